@@ -1,0 +1,1 @@
+"""Training and inference loops for PyTorch, extended through a typed and statically verified Event Bus."""

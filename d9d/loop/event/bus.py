@@ -1,0 +1,186 @@
+"""The event and the bus that carries it. Standard library only."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, TypeVar, final
+
+# Declared, not inferred: the `class Event[TContext]` syntax of Python 3.12 infers a covariant parameter, and type
+# checkers then accept wrong contexts. See docs/decisions/0002-invariant-context.md.
+TContext = TypeVar("TContext")
+
+
+@final
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Event(Generic[TContext]):
+    """A moment in the life of a loop, and the type of the context that its handlers receive.
+
+    Events are defined once, as module-level constants, and compared by identity: two events that share an id are two
+    definitions of one moment, and a bus refuses to listen to both.
+
+    Attributes:
+        id: The unique name of the moment: lower-case segments joined by dots, such as `train.step.pre`.
+    """
+
+    # Not slots=True: that makes a second class, which Python 3.11 does not take as `Event[Context](id=...)`.
+    __slots__ = ("id",)
+
+    id: str
+
+
+@final
+class Bounded(Generic[TContext]):
+    """The `with` block between the two sides of a moment; made by `EventBus.bounded`."""
+
+    __slots__ = ("_bus", "_context", "_event_post", "_event_pre")
+
+    def __init__(
+        self, bus: "EventBus", event_pre: Event[TContext], event_post: Event[TContext], context: TContext
+    ) -> None:
+        self._bus = bus
+        self._event_pre = event_pre
+        self._event_post = event_post
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._bus.trigger(self._event_pre, self._context)
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error_type is None:
+            self._bus.trigger(self._event_post, self._context)
+
+
+@final
+class EventBus:
+    """Carries each triggered event to the handlers that subscribed to it.
+
+    Dispatch is synchronous and in the order of subscription. It fails fast: the first exception of a handler ends the
+    dispatch and propagates, with a note that names the event and the handler.
+    """
+
+    __slots__ = ("_claimed", "_events", "_handlers")
+
+    def __init__(self) -> None:
+        """Construct a bus that nobody listens to yet."""
+        # Tuples, replaced and never changed: a handler that subscribes during a trigger starts with the next one.
+        self._handlers: dict[str, tuple[Callable[[Any], None], ...]] = {}
+        self._events: dict[str, Event[Any]] = {}
+        # By identity, since targets need not be hashable; the values keep the targets alive and so their ids unique.
+        self._claimed: dict[int, object] = {}
+
+    def subscribe(self, event: Event[TContext], handler: Callable[[TContext], None]) -> None:
+        """Call a handler whenever an event is triggered, after the handlers that subscribed before it.
+
+        Args:
+            event: The event to listen to.
+            handler: What to call, with the context of the event as its only argument.
+
+        Raises:
+            TypeError: If the event is no `Event`, or the handler could never run with a single argument.
+            ValueError: If another `Event` object of the same id has been subscribed to on this bus.
+        """
+        _verify_event(event)
+        _verify_handler(event, handler)
+        if self._events.setdefault(event.id, event) is not event:
+            raise ValueError(
+                f"handler {describe_handler(handler)} listens to a second Event object with the id {event.id!r}: one "
+                "moment, defined twice, perhaps with two contexts. Define the event once and import it from there."
+            )
+        self._handlers[event.id] = (*self._handlers.get(event.id, ()), handler)
+
+    def trigger(self, event: Event[TContext], context: TContext) -> None:
+        """Call all handlers of an event, in the order in which they subscribed.
+
+        Args:
+            event: The event that happens.
+            context: What its handlers receive.
+
+        Raises:
+            Exception: Whatever a handler raises, unchanged but for a note that names the event and the handler. The
+                handlers after it are not called.
+        """
+        handlers = self._handlers.get(event.id)
+        if handlers is None:
+            return
+        try:
+            for handler in handlers:
+                handler(context)
+        except Exception as error:
+            error.add_note(f"while event {event.id!r} was handled by {describe_handler(handler)}")
+            raise
+
+    def bounded(self, event_pre: Event[TContext], event_post: Event[TContext], context: TContext) -> Bounded[TContext]:
+        """Trigger one event when a `with` block begins and another when it has ended without an exception.
+
+        Args:
+            event_pre: The event of the block's beginning.
+            event_post: The event of the block's successful end; an exception in the block skips it.
+            context: What the handlers of both receive.
+
+        Returns:
+            The context manager to use in the `with` statement.
+        """
+        return Bounded(self, event_pre, event_post, context)
+
+    def claim(self, target: object) -> None:
+        """Note that all annotated handlers of an object are about to be subscribed, which may happen once.
+
+        Args:
+            target: The object whose handlers `subscribe_annotated` has collected.
+
+        Raises:
+            ValueError: If they have been subscribed on this bus before, and would run twice an event.
+        """
+        if id(target) in self._claimed:
+            raise ValueError(
+                f"the handlers of {type(target).__qualname__} object {target!r} are subscribed on this bus already and "
+                "would run twice. Call subscribe_annotated once an object: it collects inherited handlers as well."
+            )
+        self._claimed[id(target)] = target
+
+
+def describe_handler(handler: object) -> str:
+    """Name a handler as its author would look for it.
+
+    Args:
+        handler: Any callable.
+
+    Returns:
+        Its module and qualified name.
+    """
+    if isinstance(handler, functools.partial):
+        return f"partial of {describe_handler(handler.func)}"
+    named = handler if hasattr(handler, "__qualname__") else type(handler)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _verify_event(event: object) -> None:
+    """Refuse what is no event before it becomes a dead subscription."""
+    if not isinstance(event, Event):
+        raise TypeError(f"expected an Event, such as an EVENT_… constant of a catalogue, and found {event!r}")
+
+
+def _verify_handler(event: Event[Any], handler: Callable[[Any], None]) -> None:
+    """Refuse a handler that could never run, or whose body never would, when the event is triggered."""
+    named = f"handler {describe_handler(handler)} of event {event.id!r}"
+    if not callable(handler):
+        raise TypeError(f"{named} is not callable: pass a function or a bound method that takes the context")
+    body = handler if inspect.isroutine(handler) or isinstance(handler, functools.partial) else type(handler).__call__
+    if inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body):
+        raise TypeError(f"{named} is asynchronous, and the bus awaits nothing: define it with `def`, not `async def`")
+    if inspect.isgeneratorfunction(body):
+        raise TypeError(f"{named} is a generator, and the bus does not iterate it: remove the `yield`")
+    try:
+        signature = inspect.signature(handler)
+    except ValueError:  # some built-in callables do not tell theirs
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"{named} must accept exactly one argument, the context, and its signature is {signature}: {error}"
+        ) from None
