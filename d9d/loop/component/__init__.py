@@ -1,0 +1,1 @@
+"""The collaborators of the loops, one a file."""

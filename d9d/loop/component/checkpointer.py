@@ -1,0 +1,111 @@
+"""When checkpoints are taken, which are kept, and which one a job goes on from."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from d9d.core.protocol import Stateful
+from d9d.core.stepper import Stepper
+from d9d.loop.component.checkpoint import Checkpoint, CheckpointError, newest_complete
+from d9d.loop.config import CheckpointingConfig
+
+logger = logging.getLogger(__name__)
+
+_ABSENT = "absent"
+_NUM_DIFFERENCES_SHOWN = 10
+
+
+class Checkpointer:
+    """Saves the state of a job every few steps, and gives it back to the job when it is run again.
+
+    Args:
+        config: Where, how often, and how many to keep; `None` saves nothing.
+        stepper: Knows how many steps are complete.
+        state: The state of the job.
+        settings: What a checkpoint must share with this job to be gone on from, flat and in JSON's types.
+    """
+
+    def __init__(
+        self, config: CheckpointingConfig | None, *, stepper: Stepper, state: Stateful, settings: Mapping[str, Any]
+    ) -> None:
+        self._config = config
+        self._stepper = stepper
+        self._state = state
+        self._settings = settings
+
+    def resume(self) -> None:
+        """Go on from the newest complete checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: If there are checkpoints and none is complete, or the newest complete one belongs to other
+                settings.
+        """
+        checkpoint = find_complete(self._config.folder) if self._config is not None else None
+        if checkpoint is not None:
+            require_same(self._settings, checkpoint.manifest()["settings"], checkpoint)
+            self._state.load_state_dict(checkpoint.read())
+            logger.info("resumed from %s", checkpoint.path)
+
+    def save_if_due(self) -> None:
+        """Save the state when a period of steps, or the last step, has been completed; then remove surplus ones."""
+        if self._config is None:
+            return
+        num_steps = self._stepper.current_step
+        if num_steps % self._config.period_steps and not self._stepper.is_finished:
+            return
+        saved = Checkpoint.write(self._config.folder, num_steps, self._state.state_dict(), self._settings)
+        logger.info("saved %s", saved.path)
+        complete = [found for found in Checkpoint.list_in(self._config.folder) if found.defect() is None]
+        for surplus in complete[self._config.num_to_keep :]:
+            surplus.remove()
+
+
+def find_complete(folder: Path) -> Checkpoint | None:
+    """Find the newest complete checkpoint, and warn of newer ones that are not.
+
+    Args:
+        folder: Where a job keeps its checkpoints.
+
+    Returns:
+        The checkpoint, or `None` if there is none at all.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none is complete.
+    """
+    checkpoint, defects = newest_complete(folder)
+    if checkpoint is None and defects:
+        raise CheckpointError(
+            "no checkpoint can be loaded:\n  " + "\n  ".join(defects) + "\nRestore one, or remove them to begin anew."
+        )
+    for defect in defects:
+        logger.warning("%s; going back to %s", defect, checkpoint.path if checkpoint else None)
+    return checkpoint
+
+
+def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that belongs to other settings.
+
+    Args:
+        expected: The settings of this job.
+        found: The settings of the checkpoint.
+        checkpoint: The checkpoint.
+
+    Raises:
+        CheckpointError: If any of them differ, with both values of each.
+    """
+    differences = [
+        f"{name} is {expected.get(name, _ABSENT)!r} here and {found.get(name, _ABSENT)!r} in the checkpoint"
+        for name in dict.fromkeys([*expected, *found])
+        if expected.get(name, _ABSENT) != found.get(name, _ABSENT)
+    ]
+    if not differences:
+        return
+    shown = differences[:_NUM_DIFFERENCES_SHOWN]
+    if len(differences) > len(shown):
+        shown.append(f"… and {len(differences) - len(shown)} more")
+    raise CheckpointError(
+        f"{checkpoint.path} belongs to a job of other settings:\n  "
+        + "\n  ".join(shown)
+        + "\nRestore these settings to go on from it, or use another folder to begin anew."
+    )

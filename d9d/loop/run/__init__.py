@@ -1,0 +1,8 @@
+"""The two runs: a configurator builds each, and the built object runs it."""
+
+from d9d.loop.run.inference import Inference
+from d9d.loop.run.inference_configurator import InferenceConfigurator
+from d9d.loop.run.trainer import Trainer
+from d9d.loop.run.training_configurator import TrainingConfigurator
+
+__all__ = ["Inference", "InferenceConfigurator", "Trainer", "TrainingConfigurator"]

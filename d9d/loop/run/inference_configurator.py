@@ -1,0 +1,123 @@
+"""Inference, assembled."""
+
+from d9d.core.dist_context import DistributedContext
+from d9d.core.stepper import Stepper
+from d9d.loop.component.batch_sampler import SequentialBatchSampler
+from d9d.loop.component.checkpoint import Checkpoint
+from d9d.loop.component.checkpointer import Checkpointer
+from d9d.loop.component.data_loader import build_data_loader, count_samples
+from d9d.loop.component.model_stage import ModelStage, build_model_stage
+from d9d.loop.component.progress import ProgressReporter
+from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.source_checkpoint import find_source
+from d9d.loop.config import InferenceConfig
+from d9d.loop.control import (
+    DatasetProvider,
+    InferenceTask,
+    InitializeDatasetContext,
+    ModelProvider,
+    RegisterModelEventsContext,
+    RegisterTaskEventsContext,
+)
+from d9d.loop.event import EventBus
+from d9d.loop.event.catalogue.inference import (
+    EVENT_INFERENCE_CONFIG_STARTED,
+    EVENT_INFERENCE_DATA_LOADER_READY,
+    EVENT_INFERENCE_MODEL_STAGES_READY,
+    EventConfigurationStartedContext,
+    EventDataLoaderReadyContext,
+    EventModelStagesReadyContext,
+)
+from d9d.loop.run.inference import Inference
+from d9d.loop.state import JobState
+
+
+class InferenceConfigurator:
+    """Assembles an inference run, in the order in which the events of its configuration are declared.
+
+    Args:
+        config: Every setting that is a number, a name or a path.
+        task: Uses the outputs of the model.
+        model_provider: Brings the model.
+        dataset_provider: Brings the data, which is run through once and in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: InferenceConfig,
+        task: InferenceTask,
+        model_provider: ModelProvider,
+        dataset_provider: DatasetProvider,
+    ) -> None:
+        self._config = config
+        self._task = task
+        self._model_provider = model_provider
+        self._dataset_provider = dataset_provider
+
+    def configure(self) -> Inference:
+        """Build everything that inference needs.
+
+        Returns:
+            The inference, which has not loaded its weights yet.
+
+        Raises:
+            CheckpointError: If the source of the weights cannot be loaded; the model is not built then.
+            ConfigurationError: If the data does not suit the configuration; the model is not built then.
+        """
+        config = self._config
+        bus = EventBus()
+        self._task.register_events(RegisterTaskEventsContext(event_bus=bus))
+        self._model_provider.register_events(RegisterModelEventsContext(event_bus=bus))
+        dist_context = DistributedContext.start(config.device)
+        random_state = RandomState(dist_context.device)
+        random_state.seed(config.seed)
+        source = None if config.source_checkpoint is None else find_source(config.source_checkpoint)
+        bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
+
+        data = self._dataset_provider(InitializeDatasetContext(dist_context=dist_context))
+        num_samples = count_samples(data)
+        stepper = Stepper(SequentialBatchSampler.num_steps(num_samples, config.global_batch_size))
+        sampler = SequentialBatchSampler(
+            num_samples=num_samples,
+            global_batch_size=config.global_batch_size,
+            micro_batch_size=config.samples_per_micro_batch,
+            stepper=stepper,
+        )
+        data_loader = build_data_loader(data, sampler, config, dist_context.device)
+        bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
+
+        model = build_model_stage(self._model_provider, dist_context)
+        bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
+
+        return Inference(
+            event_bus=bus,
+            stepper=stepper,
+            task=self._task,
+            data_loader=data_loader,
+            model=model,
+            num_micro_batches=config.num_micro_batches,
+            model_stage=ModelStage(
+                model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device
+            ),
+            progress=ProgressReporter("infer", config.reporting, stepper),
+            source=source,
+            checkpointer=self._build_checkpointer(stepper, random_state, num_samples, source),
+        )
+
+    def _build_checkpointer(
+        self, stepper: Stepper, random_state: RandomState, num_samples: int, source: Checkpoint | None
+    ) -> Checkpointer:
+        config = self._config
+        settings = {
+            "loop": "inference",
+            "global_batch_size": config.global_batch_size,
+            "micro_batch_size": config.samples_per_micro_batch,
+            "seed": config.seed,
+            "precision": config.precision,
+            "num_samples": num_samples,
+            # Outputs of two sets of weights must not mix in one run.
+            "source_checkpoint": None if source is None else source.path.name,
+        }
+        state = JobState({"stepper": stepper, "task": self._task, "random": random_state})
+        return Checkpointer(config.checkpointing, stepper=stepper, state=state, settings=settings)
