@@ -6,6 +6,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+Precision = Literal["fp32", "bf16-autocast"]
+"""The number format of forward passes: that of the weights, or `torch.autocast` to bfloat16."""
+
 
 class ConfigurationError(ValueError):
     """Settings that cannot work together, or not with the data, found before the model is built."""
@@ -68,7 +71,7 @@ class LoopConfig(_Config):
     device: str | None = None
     """The device to run on, such as `cpu`; `None` takes the accelerator where there is one, and the CPU elsewhere."""
 
-    precision: Literal["fp32", "bf16-autocast"] = "fp32"
+    precision: Precision = "fp32"
     """The number format of forward passes: that of the weights, or `torch.autocast` to bfloat16."""
 
     seed: NonNegativeInt = 0

@@ -155,7 +155,8 @@ def describe_handler(handler: object) -> str:
     if isinstance(handler, functools.partial):
         return f"partial of {describe_handler(handler.func)}"
     named = handler if hasattr(handler, "__qualname__") else type(handler)
-    return f"{named.__module__}.{named.__qualname__}"
+    module = getattr(named, "__module__", None)
+    return f"{module}.{named.__qualname__}" if module else str(named.__qualname__)
 
 
 def _verify_event(event: object) -> None:

@@ -133,7 +133,6 @@ EVENT_TRAIN_OPTIMIZER_STEP_POST: Final[Event[EventStepContext]] = Event(
     id="train.optimizer_step.post",
 )
 """Triggered immediately after the optimizer has updated the parameters of the model, before the gradients are zeroed.
-
 """
 
 EVENT_TRAIN_STEP_POST: Final[Event[EventStepContext]] = Event(

@@ -1,0 +1,168 @@
+"""A catalogue, as data. Every text in it knows where it stands."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from d9d_codegen.source import Source, Text
+
+
+@dataclass(frozen=True, slots=True)
+class Deprecation:
+    """Says that something will go.
+
+    Attributes:
+        key: The key `deprecated` itself.
+        since: The version that deprecated it.
+        replaced_by: The name of what takes its place.
+        note: What else there is to say.
+    """
+
+    key: Text
+    since: Text | None
+    replaced_by: Text | None
+    note: Text | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How settled something is.
+
+    Attributes:
+        since: The version that brought it.
+        stability: "experimental" or "stable".
+        deprecated: Says that it will go.
+    """
+
+    since: Text | None
+    stability: Text | None
+    deprecated: Deprecation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a context.
+
+    Attributes:
+        name: Its name in Python.
+        type: A Python type expression whose names are builtins, contexts or full dotted paths.
+        doc: What it means.
+        default: A Python literal, where the field may be left out.
+        status: How settled it is.
+    """
+
+    name: Text
+    type: Text
+    doc: Text
+    default: Text | None
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an event tells those who hear it.
+
+    Attributes:
+        name: The name of its class.
+        doc: What it means.
+        fields: Its fields, as declared.
+        status: How settled it is.
+    """
+
+    name: Text
+    doc: Text
+    fields: tuple[Field, ...]
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of a run.
+
+    Attributes:
+        name: Its name.
+        doc: What it means.
+        repeats: Whether it may run more than once.
+        optional: Whether a run may pass it over.
+        anytime: Whether its events may fall between any two others.
+        terminal: Whether nothing follows it.
+    """
+
+    name: Text
+    doc: Text
+    repeats: bool
+    optional: bool
+    anytime: bool
+    terminal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EventSpec:
+    """A moment of a run.
+
+    Attributes:
+        name: The name of its constant.
+        id: What the bus knows it by.
+        phase: The name of the phase that it belongs to.
+        context: The name of its context, or the full dotted path of one.
+        doc: When it is triggered.
+        repeats: Whether it may be triggered more than once in a row.
+        optional: Whether a run may leave it out.
+        status: How settled it is.
+    """
+
+    name: Text
+    id: Text
+    phase: Text
+    context: Text
+    doc: Text
+    repeats: bool
+    optional: bool
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """What becomes one Python module.
+
+    Attributes:
+        name: Its name, and the first segment of its events' ids.
+        doc: What it is about.
+        phases: In the order in which a run passes through them.
+        contexts: As declared.
+        events: In the order in which the loop triggers them.
+    """
+
+    name: Text
+    doc: Text
+    phases: tuple[Phase, ...]
+    contexts: tuple[Context, ...]
+    events: tuple[EventSpec, ...]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A whole catalogue.
+
+    Attributes:
+        source: What it was read from.
+        package: The dotted name of the package that its modules are written into.
+        modules: As declared.
+    """
+
+    source: Source
+    package: Text
+    modules: tuple[Module, ...]
+
+    @cached_property
+    def module_paths(self) -> frozenset[str]:
+        """The full dotted paths of all modules."""
+        return frozenset(f"{self.package}.{module.name}" for module in self.modules)
+
+    @cached_property
+    def contexts(self) -> dict[str, Context]:
+        """All contexts by their full dotted paths."""
+        return {
+            f"{self.package}.{module.name}.{context.name}": context
+            for module in self.modules
+            for context in module.contexts
+        }

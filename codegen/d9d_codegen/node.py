@@ -1,0 +1,211 @@
+"""The tree of a YAML document: mappings with unique text keys, lists and scalars, each with its place, nothing else.
+
+The tree is built from the parser's events and not by PyYAML's own composer: that one recurses, builds whatever a tag
+asks for, follows aliases, and lets the second of two equal keys win.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
+
+from d9d_codegen.problem import Problems
+from d9d_codegen.source import START, Source, Span, Text
+
+_MAX_DEPTH: Final = 24  # a catalogue needs 8
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_RESOLVER: Final[Any] = yaml.resolver.Resolver()  # without types in the stubs
+_KINDS: Final = {
+    "tag:yaml.org,2002:bool": "a truth value",
+    "tag:yaml.org,2002:float": "a number",
+    "tag:yaml.org,2002:int": "a whole number",
+    "tag:yaml.org,2002:null": "nothing",
+    "tag:yaml.org,2002:timestamp": "a date",
+}
+_REMEDIES: Final = {
+    "cannot start any token": "indent with spaces, not tabs, and quote a text that begins with one of @ ` %",
+    "mapping values are not allowed": 'put a text that contains ": " in quotes, or write it below ">-"',
+    "could not find expected ':'": "write a colon and a space between a key and its value",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A single value.
+
+    Attributes:
+        text: The value as text.
+        kind: What YAML takes it for: "text", "a truth value", …; "" where it was refused already.
+    """
+
+    text: Text
+    kind: str
+
+    @property
+    def span(self) -> Span:
+        """Where the value stands."""
+        return self.text.span
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A list."""
+
+    span: Span
+    items: "list[Node]" = field(default_factory=list)
+    kind: str = "a list"
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Keys and values, in the order of the file."""
+
+    span: Span
+    entries: "dict[Text, Node]" = field(default_factory=dict)
+    kind: str = "a mapping"
+
+
+Node = Scalar | Sequence | Mapping
+
+
+def compose(source: Source, problems: Problems) -> Node | None:
+    """Returns the document's tree, or nothing where it cannot be read to its end."""
+    composer = _Composer(source, problems)
+    try:
+        complete = all(composer.take(event) for event in yaml.parse(source.text, Loader=_LOADER))
+    except yaml.reader.ReaderError as error:
+        problems.add(
+            "bad-yaml", _place_of(source, error), f"YAML allows no character U+{error.character:04X}", "take it out"
+        )
+        return None
+    except yaml.MarkedYAMLError as error:
+        problems.add("bad-yaml", *_explain(source, error))
+        return None
+    if complete and composer.root is None:
+        problems.add("empty-catalogue", START, "the catalogue is empty", "begin with `version: 1`")
+    return composer.root if complete else None
+
+
+def _place_of(source: Source, error: yaml.reader.ReaderError) -> Span:
+    before = source.text.partition(chr(error.character))[0]
+    lines = Source(source.path, before).lines
+    return Span(len(lines), len(lines[-1]) + 1, 1)
+
+
+def _explain(source: Source, error: yaml.MarkedYAMLError) -> tuple[Span, str, str]:
+    ends_too_early = error.problem is None or "end of stream" in error.problem
+    mark = (error.context_mark if ends_too_early else None) or error.problem_mark or error.context_mark
+    span = source.span((mark.line, mark.column), (mark.line, mark.column)) if mark else START
+    what = error.problem or "the text ends too early"
+    message = f"{error.context}: {what}" if error.context else what
+    remedy = next((remedy for part, remedy in _REMEDIES.items() if part in what), "mend the YAML here or just above")
+    return span, message, remedy
+
+
+class _Composer:
+    """Takes the parser's events one by one and grows the tree."""
+
+    def __init__(self, source: Source, problems: Problems) -> None:
+        self.root: Node | None = None
+        self._source = source
+        self._problems = problems
+        self._open: list[Mapping | Sequence] = []
+        self._keys: list[Text | None] = []  # for each open mapping the key whose value comes next
+        self._num_documents = 0
+
+    def take(self, event: yaml.Event) -> bool:
+        """Takes one event; returns whether it makes sense to go on."""
+        if isinstance(event, yaml.DocumentStartEvent):
+            return self._start_document(event)
+        if isinstance(event, yaml.CollectionEndEvent):
+            self._open.pop()
+            self._keys.pop()
+        if not isinstance(event, yaml.NodeEvent):
+            return True
+        self._refuse_magic(event)
+        node = self._node(event)
+        self._place(node)
+        if isinstance(node, Scalar):
+            return True
+        self._open.append(node)
+        self._keys.append(None)
+        if len(self._open) > _MAX_DEPTH:
+            self._problems.add(
+                "bad-yaml", node.span, "the catalogue is nested too deeply", "see the shape of a catalogue"
+            )
+        return len(self._open) <= _MAX_DEPTH
+
+    def _span(self, event: yaml.Event) -> Span:
+        start, end = event.start_mark, event.end_mark
+        if start is None or end is None:
+            return START
+        return self._source.span((start.line, start.column), (end.line, end.column))
+
+    def _start_document(self, event: yaml.DocumentStartEvent) -> bool:
+        self._num_documents += 1
+        if self._num_documents > 1:
+            self._problems.add(
+                "bad-yaml", self._span(event), "a second YAML document begins here", "keep one catalogue a file"
+            )
+        return self._num_documents == 1
+
+    def _refuse_magic(self, event: yaml.NodeEvent) -> None:
+        for rule, remedy in _magic(event):
+            self._problems.add(rule, self._span(event), f"a catalogue holds no YAML {rule.split('-')[1]}", remedy)
+
+    def _node(self, event: yaml.NodeEvent) -> Node:
+        span = self._span(event)
+        if isinstance(event, yaml.MappingStartEvent):
+            return Mapping(span, kind="" if event.tag else "a mapping")
+        if isinstance(event, yaml.SequenceStartEvent):
+            return Sequence(span, kind="" if event.tag else "a list")
+        if not isinstance(event, yaml.ScalarEvent) or event.tag:
+            return Scalar(Text("", span), "")
+        tag = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)
+        return Scalar(Text(event.value, span), _KINDS.get(tag, "text"))
+
+    def _place(self, node: Node) -> None:
+        if not self._open:
+            self.root = node
+            return
+        parent, key = self._open[-1], self._keys[-1]
+        if isinstance(parent, Sequence):
+            parent.items.append(node)
+        elif key is None:
+            self._keys[-1] = self._key(node)
+        else:
+            self._keys[-1] = None
+            self._enter(parent, key, node)
+
+    def _key(self, node: Node) -> Text:
+        if isinstance(node, Scalar) and node.kind == "text" and node.text:
+            return node.text
+        if node.kind:
+            found = "nothing" if node.kind == "text" else node.kind
+            self._problems.add(
+                "bad-key", node.span, f"a key is a name, not {found}", "write a name, in quotes if need be"
+            )
+        return Text("", node.span)
+
+    def _enter(self, parent: Mapping, key: Text, node: Node) -> None:
+        first = next((known for known in parent.entries if known == key), None) if key in parent.entries else None
+        if first is None:
+            parent.entries[key] = node
+        elif key:
+            self._problems.add(
+                "duplicate-key",
+                key,
+                f'the key "{key}" is given twice',
+                f"the first one stands in line {first.span.line}",
+            )
+
+
+def _magic(event: yaml.NodeEvent) -> Iterator[tuple[str, str]]:
+    if isinstance(event, yaml.AliasEvent):
+        yield "yaml-alias", "write the value out"
+        return
+    if event.anchor:
+        yield "yaml-anchor", "take it out: what an alias would repeat is written out"
+    if getattr(event, "tag", None):
+        yield "yaml-tag", "take it out: every value is text, a truth value, a number or a mapping"

@@ -1,0 +1,74 @@
+"""What a template needs to know to write the API page of one module."""
+
+from collections.abc import Iterator
+
+from d9d_codegen import annotation
+from d9d_codegen.markdown import anchor, code
+from d9d_codegen.model import Catalogue, Context, EventSpec, Module, Phase
+from d9d_codegen.reference import Scope
+
+Uses = dict[str, list[tuple[Module, EventSpec]]]
+
+
+def uses(catalogue: Catalogue) -> Uses:
+    """Returns, for the full dotted path of each context, the events that have it, with their modules."""
+    found: Uses = {}
+    for module in catalogue.modules:
+        scope = Scope(catalogue, module)
+        for event in module.events:
+            found.setdefault(scope.resolve(event.context) or event.context, []).append((module, event))
+    return found
+
+
+class Page:
+    """The API page of one module.
+
+    Args:
+        catalogue: A catalogue without problems.
+        module: The module in question.
+        used: What `uses` says of the catalogue.
+    """
+
+    def __init__(self, catalogue: Catalogue, module: Module, used: Uses) -> None:
+        self.module = module
+        self.path = f"{catalogue.package}.{module.name}"
+        self._catalogue = catalogue
+        self._scope = Scope(catalogue, module)
+        self._used = used
+
+    def phases(self) -> Iterator[tuple[Phase, list[EventSpec]]]:
+        """Yields each phase with its events."""
+        for phase in self.module.phases:
+            yield phase, [event for event in self.module.events if event.phase == phase.name]
+
+    def context_link(self, name: str) -> str:
+        """Returns a link to a context; only its path where it is of another catalogue."""
+        path = self._scope.resolve(name) or name
+        if path not in self._catalogue.contexts:
+            return code(path)
+        *_, module, last = path.split(".")
+        return self._link(module, last)
+
+    def events_with(self, context: Context) -> str:
+        """Returns links to the events that have a context."""
+        used = self._used.get(f"{self.path}.{context.name}", [])
+        return ", ".join(self._link(module.name, event.name) for module, event in used)
+
+    def type(self, expression: str) -> str:
+        """Returns a type set as code."""
+        return code(annotation.parse(expression).write(str))
+
+    def _link(self, module: str, name: str) -> str:
+        page = "" if module == self.module.name else f"{module}.md"
+        return f"[{code(name)}]({page}{anchor(name)})"
+
+
+def occurrence(entry: Phase | EventSpec) -> str:
+    """Returns how often a phase or an event occurs in a run, in words."""
+    if isinstance(entry, Phase) and entry.anytime:
+        often = "at any time"
+    elif entry.repeats:
+        often = "any number of times" if entry.optional else "once or more"
+    else:
+        often = "at most once" if entry.optional else "once"
+    return f"{often}, then nothing follows" if isinstance(entry, Phase) and entry.terminal else often

@@ -1,0 +1,163 @@
+"""What a template needs to know to write one Python module."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from d9d_codegen import annotation
+from d9d_codegen.docstring import Docstring, width_of
+from d9d_codegen.imports import Import, Imports, natural, role
+from d9d_codegen.literal import is_mutable, parse_literal, write_literal
+from d9d_codegen.model import Catalogue, Context, EventSpec, Field, Module
+from d9d_codegen.reference import Scope
+from d9d_codegen.status import with_status
+
+_EVENT: Final = "d9d.loop.event.Event"
+_FINAL: Final = "typing.Final"
+_SECRET_CODES: Final = ("S104", "S105", "S108")  # a text that is a default is no password
+
+
+@dataclass(frozen=True, slots=True)
+class ContextClass:
+    """The source of a context's class: its name, its docstring and its fields, a line each."""
+
+    name: str
+    docstring: Docstring
+    fields: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EventConstant:
+    """The source of an event's constant.
+
+    Attributes:
+        name: Its name.
+        type: Its type.
+        spell: How the class `Event` is written.
+        id: What the bus knows the event by.
+        docstring: What stands below it.
+        skip: A comment that keeps the formatter away, where no line is short enough.
+    """
+
+    name: str
+    type: str
+    spell: str
+    id: str
+    docstring: Docstring
+    skip: str
+
+
+class PythonModule:
+    """One module, ready to be written.
+
+    Args:
+        catalogue: The whole catalogue, without problems.
+        module: The module in question.
+        width: The longest line that is wanted.
+    """
+
+    def __init__(self, catalogue: Catalogue, module: Module, width: int) -> None:
+        self._path = f"{catalogue.package}.{module.name}"
+        self._module = module
+        self._scope = Scope(catalogue, module)
+        self._width = width
+        self._positions = {f"{self._path}.{context.name}": at for at, context in enumerate(module.contexts)}
+        self._codes: set[str] = set()
+        self._event_contexts = {self._resolved(event.context) for event in module.events}
+        self._imports = Imports(["dataclasses"] if module.contexts else [], self._mentioned(), self._defined())
+        self.docstring = self._docstring(module.doc)
+        self._codes |= self.docstring.lint_codes()
+        self.contexts = [self._context(context, number) for number, context in enumerate(module.contexts)]
+        self.events = [self._event(event) for event in module.events]
+        self.import_sections = self._imports.sections(catalogue.package)
+        for statement in (line for section in self.import_sections for line in section):
+            self._fits(statement_line(statement))
+
+    @property
+    def public_names(self) -> list[str]:
+        """What the module exports: all that it defines, and the contexts of its events."""
+        names = {*self._defined()}
+        for path in self._event_contexts:
+            if not self._is_local(path) and self._imports.is_imported_by_name(path):
+                names.add(self._imports.spell(path))
+        return sorted(names, key=lambda name: (role(name), natural(name)))
+
+    @property
+    def lint_codes(self) -> list[str]:
+        """The linter's checks that the catalogue's own words, as typed, do not live up to."""
+        return [*sorted(self._codes), "RUF100"] if self._codes else []
+
+    def _defined(self) -> list[str]:
+        contexts = [str(context.name) for context in self._module.contexts]
+        return [*contexts, *(str(event.name) for event in self._module.events)]
+
+    def _mentioned(self) -> Iterable[str]:
+        if self._module.events:
+            yield from (_EVENT, _FINAL)
+        yield from (path for path in self._event_contexts if not self._is_local(path))
+        for context in self._module.contexts:
+            for field in context.fields:
+                for name in annotation.parse(field.type).names:
+                    path = self._resolved(name.path)
+                    if "." in path and not self._is_local(path):
+                        yield path
+
+    def _resolved(self, name: str) -> str:
+        return self._scope.resolve(name) or name
+
+    def _is_local(self, path: str) -> bool:
+        return path.rpartition(".")[0] == self._path
+
+    def _spell(self, name: str) -> str:
+        path = self._resolved(name)
+        if "." not in path:
+            return path
+        return path.rpartition(".")[2] if self._is_local(path) else self._imports.spell(path)
+
+    def _docstring(self, text: str, attributes: Iterable[tuple[str, str]] = (), indent: int = 0) -> Docstring:
+        return Docstring(text, attributes, indent, self._width)
+
+    def _context(self, context: Context, number: int) -> ContextClass:
+        attributes = [(field.name, with_status(field.doc, field.status)) for field in context.fields]
+        docstring = self._docstring(with_status(context.doc, context.status), attributes, indent=4)
+        self._codes |= docstring.lint_codes()
+        self._fits(f"class {context.name}:")
+        fields = [self._field(field, number) for field in context.fields]
+        return ContextClass(context.name, docstring, fields)
+
+    def _field(self, field: Field, number: int) -> str:
+        expression = annotation.parse(field.type)
+        spelled = expression.write(self._spell)
+        if any(self._positions.get(self._resolved(name.path), -1) >= number for name in expression.names):
+            spelled = write_literal(spelled)  # names a class that is not yet there
+        line = f"{field.name}: {spelled}"
+        if field.default is not None:
+            line += f" = {self._default(parse_literal(field.default))}"
+        return line if self._fits(f"    {line}") else f"{line}  # fmt: skip"
+
+    def _default(self, value: object) -> str:
+        if isinstance(value, str):
+            self._codes.update(_SECRET_CODES)
+        written = write_literal(value)
+        if not is_mutable(value):
+            return written
+        factory = f"lambda: {written}" if value else type(value).__name__
+        return f"dataclasses.field(default_factory={factory})"
+
+    def _event(self, event: EventSpec) -> EventConstant:
+        spelled = self._imports.spell(_EVENT)
+        constant = f"{self._imports.spell(_FINAL)}[{spelled}[{self._spell(event.context)}]]"
+        fits = self._fits(f"{event.name}: {constant} = {spelled}(")
+        docstring = self._docstring(with_status(event.doc, event.status))
+        return EventConstant(event.name, constant, spelled, event.id, docstring, "" if fits else "  # fmt: skip")
+
+    def _fits(self, line: str) -> bool:
+        fits = width_of(line) <= self._width
+        if not fits:
+            self._codes.add("E501")
+        return fits
+
+
+def statement_line(statement: Import) -> str:
+    """Returns the first line of an import statement."""
+    return f"from {statement.module} import (" if statement.names else f"import {statement.module}"

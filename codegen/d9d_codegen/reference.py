@@ -1,0 +1,40 @@
+"""What the names of a catalogue stand for."""
+
+from typing import Final
+
+from d9d_codegen.model import Catalogue, Module
+
+COMMON: Final = "common"  # the module whose contexts every other one may name
+
+
+class Scope:
+    """The contexts that can be named within one module.
+
+    Args:
+        catalogue: The whole catalogue.
+        module: The module in question.
+    """
+
+    def __init__(self, catalogue: Catalogue, module: Module) -> None:
+        self._catalogue = catalogue
+        common = [other for other in catalogue.modules if other.name == COMMON]
+        self._bare = {
+            str(context.name): f"{catalogue.package}.{owner.name}.{context.name}"
+            for owner in (*common, module)
+            for context in owner.contexts
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """The bare names of all contexts in scope."""
+        return list(self._bare)
+
+    def resolve(self, name: str) -> str | None:
+        """Returns the full dotted path of a context, or nothing where there is no such context.
+
+        Contexts outside of the catalogue are taken at their word.
+        """
+        if "." not in name:
+            return self._bare.get(name)
+        is_own = name.rpartition(".")[0] in self._catalogue.module_paths
+        return None if is_own and name not in self._catalogue.contexts else name

@@ -1,0 +1,1 @@
+"""The rules of a catalogue, a file for each thing that they are about."""

@@ -1,0 +1,103 @@
+"""Rules about what the entries of a catalogue say of each other.
+
+A misspelt use counts as a use, and so may one that is missing altogether: each mistake is told once.
+"""
+
+from collections.abc import Collection, Iterator
+
+from d9d_codegen import annotation
+from d9d_codegen.model import Catalogue, Module, Status
+from d9d_codegen.problem import Finding, closest, suggestion
+from d9d_codegen.reference import Scope
+from d9d_codegen.source import Text
+
+
+def unknown_phase(catalogue: Catalogue) -> Iterator[Finding]:
+    """An event names a phase that its module does not declare."""
+    for module in catalogue.modules:
+        phases = [str(phase.name) for phase in module.phases]
+        for event in module.events:
+            if event.phase and event.phase not in phases:
+                message = f'event {event.name} names phase "{event.phase}"'
+                otherwise = f"the phases of {module.name} are {', '.join(phases)}" if phases else "declare it"
+                yield Finding(event.phase, message, suggestion(event.phase, phases, otherwise))
+
+
+def empty_phase(catalogue: Catalogue) -> Iterator[Finding]:
+    """No event belongs to a phase."""
+    for module in catalogue.modules:
+        phases = [phase.name for phase in module.phases]
+        used = {_meant(event.phase, phases) for event in module.events}
+        for phase in phases:
+            if phase not in used and "" not in used:
+                message = f'no event of {module.name} belongs to phase "{phase}"'
+                yield Finding(phase, message, "take it out, or give it an event")
+
+
+def unknown_context(catalogue: Catalogue) -> Iterator[Finding]:
+    """An event names a context that there is not."""
+    for module in catalogue.modules:
+        scope = Scope(catalogue, module)
+        for event in module.events:
+            if event.context and scope.resolve(event.context) is None:
+                message = f'event {event.name} names context "{event.context}"'
+                elsewhere = [path for path in catalogue.contexts if path.endswith(f".{event.context}")]
+                known = elsewhere or (catalogue.contexts if "." in event.context else scope.names)
+                meant = elsewhere[0] if elsewhere else event.context
+                otherwise = "declare it in this module or in common, or write its full dotted path"
+                yield Finding(event.context, message, suggestion(meant, known, otherwise))
+
+
+def bad_context(catalogue: Catalogue) -> Iterator[Finding]:
+    """An event's context is no dotted path."""
+    for module in catalogue.modules:
+        for event in module.events:
+            if "." in event.context and not all(part.isidentifier() for part in event.context.split(".")):
+                message = f'the context "{event.context}" of {event.name} is no dotted path'
+                yield Finding(event.context, message, "write the name of a context, or its full dotted path")
+
+
+def unused_context(catalogue: Catalogue) -> Iterator[Finding]:
+    """Neither an event nor another context uses a context."""
+    used: set[str] = set()
+    for module in catalogue.modules:
+        scope = Scope(catalogue, module)
+        known = scope.names
+        for name in _named_contexts(module):
+            used.add(scope.resolve(name) or scope.resolve(_meant(name, known)) or name)
+    for module in catalogue.modules:
+        for context in module.contexts:
+            if "" not in used and f"{catalogue.package}.{module.name}.{context.name}" not in used:
+                message = f"nothing uses context {context.name}"
+                yield Finding(context.name, message, "take it out, or name it in an event")
+
+
+def unknown_replacement(catalogue: Catalogue) -> Iterator[Finding]:
+    """A deprecated entry names a replacement that there is not, or that is deprecated itself."""
+    for module in catalogue.modules:
+        yield from _replacements({event.name: event.status for event in module.events}, "event")
+        yield from _replacements({context.name: context.status for context in module.contexts}, "context")
+        for context in module.contexts:
+            yield from _replacements({field.name: field.status for field in context.fields}, "field")
+
+
+def _replacements(entries: dict[Text, Status], noun: str) -> Iterator[Finding]:
+    live = [str(name) for name, status in entries.items() if not status.deprecated]
+    for name, status in entries.items():
+        replacement = status.deprecated.replaced_by if status.deprecated else None
+        if replacement and replacement not in live:
+            what = "is deprecated itself" if replacement in entries else "does not exist"
+            message = f'the replacement "{replacement}" of {noun} {name} {what}'
+            yield Finding(replacement, message, suggestion(replacement, live, "name one that stays"))
+
+
+def _named_contexts(module: Module) -> Iterator[str]:
+    yield from (event.context for event in module.events)
+    for context in module.contexts:
+        for field in context.fields:
+            names = {name.path for name in annotation.names_in(field.type)}
+            yield from names - annotation.BUILTINS - {context.name}
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    return name if name in known else closest(name, known) or name

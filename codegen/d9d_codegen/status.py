@@ -1,0 +1,27 @@
+"""How settled an entry is, in words."""
+
+from collections.abc import Iterator
+
+from d9d_codegen.model import Status
+
+
+def sentences(status: Status) -> Iterator[str]:
+    """Yields what there is to say about an entry: since when, how stable, and whether it will go."""
+    if status.since:
+        yield f"Since {status.since}."
+    if status.stability == "experimental":
+        yield "Experimental: it may still change."
+    if status.stability == "stable":
+        yield "Stable."
+    deprecated = status.deprecated
+    if deprecated:
+        replacement = f"; use {deprecated.replaced_by} instead" if deprecated.replaced_by else ""
+        yield f"Deprecated since {deprecated.since}{replacement}."
+        if deprecated.note:
+            yield deprecated.note.strip()
+
+
+def with_status(doc: str, status: Status) -> str:
+    """Returns a text with a paragraph below it that says how settled the entry is, if anything is said about that."""
+    paragraph = " ".join(sentences(status))
+    return f"{doc.strip()}\n\n{paragraph}" if paragraph else doc

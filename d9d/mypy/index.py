@@ -1,0 +1,92 @@
+"""The index of events that the catalogue's compiler writes beside the modules that it generates."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+FILE_NAME: Final = "index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """The events of one catalogue.
+
+    Attributes:
+        events: What the catalogue says of each event, by the full name of its constant.
+        digest: Tells two states of the file apart.
+    """
+
+    events: Mapping[str, Mapping[str, Any]]
+    digest: str
+
+    def describes(self, module: str) -> bool:
+        """Say whether a module defines events of this catalogue."""
+        return any(name.rpartition(".")[0] == module for name in self.events)
+
+
+EMPTY: Final = Index({}, "")
+
+
+class Indexes:
+    """The indexes of all catalogues that the checked code touches, each read once a run.
+
+    An index is found beside the module that defines an event or a context, so catalogues need no configuration.
+    """
+
+    def __init__(self) -> None:
+        self._by_folder: dict[Path, Index] = {}
+
+    def beside(self, module_path: str) -> Index:
+        """Return the index in the folder of a module; an empty one where there is none.
+
+        Args:
+            module_path: The source file of the module.
+
+        Returns:
+            What is known of the events in that folder.
+        """
+        folder = Path(module_path).parent
+        if folder not in self._by_folder:
+            self._by_folder[folder] = _read(folder / FILE_NAME)
+        return self._by_folder[folder]
+
+
+def nearest(event: str, context: str, indexes: Iterable[Index]) -> list[str]:
+    """Find the events that carry a context, those of the same module first, then those of the most similar name.
+
+    Args:
+        event: The full name of the event that was named instead.
+        context: The full name of the context that they shall carry.
+        indexes: Where to look.
+
+    Returns:
+        The full names of their constants.
+    """
+    module, _, constant = event.rpartition(".")
+
+    def distance(name: str) -> tuple[bool, float, str]:
+        other_module, _, other_constant = name.rpartition(".")
+        similarity = difflib.SequenceMatcher(None, constant, other_constant).ratio()
+        return other_module != module, -similarity, name
+
+    carriers = {name for index in indexes for name, entry in index.events.items() if entry.get("context") == context}
+    return sorted(carriers - {event}, key=distance)
+
+
+def _read(path: Path) -> Index:
+    """Read an index; a file that is none, or another program's, says nothing about events."""
+    try:
+        data = path.read_bytes()
+        content = json.loads(data)
+    except (OSError, ValueError):
+        return EMPTY
+    events = content.get("events") if isinstance(content, dict) else None
+    if not isinstance(events, dict):
+        return EMPTY
+    return Index(
+        {name: entry for name, entry in events.items() if isinstance(entry, dict)}, hashlib.sha256(data).hexdigest()
+    )

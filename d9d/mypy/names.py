@@ -1,0 +1,18 @@
+"""The full names that the plugin recognises in checked code."""
+
+from typing import Final
+
+EVENT_PACKAGE: Final = "d9d.loop.event"
+EVENT: Final = "d9d.loop.event.bus.Event"
+EVENT_BUS_SUBSCRIBE: Final = "d9d.loop.event.bus.EventBus.subscribe"
+SUBSCRIBE: Final = "d9d.loop.event.subscription.subscribe"
+SUBSCRIPTION_CALL: Final = "d9d.loop.event.subscription.Subscription.__call__"
+"""What `@subscribe(event)` calls: mypy has no hook for a decorator that is a function, but one for an object's call."""
+
+PARTIAL_SIGNATURE: Final = "__mypy_partial"
+"""Where mypy keeps what is left of the signature in a `functools.partial`; its `__call__` itself takes anything."""
+
+ASYNCHRONOUS: Final = frozenset(
+    {"typing.Awaitable", "typing.Coroutine", "typing.AsyncGenerator", "typing.AsyncIterator"}
+)
+GENERATORS: Final = frozenset({"typing.Generator", "typing.Iterator", "typing.Iterable"})

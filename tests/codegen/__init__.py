@@ -1,0 +1,1 @@
+"""What the compiler of catalogues does, as specifications."""

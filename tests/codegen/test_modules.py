@@ -1,0 +1,172 @@
+"""The generated Python: what it looks like, that tools accept it as it is, and that it works."""
+
+import dataclasses
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import typing
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from d9d.loop.event import Event
+
+from .workspace import SMALL, Workspace
+
+GOOD = Path(__file__).parent / "good"
+PROJECT = Path(__file__).parents[2]
+CASES = sorted(path.stem for path in GOOD.glob("*.yaml"))
+LINE_LENGTH = "\n[tool.ruff]\nline-length = 120\n"
+OTHER = (
+    '"""A module of somebody else."""\n\n\n'
+    'class Path:\n    """A path."""\n\n\n'
+    'class ForeignContext:\n    """A context of another catalogue."""\n'
+)
+
+
+def generate(case: str, workspace: Workspace) -> None:
+    """Compiles `good/CASE.yaml` in a project whose lines are as long as those of this one."""
+    shutil.copy(GOOD / f"{case}.yaml", workspace.root)
+    workspace.write('[tool.d9d]\ndocs = "docs/events"\n' + LINE_LENGTH, "pyproject.toml")
+    assert workspace.run("generate", "--catalogue", f"{case}.yaml") == (0, "wrote 7 of 7 files\n")
+
+
+def imported(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[ModuleType]:
+    """Imports generated modules afresh."""
+    workspace.write(OTHER, "other.py")
+    monkeypatch.syspath_prepend(workspace.root)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("awkward", "shop", "other")]:
+        monkeypatch.delitem(sys.modules, name)
+    return [importlib.import_module(name) for name in names]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_artefact_is_exactly_as_expected(empty: Workspace, case: str) -> None:
+    """`good/NAME.yaml` becomes the files in `good/NAME/`; Python has `.txt` appended there, to keep tools away."""
+    generate(case, empty)
+    written = {path: content for path, content in empty.files().items() if path.startswith((case, "docs"))}
+    del written[f"{case}.yaml"]
+    expected = {
+        path.relative_to(GOOD / case).as_posix().removesuffix(".txt"): path.read_bytes()
+        for path in (GOOD / case).rglob("*.*")
+    }
+    assert written == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_generated_modules_please_the_formatter_and_the_linter(empty: Workspace, case: str) -> None:
+    """Generated modules pass ruff with the settings of this project, as they are."""
+    generate(case, empty)
+    shutil.copy(PROJECT / "pyproject.toml", empty.root)
+    for command in (["format", "--check"], ["check"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache", case], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_generated_modules_please_a_strict_type_checker(empty: Workspace) -> None:
+    """Generated modules pass `mypy --strict`, as they are."""
+    for case in CASES:
+        shutil.copy(GOOD / f"{case}.yaml", empty.root)
+        empty.run("generate", "--catalogue", f"{case}.yaml")
+    empty.write(OTHER, "other.py")
+    command = ["-m", "mypy", "--config-file=", "--strict", "--explicit-package-bases", "--cache-dir=/dev/null", *CASES]
+    result = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    assert result.stdout.startswith("Success: no issues found in 6 source files"), result.stdout
+
+
+def test_lines_are_as_long_as_the_project_wants_them(small: Workspace) -> None:
+    """Without a setting of ruff docstrings are wrapped at 88 columns, else where the setting says."""
+    words = "word " * 30
+    small.write(SMALL.replace("Triggered when the door opens.", words))
+    for settings, length in (("", 88), ("\n[tool.ruff]\nline-length = 60\n", 60)):
+        small.write(settings, "pyproject.toml")
+        small.run("generate")
+        longest = max(len(line) for line in small.read("shop/events/sale.py").splitlines() if "word" in line)
+        assert length - len("word ") <= longest <= length
+
+
+def test_modules_go_below_src_where_the_project_has_one(small: Workspace) -> None:
+    """A package that is not below the root goes below `src`, if there is such a folder."""
+    (small.root / "src").mkdir()
+    small.run("generate")
+    assert (small.root / "src/shop/events/sale.py").is_file()
+    assert not (small.root / "shop").exists()
+
+
+def test_constants_are_events_with_the_declared_ids(empty: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each constant is an event of the bus."""
+    generate("shop", empty)
+    (sale,) = imported(empty, monkeypatch, "shop.events.sale")
+    assert isinstance(sale.EVENT_SALE_OPENED, Event)
+    assert sale.EVENT_SALE_OPENED.id == "sale.opened"
+    assert sale.EVENT_SALE_CUSTOMER_POST.id == "sale.customer.post"
+
+
+def test_contexts_are_frozen_and_take_keywords_only(empty: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A context is made by keywords, has its defaults anew each time, and cannot be changed."""
+    generate("shop", empty)
+    (sale,) = imported(empty, monkeypatch, "shop.events.sale")
+    till = sale.EventTillContext()
+    assert (till.total, till.notes, till.sum) == (None, [], 0)
+    assert sale.EventTillContext().notes is not till.notes
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        till.sum = 1
+    with pytest.raises(TypeError, match="positional argument"):
+        sale.EventTillContext(None)
+
+
+def test_contexts_of_common_are_exported_by_the_modules_that_use_them(
+    empty: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything that a handler needs can be imported from one module."""
+    generate("shop", empty)
+    common, sale = imported(empty, monkeypatch, "shop.events.common", "shop.events.sale")
+    assert "EventStepContext" in sale.__all__
+    assert sale.EventStepContext is common.EventStepContext
+    assert all(hasattr(sale, name) for name in sale.__all__)
+
+
+def test_types_can_be_resolved_at_run_time(empty: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`typing.get_type_hints` works on every context, even one that names itself or a later one."""
+    generate("awkward", empty)
+    (common,) = imported(empty, monkeypatch, "awkward.events.common")
+    hints = typing.get_type_hints(common.Forward)
+    assert hints["own"] == common.Forward | None
+    assert typing.get_args(hints["later"]) == (common.Later,)
+    assert hints["path"].__module__ == "other"
+    assert hints["literal"] == typing.Literal["a", "b'", -1]
+
+
+def test_the_index_says_what_a_type_checker_needs(small: Workspace) -> None:
+    """`index.json` lists events in the order of the loop, with their contexts and pairs, and the contexts' fields."""
+    small.run("generate")
+    index = json.loads(small.read("shop/events/index.json"))
+    assert (index["version"], index["package"]) == (1, "shop.events")
+    assert list(index["events"]) == [
+        "shop.events.sale.EVENT_SALE_OPENED",
+        "shop.events.sale.EVENT_SALE_CUSTOMER_PRE",
+        "shop.events.sale.EVENT_SALE_CUSTOMER_POST",
+        "shop.events.sale.EVENT_SALE_CLOSED",
+    ]
+    assert index["events"]["shop.events.sale.EVENT_SALE_CUSTOMER_PRE"] == {
+        "id": "sale.customer.pre",
+        "module": "sale",
+        "phase": "serving",
+        "context": "shop.events.common.EventStepContext",
+        "pair": "shop.events.sale.EVENT_SALE_CUSTOMER_POST",
+        "repeats": False,
+        "optional": False,
+    }
+    assert index["contexts"]["shop.events.common.EventStepContext"] == {"fields": {"step": "int"}}
+    assert index["modules"]["sale"]["phases"][1] == {
+        "name": "serving",
+        "repeats": True,
+        "optional": True,
+        "anytime": False,
+        "terminal": False,
+    }

@@ -1,0 +1,95 @@
+"""Whatever is done to a catalogue, the compiler refuses it in words or compiles it into modules that work."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from d9d_codegen.lint import examine
+from d9d_codegen.problem import RefusedError
+from d9d_codegen.project import Project
+from d9d_codegen.render import render
+
+from .workspace import SMALL, Workspace
+
+LINES = SMALL.splitlines(keepends=True)
+PIECES = [
+    *"{}[]:,&*!|>'\"%@`#-?\t\n\x00\x85\ufeff\u2028\\",
+    "<<: ",
+    "---\n",
+    "\r\n",
+    "!!python/none ",
+    "é",
+    "\U0001f600",
+    "~",
+]
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> str:
+    """Returns a catalogue in which lines were dropped, doubled, moved or damaged."""
+    lines = list(LINES)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(lines) - 1))
+        match draw(st.sampled_from(["drop", "double", "move", "insert", "cut", "indent"])):
+            case "drop":
+                del lines[at]
+            case "double":
+                lines.insert(draw(st.integers(0, len(lines))), lines[at])
+            case "move":
+                lines.insert(draw(st.integers(0, len(lines) - 1)), lines.pop(at))
+            case "insert":
+                column = draw(st.integers(0, len(lines[at])))
+                lines[at] = lines[at][:column] + draw(st.sampled_from(PIECES)) + lines[at][column:]
+            case "cut":
+                lines[at] = lines[at][: draw(st.integers(0, len(lines[at])))]
+            case _:
+                lines[at] = "  " + lines[at]
+    return "".join(lines)
+
+
+def compiled(path: Path, text: str) -> dict[str, str]:
+    """Returns the modules of a catalogue; none where it is refused, with at least one problem."""
+    path.write_text(text, encoding="utf-8", newline="")
+    try:
+        catalogue = examine(path)
+    except RefusedError as error:
+        problems = error.problems
+    else:
+        return {str(artefact.path): artefact.text for artefact in render(catalogue, Project(path.parent, None, 88))}
+    assert problems
+    assert all(problem.message and problem.remedy for problem in problems)
+    return {}
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mutations())
+def test_a_damaged_catalogue_is_refused_or_compiles(empty: Workspace, text: str) -> None:
+    """No damage leads to a traceback, nor to a module that Python cannot read."""
+    for path, module in compiled(empty.root / "catalogue.yaml", text).items():
+        if path.endswith(".py"):
+            ast.parse(module)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200) | st.binary(max_size=200))
+def test_any_file_at_all_is_refused_in_words(empty: Workspace, content: str | bytes) -> None:
+    """Random text and random bytes are no catalogue, and that is said."""
+    path = empty.root / "catalogue.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(RefusedError) as caught:
+        examine(path)
+    assert caught.value.problems
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
+def test_any_type_expression_is_refused_or_compiles(empty: Workspace, expression: str) -> None:
+    """No text in the place of a type leads to a traceback or to a module that Python cannot read."""
+    quoted = "".join(f"\\U{ord(char):08x}" for char in expression)
+    text = SMALL.replace("type: int", f'type: "{quoted}"')
+    for path, module in compiled(empty.root / "catalogue.yaml", text).items():
+        if path.endswith(".py"):
+            ast.parse(module)
