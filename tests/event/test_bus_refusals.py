@@ -1,0 +1,121 @@
+"""What the Event Bus refuses before anything is triggered, and what it does not."""
+
+import dataclasses
+import functools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from d9d.loop.event import Event, EventBus
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedContext:
+    step: int
+    path: Path = Path("/checkpoints")
+
+
+EVENT_SAVED = Event[SavedContext](id="user.saved")
+
+CONTEXT = SavedContext(step=3)
+
+
+@pytest.fixture(name="bus")
+def _bus() -> EventBus:
+    return EventBus()
+
+
+def test_an_event_is_immutable() -> None:
+    """A moment cannot be renamed while handlers listen to it."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EVENT_SAVED.id = "other"  # type: ignore[misc]  # what is tested
+
+
+def test_events_of_one_id_are_not_equal() -> None:
+    """Two definitions of one moment stay two, since their contexts may differ."""
+    one: object = Event[int](id="user.same")
+    other: object = Event[str](id="user.same")
+
+    assert one != other
+
+
+def test_two_event_objects_with_one_id_are_refused(bus: EventBus) -> None:
+    """A bus listens to one definition of a moment, and says which id has two."""
+    bus.subscribe(Event[int](id="user.same"), lambda ctx: None)
+
+    with pytest.raises(ValueError, match=r"second Event object with the id 'user\.same'.*Define the event once"):
+        bus.subscribe(Event[str](id="user.same"), lambda ctx: None)
+
+
+def test_what_is_no_event_is_refused(bus: EventBus) -> None:
+    """An id in place of the event would be a subscription that nobody triggers."""
+    with pytest.raises(TypeError, match=r"expected an Event, such as an EVENT_… constant.*'user\.saved'"):
+        bus.subscribe("user.saved", lambda ctx: None)  # type: ignore[arg-type]  # what is tested
+
+
+async def _coroutine(ctx: SavedContext) -> None: ...
+
+
+async def _async_generator(ctx: SavedContext) -> AsyncIterator[None]:
+    yield
+
+
+def _generator(ctx: SavedContext) -> Iterator[None]:
+    yield
+
+
+def _nothing() -> None: ...
+
+
+def _two(tag: str, ctx: SavedContext) -> None: ...
+
+
+def _keyword_only(*, ctx: SavedContext) -> None: ...
+
+
+class _Coroutine:
+    async def __call__(self, ctx: SavedContext) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [
+        (_coroutine, r"is asynchronous, and the bus awaits nothing"),
+        (_async_generator, r"is asynchronous, and the bus awaits nothing"),
+        (_Coroutine(), r"is asynchronous, and the bus awaits nothing"),
+        (functools.partial(_coroutine), r"is asynchronous, and the bus awaits nothing"),
+        (_generator, r"is a generator, and the bus does not iterate it"),
+        (_nothing, r"must accept exactly one argument, the context, and its signature is \(\)"),
+        (_two, r"must accept exactly one argument"),
+        (_keyword_only, r"must accept exactly one argument"),
+        (lambda: None, r"must accept exactly one argument"),
+        (functools.partial(_two, tag="a"), r"must accept exactly one argument"),
+        ("print", r"is not callable"),
+    ],
+)
+def test_a_handler_that_could_never_run_is_refused_when_it_subscribes(bus: EventBus, handler: Any, reason: str) -> None:
+    """The mistake is told before the loop begins, with the handler and the event."""
+    with pytest.raises(TypeError, match=rf"^handler .* of event 'user\.saved' {reason}"):
+        bus.subscribe(EVENT_SAVED, handler)
+
+    bus.trigger(EVENT_SAVED, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        print,
+        [].append,
+        functools.partial(_two, "a"),
+        lambda ctx, tag="a": None,
+        lambda *args: None,
+        lambda *args, **kwargs: None,
+    ],
+)
+def test_whatever_takes_one_argument_may_handle(bus: EventBus, handler: Any) -> None:
+    """Built-in functions, partials, defaults and star parameters are as good as plain functions."""
+    bus.subscribe(EVENT_SAVED, handler)
+
+    bus.trigger(EVENT_SAVED, CONTEXT)

@@ -1,0 +1,127 @@
+"""Tagged methods that are inherited and overridden."""
+
+import dataclasses
+
+import pytest
+
+from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+
+
+@dataclasses.dataclass(kw_only=True)
+class Context:
+    """Collects who was called, in order."""
+
+    seen: list[str] = dataclasses.field(default_factory=list)
+
+
+EVENT_A = Event[Context](id="user.a")
+EVENT_B = Event[Context](id="user.b")
+
+
+def seen_by(target: object, *events: Event[Context]) -> list[str]:
+    """Subscribe a target on a new bus, trigger the events (by default, A), and return who was called."""
+    bus = EventBus()
+    subscribe_annotated(bus, target)
+    context = Context()
+    for event in events or (EVENT_A,):
+        bus.trigger(event, context)
+    return context.seen
+
+
+class Base:
+    @subscribe(EVENT_A)
+    def zulu(self, ctx: Context) -> None:
+        ctx.seen.append("Base.zulu")
+
+    @subscribe(EVENT_A)
+    def alpha(self, ctx: Context) -> None:
+        ctx.seen.append("Base.alpha")
+
+    def untagged(self, ctx: Context) -> None:
+        ctx.seen.append("Base.untagged")
+
+
+def test_inherited_handlers_run_before_those_of_the_derived_class() -> None:
+    """A base class comes first, as in its constructor."""
+
+    class Derived(Base):
+        @subscribe(EVENT_A)
+        def beta(self, ctx: Context) -> None:
+            ctx.seen.append("Derived.beta")
+
+    assert seen_by(Derived()) == ["Base.zulu", "Base.alpha", "Derived.beta"]
+
+
+def test_a_tagged_override_takes_the_place_of_what_it_overrides() -> None:
+    """It runs once, where the base class put it."""
+
+    class Derived(Base):
+        @subscribe(EVENT_A)
+        def beta(self, ctx: Context) -> None:
+            ctx.seen.append("Derived.beta")
+
+        @subscribe(EVENT_A)
+        def zulu(self, ctx: Context) -> None:
+            ctx.seen.append("Derived.zulu")
+
+    assert seen_by(Derived()) == ["Derived.zulu", "Base.alpha", "Derived.beta"]
+
+
+def test_an_override_may_handle_another_event() -> None:
+    """The tags of the override count, not those of what it overrides."""
+
+    class Derived(Base):
+        @subscribe(EVENT_B)
+        def zulu(self, ctx: Context) -> None:
+            ctx.seen.append("Derived.zulu")
+
+    assert seen_by(Derived()) == ["Base.alpha"]
+    assert seen_by(Derived(), EVENT_B) == ["Derived.zulu"]
+
+
+def test_an_override_may_call_what_it_overrides() -> None:
+    """`super()` reaches the tagged method like any other, and the bus does not call it again."""
+
+    class Derived(Base):
+        @subscribe(EVENT_A)
+        def zulu(self, ctx: Context) -> None:
+            super().zulu(ctx)
+            ctx.seen.append("Derived.zulu")
+
+    assert seen_by(Derived()) == ["Base.zulu", "Derived.zulu", "Base.alpha"]
+
+
+def test_a_handler_reached_through_two_bases_runs_once() -> None:
+    """Diamonds follow the method resolution order."""
+
+    class Left(Base):
+        @subscribe(EVENT_A)
+        def left(self, ctx: Context) -> None:
+            ctx.seen.append("left")
+
+    class Right(Base):
+        @subscribe(EVENT_A)
+        def right(self, ctx: Context) -> None:
+            ctx.seen.append("right")
+
+    class Both(Left, Right):
+        pass
+
+    assert seen_by(Both()) == ["Base.zulu", "Base.alpha", "right", "left"]
+
+
+@pytest.mark.parametrize("override", [lambda self, ctx: None, None, property(lambda self: None)])
+def test_an_override_that_drops_the_decorator_is_refused_and_both_methods_are_named(override: object) -> None:
+    """It would never be called, silently."""
+    derived = type("Derived", (Base,), {"zulu": override, "__module__": "user"})
+    bus = EventBus()
+
+    with pytest.raises(
+        TypeError,
+        match=rf"user\.Derived\.zulu overrides {__name__}\.Base\.zulu, a handler of 'user\.a', without @subsc",
+    ):
+        subscribe_annotated(bus, derived())
+
+    context = Context()
+    bus.trigger(EVENT_A, context)
+    assert context.seen == []

@@ -1,0 +1,1 @@
+"""A small catalogue, laid out as the compiler of `catalogue.yaml` emits one."""

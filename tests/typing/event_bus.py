@@ -1,0 +1,128 @@
+"""What type checkers know of the Event Bus: checked, never run.
+
+A line that is wrong on purpose carries the code of its error; mypy reports a comment that is not needed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar, assert_type
+
+from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+from d9d.loop.event.bus import Bounded
+from d9d.loop.event.subscription import Subscription
+
+TContext = TypeVar("TContext")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Context:
+    step: int
+
+
+@dataclasses.dataclass(kw_only=True)
+class DetailedContext(Context):
+    name: str
+
+
+@dataclasses.dataclass(kw_only=True)
+class OtherContext:
+    name: str
+
+
+EVENT = Event[Context](id="user.moment")
+EVENT_DETAILED: Event[DetailedContext] = Event(id="user.detailed")
+EVENT_OTHER = Event[OtherContext](id="user.other")
+
+CONTEXT, DETAILED, OTHER = Context(step=0), DetailedContext(step=0, name=""), OtherContext(name="")
+
+
+def takes_step(step: int) -> None: ...
+
+
+def takes_wider(event: Event[object]) -> None: ...
+
+
+def takes_narrower(event: Event[DetailedContext]) -> None: ...
+
+
+def events_are_invariant() -> None:
+    assert_type(EVENT, Event[Context])
+    assert_type(EVENT.id, str)
+    Event(id=0)  # type: ignore[arg-type]
+    Event("user.moment")  # type: ignore[call-arg]
+    takes_wider(EVENT)  # type: ignore[arg-type]
+    takes_narrower(EVENT)  # type: ignore[arg-type]
+
+
+def trigger_takes_the_context_of_the_event(bus: EventBus) -> None:
+    bus.trigger(EVENT, CONTEXT)
+    bus.trigger(EVENT, DETAILED)
+    bus.trigger(EVENT, OTHER)  # type: ignore[misc]
+    bus.trigger(EVENT_DETAILED, CONTEXT)  # type: ignore[misc]
+    bus.trigger(EVENT)  # type: ignore[call-arg]
+
+
+def bounded_takes_two_events_of_one_context(bus: EventBus) -> None:
+    assert_type(bus.bounded(EVENT, EVENT, CONTEXT), Bounded[Context])
+    with bus.bounded(EVENT, EVENT, DETAILED):
+        pass
+    bus.bounded(EVENT, EVENT, OTHER)  # type: ignore[misc]
+    bus.bounded(EVENT, EVENT_OTHER, CONTEXT)  # type: ignore[misc]
+
+
+class Target:
+    @subscribe(EVENT)
+    def on_event(self, ctx: Context, scale: float = 1.0) -> None: ...
+
+    @subscribe(EVENT_DETAILED)
+    def on_wider(self, ctx: Context) -> None: ...
+
+    @subscribe(EVENT_DETAILED)  # type: ignore[d9d-handler]
+    def on_wrong(self, ctx: OtherContext) -> None: ...
+
+    @subscribe(EVENT)  # type: ignore[d9d-handler]
+    def on_narrower(self, ctx: DetailedContext) -> None: ...
+
+    @subscribe(EVENT)
+    @staticmethod
+    def on_static(ctx: Context) -> None: ...
+
+
+@subscribe(EVENT)
+def on_event(ctx: Context, *, scale: float = 1.0) -> None: ...
+
+
+@subscribe(EVENT)  # type: ignore[d9d-handler]
+def on_wrong(ctx: OtherContext) -> None: ...
+
+
+def decorated_handlers_keep_their_type(target: Target) -> None:
+    assert_type(subscribe(EVENT), Subscription[Context])
+    target.on_event(ctx=CONTEXT, scale=2.0)
+    target.on_event(CONTEXT, scale="")  # type: ignore[arg-type]
+    on_event(ctx=CONTEXT, scale=2.0)
+    on_event(CONTEXT, 2.0)  # type: ignore[call-arg]
+    on_wrong(name="")  # type: ignore[call-arg]
+
+
+def subscribe_takes_what_accepts_the_context(bus: EventBus, target: Target) -> None:
+    bus.subscribe(EVENT, target.on_event)
+    bus.subscribe(EVENT, on_event)
+    bus.subscribe(EVENT, lambda ctx: takes_step(assert_type(ctx, Context).step))
+    bus.subscribe(EVENT, on_wrong)  # type: ignore[d9d-handler]
+    bus.subscribe(EVENT, lambda: None)  # type: ignore[d9d-handler]
+
+
+def generic_code_passes_contexts_through(
+    bus: EventBus, event: Event[TContext], handler: Callable[[TContext], None], context: TContext
+) -> None:
+    bus.subscribe(event, handler)
+    bus.trigger(event, context)
+    with bus.bounded(event, event, context):
+        pass
+
+
+def objects_of_any_kind_can_be_registered(bus: EventBus, target: object, anything: Any) -> None:
+    subscribe_annotated(bus, target)
+    subscribe_annotated(bus, anything)
+    subscribe_annotated(target, bus)  # type: ignore[arg-type]
