@@ -1,0 +1,102 @@
+"""Real text that every machine has: the source files of Python's own standard library."""
+
+import dataclasses
+import hashlib
+import sysconfig
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+VOCABULARY_SIZE = 257
+"""The 256 bytes, and the mark that stands before the first byte of each file."""
+
+START_OF_FILE = 256
+
+_HELD_OUT_ONE_IN = 50
+_SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """One file of the corpus.
+
+    Attributes:
+        name: Its path below the standard library.
+        content: Its bytes.
+    """
+
+    name: str
+    content: bytes
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether the file is kept from training; decided by its name alone, so it stays so when others come or go."""
+        return hashlib.sha256(self.name.encode()).digest()[0] % _HELD_OUT_ONE_IN == 0
+
+    def tokens(self) -> torch.Tensor:
+        """Return the start mark and the bytes, int64 [1 + num_bytes]."""
+        return torch.tensor([START_OF_FILE, *self.content])
+
+
+def read_corpus() -> list[SourceFile]:
+    """Read all source files of the standard library but its tests, in the order of their names."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    paths = sorted(path for path in root.rglob("*.py") if not _SKIPPED_FOLDERS.intersection(path.parts))
+    files = [SourceFile(path.relative_to(root).as_posix(), path.read_bytes()) for path in paths]
+    return [file for file in files if file.content]
+
+
+class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
+    """Windows over the training files, laid end to end, each with the token that follows every one of its tokens.
+
+    Args:
+        files: The corpus; held-out files are left out.
+        context_length: How many tokens a window has.
+    """
+
+    def __init__(self, files: list[SourceFile], context_length: int) -> None:
+        self._tokens = torch.cat([file.tokens() for file in files if not file.is_held_out])
+        self._context_length = context_length
+
+    def __len__(self) -> int:
+        return (len(self._tokens) - 1) // self._context_length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        start = index * self._context_length
+        window = self._tokens[start : start + self._context_length + 1]
+        return {"tokens": window[:-1], "targets": window[1:]}
+
+
+class HeldOutWindows(Dataset[dict[str, torch.Tensor]]):
+    """Windows over each held-out file, padded at its end, each with the index of its file.
+
+    Args:
+        files: The corpus; training files are left out.
+        context_length: How many tokens a window has.
+    """
+
+    IGNORED = -100
+    """The target at which nothing is to be predicted: past the end of a file."""
+
+    def __init__(self, files: list[SourceFile], context_length: int) -> None:
+        self.files = [file for file in files if file.is_held_out]
+        self._tokens = [file.tokens() for file in self.files]
+        self._context_length = context_length
+        self._starts = [
+            (index, start)
+            for index, file in enumerate(self.files)
+            for start in range(0, len(file.content), context_length)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        file, start = self._starts[index]
+        window = self._tokens[file][start : start + self._context_length + 1]
+        tokens = torch.zeros(self._context_length, dtype=torch.int64)
+        targets = torch.full((self._context_length,), self.IGNORED)
+        tokens[: len(window) - 1] = window[:-1]
+        targets[: len(window) - 1] = window[1:]
+        return {"tokens": tokens, "targets": targets, "file": torch.tensor(file)}

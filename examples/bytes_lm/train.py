@@ -1,0 +1,82 @@
+"""Train the language model; run it again to go on from where it was.
+
+python examples/bytes_lm/train.py --preset demo --run-folder runs/bytes_lm
+"""
+
+import argparse
+import logging
+import math
+from pathlib import Path
+
+import torch
+
+from corpus import TrainingWindows, read_corpus
+from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.loop.config import CheckpointingConfig, ReportingConfig, TrainingConfig
+from d9d.loop.control import (
+    InitializeDatasetContext,
+    InitializeDatasetResult,
+    InitializeLRSchedulerContext,
+    InitializeOptimizerContext,
+)
+from d9d.loop.run import Trainer, TrainingConfigurator
+from preset import PRESETS, Preset
+from task import BytesLMProvider, LanguageModelTask
+
+
+def configure(preset: Preset, run_folder: Path, device: str | None = None) -> Trainer:
+    """Assemble the training of a preset, with its checkpoints below a folder."""
+
+    def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
+        return InitializeDatasetResult(dataset=TrainingWindows(read_corpus(), preset.model.context_length))
+
+    def provide_optimizer(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+        matrices = [parameter for parameter in ctx.model.parameters() if parameter.ndim > 1]
+        vectors = [parameter for parameter in ctx.model.parameters() if parameter.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=preset.learning_rate, betas=(0.9, 0.95), fused=True)
+
+    def provide_lr_scheduler(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
+        """Rise linearly, then fall along a cosine to a tenth."""
+
+        def factor(step: int) -> float:
+            if step < preset.warmup_steps:
+                return (step + 1) / preset.warmup_steps
+            progress = (step - preset.warmup_steps) / max(1, ctx.total_steps - preset.warmup_steps)
+            return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+
+        assert isinstance(ctx.optimizer, torch.optim.Optimizer)
+        return torch.optim.lr_scheduler.LambdaLR(ctx.optimizer, factor)
+
+    return TrainingConfigurator(
+        config=TrainingConfig(
+            total_steps=preset.total_steps,
+            global_batch_size=preset.global_batch_size,
+            micro_batch_size=preset.micro_batch_size,
+            precision=preset.precision,
+            device=device,
+            checkpointing=CheckpointingConfig(
+                folder=run_folder / "checkpoints", period_steps=preset.checkpoint_period_steps
+            ),
+            reporting=ReportingConfig(period_steps=preset.report_period_steps),
+        ),
+        task=LanguageModelTask(report_period_steps=preset.report_period_steps),
+        model_provider=BytesLMProvider(preset.model),
+        dataset_provider=provide_dataset,
+        optimizer_provider=provide_optimizer,
+        lr_scheduler_provider=provide_lr_scheduler,
+    ).configure()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="demo")
+    parser.add_argument("--run-folder", type=Path, default=Path("runs/bytes_lm"))
+    parser.add_argument("--device", help="by default the accelerator where there is one")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    configure(PRESETS[arguments.preset], arguments.run_folder, arguments.device).train()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The language model example: what it learns is what a hand-written loop would learn."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+import infer
+import train
+from corpus import HeldOutWindows, SourceFile, TrainingWindows, read_corpus
+from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepContext
+from experts import MixtureOfExperts
+from model import BytesLM, continue_text
+from preset import PRESETS, Preset
+
+TINY = PRESETS["tiny"]
+NUM_STEPS = 20
+
+
+class RecordingTask(TrainTask):
+    """Notes each loss that another task computes."""
+
+    def __init__(self, task: TrainTask) -> None:
+        self.task = task
+        self.losses: list[float] = []
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        result = self.task.compute_loss(ctx)
+        self.losses.append(result.loss.item())
+        return result
+
+
+def train_with_d9d(preset: Preset, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    trainer = train.configure(preset, folder, device="cpu")
+    trainer.task = task = RecordingTask(trainer.task)
+    trainer.train()
+    return task.losses, trainer.model.state_dict()
+
+
+def train_by_hand(preset: Preset, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Train as one would without any framework, over the batches that the example's loader yields."""
+    micro_batches = list(train.configure(preset, folder, device="cpu").data_loader)
+    num_micro_batches = preset.global_batch_size // preset.micro_batch_size
+    torch.manual_seed(0)
+    model = BytesLM(preset.model)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=preset.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    losses = []
+    for step in range(preset.total_steps):
+        if step < preset.warmup_steps:
+            factor = (step + 1) / preset.warmup_steps
+        else:
+            progress = (step - preset.warmup_steps) / (preset.total_steps - preset.warmup_steps)
+            factor = 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = preset.learning_rate * factor
+        for batch in micro_batches[step * num_micro_batches : (step + 1) * num_micro_batches]:
+            logits = model(batch["tokens"])
+            loss = functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
+            torch.autograd.backward(loss / num_micro_batches)
+            losses.append(loss.item())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        for layer in model.expert_layers():
+            layer.balance_load(0.01)
+        optimizer.zero_grad()
+    return losses, model.state_dict()
+
+
+@pytest.mark.parametrize("name", ["tiny", pytest.param("demo", marks=pytest.mark.slow)])
+def test_the_losses_and_weights_of_twenty_steps_equal_those_of_a_hand_written_loop(name: str, tmp_path: Path) -> None:
+    """In fp32 on a CPU, every loss and every weight is the same, bit for bit."""
+    preset = dataclasses.replace(PRESETS[name], total_steps=NUM_STEPS, warmup_steps=5)
+    expected_losses, expected_weights = train_by_hand(preset, tmp_path / "by_hand")
+
+    losses, weights = train_with_d9d(preset, tmp_path / "with_d9d")
+
+    assert len(expected_losses) == NUM_STEPS * preset.global_batch_size // preset.micro_batch_size
+    assert expected_losses == losses
+    assert expected_weights.keys() == weights.keys()
+    for weight_name, expected in expected_weights.items():
+        assert torch.equal(expected, weights[weight_name]), weight_name
+
+
+def test_a_run_that_fails_and_is_run_again_ends_like_one_that_did_not(tmp_path: Path) -> None:
+    """`train.py` goes on from its newest checkpoint, bit for bit."""
+    _, expected = train_with_d9d(TINY, tmp_path / "undisturbed")
+
+    def fail(ctx: EventStepContext) -> None:
+        if ctx.stepper.current_step == 11:
+            raise InterruptedError
+
+    trainer = train.configure(TINY, tmp_path / "disturbed", device="cpu")
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, fail)
+    with pytest.raises(InterruptedError):
+        trainer.train()
+    losses, weights = train_with_d9d(TINY, tmp_path / "disturbed")
+
+    assert len(losses) == (TINY.total_steps - TINY.checkpoint_period_steps) * 2
+    assert all(torch.equal(value, weights[name]) for name, value in expected.items())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train_with_d9d(TINY, folder)
+    return folder
+
+
+@pytest.fixture
+def small_corpus(monkeypatch: pytest.MonkeyPatch) -> list[SourceFile]:
+    """Three short held-out files, so that inference is quick."""
+    held_out = sorted((file for file in read_corpus() if file.is_held_out), key=lambda file: len(file.content))[:3]
+    monkeypatch.setattr(infer, "read_corpus", lambda: held_out)
+    return held_out
+
+
+def test_inference_writes_the_bits_per_byte_of_each_held_out_file(
+    trained: Path, small_corpus: list[SourceFile], tmp_path: Path
+) -> None:
+    """What is written equals what the trained model gives for each window on its own."""
+    inference = infer.configure(TINY, trained / "checkpoints", tmp_path / "report.json", device="cpu")
+    inference.infer()
+    report = json.loads((tmp_path / "report.json").read_text())
+
+    model = inference.model
+    length = TINY.model.context_length
+    for file in small_corpus:
+        tokens = file.tokens()
+        nats = 0.0
+        for start in range(0, len(file.content), length):
+            window = tokens[start : start + length + 1]
+            logits = model(window[None, :-1])[0]
+            nats += functional.cross_entropy(logits, window[1:], reduction="sum").item()
+        assert nats / math.log(2) / len(file.content) == pytest.approx(report["files"][file.name], rel=1e-4)
+    assert report["num_bytes"] == sum(len(file.content) for file in small_corpus)
+
+
+@pytest.mark.usefixtures("small_corpus")
+def test_training_lowers_the_bits_per_byte(trained: Path, tmp_path: Path) -> None:
+    """Untrained, all 257 tokens are equally likely; even twenty steps help."""
+    reports = []
+    for source in (None, trained / "checkpoints"):
+        infer.configure(TINY, source, tmp_path / "report.json", device="cpu").infer()
+        reports.append(json.loads((tmp_path / "report.json").read_text())["bits_per_byte"])
+
+    assert reports[0] == pytest.approx(math.log2(257), rel=1e-3)
+    assert reports[1] < 7.0
+
+
+def test_training_and_held_out_files_are_apart() -> None:
+    """No held-out file is trained on, and each is held out by its name alone."""
+    corpus = read_corpus()
+    held_out = HeldOutWindows(corpus, 64)
+    training = TrainingWindows([*corpus], 64)
+
+    assert 0 < len(held_out.files) < len(corpus) / 10
+    num_training_tokens = sum(1 + len(file.content) for file in corpus if not file.is_held_out)
+    assert len(training) == (num_training_tokens - 1) // 64
+    assert {file.name for file in held_out.files} == {file.name for file in corpus if file.is_held_out}
+
+
+def test_each_token_gets_the_weighted_outputs_of_the_experts_it_chose() -> None:
+    """Sorting tokens by expert and multiplying in groups equals asking each expert in turn."""
+    torch.manual_seed(1)
+    layer = MixtureOfExperts(width=16, hidden_width=8, num_experts=4, num_chosen=2)
+    torch.nn.init.normal_(layer.gate_and_up)
+    torch.nn.init.normal_(layer.down)
+    features = torch.randn(3, 5, 16)
+
+    scores = layer.router(features).sigmoid()
+    choices = scores.topk(2).indices
+    weights = scores.gather(-1, choices) / scores.gather(-1, choices).sum(-1, keepdim=True)
+    every = torch.stack(
+        [
+            (functional.silu(gate) * up) @ layer.down[expert]
+            for expert in range(4)
+            for gate, up in [(features @ layer.gate_and_up[expert]).chunk(2, dim=-1)]
+        ],
+        dim=-2,
+    )
+    expected = (weights.unsqueeze(-1) * every.gather(-2, choices.unsqueeze(-1).expand(-1, -1, -1, 16))).sum(-2)
+
+    torch.testing.assert_close(layer(features), expected)
+    assert layer.step_counts.sum() == 3 * 5 * 2
+
+
+def test_no_prediction_depends_on_what_comes_later() -> None:
+    """Changing a token changes no logits before it."""
+    torch.manual_seed(1)
+    model = BytesLM(TINY.model).eval()
+    torch.nn.init.normal_(model.head.weight)
+    tokens = torch.randint(256, (1, 32))
+    changed = tokens.clone()
+    changed[0, 20] += 1
+
+    before, after = model(tokens)[0], model(changed)[0]
+
+    torch.testing.assert_close(before[:20], after[:20])
+    assert not torch.allclose(before[20:], after[20:])
+
+
+def test_a_prompt_is_continued_by_as_many_bytes_as_asked_for() -> None:
+    """The continuation begins with the prompt, and the seed decides the rest."""
+    torch.manual_seed(1)
+    model = BytesLM(TINY.model).eval()
+
+    texts = [continue_text(model, b"def ", 70, temperature=1.0, seed=seed) for seed in (0, 0, 1)]
+
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith(b"def ")
+    assert len(texts[0]) == 74
