@@ -1,0 +1,51 @@
+# Everything that is run by hand or in CI. Each target makes the environment that it needs.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+BIN := .venv/bin
+TEST_WORKERS ?= 2
+# The two commands of the type checker: the project, and the example that is a project of its own.
+MYPY := $(BIN)/mypy && cd examples/subscriber && ../../$(BIN)/mypy
+
+.DEFAULT_GOAL := help
+.PHONY: help setup generate check lint typecheck test test-all demo clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/installed ## make the environment in .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+generate: setup ## write what catalogue.yaml declares
+	$(BIN)/d9d-catalogue generate
+	$(BIN)/d9d-catalogue generate --catalogue examples/subscriber/catalogue.yaml
+
+check: setup ## fail if a generated file is not what catalogue.yaml declares
+	$(BIN)/d9d-catalogue check
+	$(BIN)/d9d-catalogue check --catalogue examples/subscriber/catalogue.yaml
+
+lint: setup ## ruff, and the rules of the catalogue
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/d9d-catalogue lint
+
+typecheck: setup ## mypy, strict, with the project's own plugin
+	$(MYPY)
+
+test: check lint typecheck ## everything that CI runs
+	$(BIN)/pytest --numprocesses $(TEST_WORKERS) -m "not slow"
+
+test-all: check lint typecheck ## the same, and the exhaustive variants
+	$(BIN)/pytest --numprocesses $(TEST_WORKERS)
+
+demo: setup ## generate, type-check, train and infer, in a few minutes
+	$(BIN)/python examples/bytes_lm/demo.py
+
+clean: ## remove the environment, caches and runs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis runs dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf examples/subscriber/.mypy_cache
