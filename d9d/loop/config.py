@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 Precision = Literal["fp32", "bf16-autocast"]
 """The number format of forward passes: that of the weights, or `torch.autocast` to bfloat16."""
@@ -74,7 +74,7 @@ class LoopConfig(_Config):
     precision: Precision = "fp32"
     """The number format of forward passes: that of the weights, or `torch.autocast` to bfloat16."""
 
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Where all random numbers of the job come from: initial weights, dropout, and the order of the data."""
 
     data_loading: DataLoadingConfig = DataLoadingConfig()
@@ -113,7 +113,8 @@ class TrainingConfig(LoopConfig):
     """How many optimizer steps the run has."""
 
     max_gradient_norm: PositiveFloat | None = 1.0
-    """The L2 norm, over all parameters, to which larger gradients are scaled down; `None` leaves them as they are."""
+    """The L2 norm, over all parameters, to which larger gradients are scaled down. `None` leaves them as they are, as
+    sparse gradients need."""
 
 
 class InferenceConfig(LoopConfig):

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -20,6 +22,7 @@ from d9d.loop.component.state_tree import empty_tensors, join_state, split_state
 FORMAT = 1
 _MANIFEST = "checkpoint.json"
 _OUTLINE = "state.json"
+_MANIFEST_FIELDS = {"format": int, "id": str, "num_steps": int, "files": dict, "settings": dict}
 _PREFIX = "step-"
 # Folders of this prefix are on their way in or out; they belong to no checkpoint and may be removed at any time.
 _TRANSIENT_PREFIX = ".transient-"
@@ -62,7 +65,7 @@ class Checkpoint:
         Returns:
             The checkpoints, newest first.
         """
-        found = [cls(path) for path in folder.glob(f"{_PREFIX}*") if cls.is_name(path.name)]
+        found = [cls(path) for path in folder.glob(f"{_PREFIX}*") if cls.is_name(path.name) and path.is_dir()]
         return sorted(found, key=lambda checkpoint: checkpoint.num_steps, reverse=True)
 
     @classmethod
@@ -90,9 +93,10 @@ class Checkpoint:
         _write_json(partial / _OUTLINE, outline)
         manifest = {
             "format": FORMAT,
+            "id": secrets.token_hex(8),
             "num_steps": num_steps,
             "versions": {
-                "d9d": importlib.metadata.version("d9d"),
+                "d9d": _own_version(),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },
@@ -116,8 +120,10 @@ class Checkpoint:
             manifest = self.manifest()
         except (OSError, ValueError) as error:
             return f"its {_MANIFEST} cannot be read ({error})"
-        if manifest.get("format") != FORMAT:
-            return f"it has format {manifest.get('format')!r}, and this version of d9d reads format {FORMAT}"
+        if manifest["format"] != FORMAT:
+            return f"it has format {manifest['format']!r}, and this version of d9d reads format {FORMAT}"
+        if manifest["num_steps"] != self.num_steps:
+            return f"it was taken after {manifest['num_steps']} steps, and has been renamed or copied since"
         for name, size in manifest["files"].items():
             file = self.path / name
             if not file.is_file():
@@ -137,8 +143,10 @@ class Checkpoint:
             ValueError: If it holds no manifest.
         """
         manifest = json.loads((self.path / _MANIFEST).read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-            raise ValueError(f"{self.path / _MANIFEST} holds no manifest")  # noqa: TRY004 -- content, not an argument
+        if not isinstance(manifest, dict) or not all(
+            isinstance(manifest.get(name), kind) for name, kind in _MANIFEST_FIELDS.items()
+        ):
+            raise ValueError(f"{self.path / _MANIFEST} holds no manifest")
         return manifest
 
     def read(self, *parts: str) -> dict[str, Any]:
@@ -149,7 +157,19 @@ class Checkpoint:
 
         Returns:
             The state below those keys.
+
+        Raises:
+            CheckpointError: If what the files hold is damaged.
         """
+        try:
+            return self._read(parts)
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError, CheckpointException) as error:
+            raise CheckpointError(
+                f"{self.path} has all of its files, and they cannot be read ({type(error).__qualname__}: {error}): "
+                "remove it to go back to the checkpoint before it"
+            ) from error
+
+    def _read(self, parts: tuple[str, ...]) -> dict[str, Any]:
         outline = json.loads((self.path / _OUTLINE).read_text(encoding="utf-8"))
         wanted = {"dict": [[key, value] for key, value in outline["dict"] if not parts or key in parts]}
         tensors = empty_tensors(wanted)
@@ -194,6 +214,13 @@ def remove_transient(folder: Path) -> None:
     """
     for leftover in folder.glob(f"{_TRANSIENT_PREFIX}*"):
         shutil.rmtree(leftover)
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version("d9d")
+    except importlib.metadata.PackageNotFoundError:  # used from a source tree
+        return "unknown"
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -1,19 +1,21 @@
 """When checkpoints are taken, which are kept, and which one a job goes on from."""
 
 import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint import Checkpoint, CheckpointError, newest_complete
-from d9d.loop.config import CheckpointingConfig
+from d9d.loop.component.checkpoint import Checkpoint, CheckpointError, newest_complete, remove_transient
+from d9d.loop.config import CheckpointingConfig, ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 _ABSENT = "absent"
 _NUM_DIFFERENCES_SHOWN = 10
+_REMEDY = "Restore these settings to go on from it, or name another checkpointing.folder to begin anew."
 
 
 class Checkpointer:
@@ -41,11 +43,15 @@ class Checkpointer:
             CheckpointError: If there are checkpoints and none is complete, or the newest complete one belongs to other
                 settings.
         """
-        checkpoint = find_complete(self._config.folder) if self._config is not None else None
+        if self._config is None:
+            return
+        checkpoint = find_complete(self._config.folder)
         if checkpoint is not None:
-            require_same(self._settings, checkpoint.manifest()["settings"], checkpoint)
+            require_same(self._settings, checkpoint.manifest()["settings"], checkpoint, remedy=_REMEDY)
             self._state.load_state_dict(checkpoint.read())
             logger.info("resumed from %s", checkpoint.path)
+            # A process that was killed after its last save has left this to do, and no save may follow.
+            self._remove_surplus(self._config)
 
     def save_if_due(self) -> None:
         """Save the state when a period of steps, or the last step, has been completed; then remove surplus ones."""
@@ -56,9 +62,35 @@ class Checkpointer:
             return
         saved = Checkpoint.write(self._config.folder, num_steps, self._state.state_dict(), self._settings)
         logger.info("saved %s", saved.path)
-        complete = [found for found in Checkpoint.list_in(self._config.folder) if found.defect() is None]
-        for surplus in complete[self._config.num_to_keep :]:
+        self._remove_surplus(self._config)
+
+    def _remove_surplus(self, config: CheckpointingConfig) -> None:
+        """Keep the newest checkpoints, and remove older ones and what killed processes left of others."""
+        remove_transient(config.folder)
+        complete = [found for found in Checkpoint.list_in(config.folder) if found.defect() is None]
+        for surplus in complete[config.num_to_keep :]:
             surplus.remove()
+
+
+def prepare_folder(folder: Path) -> None:
+    """Find out now, and not at the first save, whether checkpoints can be written.
+
+    Args:
+        folder: Where a job will keep its checkpoints; made if it is not there.
+
+    Raises:
+        ConfigurationError: If it cannot be made or written to, or something else bears the name of a checkpoint.
+    """
+    named = f"checkpointing.folder={str(folder)!r}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"{named} cannot be written to ({error}): name another folder, or free it") from error
+    for path in folder.iterdir():
+        if Checkpoint.is_name(path.name) and (path.is_symlink() or not path.is_dir()):
+            raise ConfigurationError(f"{named} holds {path.name}, which is no folder: move it away")
 
 
 def find_complete(folder: Path) -> Checkpoint | None:
@@ -83,13 +115,14 @@ def find_complete(folder: Path) -> Checkpoint | None:
     return checkpoint
 
 
-def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], checkpoint: Checkpoint, *, remedy: str) -> None:
     """Refuse a checkpoint that belongs to other settings.
 
     Args:
         expected: The settings of this job.
         found: The settings of the checkpoint.
         checkpoint: The checkpoint.
+        remedy: What to do about differences.
 
     Raises:
         CheckpointError: If any of them differ, with both values of each.
@@ -105,7 +138,5 @@ def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], checkpoi
     if len(differences) > len(shown):
         shown.append(f"… and {len(differences) - len(shown)} more")
     raise CheckpointError(
-        f"{checkpoint.path} belongs to a job of other settings:\n  "
-        + "\n  ".join(shown)
-        + "\nRestore these settings to go on from it, or use another folder to begin anew."
+        f"{checkpoint.path} belongs to a job of other settings:\n  " + "\n  ".join(shown) + f"\n{remedy}"
     )

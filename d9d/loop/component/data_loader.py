@@ -4,7 +4,7 @@ from collections.abc import Sized
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from d9d.core.seed import derive_seed
 from d9d.loop.component.batch_sampler import StepBatchSampler
@@ -27,10 +27,10 @@ def count_samples(data: InitializeDatasetResult) -> int:
     Raises:
         ConfigurationError: If the dataset has no length, or no samples.
     """
-    if not isinstance(data.dataset, Sized):
+    if isinstance(data.dataset, IterableDataset) or not isinstance(data.dataset, Sized):
         raise ConfigurationError(
-            f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, has no length: define __len__ "
-            "and __getitem__ on it, since batches are chosen by index"
+            f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, has no length and no "
+            "index: define __len__ and __getitem__ on it, since the samples of each step are chosen by index"
         )
     num_samples = len(data.dataset)
     if num_samples == 0:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.loop.config import ConfigurationError
 from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
 
 
@@ -16,8 +17,13 @@ def adamw(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
 
     Returns:
         The optimizer, in its fused form, which runs on every kind of device.
+
+    Raises:
+        ConfigurationError: If no parameter wants any.
     """
     parameters = [parameter for parameter in ctx.model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ConfigurationError("the model has no parameter that requires gradients: there is nothing to train")
     return torch.optim.AdamW(parameters, fused=True)
 
 

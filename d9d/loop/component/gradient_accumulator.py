@@ -7,6 +7,8 @@ from torch import nn
 
 from d9d.loop.control import ComputeLossResult
 
+_HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
+
 
 class GradientAccumulator:
     """Gathers the gradients of the weighted mean loss over the micro-batches of a step.
@@ -15,7 +17,7 @@ class GradientAccumulator:
     after the last micro-batch, so it divides the gradients, once, at the end. All of it stays on the device.
 
     Args:
-        parameters: The parameters whose gradients are gathered.
+        parameters: All parameters of the model; those that are frozen now may be unfrozen later.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -28,13 +30,19 @@ class GradientAccumulator:
 
         Args:
             result: Its loss and weight.
+
+        Raises:
+            ValueError: If the loss is no scalar.
         """
-        loss, weight = result.loss, result.loss_weight
-        if isinstance(weight, torch.Tensor) or weight != 1.0:
-            loss = loss * weight
+        loss = result.loss
+        if loss.ndim:
+            raise ValueError(f"the loss has the shape {list(loss.shape)}: return its mean, a scalar, from compute_loss")
+        if loss.dtype in _HALF_PRECISION:
+            loss = loss.float()  # sums over many tokens leave the range or the precision of 16 bits
+        loss = _weighted(loss, result.loss_weight)
         torch.autograd.backward(loss)
         self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
-        self._weight_sum = self._weight_sum + weight
+        self._weight_sum = self._weight_sum + result.loss_weight
 
     def finish(self) -> torch.Tensor:
         """Turn the gathered gradients into those of the step's loss, and get ready for the next step.
@@ -52,9 +60,25 @@ class GradientAccumulator:
         if isinstance(divisor, torch.Tensor) or divisor != 1.0:
             gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
             # The operation that torch's own optimizers and clipping use for all tensors at once.
-            torch._foreach_div_(gradients, divisor)
+            if gradients:
+                torch._foreach_div_(gradients, divisor)
             loss = loss / divisor
         return loss
+
+    def discard(self) -> None:
+        """Forget what has been gathered, and all gradients, also of parameters that no optimizer holds."""
+        self._loss_sum, self._weight_sum = None, 0.0
+        for parameter in self._parameters:
+            parameter.grad = None
+
+
+def _weighted(loss: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
+    """Weigh a loss, with zero to nothing: the mean over no token is NaN, and NaN times zero is NaN still."""
+    if isinstance(weight, torch.Tensor):
+        return torch.where(weight == 0, 0.0, loss) * weight
+    if weight == 0:
+        return loss.nan_to_num() * weight
+    return loss if weight == 1.0 else loss * weight
 
 
 def _nonzero(weight_sum: torch.Tensor | float) -> torch.Tensor | float:

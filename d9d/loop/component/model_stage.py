@@ -9,11 +9,14 @@ from torch import nn
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
 from d9d.loop.component.device_transfer import move_to_device
+from d9d.loop.component.provided import expect_result
 from d9d.loop.config import LoopConfig
 from d9d.loop.control import (
     BaseTask,
     BuildForwardInputsContext,
+    BuildForwardInputsResult,
     InitializeModelStageContext,
+    InitializeModelStageResult,
     ModelProvider,
     ParallelizeModelStageContext,
 )
@@ -30,6 +33,7 @@ def build_model_stage(provider: ModelProvider, dist_context: DistributedContext)
         The model.
     """
     result = provider.initialize_model_stage(InitializeModelStageContext(dist_context=dist_context))
+    result = expect_result(result, InitializeModelStageResult, provider.initialize_model_stage)
     model = result.model.to(dist_context.device)
     provider.parallelize_model_stage(ParallelizeModelStageContext(dist_context=dist_context, model=model))
     return model
@@ -72,4 +76,6 @@ class ModelStage:
         """
         batch = move_to_device(micro_batch, self._device)
         ctx = BuildForwardInputsContext(batch=batch, stepper=self._stepper)
-        return batch, self._model(**self._task.build_forward_inputs(ctx).inputs)
+        result = self._task.build_forward_inputs(ctx)
+        inputs = expect_result(result, BuildForwardInputsResult, self._task.build_forward_inputs).inputs
+        return batch, self._model(**inputs)

@@ -3,6 +3,8 @@
 import importlib
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +30,13 @@ class RandomState:
         random.seed(seed)
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed(seed % 2**32)
+
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Make the context after which all streams are where they were before it."""
+        state = self.state_dict()
+        yield
+        self.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the positions of all streams; numpy's only where the process has imported numpy."""

@@ -8,6 +8,8 @@ from d9d.loop.component.checkpoint import Checkpoint, CheckpointError
 from d9d.loop.component.checkpointer import find_complete, require_same
 from d9d.loop.component.state_tree import describe_state
 
+_REMEDY = "Build the model that was trained, or name another source_checkpoint."
+
 
 def find_source(path: Path) -> Checkpoint:
     """Find the checkpoint that a path means.
@@ -47,5 +49,6 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """
     expected = describe_state({"model": model.state_dict()})
     settings = checkpoint.manifest()["settings"]
-    require_same(expected, {name: settings[name] for name in settings if name.startswith("model/")}, checkpoint)
+    found = {name: value for name, value in settings.items() if name.startswith("model/")}
+    require_same(expected, found, checkpoint, remedy=_REMEDY)
     model.load_state_dict(checkpoint.read("model")["model"])

@@ -1,6 +1,6 @@
 """State as a checkpoint keeps it: tensors by name, and an outline in JSON that holds all the rest.
 
-Nothing of it is pickled, so reading it back executes nothing.
+The outline is plain JSON, so that reading it executes nothing and people can look at it.
 """
 
 import itertools

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, NoReturn, Self, TypeVar, final
 
 # Declared, not inferred: the `class Event[TContext]` syntax of Python 3.12 infers a covariant parameter, and type
 # checkers then accept wrong contexts. See docs/decisions/0002-invariant-context.md.
@@ -28,6 +29,20 @@ class Event(Generic[TContext]):
     __slots__ = ("id",)
 
     id: str
+
+    def __copy__(self) -> Self:
+        """Return the event itself: a copy would be another event."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the event itself: a copy would be another event."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: what is unpickled would be another event of the same id."""
+        raise TypeError(
+            f"event {self.id!r} cannot be pickled, since events are compared by identity: import it instead"
+        )
 
 
 @final
@@ -100,7 +115,7 @@ class EventBus:
             context: What its handlers receive.
 
         Raises:
-            Exception: Whatever a handler raises, unchanged but for a note that names the event and the handler. The
+            BaseException: Whatever a handler raises, unchanged but for a note that names the event and the handler. The
                 handlers after it are not called.
         """
         handlers = self._handlers.get(event.id)
@@ -109,7 +124,7 @@ class EventBus:
         try:
             for handler in handlers:
                 handler(context)
-        except Exception as error:
+        except BaseException as error:
             error.add_note(f"while event {event.id!r} was handled by {describe_handler(handler)}")
             raise
 
@@ -159,6 +174,15 @@ def describe_handler(handler: object) -> str:
     return f"{module}.{named.__qualname__}" if module else str(named.__qualname__)
 
 
+def _signature(handler: Callable[[Any], None]) -> inspect.Signature:
+    if sys.version_info >= (3, 14):
+        # Annotations are evaluated when they are asked for, and may name what only type checkers import.
+        import annotationlib  # noqa: PLC0415 -- new in Python 3.14
+
+        return inspect.signature(handler, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(handler)
+
+
 def _verify_event(event: object) -> None:
     """Refuse what is no event before it becomes a dead subscription."""
     if not isinstance(event, Event):
@@ -176,7 +200,7 @@ def _verify_handler(event: Event[Any], handler: Callable[[Any], None]) -> None:
     if inspect.isgeneratorfunction(body):
         raise TypeError(f"{named} is a generator, and the bus does not iterate it: remove the `yield`")
     try:
-        signature = inspect.signature(handler)
+        signature = _signature(handler)
     except ValueError:  # some built-in callables do not tell theirs
         return
     try:

@@ -113,7 +113,9 @@ def _subscriptions(target: object) -> Iterator[tuple[Event[Any], Callable[[Any],
         for function in filter(inspect.isfunction, own):
             yield from ((event, function) for event in _events_of(function))
         return
-    for attribute in _class_attributes(type(target)).values():
+    # An alias in a class body is the same handler under another name.
+    attributes = {id(attribute): attribute for attribute in _class_attributes(type(target)).values()}
+    for attribute in attributes.values():
         for event in _events_of(attribute):
             yield event, attribute.__get__(target, type(target))
     for function in filter(inspect.isfunction, getattr(target, "__dict__", {}).values()):

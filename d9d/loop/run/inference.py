@@ -14,6 +14,7 @@ from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.model_stage import ModelStage
 from d9d.loop.component.progress import ProgressReporter
+from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.source_checkpoint import load_weights
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.event import EventBus
@@ -44,6 +45,7 @@ class Inference:
         model_stage: Runs the model.
         progress: Shows people how far the run is.
         source: Holds the weights; `None` keeps those that the model provider made.
+        random_state: The random number generators of the process.
         checkpointer: Saves the state of this run, and gives it back.
     """
 
@@ -56,6 +58,7 @@ class Inference:
     model_stage: ModelStage
     progress: ProgressReporter
     source: Checkpoint | None
+    random_state: RandomState
     checkpointer: Checkpointer
 
     def infer(self) -> None:
@@ -69,7 +72,9 @@ class Inference:
             load_weights(self.source, self.model)
         self.checkpointer.resume()
         self.model.eval()
-        self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
+        # A resumed run triggers this event once more: what its handlers draw must not shift the steps' random numbers.
+        with self.random_state.preserved():
+            self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
         with self.progress, torch.inference_mode():
@@ -82,8 +87,9 @@ class Inference:
     def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:
         bus = self.event_bus
         with bus.bounded(EVENT_INFERENCE_STEP_PRE, EVENT_INFERENCE_STEP_POST, moment):
+            fetched = list(micro_batches)
             with bus.bounded(EVENT_INFERENCE_FORWARD_PRE, EVENT_INFERENCE_FORWARD_POST, moment):
-                for micro_batch in micro_batches:
+                for micro_batch in fetched:
                     self._process(micro_batch)
             self.progress.step_done()
 

@@ -1,6 +1,7 @@
 """Inference, assembled."""
 
-from d9d.core.dist_context import DistributedContext
+from torch import nn
+
 from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import SequentialBatchSampler
 from d9d.loop.component.checkpoint import Checkpoint
@@ -8,16 +9,17 @@ from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.data_loader import build_data_loader, count_samples
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
 from d9d.loop.component.progress import ProgressReporter
+from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.source_checkpoint import find_source
+from d9d.loop.component.state_tree import describe_state
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import (
     DatasetProvider,
     InferenceTask,
     InitializeDatasetContext,
+    InitializeDatasetResult,
     ModelProvider,
-    RegisterModelEventsContext,
-    RegisterTaskEventsContext,
 )
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.inference import (
@@ -29,6 +31,7 @@ from d9d.loop.event.catalogue.inference import (
     EventModelStagesReadyContext,
 )
 from d9d.loop.run.inference import Inference
+from d9d.loop.run.start import start_run
 from d9d.loop.state import JobState
 
 
@@ -66,16 +69,15 @@ class InferenceConfigurator:
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
         config = self._config
-        bus = EventBus()
-        self._task.register_events(RegisterTaskEventsContext(event_bus=bus))
-        self._model_provider.register_events(RegisterModelEventsContext(event_bus=bus))
-        dist_context = DistributedContext.start(config.device)
-        random_state = RandomState(dist_context.device)
-        random_state.seed(config.seed)
         source = None if config.source_checkpoint is None else find_source(config.source_checkpoint)
+        bus = EventBus()
+        dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
-
-        data = self._dataset_provider(InitializeDatasetContext(dist_context=dist_context))
+        data = expect_result(
+            self._dataset_provider(InitializeDatasetContext(dist_context=dist_context)),
+            InitializeDatasetResult,
+            self._dataset_provider,
+        )
         num_samples = count_samples(data)
         stepper = Stepper(SequentialBatchSampler.num_steps(num_samples, config.global_batch_size))
         sampler = SequentialBatchSampler(
@@ -86,7 +88,6 @@ class InferenceConfigurator:
         )
         data_loader = build_data_loader(data, sampler, config, dist_context.device)
         bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
-
         model = build_model_stage(self._model_provider, dist_context)
         bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
 
@@ -102,11 +103,14 @@ class InferenceConfigurator:
             ),
             progress=ProgressReporter("infer", config.reporting, stepper),
             source=source,
-            checkpointer=self._build_checkpointer(stepper, random_state, num_samples, source),
+            random_state=random_state,
+            checkpointer=self._build_checkpointer(
+                num_samples, source, stepper=stepper, model=model, random=random_state
+            ),
         )
 
     def _build_checkpointer(
-        self, stepper: Stepper, random_state: RandomState, num_samples: int, source: Checkpoint | None
+        self, num_samples: int, source: Checkpoint | None, *, stepper: Stepper, model: nn.Module, random: RandomState
     ) -> Checkpointer:
         config = self._config
         settings = {
@@ -117,7 +121,10 @@ class InferenceConfigurator:
             "precision": config.precision,
             "num_samples": num_samples,
             # Outputs of two sets of weights must not mix in one run.
-            "source_checkpoint": None if source is None else source.path.name,
+            "source_checkpoint": None if source is None else f"{source.path.name} ({source.manifest()['id']})",
+            **describe_state({"model": model.state_dict()}),
         }
-        state = JobState({"stepper": stepper, "task": self._task, "random": random_state})
+        state = JobState({"stepper": stepper, "task": self._task, "random": random})
+        if config.checkpointing is not None:
+            state.describe()  # state that cannot be kept is refused now, not at the first save
         return Checkpointer(config.checkpointing, stepper=stepper, state=state, settings=settings)

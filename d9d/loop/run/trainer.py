@@ -15,6 +15,8 @@ from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.model_stage import ModelStage
 from d9d.loop.component.progress import ProgressReporter
+from d9d.loop.component.provided import expect_result
+from d9d.loop.component.random_state import RandomState
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
@@ -49,6 +51,7 @@ class Trainer:
         gradient_accumulator: Gathers the gradients of a step.
         gradient_clipper: Bounds them.
         progress: Shows people how far the run is.
+        random_state: The random number generators of the process.
         checkpointer: Saves the state of the job, and gives it back.
     """
 
@@ -64,6 +67,7 @@ class Trainer:
     gradient_accumulator: GradientAccumulator
     gradient_clipper: GradientClipper
     progress: ProgressReporter
+    random_state: RandomState
     checkpointer: Checkpointer
 
     def train(self) -> None:
@@ -73,8 +77,11 @@ class Trainer:
             CheckpointError: If there are checkpoints and none can be gone on from.
         """
         self.checkpointer.resume()
+        self.gradient_accumulator.discard()
         self.model.train()
-        self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
+        # A resumed run triggers this event once more: what its handlers draw must not shift the steps' random numbers.
+        with self.random_state.preserved():
+            self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
         with self.progress:
@@ -87,18 +94,21 @@ class Trainer:
     def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:
         bus = self.event_bus
         with bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, moment):
+            fetched = list(micro_batches)
             with bus.bounded(EVENT_TRAIN_FORWARD_BACKWARD_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST, moment):
-                for micro_batch in micro_batches:
+                for micro_batch in fetched:
                     self.gradient_accumulator.add(self._compute_loss(micro_batch))
             loss = self.gradient_accumulator.finish()
             self.gradient_clipper.clip()
             with bus.bounded(EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST, moment):
                 self.optimizer.step()
             self.optimizer.zero_grad()
+            self.gradient_accumulator.discard()
             self.lr_scheduler.step()
             self.progress.step_done(loss)
 
     def _compute_loss(self, micro_batch: Any) -> ComputeLossResult:
         with self.model_stage.precision():
             batch, outputs = self.model_stage.forward(micro_batch)
-            return self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=self.stepper))
+            result = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=self.stepper))
+        return expect_result(result, ComputeLossResult, self.task.compute_loss)

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from torch import nn
 from torch.utils.data import DataLoader
 
 from d9d.core.dist_context import DistributedContext
-from d9d.core.protocol import Stateful
+from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import ShufflingBatchSampler
 from d9d.loop.component.checkpointer import Checkpointer
@@ -15,18 +16,17 @@ from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
 from d9d.loop.component.progress import ProgressReporter
-from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.provided import expect_result
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     DatasetProvider,
     InitializeDatasetContext,
+    InitializeDatasetResult,
     InitializeLRSchedulerContext,
     InitializeOptimizerContext,
     LRSchedulerProvider,
     ModelProvider,
     OptimizerProvider,
-    RegisterModelEventsContext,
-    RegisterTaskEventsContext,
     TrainTask,
 )
 from d9d.loop.event import EventBus
@@ -42,6 +42,7 @@ from d9d.loop.event.catalogue.train import (
     EventModelStagesReadyContext,
     EventOptimizerReadyContext,
 )
+from d9d.loop.run.start import start_run
 from d9d.loop.run.trainer import Trainer
 from d9d.loop.state import JobState
 
@@ -86,29 +87,15 @@ class TrainingConfigurator:
         """
         config = self._config
         bus = EventBus()
-        self._task.register_events(RegisterTaskEventsContext(event_bus=bus))
-        self._model_provider.register_events(RegisterModelEventsContext(event_bus=bus))
-        dist_context = DistributedContext.start(config.device)
-        random_state = RandomState(dist_context.device)
-        random_state.seed(config.seed)
+        dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
-
         stepper = Stepper(config.total_steps)
         data_loader, num_samples = self._build_data_loader(dist_context, stepper)
         bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
-
         model = build_model_stage(self._model_provider, dist_context)
         bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
-
-        optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, model=model))
-        bus.trigger(EVENT_TRAIN_OPTIMIZER_READY, EventOptimizerReadyContext(optimizer=optimizer))
-
-        lr_scheduler = self._lr_scheduler_provider(
-            InitializeLRSchedulerContext(dist_context=dist_context, optimizer=optimizer, total_steps=config.total_steps)
-        )
-        bus.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext(lr_scheduler=lr_scheduler))
-
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, model)
+        parameters = list(model.parameters())
         return Trainer(
             event_bus=bus,
             stepper=stepper,
@@ -124,6 +111,7 @@ class TrainingConfigurator:
             gradient_accumulator=GradientAccumulator(parameters),
             gradient_clipper=GradientClipper(parameters, config.max_gradient_norm),
             progress=ProgressReporter("train", config.reporting, stepper),
+            random_state=random_state,
             checkpointer=self._build_checkpointer(
                 num_samples,
                 stepper=stepper,
@@ -137,7 +125,11 @@ class TrainingConfigurator:
 
     def _build_data_loader(self, dist_context: DistributedContext, stepper: Stepper) -> tuple[DataLoader[Any], int]:
         config = self._config
-        data = self._dataset_provider(InitializeDatasetContext(dist_context=dist_context))
+        data = expect_result(
+            self._dataset_provider(InitializeDatasetContext(dist_context=dist_context)),
+            InitializeDatasetResult,
+            self._dataset_provider,
+        )
         num_samples = count_samples(data)
         sampler = ShufflingBatchSampler(
             num_samples=num_samples,
@@ -147,6 +139,19 @@ class TrainingConfigurator:
             stepper=stepper,
         )
         return build_data_loader(data, sampler, config, dist_context.device), num_samples
+
+    def _build_optimizer(
+        self, bus: EventBus, dist_context: DistributedContext, model: nn.Module
+    ) -> tuple[OptimizerProtocol, LRSchedulerProtocol]:
+        optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, model=model))
+        bus.trigger(EVENT_TRAIN_OPTIMIZER_READY, EventOptimizerReadyContext(optimizer=optimizer))
+        lr_scheduler = self._lr_scheduler_provider(
+            InitializeLRSchedulerContext(
+                dist_context=dist_context, optimizer=optimizer, total_steps=self._config.total_steps
+            )
+        )
+        bus.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext(lr_scheduler=lr_scheduler))
+        return optimizer, lr_scheduler
 
     def _build_checkpointer(self, num_samples: int, *, stepper: Stepper, **parts: Stateful) -> Checkpointer:
         config = self._config

@@ -1,0 +1,43 @@
+"""How every run starts: who listens, where it runs, and where its random numbers begin."""
+
+from torch import nn
+
+from d9d.core.dist_context import DistributedContext
+from d9d.loop.component.checkpointer import prepare_folder
+from d9d.loop.component.random_state import RandomState
+from d9d.loop.config import ConfigurationError, LoopConfig
+from d9d.loop.control import BaseTask, ModelProvider, RegisterModelEventsContext, RegisterTaskEventsContext
+from d9d.loop.event import EventBus
+
+
+def start_run(
+    bus: EventBus, config: LoopConfig, task: BaseTask, model_provider: ModelProvider
+) -> tuple[DistributedContext, RandomState]:
+    """Have everyone subscribe, and initialise the process.
+
+    Args:
+        bus: The bus of the run, before its first event.
+        config: Names the device, the seed and the folder of checkpoints.
+        task: Subscribes first.
+        model_provider: Subscribes second.
+
+    Returns:
+        The process, and its random number generators, which are seeded.
+
+    Raises:
+        ConfigurationError: If the task cannot be one, or checkpoints could not be written.
+        RuntimeError: If the device is not there.
+    """
+    if isinstance(task, nn.Module):
+        raise ConfigurationError(
+            f"the task, a {type(task).__qualname__}, is a torch module as well, and its weights would be neither moved "
+            "nor trained: put them into the model, or keep the module in an attribute"
+        )
+    if config.checkpointing is not None:
+        prepare_folder(config.checkpointing.folder)
+    task.register_events(RegisterTaskEventsContext(event_bus=bus))
+    model_provider.register_events(RegisterModelEventsContext(event_bus=bus))
+    dist_context = DistributedContext.start(config.device)
+    random_state = RandomState(dist_context.device)
+    random_state.seed(config.seed)
+    return dist_context, random_state
