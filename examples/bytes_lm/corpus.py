@@ -42,8 +42,12 @@ class SourceFile:
 def read_corpus() -> list[SourceFile]:
     """Read all source files of the standard library but its tests, in the order of their names."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    paths = sorted(path for path in root.rglob("*.py") if not _SKIPPED_FOLDERS.intersection(path.parts))
-    files = [SourceFile(path.relative_to(root).as_posix(), path.read_bytes()) for path in paths]
+    paths = (path.relative_to(root) for path in sorted(root.rglob("*.py")))
+    files = [
+        SourceFile(path.as_posix(), (root / path).read_bytes())
+        for path in paths
+        if not _SKIPPED_FOLDERS.intersection(path.parts)
+    ]
     return [file for file in files if file.content]
 
 

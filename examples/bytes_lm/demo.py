@@ -64,7 +64,7 @@ def main() -> None:
         f"""
 What this showed
   catalogue.yaml was compiled into typed events, contexts and API pages (docs/events/).
-  mypy accepted the subscribers of examples/bytes_lm and found {num_refused} dead or wrong handlers in a subscriber
+  mypy accepted the subscribers of examples/bytes_lm and found {num_refused} wrong handlers in a subscriber
   that is wrong on purpose, before anything ran.
   A mixture-of-experts language model trained on Python's standard library, its routing reported through events;
   on held-out files it went from {before:.3f} to {after:.3f} bits per byte.

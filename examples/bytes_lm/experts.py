@@ -28,23 +28,24 @@ class MixtureOfExperts(nn.Module):
     "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", arXiv:2408.15664). The experts themselves are
     those of Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202.
 
-    No step waits for the device: tokens are sorted by expert and multiplied in groups whose bounds stay on the device.
+    Tokens are sorted by expert and multiplied in groups whose bounds stay on the device, so that nothing waits for it:
+    accelerators have such a product for bfloat16, which the experts therefore compute in there.
 
     Args:
         width: How many features a token has.
         hidden_width: How many features an expert has inside.
         num_experts: How many experts there are.
-        num_chosen: How many of them each token goes to.
+        top_k: How many of them each token goes to.
     """
 
     bias: torch.Tensor
     counts: torch.Tensor
     step_counts: torch.Tensor
 
-    def __init__(self, *, width: int, hidden_width: int, num_experts: int, num_chosen: int) -> None:
+    def __init__(self, *, width: int, hidden_width: int, num_experts: int, top_k: int) -> None:
         super().__init__()
         self.num_experts = num_experts
-        self.num_chosen = num_chosen
+        self.top_k = top_k
         self.router = nn.Linear(width, num_experts, bias=False)
         self.gate_and_up = nn.Parameter(torch.empty(num_experts, width, 2 * hidden_width))
         self.down = nn.Parameter(torch.empty(num_experts, hidden_width, width))
@@ -69,21 +70,20 @@ class MixtureOfExperts(nn.Module):
         num_rows.scatter_add_(0, choices.flatten(), torch.ones_like(choices.flatten(), dtype=torch.int32))
         if self.training:
             self.step_counts += num_rows
-        outputs = self._experts(tokens[order // self.num_chosen], num_rows.cumsum(0, dtype=torch.int32))
-        unsorted = outputs[order.argsort()].view(len(tokens), self.num_chosen, -1)
+        outputs = self._experts(tokens[order // self.top_k], num_rows.cumsum(0, dtype=torch.int32))
+        unsorted = outputs[order.argsort()].view(len(tokens), self.top_k, -1)
         return (unsorted * weights.unsqueeze(-1).to(unsorted.dtype)).sum(1).view_as(features)
 
     def _route(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Choose experts: weights and indices, both [num_tokens, num_chosen]."""
+        """Choose experts: weights and indices, both [num_tokens, top_k]."""
         scores = self.router(tokens).float().sigmoid()
-        choices = (scores.detach() + self.bias).topk(self.num_chosen, dim=-1).indices
+        choices = (scores.detach() + self.bias).topk(self.top_k, dim=-1).indices
         chosen = scores.gather(-1, choices)
         return chosen / chosen.sum(-1, keepdim=True), choices
 
     def _experts(self, rows: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
         """Run the experts over rows [num_rows, width], the rows of expert `e` ending at `bounds[e]`."""
-        kind = rows.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+        dtype = rows.dtype if rows.device.type == "cpu" else torch.bfloat16
         gate, up = functional.grouped_mm(rows.to(dtype), self.gate_and_up.to(dtype), offs=bounds).chunk(2, dim=-1)
         return functional.grouped_mm(functional.silu(gate) * up, self.down.to(dtype), offs=bounds)
 

@@ -24,7 +24,7 @@ def configure(preset: Preset, source: Path | None, output: Path, device: str | N
     held_out = HeldOutWindows(read_corpus(), preset.model.context_length)
     return InferenceConfigurator(
         config=InferenceConfig(
-            global_batch_size=preset.global_batch_size,
+            global_batch_size=16,
             precision=preset.precision,
             source_checkpoint=source,
             device=device,

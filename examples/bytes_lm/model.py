@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from corpus import VOCABULARY_SIZE
+from corpus import START_OF_FILE, VOCABULARY_SIZE
 from experts import MixtureOfExperts
 
 
@@ -20,7 +20,7 @@ class ModelConfig:
         num_blocks: How many blocks follow each other.
         num_heads: How many attention heads a block has.
         num_experts: How many experts a block has.
-        num_chosen_experts: How many of them each token goes to.
+        top_k: How many of them each token goes to.
         expert_width: How many features an expert has inside.
     """
 
@@ -29,7 +29,7 @@ class ModelConfig:
     num_blocks: int = 4
     num_heads: int = 4
     num_experts: int = 8
-    num_chosen_experts: int = 2
+    top_k: int = 2
     expert_width: int = 128
 
 
@@ -91,7 +91,7 @@ class Block(nn.Module):
             width=config.width,
             hidden_width=config.expert_width,
             num_experts=config.num_experts,
-            num_chosen=config.num_chosen_experts,
+            top_k=config.top_k,
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -129,10 +129,6 @@ class BytesLM(nn.Module):
         logits: torch.Tensor = self.head(self.norm(self.blocks(self.embedding(tokens))))
         return logits
 
-    def expert_layers(self) -> list[MixtureOfExperts]:
-        """Return the mixture of experts of each block, from the first to the last."""
-        return [module for module in self.modules() if isinstance(module, MixtureOfExperts)]
-
     def _initialize(self) -> None:
         """Draw all matrices with a standard deviation of 0.02, and begin with even predictions.
 
@@ -152,7 +148,7 @@ def continue_text(model: BytesLM, prompt: bytes, num_bytes: int, *, temperature:
 
     Args:
         model: A trained model, in evaluation mode.
-        prompt: At least one byte.
+        prompt: What the text begins with; may be empty.
         num_bytes: How many bytes to add.
         temperature: How far to stray from the likeliest byte.
         seed: Decides where it strays.
@@ -162,9 +158,9 @@ def continue_text(model: BytesLM, prompt: bytes, num_bytes: int, *, temperature:
     """
     device = model.embedding.weight.device
     generator = torch.Generator(device).manual_seed(seed)
-    text = torch.tensor([list(prompt)], device=device)
+    text = torch.tensor([[START_OF_FILE, *prompt]], device=device)
     for _ in range(num_bytes):
         logits = model(text[:, -model.config.context_length :])[:, -1, :256].float()
         following = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
         text = torch.cat([text, following], dim=1)
-    return bytes(text[0].tolist())
+    return bytes(text[0, 1:].tolist())

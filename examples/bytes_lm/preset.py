@@ -46,11 +46,13 @@ PRESETS = {
     ),
     "demo": Preset(
         model=ModelConfig(),
-        total_steps=300,
-        global_batch_size=16,
-        micro_batch_size=8,
-        learning_rate=4e-3,
-        warmup_steps=30,
+        total_steps=700,
+        global_batch_size=8,
+        micro_batch_size=4,
+        learning_rate=8e-3,
+        warmup_steps=20,
+        checkpoint_period_steps=100,
+        report_period_steps=50,
     ),
     "accelerator": Preset(
         model=ModelConfig(

@@ -109,7 +109,7 @@ class BitsPerByteTask(InferenceTask):
     def __init__(self, held_out: HeldOutWindows, output: Path) -> None:
         self._held_out = held_out
         self._output = output
-        self._nats = torch.zeros(len(held_out.files), dtype=torch.float64)
+        self._nats = torch.zeros(len(held_out.files))
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         subscribe_annotated(ctx.event_bus, self)
@@ -122,7 +122,7 @@ class BitsPerByteTask(InferenceTask):
         nats = functional.cross_entropy(
             ctx.outputs.flatten(0, 1).float(), targets.flatten(), ignore_index=HeldOutWindows.IGNORED, reduction="none"
         )
-        self._nats.index_add_(0, ctx.batch["file"], nats.view_as(targets).double().sum(1))
+        self._nats.index_add_(0, ctx.batch["file"], nats.view_as(targets).sum(1))
 
     def state_dict(self) -> dict[str, Any]:
         return {"nats": self._nats}

@@ -6,6 +6,7 @@ python examples/bytes_lm/train.py --preset demo --run-folder runs/bytes_lm
 import argparse
 import logging
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,30 +25,33 @@ from preset import PRESETS, Preset
 from task import BytesLMProvider, LanguageModelTask
 
 
+def provide_dataset(preset: Preset, ctx: InitializeDatasetContext) -> InitializeDatasetResult:
+    return InitializeDatasetResult(dataset=TrainingWindows(read_corpus(), preset.model.context_length))
+
+
+def provide_optimizer(preset: Preset, ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    """Build AdamW, which decays matrices and leaves vectors alone."""
+    matrices = [parameter for parameter in ctx.model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in ctx.model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=preset.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def provide_lr_scheduler(preset: Preset, ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
+    """Let the learning rate rise linearly, then fall along a cosine to a tenth."""
+
+    def factor(step: int) -> float:
+        if step < preset.warmup_steps:
+            return (step + 1) / preset.warmup_steps
+        progress = (step - preset.warmup_steps) / max(1, ctx.total_steps - preset.warmup_steps)
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+
+    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
+    return torch.optim.lr_scheduler.LambdaLR(ctx.optimizer, factor)
+
+
 def configure(preset: Preset, run_folder: Path, device: str | None = None) -> Trainer:
     """Assemble the training of a preset, with its checkpoints below a folder."""
-
-    def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
-        return InitializeDatasetResult(dataset=TrainingWindows(read_corpus(), preset.model.context_length))
-
-    def provide_optimizer(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-        matrices = [parameter for parameter in ctx.model.parameters() if parameter.ndim > 1]
-        vectors = [parameter for parameter in ctx.model.parameters() if parameter.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=preset.learning_rate, betas=(0.9, 0.95), fused=True)
-
-    def provide_lr_scheduler(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-        """Rise linearly, then fall along a cosine to a tenth."""
-
-        def factor(step: int) -> float:
-            if step < preset.warmup_steps:
-                return (step + 1) / preset.warmup_steps
-            progress = (step - preset.warmup_steps) / max(1, ctx.total_steps - preset.warmup_steps)
-            return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
-
-        assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-        return torch.optim.lr_scheduler.LambdaLR(ctx.optimizer, factor)
-
     return TrainingConfigurator(
         config=TrainingConfig(
             total_steps=preset.total_steps,
@@ -62,9 +66,9 @@ def configure(preset: Preset, run_folder: Path, device: str | None = None) -> Tr
         ),
         task=LanguageModelTask(report_period_steps=preset.report_period_steps),
         model_provider=BytesLMProvider(preset.model),
-        dataset_provider=provide_dataset,
-        optimizer_provider=provide_optimizer,
-        lr_scheduler_provider=provide_lr_scheduler,
+        dataset_provider=partial(provide_dataset, preset),
+        optimizer_provider=partial(provide_optimizer, preset),
+        lr_scheduler_provider=partial(provide_lr_scheduler, preset),
     ).configure()
 
 

@@ -73,8 +73,9 @@ def train_by_hand(preset: Preset, folder: Path) -> tuple[list[float], dict[str, 
             losses.append(loss.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        for layer in model.expert_layers():
-            layer.balance_load(0.01)
+        for layer in model.modules():
+            if isinstance(layer, MixtureOfExperts):
+                layer.balance_load(0.01)
         optimizer.zero_grad()
     return losses, model.state_dict()
 
@@ -175,7 +176,7 @@ def test_training_and_held_out_files_are_apart() -> None:
 def test_each_token_gets_the_weighted_outputs_of_the_experts_it_chose() -> None:
     """Sorting tokens by expert and multiplying in groups equals asking each expert in turn."""
     torch.manual_seed(1)
-    layer = MixtureOfExperts(width=16, hidden_width=8, num_experts=4, num_chosen=2)
+    layer = MixtureOfExperts(width=16, hidden_width=8, num_experts=4, top_k=2)
     torch.nn.init.normal_(layer.gate_and_up)
     torch.nn.init.normal_(layer.down)
     features = torch.randn(3, 5, 16)
@@ -217,6 +218,7 @@ def test_a_prompt_is_continued_by_as_many_bytes_as_asked_for() -> None:
     torch.manual_seed(1)
     model = BytesLM(TINY.model).eval()
 
+    assert len(continue_text(model, b"", 3, temperature=1.0, seed=0)) == 3
     texts = [continue_text(model, b"def ", 70, temperature=1.0, seed=seed) for seed in (0, 0, 1)]
 
     assert texts[0] == texts[1] != texts[2]

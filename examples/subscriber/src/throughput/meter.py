@@ -13,6 +13,9 @@ from d9d.loop.event.catalogue.train import (
 
 from throughput.events.throughput import EVENT_THROUGHPUT_MEASURED, EventThroughputContext
 
+_SHORTEST_TIME = 1e-9
+"""In seconds; a coarse clock may tell the same time twice."""
+
 
 class ThroughputMeter:
     """Measures the steps per second of a training run.
@@ -41,7 +44,7 @@ class ThroughputMeter:
         if not ctx.stepper.is_due(self._period_steps):
             return
         now = self._clock()
-        speed = self._num_steps / (now - self._measured_at)
+        speed = self._num_steps / max(now - self._measured_at, _SHORTEST_TIME)
         self._num_steps, self._measured_at = 0, now
         self._bus.trigger(
             EVENT_THROUGHPUT_MEASURED, EventThroughputContext(stepper=ctx.stepper, steps_per_second=speed)
