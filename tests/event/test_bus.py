@@ -208,3 +208,15 @@ def test_a_handler_written_in_c_is_named_like_any_other(bus: EventBus) -> None:
         bus.trigger(EVENT_SAVED, CONTEXT)
 
     assert caught.value.__notes__ == ["while event 'user.saved' was handled by dict.__getitem__"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_what_ends_the_process_names_the_handler_too(bus: EventBus, error: BaseException) -> None:
+    """An interrupt says in which handler it fell."""
+    bus.subscribe(EVENT_SAVED, fail(error))
+
+    with pytest.raises(type(error)) as caught:
+        bus.trigger(EVENT_SAVED, CONTEXT)
+
+    assert caught.value is error
+    assert caught.value.__notes__[0].startswith("while event 'user.saved' was handled by ")

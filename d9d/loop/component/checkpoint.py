@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import pickle
 import platform
 import secrets
 import shutil
@@ -23,6 +24,7 @@ FORMAT = 1
 _MANIFEST = "checkpoint.json"
 _OUTLINE = "state.json"
 _MANIFEST_FIELDS = {"format": int, "id": str, "num_steps": int, "files": dict, "settings": dict}
+_READ_ERRORS = (OSError, ValueError, LookupError, TypeError, RuntimeError, pickle.PickleError, CheckpointException)
 _PREFIX = "step-"
 # Folders of this prefix are on their way in or out; they belong to no checkpoint and may be removed at any time.
 _TRANSIENT_PREFIX = ".transient-"
@@ -163,9 +165,9 @@ class Checkpoint:
         """
         try:
             return self._read(parts)
-        except (OSError, ValueError, LookupError, TypeError, RuntimeError, CheckpointException) as error:
+        except _READ_ERRORS as error:
             raise CheckpointError(
-                f"{self.path} has all of its files, and they cannot be read ({type(error).__qualname__}: {error}): "
+                f"{self.path} has all of its files, and one of them is damaged ({type(error).__qualname__}): "
                 "remove it to go back to the checkpoint before it"
             ) from error
 

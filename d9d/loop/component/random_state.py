@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+# Device types without a generator beside torch's own: on the CPU it is that one, and meta tensors hold no numbers.
+_WITHOUT_GENERATOR = frozenset({"cpu", "meta"})
+
 
 class RandomState:
     """Seeds the global generators of torch, of the device, of Python and of numpy, and carries them over a restart.
@@ -45,7 +48,7 @@ class RandomState:
             "torch": torch.get_rng_state(),
             "python": {"version": version, "internal": torch.tensor(internal), "gauss_next": gauss_next},
         }
-        if self._device.type != "cpu":
+        if self._device.type not in _WITHOUT_GENERATOR:
             state["device"] = torch.get_device_module(self._device).get_rng_state()
         if "numpy" in sys.modules:
             name, key, *rest = sys.modules["numpy"].random.get_state()
@@ -61,7 +64,7 @@ class RandomState:
         torch.set_rng_state(state_dict["torch"])
         python = state_dict["python"]
         random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss_next"]))
-        if "device" in state_dict and self._device.type != "cpu":
+        if "device" in state_dict and self._device.type not in _WITHOUT_GENERATOR:
             torch.get_device_module(self._device).set_rng_state(state_dict["device"])
         if "numpy" in state_dict:
             numpy = state_dict["numpy"]

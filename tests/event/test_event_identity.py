@@ -1,0 +1,42 @@
+"""An event is one object, wherever it goes."""
+
+import copy
+import pickle
+
+import pytest
+
+from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+
+EVENT_ASKED = Event[str](id="user.asked")
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_copied_event_is_the_event(duplicate: object) -> None:
+    """So that an object which holds one can be copied and still hears the same moment."""
+    assert callable(duplicate)
+    assert duplicate(EVENT_ASKED) is EVENT_ASKED
+    assert duplicate([EVENT_ASKED])[0] is EVENT_ASKED
+
+
+def test_a_pickled_event_would_be_another_one_and_is_refused() -> None:
+    """The message says what to do instead."""
+    with pytest.raises(TypeError, match=r"event 'user\.asked' is compared by identity.*import it instead"):
+        pickle.dumps(EVENT_ASKED)
+
+
+def test_an_alias_in_a_class_body_is_the_same_handler() -> None:
+    """It runs once, as it would under one name."""
+    heard: list[str] = []
+
+    class Listener:
+        @subscribe(EVENT_ASKED)
+        def on_asked(self, question: str) -> None:
+            heard.append(question)
+
+        onAsked = on_asked  # noqa: N815 -- another house's spelling
+
+    bus = EventBus()
+    subscribe_annotated(bus, Listener())
+    bus.trigger(EVENT_ASKED, "why?")
+
+    assert heard == ["why?"]
