@@ -1,0 +1,70 @@
+"""The context of a process says where it runs."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from d9d.core.dist_context import DistributedContext
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget a launcher that may have started the tests themselves."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def test_a_process_alone_is_the_main_process() -> None:
+    """It has rank 0 of 1."""
+    context = DistributedContext.start("cpu")
+
+    assert (context.rank, context.world_size) == (0, 1)
+    assert context.is_main_process
+    assert context.device == torch.device("cpu")
+
+
+def test_a_process_of_another_rank_is_not() -> None:
+    """One speaks for all."""
+    assert not DistributedContext(device=torch.device("cpu"), rank=1, world_size=2).is_main_process
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
+def test_without_an_accelerator_the_cpu_is_chosen() -> None:
+    """Nothing needs to be said."""
+    assert DistributedContext.start().device == torch.device("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="this machine has no accelerator")
+def test_an_accelerator_is_chosen_by_itself() -> None:
+    """Where there is one, with its index."""
+    device = DistributedContext.start().device
+    accelerator = torch.accelerator.current_accelerator()
+
+    assert accelerator is not None
+    assert device.type == accelerator.type
+    assert device.index == torch.accelerator.current_device_index()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus", ""])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    """The error quotes what was asked for."""
+    with pytest.raises(RuntimeError, match=f"device={device!r} cannot be used on this machine"):
+        DistributedContext.start(device)
+
+
+@pytest.mark.parametrize("world_size", ["2", "64"])
+def test_several_processes_are_refused(world_size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says how to start one."""
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+
+    with pytest.raises(RuntimeError, match=f"WORLD_SIZE is {world_size}.*torchrun --nproc-per-node 1"):
+        DistributedContext.start("cpu")
+
+
+def test_a_context_does_not_change() -> None:
+    """What was true at the start stays true."""
+    context, field = DistributedContext.start("cpu"), "rank"
+
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(context, field, 1)

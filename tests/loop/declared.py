@@ -1,0 +1,54 @@
+"""What `catalogue.yaml` declares of a run, and what a run shows of it."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from d9d.loop.event import Event, EventBus
+from d9d_codegen.lifecycle import Lifecycle
+from d9d_codegen.lint import examine
+from d9d_codegen.model import Module
+
+CATALOGUE = Path(__file__).parents[2] / "catalogue.yaml"
+
+
+def declared_module(name: str) -> Module:
+    """Read one module of the catalogue."""
+    return next(module for module in examine(CATALOGUE).modules if module.name == name)
+
+
+def declared_ids(name: str) -> list[str]:
+    """Return the ids of the events of a module, in the order of the catalogue."""
+    return [str(event.id) for event in declared_module(name).events]
+
+
+def declared_run(name: str, *, num_steps: int) -> list[str]:
+    """Return the ids that a whole run triggers, in order: each phase once, those that repeat once a step."""
+    module = declared_module(name)
+    phases = [
+        [str(event.id) for event in module.events if event.phase == phase.name] * (num_steps if phase.repeats else 1)
+        for phase in module.phases
+    ]
+    return list(itertools.chain.from_iterable(phases))
+
+
+def violation(name: str, ids: list[str], *, complete: bool) -> str | None:
+    """Say where a run leaves the lifecycle that the catalogue declares."""
+    return Lifecycle.of(declared_module(name)).first_violation(ids, complete=complete)
+
+
+def events_of(module: ModuleType) -> list[Event[Any]]:
+    """Return all events that a generated module offers."""
+    return [event for name in module.__all__ if isinstance(event := getattr(module, name), Event)]
+
+
+def record(bus: EventBus, module: ModuleType, trace: list[str]) -> None:
+    """Note the id of each event of a module whenever it is triggered."""
+    for event in events_of(module):
+        bus.subscribe(event, _noting(event.id, trace))
+
+
+def _noting(event_id: str, trace: list[str]) -> Callable[[object], None]:
+    return lambda ctx: trace.append(event_id)

@@ -1,0 +1,249 @@
+"""Checkpoints appear whole or not at all, and damaged ones are never loaded silently."""
+
+import json
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from d9d.loop.component.checkpoint import Checkpoint, CheckpointError
+from d9d.loop.config import CheckpointingConfig
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE
+
+from .toy_job import configure_training, same_tensors, steps_saved, training_config, weights_of
+
+
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """Have each write beyond a size fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def every_step_of(trainer_config: CheckpointingConfig) -> list[int]:
+    """Train three steps, and return which of them ran."""
+    steps: list[int] = []
+    trainer = configure_training(training_config(trainer_config))
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, lambda ctx: steps.append(ctx.stepper.current_step))
+    trainer.train()
+    return steps
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b" ")
+
+
+def garble(path: Path) -> None:
+    path.write_text("{")
+
+
+def make_list(path: Path) -> None:
+    path.write_text("[]")
+
+
+def future_format(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+
+
+DAMAGES = [
+    pytest.param("checkpoint.json", Path.unlink, "its checkpoint.json cannot be read", id="no-manifest"),
+    pytest.param("checkpoint.json", garble, "its checkpoint.json cannot be read", id="garbled-manifest"),
+    pytest.param("checkpoint.json", make_list, "its checkpoint.json cannot be read", id="manifest-of-something-else"),
+    pytest.param("checkpoint.json", future_format, "it has format 2, and this version of d9d reads", id="format"),
+    pytest.param("state.json", Path.unlink, "its file state.json is missing", id="no-outline"),
+    pytest.param("state.json", truncate, "its file state.json has ", id="short-outline"),
+    pytest.param(".metadata", Path.unlink, "its file .metadata is missing", id="no-metadata"),
+    pytest.param("__0_0.distcp", Path.unlink, "its file __0_0.distcp is missing", id="no-tensors"),
+    pytest.param("__0_0.distcp", truncate, "its file __0_0.distcp has ", id="short-tensors"),
+    pytest.param("__0_0.distcp", lengthen, "its file __0_0.distcp has ", id="long-tensors"),
+]
+
+
+def test_a_checkpoint_holds_what_its_manifest_says(every_step: CheckpointingConfig) -> None:
+    """People can read how far it is, what it belongs to and what made it."""
+    every_step_of(every_step)
+    checkpoint = Checkpoint(every_step.folder / "step-2")
+    manifest = checkpoint.manifest()
+
+    assert checkpoint.num_steps == manifest["num_steps"] == 2
+    assert set(manifest["files"]) | {"checkpoint.json"} == {path.name for path in checkpoint.path.iterdir()}
+    assert set(manifest["versions"]) == {"d9d", "torch", "python"}
+    assert manifest["settings"]["seed"] == 0
+    assert checkpoint.defect() is None
+
+
+def test_the_outline_of_the_state_is_plain_json(every_step: CheckpointingConfig) -> None:
+    """Nothing in it is pickled; tensors lie beside it."""
+    every_step_of(every_step)
+
+    outline = json.loads((every_step.folder / "step-1" / "state.json").read_text())
+
+    assert [name for name, _ in outline["dict"]] == [
+        "stepper",
+        "model",
+        "optimizer",
+        "lr_scheduler",
+        "task",
+        "random",
+    ]
+
+
+def test_a_part_of_the_state_can_be_read_alone(every_step: CheckpointingConfig) -> None:
+    """Weights need not be read together with the optimizer's moments."""
+    trainer = configure_training(training_config(every_step))
+    trainer.train()
+
+    state = Checkpoint(every_step.folder / "step-3").read("model")
+
+    assert set(state) == {"model"}
+    assert same_tensors(state["model"], weights_of(trainer.model))
+
+
+def test_a_period_and_the_end_are_saved(every_step: CheckpointingConfig) -> None:
+    """Each second step of five is saved, and the last one."""
+    checkpointing = every_step.model_copy(update={"period_steps": 2})
+    configure_training(training_config(checkpointing, total_steps=5)).train()
+
+    assert steps_saved(every_step.folder) == [2, 4, 5]
+
+
+@pytest.mark.parametrize("num_to_keep", [1, 2, 3])
+def test_only_the_newest_checkpoints_are_kept(num_to_keep: int, every_step: CheckpointingConfig) -> None:
+    """Older ones are removed as newer ones appear."""
+    checkpointing = every_step.model_copy(update={"num_to_keep": num_to_keep})
+    seen: list[list[int]] = []
+    trainer = configure_training(training_config(checkpointing, total_steps=5))
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, lambda ctx: seen.append(steps_saved(checkpointing.folder)))
+    trainer.train()
+
+    assert [*seen, steps_saved(checkpointing.folder)] == [
+        list(range(max(1, step - num_to_keep + 1), step + 1)) for step in range(6)
+    ]
+
+
+def test_nothing_is_written_where_nothing_shall_be_saved(tmp_path: Path) -> None:
+    """Without settings for checkpoints no file appears."""
+    configure_training(training_config()).train()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100, 3000, 8000])
+def test_a_save_that_fails_leaves_no_checkpoint(num_bytes: int, every_step: CheckpointingConfig) -> None:
+    """On a full disk the older checkpoint stays the newest, and with room again the run goes on from it."""
+    trainer = configure_training(training_config(every_step))
+
+    with pytest.raises(BaseException, match="File too large"), largest_file(num_bytes):
+        trainer.train()
+
+    assert steps_saved(every_step.folder) == []
+    assert every_step_of(every_step) == [0, 1, 2]
+    assert not list(every_step.folder.glob(".transient-*"))
+
+
+@pytest.mark.parametrize("name", [".transient-step-3", ".transient-removed-step-1", ".transient-step-1"])
+def test_what_killed_processes_left_is_removed(name: str, every_step: CheckpointingConfig) -> None:
+    """Neither halves of checkpoints nor surplus ones stay for ever, and none of them is loaded."""
+    leftover = every_step.folder / name
+    leftover.mkdir(parents=True)
+    (leftover / "checkpoint.json").write_text("{}")
+
+    assert every_step_of(every_step) == [0, 1, 2]
+    assert sorted(path.name for path in every_step.folder.iterdir()) == ["step-1", "step-2", "step-3"]
+
+
+def test_a_finished_run_removes_what_killed_processes_left(every_step: CheckpointingConfig) -> None:
+    """A process that was killed after its last save has left it to the next one, which saves nothing."""
+    every_step_of(every_step)
+    shutil.copytree(every_step.folder / "step-3", every_step.folder / ".transient-removed-step-0")
+
+    assert every_step_of(every_step.model_copy(update={"num_to_keep": 2})) == []
+    assert sorted(path.name for path in every_step.folder.iterdir()) == ["step-2", "step-3"]
+
+
+@pytest.mark.parametrize(("name", "damage", "defect"), DAMAGES)
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
+    name: str,
+    damage: Callable[[Path], None],
+    defect: str,
+    every_step: CheckpointingConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The run goes on from the older one, says so, and ends as it would have."""
+    first = configure_training(training_config(every_step))
+    first.train()
+    damage(every_step.folder / "step-3" / name)
+
+    again = configure_training(training_config(every_step))
+    again.train()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    assert len(warnings) == 1
+    assert f"step-3 is incomplete: {defect}" in warnings[0]
+    assert warnings[0].endswith(f"going back to {every_step.folder / 'step-2'}")
+    assert same_tensors(weights_of(again.model), weights_of(first.model))
+    assert Checkpoint(every_step.folder / "step-3").defect() is None
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_stops(every_step: CheckpointingConfig) -> None:
+    """It does not begin anew over them: it names each, with what is wrong with it."""
+    every_step_of(every_step)
+    for step in (1, 2, 3):
+        (every_step.folder / f"step-{step}" / "state.json").unlink()
+    files = sorted(every_step.folder.rglob("*"))
+
+    with pytest.raises(CheckpointError) as caught:
+        every_step_of(every_step)
+    message = str(caught.value)
+
+    assert message.startswith("no checkpoint can be loaded:")
+    for step in (1, 2, 3):
+        assert f"{every_step.folder / f'step-{step}'} is incomplete: its file state.json is missing" in message
+    assert message.endswith("Restore one, or remove them to begin anew.")
+    assert sorted(every_step.folder.rglob("*")) == files
+
+
+def test_damaged_checkpoints_do_not_count_among_those_kept(every_step: CheckpointingConfig) -> None:
+    """Keeping the newest N means N that can be loaded."""
+    every_step_of(every_step)
+    (every_step.folder / "step-3" / "state.json").unlink()
+
+    every_step_of(every_step.model_copy(update={"num_to_keep": 2}))
+
+    assert [Checkpoint(every_step.folder / f"step-{step}").defect() for step in (2, 3)] == [None, None]
+
+
+def test_a_folder_of_another_name_is_no_checkpoint(every_step: CheckpointingConfig) -> None:
+    """What people put beside checkpoints is left alone."""
+    for name in ("step-old", "notes", "step-"):
+        (every_step.folder / name).mkdir(parents=True)
+
+    assert every_step_of(every_step) == [0, 1, 2]
+    assert sorted(path.name for path in every_step.folder.iterdir()) == [
+        "notes",
+        "step-",
+        "step-1",
+        "step-2",
+        "step-3",
+        "step-old",
+    ]
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
+    """Ten comes after nine."""
+    for step in (9, 10, 100):
+        Checkpoint.write(tmp_path, step, {"value": torch.tensor(step)}, {})
+
+    assert [checkpoint.num_steps for checkpoint in Checkpoint.list_in(tmp_path)] == [100, 10, 9]

@@ -1,0 +1,194 @@
+"""A checkpoint of other settings stops the run, in words that name what differs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.loop.component.checkpoint import CheckpointError
+from d9d.loop.component.state_tree import StateError
+from d9d.loop.config import CheckpointingConfig
+from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
+
+from .toy_job import (
+    ToyDataset,
+    ToyInferenceTask,
+    ToyModelProvider,
+    ToyTask,
+    configure_inference,
+    configure_training,
+    inference_config,
+    same_tensors,
+    steps_saved,
+    training_config,
+    weights_of,
+)
+
+
+def adamw(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    return torch.optim.AdamW(ctx.model.parameters(), lr=0.25, fused=True)
+
+
+def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    return torch.optim.SGD(ctx.model.parameters(), lr=0.25)
+
+
+def exponential(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
+    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
+    return torch.optim.lr_scheduler.ExponentialLR(ctx.optimizer, gamma=0.5)
+
+
+DIFFERENCES = [
+    pytest.param({"seed": 7}, {}, "seed is 7 here and 0 in the checkpoint", id="seed"),
+    pytest.param({"total_steps": 9}, {}, "total_steps is 9 here and 3 in the checkpoint", id="total-steps"),
+    pytest.param({"global_batch_size": 6}, {}, "global_batch_size is 6 here and 4 in", id="global-batch-size"),
+    pytest.param({"micro_batch_size": 4}, {}, "micro_batch_size is 4 here and 2 in", id="micro-batch-size"),
+    pytest.param({"micro_batch_size": None}, {}, "micro_batch_size is 4 here and 2 in", id="no-micro-batches"),
+    pytest.param({"max_gradient_norm": None}, {}, "max_gradient_norm is None here and 1.0 in", id="clipping"),
+    pytest.param({"precision": "bf16-autocast"}, {}, "precision is 'bf16-autocast' here and 'fp32' in", id="precision"),
+    pytest.param({}, {"dataset": ToyDataset(13)}, "num_samples is 13 here and 12 in the checkpoint", id="data"),
+    pytest.param(
+        {},
+        {"model_provider": ToyModelProvider(num_hidden=5)},
+        "model/0.weight is 'float32[5, 3]' here and 'float32[4, 3]' in the checkpoint",
+        id="model",
+    ),
+    pytest.param(
+        {}, {"optimizer_provider": adamw}, "optimizer/param_groups/0/lr is 0.25 here and 0.001 in", id="learning-rate"
+    ),
+    pytest.param(
+        {},
+        {"optimizer_provider": sgd},
+        "optimizer/param_groups/0/momentum is 0 here and 'absent' in the checkpoint",
+        id="optimizer",
+    ),
+    pytest.param(
+        {}, {"lr_scheduler_provider": exponential}, "lr_scheduler/gamma is 0.5 here and 'absent' in", id="scheduler"
+    ),
+]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Read all files below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("settings", "parts", "difference"), DIFFERENCES)
+def test_training_does_not_go_on_from_other_settings(
+    settings: dict[str, Any], parts: dict[str, Any], difference: str, every_step: CheckpointingConfig
+) -> None:
+    """The error names the setting with both values and the way out; files and weights stay as they are."""
+    configure_training(training_config(every_step)).train()
+    files = contents(every_step.folder)
+    other = configure_training(training_config(every_step, **settings), **parts)
+    initial = weights_of(other.model)
+
+    with pytest.raises(CheckpointError) as caught:
+        other.train()
+    message = str(caught.value)
+
+    assert message.startswith(f"{every_step.folder / 'step-3'} belongs to a job of other settings:\n  ")
+    assert difference in message
+    assert message.endswith(
+        "Restore these settings to go on from it, or name another checkpointing.folder to begin anew."
+    )
+    assert contents(every_step.folder) == files
+    assert same_tensors(initial, weights_of(other.model))
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_samples", "difference"),
+    [
+        ({"seed": 7}, 12, "seed is 7 here and 0 in the checkpoint"),
+        ({"global_batch_size": 6}, 12, "global_batch_size is 6 here and 4 in the checkpoint"),
+        ({"micro_batch_size": 4}, 12, "micro_batch_size is 4 here and 2 in the checkpoint"),
+        ({"precision": "bf16-autocast"}, 12, "precision is 'bf16-autocast' here and 'fp32' in the checkpoint"),
+        ({}, 13, "num_samples is 13 here and 12 in the checkpoint"),
+    ],
+)
+def test_inference_does_not_go_on_from_other_settings(
+    settings: dict[str, Any], num_samples: int, difference: str, every_step: CheckpointingConfig
+) -> None:
+    """What was inferred under other settings is not mixed with what is to come."""
+    configure_inference(inference_config(every_step)).infer()
+    files = contents(every_step.folder)
+    other = configure_inference(inference_config(every_step, **settings), dataset=ToyDataset(num_samples))
+
+    with pytest.raises(CheckpointError) as caught:
+        other.infer()
+    assert difference in str(caught.value)
+    assert contents(every_step.folder) == files
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data_loading": {"num_workers": 1}},
+        {"reporting": {"progress_bar": False, "period_steps": 1}},
+    ],
+)
+def test_settings_that_decide_no_number_may_change(settings: dict[str, Any], every_step: CheckpointingConfig) -> None:
+    """How samples are read and what people see is not part of the job."""
+    configure_training(training_config(every_step)).train()
+
+    again = configure_training(training_config(every_step, **settings))
+    again.train()
+
+    assert again.stepper.is_finished
+    assert steps_saved(every_step.folder) == [1, 2, 3]
+
+
+def test_how_often_is_saved_may_change(every_step: CheckpointingConfig) -> None:
+    """Neither the period nor how many are kept is part of the job."""
+    configure_training(training_config(every_step)).train()
+
+    configure_training(training_config(every_step.model_copy(update={"period_steps": 5, "num_to_keep": 1}))).train()
+
+    assert steps_saved(every_step.folder) == [3]
+
+
+def test_many_differences_are_counted_after_the_first_ten(every_step: CheckpointingConfig) -> None:
+    """The message stays readable."""
+    configure_training(training_config(every_step)).train()
+    other = configure_training(
+        training_config(every_step, seed=1, total_steps=9, max_gradient_norm=None),
+        model_provider=ToyModelProvider(num_hidden=5),
+        optimizer_provider=sgd,
+        lr_scheduler_provider=exponential,
+    )
+
+    with pytest.raises(CheckpointError) as caught:
+        other.train()
+    lines = str(caught.value).splitlines()
+
+    assert len(lines) == 1 + 10 + 1 + 1
+    assert lines[11].startswith("  … and ")
+
+
+class UnkeepableTask(ToyTask):
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": [1, {2, 3}]}
+
+
+class UnkeepableInferenceTask(ToyInferenceTask):
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": [1, {2, 3}]}
+
+
+def test_state_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
+    """Not after hours, at the first save: the error names the path and the type."""
+    with pytest.raises(StateError, match=r"'task/seen/1' is a set, which a checkpoint cannot keep"):
+        configure_training(training_config(every_step), task=UnkeepableTask())
+
+
+def test_state_of_inference_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
+    """The same holds for inference."""
+    with pytest.raises(StateError, match=r"'task/seen/1' is a set, which a checkpoint cannot keep"):
+        configure_inference(inference_config(every_step), task=UnkeepableInferenceTask())
+
+
+def test_state_that_is_never_saved_may_hold_anything() -> None:
+    """Without checkpoints no one asks for it."""
+    configure_training(training_config(), task=UnkeepableTask()).train()

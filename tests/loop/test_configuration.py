@@ -1,0 +1,220 @@
+"""A configuration that cannot work is refused before the model is built, in words that name the field."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from d9d.loop.config import (
+    CheckpointingConfig,
+    ConfigurationError,
+    DataLoadingConfig,
+    InferenceConfig,
+    LoopConfig,
+    ReportingConfig,
+    TrainingConfig,
+)
+
+from .toy_job import (
+    QUIET,
+    ToyDataset,
+    ToyModelProvider,
+    configure_inference,
+    configure_training,
+    inference_config,
+    training_config,
+)
+
+REFUSED = [
+    pytest.param(
+        {"micro_batch_size": 3},
+        "global_batch_size=4 cannot be cut into micro-batches of micro_batch_size=3: make the first a multiple of",
+        id="batches-that-do-not-divide",
+    ),
+    pytest.param({"micro_batch_size": 8}, "micro_batch_size=8", id="micro-batch-larger-than-the-step"),
+    pytest.param({"global_batch_size": 0}, "global_batch_size\n  Input should be greater than 0", id="no-batch"),
+    pytest.param({"micro_batch_size": 0}, "micro_batch_size\n  Input should be greater than 0", id="no-micro-batch"),
+    pytest.param({"seed": -1}, "seed\n  Input should be greater than or equal to 0", id="negative-seed"),
+    pytest.param({"precision": "fp8"}, "precision\n  Input should be 'fp32' or 'bf16-autocast'", id="precision"),
+    pytest.param(
+        {"microbatch_size": 2},
+        "Config has no field 'microbatch_size'; did you mean 'micro_batch_size'?",
+        id="misspelt",
+    ),
+    pytest.param({"entirely_unlike": 2}, "entirely_unlike\n  Extra inputs are not permitted", id="unknown"),
+    pytest.param({"data_loading": {"num_workers": -1}}, "data_loading.num_workers\n  Input should be", id="workers"),
+    pytest.param(
+        {"data_loading": {"workers": 1}},
+        "DataLoadingConfig has no field 'workers'; did you mean 'num_workers'?",
+        id="misspelt-inside",
+    ),
+    pytest.param(
+        {"checkpointing": {"folder": "checkpoints", "period_steps": 0}},
+        "checkpointing.period_steps\n  Input should be greater than 0",
+        id="no-period",
+    ),
+    pytest.param(
+        {"checkpointing": {"folder": "checkpoints", "num_to_keep": 0}},
+        "checkpointing.num_to_keep\n  Input should be greater than 0",
+        id="keep-none",
+    ),
+    pytest.param({"checkpointing": {}}, "checkpointing.folder\n  Field required", id="no-folder"),
+    pytest.param({"reporting": {"period_steps": 0}}, "reporting.period_steps\n  Input should be", id="no-reports"),
+]
+REFUSED_IN_TRAINING = [
+    pytest.param({"total_steps": 0}, "total_steps\n  Input should be greater than 0", id="no-step"),
+    pytest.param({"total_steps": -3}, "total_steps\n  Input should be greater than 0", id="negative-steps"),
+    pytest.param({"total_steps": 1.5}, "total_steps\n  Input should be a valid integer", id="half-a-step"),
+    pytest.param({"max_gradient_norm": 0}, "max_gradient_norm\n  Input should be greater than 0", id="no-norm"),
+    pytest.param({"max_gradient_norm": -1.0}, "max_gradient_norm\n  Input should be greater than 0", id="norm"),
+    pytest.param({"total_step": 3}, "TrainingConfig has no field 'total_step'; did you mean 'total_steps'?", id="name"),
+    pytest.param({"source_checkpoint": "x"}, "Config has no field 'source_checkpoint'", id="of-inference"),
+]
+
+
+class EndlessDataset(Dataset[dict[str, torch.Tensor]]):
+    """Has samples, and does not say how many."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {}
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED)
+@pytest.mark.parametrize("make", [training_config, inference_config])
+def test_settings_that_cannot_work_are_refused(make: Any, settings: dict[str, Any], message: str) -> None:
+    """In training and in inference the error names the field, as the settings are made."""
+    with pytest.raises(ValueError, match="validation error") as caught:
+        make(**settings)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED_IN_TRAINING)
+def test_settings_of_training_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
+    """The same holds for what only training has."""
+    with pytest.raises(ValueError, match="validation error") as caught:
+        training_config(**settings)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["total_steps", "global_batch_size"])
+def test_what_only_the_user_knows_is_asked_for(missing: str) -> None:
+    """There is no default for the length of the run and the size of a step."""
+    settings = {"total_steps": 1, "global_batch_size": 1}
+    del settings[missing]
+
+    with pytest.raises(ValueError, match=f"{missing}\n  Field required"):
+        TrainingConfig.model_validate(settings)
+
+
+def test_all_else_has_a_default() -> None:
+    """Two numbers make a training run, and one makes an inference run."""
+    assert TrainingConfig(total_steps=1, global_batch_size=1).num_micro_batches == 1
+    assert InferenceConfig(global_batch_size=1).checkpointing is None
+
+
+def test_settings_do_not_change() -> None:
+    """What was checked stays as it was."""
+    config, field = training_config(), "seed"
+
+    with pytest.raises(ValueError, match="Instance is frozen"):
+        setattr(config, field, 1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LoopConfig, TrainingConfig, InferenceConfig, CheckpointingConfig, ReportingConfig, DataLoadingConfig],
+)
+def test_each_setting_says_what_it_means(config: type[LoopConfig]) -> None:
+    """The description that tools show is the docstring below the field."""
+    assert [name for name, field in config.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (ToyDataset(0), "the dataset of the dataset_provider, a ToyDataset, has no samples"),
+        (
+            EndlessDataset(),
+            "the dataset of the dataset_provider, a EndlessDataset, has no length and no index: define __len__",
+        ),
+    ],
+    ids=["no-samples", "no-length"],
+)
+def test_data_that_no_loop_can_run_on_is_refused(dataset: Dataset[Any], message: str) -> None:
+    """The model is not built, neither for training nor for inference."""
+    provider = ToyModelProvider()
+
+    with pytest.raises(ConfigurationError) as caught:
+        configure_training(training_config(), model_provider=provider, dataset=dataset)
+    assert message in str(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        configure_inference(inference_config(), model_provider=provider, dataset=dataset)
+    assert message in str(caught.value)
+    assert provider.num_built == 0
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus", "xpu"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    """The error names the setting, and the model is not built."""
+    provider = ToyModelProvider()
+
+    with pytest.raises(RuntimeError, match=f"device='{device}' cannot be used on this machine"):
+        configure_training(training_config(device=device), model_provider=provider)
+    with pytest.raises(RuntimeError, match=f"device='{device}' cannot be used on this machine"):
+        configure_inference(inference_config(device=device), model_provider=provider)
+    assert provider.num_built == 0
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would write each other's checkpoints; the model is not built."""
+    provider = ToyModelProvider()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    with pytest.raises(RuntimeError, match="WORLD_SIZE is 2, and the loops run in one process"):
+        configure_training(training_config(), model_provider=provider)
+    with pytest.raises(RuntimeError, match="WORLD_SIZE is 2, and the loops run in one process"):
+        configure_inference(inference_config(), model_provider=provider)
+    assert provider.num_built == 0
+
+
+def test_a_launcher_of_one_process_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sets the variable, too."""
+    monkeypatch.setenv("WORLD_SIZE", "1")
+
+    configure_training(training_config()).train()
+
+
+def test_a_default_run_reports_and_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where there is no terminal, lines are logged: every tenth step, and the last, with its loss."""
+    caplog.set_level("INFO", logger="d9d")
+    config = TrainingConfig(total_steps=12, global_batch_size=2, device="cpu")
+
+    configure_training(config).train()
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("d9d.")]
+
+    assert [line.split(":")[1] for line in lines] == [" step 10 of 12", " step 12 of 12"]
+    assert all("loss " in line and "steps/s" in line for line in lines)
+
+
+def test_a_progress_bar_is_drawn_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """It counts the steps and shows the loss of those in which a report is due."""
+    reporting = ReportingConfig(progress_bar=True, period_steps=1)
+
+    configure_training(training_config(reporting=reporting)).train()
+    bar = capsys.readouterr().err
+
+    assert "train" in bar
+    assert "3/3" in bar
+    assert "loss=" in bar
+
+
+def test_a_quiet_run_says_nothing(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a bar nor a line."""
+    caplog.set_level("INFO", logger="d9d")
+
+    configure_training(training_config(reporting=QUIET)).train()
+
+    assert capsys.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.name.startswith("d9d.")] == []

@@ -1,0 +1,212 @@
+"""The micro-batches of a step add up to the gradients of its weighted mean loss."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from d9d.core.protocol import OptimizerProtocol
+from d9d.loop.component.gradient_accumulator import GradientAccumulator
+from d9d.loop.component.gradient_clipper import GradientClipper
+from d9d.loop.control import (
+    ComputeLossContext,
+    ComputeLossResult,
+    InitializeModelStageContext,
+    InitializeModelStageResult,
+    InitializeOptimizerContext,
+    TrainTask,
+)
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_OPTIMIZER_STEP_PRE
+
+from .toy_job import ToyModelProvider, ToyTask, configure_training, training_config, weights_of
+
+
+def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    """Build plain gradient descent."""
+    return torch.optim.SGD(ctx.model.parameters(), lr=0.1)
+
+
+class WithoutDropout(ToyModelProvider):
+    """Brings the toy model without what depends on how a batch is cut."""
+
+    def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+        hidden, _, last = super().initialize_model_stage(ctx).model.children()
+        return InitializeModelStageResult(model=nn.Sequential(hidden, last))
+
+
+class UnevenTask(ToyTask):
+    """Counts only samples with a positive target, so that micro-batches weigh differently."""
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        counts = (ctx.batch["target"] > 0).float()
+        errors = (ctx.outputs - ctx.batch["target"]).square() * counts
+        return ComputeLossResult(loss=errors.sum() / counts.sum().clamp(min=1), loss_weight=counts.sum())
+
+
+class SampleCountingTask(ToyTask):
+    """Weighs by the number of samples, as a plain number."""
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        return ComputeLossResult(loss=super().compute_loss(ctx).loss, loss_weight=len(ctx.outputs))
+
+
+class WorthlessTask(ToyTask):
+    """Lets nothing count."""
+
+    def __init__(self, weight: torch.Tensor | float) -> None:
+        super().__init__()
+        self._weight = weight
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        return ComputeLossResult(loss=super().compute_loss(ctx).loss, loss_weight=self._weight)
+
+
+def trained(task: TrainTask, **settings: Any) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Train three steps without clipping, and return the weights and the norms of the gradients."""
+    trainer = configure_training(
+        training_config(max_gradient_norm=None, **settings),
+        task=task,
+        model_provider=WithoutDropout(),
+        optimizer_provider=sgd,
+    )
+    norms: list[float] = []
+    trainer.event_bus.subscribe(
+        EVENT_TRAIN_OPTIMIZER_STEP_PRE,
+        lambda ctx: norms.append(
+            float(nn.utils.get_total_norm([w.grad for w in trainer.model.parameters() if w.grad is not None]))
+        ),
+    )
+    trainer.train()
+    return weights_of(trainer.model), norms
+
+
+@pytest.mark.parametrize("task", [ToyTask, UnevenTask, SampleCountingTask])
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
+def test_micro_batches_equal_one_large_batch(task: type[ToyTask], micro_batch_size: int) -> None:
+    """However a step is cut, and whatever its parts weigh, training gives the same weights."""
+    whole, whole_norms = trained(task(), global_batch_size=6, micro_batch_size=None)
+    cut, cut_norms = trained(task(), global_batch_size=6, micro_batch_size=micro_batch_size)
+
+    assert min(whole_norms) > 0
+    torch.testing.assert_close(cut, whole)
+    assert cut_norms == pytest.approx(whole_norms)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0, torch.tensor(0.0), torch.tensor(0)], ids=repr)
+def test_a_step_in_which_nothing_counts_has_gradients_of_zero(weight: torch.Tensor | float) -> None:
+    """Not of NaN: the weights stay as they are."""
+    weights, norms = trained(WorthlessTask(weight))
+    initial, _ = trained(WorthlessTask(0.0), total_steps=1)
+
+    assert norms == [0.0, 0.0, 0.0]
+    torch.testing.assert_close(weights, initial, rtol=0, atol=0)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(-10, 10), st.just(0.0) | st.floats(0.01, 10)), min_size=1, max_size=6),
+    st.sampled_from([float, torch.Tensor]),
+)
+def test_the_loss_of_a_step_is_the_weighted_mean(parts: list[tuple[float, float]], kind: type) -> None:
+    """`sum(w_i * l_i) / sum(w_i)`, and its gradient; zero where nothing counts."""
+    parameter = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+    accumulator = GradientAccumulator([parameter])
+    for loss, weight in parts:
+        accumulator.add(
+            ComputeLossResult(
+                loss=parameter * loss,
+                loss_weight=torch.tensor(weight, dtype=torch.float64) if kind is torch.Tensor else weight,
+            )
+        )
+    total = sum(weight for _, weight in parts)
+    expected = sum(loss * weight for loss, weight in parts) / total if total else 0.0
+
+    assert accumulator.finish().item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert parameter.grad is not None
+    assert parameter.grad.item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_a_part_that_does_not_count_leaves_the_loss_of_the_step_alone() -> None:
+    """The mean over no token is NaN; with a weight of zero, of either kind, it is not part of the step."""
+    parameter = nn.Parameter(torch.ones(3))
+    accumulator = GradientAccumulator([parameter])
+    ignored = torch.tensor([-100])
+
+    def add(target: torch.Tensor, weight: torch.Tensor | float) -> None:
+        loss = nn.functional.cross_entropy(parameter[None], target)
+        accumulator.add(ComputeLossResult(loss=loss, loss_weight=weight))
+
+    add(torch.tensor([1]), 2.0)
+    add(ignored, 0)
+    add(ignored, torch.tensor(0.0))
+
+    assert accumulator.finish().item() == pytest.approx(torch.log(torch.tensor(3.0)).item())
+    torch.testing.assert_close(parameter.grad, torch.tensor([1 / 3, -2 / 3, 1 / 3]))
+
+
+def test_steps_do_not_leak_into_each_other() -> None:
+    """After a step is finished, the next begins at nothing."""
+    parameter = nn.Parameter(torch.tensor(1.0))
+    accumulator = GradientAccumulator([parameter])
+    losses: list[float] = []
+    for factor in (2.0, 3.0):
+        accumulator.add(ComputeLossResult(loss=parameter * factor, loss_weight=4.0))
+        losses.append(accumulator.finish().item())
+
+    assert losses == [2.0, 3.0]
+
+
+def test_a_step_without_micro_batches_is_an_error() -> None:
+    """There is no loss to finish."""
+    with pytest.raises(RuntimeError, match="no micro-batch was added in this step"):
+        GradientAccumulator([]).finish()
+
+
+def test_parameters_without_gradients_are_left_alone() -> None:
+    """What the loss does not depend on has no gradient, and keeps none."""
+    used, unused = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(1.0))
+    accumulator = GradientAccumulator([used, unused])
+    accumulator.add(ComputeLossResult(loss=used * 3, loss_weight=2.0))
+    accumulator.finish()
+    GradientClipper([used, unused], 1.0).clip()
+
+    assert unused.grad is None
+    assert used.grad is not None
+    assert used.grad.item() == pytest.approx(1.0, rel=1e-5)
+
+
+def gradients_clipped_to(max_norm: float | None) -> list[float]:
+    """Clip gradients of 3 and 4, whose norm is 5."""
+    parameters = [nn.Parameter(torch.zeros(())) for _ in range(2)]
+    for parameter, gradient in zip(parameters, (3.0, 4.0), strict=True):
+        parameter.grad = torch.tensor(gradient)
+    GradientClipper(parameters, max_norm).clip()
+    return [parameter.grad.item() for parameter in parameters if parameter.grad is not None]
+
+
+@pytest.mark.parametrize(
+    ("max_norm", "expected"), [(2.5, [1.5, 2.0]), (0.5, [0.3, 0.4]), (5.5, [3.0, 4.0]), (None, [3.0, 4.0])]
+)
+def test_gradients_are_scaled_down_to_the_bound(max_norm: float | None, expected: list[float]) -> None:
+    """By their norm over all parameters; smaller ones, and all where there is no bound, stay as they are."""
+    assert gradients_clipped_to(max_norm) == pytest.approx(expected, rel=1e-5)
+
+
+def test_frozen_parameters_are_neither_clipped_nor_trained() -> None:
+    """What wants no gradient has none."""
+
+    class FrozenProvider(ToyModelProvider):
+        def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+            result = super().initialize_model_stage(ctx)
+            next(result.model.children()).requires_grad_(requires_grad=False)
+            return result
+
+    trainer = configure_training(training_config(), model_provider=FrozenProvider())
+    initial = weights_of(trainer.model)
+    trainer.train()
+    final = weights_of(trainer.model)
+
+    assert [torch.equal(initial[name], final[name]) for name in initial] == [True, True, False, False]

@@ -1,0 +1,239 @@
+"""A run that is killed by SIGKILL, and run again, ends as one that was left alone: bit for bit, in all of its state."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from d9d.loop.component.checkpoint import Checkpoint
+from d9d.loop.component.state_tree import split_state
+
+from .declared import declared_ids, declared_run, violation
+from .endurance import NUM_STEPS, PERIOD_STEPS
+from .toy_job import same_tensors, steps_saved
+
+KILLED = -signal.SIGKILL
+STEP_EVENTS = [event_id for event_id in declared_ids("train") if event_id.endswith((".pre", ".post"))]
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Processes:
+    """Starts training in processes of their own, from one that has torch imported already."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("endurance.py")
+        self._server = subprocess.Popen(
+            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+
+    def start(self, **arguments: Any) -> int:
+        """Start one, and return its id."""
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(arguments) + "\n")
+        return self._read()
+
+    def wait(self) -> int:
+        """Wait for the one that was started last, and return its exit status."""
+        return self._read()
+
+    def close(self) -> None:
+        """End the process that starts the others."""
+        with self._server as server:
+            assert server.stdin is not None
+            server.stdin.close()
+            server.wait()
+
+    def _read(self) -> int:
+        assert self._server.stdout is not None
+        return int(self._server.stdout.readline())
+
+
+class Run:
+    """One training run, over all the processes that it takes."""
+
+    def __init__(self, processes: Processes, home: Path) -> None:
+        self._processes = processes
+        self.folder = home / "checkpoints"
+        self._home = home
+        self.num_processes = 0
+        self.num_kills_in_saves = 0
+        self._leftovers: set[tuple[str, int]] = set()
+
+    def resume(self, *, kill_after: tuple[int, float] | None = None, **arguments: Any) -> int:
+        """Run on, in a new process, and return its exit status.
+
+        Args:
+            kill_after: Kills the process from outside, so many events after its start and so many seconds after those.
+            **arguments: More arguments of the process.
+        """
+        self.num_processes += 1
+        trace = self._home / f"trace-{self.num_processes}"
+        pid = self._processes.start(folder=str(self.folder), trace=str(trace), **arguments)
+        if kill_after is not None:
+            num_events, seconds = kill_after
+            while is_running(pid) and not (trace.exists() and trace.read_text().count("\n") >= num_events):
+                time.sleep(0.001)
+            time.sleep(seconds)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended on its own
+                os.kill(pid, signal.SIGKILL)
+        status = self._processes.wait()
+        leftovers = {(path.name, path.stat().st_ctime_ns) for path in self.folder.glob(".transient-*")}
+        self.num_kills_in_saves += bool(leftovers - self._leftovers)
+        self._leftovers = leftovers
+        self._verify(trace, status)
+        return status
+
+    def _verify(self, trace: Path, status: int) -> None:
+        """Verify that what the process left is in order, killed or not."""
+        ids = trace.read_text().split() if trace.exists() else []
+        assert status in (0, KILLED)
+        assert violation("train", ids, complete=status == 0) is None
+        assert [checkpoint.defect() for checkpoint in Checkpoint.list_in(self.folder)] == [None] * len(
+            steps_saved(self.folder)
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Read all state of the finished run."""
+        return Checkpoint(self.folder / f"step-{NUM_STEPS}").read()
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    """What starts processes."""
+    processes = Processes()
+    yield processes
+    processes.close()
+
+
+@pytest.fixture(scope="module")
+def left_alone(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nobody killed."""
+    run = Run(processes, tmp_path_factory.mktemp("left_alone"))
+    assert run.resume() == 0
+    return run
+
+
+@pytest.fixture
+def run(processes: Processes, tmp_path: Path) -> Run:
+    """A run that has not begun."""
+    return Run(processes, tmp_path)
+
+
+def assert_same_end(run: Run, left_alone: Run) -> None:
+    """Compare all state: weights, optimizer, scheduler, task, step, and each random number generator."""
+    tensors, outline = split_state(run.state())
+    expected_tensors, expected_outline = split_state(left_alone.state())
+    assert outline == expected_outline
+    assert same_tensors(tensors, expected_tensors)
+    assert not list(run.folder.glob(".transient-*"))
+    assert steps_saved(run.folder) == [NUM_STEPS - PERIOD_STEPS, NUM_STEPS]
+
+
+def test_the_run_is_one_whose_randomness_matters(left_alone: Run) -> None:
+    """All random number generators move, and the weights learn: else equality would prove little."""
+    early = Checkpoint(left_alone.folder / f"step-{NUM_STEPS - PERIOD_STEPS}").read()
+    late = left_alone.state()
+
+    assert not same_tensors(early["model"], late["model"])
+    assert not torch.equal(early["random"]["torch"], late["random"]["torch"])
+    assert not torch.equal(early["random"]["python"]["internal"], late["random"]["python"]["internal"])
+    assert early["random"]["numpy"]["rest"] != late["random"]["numpy"]["rest"]
+
+
+def test_a_run_killed_in_handlers_ends_as_one_left_alone(run: Run, left_alone: Run) -> None:
+    """Killed again and again, at different moments of its steps, from the very first on."""
+    kills = [
+        ("train.step.pre", 0),
+        ("train.forward_backward.post", 4),
+        ("train.optimizer_step.pre", 17),
+        ("train.optimizer_step.post", 18),
+        ("train.step.post", NUM_STEPS - 1),
+    ]
+
+    statuses = [run.resume(kill_at=kill) for kill in kills]
+
+    assert statuses == [KILLED] * len(kills)
+    assert run.resume() == 0
+    assert_same_end(run, left_alone)
+
+
+def test_a_run_killed_at_each_operation_of_a_save_ends_as_one_left_alone(run: Run, left_alone: Run) -> None:
+    """Killed before each single change to the files of checkpoints; none ever appears under its name unless whole."""
+    num_kills = 0
+    while run.resume(kill_in_nth_operation=num_kills + 1) == KILLED:
+        num_kills += 1
+
+    assert run.num_kills_in_saves > 15
+    assert_same_end(run, left_alone)
+
+
+def test_a_run_killed_at_random_moments_ends_as_one_left_alone(run: Run, left_alone: Run) -> None:
+    """Killed from outside, at whatever it was about to do."""
+    delays = random.Random(0)  # noqa: S311 -- not for secrets
+    statuses = [run.resume(kill_after=(delays.randrange(80), delays.uniform(0.0, 0.03))) for _ in range(5)]
+
+    assert KILLED in statuses
+    assert run.resume() == 0
+    assert_same_end(run, left_alone)
+
+
+def test_a_finished_run_that_is_run_again_trains_no_step(run: Run, left_alone: Run, tmp_path: Path) -> None:
+    """In a fresh process it finds itself complete, and writes nothing."""
+    assert run.resume() == 0
+    files = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+
+    assert run.resume() == 0
+    assert (tmp_path / "trace-2").read_text().split() == declared_run("train", num_steps=0)
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == files
+    assert_same_end(run, left_alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", range(NUM_STEPS))
+def test_a_run_killed_at_any_step_ends_as_one_left_alone(run: Run, left_alone: Run, step: int) -> None:
+    """Whichever of its steps it is killed in, at one moment of the step or another."""
+    event_id = STEP_EVENTS[step % len(STEP_EVENTS)]
+
+    assert run.resume(kill_at=(event_id, step)) == KILLED
+    assert run.resume() == 0
+    assert_same_end(run, left_alone)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_step_in_turn_ends_as_one_left_alone(run: Run, left_alone: Run) -> None:
+    """Killed sixty times, once in each step."""
+    statuses = [run.resume(kill_at=("train.optimizer_step.post", step)) for step in range(NUM_STEPS)]
+
+    assert statuses == [KILLED] * NUM_STEPS
+    assert run.resume() == 0
+    assert_same_end(run, left_alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_runs_killed_at_many_random_moments_end_as_one_left_alone(run: Run, left_alone: Run, seed: int) -> None:
+    """Killed from outside eight times, or until it has finished."""
+    delays = random.Random(seed)  # noqa: S311 -- not for secrets
+    for _ in range(8):
+        run.resume(kill_after=(delays.randrange(8), delays.uniform(0.0, 0.1)))
+
+    assert run.resume() == 0
+    assert_same_end(run, left_alone)

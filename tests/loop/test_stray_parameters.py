@@ -1,0 +1,137 @@
+"""Parameters that come late, or that no optimizer holds, do not falsify a step."""
+
+import pytest
+import torch
+from torch import nn
+
+from d9d.core.protocol import OptimizerProtocol
+from d9d.loop.control import (
+    BuildForwardInputsContext,
+    BuildForwardInputsResult,
+    ComputeLossContext,
+    ComputeLossResult,
+    InitializeModelStageContext,
+    InitializeModelStageResult,
+    InitializeOptimizerContext,
+    ModelProvider,
+)
+from d9d.loop.event import EventBus
+from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_FORWARD_BACKWARD_POST,
+    EVENT_TRAIN_OPTIMIZER_STEP_PRE,
+    EVENT_TRAIN_READY,
+    EventStepContext,
+    EventTrainReadyContext,
+)
+
+from .toy_job import NUM_FEATURES, ToyTask, configure_training, same_tensors, training_config, weights_of
+
+
+class TwoLayers(nn.Module):
+    """Two linear layers, one of which may be frozen."""
+
+    def __init__(self, *, is_first_frozen: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Linear(NUM_FEATURES, 2).requires_grad_(not is_first_frozen)
+        self.second = nn.Linear(2, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.second(self.first(features))
+        return outputs
+
+
+class TwoLayersProvider(ModelProvider):
+    """Brings two linear layers."""
+
+    def __init__(self, *, is_first_frozen: bool = False) -> None:
+        self._is_first_frozen = is_first_frozen
+
+    def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+        return InitializeModelStageResult(model=TwoLayers(is_first_frozen=self._is_first_frozen))
+
+
+class HeavyTask(ToyTask):
+    """Gives each micro-batch a weight of a thousand."""
+
+    def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
+        return BuildForwardInputsResult(inputs={"features": ctx.batch["features"]})
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        return ComputeLossResult(loss=super().compute_loss(ctx).loss, loss_weight=1000.0)
+
+
+def sgd_over_second(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    assert isinstance(ctx.model, TwoLayers)
+    return torch.optim.SGD(ctx.model.second.parameters(), lr=0.0)
+
+
+def sgd_over_all(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    return torch.optim.SGD(ctx.model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("is_first_frozen", [False, True])
+def test_a_parameter_that_is_unfrozen_late_is_scaled_like_the_others(*, is_first_frozen: bool) -> None:
+    """What a handler of the last event before the loop unfreezes trains as if it had never been frozen."""
+
+    def unfreeze(ctx: EventTrainReadyContext) -> None:
+        trainer.model.requires_grad_()
+
+    def listen(bus: EventBus) -> None:
+        bus.subscribe(EVENT_TRAIN_READY, unfreeze)
+
+    results = []
+    for provider in (TwoLayersProvider(), TwoLayersProvider(is_first_frozen=is_first_frozen)):
+        trainer = configure_training(
+            training_config(), task=HeavyTask(listen), model_provider=provider, optimizer_provider=sgd_over_all
+        )
+        trainer.train()
+        results.append(weights_of(trainer.model))
+
+    assert same_tensors(results[0], results[1])
+
+
+def test_gradients_that_no_optimizer_uses_do_not_pile_up() -> None:
+    """Each step clips the gradients of its own micro-batches alone."""
+    norms: list[float] = []
+
+    def note_norm(ctx: EventStepContext) -> None:
+        assert isinstance(trainer.model, TwoLayers)
+        gradients = [parameter.grad for parameter in trainer.model.first.parameters()]
+        norms.append(torch.nn.utils.get_total_norm([grad for grad in gradients if grad is not None]).item())
+
+    trainer = configure_training(
+        training_config(total_steps=40, global_batch_size=12, micro_batch_size=12, max_gradient_norm=None),
+        task=HeavyTask(lambda bus: bus.subscribe(EVENT_TRAIN_OPTIMIZER_STEP_PRE, note_norm)),
+        model_provider=TwoLayersProvider(),
+        optimizer_provider=sgd_over_second,
+    )
+    trainer.train()
+
+    assert len(norms) == 40
+    assert norms == pytest.approx(norms[:1] * 40)
+
+
+def test_a_trainer_that_was_interrupted_in_a_step_can_train_on() -> None:
+    """What the interrupted step had gathered is forgotten."""
+    is_interrupted = [False]
+
+    def interrupt(ctx: EventStepContext) -> None:
+        if ctx.stepper.current_step == 1 and not is_interrupted[0]:
+            is_interrupted[0] = True
+            raise KeyboardInterrupt
+
+    undisturbed = configure_training(
+        training_config(), task=HeavyTask(), model_provider=TwoLayersProvider(), optimizer_provider=sgd_over_all
+    )
+    undisturbed.train()
+    disturbed = configure_training(
+        training_config(),
+        task=HeavyTask(lambda bus: bus.subscribe(EVENT_TRAIN_FORWARD_BACKWARD_POST, interrupt)),
+        model_provider=TwoLayersProvider(),
+        optimizer_provider=sgd_over_all,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        disturbed.train()
+    disturbed.train()
+
+    assert same_tensors(weights_of(undisturbed.model), weights_of(disturbed.model))

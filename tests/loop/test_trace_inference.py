@@ -1,0 +1,239 @@
+"""Each event of inference is triggered at the moment that its sentence names."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from d9d.core.dist_context import DistributedContext
+from d9d.loop.config import CheckpointingConfig
+from d9d.loop.control import (
+    InitializeDatasetContext,
+    InitializeDatasetResult,
+    InitializeModelStageContext,
+    InitializeModelStageResult,
+    ParallelizeModelStageContext,
+    ProcessOutputsContext,
+)
+from d9d.loop.event import Event, EventBus
+from d9d.loop.event.catalogue import inference
+from d9d.loop.event.catalogue.inference import (
+    EVENT_INFERENCE_CONFIG_STARTED,
+    EVENT_INFERENCE_DATA_LOADER_READY,
+    EVENT_INFERENCE_FINISHED,
+    EVENT_INFERENCE_FORWARD_POST,
+    EVENT_INFERENCE_FORWARD_PRE,
+    EVENT_INFERENCE_MODEL_STAGES_READY,
+    EVENT_INFERENCE_READY,
+    EVENT_INFERENCE_STEP_POST,
+    EVENT_INFERENCE_STEP_PRE,
+    EventConfigurationStartedContext,
+    EventDataLoaderReadyContext,
+    EventModelStagesReadyContext,
+    EventStepContext,
+)
+from d9d.loop.run import Inference, InferenceConfigurator
+
+from .declared import events_of
+from .toy_job import (
+    Sample,
+    StoppedError,
+    ToyDataset,
+    ToyInferenceTask,
+    ToyModelProvider,
+    configure_inference,
+    configure_training,
+    inference_config,
+    same_tensors,
+    steps_saved,
+    training_config,
+    weights_of,
+)
+
+STEP_EVENTS = [event for event in events_of(inference) if event.id.endswith((".pre", ".post"))]
+
+
+def observe(run: Inference, look: Callable[[], Any], *events: Event[EventStepContext]) -> dict[str, list[Any]]:
+    """Infer, and note what is seen at each event, step by step."""
+
+    def noting(sights: list[Any]) -> Callable[[EventStepContext], None]:
+        return lambda ctx: sights.append(look())
+
+    seen: dict[str, list[Any]] = {event.id: [] for event in events}
+    for event in events:
+        run.event_bus.subscribe(event, noting(seen[event.id]))
+    run.infer()
+    return seen
+
+
+def test_each_part_is_ready_when_its_event_says_so() -> None:
+    """Each event directly follows the making of what it announces."""
+    diary: list[str] = []
+
+    class DiaryModelProvider(ToyModelProvider):
+        def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+            diary.append("model is built")
+            return super().initialize_model_stage(ctx)
+
+        def parallelize_model_stage(self, ctx: ParallelizeModelStageContext) -> None:
+            diary.append("model is parallelised")
+
+    def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
+        diary.append("dataset is built")
+        return InitializeDatasetResult(dataset=ToyDataset())
+
+    def listen(bus: EventBus) -> None:
+        bus.subscribe(EVENT_INFERENCE_CONFIG_STARTED, lambda ctx: diary.append("CONFIG_STARTED"))
+        bus.subscribe(EVENT_INFERENCE_DATA_LOADER_READY, lambda ctx: diary.append("DATA_LOADER_READY"))
+        bus.subscribe(EVENT_INFERENCE_MODEL_STAGES_READY, lambda ctx: diary.append("MODEL_STAGES_READY"))
+
+    InferenceConfigurator(
+        config=inference_config(),
+        task=ToyInferenceTask(listen),
+        model_provider=DiaryModelProvider(),
+        dataset_provider=provide_dataset,
+    ).configure()
+
+    assert diary == [
+        "CONFIG_STARTED",
+        "dataset is built",
+        "DATA_LOADER_READY",
+        "model is built",
+        "model is parallelised",
+        "MODEL_STAGES_READY",
+    ]
+
+
+def test_the_contexts_hold_the_very_parts_that_inference_uses() -> None:
+    """What a handler receives is no copy: it is what the loop runs with."""
+    contexts: list[object] = []
+
+    def listen(bus: EventBus) -> None:
+        bus.subscribe(EVENT_INFERENCE_CONFIG_STARTED, contexts.append)
+        bus.subscribe(EVENT_INFERENCE_DATA_LOADER_READY, contexts.append)
+        bus.subscribe(EVENT_INFERENCE_MODEL_STAGES_READY, contexts.append)
+
+    run = configure_inference(inference_config(), task=ToyInferenceTask(listen))
+    started, data_loader, model = contexts
+
+    assert isinstance(started, EventConfigurationStartedContext)
+    assert started.dist_context == DistributedContext(device=torch.device("cpu"))
+    assert isinstance(data_loader, EventDataLoaderReadyContext)
+    assert data_loader.data_loader is run.data_loader
+    assert isinstance(model, EventModelStagesReadyContext)
+    assert len(model.modules) == 1
+    assert model.modules[0] is run.model
+
+
+def test_inference_is_ready_once_weights_and_checkpoint_are_loaded(every_step: CheckpointingConfig) -> None:
+    """Handlers of READY see the weights of training, in eval mode, and the step that inference goes on from."""
+    trained = configure_training(training_config(every_step))
+    trained.train()
+    own = CheckpointingConfig(folder=every_step.folder.parent / "inference", period_steps=1)
+    config = inference_config(own, source_checkpoint=every_step.folder)
+    configure_inference(config).infer()
+    task = ToyInferenceTask()
+    run = configure_inference(config, task=task)
+    seen: list[tuple[bool, bool, int, int]] = []
+    run.event_bus.subscribe(
+        EVENT_INFERENCE_READY,
+        lambda ctx: seen.append(
+            (
+                same_tensors(weights_of(run.model), weights_of(trained.model)),
+                run.model.training,
+                run.stepper.current_step,
+                len(task.predictions),
+            )
+        ),
+    )
+
+    run.infer()
+
+    assert seen == [(True, False, 3, 12)]
+
+
+@pytest.mark.parametrize("event", STEP_EVENTS, ids=lambda event: event.id)
+def test_the_stepper_names_the_step_that_runs(event: Event[EventStepContext]) -> None:
+    """At each event of a step, its index from 0, and the number of all steps."""
+    seen: list[tuple[int, int]] = []
+    run = configure_inference(inference_config())
+    run.event_bus.subscribe(event, lambda ctx: seen.append((ctx.stepper.current_step, ctx.stepper.total_steps)))
+
+    run.infer()
+
+    assert seen == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_a_step_begins_before_anything_in_it_happens() -> None:
+    """STEP_PRE comes before the samples of the step are read."""
+
+    class CountingDataset(ToyDataset):
+        num_read = 0
+
+        def __getitem__(self, index: int) -> Sample:
+            self.num_read += 1
+            return super().__getitem__(index)
+
+    dataset = CountingDataset()
+    run = configure_inference(inference_config(), dataset=dataset)
+
+    seen = observe(run, lambda: dataset.num_read, EVENT_INFERENCE_STEP_PRE, EVENT_INFERENCE_STEP_POST)
+
+    assert seen == {EVENT_INFERENCE_STEP_PRE.id: [0, 4, 8], EVENT_INFERENCE_STEP_POST.id: [4, 8, 12]}
+
+
+def test_all_forward_passes_of_a_step_lie_between_the_two_events() -> None:
+    """No pass runs before FORWARD_PRE, and both micro-batches are through, and processed, at FORWARD_POST."""
+    diary: list[str] = []
+
+    class DiaryTask(ToyInferenceTask):
+        def process_outputs(self, ctx: ProcessOutputsContext) -> None:
+            diary.append("process")
+
+    run = configure_inference(inference_config(), task=DiaryTask())
+    run.model.register_forward_hook(lambda *_: diary.append("forward"))
+
+    seen = observe(run, diary.copy, EVENT_INFERENCE_FORWARD_PRE, EVENT_INFERENCE_FORWARD_POST)
+    step = ["forward", "process"] * 2
+
+    assert seen[EVENT_INFERENCE_FORWARD_PRE.id] == [[], step, step * 2]
+    assert seen[EVENT_INFERENCE_FORWARD_POST.id] == [step, step * 2, step * 3]
+
+
+def test_a_step_ends_before_its_checkpoint_is_written(every_step: CheckpointingConfig) -> None:
+    """At STEP_POST of a step there are the checkpoints of the steps before; at the next STEP_PRE its own is there."""
+    run = configure_inference(inference_config(every_step))
+
+    seen = observe(run, lambda: steps_saved(every_step.folder), EVENT_INFERENCE_STEP_PRE, EVENT_INFERENCE_STEP_POST)
+
+    assert seen == {EVENT_INFERENCE_STEP_PRE.id: [[], [1], [1, 2]], EVENT_INFERENCE_STEP_POST.id: [[], [1], [1, 2]]}
+
+
+def test_inference_has_finished_once_the_last_checkpoint_is_written(every_step: CheckpointingConfig) -> None:
+    """FINISHED sees all steps complete and saved."""
+    run = configure_inference(inference_config(every_step))
+    seen: list[tuple[int, list[int]]] = []
+    run.event_bus.subscribe(
+        EVENT_INFERENCE_FINISHED, lambda ctx: seen.append((run.stepper.current_step, steps_saved(every_step.folder)))
+    )
+
+    run.infer()
+
+    assert seen == [(3, [1, 2, 3])]
+
+
+def test_inference_that_fails_has_not_finished() -> None:
+    """An exception out of the task propagates as it is, and FINISHED is not triggered."""
+
+    class FailingTask(ToyInferenceTask):
+        def process_outputs(self, ctx: ProcessOutputsContext) -> None:
+            raise StoppedError
+
+    run = configure_inference(inference_config(), task=FailingTask())
+    finished: list[object] = []
+    run.event_bus.subscribe(EVENT_INFERENCE_FINISHED, finished.append)
+
+    with pytest.raises(StoppedError):
+        run.infer()
+    assert finished == []

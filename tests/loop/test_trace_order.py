@@ -1,0 +1,131 @@
+"""The order of all events over whole runs is the one that the catalogue declares."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from d9d.loop.config import CheckpointingConfig
+from d9d.loop.event import EventBus
+from d9d.loop.event.catalogue import inference, train
+
+from .declared import declared_ids, declared_run, events_of, record, violation
+from .toy_job import (
+    Listen,
+    StoppedError,
+    ToyInferenceTask,
+    ToyTask,
+    configure_inference,
+    configure_training,
+    inference_config,
+    steps_saved,
+    training_config,
+)
+
+LOOPS = [pytest.param(train, id="train"), pytest.param(inference, id="inference")]
+NUM_STEPS = 3
+
+
+def name_of(loop: ModuleType) -> str:
+    return loop.__name__.rpartition(".")[2]
+
+
+def run(loop: ModuleType, checkpointing: CheckpointingConfig | None, listen: Listen) -> None:
+    """Run a loop over three steps of two micro-batches."""
+    if loop is train:
+        configure_training(training_config(checkpointing), task=ToyTask(listen)).train()
+    else:
+        configure_inference(inference_config(checkpointing), task=ToyInferenceTask(listen)).infer()
+
+
+def stop_in(event_id: str, *, at: int = 1) -> Callable[[EventBus, ModuleType, list[str]], None]:
+    """Make a listener that raises when an event is triggered for so many times."""
+
+    def listen(bus: EventBus, loop: ModuleType, trace: list[str]) -> None:
+        def stop(ctx: object) -> None:
+            if trace.count(event_id) == at:
+                raise StoppedError
+
+        bus.subscribe(next(event for event in events_of(loop) if event.id == event_id), stop)
+
+    return listen
+
+
+def traced(loop: ModuleType, checkpointing: CheckpointingConfig | None) -> list[str]:
+    """Return the trace of a run that is left alone."""
+    trace: list[str] = []
+    run(loop, checkpointing, lambda bus: record(bus, loop, trace))
+    return trace
+
+
+def traced_until(
+    loop: ModuleType, checkpointing: CheckpointingConfig | None, event_id: str, *, at: int = 1
+) -> list[str]:
+    """Return the trace of a run that a handler of an event stops."""
+    trace: list[str] = []
+
+    def listen(bus: EventBus) -> None:
+        record(bus, loop, trace)
+        stop_in(event_id, at=at)(bus, loop, trace)
+
+    with pytest.raises(StoppedError):
+        run(loop, checkpointing, listen)
+    return trace
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_module_offers_each_declared_event(loop: ModuleType) -> None:
+    """What these tests listen to is all that the catalogue declares."""
+    assert {event.id for event in events_of(loop)} == set(declared_ids(name_of(loop)))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_run_triggers_each_event_in_the_declared_order(loop: ModuleType, every_step: CheckpointingConfig) -> None:
+    """Three steps of two micro-batches, with a checkpoint after each, show the order of the catalogue."""
+    trace = traced(loop, every_step)
+
+    assert trace == declared_run(name_of(loop), num_steps=NUM_STEPS)
+    assert violation(name_of(loop), trace, complete=True) is None
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_checkpoints_leave_no_trace(loop: ModuleType, every_step: CheckpointingConfig) -> None:
+    """A run that saves triggers the same events as one that does not."""
+    assert traced(loop, every_step) == traced(loop, None)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_resumed_run_triggers_the_steps_that_are_left(loop: ModuleType, every_step: CheckpointingConfig) -> None:
+    """A run that is stopped after its second step, and run again, configures anew and runs the third step alone."""
+    whole = declared_run(name_of(loop), num_steps=NUM_STEPS)
+
+    stopped = traced_until(loop, every_step, f"{name_of(loop)}.step.pre", at=3)
+    resumed = traced(loop, every_step)
+
+    assert stopped == whole[: len(stopped)]
+    assert violation(name_of(loop), stopped, complete=False) is None
+    assert resumed == declared_run(name_of(loop), num_steps=1)
+    assert violation(name_of(loop), resumed, complete=True) is None
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_finished_run_that_is_run_again_triggers_no_step(loop: ModuleType, every_step: CheckpointingConfig) -> None:
+    """It configures, is ready, and has finished."""
+    traced(loop, every_step)
+
+    assert traced(loop, every_step) == declared_run(name_of(loop), num_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("loop", "event_id"), [(loop, event.id) for loop in (train, inference) for event in events_of(loop)]
+)
+def test_a_handler_that_raises_ends_the_run_there(loop: ModuleType, event_id: str, tmp_path: Path) -> None:
+    """Nothing follows the event whose handler raised, neither the post event of its moment nor the end of the run."""
+    folder = tmp_path / "checkpoints"
+    whole = declared_run(name_of(loop), num_steps=NUM_STEPS)
+
+    trace = traced_until(loop, CheckpointingConfig(folder=folder, period_steps=1), event_id)
+
+    assert trace == whole[: whole.index(event_id) + 1]
+    assert steps_saved(folder) == ([1, 2, 3] if event_id.endswith(".finished") else [])

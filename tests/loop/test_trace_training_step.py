@@ -1,0 +1,243 @@
+"""Each event of a training step is triggered at the moment that its sentence names."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.loop.config import CheckpointingConfig
+from d9d.loop.control import (
+    ComputeLossContext,
+    ComputeLossResult,
+    InitializeLRSchedulerContext,
+    InitializeOptimizerContext,
+)
+from d9d.loop.event import Event
+from d9d.loop.event.catalogue import train
+from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_FINISHED,
+    EVENT_TRAIN_FORWARD_BACKWARD_POST,
+    EVENT_TRAIN_FORWARD_BACKWARD_PRE,
+    EVENT_TRAIN_OPTIMIZER_STEP_POST,
+    EVENT_TRAIN_OPTIMIZER_STEP_PRE,
+    EVENT_TRAIN_STEP_POST,
+    EVENT_TRAIN_STEP_PRE,
+    EventStepContext,
+)
+from d9d.loop.run import Trainer
+
+from .declared import events_of
+from .toy_job import (
+    Sample,
+    StoppedError,
+    ToyDataset,
+    ToyTask,
+    configure_training,
+    same_tensors,
+    steps_saved,
+    training_config,
+    weights_of,
+)
+
+STEP_EVENTS = [event for event in events_of(train) if ".step." in event.id or "_" in event.id.split(".")[1]]
+
+
+def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    """Build plain gradient descent at a rate of one, so that a step subtracts just the gradients."""
+    return torch.optim.SGD(ctx.model.parameters(), lr=1.0)
+
+
+def halving(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
+    """Build a scheduler that halves the rate after each step."""
+    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
+    return torch.optim.lr_scheduler.ExponentialLR(ctx.optimizer, gamma=0.5)
+
+
+def gradients_of(model: nn.Module) -> list[torch.Tensor | None]:
+    """Copy the gradients of a model as they stand."""
+    return [None if weight.grad is None else weight.grad.clone() for weight in model.parameters()]
+
+
+def norm_of(gradients: list[torch.Tensor | None]) -> float:
+    """Return the L2 norm over all gradients."""
+    return float(torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm())
+
+
+def observe(trainer: Trainer, look: Callable[[], Any], *events: Event[EventStepContext]) -> dict[str, list[Any]]:
+    """Train, and note what is seen at each event, step by step."""
+
+    def noting(sights: list[Any]) -> Callable[[EventStepContext], None]:
+        return lambda ctx: sights.append(look())
+
+    seen: dict[str, list[Any]] = {event.id: [] for event in events}
+    for event in events:
+        trainer.event_bus.subscribe(event, noting(seen[event.id]))
+    trainer.train()
+    return seen
+
+
+class CountingDataset(ToyDataset):
+    """Counts the samples that were read."""
+
+    num_read = 0
+
+    def __getitem__(self, index: int) -> Sample:
+        self.num_read += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("event", STEP_EVENTS, ids=lambda event: event.id)
+def test_the_stepper_names_the_step_that_runs(event: Event[EventStepContext]) -> None:
+    """At each event of a step, its index from 0, and the number of all steps."""
+    seen: list[tuple[int, int]] = []
+    trainer = configure_training(training_config())
+    trainer.event_bus.subscribe(event, lambda ctx: seen.append((ctx.stepper.current_step, ctx.stepper.total_steps)))
+
+    trainer.train()
+
+    assert seen == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_a_step_begins_before_anything_in_it_happens() -> None:
+    """STEP_PRE comes before the samples of the step are read, and FORWARD_BACKWARD_PRE before the model runs."""
+    dataset = CountingDataset()
+    trainer = configure_training(training_config(), dataset=dataset)
+
+    seen = observe(trainer, lambda: dataset.num_read, EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST)
+
+    assert seen == {EVENT_TRAIN_STEP_PRE.id: [0, 4, 8], EVENT_TRAIN_FORWARD_BACKWARD_POST.id: [4, 8, 12]}
+
+
+def test_all_passes_of_a_step_lie_between_the_two_events() -> None:
+    """No forward pass runs before FORWARD_BACKWARD_PRE, and both micro-batches are through at POST."""
+    trainer = configure_training(training_config())
+    passes: list[str] = []
+    trainer.model.register_forward_hook(lambda *_: passes.append("forward"))
+    weight = next(trainer.model.parameters())
+    weight.register_post_accumulate_grad_hook(lambda _: passes.append("backward"))  # type: ignore[no-untyped-call]
+
+    seen = observe(trainer, passes.copy, EVENT_TRAIN_FORWARD_BACKWARD_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST)
+    step = ["forward", "backward"] * 2
+
+    assert seen[EVENT_TRAIN_FORWARD_BACKWARD_PRE.id] == [[], step, step * 2]
+    assert seen[EVENT_TRAIN_FORWARD_BACKWARD_POST.id] == [step, step * 2, step * 3]
+
+
+def test_gradients_are_clipped_before_the_optimizer_step_begins() -> None:
+    """Between the passes and OPTIMIZER_STEP_PRE the norm of the gradients comes down to the bound."""
+    trainer = configure_training(training_config(max_gradient_norm=0.01))
+
+    seen = observe(
+        trainer,
+        lambda: norm_of(gradients_of(trainer.model)),
+        EVENT_TRAIN_FORWARD_BACKWARD_POST,
+        EVENT_TRAIN_OPTIMIZER_STEP_PRE,
+    )
+
+    assert min(seen[EVENT_TRAIN_FORWARD_BACKWARD_POST.id]) > 0.1
+    assert seen[EVENT_TRAIN_OPTIMIZER_STEP_PRE.id] == pytest.approx([0.01] * 3, rel=1e-3)
+
+
+def test_gradients_are_scaled_before_the_optimizer_step_begins() -> None:
+    """At OPTIMIZER_STEP_PRE they are those of the weighted mean: divided by the weights of the step."""
+
+    class WeighingTask(ToyTask):
+        def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+            return ComputeLossResult(loss=super().compute_loss(ctx).loss, loss_weight=5.0)
+
+    trainer = configure_training(training_config(max_gradient_norm=None), task=WeighingTask())
+
+    seen = observe(
+        trainer,
+        lambda: gradients_of(trainer.model),
+        EVENT_TRAIN_FORWARD_BACKWARD_POST,
+        EVENT_TRAIN_OPTIMIZER_STEP_PRE,
+    )
+
+    for gathered, scaled in zip(*seen.values(), strict=True):
+        for total, mean in zip(gathered, scaled, strict=True):
+            torch.testing.assert_close(total / 10, mean)
+
+
+def test_the_optimizer_updates_the_parameters_between_its_two_events() -> None:
+    """At PRE they are as the step found them; at POST the optimizer has subtracted the gradients, still there."""
+    trainer = configure_training(training_config(), optimizer_provider=sgd)
+
+    seen = observe(
+        trainer,
+        lambda: (weights_of(trainer.model), gradients_of(trainer.model)),
+        EVENT_TRAIN_STEP_PRE,
+        EVENT_TRAIN_OPTIMIZER_STEP_PRE,
+        EVENT_TRAIN_OPTIMIZER_STEP_POST,
+        EVENT_TRAIN_STEP_POST,
+    )
+
+    for begun, pre, post, done in zip(*seen.values(), strict=True):
+        assert same_tensors(begun[0], pre[0])
+        for weight, gradient, updated, kept in zip(pre[0].values(), pre[1], post[0].values(), post[1], strict=True):
+            assert gradient.abs().sum() > 0
+            assert torch.equal(updated, weight - gradient)
+            assert torch.equal(kept, gradient)
+        assert same_tensors(post[0], done[0])
+
+
+def test_a_step_ends_with_gradients_zeroed_and_the_next_rate_set() -> None:
+    """STEP_POST comes after everything in the step: the gradients are gone, and the scheduler has stepped."""
+    trainer = configure_training(training_config(), optimizer_provider=sgd, lr_scheduler_provider=halving)
+    optimizer = trainer.optimizer
+    assert isinstance(optimizer, torch.optim.Optimizer)
+
+    seen = observe(
+        trainer,
+        lambda: (gradients_of(trainer.model), optimizer.param_groups[0]["lr"]),
+        EVENT_TRAIN_OPTIMIZER_STEP_POST,
+        EVENT_TRAIN_STEP_POST,
+    )
+
+    assert [rate for _, rate in seen[EVENT_TRAIN_OPTIMIZER_STEP_POST.id]] == [1.0, 0.5, 0.25]
+    assert [rate for _, rate in seen[EVENT_TRAIN_STEP_POST.id]] == [0.5, 0.25, 0.125]
+    assert [gradients for gradients, _ in seen[EVENT_TRAIN_STEP_POST.id]] == [[None] * 4] * 3
+
+
+def test_a_step_ends_before_its_checkpoint_is_written(every_step: CheckpointingConfig) -> None:
+    """At STEP_POST of a step there are the checkpoints of the steps before; at the next STEP_PRE its own is there."""
+    trainer = configure_training(training_config(every_step))
+
+    seen = observe(trainer, lambda: steps_saved(every_step.folder), EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST)
+
+    assert seen == {EVENT_TRAIN_STEP_PRE.id: [[], [1], [1, 2]], EVENT_TRAIN_STEP_POST.id: [[], [1], [1, 2]]}
+
+
+def test_training_has_finished_once_the_last_checkpoint_is_written(every_step: CheckpointingConfig) -> None:
+    """FINISHED sees all steps complete and saved."""
+    trainer = configure_training(training_config(every_step))
+    seen: list[tuple[int, list[int]]] = []
+    trainer.event_bus.subscribe(
+        EVENT_TRAIN_FINISHED, lambda ctx: seen.append((trainer.stepper.current_step, steps_saved(every_step.folder)))
+    )
+
+    trainer.train()
+
+    assert seen == [(3, [1, 2, 3])]
+
+
+def test_training_that_fails_has_not_finished() -> None:
+    """An exception out of the task propagates as it is, and FINISHED is not triggered."""
+
+    class FailingTask(ToyTask):
+        def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+            if ctx.stepper.current_step == 1:
+                raise StoppedError
+            return super().compute_loss(ctx)
+
+    trainer = configure_training(training_config(), task=FailingTask())
+    finished: list[object] = []
+    trainer.event_bus.subscribe(EVENT_TRAIN_FINISHED, finished.append)
+
+    with pytest.raises(StoppedError):
+        trainer.train()
+    assert finished == []
+    assert trainer.stepper.current_step == 1

@@ -1,0 +1,289 @@
+"""A step makes the host wait for the device only where something due in it needs a number.
+
+On the meta device there are no numbers: whatever would read one there fails or is caught. What is read on a device is
+counted on the CPU, where reading works.
+"""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.loop.config import ReportingConfig
+from d9d.loop.control import (
+    ComputeLossContext,
+    ComputeLossResult,
+    InitializeLRSchedulerContext,
+    InitializeOptimizerContext,
+    ProcessOutputsContext,
+)
+from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_OPTIMIZER_STEP_PRE,
+    EVENT_TRAIN_STEP_POST,
+    EVENT_TRAIN_STEP_PRE,
+    EventStepContext,
+)
+
+from .toy_job import (
+    ToyInferenceTask,
+    ToyTask,
+    configure_inference,
+    configure_training,
+    inference_config,
+    training_config,
+)
+
+# Methods of a tensor that read its values, or whose result tells how many of them are not zero.
+READING_METHODS = frozenset(
+    {
+        "__bool__",
+        "__complex__",
+        "__contains__",
+        "__float__",
+        "__format__",
+        "__index__",
+        "__int__",
+        "__repr__",
+        "__str__",
+        "cpu",
+        "equal",
+        "item",
+        "masked_select",
+        "nonzero",
+        "numpy",
+        "tolist",
+        "unique",
+    }
+)
+READING_OPERATORS = frozenset({"aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::masked_select"})
+
+
+class ReadingMethods(TorchFunctionMode):
+    """Notes each call of a method that reads the values of a tensor on a device."""
+
+    def __init__(self, device: str, found: list[str]) -> None:
+        super().__init__()
+        self._device, self._found = device, found
+
+    def __torch_function__(
+        self, func: Any, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        is_on_device = bool(args) and isinstance(args[0], torch.Tensor) and args[0].device.type == self._device
+        if is_on_device and name in READING_METHODS:
+            self._found.append(f"{name} in {reader()}")
+        return func(*args, **(kwargs or {}))
+
+
+class ReadingOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes each operator that reads the values of a tensor on a device."""
+
+    def __init__(self, device: str, found: list[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._device, self._found = device, found
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        tensors = [argument for argument in args if isinstance(argument, torch.Tensor)]
+        if func.name().split(".")[0] in READING_OPERATORS and any(t.device.type == self._device for t in tensors):
+            self._found.append(f"{func.name()} in {reader()}")
+        return func(*args, **(kwargs or {}))
+
+
+def reader() -> str:
+    """Name the function that reads."""
+    frames = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
+    return next(frame.name for frame in reversed(frames) if not frame.name.startswith(("__torch_", "reader")))
+
+
+@contextmanager
+def readings(device: str) -> Iterator[list[str]]:
+    """Note all that reads values of tensors on a device, and by whom it is called."""
+    found: list[str] = []
+    with ReadingMethods(device, found), ReadingOperators(device, found):
+        yield found
+
+
+def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    return torch.optim.SGD(ctx.model.parameters(), lr=0.1, momentum=0.9)
+
+
+def linear(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
+    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
+    return torch.optim.lr_scheduler.LinearLR(ctx.optimizer)
+
+
+class WeighingTask(ToyTask):
+    """Weighs by a tensor, as token counts are."""
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        weight = (ctx.batch["target"] > 0).sum()
+        return ComputeLossResult(loss=super().compute_loss(ctx).loss, loss_weight=weight)
+
+
+class KeepingTask(ToyInferenceTask):
+    """Keeps the outputs where they are."""
+
+    def process_outputs(self, ctx: ProcessOutputsContext) -> None:
+        self.kept = ctx.outputs
+
+
+def read_in_training(device: str, task: ToyTask, **settings: Any) -> list[str]:
+    """Train six steps, and return what was read of tensors on the device, and by whom."""
+    trainer = configure_training(
+        training_config(device=device, total_steps=6, **settings),
+        task=task,
+        optimizer_provider=sgd,
+        lr_scheduler_provider=linear,
+    )
+    with readings(device) as found:
+        trainer.train()
+    return found
+
+
+@pytest.mark.parametrize("task", [ToyTask, WeighingTask])
+@pytest.mark.parametrize("max_gradient_norm", [None, 1.0])
+def test_steps_of_training_read_no_value(task: type[ToyTask], max_gradient_norm: float | None) -> None:
+    """Batches, losses, weights, clipping, the optimizer and the scheduler: all of it stays on the device."""
+    assert read_in_training("meta", task(), max_gradient_norm=max_gradient_norm) == []
+
+
+def test_steps_of_inference_read_no_value() -> None:
+    """Only a task that uses the outputs will."""
+    run = configure_inference(inference_config(device="meta"), task=KeepingTask())
+
+    with readings("meta") as found:
+        run.infer()
+
+    assert found == []
+
+
+def test_a_report_reads_the_loss_once_and_only_when_due() -> None:
+    """Every fourth step and the last."""
+    trainer = configure_training(
+        training_config(total_steps=6, reporting=ReportingConfig(progress_bar=False, period_steps=4)),
+        task=WeighingTask(),
+        optimizer_provider=sgd,
+        lr_scheduler_provider=linear,
+    )
+    num_read: list[int] = []
+
+    with readings("cpu") as found:
+        trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, lambda ctx: num_read.append(found.count("item in _report")))
+        trainer.train()
+
+    assert num_read == [0, 0, 0, 1, 1, 2]
+
+
+def read_item(loss: torch.Tensor) -> object:
+    return loss.item()
+
+
+def read_truth(loss: torch.Tensor) -> object:
+    return bool(loss > 0)
+
+
+def read_branch(loss: torch.Tensor) -> object:
+    return 1 if loss > 0 else 2
+
+
+def read_float(loss: torch.Tensor) -> object:
+    return float(loss)
+
+
+def read_list(loss: torch.Tensor) -> object:
+    return loss.tolist()
+
+
+def read_copy(loss: torch.Tensor) -> object:
+    return loss.detach().cpu()
+
+
+def read_array(loss: torch.Tensor) -> object:
+    return loss.detach().numpy()
+
+
+def read_text(loss: torch.Tensor) -> object:
+    return f"{loss}"
+
+
+def read_positions(loss: torch.Tensor) -> object:
+    return loss.detach().reshape(1).nonzero()
+
+
+def read_finiteness(loss: torch.Tensor) -> object:
+    return torch.isnan(loss).any().item()
+
+
+PLANTED = [
+    read_item,
+    read_truth,
+    read_branch,
+    read_float,
+    read_list,
+    read_copy,
+    read_array,
+    read_text,
+    read_positions,
+    read_finiteness,
+]
+
+
+@pytest.mark.parametrize("read", PLANTED, ids=lambda read: read.__name__)
+def test_a_planted_wait_is_caught(read: Callable[[torch.Tensor], object]) -> None:
+    """A task that reads a value in a step does not pass unseen, however it reads."""
+
+    class WaitingTask(ToyTask):
+        def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+            result = super().compute_loss(ctx)
+            read(result.loss)
+            return result
+
+    trainer = configure_training(training_config(device="meta"), task=WaitingTask(), optimizer_provider=sgd)
+    with readings("meta") as found:
+        try:
+            trainer.train()
+        except (RuntimeError, TypeError):  # there are no values to read
+            found.append("failed")
+
+    assert found != []
+    assert found[0].endswith(f"in {read.__name__}")
+
+
+def test_a_wait_that_is_planted_in_a_handler_is_caught() -> None:
+    """The same holds for what subscribers do."""
+    trainer = configure_training(training_config(device="meta"), optimizer_provider=sgd)
+
+    def wait(ctx: EventStepContext) -> None:
+        nn.utils.get_total_norm([w.grad for w in trainer.model.parameters() if w.grad is not None]).item()
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_OPTIMIZER_STEP_PRE, wait)
+
+    with readings("meta") as found, pytest.raises(RuntimeError):
+        trainer.train()
+    assert found[0] == "item in wait"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_steps_on_a_gpu_do_not_wait() -> None:
+    """CUDA itself raises where the host would wait."""
+    trainer = configure_training(training_config(device="cuda", total_steps=6), task=WeighingTask())
+
+    def watch(ctx: EventStepContext) -> None:
+        # The first steps load kernels and make the state of the optimizer, which may wait.
+        torch.cuda.set_sync_debug_mode("error" if ctx.stepper.current_step >= 2 else "default")
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, watch)
+    try:
+        trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
