@@ -28,8 +28,9 @@ def render(catalogue: Catalogue, project: Project) -> list[Artefact]:
     """Returns every artefact of a catalogue without problems."""
     package = project.package_folder(catalogue.package)
     artefacts = list(_python(catalogue, package, project.line_length))
-    if project.docs:
-        artefacts += _pages(catalogue, project.docs)
+    docs = project.pages_folder(catalogue.package)
+    if docs:
+        artefacts += _pages(catalogue, docs)
     path = package / "index.json"
     files = sorted(str(artefact.path) for artefact in artefacts if not artefact.gives_way)
     return [*artefacts, Artefact(path, index(catalogue, notice(catalogue), files))]
