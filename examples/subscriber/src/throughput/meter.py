@@ -11,7 +11,7 @@ from d9d.loop.event.catalogue.train import (
     EventTrainReadyContext,
 )
 
-from throughput.events.throughput import EVENT_THROUGHPUT_MEASURED, EventThroughputContext
+from throughput.events.throughput import EVENT_THROUGHPUT_DUE, EVENT_THROUGHPUT_MEASURED, EventThroughputContext
 
 
 class ThroughputMeter:
@@ -40,6 +40,7 @@ class ThroughputMeter:
         self._num_steps += 1
         if not ctx.stepper.is_due(self._period_steps):
             return
+        self._bus.trigger(EVENT_THROUGHPUT_DUE, ctx)
         now = self._clock()
         speed = self._num_steps / (now - self._measured_at)
         self._num_steps, self._measured_at = 0, now
