@@ -74,10 +74,48 @@ def lint(paths: Sequence[Path]) -> str:
     return f"{sum(len(module.events) for module in modules)} events, no problems"
 
 
+def types(paths: Sequence[Path]) -> str:
+    """Says whether the generated modules of catalogues are right in the eyes of mypy.
+
+    Args:
+        paths: The catalogues.
+
+    Returns:
+        That all is well, in a sentence.
+
+    Raises:
+        RefusedError: A catalogue has problems, a file differs from what it says, or mypy found something.
+    """
+    check(paths)
+    from d9d_codegen.typecheck import typecheck  # noqa: PLC0415 -- no other command starts a process
+
+    num_modules = typecheck(paths)
+    return f"mypy finds nothing wrong with {num_modules} modules"
+
+
+def init(paths: Sequence[Path]) -> str:
+    """Starts a catalogue in a project.
+
+    Args:
+        paths: Where it shall lie.
+
+    Returns:
+        What was written, and what to do next.
+
+    Raises:
+        RefusedError: There is a file already.
+    """
+    from d9d_codegen.starter import start  # noqa: PLC0415 -- needed once in the life of a project
+
+    return start(paths[0])
+
+
 COMMANDS: Final[dict[str, tuple[Callable[[Sequence[Path]], str], str]]] = {
     "generate": (generate, "write the Python modules, the API pages and the index, all of them or none"),
     "check": (check, "say which generated files are not as the catalogue says, with a diff; write nothing"),
     "lint": (lint, "say what is wrong with the catalogue itself"),
+    "types": (types, "type-check the generated modules with mypy, and tell each problem at its line of the catalogue"),
+    "init": (init, "start a catalogue in a project of your own"),
 }
 
 
@@ -91,14 +129,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 where all is well, 1 where there are problems.
     """
     options = _parser().parse_args(arguments)
+    if options.command == "schema":
+        from d9d_codegen.schema import schema  # noqa: PLC0415 -- no other command needs it
+
+        _say(schema())
+        return 0
     run, _ = COMMANDS[options.command]
     try:
-        summary = run([options.catalogue] if options.catalogue else find_catalogues())
+        summary = run(_paths(options))
     except RefusedError as refused:
         _say(FORMATS[options.format](refused.problems))
         return 1
     _say(f"{summary}\n" if options.format == "text" else FORMATS[options.format]([]))
     return 0
+
+
+def _paths(options: argparse.Namespace) -> list[Path]:
+    if options.catalogue:
+        return [options.catalogue]
+    return [Path("catalogue.yaml")] if options.command == "init" else find_catalogues()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, description) in COMMANDS.items():
         commands.add_parser(name, parents=[everywhere], help=description, description=description.capitalize())
+    description = "print the JSON Schema by which editors complete a catalogue"
+    commands.add_parser("schema", help=description, description=description.capitalize())
     return parser
 
 
