@@ -16,11 +16,12 @@ from d9d_codegen.report import FORMATS
 from d9d_codegen.write import apply
 
 
-def generate(paths: Sequence[Path]) -> str:
+def generate(paths: Sequence[Path], templates: Path | None = None) -> str:
     """Writes every artefact of catalogues, or none.
 
     Args:
         paths: The catalogues.
+        templates: A folder of templates to use instead of the one that the project names.
 
     Returns:
         What was done, in a sentence.
@@ -28,7 +29,7 @@ def generate(paths: Sequence[Path]) -> str:
     Raises:
         RefusedError: A catalogue has problems, or a file could not be written.
     """
-    plan = make_plan(paths)
+    plan = make_plan(paths, templates)
     foreigners = [foreign(change) for change in plan.changes if change.is_foreign]
     if foreigners:
         raise RefusedError(foreigners)
@@ -38,11 +39,12 @@ def generate(paths: Sequence[Path]) -> str:
     return f"wrote {num_written} of {plan.num_files} files{removed}"
 
 
-def check(paths: Sequence[Path]) -> str:
+def check(paths: Sequence[Path], templates: Path | None = None) -> str:
     """Says whether every artefact of catalogues is as it should be; writes nothing.
 
     Args:
         paths: The catalogues.
+        templates: A folder of templates to use instead of the one that the project names.
 
     Returns:
         That all is well, in a sentence.
@@ -50,7 +52,7 @@ def check(paths: Sequence[Path]) -> str:
     Raises:
         RefusedError: A catalogue has problems, or a file differs from what it says.
     """
-    plan = make_plan(paths)
+    plan = make_plan(paths, templates)
     if plan.changes:
         raise RefusedError(plan.drift())
     names = [path.name for path in paths]
@@ -74,11 +76,12 @@ def lint(paths: Sequence[Path]) -> str:
     return f"{sum(len(module.events) for module in modules)} events, no problems"
 
 
-def types(paths: Sequence[Path]) -> str:
+def types(paths: Sequence[Path], templates: Path | None = None) -> str:
     """Says whether the generated modules of catalogues are right in the eyes of mypy.
 
     Args:
         paths: The catalogues.
+        templates: A folder of templates to use instead of the one that the project names.
 
     Returns:
         That all is well, in a sentence.
@@ -86,7 +89,7 @@ def types(paths: Sequence[Path]) -> str:
     Raises:
         RefusedError: A catalogue has problems, a file differs from what it says, or mypy found something.
     """
-    check(paths)
+    check(paths, templates)
     from d9d_codegen.typecheck import typecheck  # noqa: PLC0415 -- no other command starts a process
 
     num_modules = typecheck(paths)
@@ -110,13 +113,16 @@ def init(paths: Sequence[Path]) -> str:
     return start(paths[0])
 
 
-COMMANDS: Final[dict[str, tuple[Callable[[Sequence[Path]], str], str]]] = {
+COMMANDS: Final[dict[str, tuple[Callable[..., str], str]]] = {
     "generate": (generate, "write the Python modules, the API pages and the index, all of them or none"),
     "check": (check, "say which generated files are not as the catalogue says, with a diff; write nothing"),
     "lint": (lint, "say what is wrong with the catalogue itself"),
     "types": (types, "type-check the generated modules with mypy, and tell each problem at its line of the catalogue"),
     "init": (init, "start a catalogue in a project of your own"),
 }
+
+
+_WITH_TEMPLATES: Final = ("generate", "check", "types")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     run, _ = COMMANDS[options.command]
     try:
-        summary = run(_paths(options))
+        summary = run(_paths(options), **({"templates": options.templates} if "templates" in options else {}))
     except RefusedError as refused:
         _say(FORMATS[options.format](refused.problems))
         return 1
@@ -158,7 +164,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(catalogue=None, format="text")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, description) in COMMANDS.items():
-        commands.add_parser(name, parents=[everywhere], help=description, description=description.capitalize())
+        command = commands.add_parser(
+            name, parents=[everywhere], help=description, description=description.capitalize()
+        )
+        if name in _WITH_TEMPLATES:
+            command.add_argument(
+                "--templates", type=Path, metavar="DIR", help="templates that replace the compiler's, or come on top"
+            )
     description = "print the JSON Schema by which editors complete a catalogue"
     commands.add_parser("schema", help=description, description=description.capitalize())
     return parser

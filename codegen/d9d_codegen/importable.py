@@ -3,35 +3,18 @@
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Final
 
 from d9d_codegen.imports import split
 from d9d_codegen.module_names import ModuleText
+from d9d_codegen.module_search import SOURCES, Found, find_in, find_through_hooks, listing
 from d9d_codegen.problem import closest
 
-_SOURCES: Final = (".pyi", ".py")
-_INITS: Final = tuple(f"{os.sep}__init__{suffix}" for suffix in _SOURCES)
 _CLOSE: Final = 0.8  # nearer than for other names: a module that is open may have any name
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A module that can be imported.
-
-    Attributes:
-        folders: Where its submodules lie, if it is a package.
-        file: Its source or stub, if it has one.
-        is_opaque: Whether its names cannot be seen from outside.
-    """
-
-    folders: tuple[str, ...] = ()
-    file: str | None = None
-    is_opaque: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +103,15 @@ class Importable:
         return sys.modules.get(module)
 
     def _find_top(self, name: str) -> Found | None:
-        found = _find(name, [f"{folder}{os.sep}{name}-stubs" for folder in self.folders], is_stub=True)
-        source = _find(name, self.folders)
+        found = find_in(name, [f"{folder}{os.sep}{name}-stubs" for folder in self.folders], is_stub=True)
+        source = find_in(name, self.folders)
         if found and source:
             return Found((*found.folders, *source.folders), found.file)
-        return found or source or _through_hooks(name)
+        return found or source or find_through_hooks(name)
 
     def _find_within(self, above: str, name: str) -> Found | None:
         package = self.find(above)
-        found = _find(name, package.folders) if package else None
+        found = find_in(name, package.folders) if package else None
         return found or (Found(is_opaque=True) if package and package.is_opaque else None)
 
     def _text(self, module: str) -> ModuleText | None:
@@ -202,51 +185,7 @@ class Importable:
         """Returns the modules in a package, or at the top."""
         found = self.find(package) if package else None
         folders = found.folders if found else () if package else self.folders
-        files = {name for folder in folders for name in _listing(folder)}
-        names = {name.partition(".")[0] for name in files if name.endswith(_SOURCES) or "." not in name}
+        files = {name for folder in folders for name in listing(folder)}
+        names = {name.partition(".")[0] for name in files if name.endswith(SOURCES) or "." not in name}
         standard = set() if package else set(sys.stdlib_module_names)
         return {name for name in names | standard if name.isidentifier() and not name.startswith("_")}
-
-
-def _find(name: str, folders: Iterable[str], *, is_stub: bool = False) -> Found | None:
-    """Looks for a module in folders, as Python would, but for stubs, which come first."""
-    spaces: list[str] = []
-    for folder in folders:
-        base = folder if is_stub else f"{folder}{os.sep}{name}"
-        if os.path.isdir(base):  # noqa: PTH112 -- paths of text are several times as quick
-            for init in _INITS:
-                if os.path.isfile(base + init):  # noqa: PTH113 -- the same
-                    return Found((base,), base + init)
-            if any(os.path.isfile(f"{base}{os.sep}__init__{suffix}") for suffix in EXTENSION_SUFFIXES):  # noqa: PTH113
-                return Found((base,), is_opaque=True)
-            spaces.append(base)
-        for suffix in () if is_stub else _SOURCES:
-            if os.path.isfile(base + suffix):  # noqa: PTH113 -- the same
-                return Found((), base + suffix)
-        if any(os.path.isfile(base + suffix) for suffix in (*EXTENSION_SUFFIXES, ".pyc")):  # noqa: PTH113 -- the same
-            return Found(is_opaque=True)
-    return Found(tuple(spaces)) if spaces else None
-
-
-def _through_hooks(name: str) -> Found | None:
-    """Asks the import hooks of this Python, say of an editable installation, for a module at the top."""
-    from importlib.util import find_spec  # noqa: PLC0415 -- rarely needed
-
-    try:
-        spec = find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None
-    if spec is None:
-        return None
-    folders = tuple(spec.submodule_search_locations or ())
-    is_source = spec.has_location and spec.origin is not None and spec.origin.endswith(_SOURCES)
-    if is_source and spec.origin is not None and os.path.isfile(spec.origin):  # noqa: PTH113 -- as above
-        return Found(folders, spec.origin)
-    return Found(folders, is_opaque=True)
-
-
-def _listing(folder: str) -> Iterator[str]:
-    try:
-        yield from os.listdir(folder)  # noqa: PTH208 -- names are all that is wanted
-    except OSError:
-        return

@@ -1,7 +1,7 @@
 """What has to be done to the files of a project so that they are as its catalogues say."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from d9d_codegen.drift import drift
@@ -35,8 +35,12 @@ class Plan:
             yield from drift(changes, path)
 
 
-def make_plan(paths: Sequence[Path]) -> Plan:
+def make_plan(paths: Sequence[Path], templates: Path | None = None) -> Plan:
     """Compiles catalogues and compares the outcome with the files on disk.
+
+    Args:
+        paths: The catalogues.
+        templates: A folder of templates to use instead of the one that the project names.
 
     Raises:
         RefusedError: A catalogue has problems, or a file cannot be read.
@@ -48,7 +52,7 @@ def make_plan(paths: Sequence[Path]) -> Plan:
     wanted: set[Path] = set()
     for catalogue in catalogues:
         project = find_project(catalogue.source.path)
-        artefacts = render(catalogue, project)
+        artefacts = render(catalogue, replace(project, templates=templates or project.templates))
         num_files += len(artefacts)
         wanted |= {project.root / artefact.path for artefact in artefacts}
         found[catalogue.source.path] = compare(project.root, artefacts, notice(catalogue))

@@ -22,12 +22,14 @@ class Project:
         docs: The folder of the API pages, relative to the root, if the project wants them.
         line_length: The longest line of generated Python.
         catalogues: The catalogues that the project names, in its order.
+        templates: The folder of the project's own templates, if it has any.
     """
 
     root: Path
     docs: PurePosixPath | None
     line_length: int
     catalogues: tuple[Path, ...] = ()
+    templates: Path | None = None
 
     def package_folder(self, package: str) -> PurePosixPath:
         """Returns the folder of a package, relative to the root: below the root itself or below its `src`."""
@@ -62,17 +64,24 @@ def find_project(catalogue: Path) -> Project:
     """
     path = next(_naming(catalogue), catalogue.parent / "pyproject.toml")
     settings = _settings(path)
-    docs = _setting(settings, "tool", "d9d", "docs")
-    if docs is not None and not _is_folder_within(docs):
-        remedy = 'name a folder below it: docs = "docs/events"'
-        raise _bad_project(path, f"[tool.d9d] docs is {docs!r}, which is no folder of the project", remedy)
+    docs = _folder(settings, "docs", path, "docs/events")
+    templates = _folder(settings, "templates", path, "templates")
     line_length = _setting(settings, "tool", "ruff", "line-length")
     return Project(
         root=path.parent,
         docs=PurePosixPath(docs) if docs else None,
         line_length=line_length if isinstance(line_length, int) else _DEFAULT_LINE_LENGTH,
         catalogues=_catalogues(settings, path),
+        templates=path.parent / templates if templates else None,
     )
+
+
+def _folder(settings: dict[str, Any], name: str, path: Path, example: str) -> str | None:
+    folder = _setting(settings, "tool", "d9d", name)
+    if folder is not None and not _is_folder_within(folder):
+        remedy = f'name a folder below it: {name} = "{example}"'
+        raise _bad_project(path, f"[tool.d9d] {name} is {folder!r}, which is no folder of the project", remedy)
+    return str(folder) if folder else None
 
 
 def _upwards(folder: Path) -> Iterator[Path]:
