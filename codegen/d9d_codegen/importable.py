@@ -5,9 +5,8 @@ import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Final
+from typing import Final, NamedTuple
 
 from d9d_codegen.imports import split
 from d9d_codegen.module_names import ModuleText
@@ -17,8 +16,7 @@ from d9d_codegen.problem import closest
 _CLOSE: Final = 0.8  # nearer than for other names: a module that is open may have any name
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(NamedTuple):
     """The first part of a dotted path that cannot be imported.
 
     Attributes:

@@ -12,7 +12,7 @@ _IMPORT: Final = r"^from[ \t]+([\w.]+)[ \t]+import[ \t]+(?:\([^)]*?|[^(#\n]*?)\b
 _DEFINITION: Final = r"^(?:class|def|async[ \t]+def)[ \t]+{name}\b|^{name}[ \t]*(?::|=(?!=))"
 
 
-@dataclass(slots=True)
+@dataclass
 class Names:
     """The names of a module.
 
@@ -51,6 +51,8 @@ class ModuleText:
         """
         if name not in self._text:
             return False
+        if f"\nclass {name}(" in self._text or f"\nclass {name}:" in self._text:
+            return True
         escaped = re.escape(name)
         if re.search(_DEFINITION.format(name=escaped), self._text, re.MULTILINE):
             return True

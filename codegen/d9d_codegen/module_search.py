@@ -2,16 +2,14 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
-from typing import Final
+from typing import Final, NamedTuple
 
 SOURCES: Final = (".pyi", ".py")
 _INITS: Final = tuple(f"{os.sep}__init__{suffix}" for suffix in SOURCES)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A module that can be imported.
 
     Attributes:

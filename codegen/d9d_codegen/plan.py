@@ -1,8 +1,9 @@
 """What has to be done to the files of a project so that they are as its catalogues say."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from d9d_codegen.drift import drift
 from d9d_codegen.lint import examine_all
@@ -11,8 +12,7 @@ from d9d_codegen.project import find_project
 from d9d_codegen.write import Change, compare
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What has to be done.
 
     Attributes:

@@ -2,11 +2,13 @@
 
 import ast
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from d9d_codegen.markdown import cell, code, prose
 from d9d_codegen.page import occurrence
@@ -16,7 +18,9 @@ from d9d_codegen.source import Span
 from d9d_codegen.status import with_status
 
 if TYPE_CHECKING:
-    from jinja2 import BaseLoader, Environment
+    from jinja2 import BaseLoader, BytecodeCache, Environment
+
+_OWN: Final = Path(__file__).parent / "templates"
 
 
 class Templates:
@@ -34,7 +38,7 @@ class Templates:
             message = "there is no such folder of templates"
             raise RefusedError([Problem(folder, "bad-template", message, "name one with --templates DIR")])
         self._folder = folder
-        self._environment = _environment() if folder is None else _environment().overlay(loader=_loader(folder))
+        self._environment = _environment() if folder is None else _environment().overlay(loader=_loader(folder), bytecode_cache=None)
 
     def fill(self, template: str, **values: object) -> str:
         """Returns the text that a template makes.
@@ -54,7 +58,7 @@ class Templates:
 
     def added(self) -> Iterator[str]:
         """Yields the project's templates that replace none of the compiler's; those that begin with `_` are parts."""
-        own = {path.name for path in (Path(__file__).parent / "templates").iterdir()}
+        own = {path.name for path in _OWN.iterdir()}
         for path in sorted(self._folder.glob("*.jinja")) if self._folder else ():
             if path.name not in own and not path.name.startswith("_"):
                 yield path.name
@@ -93,12 +97,27 @@ def _loader(folder: Path) -> "BaseLoader":
     return jinja2.ChoiceLoader([jinja2.FileSystemLoader(os.fspath(folder)), jinja2.PackageLoader("d9d_codegen")])
 
 
+def _bytecode_cache() -> "BytecodeCache | None":
+    """Returns where compiled templates are kept, as Python keeps compiled modules: compiling takes long.
+
+    Their names hold digests of their sources and the versions of Python and Jinja.
+    """
+    import jinja2  # noqa: PLC0415 -- see below
+
+    folder = _OWN / "__pycache__"
+    if not sys.dont_write_bytecode:
+        with suppress(OSError):
+            folder.mkdir(exist_ok=True)
+    return jinja2.FileSystemBytecodeCache(os.fspath(folder)) if os.access(folder, os.W_OK) else None
+
+
 @cache
 def _environment() -> "Environment":
     import jinja2  # noqa: PLC0415 -- a catalogue with problems is refused without it
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("d9d_codegen"),
+        bytecode_cache=_bytecode_cache(),
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701 -- nothing here is HTML
         trim_blocks=True,

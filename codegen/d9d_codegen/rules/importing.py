@@ -1,7 +1,7 @@
 """Rules about what a catalogue names outside of itself: it must be there to be imported."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from d9d_codegen import annotation
 from d9d_codegen.importable import Missing
@@ -10,8 +10,7 @@ from d9d_codegen.problem import Finding, suggestion
 from d9d_codegen.source import Span, Text
 
 
-@dataclass(frozen=True, slots=True)
-class _Use:
+class _Use(NamedTuple):
     """A dotted path that leads out of the catalogue: who names it, in which text, and where in that."""
 
     user: str
