@@ -38,7 +38,9 @@ class Templates:
             message = "there is no such folder of templates"
             raise RefusedError([Problem(folder, "bad-template", message, "name one with --templates DIR")])
         self._folder = folder
-        self._environment = _environment() if folder is None else _environment().overlay(loader=_loader(folder), bytecode_cache=None)
+        self._environment = _environment()
+        if folder is not None:
+            self._environment = self._environment.overlay(loader=_loader(folder), bytecode_cache=None)
 
     def fill(self, template: str, **values: object) -> str:
         """Returns the text that a template makes.
