@@ -8,7 +8,7 @@ TEST_WORKERS ?= 2
 MYPY := $(BIN)/mypy && cd examples/subscriber && ../../$(BIN)/mypy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup generate check lint typecheck test test-all demo clean
+.PHONY: help setup generate check lint typecheck test test-all demo bench-codegen clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,7 @@ setup: .venv/installed ## make the environment in .venv
 generate: setup ## write what catalogue.yaml declares
 	$(BIN)/d9d-catalogue generate
 	$(BIN)/d9d-catalogue generate --catalogue examples/subscriber/catalogue.yaml
+	$(BIN)/d9d-catalogue schema > docs/catalogue.schema.json
 
 check: setup ## fail if a generated file is not what catalogue.yaml declares
 	$(BIN)/d9d-catalogue check
@@ -45,7 +46,15 @@ test-all: check lint typecheck ## the same, and the exhaustive variants
 demo: setup ## generate, type-check, train and infer, in a few minutes
 	$(BIN)/python examples/bytes_lm/demo.py
 
+bench-codegen: .venv-bench/installed ## measure the compiler beside others; writes docs/benchmarks/codegen.md
+	.venv-bench/bin/python benchmarks/codegen.py
+
+.venv-bench/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
 clean: ## remove the environment, caches and runs
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis runs dist build
+	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis runs dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf examples/subscriber/.mypy_cache

@@ -7,75 +7,122 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from d9d_codegen.drift import drift, foreign
-from d9d_codegen.lint import examine
+from d9d_codegen.drift import foreign
+from d9d_codegen.lint import examine_all
+from d9d_codegen.plan import make_plan
 from d9d_codegen.problem import RefusedError
-from d9d_codegen.project import find_project
+from d9d_codegen.project import find_catalogues
 from d9d_codegen.report import FORMATS
-from d9d_codegen.write import Change, apply, compare
+from d9d_codegen.write import apply
 
 
-def generate(path: Path) -> str:
-    """Writes every artefact of a catalogue, or none.
+def generate(paths: Sequence[Path], templates: Path | None = None) -> str:
+    """Writes every artefact of catalogues, or none.
 
     Args:
-        path: The catalogue.
+        paths: The catalogues.
+        templates: A folder of templates to use instead of the one that the project names.
 
     Returns:
         What was done, in a sentence.
 
     Raises:
-        RefusedError: The catalogue has problems, or a file could not be written.
+        RefusedError: A catalogue has problems, or a file could not be written.
     """
-    num_files, changes = _pending(path)
-    foreigners = [foreign(change) for change in changes if change.is_foreign]
+    plan = make_plan(paths, templates)
+    foreigners = [foreign(change) for change in plan.changes if change.is_foreign]
     if foreigners:
         raise RefusedError(foreigners)
-    apply(changes)
-    num_written = sum(change.after is not None for change in changes)
-    removed = f", removed {len(changes) - num_written}" if len(changes) > num_written else ""
-    return f"wrote {num_written} of {num_files} files{removed}"
+    apply(plan.changes)
+    num_written = sum(change.after is not None for change in plan.changes)
+    removed = f", removed {len(plan.changes) - num_written}" if len(plan.changes) > num_written else ""
+    return f"wrote {num_written} of {plan.num_files} files{removed}"
 
 
-def check(path: Path) -> str:
-    """Says whether every artefact of a catalogue is as it should be; writes nothing.
+def check(paths: Sequence[Path], templates: Path | None = None) -> str:
+    """Says whether every artefact of catalogues is as it should be; writes nothing.
 
     Args:
-        path: The catalogue.
+        paths: The catalogues.
+        templates: A folder of templates to use instead of the one that the project names.
 
     Returns:
         That all is well, in a sentence.
 
     Raises:
-        RefusedError: The catalogue has problems, or a file differs from what it says.
+        RefusedError: A catalogue has problems, or a file differs from what it says.
     """
-    num_files, changes = _pending(path)
-    if changes:
-        raise RefusedError(drift(changes, path))
-    return f"all {num_files} files are as {path.name} says"
+    plan = make_plan(paths, templates)
+    if plan.changes:
+        raise RefusedError(plan.drift())
+    names = [path.name for path in paths]
+    say = "say" if len(names) > 1 else "says"
+    return f"all {plan.num_files} files are as {' and '.join(names)} {say}"
 
 
-def lint(path: Path) -> str:
-    """Says whether a catalogue lives up to every rule.
+def lint(paths: Sequence[Path]) -> str:
+    """Says whether catalogues live up to every rule.
 
     Args:
-        path: The catalogue.
+        paths: The catalogues.
 
     Returns:
         That all is well, in a sentence.
 
     Raises:
-        RefusedError: The catalogue has problems.
+        RefusedError: A catalogue has problems.
     """
-    catalogue = examine(path)
-    return f"{sum(len(module.events) for module in catalogue.modules)} events, no problems"
+    modules = [module for catalogue in examine_all(paths) for module in catalogue.modules]
+    return f"{sum(len(module.events) for module in modules)} events, no problems"
 
 
-COMMANDS: Final[dict[str, tuple[Callable[[Path], str], str]]] = {
+def types(paths: Sequence[Path], templates: Path | None = None) -> str:
+    """Says whether the generated modules of catalogues are right in the eyes of mypy.
+
+    Args:
+        paths: The catalogues.
+        templates: A folder of templates to use instead of the one that the project names.
+
+    Returns:
+        That all is well, in a sentence.
+
+    Raises:
+        RefusedError: A catalogue has problems, a file differs from what it says, or mypy found something.
+    """
+    check(paths, templates)
+    from d9d_codegen.typecheck import typecheck  # noqa: PLC0415 -- no other command starts a process
+
+    num_modules = typecheck(paths)
+    return f"mypy finds nothing wrong with {num_modules} modules"
+
+
+def init(paths: Sequence[Path]) -> str:
+    """Starts a catalogue in a project.
+
+    Args:
+        paths: Where it shall lie.
+
+    Returns:
+        What was written, and what to do next.
+
+    Raises:
+        RefusedError: There is a file already.
+    """
+    from d9d_codegen.starter import start  # noqa: PLC0415 -- needed once in the life of a project
+
+    return start(paths[0])
+
+
+COMMANDS: Final[dict[str, tuple[Callable[..., str], str]]] = {
     "generate": (generate, "write the Python modules, the API pages and the index, all of them or none"),
     "check": (check, "say which generated files are not as the catalogue says, with a diff; write nothing"),
     "lint": (lint, "say what is wrong with the catalogue itself"),
+    "types": (types, "type-check the generated modules with mypy, and tell each problem at its line of the catalogue"),
+    "init": (init, "start a catalogue in a project of your own"),
 }
+
+
+_WITH_TEMPLATES: Final = ("generate", "check", "types")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,9 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 where all is well, 1 where there are problems.
     """
     options = _parser().parse_args(arguments)
+    if options.command == "schema":
+        from d9d_codegen.schema import schema  # noqa: PLC0415 -- no other command needs it
+
+        _say(schema())
+        return 0
     run, _ = COMMANDS[options.command]
     try:
-        summary = run(options.catalogue)
+        summary = run(_paths(options), **({"templates": options.templates} if "templates" in options else {}))
     except RefusedError as refused:
         _say(FORMATS[options.format](refused.problems))
         return 1
@@ -98,14 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _pending(path: Path) -> tuple[int, list[Change]]:
-    """Returns how many files a catalogue makes, and which of them are not on disk as they should be."""
-    catalogue = examine(path)
-    project = find_project(path)
-    from d9d_codegen.render import notice, render  # noqa: PLC0415 -- templates are not loaded for a bad catalogue
-
-    artefacts = render(catalogue, project)
-    return len(artefacts), compare(project.root, artefacts, notice(catalogue))
+def _paths(options: argparse.Namespace) -> list[Path]:
+    if options.catalogue:
+        return [options.catalogue]
+    return [Path("catalogue.yaml")] if options.command == "init" else find_catalogues()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,15 +161,28 @@ def _parser() -> argparse.ArgumentParser:
     _add_options(everywhere)
     parser = argparse.ArgumentParser(prog="d9d-catalogue", description="Compiles a catalogue of events.")
     _add_options(parser)
-    parser.set_defaults(catalogue=Path("catalogue.yaml"), format="text")
+    parser.set_defaults(catalogue=None, format="text")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, description) in COMMANDS.items():
-        commands.add_parser(name, parents=[everywhere], help=description, description=description.capitalize())
+        command = commands.add_parser(
+            name, parents=[everywhere], help=description, description=description.capitalize()
+        )
+        if name in _WITH_TEMPLATES:
+            command.add_argument(
+                "--templates", type=Path, metavar="DIR", help="templates that replace the compiler's, or come on top"
+            )
+    description = "print the JSON Schema by which editors complete a catalogue"
+    commands.add_parser("schema", help=description, description=description.capitalize())
     return parser
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--catalogue", type=Path, metavar="PATH", help="the catalogue (default: catalogue.yaml)")
+    parser.add_argument(
+        "--catalogue",
+        type=Path,
+        metavar="PATH",
+        help="the catalogue (default: those that pyproject.toml names, or catalogue.yaml)",
+    )
     parser.add_argument("--format", choices=FORMATS, help="how problems are printed (default: text)")
 
 

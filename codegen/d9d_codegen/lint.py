@@ -1,13 +1,13 @@
 """Every rule that a catalogue has to live up to, and the reading of a catalogue with all of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from d9d_codegen.load import load, read
 from d9d_codegen.model import Catalogue
-from d9d_codegen.problem import Finding, Problems, RefusedError
-from d9d_codegen.rules import cycles, ids, names, order, references, types
+from d9d_codegen.problem import Finding, Problem, RefusedError
+from d9d_codegen.reading import Reading
+from d9d_codegen.rules import cycles, ids, importing, names, order, ownership, references, types
 
 RULES: Final[dict[str, Callable[[Catalogue], Iterator[Finding]]]] = {
     "bad-context": references.bad_context,
@@ -25,13 +25,18 @@ RULES: Final[dict[str, Callable[[Catalogue], Iterator[Finding]]]] = {
     "hidden-name": types.hidden_name,
     "import-cycle": cycles.import_cycle,
     "name-style": names.name_style,
+    "not-a-context": importing.not_a_context,
+    "owned-namespace": ownership.owned_namespace,
+    "owned-package": ownership.owned_package,
     "phase-order": order.phase_order,
     "reserved-name": names.reserved_name,
     "uneven-pair": order.uneven_pair,
     "unknown-context": references.unknown_context,
+    "unknown-module": importing.unknown_module,
     "unknown-name": types.unknown_name,
     "unknown-phase": references.unknown_phase,
     "unknown-replacement": references.unknown_replacement,
+    "unknown-type": importing.unknown_type,
     "unreachable-phase": order.unreachable_phase,
     "unused-context": references.unused_context,
 }
@@ -43,13 +48,31 @@ def examine(path: Path) -> Catalogue:
     Raises:
         RefusedError: It has problems; they are in file order.
     """
-    source = read(path)
-    problems = Problems(source)
-    catalogue = load(source, problems)
-    if catalogue is not None:
-        for rule, find in RULES.items():
-            for finding in find(catalogue):
-                problems.add(rule, *finding)
-    if catalogue is None or problems:
-        raise RefusedError(problems.in_file_order())
-    return catalogue
+    return examine_all([path])[0]
+
+
+def examine_all(paths: Iterable[Path]) -> list[Catalogue]:
+    """Reads catalogues and holds each against its shape, every rule, and the other catalogues of its project.
+
+    Raises:
+        RefusedError: They have problems; those of each catalogue are in file order.
+    """
+    found: list[Problem] = []
+    readings: dict[Path, Reading] = {}
+    for path in paths:
+        try:
+            readings[path] = Reading(path)
+        except RefusedError as refused:
+            found += refused.problems
+    examined = []
+    for reading in readings.values():
+        catalogue = reading.surrounded(readings)
+        if catalogue is not None:
+            for rule, find in RULES.items():
+                for finding in find(catalogue):
+                    reading.problems.add(rule, *finding)
+            examined.append(catalogue)
+        found += reading.problems.in_file_order()
+    if found:
+        raise RefusedError(found)
+    return examined

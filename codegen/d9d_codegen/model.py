@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from d9d_codegen.source import Source, Text
+from d9d_codegen.surroundings import Surroundings
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +148,13 @@ class Catalogue:
         source: What it was read from.
         package: The dotted name of the package that its modules are written into.
         modules: As declared.
+        surroundings: What lies around it, where that matters.
     """
 
     source: Source
     package: Text
     modules: tuple[Module, ...]
+    surroundings: Surroundings | None = None
 
     @cached_property
     def module_paths(self) -> frozenset[str]:

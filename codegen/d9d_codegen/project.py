@@ -1,7 +1,10 @@
 """Where a catalogue's artefacts go: the project around it."""
 
+import os
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -18,11 +21,15 @@ class Project:
         root: The folder of the catalogue.
         docs: The folder of the API pages, relative to the root, if the project wants them.
         line_length: The longest line of generated Python.
+        catalogues: The catalogues that the project names, in its order.
+        templates: The folder of the project's own templates, if it has any.
     """
 
     root: Path
     docs: PurePosixPath | None
     line_length: int
+    catalogues: tuple[Path, ...] = ()
+    templates: Path | None = None
 
     def package_folder(self, package: str) -> PurePosixPath:
         """Returns the folder of a package, relative to the root: below the root itself or below its `src`."""
@@ -31,30 +38,93 @@ class Project:
         below_source = not (self.root / top).is_dir() and (self.root / "src").is_dir()
         return "src" / folder if below_source else folder
 
+    def pages_folder(self, package: str) -> PurePosixPath | None:
+        """Returns the folder of a catalogue's pages, one of its own where the project has several catalogues."""
+        return self.docs / package if self.docs and len(self.catalogues) > 1 else self.docs
+
+
+def find_catalogues() -> list[Path]:
+    """Returns the catalogues that the nearest project names, `catalogue.yaml` where there is no such project.
+
+    Raises:
+        RefusedError: What the project says of its catalogues makes no sense.
+    """
+    for folder in _upwards(Path()):
+        path = folder / "pyproject.toml"
+        if path.is_file():
+            return [*_catalogues(_settings(path), path)] or [Path("catalogue.yaml")]
+    return [Path("catalogue.yaml")]
+
 
 def find_project(catalogue: Path) -> Project:
-    """Reads the `pyproject.toml` beside a catalogue, if there is one.
+    """Reads the `pyproject.toml` that names a catalogue, or else the one beside it, if there is one.
 
     Raises:
         RefusedError: It cannot be read, or holds a setting that makes no sense.
     """
-    path = catalogue.parent / "pyproject.toml"
-    try:
-        settings = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        settings = {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _bad_project(path, f"the file cannot be read: {error}", "mend it") from None
-    docs = _setting(settings, "tool", "d9d", "docs")
-    if docs is not None and not _is_folder_within(docs):
-        remedy = 'name a folder below it: docs = "docs/events"'
-        raise _bad_project(path, f"[tool.d9d] docs is {docs!r}, which is no folder of the project", remedy)
+    path = next(_naming(catalogue), catalogue.parent / "pyproject.toml")
+    settings = _settings(path)
+    docs = _folder(settings, "docs", path, "docs/events")
+    templates = _folder(settings, "templates", path, "templates")
     line_length = _setting(settings, "tool", "ruff", "line-length")
     return Project(
-        root=catalogue.parent,
+        root=path.parent,
         docs=PurePosixPath(docs) if docs else None,
         line_length=line_length if isinstance(line_length, int) else _DEFAULT_LINE_LENGTH,
+        catalogues=_catalogues(settings, path),
+        templates=path.parent / templates if templates else None,
     )
+
+
+def _folder(settings: dict[str, Any], name: str, path: Path, example: str) -> str | None:
+    folder = _setting(settings, "tool", "d9d", name)
+    if folder is not None and not _is_folder_within(folder):
+        remedy = f'name a folder below it: {name} = "{example}"'
+        raise _bad_project(path, f"[tool.d9d] {name} is {folder!r}, which is no folder of the project", remedy)
+    return str(folder) if folder else None
+
+
+def _upwards(folder: Path) -> Iterator[Path]:
+    """Yields a folder and those above it, as the user would name them."""
+    yield folder
+    for above in folder.absolute().parents:
+        yield Path(os.path.relpath(above)) if not folder.is_absolute() else above
+
+
+def _naming(catalogue: Path) -> Iterator[Path]:
+    """Yields each `pyproject.toml` above a catalogue that names it."""
+    for folder in _upwards(catalogue.parent):
+        path = folder / "pyproject.toml"
+        try:
+            is_named = os.path.abspath(catalogue) in map(os.path.abspath, _catalogues(_settings(path), path))  # noqa: PTH100 -- links are not followed
+        except RefusedError:
+            continue  # of another project, or told as that of the folder itself
+        if is_named:
+            yield path
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        return _parsed(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _bad_project(path, f"the file cannot be read: {error}", "mend it") from None
+
+
+@lru_cache(maxsize=8)
+def _parsed(content: bytes) -> dict[str, Any]:
+    return tomllib.loads(content.decode("utf-8"))
+
+
+def _catalogues(settings: dict[str, Any], path: Path) -> tuple[Path, ...]:
+    named = _setting(settings, "tool", "d9d", "catalogues")
+    if named is None:
+        return ()
+    if not isinstance(named, list) or not named or not all(map(_is_folder_within, named)):
+        remedy = 'name files below the project\'s root: catalogues = ["catalogue.yaml"]'
+        raise _bad_project(path, f"[tool.d9d] catalogues is {named!r}, which is no list of its files", remedy)
+    return tuple(path.parent / name for name in dict.fromkeys(named))
 
 
 def _bad_project(path: Path, message: str, remedy: str) -> RefusedError:
@@ -68,7 +138,7 @@ def _setting(settings: Any, *keys: str) -> Any:
 
 
 def _is_folder_within(docs: object) -> bool:
-    if not isinstance(docs, str) or not docs.strip():
+    if not isinstance(docs, str) or not docs.strip() or "\0" in docs:
         return False
     folder = PurePosixPath(docs)
     return not folder.is_absolute() and ".." not in folder.parts

@@ -1,21 +1,15 @@
 """From a catalogue to the text of every file that is generated from it."""
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from d9d_codegen.artefact import Artefact
 from d9d_codegen.index import index
-from d9d_codegen.markdown import cell, code, prose
 from d9d_codegen.model import Catalogue
-from d9d_codegen.page import Page, occurrence, uses
+from d9d_codegen.page import Page, uses
 from d9d_codegen.project import Project
-from d9d_codegen.python_module import PythonModule, statement_line
-from d9d_codegen.status import with_status
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from d9d_codegen.python_module import PythonModule
+from d9d_codegen.template import Templates
 
 
 def notice(catalogue: Catalogue) -> str:
@@ -27,53 +21,42 @@ def notice(catalogue: Catalogue) -> str:
 def render(catalogue: Catalogue, project: Project) -> list[Artefact]:
     """Returns every artefact of a catalogue without problems."""
     package = project.package_folder(catalogue.package)
-    artefacts = list(_python(catalogue, package, project.line_length))
-    if project.docs:
-        artefacts += _pages(catalogue, project.docs)
+    templates = Templates(project.templates)
+    artefacts = list(_python(catalogue, package, project.line_length, templates))
+    docs = project.pages_folder(catalogue.package)
+    if docs:
+        artefacts += _pages(catalogue, docs, templates)
     path = package / "index.json"
+    artefacts += _added(catalogue, package, templates, {path, *(artefact.path for artefact in artefacts)})
     files = sorted(str(artefact.path) for artefact in artefacts if not artefact.gives_way)
     return [*artefacts, Artefact(path, index(catalogue, notice(catalogue), files))]
 
 
-def _python(catalogue: Catalogue, package: PurePosixPath, width: int) -> Iterator[Artefact]:
+def _python(catalogue: Catalogue, package: PurePosixPath, width: int, templates: Templates) -> Iterator[Artefact]:
     head = notice(catalogue)
-    yield Artefact(package / "__init__.py", _fill("package.py.jinja", notice=head), gives_way=True)
+    yield Artefact(package / "__init__.py", templates.fill("package.py.jinja", notice=head), gives_way=True)
     for module in catalogue.modules:
         content = PythonModule(catalogue, module, width)
-        yield Artefact(package / f"{module.name}.py", _fill("module.py.jinja", notice=head, module=content))
+        yield Artefact(package / f"{module.name}.py", templates.fill("module.py.jinja", notice=head, module=content))
 
 
-def _pages(catalogue: Catalogue, docs: PurePosixPath) -> Iterator[Artefact]:
+def _pages(catalogue: Catalogue, docs: PurePosixPath, templates: Templates) -> Iterator[Artefact]:
     head = notice(catalogue)
-    yield Artefact(docs / "README.md", _fill("pages.md.jinja", notice=head, catalogue=catalogue), gives_way=True)
+    yield Artefact(
+        docs / "README.md", templates.fill("pages.md.jinja", notice=head, catalogue=catalogue), gives_way=True
+    )
     used = uses(catalogue)
     for module in catalogue.modules:
         page = Page(catalogue, module, used)
-        yield Artefact(docs / f"{module.name}.md", _fill("page.md.jinja", notice=head, page=page))
+        yield Artefact(docs / f"{module.name}.md", templates.fill("page.md.jinja", notice=head, page=page))
 
 
-def _fill(template: str, **values: object) -> str:
-    return _environment().get_template(template).render(values)
-
-
-@cache
-def _environment() -> "Environment":
-    import jinja2  # noqa: PLC0415 -- a catalogue with problems is refused without it
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("d9d_codegen"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 -- nothing here is HTML
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "cell": cell,
-        "code": code,
-        "occurrence": occurrence,
-        "prose": prose,
-        "statement_line": statement_line,
-        "with_status": with_status,
-    }
-    return environment
+def _added(
+    catalogue: Catalogue, package: PurePosixPath, templates: Templates, taken: set[PurePosixPath]
+) -> Iterator[Artefact]:
+    """Yields the files that a project's own templates add to the package, called like their templates."""
+    for name in templates.added():
+        path = package / name.removesuffix(".jinja")
+        if path in taken:
+            raise templates.refuse(name, f"the template makes {path}, which is made already", "give it another name")
+        yield Artefact(path, templates.fill(name, notice=notice(catalogue), catalogue=catalogue))

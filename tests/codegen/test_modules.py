@@ -30,13 +30,13 @@ OTHER = (
 def generate(case: str, workspace: Workspace) -> None:
     """Compiles `good/CASE.yaml` in a project whose lines are as long as those of this one."""
     shutil.copy(GOOD / f"{case}.yaml", workspace.root)
+    workspace.write(OTHER, "other.py")
     workspace.write('[tool.d9d]\ndocs = "docs/events"\n' + LINE_LENGTH, "pyproject.toml")
     assert workspace.run("generate", "--catalogue", f"{case}.yaml") == (0, "wrote 7 of 7 files\n")
 
 
 def imported(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[ModuleType]:
     """Imports generated modules afresh."""
-    workspace.write(OTHER, "other.py")
     monkeypatch.syspath_prepend(workspace.root)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("awkward", "shop", "other")]:
         monkeypatch.delitem(sys.modules, name)
@@ -61,6 +61,7 @@ def test_generated_modules_please_the_formatter_and_the_linter(empty: Workspace,
     """Generated modules pass ruff with the settings of this project, as they are."""
     generate(case, empty)
     shutil.copy(PROJECT / "pyproject.toml", empty.root)
+    (empty.root / "other.py").unlink()  # somebody else's, hence not to be found beside the module
     for command in (["format", "--check"], ["check"]):
         result = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--no-cache", case], capture_output=True, text=True, check=False
@@ -70,10 +71,10 @@ def test_generated_modules_please_the_formatter_and_the_linter(empty: Workspace,
 
 def test_generated_modules_please_a_strict_type_checker(empty: Workspace) -> None:
     """Generated modules pass `mypy --strict`, as they are."""
+    empty.write(OTHER, "other.py")
     for case in CASES:
         shutil.copy(GOOD / f"{case}.yaml", empty.root)
         empty.run("generate", "--catalogue", f"{case}.yaml")
-    empty.write(OTHER, "other.py")
     command = ["-m", "mypy", "--config-file=", "--strict", "--explicit-package-bases", "--cache-dir=/dev/null", *CASES]
     result = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert result.stdout.startswith("Success: no issues found in 6 source files"), result.stdout

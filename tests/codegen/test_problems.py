@@ -29,7 +29,10 @@ RULES_OF_SHAPE = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_problems_of_a_bad_catalogue_are_told_in_exactly_these_words(case: str, empty: Workspace) -> None:
-    """Each `bad/NAME.yaml` is refused with the text of `bad/NAME.txt`, and nothing is written."""
+    """Each `bad/NAME.yaml` is refused with the text of `bad/NAME.txt`, beside `bad/NAME/`, and nothing is written."""
+    for file in (BAD / case).glob("**/*.*"):
+        path = file.relative_to(BAD / case).as_posix().removesuffix(".txt")
+        empty.write(file.read_text(encoding="utf-8"), path)
     empty.write((BAD / f"{case}.yaml").read_text(encoding="utf-8"), f"{case}.yaml")
     before = empty.files()
     status, output = empty.run("generate", "--catalogue", f"{case}.yaml")

@@ -21,10 +21,13 @@ def bad_id(catalogue: Catalogue) -> Iterator[Finding]:
 def foreign_id(catalogue: Catalogue) -> Iterator[Finding]:
     """An id does not begin with the name of its module."""
     modules = {str(module.name) for module in catalogue.modules}
+    owners = catalogue.surroundings.owners if catalogue.surroundings else {}
     for module, event in _events(catalogue):
         first, _, rest = event.id.partition(".")
         if first == module.name or not (_ID.fullmatch(event.id) and _ID.fullmatch(f"{module.name}.{rest}")):
             continue
+        if first in owners and first not in modules:
+            continue  # told by the rule owned-namespace
         message = f'the id "{event.id}" of {event.name} is outside its module, "{module.name}"'
         if first in modules:
             yield Finding(event.id, message, f'move the event to "{first}", or begin its id with "{module.name}."')

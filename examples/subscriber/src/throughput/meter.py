@@ -11,7 +11,7 @@ from d9d.loop.event.catalogue.train import (
     EventTrainReadyContext,
 )
 
-from throughput.events.throughput import EVENT_THROUGHPUT_MEASURED, EventThroughputContext
+from throughput.events.throughput import EVENT_THROUGHPUT_DUE, EVENT_THROUGHPUT_MEASURED, EventThroughputContext
 
 _SHORTEST_TIME = 1e-9
 """In seconds; a coarse clock may tell the same time twice."""
@@ -43,6 +43,7 @@ class ThroughputMeter:
         self._num_steps += 1
         if not ctx.stepper.is_due(self._period_steps):
             return
+        self._bus.trigger(EVENT_THROUGHPUT_DUE, ctx)
         now = self._clock()
         speed = self._num_steps / max(now - self._measured_at, _SHORTEST_TIME)
         self._num_steps, self._measured_at = 0, now

@@ -12,9 +12,14 @@ from d9d.core.stepper import (
 from d9d.loop.event import (
     Event,
 )
+from d9d.loop.event.catalogue.common import (
+    EventStepContext,
+)
 
 __all__ = [
+    "EVENT_THROUGHPUT_DUE",
     "EVENT_THROUGHPUT_MEASURED",
+    "EventStepContext",
     "EventThroughputContext",
 ]
 
@@ -31,6 +36,11 @@ class EventThroughputContext:
     stepper: Stepper
     steps_per_second: float
 
+
+EVENT_THROUGHPUT_DUE: Final[Event[EventStepContext]] = Event(
+    id="throughput.due",
+)
+"""Triggered right before a measurement, after the last step of its period."""
 
 EVENT_THROUGHPUT_MEASURED: Final[Event[EventThroughputContext]] = Event(
     id="throughput.measured",

@@ -1,0 +1,120 @@
+"""What a catalogue names outside of itself is looked for in sources and stubs, without importing anything."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from d9d_codegen.importable import Importable
+
+from .workspace import SMALL, Workspace
+
+MODULES = {
+    "shop_types/__init__.py": "from .inner import *\nfrom . import late\nfrom .late import Moved as Renamed\n",
+    "shop_types/inner.py": '__all__ = ["Shown"]\n\n\nclass Shown: ...\n\n\nclass Hidden: ...\n',
+    "shop_types/late.py": (
+        "from typing import TYPE_CHECKING\n\n"
+        "if TYPE_CHECKING:\n    from shop_types.inner import Hidden\n"
+        "try:\n    import json as fast\nexcept ImportError:\n    fast = None\n"
+        "Moved, Other = int, str\nraise SystemExit('this module was executed')\n"
+    ),
+    "shop_types/stubbed.py": "class Old: ...\n",
+    "shop_types/stubbed.pyi": "class New: ...\n",
+    "shop_types/lazy.py": 'def __getattr__(name): return {"Made": int}[name]\n\n\nclass Makers: ...\n',
+    "shop_types/broken.py": "class (\n",
+    "shop_types/space/deep.py": "class Deep: ...\n",
+    "shop_types/native.cpython-311-x86_64-linux-gnu.so": "",
+    "shop_types/native.abi3.so": "",
+    "shop_tools/__init__.py": "",
+    "shop_tools-stubs/__init__.pyi": "class FromStubs: ...\n",
+}
+
+
+@pytest.fixture
+def importable(empty: Workspace) -> Importable:
+    """All that can be imported in a project with modules of many kinds."""
+    for path, text in MODULES.items():
+        empty.write(text, path)
+    return Importable([str(empty.root)])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "shop_types.Shown",
+        "shop_types.Renamed",
+        "shop_types.late.Moved",
+        "shop_types.late.Other",
+        "shop_types.late.Hidden",
+        "shop_types.late.fast",
+        "shop_types.stubbed.New",
+        "shop_types.lazy.Made",
+        "shop_types.lazy.Unheard",
+        "shop_types.broken.Anything",
+        "shop_types.native.Anything",
+        "shop_types.space.deep.Deep",
+        "shop_types.Shown.Inner",
+        "shop_tools.FromStubs",
+        "typing.Any",
+        "collections.abc.Callable",
+        "os.PathLike",
+        "decimal.Decimal",
+        "xml.etree.ElementTree.Element",
+        "torch.Tensor",
+        "torch.nn.Module",
+        "torch.float32",
+        "torch.utils.data.DataLoader",
+        "torch.optim.lr_scheduler.LRScheduler",
+        "numpy.typing.NDArray",
+        "d9d.core.dist_context.DistributedContext",
+        "d9d.loop.event.catalogue.train.EventStepContext",
+    ],
+)
+def test_what_can_be_imported_or_cannot_be_known_is_accepted(importable: Importable, path: str) -> None:
+    """Definitions, re-exports, stubs, branches, lazy names, extension modules and namespace packages all count."""
+    assert importable.missing(path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "part", "meant"),
+    [
+        ("shop_types.Shwon", "Shwon", "Shown"),
+        ("shop_types.late.Movd", "Movd", "Moved"),
+        ("shop_types.stubbed.Old", "Old", None),
+        ("shop_types.lazy.Makrs", "Makrs", "Makers"),
+        ("shop_types.space.dep.Deep", "dep", "deep"),
+        ("shop_type.Shown", "shop_type", "shop_types"),
+        ("torch.Tensr", "Tensr", "Tensor"),
+        ("torch.dtyp", "dtyp", "dtype"),
+        ("torch.nn.Modul", "Modul", "Module"),
+        ("decimal.Decimall", "Decimall", "Decimal"),
+    ],
+)
+def test_the_first_part_that_is_missing_is_named(importable: Importable, path: str, part: str, meant: str) -> None:
+    """A misspelt package, module or name is found, and so is what was meant."""
+    missing = importable.missing(path)
+    assert missing is not None
+    assert (missing.part, missing.meant) == (part, meant)
+    assert path[missing.offset :].startswith(part)
+
+
+def test_nothing_that_a_catalogue_names_is_executed(small: Workspace) -> None:
+    """Types of modules that would end the process are resolved all the same."""
+    small.write("raise SystemExit(3)\n\n\nclass Money: ...\n", "till.py")
+    small.write(SMALL.replace("type: int", "type: till.Money"))
+    assert small.run("generate")[0] == 0
+
+
+def test_a_missing_package_is_said_to_be_installed_where_the_compiler_is(tmp_path: Path) -> None:
+    """Where only the compiler is installed, `torch` is a module that cannot be found."""
+    (tmp_path / "catalogue.yaml").write_text(SMALL.replace("type: int", "type: torch.Tensor"), encoding="utf-8")
+    program = (
+        "import sys, jinja2, yaml\n"
+        "from d9d_codegen.__main__ import main\n"
+        "sys.path = [path for path in sys.path if 'site-packages' not in path]\n"
+        "sys.exit(main(['lint']))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert 'and no package "torch" is installed here' in result.stdout

@@ -1,0 +1,102 @@
+"""A project may put templates of its own in the place of the compiler's, or on top of them."""
+
+import pytest
+
+from .workspace import PYPROJECT, Workspace
+
+
+def test_a_template_takes_the_place_of_that_of_the_same_name(small: Workspace) -> None:
+    """All others stay as they are, and `check` is told of the folder as well."""
+    small.write("# {{ notice }}\nNAME = '{{ module.docstring }}'\n", "mine/module.py.jinja")
+    assert small.run("generate", "--templates", "mine") == (0, "wrote 7 of 7 files\n")
+    assert small.read("shop/events/sale.py").endswith('NAME = \'"""Events of a sale."""\'\n')
+    assert small.run("check", "--templates", "mine")[0] == 0
+    assert small.run("check")[0] == 1
+
+
+def test_a_project_can_name_its_templates(small: Workspace) -> None:
+    """`[tool.d9d] templates` makes the option superfluous."""
+    small.write("<!-- {{ notice }} -->\nMine.\n", "mine/page.md.jinja")
+    small.write(PYPROJECT + 'templates = "mine"\n', "pyproject.toml")
+    small.run("generate")
+    assert small.read("docs/events/sale.md").endswith("\nMine.\n")
+    assert small.run("check")[0] == 0
+
+
+def test_a_template_of_another_name_makes_one_more_file(small: Workspace) -> None:
+    """It is filled once, with the whole catalogue, for the package; what begins with `_` is a part of others."""
+    names = "{% for module in catalogue.modules %}{% include '_name.jinja' %}{% endfor %}"
+    small.write(f"# {{{{ notice }}}}\n{names}", "mine/names.txt.jinja")
+    small.write("{{ module.name }}\n", "mine/_name.jinja")
+    assert small.run("generate", "--templates", "mine") == (0, "wrote 8 of 8 files\n")
+    assert small.read("shop/events/names.txt").endswith("\ncommon\nsale\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "told"),
+    [
+        (
+            "module.py.jinja",
+            "# {{ notice }}\n  {{ module.docstrin }}\n",
+            (
+                "module.py.jinja:2:3: error[bad-template]: the template fails: UndefinedError: "
+                "'d9d_codegen.python_module.PythonModule object' has no attribute 'docstrin'"
+            ),
+        ),
+        (
+            "page.md.jinja",
+            "# {{ notice }}\n{% for event in %}\n",
+            "page.md.jinja:2:1: error[bad-template]: the template fails: TemplateSyntaxError: Expected an expression",
+        ),
+        (
+            "more.txt.jinja",
+            "{{ notice }}\n{{ 1 / 0 }}\n",
+            (
+                "more.txt.jinja:2:1: error[bad-template]: the template fails: ZeroDivisionError: division by zero\n"
+                "    2 | {{ 1 / 0 }}\n"
+                "      | ^^^^^^^^^^^\n"
+                "   mend the template\n"
+            ),
+        ),
+        (
+            "more.txt.jinja",
+            "{% include 'none.jinja' %}\n",
+            "more.txt.jinja:1:1: error[bad-template]: the template fails: TemplateNotFound: none.jinja\n",
+        ),
+        (
+            "module.py.jinja",
+            "# {{ notice }}\nclass:\n",
+            (
+                "module.py.jinja: error[bad-template]: the template makes what is no Python: invalid syntax in line 2\n"
+                "   that line is 'class:'\n"
+            ),
+        ),
+        (
+            "sale.py.jinja",
+            "# {{ notice }}\n",
+            (
+                "sale.py.jinja: error[bad-template]: the template makes shop/events/sale.py, which is made already\n"
+                "   give it another name\n"
+            ),
+        ),
+    ],
+    ids=["undefined", "syntax", "failure", "include", "python", "taken"],
+)
+def test_a_template_that_fails_is_told_with_its_file_and_line(
+    small: Workspace, name: str, template: str, told: str
+) -> None:
+    """Whatever is wrong with a template, nothing is written."""
+    small.write(template, f"mine/{name}")
+    before = small.files()
+    status, output = small.run("generate", "--templates", "mine")
+    assert status == 1
+    assert output.startswith(f"mine/{told}")
+    assert small.files() == before
+
+
+def test_a_folder_of_templates_must_be_there(small: Workspace) -> None:
+    """A misspelt folder is no empty one."""
+    assert small.run("generate", "--templates", "nowhere") == (
+        1,
+        "nowhere: error[bad-template]: there is no such folder of templates\n   name one with --templates DIR\n",
+    )

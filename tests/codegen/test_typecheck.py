@@ -1,0 +1,95 @@
+"""`types`: what mypy finds in generated modules is told at the lines of the catalogue that caused it."""
+
+import sys
+
+import pytest
+
+from .workspace import PYPROJECT, SMALL, Workspace
+
+STRICT = PYPROJECT + "\n[tool.mypy]\nstrict = true\n"
+WRONG = SMALL.replace(
+    "          step: {type: int, doc: The step's index.}\n",
+    "          step: {type: os.getcwd, doc: A function.}\n"
+    "          default: {type: int, doc: A text., default: \"'one'\"}\n"
+    "          items:\n"
+    "            type: dict[str, collections.abc.Sequence] | None\n"
+    "            doc: Of what?\n",
+)
+
+
+def test_right_modules_please_mypy(small: Workspace) -> None:
+    """`types` exits with 0 where mypy finds nothing."""
+    small.write(STRICT, "pyproject.toml")
+    small.run("generate")
+    assert small.run("types") == (0, "mypy finds nothing wrong with 2 modules\n")
+
+
+def test_problems_are_told_at_the_lines_of_the_catalogue(small: Workspace) -> None:
+    """A function in the place of a type, a default of another type and a bare generic stand at their keys."""
+    small.write(STRICT, "pyproject.toml")
+    small.write(WRONG)
+    small.run("generate")
+    status, output = small.run("types")
+    assert status == 1
+    heads = [line.partition("]: ") for line in output.splitlines() if ": error[" in line]
+    assert [head for head, _, _ in heads] == [
+        "catalogue.yaml:10:24: error[mypy-valid-type",
+        "catalogue.yaml:11:27: error[mypy-assignment",
+        "catalogue.yaml:13:19: error[mypy-type-arg",
+    ]
+    assert 'Function "os.getcwd" is not valid as a type' in heads[0][2]
+    assert "   mypy says so of shop/events/common.py:" in output
+
+
+def test_a_problem_of_an_import_is_told_where_the_type_is_mentioned(small: Workspace) -> None:
+    """An import comes from the first field or event that names what it imports."""
+    small.write("class Coin: ...\n\n\nglobals()['Money'] = Coin\n", "till.py")
+    small.write(SMALL.replace("type: int", 'type: "list[till.Money]"'))
+    small.run("generate")
+    status, output = small.run("types")
+    assert status == 1
+    assert output.startswith('catalogue.yaml:10:30: error[mypy-attr-defined]: Module "till" has no attribute "Money"')
+
+
+def test_stale_modules_are_not_checked(small: Workspace) -> None:
+    """Lines can be told only of modules that are as the catalogue says."""
+    small.run("generate")
+    small.write(WRONG)
+    status, output = small.run("types")
+    assert status == 1
+    assert "error[out-of-date]" in output
+    assert "mypy" not in output
+
+
+def test_a_missing_mypy_is_said_plainly(small: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where mypy is not installed, the problem says how to install it."""
+    small.run("generate")
+    bare = small.write(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n', "python")
+    bare.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(bare))
+    status, output = small.run("types")
+    assert status == 1
+    assert output == (
+        "catalogue.yaml: error[no-mypy]: the types cannot be checked: mypy is not installed\n"
+        '   install it where the compiler is: pip install "d9d[mypy]"\n'
+    )
+
+
+def test_a_mypy_that_cannot_run_is_told_with_its_own_words(small: Workspace) -> None:
+    """A setting that mypy refuses is a problem, not a success."""
+    small.run("generate")
+    small.write(PYPROJECT + '\n[tool.mypy]\nplugins = ["no.such.plugin"]\n', "pyproject.toml")
+    status, output = small.run("types")
+    assert status == 1
+    assert output.startswith("catalogue.yaml: error[no-mypy]: mypy did not run to its end\n")
+    assert "no.such.plugin" in output
+
+
+def test_the_search_path_of_the_user_is_kept(small: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `MYPYPATH` names is found by mypy as before."""
+    small.write("class Money: ...\n", "elsewhere/till.pyi")
+    small.write(SMALL.replace("type: int", "type: till.Money"))
+    monkeypatch.syspath_prepend(small.root / "elsewhere")
+    monkeypatch.setenv("MYPYPATH", str(small.root / "elsewhere"))
+    small.run("generate")
+    assert small.run("types")[0] == 0
