@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from d9d_codegen.imports import split
 from d9d_codegen.module_names import ModuleText
-from d9d_codegen.module_search import SOURCES, Found, find_in, find_through_hooks, listing
+from d9d_codegen.module_search import SOURCES, Found, find_in, find_through_hooks, listing, read
 from d9d_codegen.problem import closest
 
 _CLOSE: Final = 0.8  # nearer than for other names: a module that is open may have any name
@@ -117,10 +117,9 @@ class Importable:
             self._texts[module] = None
             found = self.find(module)
             if found and found.file:
-                with open(found.file, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 -- a quick look
-                    is_package = os.path.basename(found.file).startswith("__init__.")  # noqa: PTH119 -- the same
-                    package = module if is_package else module.rpartition(".")[0]
-                    self._texts[module] = ModuleText(file.read(), package)
+                is_package = os.path.basename(found.file).startswith("__init__.")  # noqa: PTH119 -- a quick look
+                package = module if is_package else module.rpartition(".")[0]
+                self._texts[module] = ModuleText(read(found.file), package)
         return self._texts[module]
 
     def _glimpses(self, module: str, name: str, seen: set[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,7 +69,9 @@ class ModuleText:
     def names(self) -> Names:
         """All names of the module; open where the text is no Python of this version."""
         try:
-            tree = ast.parse(self._text)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tree = ast.parse(self._text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return Names(is_open=True)
         names = Names()

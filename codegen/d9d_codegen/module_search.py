@@ -64,3 +64,12 @@ def listing(folder: str) -> Iterator[str]:
         yield from os.listdir(folder)  # noqa: PTH208 -- names are all that is wanted
     except OSError:
         return
+
+
+def read(file: str) -> str:
+    """Returns the text of a module; where it cannot be read, one that says nothing of the names in it."""
+    try:
+        with open(file, encoding="utf-8", errors="replace") as opened:  # noqa: PTH123 -- as above
+            return opened.read()
+    except OSError:
+        return "("

@@ -49,11 +49,12 @@ def find_catalogues() -> list[Path]:
     Raises:
         RefusedError: What the project says of its catalogues makes no sense.
     """
-    for folder in _upwards(Path()):
-        path = folder / "pyproject.toml"
-        if path.is_file():
-            return [*_catalogues(_settings(path), path)] or [Path("catalogue.yaml")]
-    return [Path("catalogue.yaml")]
+    here = Path("catalogue.yaml")
+    settings = [folder / "pyproject.toml" for folder in _upwards(Path())]
+    path = next((path for path in settings if path.is_file()), None)
+    named = _catalogues(_settings(path), path) if path else ()
+    is_of_another = here.is_file() and _absolute(here) not in map(_absolute, named)
+    return [*named] if named and not is_of_another else [here]
 
 
 def find_project(catalogue: Path) -> Project:
@@ -91,12 +92,16 @@ def _upwards(folder: Path) -> Iterator[Path]:
         yield Path(os.path.relpath(above)) if not folder.is_absolute() else above
 
 
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 -- links are not followed
+
+
 def _naming(catalogue: Path) -> Iterator[Path]:
     """Yields each `pyproject.toml` above a catalogue that names it."""
     for folder in _upwards(catalogue.parent):
         path = folder / "pyproject.toml"
         try:
-            is_named = os.path.abspath(catalogue) in map(os.path.abspath, _catalogues(_settings(path), path))  # noqa: PTH100 -- links are not followed
+            is_named = _absolute(catalogue) in map(_absolute, _catalogues(_settings(path), path))
         except RefusedError:
             continue  # of another project, or told as that of the folder itself
         if is_named:

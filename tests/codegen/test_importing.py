@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from d9d_codegen.importable import Importable
 
@@ -23,6 +25,7 @@ MODULES = {
     "shop_types/stubbed.pyi": "class New: ...\n",
     "shop_types/lazy.py": 'def __getattr__(name): return {"Made": int}[name]\n\n\nclass Makers: ...\n',
     "shop_types/broken.py": "class (\n",
+    "shop_types/odd.py": 'PATTERN = "\\d"\n\n\nclass Odd: ...\n',
     "shop_types/space/deep.py": "class Deep: ...\n",
     "shop_types/native.cpython-311-x86_64-linux-gnu.so": "",
     "shop_types/native.abi3.so": "",
@@ -80,6 +83,7 @@ def test_what_can_be_imported_or_cannot_be_known_is_accepted(importable: Importa
     ("path", "part", "meant"),
     [
         ("shop_types.Shwon", "Shwon", "Shown"),
+        ("shop_types.odd.Od", "Od", "Odd"),
         ("shop_types.late.Movd", "Movd", "Moved"),
         ("shop_types.stubbed.Old", "Old", None),
         ("shop_types.lazy.Makrs", "Makrs", "Makers"),
@@ -97,6 +101,15 @@ def test_the_first_part_that_is_missing_is_named(importable: Importable, path: s
     assert missing is not None
     assert (missing.part, missing.meant) == (part, meant)
     assert path[missing.offset :].startswith(part)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.from_regex(r"[^\W\d]\w{0,8}", fullmatch=True), min_size=2, max_size=4))
+def test_no_path_leads_to_a_traceback(parts: list[str]) -> None:
+    """Whatever is named is there, or one of its parts is missing."""
+    path = ".".join(parts)
+    missing = Importable([]).missing(path)
+    assert missing is None or path[missing.offset :].startswith(missing.part)
 
 
 def test_nothing_that_a_catalogue_names_is_executed(small: Workspace) -> None:

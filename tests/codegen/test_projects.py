@@ -95,6 +95,16 @@ def test_the_project_is_found_from_a_folder_within_it(both: Workspace, monkeypat
     assert (both.root / "shop/events/sale.py").is_file()
 
 
+def test_a_catalogue_of_its_own_below_a_project_is_not_the_projects(
+    both: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder with a `catalogue.yaml` that the project above does not name, that one is meant."""
+    both.write(SMALL, "inner/catalogue.yaml")
+    monkeypatch.chdir(both.root / "inner")
+    assert both.run("generate") == (0, "wrote 4 of 4 files\n")
+    assert (both.root / "inner/shop/events/sale.py").is_file()
+
+
 def test_an_installed_catalogue_owns_its_namespaces(small: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry point of the group `d9d.catalogues` says where the catalogue of an installed project is."""
     small.write('{"package": "bank.events", "modules": {"sale": {}}}', "site/bank/events/index.json")
