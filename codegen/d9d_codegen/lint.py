@@ -7,7 +7,7 @@ from typing import Final
 from d9d_codegen.load import load, read
 from d9d_codegen.model import Catalogue
 from d9d_codegen.problem import Finding, Problems, RefusedError
-from d9d_codegen.rules import cycles, ids, names, order, references, types
+from d9d_codegen.rules import cycles, evolution, ids, names, order, references, types
 
 RULES: Final[dict[str, Callable[[Catalogue], Iterator[Finding]]]] = {
     "bad-context": references.bad_context,
@@ -24,14 +24,16 @@ RULES: Final[dict[str, Callable[[Catalogue], Iterator[Finding]]]] = {
     "half-pair": order.half_pair,
     "hidden-name": types.hidden_name,
     "import-cycle": cycles.import_cycle,
+    "less-stable": evolution.less_stable,
     "name-style": names.name_style,
     "phase-order": order.phase_order,
     "reserved-name": names.reserved_name,
     "uneven-pair": order.uneven_pair,
+    "uneven-replacement": evolution.uneven_replacement,
     "unknown-context": references.unknown_context,
     "unknown-name": types.unknown_name,
     "unknown-phase": references.unknown_phase,
-    "unknown-replacement": references.unknown_replacement,
+    "unknown-replacement": evolution.unknown_replacement,
     "unreachable-phase": order.unreachable_phase,
     "unused-context": references.unused_context,
 }

@@ -37,6 +37,11 @@ class Status:
     stability: Text | None
     deprecated: Deprecation | None
 
+    @property
+    def replaced_by(self) -> Text | None:
+        """The name of what the entry is but an alias of."""
+        return self.deprecated.replaced_by if self.deprecated else None
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -72,6 +77,11 @@ class Context:
     doc: Text
     fields: tuple[Field, ...]
     status: Status
+
+    @property
+    def own_fields(self) -> list[Field]:
+        """Its fields without those that are but aliases of others."""
+        return [field for field in self.fields if not field.status.replaced_by]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,21 @@ class Module:
     contexts: tuple[Context, ...]
     events: tuple[EventSpec, ...]
 
+    @property
+    def entries(self) -> list[EventSpec | Context]:
+        """All that it names: its events and its contexts."""
+        return [*self.events, *self.contexts]
+
+    @property
+    def own_contexts(self) -> list[Context]:
+        """Its contexts without those that are but aliases of others."""
+        return [context for context in self.contexts if not context.status.replaced_by]
+
+    @property
+    def own_events(self) -> list[EventSpec]:
+        """Its events without those that are but aliases of others, which nothing triggers."""
+        return [event for event in self.events if not event.status.replaced_by]
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -165,4 +190,13 @@ class Catalogue:
             f"{self.package}.{module.name}.{context.name}": context
             for module in self.modules
             for context in module.contexts
+        }
+
+    @cached_property
+    def renamed_contexts(self) -> dict[str, str]:
+        """The contexts that are but aliases and those that they stand for, all by their full dotted paths."""
+        return {
+            path: f"{path.rpartition('.')[0]}.{context.status.replaced_by}"
+            for path, context in self.contexts.items()
+            if context.status.replaced_by
         }
