@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 
+from d9d_codegen.digest import unsealed
 from d9d_codegen.model import Catalogue, Context, EventSpec, Field, Module, Phase, Status
 from d9d_codegen.pair import other_sides
 from d9d_codegen.reference import Scope
@@ -17,8 +18,6 @@ def index(catalogue: Catalogue, generated_by: str, files: Iterable[str]) -> str:
         files: The files that are the catalogue's own, whatever they hold, relative to the project's root.
     """
     content = {
-        "version": 1,
-        "generated_by": generated_by,
         "package": catalogue.package,
         "files": list(files),
         "modules": {
@@ -32,7 +31,8 @@ def index(catalogue: Catalogue, generated_by: str, files: Iterable[str]) -> str:
         },
         "aliases": {name: alias for module in catalogue.modules for name, alias in _aliases(catalogue, module)},
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    head = {"version": 1, "generated_by": generated_by, "digests": unsealed(content)}
+    return json.dumps({**head, **content}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _phase(phase: Phase) -> dict[str, object]:

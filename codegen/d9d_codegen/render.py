@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from d9d_codegen.artefact import Artefact
+from d9d_codegen.digest import sealed, unsealed
 from d9d_codegen.index import index
 from d9d_codegen.markdown import cell, code, prose
 from d9d_codegen.model import Catalogue
@@ -32,28 +33,32 @@ def render(catalogue: Catalogue, project: Project) -> list[Artefact]:
         artefacts += _pages(catalogue, project.docs)
     path = package / "index.json"
     files = sorted(str(artefact.path) for artefact in artefacts if not artefact.gives_way)
-    return [*artefacts, Artefact(path, index(catalogue, notice(catalogue), files))]
+    return [*artefacts, Artefact(path, sealed(index(catalogue, notice(catalogue), files)))]
 
 
 def _python(catalogue: Catalogue, package: PurePosixPath, width: int) -> Iterator[Artefact]:
     head = notice(catalogue)
-    yield Artefact(package / "__init__.py", _fill("package.py.jinja", notice=head), gives_way=True)
+    init = _fill("package.py.jinja", catalogue.package, notice=head)
+    yield Artefact(package / "__init__.py", init, gives_way=True)
     for module in catalogue.modules:
         content = PythonModule(catalogue, module, width)
-        yield Artefact(package / f"{module.name}.py", _fill("module.py.jinja", notice=head, module=content))
+        yield Artefact(package / f"{module.name}.py", _fill("module.py.jinja", module, notice=head, module=content))
 
 
 def _pages(catalogue: Catalogue, docs: PurePosixPath) -> Iterator[Artefact]:
     head = notice(catalogue)
-    yield Artefact(docs / "README.md", _fill("pages.md.jinja", notice=head, catalogue=catalogue), gives_way=True)
+    overview = [(module.name, module.doc, module.own_events) for module in catalogue.modules]
+    pages = _fill("pages.md.jinja", overview, notice=head, catalogue=catalogue)
+    yield Artefact(docs / "README.md", pages, gives_way=True)
     used = uses(catalogue)
     for module in catalogue.modules:
         page = Page(catalogue, module, used)
-        yield Artefact(docs / f"{module.name}.md", _fill("page.md.jinja", notice=head, page=page))
+        yield Artefact(docs / f"{module.name}.md", _fill("page.md.jinja", module, notice=head, page=page))
 
 
-def _fill(template: str, **values: object) -> str:
-    return _environment().get_template(template).render(values)
+def _fill(template: str, part: object, **values: object) -> str:
+    """Returns a file that is about a part of the catalogue."""
+    return sealed(_environment().get_template(template).render(values, digests=unsealed(part)))
 
 
 @cache

@@ -1,4 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
+# Digests: catalogue fcdc0d8de2db37c3, body 5b6c130a553c7e9d
 """Events of the throughput meter."""
 
 import dataclasses
