@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from d9d_codegen.exemption import Exemptions
 from d9d_codegen.load import load, read
 from d9d_codegen.model import Catalogue
 from d9d_codegen.problem import Finding, Problems, RefusedError
@@ -49,9 +50,15 @@ def examine(path: Path) -> Catalogue:
     problems = Problems(source)
     catalogue = load(source, problems)
     if catalogue is not None:
+        exemptions = Exemptions(catalogue.exemptions, RULES)
         for rule, find in RULES.items():
             for finding in find(catalogue):
-                problems.add(rule, *finding)
+                if not exemptions.excuse(rule, finding.at):
+                    problems.add(rule, *finding)
+        for finding in exemptions.bad():
+            problems.add("bad-exemption", *finding)
+        for finding in exemptions.unused():
+            problems.add("unused-exemption", *finding)
     if catalogue is None or problems:
         raise RefusedError(problems.in_file_order())
     return catalogue

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from d9d_codegen.exemption import Exemption
 from d9d_codegen.source import Source, Text
 
 
@@ -172,11 +173,13 @@ class Catalogue:
         source: What it was read from.
         package: The dotted name of the package that its modules are written into.
         modules: As declared.
+        exemptions: From which rules, and where.
     """
 
     source: Source
     package: Text
     modules: tuple[Module, ...]
+    exemptions: tuple[Exemption, ...] = ()
 
     @cached_property
     def module_paths(self) -> frozenset[str]:
