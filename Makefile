@@ -23,6 +23,7 @@ setup: .venv/installed ## make the environment in .venv
 generate: setup ## write what catalogue.yaml declares
 	$(BIN)/d9d-catalogue generate
 	$(BIN)/d9d-catalogue generate --catalogue examples/subscriber/catalogue.yaml
+	$(BIN)/python -m d9d_codegen.rule_page > docs/catalogue/rules.md
 
 check: setup ## fail if a generated file is not what catalogue.yaml declares
 	$(BIN)/d9d-catalogue check

@@ -9,6 +9,7 @@ from d9d_codegen.load import load, read
 from d9d_codegen.model import Catalogue
 from d9d_codegen.problem import Finding, Problems, RefusedError
 from d9d_codegen.rules import cycles, evolution, ids, names, order, references, types
+from d9d_codegen.source import Source
 
 RULES: Final[dict[str, Callable[[Catalogue], Iterator[Finding]]]] = {
     "bad-context": references.bad_context,
@@ -46,7 +47,15 @@ def examine(path: Path) -> Catalogue:
     Raises:
         RefusedError: It has problems; they are in file order.
     """
-    source = read(path)
+    return judge(read(path))
+
+
+def judge(source: Source) -> Catalogue:
+    """Holds the text of a catalogue against its shape and every rule.
+
+    Raises:
+        RefusedError: It has problems; they are in file order.
+    """
     problems = Problems(source)
     catalogue = load(source, problems)
     if catalogue is not None:
