@@ -3,13 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from os.path import commonprefix
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from d9d_codegen.source import Source, Span, Text
 
-_MAX_CANDIDATES: Final = 50  # a comparison is slow: of many names only those that begin alike are compared
+_MAX_CANDIDATES: Final = 50  # a comparison is slow: of many names only those that share most letters are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,10 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     """Returns the known name that `name` most likely means, if any comes near."""
     candidates = sorted(set(known))
     if len(candidates) > _MAX_CANDIDATES:
-        candidates.sort(key=lambda candidate: -len(commonprefix([name, candidate])))  # noqa: RUF071 -- no paths
+        letters = set(name)
+        candidates.sort(
+            key=lambda candidate: abs(len(candidate) - len(name)) - 2 * len(letters.intersection(candidate))
+        )
     matches = get_close_matches(name, candidates[:_MAX_CANDIDATES], n=1)
     return matches[0] if matches else None
 

@@ -117,10 +117,9 @@ def docs_below(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
     for statement, following in zip(body, [*body[1:], ast.Pass()], strict=True):
         if isinstance(statement, ast.If):
             yield from docs_below(statement.body)
-        target = statement.target if isinstance(statement, ast.AnnAssign) else None
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else target
-        if isinstance(target, ast.Name) and isinstance(following, ast.Expr):
-            yield target.id, str(ast.literal_eval(following.value))
+        match statement, following:
+            case ((ast.AnnAssign(target=ast.Name(name)) | ast.Assign(targets=[ast.Name(name)])), ast.Expr(text)):
+                yield name, str(ast.literal_eval(text))
 
 
 if __name__ == "__main__":
