@@ -24,6 +24,7 @@ generate: setup ## write what catalogue.yaml declares
 	$(BIN)/d9d-catalogue generate
 	$(BIN)/d9d-catalogue generate --catalogue examples/subscriber/catalogue.yaml
 	$(BIN)/d9d-catalogue schema > docs/catalogue.schema.json
+	$(BIN)/python -m d9d_codegen.rule_page > docs/catalogue/rules.md
 
 check: setup ## fail if a generated file is not what catalogue.yaml declares
 	$(BIN)/d9d-catalogue check

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from difflib import unified_diff
 from pathlib import Path
 
+from d9d_codegen.digest import body_of, digests_in
 from d9d_codegen.problem import Problem
 from d9d_codegen.write import Change
 
@@ -25,14 +26,25 @@ def drift(changes: Iterable[Change], catalogue: Path) -> Iterator[Problem]:
         elif change.after is None:
             yield Problem(change.path, "orphaned", f"{catalogue.name} says nothing of this file any more", remedy)
         else:
-            message = f"differs from what {catalogue.name} says"
-            yield Problem(change.path, "out-of-date", message, remedy, detail=_diff(change))
+            yield _outdated(change, change.before, change.after, catalogue.name, remedy)
 
 
 def foreign(change: Change) -> Problem:
     """Returns the problem that a file somebody wrote stands where a generated one should."""
     message = "a file stands here that was not generated"
     return Problem(change.path, "not-generated", message, "move it away, or give the module another name")
+
+
+def _outdated(change: Change, before: bytes, after: bytes, catalogue: str, remedy: str) -> Problem:
+    """Returns the problem of a file that differs, with who changed: the file, the catalogue, or both."""
+    digests, wanted = digests_in(before), digests_in(after)
+    is_older = digests is not None and wanted is not None and digests.catalogue != wanted.catalogue
+    if digests is None or digests.body != body_of(before):
+        also = f", and {catalogue} has changed since as well" if is_older else ""
+        remedy = f"say in {catalogue} what you mean, and {remedy}, which undoes the edit"
+        return Problem(change.path, "edited-by-hand", f"was edited by hand{also}", remedy, detail=_diff(change))
+    cause = catalogue if is_older else f"d9d-catalogue, a setting of the project or another part of {catalogue}"
+    return Problem(change.path, "stale", f"{cause} has changed since this was generated", remedy, detail=_diff(change))
 
 
 def _diff(change: Change) -> str:

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterable, Iterator
 
-from d9d_codegen.model import Catalogue, Context, Module, Phase, Status
+from d9d_codegen.digest import unsealed
+from d9d_codegen.model import Catalogue, Context, EventSpec, Field, Module, Phase, Status
 from d9d_codegen.pair import other_sides
 from d9d_codegen.reference import Scope
 
@@ -17,8 +18,6 @@ def index(catalogue: Catalogue, generated_by: str, files: Iterable[str]) -> str:
         files: The files that are the catalogue's own, whatever they hold, relative to the project's root.
     """
     content = {
-        "version": 1,
-        "generated_by": generated_by,
         "package": catalogue.package,
         "files": list(files),
         "modules": {
@@ -28,10 +27,12 @@ def index(catalogue: Catalogue, generated_by: str, files: Iterable[str]) -> str:
         "contexts": {
             f"{catalogue.package}.{module.name}.{context.name}": _context(context)
             for module in catalogue.modules
-            for context in module.contexts
+            for context in module.own_contexts
         },
+        "aliases": {name: alias for module in catalogue.modules for name, alias in _aliases(catalogue, module)},
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    head = {"version": 1, "generated_by": generated_by, "digests": unsealed(content)}
+    return json.dumps({**head, **content}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _phase(phase: Phase) -> dict[str, object]:
@@ -47,7 +48,7 @@ def _phase(phase: Phase) -> dict[str, object]:
 def _events(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[str, object]]]:
     scope, others = Scope(catalogue, module), other_sides(module)
     prefix = f"{catalogue.package}.{module.name}."
-    for event in module.events:
+    for event in module.own_events:
         other = others.get(event.id)
         yield (
             prefix + event.name,
@@ -65,8 +66,23 @@ def _events(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[st
 
 
 def _context(context: Context) -> dict[str, object]:
-    fields = {field.name: field.type.strip() for field in context.fields}
+    fields = {field.name: field.type.strip() for field in context.own_fields}
     return {"fields": fields, **_status(context.status)}
+
+
+def _aliases(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yields the deprecated names of a module, each with all that is known of it."""
+    prefix = f"{catalogue.package}.{module.name}"
+    entries: list[tuple[str, EventSpec | Context | Field]] = [
+        *((prefix, event) for event in module.events),
+        *((prefix, context) for context in module.contexts),
+        *((f"{prefix}.{context.name}", field) for context in module.own_contexts for field in context.fields),
+    ]
+    for owner, entry in entries:
+        if entry.status.replaced_by:
+            given = {"id": entry.id} if isinstance(entry, EventSpec) else {}
+            replacement = f"{owner}.{entry.status.replaced_by}"
+            yield f"{owner}.{entry.name}", {**given, "replaced_by": replacement, **_status(entry.status)}
 
 
 def _status(status: Status) -> dict[str, object]:

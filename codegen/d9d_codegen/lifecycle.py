@@ -53,7 +53,7 @@ class Lifecycle:
         final: set[str] = set()
         others = other_sides(module)
         for phase in module.phases:
-            events = [event for event in module.events if event.phase == phase.name]
+            events = [event for event in module.own_events if event.phase == phase.name]
             if phase.anytime:
                 anytime |= {event.id: _opening(event, others) for event in events}
                 final |= {str(event.id) for event in events[-1:] if phase.terminal}

@@ -1,13 +1,18 @@
 """Every rule that a catalogue has to live up to, and the reading of a catalogue with all of them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from d9d_codegen.exemption import Exemptions
+from d9d_codegen.load import load
 from d9d_codegen.model import Catalogue
-from d9d_codegen.problem import Finding, Problem, RefusedError
+from d9d_codegen.problem import Finding, Problem, Problems, RefusedError
 from d9d_codegen.reading import Reading
-from d9d_codegen.rules import cycles, ids, importing, names, order, ownership, references, types
+from d9d_codegen.rules import cycles, evolution, ids, importing, names, order, ownership, references, types
+from d9d_codegen.source import Source
+from d9d_codegen.surroundings import Surroundings
 
 RULES: Final[dict[str, Callable[[Catalogue], Iterator[Finding]]]] = {
     "bad-context": references.bad_context,
@@ -24,6 +29,7 @@ RULES: Final[dict[str, Callable[[Catalogue], Iterator[Finding]]]] = {
     "half-pair": order.half_pair,
     "hidden-name": types.hidden_name,
     "import-cycle": cycles.import_cycle,
+    "less-stable": evolution.less_stable,
     "name-style": names.name_style,
     "not-a-context": importing.not_a_context,
     "owned-namespace": ownership.owned_namespace,
@@ -31,11 +37,12 @@ RULES: Final[dict[str, Callable[[Catalogue], Iterator[Finding]]]] = {
     "phase-order": order.phase_order,
     "reserved-name": names.reserved_name,
     "uneven-pair": order.uneven_pair,
+    "uneven-replacement": evolution.uneven_replacement,
     "unknown-context": references.unknown_context,
     "unknown-module": importing.unknown_module,
     "unknown-name": types.unknown_name,
     "unknown-phase": references.unknown_phase,
-    "unknown-replacement": references.unknown_replacement,
+    "unknown-replacement": evolution.unknown_replacement,
     "unknown-type": importing.unknown_type,
     "unreachable-phase": order.unreachable_phase,
     "unused-context": references.unused_context,
@@ -68,11 +75,41 @@ def examine_all(paths: Iterable[Path]) -> list[Catalogue]:
     for reading in readings.values():
         catalogue = reading.surrounded(readings)
         if catalogue is not None:
-            for rule, find in RULES.items():
-                for finding in find(catalogue):
-                    reading.problems.add(rule, *finding)
+            _hold_to_rules(catalogue, reading.problems)
             examined.append(catalogue)
         found += reading.problems.in_file_order()
     if found:
         raise RefusedError(found)
     return examined
+
+
+def judge(source: Source, earlier: Sequence[Catalogue] = ()) -> Catalogue:
+    """Holds the text of a catalogue against its shape and every rule, beside what is installed here.
+
+    Args:
+        source: The text; no file need hold it.
+        earlier: Catalogues of the same project.
+
+    Raises:
+        RefusedError: It has problems; they are in file order.
+    """
+    problems = Problems(source)
+    catalogue = load(source, problems)
+    if catalogue is not None:
+        around = Surroundings(source.path.parent, catalogue.package, earlier, earlier)
+        _hold_to_rules(replace(catalogue, surroundings=around), problems)
+    if catalogue is None or problems:
+        raise RefusedError(problems.in_file_order())
+    return catalogue
+
+
+def _hold_to_rules(catalogue: Catalogue, problems: Problems) -> None:
+    exemptions = Exemptions(catalogue.exemptions, RULES)
+    for rule, find in RULES.items():
+        for finding in find(catalogue):
+            if not exemptions.excuse(rule, finding.at):
+                problems.add(rule, *finding)
+    for finding in exemptions.bad():
+        problems.add("bad-exemption", *finding)
+    for finding in exemptions.unused():
+        problems.add("unused-exemption", *finding)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from d9d_codegen import shape
+from d9d_codegen.exemption import exemptions_in
 from d9d_codegen.model import Catalogue, Context, Deprecation, EventSpec, Field, Module, Phase, Status
 from d9d_codegen.node import Mapping, Node, Scalar, compose
 from d9d_codegen.problem import Problem, Problems, RefusedError
@@ -52,7 +53,8 @@ def load(source: Source, problems: Problems) -> Catalogue | None:
         return None
     shape.check(root, shape.CATALOGUE, problems)
     entry = _Entry(Text("", root.span), root)
-    return Catalogue(source, entry.text("package"), tuple(_module(module) for module in entry.named("modules")))
+    modules = tuple(_module(module) for module in entry.named("modules"))
+    return Catalogue(source, entry.text("package"), modules, exemptions=tuple(exemptions_in(root, shape.CATALOGUE)))
 
 
 class _Entry:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from d9d_codegen.exemption import Exemption
 from d9d_codegen.source import Source, Text
 from d9d_codegen.surroundings import Surroundings
 
@@ -37,6 +38,11 @@ class Status:
     since: Text | None
     stability: Text | None
     deprecated: Deprecation | None
+
+    @property
+    def replaced_by(self) -> Text | None:
+        """The name of what the entry is but an alias of."""
+        return self.deprecated.replaced_by if self.deprecated else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,11 @@ class Context:
     doc: Text
     fields: tuple[Field, ...]
     status: Status
+
+    @property
+    def own_fields(self) -> list[Field]:
+        """Its fields without those that are but aliases of others."""
+        return [field for field in self.fields if not field.status.replaced_by]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +150,21 @@ class Module:
     contexts: tuple[Context, ...]
     events: tuple[EventSpec, ...]
 
+    @property
+    def entries(self) -> list[EventSpec | Context]:
+        """All that it names: its events and its contexts."""
+        return [*self.events, *self.contexts]
+
+    @property
+    def own_contexts(self) -> list[Context]:
+        """Its contexts without those that are but aliases of others."""
+        return [context for context in self.contexts if not context.status.replaced_by]
+
+    @property
+    def own_events(self) -> list[EventSpec]:
+        """Its events without those that are but aliases of others, which nothing triggers."""
+        return [event for event in self.events if not event.status.replaced_by]
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -149,12 +175,14 @@ class Catalogue:
         package: The dotted name of the package that its modules are written into.
         modules: As declared.
         surroundings: What lies around it, where that matters.
+        exemptions: From which rules, and where.
     """
 
     source: Source
     package: Text
     modules: tuple[Module, ...]
     surroundings: Surroundings | None = None
+    exemptions: tuple[Exemption, ...] = ()
 
     @cached_property
     def module_paths(self) -> frozenset[str]:
@@ -168,4 +196,13 @@ class Catalogue:
             f"{self.package}.{module.name}.{context.name}": context
             for module in self.modules
             for context in module.contexts
+        }
+
+    @cached_property
+    def renamed_contexts(self) -> dict[str, str]:
+        """The contexts that are but aliases and those that they stand for, all by their full dotted paths."""
+        return {
+            path: f"{path.rpartition('.')[0]}.{context.status.replaced_by}"
+            for path, context in self.contexts.items()
+            if context.status.replaced_by
         }

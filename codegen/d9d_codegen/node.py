@@ -57,13 +57,14 @@ class Sequence:
     kind: str = "a list"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Mapping:
-    """Keys and values, in the order of the file."""
+    """Keys and values, in the order of the file; it grows until its end is read."""
 
     span: Span
     entries: "dict[Text, Node]" = field(default_factory=dict)
     kind: str = "a mapping"
+    end: tuple[int, int] = (0, 0)  # the line and the column behind it, counted from 1
 
 
 Node = Scalar | Sequence | Mapping
@@ -119,8 +120,7 @@ class _Composer:
         if isinstance(event, yaml.DocumentStartEvent):
             return self._start_document(event)
         if isinstance(event, yaml.CollectionEndEvent):
-            self._open.pop()
-            self._keys.pop()
+            self._close(event)
         if not isinstance(event, yaml.NodeEvent):
             return True
         self._refuse_magic(event)
@@ -135,6 +135,12 @@ class _Composer:
                 "bad-yaml", node.span, "the catalogue is nested too deeply", "see the shape of a catalogue"
             )
         return len(self._open) <= _MAX_DEPTH
+
+    def _close(self, event: yaml.Event) -> None:
+        node = self._open.pop()
+        self._keys.pop()
+        if isinstance(node, Mapping) and event.end_mark:
+            node.end = (event.end_mark.line + 1, event.end_mark.column + 1)
 
     def _span(self, event: yaml.Event) -> Span:
         start, end = event.start_mark, event.end_mark

@@ -6,6 +6,7 @@ from d9d_codegen import annotation
 from d9d_codegen.markdown import anchor, code
 from d9d_codegen.model import Catalogue, Context, EventSpec, Module, Phase
 from d9d_codegen.reference import Scope
+from d9d_codegen.status import with_status
 
 Uses = dict[str, list[tuple[Module, EventSpec]]]
 
@@ -15,7 +16,7 @@ def uses(catalogue: Catalogue) -> Uses:
     found: Uses = {}
     for module in catalogue.modules:
         scope = Scope(catalogue, module)
-        for event in module.events:
+        for event in module.own_events:
             found.setdefault(scope.resolve(event.context) or event.context, []).append((module, event))
     return found
 
@@ -39,7 +40,7 @@ class Page:
     def phases(self) -> Iterator[tuple[Phase, list[EventSpec]]]:
         """Yields each phase with its events."""
         for phase in self.module.phases:
-            yield phase, [event for event in self.module.events if event.phase == phase.name]
+            yield phase, [event for event in self.module.own_events if event.phase == phase.name]
 
     def context_link(self, name: str) -> str:
         """Returns a link to a context; only its path where it is of another catalogue."""
@@ -53,6 +54,20 @@ class Page:
         """Returns links to the events that have a context."""
         used = self._used.get(f"{self.path}.{context.name}", [])
         return ", ".join(self._link(module.name, event.name) for module, event in used)
+
+    def deprecated_names(self) -> list[tuple[str, str, str]]:
+        """Returns the aliases among constants and contexts: their names, links to what they mean, and their docs."""
+        events = {str(event.name): event for event in self.module.events}
+        found = []
+        for entry in self.module.entries:
+            replacement = entry.status.replaced_by
+            if not replacement:
+                continue
+            text = with_status(entry.doc, entry.status)
+            if isinstance(entry, EventSpec) and entry.id != events[replacement].id:
+                text += f" Nothing triggers the id {entry.id} any more."
+            found.append((str(entry.name), self._link(self.module.name, replacement), text))
+        return found
 
     def type(self, expression: str) -> str:
         """Returns a type set as code."""

@@ -27,7 +27,7 @@ def stem(event_id: str) -> str | None:
 def pairs(module: Module) -> dict[str, Pair]:
     """Returns the pairs of a module by their stems, in the order in which they begin; half ones too."""
     found: dict[str, Pair] = {}
-    for event in module.events:
+    for event in module.own_events:
         moment = stem(event.id)
         if moment is None:
             continue

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from d9d_codegen.source import Source, Span, Text
+
+_MAX_CANDIDATES: Final = 50  # a comparison is slow: of many names only those that share most letters are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,13 @@ class Problems:
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Returns the known name that `name` most likely means, if any comes near."""
-    matches = get_close_matches(name, sorted(set(known)), n=1)
+    candidates = sorted(set(known))
+    if len(candidates) > _MAX_CANDIDATES:
+        letters = set(name)
+        candidates.sort(
+            key=lambda candidate: abs(len(candidate) - len(name)) - 2 * len(letters.intersection(candidate))
+        )
+    matches = get_close_matches(name, candidates[:_MAX_CANDIDATES], n=1)
     return matches[0] if matches else None
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from d9d_codegen import annotation
+from d9d_codegen.alias import FieldAlias, NameAlias, aliases, warning
 from d9d_codegen.docstring import Docstring, width_of
 from d9d_codegen.imports import Import, Imports, natural, role
 from d9d_codegen.literal import is_mutable, parse_literal, write_literal
@@ -14,16 +15,20 @@ from d9d_codegen.status import with_status
 
 _EVENT: Final = "d9d.loop.event.Event"
 _FINAL: Final = "typing.Final"
+_TYPE_CHECKING: Final = "typing.TYPE_CHECKING"
+_DEPRECATED: Final = "d9d.loop.event.deprecation.deprecated"
+_DEPRECATED_NAMES: Final = "d9d.loop.event.deprecation.deprecated_names"
 _SECRET_CODES: Final = ("S104", "S105", "S108")  # a text that is a default is no password
 
 
 @dataclass(frozen=True, slots=True)
 class ContextClass:
-    """The source of a context's class: its name, its docstring and its fields, a line each."""
+    """The source of a context's class: its name, its docstring, its fields, a line each, and properties."""
 
     name: str
     docstring: Docstring
     fields: list[str]
+    aliases: list[FieldAlias]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +66,18 @@ class PythonModule:
         self._module = module
         self._scope = Scope(catalogue, module)
         self._width = width
-        self._positions = {f"{self._path}.{context.name}": at for at, context in enumerate(module.contexts)}
+        self._positions = {f"{self._path}.{context.name}": at for at, context in enumerate(module.own_contexts)}
         self._codes: set[str] = set()
-        self._event_contexts = {self._resolved(event.context) for event in module.events}
-        self._imports = Imports(["dataclasses"] if module.contexts else [], self._mentioned(), self._defined())
+        self._event_contexts = {self._resolved(event.context) for event in module.own_events}
+        self._aliases = [
+            alias for alias in aliases(catalogue, module) if "." not in alias[1] or alias[1] in self._event_contexts
+        ]
+        self._imports = Imports(["dataclasses"] if module.own_contexts else [], self._mentioned(), self._defined())
         self.docstring = self._docstring(module.doc)
         self._codes |= self.docstring.lint_codes()
-        self.contexts = [self._context(context, number) for number, context in enumerate(module.contexts)]
-        self.events = [self._event(event) for event in module.events]
+        self.contexts = [self._context(context, number) for number, context in enumerate(module.own_contexts)]
+        self.events = [self._event(event) for event in module.own_events]
+        self.aliases = [self._alias(entry, target) for entry, target in self._aliases]
         self.import_sections = self._imports.sections(catalogue.package)
         for statement in (line for section in self.import_sections for line in section):
             self._fits(statement_line(statement))
@@ -87,16 +96,27 @@ class PythonModule:
         """The linter's checks that the catalogue's own words, as typed, do not live up to."""
         return [*sorted(self._codes), "RUF100"] if self._codes else []
 
+    @property
+    def spelled(self) -> dict[str, str]:
+        """How the module spells what it needs for its aliases, by the last names of these."""
+        paths = (_TYPE_CHECKING, _DEPRECATED, _DEPRECATED_NAMES)
+        return {path.rpartition(".")[2]: self._imports.spell(path) for path in paths}
+
     def _defined(self) -> list[str]:
-        contexts = [str(context.name) for context in self._module.contexts]
-        return [*contexts, *(str(event.name) for event in self._module.events)]
+        contexts = [str(context.name) for context in self._module.own_contexts]
+        events = [str(event.name) for event in self._module.own_events]
+        return [*contexts, *events, *(str(entry.name) for entry, _ in self._aliases)]
 
     def _mentioned(self) -> Iterable[str]:
-        if self._module.events:
+        if self._module.own_events:
             yield from (_EVENT, _FINAL)
+        if self._aliases:
+            yield from (_TYPE_CHECKING, _DEPRECATED_NAMES)
+        if any(field.status.replaced_by for context in self._module.own_contexts for field in context.fields):
+            yield _DEPRECATED
         yield from (path for path in self._event_contexts if not self._is_local(path))
-        for context in self._module.contexts:
-            for field in context.fields:
+        for context in self._module.own_contexts:
+            for field in context.own_fields:
                 for name in annotation.parse(field.type).names:
                     path = self._resolved(name.path)
                     if "." in path and not self._is_local(path):
@@ -118,19 +138,40 @@ class PythonModule:
         return Docstring(text, attributes, indent, self._width)
 
     def _context(self, context: Context, number: int) -> ContextClass:
-        attributes = [(field.name, with_status(field.doc, field.status)) for field in context.fields]
+        attributes = [(field.name, with_status(field.doc, field.status)) for field in context.own_fields]
         docstring = self._docstring(with_status(context.doc, context.status), attributes, indent=4)
         self._codes |= docstring.lint_codes()
         self._fits(f"class {context.name}:")
-        fields = [self._field(field, number) for field in context.fields]
-        return ContextClass(context.name, docstring, fields)
+        fields = [self._field(field, number) for field in context.own_fields]
+        renamed = [self._field_alias(context, field, number) for field in context.fields if field.status.replaced_by]
+        return ContextClass(context.name, docstring, fields, renamed)
 
-    def _field(self, field: Field, number: int) -> str:
+    def _type(self, field: Field, number: int) -> str:
         expression = annotation.parse(field.type)
         spelled = expression.write(self._spell)
         if any(self._positions.get(self._resolved(name.path), -1) >= number for name in expression.names):
-            spelled = write_literal(spelled)  # names a class that is not yet there
-        line = f"{field.name}: {spelled}"
+            return write_literal(spelled)  # names a class that is not yet there
+        return spelled
+
+    def _field_alias(self, context: Context, field: Field, number: int) -> FieldAlias:
+        spelled = self._type(field, number)
+        message = warning(f"{context.name}.{field.name}", field.status)
+        docstring = self._docstring(with_status(field.doc, field.status), indent=8)
+        self._codes |= docstring.lint_codes()
+        self._fits(f"            {message},")
+        skip = "" if self._fits(f"    def {field.name}(self) -> {spelled}:") else "  # fmt: skip"
+        return FieldAlias(field.name, field.status.replaced_by or "", spelled, message, docstring, skip)
+
+    def _alias(self, entry: Context | EventSpec, target: str) -> NameAlias:
+        message = warning(entry.name, entry.status)
+        docstring = self._docstring(with_status(entry.doc, entry.status), indent=4)
+        spelled = self._spell(target) if "." in target else target
+        fits = self._fits(f"    {entry.name} = {spelled}") and self._fits(f'            "{entry.name}": (')
+        self._fits(f"                {message},")
+        return NameAlias(entry.name, spelled, message, docstring, "" if fits else "  # fmt: skip")
+
+    def _field(self, field: Field, number: int) -> str:
+        line = f"{field.name}: {self._type(field, number)}"
         if field.default is not None:
             line += f" = {self._default(parse_literal(field.default))}"
         return line if self._fits(f"    {line}") else f"{line}  # fmt: skip"

@@ -32,9 +32,13 @@ class Scope:
     def resolve(self, name: str) -> str | None:
         """Returns the full dotted path of a context, or nothing where there is no such context.
 
-        Contexts outside of the catalogue are taken at their word.
+        Contexts outside of the catalogue are taken at their word, and an alias for the context that it stands for.
         """
-        if "." not in name:
-            return self._bare.get(name)
-        is_own = name.rpartition(".")[0] in self._catalogue.module_paths
-        return None if is_own and name not in self._catalogue.contexts else name
+        path = self.path(name)
+        if path is None or path in self._catalogue.contexts:
+            return self._catalogue.renamed_contexts.get(path or "", path)
+        return None if path.rpartition(".")[0] in self._catalogue.module_paths else path
+
+    def path(self, name: str) -> str | None:
+        """Returns the full dotted path that a name stands for, be there such a context or not; nothing if none does."""
+        return name if "." in name else self._bare.get(name)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from d9d_codegen.artefact import Artefact
+from d9d_codegen.digest import sealed, unsealed
 from d9d_codegen.index import index
 from d9d_codegen.model import Catalogue
 from d9d_codegen.page import Page, uses
@@ -29,26 +30,28 @@ def render(catalogue: Catalogue, project: Project) -> list[Artefact]:
     path = package / "index.json"
     artefacts += _added(catalogue, package, templates, {path, *(artefact.path for artefact in artefacts)})
     files = sorted(str(artefact.path) for artefact in artefacts if not artefact.gives_way)
-    return [*artefacts, Artefact(path, index(catalogue, notice(catalogue), files))]
+    return [*artefacts, Artefact(path, sealed(index(catalogue, notice(catalogue), files)))]
 
 
 def _python(catalogue: Catalogue, package: PurePosixPath, width: int, templates: Templates) -> Iterator[Artefact]:
     head = notice(catalogue)
-    yield Artefact(package / "__init__.py", templates.fill("package.py.jinja", notice=head), gives_way=True)
+    init = _fill(templates, "package.py.jinja", catalogue.package, notice=head)
+    yield Artefact(package / "__init__.py", init, gives_way=True)
     for module in catalogue.modules:
         content = PythonModule(catalogue, module, width)
-        yield Artefact(package / f"{module.name}.py", templates.fill("module.py.jinja", notice=head, module=content))
+        text = _fill(templates, "module.py.jinja", module, notice=head, module=content)
+        yield Artefact(package / f"{module.name}.py", text)
 
 
 def _pages(catalogue: Catalogue, docs: PurePosixPath, templates: Templates) -> Iterator[Artefact]:
     head = notice(catalogue)
-    yield Artefact(
-        docs / "README.md", templates.fill("pages.md.jinja", notice=head, catalogue=catalogue), gives_way=True
-    )
+    overview = [(module.name, module.doc, module.own_events) for module in catalogue.modules]
+    pages = _fill(templates, "pages.md.jinja", overview, notice=head, catalogue=catalogue)
+    yield Artefact(docs / "README.md", pages, gives_way=True)
     used = uses(catalogue)
     for module in catalogue.modules:
         page = Page(catalogue, module, used)
-        yield Artefact(docs / f"{module.name}.md", templates.fill("page.md.jinja", notice=head, page=page))
+        yield Artefact(docs / f"{module.name}.md", _fill(templates, "page.md.jinja", module, notice=head, page=page))
 
 
 def _added(
@@ -59,4 +62,10 @@ def _added(
         path = package / name.removesuffix(".jinja")
         if path in taken:
             raise templates.refuse(name, f"the template makes {path}, which is made already", "give it another name")
-        yield Artefact(path, templates.fill(name, notice=notice(catalogue), catalogue=catalogue))
+        text = _fill(templates, name, catalogue.modules, notice=notice(catalogue), catalogue=catalogue)
+        yield Artefact(path, text)
+
+
+def _fill(templates: Templates, name: str, part: object, **values: object) -> str:
+    """Returns a file that is about a part of the catalogue."""
+    return sealed(templates.fill(name, digests=unsealed(part), **values))

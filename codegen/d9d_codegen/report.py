@@ -24,6 +24,9 @@ def as_github(problems: Iterable[Problem]) -> str:
     return "".join(_command(problem) + "\n" for problem in problems)
 
 
+_MAX_LINE_LENGTH: Final = 400  # a longer line is cut around the place that is shown
+_CONTEXT: Final = 80
+
 FORMATS: Final[dict[str, Callable[[Iterable[Problem]], str]]] = {
     "text": as_text,
     "json": as_json,
@@ -37,9 +40,10 @@ def _text(problem: Problem) -> str:
     if problem.span:
         line, column, length = problem.span
         place += f":{line}:{column}"
-        shown = _shown(problem.line)
-        margin = "".join(char if char == "\t" else " " * width_of(char) for char in shown[: column - 1])
-        carets = "^" * max(1, width_of(shown[column - 1 : column - 1 + length]))
+        start = column - 1 - _CONTEXT if len(problem.line) > _MAX_LINE_LENGTH and column > _CONTEXT else 0
+        shown = _shown(problem.line[start : start + _MAX_LINE_LENGTH])
+        margin = "".join(char if char == "\t" else " " * width_of(char) for char in shown[: column - 1 - start])
+        carets = "^" * max(1, width_of(shown[column - 1 - start :][:length]))
         lines = [f"{line:5} | {shown}", f"      | {margin}{carets}"]
     head = f"{_shown(place)}: error[{problem.rule}]: {_shown(problem.message)}"
     return "\n".join([head, *lines, *problem.detail.splitlines(), f"   {_shown(problem.remedy)}"])

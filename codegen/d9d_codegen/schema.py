@@ -3,7 +3,7 @@
 import json
 from typing import Final
 
-from d9d_codegen.shape import CATALOGUE, Key, Named, Shape, Value
+from d9d_codegen.shape import CATALOGUE, Key, Listed, Named, Shape, Value
 
 _KINDS: Final[dict[tuple[str, ...], dict[str, object]]] = {
     ("text",): {"type": "string", "pattern": r"\S"},
@@ -50,6 +50,8 @@ def _value(name: str, key: Key) -> dict[str, object]:
     match key.value:
         case Shape():
             return _entry(key.value)
+        case Listed():
+            return {"type": "array", "items": {"type": "string", "pattern": r"\S"}}
         case Named(shape=shape):
             names = {"pattern": _NAMES[shape.noun]}
             return {"type": "object", "propertyNames": names, "additionalProperties": _entry(shape)}

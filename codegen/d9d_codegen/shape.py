@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from d9d_codegen.character import is_forbidden
-from d9d_codegen.node import Mapping, Node, Scalar
+from d9d_codegen.node import Mapping, Node, Scalar, Sequence
 from d9d_codegen.problem import Problems, suggestion
 from d9d_codegen.source import Text
 
@@ -25,6 +25,11 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A list of texts."""
+
+
+@dataclass(frozen=True, slots=True)
 class Named:
     """A mapping from names, which the user chooses, to entries of one shape."""
 
@@ -41,7 +46,7 @@ class Key:
         required: Whether the entry must have it.
     """
 
-    value: "Value | Named | Shape"
+    value: "Value | Listed | Named | Shape"
     doc: str
     required: bool = False
 
@@ -61,6 +66,7 @@ class Shape:
 
 _TEXT: Final = Value()
 _FLAG: Final = Value(kinds=("a truth value",))
+_ALLOW: Final = {"allow": Key(Listed(), "The rules that find nothing in it; see docs/catalogue/rules.md.")}
 _DEPRECATED: Final = Shape(
     "entry",
     {
@@ -73,6 +79,7 @@ _STATUS: Final = {
     "since": Key(_TEXT, 'The version that brought it, in quotes: "0.2".'),
     "stability": Key(Value(choices=("experimental", "stable")), "Whether it may still change."),
     "deprecated": Key(_DEPRECATED, "Says that it will go."),
+    **_ALLOW,
 }
 _FIELD: Final = Shape(
     "field",
@@ -99,6 +106,7 @@ _PHASE: Final = Shape(
         "optional": Key(_FLAG, "A run may pass it over."),
         "anytime": Key(_FLAG, "Its events may fall between any two others."),
         "terminal": Key(_FLAG, "Nothing follows it."),
+        **_ALLOW,
     },
 )
 _EVENT: Final = Shape(
@@ -120,6 +128,7 @@ _MODULE: Final = Shape(
         "phases": Key(Named(_PHASE), "In the order in which a run passes through them."),
         "contexts": Key(Named(_CONTEXT), "What its events tell those who hear them."),
         "events": Key(Named(_EVENT), "In the order in which the loop triggers them."),
+        **_ALLOW,
     },
 )
 CATALOGUE: Final = Shape(
@@ -169,8 +178,18 @@ def _check_value(key: Text, node: Node, expected: Key, problems: Problems) -> No
             for name, entry in node.entries.items():
                 if name:
                     check(entry, expected.value.shape, problems, name)
+        case Listed():
+            _check_list(key, node, problems)
         case Value():
             _check_scalar(key, node, expected.value, problems)
+
+
+def _check_list(key: Text, node: Node, problems: Problems) -> None:
+    if not isinstance(node, Sequence):
+        _refuse_kind(node, key, "a list", problems)
+        return
+    for item in node.items:
+        _check_scalar(key, item, _TEXT, problems)
 
 
 def _check_scalar(key: Text, node: Node, expected: Value, problems: Problems) -> None:

@@ -13,12 +13,18 @@ def sentences(status: Status) -> Iterator[str]:
         yield "Experimental: it may still change."
     if status.stability == "stable":
         yield "Stable."
+    if status.deprecated:
+        yield deprecation(status)
+
+
+def deprecation(status: Status) -> str:
+    """Returns since when an entry is deprecated, and what to use instead; nothing where it is not."""
     deprecated = status.deprecated
-    if deprecated:
-        replacement = f"; use {deprecated.replaced_by} instead" if deprecated.replaced_by else ""
-        yield f"Deprecated since {deprecated.since}{replacement}."
-        if deprecated.note:
-            yield deprecated.note.strip()
+    if not deprecated:
+        return ""
+    replacement = f"; use {deprecated.replaced_by} instead" if deprecated.replaced_by else ""
+    note = f" {deprecated.note.strip()}" if deprecated.note else ""
+    return f"Deprecated since {deprecated.since}{replacement}.{note}"
 
 
 def with_status(doc: str, status: Status) -> str:

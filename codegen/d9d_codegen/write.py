@@ -11,6 +11,7 @@ from d9d_codegen.artefact import Artefact
 from d9d_codegen.problem import Problem, RefusedError
 
 _STAGED: Final = ".d9d-new"
+_INDEX: Final = "index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,15 @@ def compare(root: Path, artefacts: list[Artefact], head: str) -> list[Change]:
 def apply(changes: Iterable[Change]) -> None:
     """Makes the files as they should be.
 
-    Every new text is first written beside its file; only then are the files replaced, one after the other.
+    Every new text is first written beside its file; only then are the files replaced, one after the other. The index
+    comes last: until then the old one says what was generated before, so that a run that is killed can be made good.
 
     Raises:
         RefusedError: A file could not be written; those that already were are as before again.
     """
-    changes = list(changes)
+    changes = sorted(changes, key=lambda change: change.path.name == _INDEX)
+    staged = {_staged(change.path) for change in changes if change.after is not None}
+    changes = [change for change in changes if change.path not in staged]  # left behind, and about to be written anew
     folders: list[Path] = []
     done: list[Change] = []
     try:
@@ -84,7 +88,7 @@ def apply(changes: Iterable[Change]) -> None:
 
 def _listed(root: Path, artefacts: list[Artefact]) -> set[PurePosixPath]:
     """Returns the files that the index on disk says were generated, and the index itself."""
-    index = next(artefact.path for artefact in artefacts if artefact.path.name == "index.json")
+    index = next(artefact.path for artefact in artefacts if artefact.path.name == _INDEX)
     files: object = []
     with suppress(OSError, ValueError, TypeError, KeyError):
         files = json.loads((root / index).read_bytes())["files"]
@@ -103,8 +107,10 @@ def _orphans(
     wanted = set(wanted)
     for folder in sorted({path.parent for path in {*wanted, *listed}}):
         for file in sorted((root / folder).glob("*")):
-            is_candidate = file.name.endswith((".py", ".md", _STAGED)) and folder / file.name not in wanted
-            if is_candidate and file.is_file() and _is_generated(_read(file) or b"", head):
+            if folder / file.name in wanted or not file.is_file():
+                continue
+            is_staged = file.name.startswith(".") and file.name.endswith(_STAGED)
+            if is_staged or (file.suffix in (".py", ".md") and _is_generated(_read(file) or b"", head)):
                 yield folder / file.name
 
 

@@ -45,7 +45,7 @@ def name_event(expression: Expression | None, modules: dict[str, MypyFile], inde
     module = modules.get(full_name.rpartition(".")[0])
     if module is None:
         return EventName(full_name)
-    entry = indexes.beside(module.path).events.get(full_name)
+    entry = indexes.beside(module.path).event(full_name)
     if entry is not None and isinstance(entry.get("id"), str):
         return EventName(full_name, entry["id"])
     return EventName(full_name, _id_in_source(module.path, full_name.rpartition(".")[2]))

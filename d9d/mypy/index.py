@@ -17,18 +17,31 @@ class Index:
 
     Attributes:
         events: What the catalogue says of each event, by the full name of its constant.
+        aliases: What it says of each deprecated name that stands for another, by the full name.
         digest: Tells two states of the file apart.
     """
 
     events: Mapping[str, Mapping[str, Any]]
+    aliases: Mapping[str, Mapping[str, Any]]
     digest: str
 
     def describes(self, module: str) -> bool:
         """Say whether a module defines events of this catalogue."""
         return any(name.rpartition(".")[0] == module for name in self.events)
 
+    def event(self, name: str) -> Mapping[str, Any] | None:
+        """Return what is known of an event, be it called by its name or by a deprecated one.
 
-EMPTY: Final = Index({}, "")
+        Args:
+            name: The full name of the constant.
+
+        Returns:
+            Its entry, if there is one.
+        """
+        return self.events.get(str(self.aliases.get(name, {}).get("replaced_by", name)))
+
+
+EMPTY: Final = Index({}, {}, "")
 
 
 class Indexes:
@@ -84,9 +97,12 @@ def _read(path: Path) -> Index:
         content = json.loads(data)
     except (OSError, ValueError):
         return EMPTY
-    events = content.get("events") if isinstance(content, dict) else None
-    if not isinstance(events, dict):
+    if not isinstance(content, dict) or not isinstance(content.get("events"), dict):
         return EMPTY
-    return Index(
-        {name: entry for name, entry in events.items() if isinstance(entry, dict)}, hashlib.sha256(data).hexdigest()
-    )
+    return Index(_entries(content, "events"), _entries(content, "aliases"), hashlib.sha256(data).hexdigest())
+
+
+def _entries(content: dict[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
+    entries = content.get(key)
+    named = entries.items() if isinstance(entries, dict) else ()
+    return {name: entry for name, entry in named if isinstance(entry, dict)}

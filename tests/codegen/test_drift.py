@@ -1,10 +1,13 @@
 """`check`: what on disk is not as the catalogue says."""
 
+import json
 from itertools import product
 
 import pytest
 
-from .workspace import SMALL, Workspace, rules
+from d9d_codegen.digest import body_of, digests_in
+
+from .workspace import PYPROJECT, SMALL, Workspace, rules
 
 EDITS = ["appended", "replaced", "emptied"]
 
@@ -22,30 +25,88 @@ def test_an_edit_of_a_generated_file_is_found_and_mended(small: Workspace, path:
     before = small.read(path)
     small.write({"appended": before + "# more\n", "replaced": "something else\n", "emptied": ""}[edit], path)
     status, output = small.run("check")
-    assert (status, rules(output)) == (1, [f"{path}: error[out-of-date]"])
+    assert (status, rules(output)) == (1, [f"{path}: error[edited-by-hand]"])
     assert small.run("generate") == (0, "wrote 1 of 7 files\n")
     assert small.read(path) == before
 
 
 def test_check_shows_the_difference_and_the_command_to_run(small: Workspace) -> None:
-    """The report on a stale file holds a diff and says what to do."""
+    """The report on an edited file holds a diff and says what to do."""
     small.run("generate")
-    stale = small.read("shop/events/common.py").replace("step: int", "step: float")
-    small.write(stale, "shop/events/common.py")
+    edited = small.read("shop/events/common.py").replace("step: int", "step: float")
+    small.write(edited, "shop/events/common.py")
     status, output = small.run("check")
     assert status == 1
     assert output == (
-        "shop/events/common.py: error[out-of-date]: differs from what catalogue.yaml says\n"
+        "shop/events/common.py: error[edited-by-hand]: was edited by hand\n"
         "--- shop/events/common.py (on disk)\n"
         "+++ shop/events/common.py (generated)\n"
-        "@@ -16,4 +16,4 @@\n"
+        "@@ -17,4 +17,4 @@\n"
         "         step: The step's index.\n"
         '     """\n'
         " \n"
         "-    step: float\n"
         "+    step: int\n"
-        "   run `d9d-catalogue generate`\n"
+        "   say in catalogue.yaml what you mean, and run `d9d-catalogue generate`, which undoes the edit\n"
     )
+
+
+def told(small: Workspace, path: str) -> str:
+    """Returns what `check` says of one file, without the difference."""
+    _, output = small.run("check", "--format", "json")
+    [problem] = [problem for problem in json.loads(output) if problem["path"] == path]
+    return f"{problem['rule']}: {problem['message']}; {problem['remedy']}"
+
+
+def test_a_file_that_nobody_edited_is_stale_because_the_catalogue_changed(small: Workspace) -> None:
+    """A file that is as it was generated says that the catalogue has gone on."""
+    small.run("generate")
+    small.write(SMALL.replace("Triggered when the door opens.", "Triggered at nine."))
+    assert told(small, "shop/events/sale.py") == (
+        "stale: catalogue.yaml has changed since this was generated; run `d9d-catalogue generate`"
+    )
+
+
+def test_a_file_can_be_stale_though_its_part_of_the_catalogue_stayed(small: Workspace) -> None:
+    """Where nothing that the file is about has changed, something around it has."""
+    small.run("generate")
+    small.write(PYPROJECT + "[tool.ruff]\nline-length = 30\n", "pyproject.toml")
+    assert told(small, "shop/events/sale.py") == (
+        "stale: d9d-catalogue, a setting of the project or another part of catalogue.yaml has changed since this was "
+        "generated; run `d9d-catalogue generate`"
+    )
+
+
+def test_a_file_can_be_edited_by_hand_and_stale_at_once(small: Workspace) -> None:
+    """Both are told, since the difference shows both."""
+    small.run("generate")
+    small.write(SMALL.replace("Triggered when the door opens.", "Triggered at nine."))
+    small.write(small.read("shop/events/sale.py") + "MINE = 1\n", "shop/events/sale.py")
+    assert told(small, "shop/events/sale.py") == (
+        "edited-by-hand: was edited by hand, and catalogue.yaml has changed since as well; say in catalogue.yaml what "
+        "you mean, and run `d9d-catalogue generate`, which undoes the edit"
+    )
+
+
+@pytest.mark.parametrize("path", ["shop/events/sale.py", "docs/events/sale.md", "shop/events/index.json"])
+def test_the_digest_of_the_body_holds_for_every_byte_but_its_own_line(small: Workspace, path: str) -> None:
+    """A file is as it was generated only while each line of it is."""
+    small.run("generate")
+    lines = small.read(path).splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        content = "".join([*lines[:number], line[:-1] + " \n", *lines[number + 1 :]]).encode()
+        digests = digests_in(content)
+        assert digests is not None
+        assert (digests.body == body_of(content)) == ("body" in line)
+
+
+def test_a_module_keeps_its_digests_when_another_one_changes(small: Workspace) -> None:
+    """The digest of the catalogue is that of the part which a file is about."""
+    small.run("generate")
+    before = small.read("shop/events/common.py")
+    small.write(SMALL.replace("Triggered when the door opens.", "Triggered at nine."))
+    small.run("generate")
+    assert small.read("shop/events/common.py") == before
 
 
 def test_check_names_every_stale_and_missing_file_and_writes_nothing(small: Workspace) -> None:
@@ -58,10 +119,10 @@ def test_check_names_every_stale_and_missing_file_and_writes_nothing(small: Work
     assert (status, rules(output)) == (
         1,
         [
-            "docs/events/README.md: error[out-of-date]",
-            "docs/events/sale.md: error[out-of-date]",
+            "docs/events/README.md: error[stale]",
+            "docs/events/sale.md: error[stale]",
             "shop/events/common.py: error[missing]",
-            "shop/events/sale.py: error[out-of-date]",
+            "shop/events/sale.py: error[stale]",
         ],
     )
     assert small.files() == before
@@ -73,4 +134,11 @@ def test_what_a_killed_run_left_behind_is_cleared_away(small: Workspace) -> None
     small.write(small.read("shop/events/sale.py"), "shop/events/.sale.py.d9d-new")
     status, output = small.run("check")
     assert (status, rules(output)) == (1, ["shop/events/.sale.py.d9d-new: error[orphaned]"])
+    assert small.run("generate") == (0, "wrote 0 of 7 files, removed 1\n")
+
+
+def test_a_half_written_text_that_a_killed_run_left_behind_goes_too(small: Workspace) -> None:
+    """What was staged is known by its name, for it need not even have a head."""
+    small.run("generate")
+    small.write("# Gen", "shop/events/.sale.py.d9d-new")
     assert small.run("generate") == (0, "wrote 0 of 7 files, removed 1\n")

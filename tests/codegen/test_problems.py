@@ -11,6 +11,7 @@ from .workspace import SMALL, Workspace
 BAD = Path(__file__).parent / "bad"
 CASES = sorted(path.stem for path in BAD.glob("*.yaml"))
 RULES_OF_SHAPE = {
+    "bad-exemption",
     "bad-key",
     "bad-yaml",
     "control-character",
@@ -18,6 +19,7 @@ RULES_OF_SHAPE = {
     "empty-text",
     "missing-key",
     "unknown-key",
+    "unused-exemption",
     "unknown-stability",
     "unknown-version",
     "wrong-kind",

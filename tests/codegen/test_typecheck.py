@@ -57,7 +57,7 @@ def test_stale_modules_are_not_checked(small: Workspace) -> None:
     small.write(WRONG)
     status, output = small.run("types")
     assert status == 1
-    assert "error[out-of-date]" in output
+    assert "error[stale]" in output
     assert "mypy" not in output
 
 

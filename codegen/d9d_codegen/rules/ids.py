@@ -36,13 +36,18 @@ def foreign_id(catalogue: Catalogue) -> Iterator[Finding]:
 
 
 def duplicate_id(catalogue: Catalogue) -> Iterator[Finding]:
-    """Two events have one id."""
+    """Two events have one id, and neither is but another name of the other."""
     first: dict[str, EventSpec] = {}
-    for _, event in _events(catalogue):
+    for module, event in _events(catalogue):
         other = first.setdefault(event.id, event)
-        if other is not event:
+        if other is not event and not _mean_the_same(event, other, module):
             message = f'{event.name} has the id "{event.id}", which {other.name} has already'
             yield Finding(event.id, message, f"the first one stands in line {other.id.span.line}")
+
+
+def _mean_the_same(event: EventSpec, other: EventSpec, module: Module) -> bool:
+    meanings = {str(each.status.replaced_by or each.name) for each in (event, other)}
+    return len(meanings) == 1 and event.name != other.name and other in module.events
 
 
 def _events(catalogue: Catalogue) -> Iterator[tuple[Module, EventSpec]]:

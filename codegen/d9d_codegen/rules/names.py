@@ -26,25 +26,28 @@ def bad_package(catalogue: Catalogue) -> Iterator[Finding]:
 
 
 def bad_name(catalogue: Catalogue) -> Iterator[Finding]:
-    """A name is no Python identifier, or is a keyword."""
+    """A name is no Python identifier, is a keyword, or begins with two underscores."""
     for noun, name in chain(_modules(catalogue), _constants(catalogue), _contexts(catalogue), _fields(catalogue)):
         if keyword.iskeyword(name):
             yield Finding(name, f'the {noun} "{name}" is called like a keyword of Python', "choose another name")
         elif not _is_python_name(name):
             yield Finding(name, f'the {noun} "{name}" is no Python name', "use letters, digits and underscores")
+        elif name.startswith("__"):
+            message = f'the {noun} "{name}" begins with two underscores, which Python reserves'
+            yield Finding(name, message, f'call it "{name.strip("_") or noun}"')
 
 
 def name_style(catalogue: Catalogue) -> Iterator[Finding]:
     """A name is not spelled as names of its kind are."""
     for noun, name in _constants(catalogue):
-        if _is_python_name(name) and (name != name.upper() or name.startswith("_")):
+        if _has_style(name) and (name != name.upper() or name.startswith("_")):
             yield Finding(name, f'the {noun} "{name}" is not in capitals', f'call it "{_snake(name).upper()}"')
     for noun, name in _contexts(catalogue):
-        if _is_python_name(name) and (not name[0].isupper() or "_" in name):
+        if _has_style(name) and (not name[0].isupper() or "_" in name):
             capitalised = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
             yield Finding(name, f'the {noun} "{name}" is not in CapWords', f'call it "{capitalised}"')
     for noun, name in chain(_modules(catalogue), _fields(catalogue)):
-        if _is_python_name(name) and (name != name.lower() or name.startswith("_")):
+        if _has_style(name) and (name != name.lower() or name.startswith("_")):
             yield Finding(name, f'the {noun} "{name}" is not in small letters', f'call it "{_snake(name)}"')
     for phase in chain.from_iterable(module.phases for module in catalogue.modules):
         if not _SEGMENT.fullmatch(phase.name):
@@ -68,12 +71,16 @@ def duplicate_name(catalogue: Catalogue) -> Iterator[Finding]:
 
 
 def reserved_name(catalogue: Catalogue) -> Iterator[Finding]:
-    """A context is called like a class that is built into Python."""
-    for noun, name in _contexts(catalogue):
+    """A context or a constant is called like a class that is built into Python."""
+    for noun, name in chain(_contexts(catalogue), _constants(catalogue)):
         if name in BUILTINS:
-            yield Finding(
-                name, f'the {noun} "{name}" is called like a class of Python', f'call it "Event{name}Context"'
-            )
+            better = f"Event{name}Context" if noun == "context" else f"EVENT_{_snake(name).upper()}"
+            yield Finding(name, f'the {noun} "{name}" is called like a class of Python', f'call it "{better}"')
+
+
+def _has_style(name: str) -> bool:
+    """Returns whether a name is good enough to have its style judged."""
+    return _is_python_name(name) and not name.startswith("__")
 
 
 def _is_python_name(name: str) -> bool:

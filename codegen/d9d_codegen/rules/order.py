@@ -27,7 +27,7 @@ def crossed_pair(catalogue: Catalogue) -> Iterator[Finding]:
     for module in catalogue.modules:
         others = other_sides(module)
         begun: list[EventSpec] = []
-        for event in module.events:
+        for event in module.own_events:
             other = others.get(event.id)
             if other is None:
                 continue
@@ -68,7 +68,7 @@ def phase_order(catalogue: Catalogue) -> Iterator[Finding]:
     for module in catalogue.modules:
         positions = {str(phase.name): at for at, phase in enumerate(module.phases) if not phase.anytime}
         latest: EventSpec | None = None
-        for event in module.events:
+        for event in module.own_events:
             if event.phase not in positions:
                 continue
             if latest and positions[event.phase] < positions[latest.phase]:

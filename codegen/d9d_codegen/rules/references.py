@@ -6,10 +6,9 @@ A misspelt use counts as a use, and so may one that is missing altogether: each 
 from collections.abc import Collection, Iterator
 
 from d9d_codegen import annotation
-from d9d_codegen.model import Catalogue, Module, Status
+from d9d_codegen.model import Catalogue, Module
 from d9d_codegen.problem import Finding, closest, suggestion
 from d9d_codegen.reference import Scope
-from d9d_codegen.source import Text
 
 
 def unknown_phase(catalogue: Catalogue) -> Iterator[Finding]:
@@ -27,7 +26,7 @@ def empty_phase(catalogue: Catalogue) -> Iterator[Finding]:
     """No event belongs to a phase."""
     for module in catalogue.modules:
         phases = [phase.name for phase in module.phases]
-        used = {_meant(event.phase, phases) for event in module.events}
+        used = {_meant(event.phase, phases) for event in module.own_events}
         for phase in phases:
             if phase not in used and "" not in used:
                 message = f'no event of {module.name} belongs to phase "{phase}"'
@@ -66,29 +65,10 @@ def unused_context(catalogue: Catalogue) -> Iterator[Finding]:
         for name in _named_contexts(module):
             used.add(scope.resolve(name) or scope.resolve(_meant(name, known)) or name)
     for module in catalogue.modules:
-        for context in module.contexts:
+        for context in module.own_contexts:
             if "" not in used and f"{catalogue.package}.{module.name}.{context.name}" not in used:
                 message = f"nothing uses context {context.name}"
                 yield Finding(context.name, message, "take it out, or name it in an event")
-
-
-def unknown_replacement(catalogue: Catalogue) -> Iterator[Finding]:
-    """A deprecated entry names a replacement that there is not, or that is deprecated itself."""
-    for module in catalogue.modules:
-        yield from _replacements({event.name: event.status for event in module.events}, "event")
-        yield from _replacements({context.name: context.status for context in module.contexts}, "context")
-        for context in module.contexts:
-            yield from _replacements({field.name: field.status for field in context.fields}, "field")
-
-
-def _replacements(entries: dict[Text, Status], noun: str) -> Iterator[Finding]:
-    live = [str(name) for name, status in entries.items() if not status.deprecated]
-    for name, status in entries.items():
-        replacement = status.deprecated.replaced_by if status.deprecated else None
-        if replacement and replacement not in live:
-            what = "is deprecated itself" if replacement in entries else "does not exist"
-            message = f'the replacement "{replacement}" of {noun} {name} {what}'
-            yield Finding(replacement, message, suggestion(replacement, live, "name one that stays"))
 
 
 def _named_contexts(module: Module) -> Iterator[str]:

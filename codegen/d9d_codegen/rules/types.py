@@ -56,6 +56,8 @@ def hidden_name(catalogue: Catalogue) -> Iterator[Finding]:
             roots |= {
                 name.path.partition(".")[0] for field in context.fields for name in annotation.names_in(field.type)
             }
+            if any(field.status.replaced_by for field in context.fields):
+                needed |= {"d9d", "deprecated", "property"}
             for field in context.fields:
                 if field.name in needed:
                     message = f'the field {field.name} hides the "{field.name}" that a type of {context.name} names'

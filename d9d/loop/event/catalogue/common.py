@@ -1,4 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
+# Digests: catalogue d36c1b073473286e, body 7a744de5ec9aea0d
 """Contexts shared by the training and the inference loop."""
 
 import dataclasses

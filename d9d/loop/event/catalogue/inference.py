@@ -1,4 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
+# Digests: catalogue 36b8e3014ff58a4c, body 6ea0d65da09e318b
 """Events of the inference loop."""
 
 import dataclasses

@@ -1,4 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
+# Digests: catalogue 4a1b64f1e0f44a34, body 1d24eacb1dfad522
 """Events of the training loop."""
 
 import dataclasses

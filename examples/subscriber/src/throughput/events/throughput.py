@@ -1,4 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
+# Digests: catalogue d3eca38a3fef8059, body e5ce2f51ef6ae799
 """Events of the throughput meter."""
 
 import dataclasses

@@ -1,0 +1,100 @@
+"""Exemptions: `allow: [rule]` on an entry, by which a rule finds nothing in it."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from d9d_codegen.node import Mapping, Node, Scalar, Sequence
+from d9d_codegen.problem import Finding, suggestion
+from d9d_codegen.shape import Listed, Named, Shape
+from d9d_codegen.source import Span, Text
+
+# The rules that are about taste, tidiness and promises. Without any other one the generated code would not work, a run
+# would have no order, or two catalogues would claim one name.
+EXEMPTIBLE: Final = frozenset({"empty-phase", "half-pair", "less-stable", "name-style", "unused-context"})
+
+
+@dataclass(frozen=True, slots=True)
+class Exemption:
+    """One rule that finds nothing in one entry.
+
+    Attributes:
+        rule: The name of the rule.
+        owner: The name of the entry.
+        start: The line and the column where the entry begins, counted from 1.
+        end: Where it ends, exclusively.
+    """
+
+    rule: Text
+    owner: Text
+    start: tuple[int, int]
+    end: tuple[int, int]
+
+    def covers(self, place: Span) -> bool:
+        """Returns whether a place is within the entry."""
+        return self.start <= (place.line, place.column) < self.end
+
+
+class Exemptions:
+    """The exemptions of one catalogue.
+
+    Args:
+        exemptions: As declared.
+        rules: The names of all rules.
+    """
+
+    def __init__(self, exemptions: Collection[Exemption], rules: Collection[str]) -> None:
+        self._exemptions = exemptions
+        self._rules = rules
+        self._used: set[Span] = set()
+
+    def excuse(self, rule: str, at: Text | Span) -> bool:
+        """Returns whether a rule may find something at a place; the innermost entry that allows it is the one used."""
+        if rule not in EXEMPTIBLE:
+            return False
+        place = at.span if isinstance(at, Text) else at
+        fitting = [each for each in self._exemptions if each.rule == rule and each.covers(place)]
+        if not fitting:
+            return False
+        self._used.add(max(fitting, key=lambda each: each.start).rule.span)
+        return True
+
+    def bad(self) -> Iterator[Finding]:
+        """Yields the exemptions from what is no rule, and from rules without which nothing would work."""
+        for exemption in self._exemptions:
+            if exemption.rule in EXEMPTIBLE:
+                continue
+            message = f'{exemption.owner} is exempted from "{exemption.rule}", which is no rule'
+            remedy = suggestion(exemption.rule, EXEMPTIBLE, f"name one of {', '.join(sorted(EXEMPTIBLE))}")
+            if exemption.rule in self._rules:
+                message = f'nothing can be exempted from "{exemption.rule}": what is generated rests on it'
+                remedy = "take it out, and mend what the rule finds"
+            yield Finding(exemption.rule, message, remedy)
+
+    def unused(self) -> Iterator[Finding]:
+        """Yields the exemptions from rules that find nothing in the entry anyway; to be asked last."""
+        for exemption in self._exemptions:
+            if exemption.rule in EXEMPTIBLE and exemption.rule.span not in self._used:
+                message = f'{exemption.owner} is exempted from "{exemption.rule}", which finds nothing in it'
+                yield Finding(exemption.rule, message, "take the exemption out")
+
+
+def exemptions_in(node: Node, shape: Shape, name: Text | None = None) -> Iterator[Exemption]:
+    """Yields the exemptions in a tree, as far as it has the right shape.
+
+    Args:
+        node: An entry.
+        shape: What it should look like.
+        name: The key that holds it; the catalogue itself has none.
+    """
+    if not isinstance(node, Mapping):
+        return
+    for key, child in node.entries.items():
+        expected = shape.keys[key].value if key in shape.keys else None
+        if isinstance(expected, Listed) and isinstance(child, Sequence) and name is not None:
+            for item in child.items:
+                if isinstance(item, Scalar) and item.kind == "text" and item.text:
+                    yield Exemption(item.text, name, name.span[:2], node.end)
+        elif isinstance(expected, Named) and isinstance(child, Mapping):
+            for inner, entry in child.entries.items():
+                yield from exemptions_in(entry, expected.shape, inner)
