@@ -5,7 +5,7 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from d9d_codegen.drift import drift, foreign
 from d9d_codegen.lint import examine
@@ -78,6 +78,24 @@ COMMANDS: Final[dict[str, tuple[Callable[[Path], str], str]]] = {
 }
 
 
+def diff(options: argparse.Namespace) -> tuple[int, str]:
+    """Returns the exit status and the report of `diff`."""
+    from d9d_codegen.evolution import command  # noqa: PLC0415 -- no other command needs it
+
+    return command.diff(options.old, options.new, options.catalogue, options.format)
+
+
+REPORTS: Final[dict[str, tuple[Callable[[argparse.Namespace], tuple[int, str]], str]]] = {
+    "diff": (diff, "say what changed between two editions of a catalogue, and whom each change breaks"),
+}
+_ARGUMENTS: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
+    "diff": (
+        ("old", {"metavar": "OLD", "help": "a file, a git revision, or REVISION:PATH"}),
+        ("new", {"metavar": "NEW", "help": "the same"}),
+    ),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -85,11 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the command's name; by default those of this process.
 
     Returns:
-        The exit status: 0 where all is well, 1 where there are problems.
+        The exit status: 0 where all is well, 1 where there are problems, 2 where there is nothing to judge.
     """
     options = _parser().parse_args(arguments)
-    run, _ = COMMANDS[options.command]
     try:
+        if options.command in REPORTS:
+            report, _ = REPORTS[options.command]
+            status, text = report(options)
+            _say(text)
+            return status
+        run, _ = COMMANDS[options.command]
         summary = run(options.catalogue)
     except RefusedError as refused:
         _say(FORMATS[options.format](refused.problems))
@@ -117,6 +140,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, description) in COMMANDS.items():
         commands.add_parser(name, parents=[everywhere], help=description, description=description.capitalize())
+    for name, (_, description) in REPORTS.items():
+        command = commands.add_parser(
+            name, parents=[everywhere], help=description, description=description.capitalize()
+        )
+        for argument, settings in _ARGUMENTS[name]:
+            command.add_argument(argument, **settings)
     return parser
 
 
