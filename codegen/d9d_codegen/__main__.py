@@ -85,14 +85,23 @@ def diff(options: argparse.Namespace) -> tuple[int, str]:
     return command.diff(options.old, options.new, options.catalogue, options.format)
 
 
+def coverage(options: argparse.Namespace) -> tuple[int, str]:
+    """Returns the exit status and the report of `coverage`."""
+    from d9d_codegen.coverage import command  # noqa: PLC0415 -- no other command needs it
+
+    return command.coverage(options.paths, options.catalogue, options.format)
+
+
 REPORTS: Final[dict[str, tuple[Callable[[argparse.Namespace], tuple[int, str]], str]]] = {
     "diff": (diff, "say what changed between two editions of a catalogue, and whom each change breaks"),
+    "coverage": (coverage, "say which declared events the source in PATHS triggers and hears, and in which order"),
 }
 _ARGUMENTS: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
     "diff": (
         ("old", {"metavar": "OLD", "help": "a file, a git revision, or REVISION:PATH"}),
         ("new", {"metavar": "NEW", "help": "the same"}),
     ),
+    "coverage": (("paths", {"metavar": "PATHS", "nargs": "+", "type": Path, "help": "files and folders of source"}),),
 }
 
 
