@@ -24,9 +24,10 @@ generate: setup ## write what catalogue.yaml declares
 	$(BIN)/d9d-catalogue generate
 	$(BIN)/d9d-catalogue generate --catalogue examples/subscriber/catalogue.yaml
 
-check: setup ## fail if a generated file is not what catalogue.yaml declares
+check: setup ## fail if a generated file or a loop does not do what catalogue.yaml declares
 	$(BIN)/d9d-catalogue check
 	$(BIN)/d9d-catalogue check --catalogue examples/subscriber/catalogue.yaml
+	$(BIN)/d9d-catalogue coverage d9d
 
 lint: setup ## ruff, and the rules of the catalogue
 	$(BIN)/ruff check
