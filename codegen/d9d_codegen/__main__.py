@@ -5,7 +5,7 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from d9d_codegen.drift import foreign
 from d9d_codegen.lint import examine_all
@@ -125,6 +125,42 @@ COMMANDS: Final[dict[str, tuple[Callable[..., str], str]]] = {
 _WITH_TEMPLATES: Final = ("generate", "check", "types")
 
 
+def diff(options: argparse.Namespace) -> tuple[int, str]:
+    """Returns the exit status and the report of `diff`."""
+    from d9d_codegen.evolution import command  # noqa: PLC0415 -- no other command needs it
+
+    return command.diff(options.old, options.new, _paths(options)[0], options.format)
+
+
+def coverage(options: argparse.Namespace) -> tuple[int, str]:
+    """Returns the exit status and the report of `coverage`."""
+    from d9d_codegen.coverage import command  # noqa: PLC0415 -- no other command needs it
+
+    return command.coverage(options.paths, _paths(options), options.format)
+
+
+def schema(options: argparse.Namespace) -> tuple[int, str]:
+    """Returns the exit status and the text of `schema`, which is the same for every catalogue."""
+    del options
+    from d9d_codegen.schema import schema  # noqa: PLC0415 -- no other command needs it
+
+    return 0, schema()
+
+
+REPORTS: Final[dict[str, tuple[Callable[[argparse.Namespace], tuple[int, str]], str]]] = {
+    "diff": (diff, "say what changed between two editions of a catalogue, and whom each change breaks"),
+    "coverage": (coverage, "say which declared events the source in PATHS triggers and hears, and in which order"),
+    "schema": (schema, "print the JSON Schema by which editors complete a catalogue"),
+}
+_ARGUMENTS: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
+    "diff": (
+        ("old", {"metavar": "OLD", "help": "a file, a git revision, or REVISION:PATH"}),
+        ("new", {"metavar": "NEW", "help": "the same"}),
+    ),
+    "coverage": (("paths", {"metavar": "PATHS", "nargs": "+", "type": Path, "help": "files and folders of source"}),),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -132,16 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the command's name; by default those of this process.
 
     Returns:
-        The exit status: 0 where all is well, 1 where there are problems.
+        The exit status: 0 where all is well, 1 where there are problems, 2 where there is nothing to judge.
     """
     options = _parser().parse_args(arguments)
-    if options.command == "schema":
-        from d9d_codegen.schema import schema  # noqa: PLC0415 -- no other command needs it
-
-        _say(schema())
-        return 0
-    run, _ = COMMANDS[options.command]
     try:
+        if options.command in REPORTS:
+            report, _ = REPORTS[options.command]
+            status, text = report(options)
+            _say(text)
+            return status
+        run, _ = COMMANDS[options.command]
         summary = run(_paths(options), **({"templates": options.templates} if "templates" in options else {}))
     except RefusedError as refused:
         _say(FORMATS[options.format](refused.problems))
@@ -171,8 +207,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--templates", type=Path, metavar="DIR", help="templates that replace the compiler's, or come on top"
             )
-    description = "print the JSON Schema by which editors complete a catalogue"
-    commands.add_parser("schema", help=description, description=description.capitalize())
+    for name, (_, description) in REPORTS.items():
+        command = commands.add_parser(
+            name, parents=[everywhere], help=description, description=description.capitalize()
+        )
+        for argument, settings in _ARGUMENTS.get(name, ()):
+            command.add_argument(argument, **settings)
     return parser
 
 

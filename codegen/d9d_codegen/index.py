@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 
+from d9d_codegen import grammar
 from d9d_codegen.digest import unsealed
 from d9d_codegen.model import Catalogue, Context, EventSpec, Field, Module, Phase, Status
 from d9d_codegen.pair import other_sides
@@ -21,7 +22,11 @@ def index(catalogue: Catalogue, generated_by: str, files: Iterable[str]) -> str:
         "package": catalogue.package,
         "files": list(files),
         "modules": {
-            module.name: {"phases": [_phase(phase) for phase in module.phases]} for module in catalogue.modules
+            module.name: {
+                "phases": [_phase(phase) for phase in module.phases],
+                **({"lifecycle": grammar.as_data(module)} if module.own_events else {}),
+            }
+            for module in catalogue.modules
         },
         "events": {path: event for module in catalogue.modules for path, event in _events(catalogue, module)},
         "contexts": {

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 
 from d9d_codegen import annotation
+from d9d_codegen.diagram import state_diagram
+from d9d_codegen.grammar import neighbours
 from d9d_codegen.markdown import anchor, code
 from d9d_codegen.model import Catalogue, Context, EventSpec, Module, Phase
 from d9d_codegen.reference import Scope
@@ -36,6 +38,8 @@ class Page:
         self._catalogue = catalogue
         self._scope = Scope(catalogue, module)
         self._used = used
+        self._neighbours = neighbours(module)
+        self._constants = {str(event.id): str(event.name) for event in module.own_events}
 
     def phases(self) -> Iterator[tuple[Phase, list[EventSpec]]]:
         """Yields each phase with its events."""
@@ -49,6 +53,30 @@ class Page:
             return code(path)
         *_, module, last = path.split(".")
         return self._link(module, last)
+
+    def diagram(self) -> str:
+        """Returns the Mermaid diagram of the module's runs."""
+        return state_diagram(self.module)
+
+    def before(self, event: EventSpec) -> str:
+        """Returns what can come right before an event, with links."""
+        beside = self._neighbours[event.id]
+        if beside.is_anytime:
+            return f"anything, once {self._event_link(beside.opening)} was triggered" if beside.opening else "anything"
+        return self._either(beside.before, "the beginning of the run" if beside.begins else None)
+
+    def after(self, event: EventSpec) -> str:
+        """Returns what can come right after an event, with links."""
+        beside = self._neighbours[event.id]
+        if beside.is_anytime:
+            return "the end of the run" if beside.ends else "anything"
+        return self._either(beside.after, "the end of the run" if beside.ends else None)
+
+    def _either(self, ids: tuple[str, ...], edge: str | None) -> str:
+        return " or ".join([*map(self._event_link, ids), *([edge] if edge else [])])
+
+    def _event_link(self, event_id: str) -> str:
+        return self._link(self.module.name, self._constants[event_id])
 
     def events_with(self, context: Context) -> str:
         """Returns links to the events that have a context."""

@@ -23,6 +23,7 @@ class Problem:
         span: Where in the file, if it is about a place in it.
         line: The line of the file at `span`.
         detail: More to read below the message, such as a diff.
+        severity: "error", or "warning" or "notice" where nothing is refused.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class Problem:
     span: Span | None = None
     line: str = ""
     detail: str = ""
+    severity: str = "error"
 
 
 class RefusedError(Exception):

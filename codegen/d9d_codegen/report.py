@@ -7,6 +7,7 @@ from typing import Final
 from d9d_codegen.character import is_invisible
 from d9d_codegen.docstring import width_of
 from d9d_codegen.problem import Problem
+from d9d_codegen.source import Span
 
 
 def as_text(problems: Iterable[Problem]) -> str:
@@ -34,18 +35,24 @@ FORMATS: Final[dict[str, Callable[[Iterable[Problem]], str]]] = {
 }
 
 
+def excerpt(span: Span, line: str) -> list[str]:
+    """Returns a line of a file with a caret below the place in question."""
+    number, column, length = span
+    start = column - 1 - _CONTEXT if len(line) > _MAX_LINE_LENGTH and column > _CONTEXT else 0
+    shown = _shown(line[start : start + _MAX_LINE_LENGTH])
+    margin = "".join(char if char == "\t" else " " * width_of(char) for char in shown[: column - 1 - start])
+    carets = "^" * max(1, width_of(shown[column - 1 - start :][:length]))
+    return [f"{number:5} | {shown}", f"      | {margin}{carets}"]
+
+
 def _text(problem: Problem) -> str:
     place = str(problem.path)
     lines = []
     if problem.span:
-        line, column, length = problem.span
+        line, column, _ = problem.span
         place += f":{line}:{column}"
-        start = column - 1 - _CONTEXT if len(problem.line) > _MAX_LINE_LENGTH and column > _CONTEXT else 0
-        shown = _shown(problem.line[start : start + _MAX_LINE_LENGTH])
-        margin = "".join(char if char == "\t" else " " * width_of(char) for char in shown[: column - 1 - start])
-        carets = "^" * max(1, width_of(shown[column - 1 - start :][:length]))
-        lines = [f"{line:5} | {shown}", f"      | {margin}{carets}"]
-    head = f"{_shown(place)}: error[{problem.rule}]: {_shown(problem.message)}"
+        lines = excerpt(problem.span, problem.line)
+    head = f"{_shown(place)}: {problem.severity}[{problem.rule}]: {_shown(problem.message)}"
     return "\n".join([head, *lines, *problem.detail.splitlines(), f"   {_shown(problem.remedy)}"])
 
 
@@ -65,6 +72,7 @@ def _object(problem: Problem) -> dict[str, object]:
         "message": problem.message,
         "remedy": problem.remedy,
         "detail": problem.detail,
+        **({"severity": problem.severity} if problem.severity != "error" else {}),
     }
 
 
@@ -74,7 +82,7 @@ def _command(problem: Problem) -> str:
         line, column, length = problem.span
         properties |= {"line": str(line), "col": str(column), "endColumn": str(column + length)}
     given = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
-    return f"::error {given}::{_escaped(f'{problem.message}; {problem.remedy}')}"
+    return f"::{problem.severity} {given}::{_escaped(f'{problem.message}; {problem.remedy}')}"
 
 
 def _escaped(text: str, more: str = "") -> str:

@@ -1,0 +1,50 @@
+"""The command `coverage`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from d9d_codegen.coverage.names import Names
+from d9d_codegen.coverage.order import Order
+from d9d_codegen.coverage.python_file import python_files
+from d9d_codegen.coverage.reader import Reader
+from d9d_codegen.coverage.site import Sites
+from d9d_codegen.coverage.verdict import verdict
+from d9d_codegen.lint import examine_all
+from d9d_codegen.problem import Problem
+from d9d_codegen.report import FORMATS
+
+
+def coverage(paths: Sequence[Path], catalogues: Sequence[Path], form: str) -> tuple[int, str]:
+    """Holds source against the events of catalogues.
+
+    Args:
+        paths: Files, and folders with files, of Python source.
+        catalogues: The catalogues of a project.
+        form: How to print the problems: a key of `FORMATS`.
+
+    Returns:
+        The exit status, and what to print.
+
+    Raises:
+        RefusedError: A catalogue has problems, or some source cannot be read.
+    """
+    files = python_files(paths)
+    problems: list[Problem] = []
+    told = ""
+    for declared in examine_all(catalogues):
+        order, sites = Order(declared), Sites()
+        names = Names(files, order.events)
+        for file in files:
+            Reader(file, names, order, sites).read()
+        problems += verdict(declared, order, sites)
+        told += _summary(order, sites)
+    status = int(any(problem.severity == "error" for problem in problems))
+    return status, FORMATS[form](problems) + (told if form == "text" else "")
+
+
+def _summary(order: Order, sites: Sites) -> str:
+    """Returns how many events are triggered and heard, in a sentence."""
+    events = {path for path in order.events if not order.is_alias(path)}
+    num_triggered = len(events & {site.event for site in sites.triggers})
+    num_heard = len(events & {site.event for site in sites.handlers})
+    return f"{num_triggered} of {len(events)} events are triggered, {num_heard} are heard\n"

@@ -1,0 +1,212 @@
+"""The ways through a function, and the triggers on them."""
+
+import ast
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from d9d_codegen.coverage.scope import Scope, Summary
+from d9d_codegen.coverage.site import Site
+from d9d_codegen.coverage.state import ENTRY, State, after_call, merged
+
+if TYPE_CHECKING:
+    from d9d_codegen.coverage.reader import Reader
+
+
+class Flow:
+    """Goes through one function, statement by statement, and keeps what may have been triggered last.
+
+    Branches are ways of their own; a loop is gone through once or not at all, since a phase may well repeat; what
+    follows `return`, `raise`, `break` and `continue` is not reached. A call of a function of the same file counts as
+    what that function triggers.
+
+    Args:
+        reader: Reads the file.
+        scope: The function.
+    """
+
+    def __init__(self, reader: "Reader", scope: Scope) -> None:
+        self._reader = reader
+        self._scope = scope
+        self._state: State | None = {}
+        self._firsts: list[Site] = []
+        self._returns: list[State | None] = []
+        self._jumps: list[list[State | None]] = []  # for each loop around, the states at its break and continue
+
+    def run(self, body: Iterable[ast.stmt]) -> Summary:
+        """Goes through the body of the function."""
+        self._block(body)
+        return Summary(self._firsts, merged([*self._returns, self._state]) or {})
+
+    def _block(self, body: Iterable[ast.stmt]) -> None:
+        for statement in body:
+            self._statement(statement)
+
+    def _statement(self, statement: ast.stmt) -> None:
+        match statement:
+            case ast.If(test=test, body=body, orelse=orelse):
+                self._visit(test)
+                self._branch([lambda: self._block(body), lambda: self._block(orelse)])
+            case ast.For(iter=head) | ast.AsyncFor(iter=head) | ast.While(test=head):
+                self._visit(head)
+                self._loop(statement.body, statement.orelse)
+            case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
+                self._with(items, body)
+            case ast.Try() | ast.TryStar():
+                self._try(statement)
+            case ast.Match(subject=subject, cases=cases):
+                self._visit(subject)
+                self._branch([*(_later(self._block, case.body) for case in cases), lambda: None])
+            case ast.ClassDef(body=body):
+                self._block(body)
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                for expression in (*statement.decorator_list, *statement.args.defaults):
+                    self._visit(expression)
+            case _:
+                self._visit(statement)
+                self._leave(statement)
+
+    def _leave(self, statement: ast.stmt) -> None:
+        if isinstance(statement, ast.Return):
+            self._returns.append(self._state)
+        elif isinstance(statement, ast.Break | ast.Continue) and self._jumps:
+            self._jumps[-1].append(self._state)
+        if isinstance(statement, ast.Return | ast.Raise | ast.Break | ast.Continue):
+            self._state = None
+
+    def _branch(self, ways: Iterable[Callable[[], None]]) -> None:
+        before, ends = self._state, []
+        for way in ways:
+            self._state = before
+            way()
+            ends.append(self._state)
+        self._state = merged(ends)
+
+    def _loop(self, body: Iterable[ast.stmt], orelse: Iterable[ast.stmt]) -> None:
+        self._jumps.append([self._state])
+        self._block(body)
+        self._state = merged([*self._jumps.pop(), self._state])
+        self._block(orelse)
+
+    def _try(self, statement: "ast.Try | ast.TryStar") -> None:
+        before = self._state
+        self._block(statement.body)
+        thrown = merged([before, self._state])
+        self._block(statement.orelse)
+        ends = [self._state]
+        for handler in statement.handlers:
+            self._state = thrown
+            self._block(handler.body)
+            ends.append(self._state)
+        self._state = merged(ends) or (thrown if statement.finalbody else None)
+        self._block(statement.finalbody)
+        if not any(end is not None for end in ends):
+            self._state = None
+
+    def _with(self, items: list[ast.withitem], body: Iterable[ast.stmt]) -> None:
+        posts: list[Site] = []
+        for item in items:
+            call = item.context_expr
+            if isinstance(call, ast.Call) and self._method(call) == "bounded":
+                self._visit_all([*call.args, *(keyword.value for keyword in call.keywords)])
+                pre, post = self._sides(call)
+                if pre:
+                    self._trigger(pre)
+                if post:
+                    posts.append(post)
+            else:
+                self._visit(call)
+        self._block(body)
+        for post in reversed(posts):
+            self._trigger(post)
+
+    def _visit_all(self, nodes: Iterable[ast.AST]) -> None:
+        for node in nodes:
+            self._visit(node)
+
+    def _visit(self, node: ast.AST) -> None:
+        match node:
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                self._visit(test)
+                self._branch([lambda: self._visit(body), lambda: self._visit(orelse)])
+            case ast.Lambda(body=body):  # it is called some other time
+                before = self._state
+                self._state = None
+                self._visit(body)
+                self._state = before
+            case ast.Call():
+                self._visit_all(ast.iter_child_nodes(node))
+                self._call(node)
+            case _:
+                self._visit_all(ast.iter_child_nodes(node))
+
+    def _call(self, call: ast.Call) -> None:
+        match self._method(call):
+            case "trigger":
+                for site in self._arguments(call, "event"):
+                    self._trigger(site)
+            case "bounded":  # not in a `with` of this function: who knows when
+                self._reader.sites.triggers += [site for site in self._sides(call) if site]
+            case "subscribe":
+                self._reader.sites.handlers += self._arguments(call, "event")
+            case _:
+                self._inline(call)
+
+    def _inline(self, call: ast.Call) -> None:
+        function = self._reader.called(call, self._scope)
+        summary = self._reader.summary(function) if function else None
+        if summary is None or self._state is None:
+            return
+        for first in summary.firsts:
+            self._compare(first)
+        self._state = after_call(self._state, summary.exits)
+
+    def _method(self, call: ast.Call) -> str:
+        """Returns the last part of what is called, by its own name where it was imported under another."""
+        match call.func:
+            case ast.Name(id=name):
+                return (self._scope.bindings.get(name) or name).rpartition(".")[2]
+            case ast.Attribute(attr=name):
+                return name
+            case _:
+                return ""
+
+    def _sides(self, call: ast.Call) -> tuple[Site | None, Site | None]:
+        pre, post = (self._argument(call, at, name) for at, name in enumerate(("event_pre", "event_post")))
+        order = self._reader.order
+        is_known = pre and post and {pre.event, post.event} <= order.events.keys()
+        if is_known and pre and post and order.other_side(pre.event) != post.event:
+            self._reader.sites.unpaired.append((pre, post))
+        return pre, post
+
+    def _arguments(self, call: ast.Call, name: str) -> Iterator[Site]:
+        site = self._argument(call, 0, name)
+        if site:
+            yield site
+
+    def _argument(self, call: ast.Call, at: int, name: str) -> Site | None:
+        given = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+        node = call.args[at] if len(call.args) > at else given
+        return self._reader.site(node, self._scope) if node is not None else None
+
+    def _trigger(self, site: Site) -> None:
+        self._reader.sites.triggers.append(site)
+        module = self._reader.order.module_of(site.event)
+        if module is None or self._state is None:
+            return
+        self._compare(site)
+        self._state = {**self._state, module: frozenset([site])}
+
+    def _compare(self, site: Site) -> None:
+        """Holds a trigger against all that may have come last before it."""
+        order = self._reader.order
+        module = order.module_of(site.event)
+        lasts = (self._state or {}).get(module or "", ENTRY)
+        if None in lasts and site not in self._firsts:
+            self._firsts.append(site)
+        before = [last for last in lasts if last and not order.allows(last.event, site.event)]
+        if before:
+            self._reader.sites.disorders.setdefault(site, min(before, key=lambda last: (last.span, last.event)))
+
+
+def _later(act: Callable[[Iterable[ast.stmt]], None], body: Iterable[ast.stmt]) -> Callable[[], None]:
+    return lambda: act(body)

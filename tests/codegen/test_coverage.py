@@ -1,0 +1,268 @@
+"""What `coverage` says of source: which events it triggers and hears, and in which order."""
+
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .workspace import SMALL, Workspace, rules
+
+PROJECT = Path(__file__).parents[2]
+IMPORTS = "from shop.events.sale import *\n"
+WHOLE_DAY = """\
+    bus.trigger(EVENT_SALE_OPENED, day)
+    for step in steps:
+        with bus.bounded(EVENT_SALE_CUSTOMER_PRE, EVENT_SALE_CUSTOMER_POST, step):
+            serve(step)
+    bus.trigger(EVENT_SALE_CLOSED, day)
+"""
+EVENT = re.compile(r"\bEVENT_(?:TRAIN|INFERENCE)_[A-Z_]+\b(?=, )")
+
+
+def said(workspace: Workspace, *bodies: str, head: str = IMPORTS) -> tuple[int, list[str]]:
+    """Judges a file with a function for each body; returns the exit status and each problem's rule and message."""
+    functions = "".join(
+        f"\n\ndef part{number}(bus, day, step, steps, late):\n{body}" for number, body in enumerate(bodies)
+    )
+    workspace.write(head + functions, "shop/loop.py")
+    status, output = workspace.run("coverage", "shop", "--format", "json")
+    return status, [f"{problem['rule']}: {problem['message']}" for problem in json.loads(output)]
+
+
+def test_source_that_triggers_everything_in_order_passes(small: Workspace) -> None:
+    """All events triggered, in the declared order, ends with 0."""
+    assert said(small, WHOLE_DAY) == (0, [])
+    assert small.run("coverage", "shop") == (0, "4 of 4 events are triggered, 0 are heard\n")
+
+
+def test_an_event_that_is_never_triggered_is_told_at_its_declaration(small: Workspace) -> None:
+    """The catalogue's line is shown, and who waits for the event in vain."""
+    small.write("from shop.events.sale import *\n\n\n@subscribe(EVENT_SALE_CLOSED)\ndef go(ctx): ...\n", "home.py")
+    small.write(IMPORTS + "\n\ndef part(bus, day, step, steps):\n" + WHOLE_DAY.rpartition("    bus")[0], "loop.py")
+    status, output = small.run("coverage", "loop.py", "home.py")
+    assert status == 1
+    assert output == (
+        'catalogue.yaml:36:7: error[never-triggered]: no source in view triggers EVENT_SALE_CLOSED ("sale.closed")\n'
+        "   36 |       EVENT_SALE_CLOSED:\n"
+        "      |       ^^^^^^^^^^^^^^^^^\n"
+        "home.py:4:12: the module waits for it\n"
+        "   trigger it where it belongs, name the source that does, or take it out\n"
+        "home.py:4:12: warning[waits-in-vain]: "
+        "a handler waits for EVENT_SALE_CLOSED, which no source in view triggers\n"
+        "    4 | @subscribe(EVENT_SALE_CLOSED)\n"
+        "      |            ^^^^^^^^^^^^^^^^^\n"
+        "   name the source that triggers it as well, if there is any\n"
+        "3 of 4 events are triggered, 1 are heard\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "from shop.events.sale import EVENT_SALE_OPENED as X\n",
+        "import shop.events.sale\nX = shop.events.sale.EVENT_SALE_OPENED\n",
+        "import shop.events.sale as sale\nX = sale.EVENT_SALE_OPENED\n",
+        "from shop.events import sale\nX = sale.EVENT_SALE_OPENED\n",
+        "from shop.events.sale import *\nX = EVENT_SALE_OPENED\n",
+        "from .events.sale import EVENT_SALE_OPENED as X\n",
+        "from .names import Opened as X\n",
+        "from .everything import EVENT_SALE_OPENED as X\n",
+        "try:\n    from shop.events.sale import EVENT_SALE_OPENED as X\nexcept ImportError:\n    raise\n",
+    ],
+)
+@pytest.mark.parametrize("call", ["bus.trigger(X, day)", "self.bus.trigger(event=X, context=day)"])
+def test_an_event_is_known_by_whatever_name_it_was_imported(small: Workspace, head: str, call: str) -> None:
+    """Imports, aliases, attributes of modules, relative imports, re-exports and stars are followed."""
+    small.write("", "shop/__init__.py")
+    small.write("from shop.events.sale import EVENT_SALE_OPENED as Opened\n", "shop/names.py")
+    small.write("from shop.events.sale import *\n", "shop/everything.py")
+    _, problems = said(small, f"    {call}\n", head=head)
+    assert not any("EVENT_SALE_OPENED" in problem for problem in problems)
+    assert len(problems) == 3
+
+
+def test_a_name_that_is_something_else_is_no_event(small: Workspace) -> None:
+    """Parameters hide events, and calls with other arguments mean other things."""
+    body = "    def inner(EVENT_SALE_OPENED):\n        bus.trigger(EVENT_SALE_OPENED, day)\n    alarm.trigger('x')\n"
+    _, problems = said(small, body)
+    assert len([problem for problem in problems if problem.startswith("never-triggered")]) == 4
+
+
+@pytest.mark.parametrize(
+    "subscription",
+    [
+        "@subscribe(EVENT_SALE_OPENED)\ndef hear(ctx): ...\n",
+        "from d9d.loop.event import subscribe as on\n@on(EVENT_SALE_OPENED)\ndef hear(ctx): ...\n",
+        "import d9d.loop.event as e\nclass A:\n    @e.subscribe(EVENT_SALE_OPENED)\n    def hear(self, ctx): ...\n",
+        "def start(bus):\n    bus.subscribe(EVENT_SALE_OPENED, print)\n",
+    ],
+)
+def test_handlers_are_found_however_they_subscribe(small: Workspace, subscription: str) -> None:
+    """Decorators, methods of the bus and aliases of both are handlers."""
+    small.write(f"{IMPORTS}{subscription}", "shop/handlers.py")
+    status, output = small.run("coverage", "shop/handlers.py")
+    assert status == 1
+    assert "warning[waits-in-vain]: a handler waits for EVENT_SALE_OPENED" in output
+
+
+def test_a_handler_of_another_catalogue_waits_in_vain_only_as_a_warning(small: Workspace) -> None:
+    """Events of elsewhere may be triggered by source that is not in view."""
+    head = f"{IMPORTS}from other.events import EVENT_OTHER\n"
+    status, problems = said(small, WHOLE_DAY, "    bus.subscribe(EVENT_OTHER, print)\n", head=head)
+    assert status == 0
+    assert problems == ["waits-in-vain: a handler waits for EVENT_OTHER, which no source in view triggers"]
+
+
+def test_an_event_that_is_triggered_in_two_places_is_a_warning(small: Workspace) -> None:
+    """Two functions may trigger one event; that is said, and passes."""
+    assert said(small, WHOLE_DAY, "    bus.trigger(EVENT_SALE_CLOSED, day)\n") == (
+        0,
+        ["triggered-twice: EVENT_SALE_CLOSED is triggered in 2 places"],
+    )
+
+
+CLOSED_FIRST = "out-of-order: EVENT_SALE_OPENED is triggered after EVENT_SALE_CLOSED, and declared before it"
+CLOSE, OPEN = "bus.trigger(EVENT_SALE_CLOSED, day)", "bus.trigger(EVENT_SALE_OPENED, day)"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"    {CLOSE}\n    {OPEN}\n",
+        f"    if late:\n        {CLOSE}\n    {OPEN}\n",
+        f"    for step in steps:\n        {CLOSE}\n    {OPEN}\n",
+        f"    try:\n        {CLOSE}\n    finally:\n        {OPEN}\n",
+        f"    try:\n        {CLOSE}\n    except ValueError:\n        {OPEN}\n",
+        f"    with {CLOSE}:\n        {OPEN}\n",
+        f"    match late:\n        case 1:\n            {CLOSE}\n    {OPEN}\n",
+        f"    while late:\n        {CLOSE}\n        break\n    {OPEN}\n",
+        f"    {CLOSE}\n    part1(bus, day)\n\n\ndef part1(bus, day):\n    {OPEN}\n",
+        f"    part1(bus)\n    {OPEN}\n\n\ndef part1(bus, day=1):\n    {CLOSE}\n",
+        f"    ({CLOSE} if late else 0, {OPEN})\n",
+    ],
+)
+def test_triggers_out_of_order_are_found_on_every_way_through_a_function(small: Workspace, body: str) -> None:
+    """Branches, loops, handlers of exceptions and calls within the file are followed."""
+    status, problems = said(small, body)
+    assert status == 1
+    assert CLOSED_FIRST in problems
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"    if late:\n        {CLOSE}\n    else:\n        {OPEN}\n",
+        f"    if late:\n        {CLOSE}\n        return\n    {OPEN}\n",
+        f"    if late:\n        {CLOSE}\n        raise ValueError\n    {OPEN}\n",
+        f"    later = lambda: {CLOSE}\n    {OPEN}\n",
+        f"    def later():\n        {CLOSE}\n    {OPEN}\n",
+        f"    {CLOSE} if late else {OPEN}\n",
+        f"    match late:\n        case 1:\n            {CLOSE}\n        case _:\n            {OPEN}\n",
+        f"    for step in steps:\n        if late:\n            {CLOSE}\n            return\n    {OPEN}\n",
+    ],
+)
+def test_triggers_on_different_ways_are_in_no_order(small: Workspace, body: str) -> None:
+    """What cannot come after another trigger is not held against it."""
+    _, problems = said(small, body)
+    assert not any(problem.startswith("out-of-order") for problem in problems)
+
+
+def test_a_phase_that_repeats_may_begin_again(small: Workspace) -> None:
+    """From the end of a repeating phase to its beginning is no disorder; back within one is."""
+    customer = "    with bus.bounded(EVENT_SALE_CUSTOMER_PRE, EVENT_SALE_CUSTOMER_POST, step):\n        pass\n"
+    _, problems = said(small, customer + customer)
+    assert not any(problem.startswith("out-of-order") for problem in problems)
+    _, problems = said(small, "    bus.trigger(EVENT_SALE_CUSTOMER_PRE, 1)\n" * 2)
+    assert "out-of-order: EVENT_SALE_CUSTOMER_PRE is triggered again, and does not repeat" in problems
+
+
+def test_a_block_between_events_that_are_no_pair_is_refused(small: Workspace) -> None:
+    """`bounded` takes the two sides of one moment."""
+    _, problems = said(small, "    with bus.bounded(EVENT_SALE_CUSTOMER_PRE, EVENT_SALE_CLOSED, step):\n        pass\n")
+    assert "not-a-pair: EVENT_SALE_CUSTOMER_PRE and EVENT_SALE_CLOSED are not the two sides of one moment" in problems
+
+
+def test_an_alias_of_an_event_need_not_be_triggered(small: Workspace) -> None:
+    """A deprecated event that another replaces counts as that one."""
+    alias = (
+        "      EVENT_SALE_ENDED:\n        id: sale.ended\n        phase: closing\n        context: EventDayContext\n"
+        '        doc: Ended.\n        deprecated: {since: "0.2", replaced_by: EVENT_SALE_CLOSED}\n'
+    )
+    small.write(SMALL + alias)
+    assert said(small, WHOLE_DAY) == (0, [])
+    assert said(small, WHOLE_DAY.replace("EVENT_SALE_CLOSED", "EVENT_SALE_ENDED")) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"def f(:\n", "bad-python"),
+        (b"\xff\xfe", "bad-python"),
+        (b"x = '\0'\n", "bad-python"),
+        (b"(" * 10_000, "bad-python"),
+        (None, "unreadable"),
+    ],
+)
+def test_source_that_cannot_be_read_is_a_problem(small: Workspace, content: bytes | None, message: str) -> None:
+    """What is no Python source ends with 1 and is named, without a traceback."""
+    if content is not None:
+        (small.root / "loop.py").write_bytes(content)
+    status, output = small.run("coverage", "loop.py")
+    assert status == 1
+    assert f"error[{message}]" in output.partition("\n")[0]
+
+
+def test_a_folder_without_source_is_a_problem(small: Workspace) -> None:
+    """Nothing to read is not the same as nothing to say."""
+    assert rules(small.run("coverage", ".")[1]) == [".: error[no-source]"]
+
+
+@pytest.fixture
+def loops(empty: Workspace) -> Workspace:
+    """A copy of the loops of this project, with its catalogue."""
+    shutil.copytree(PROJECT / "d9d", empty.root / "d9d", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "catalogue.yaml", empty.root)
+    return empty
+
+
+def triggered(workspace: Workspace) -> list[tuple[str, re.Match[str]]]:
+    """Returns every place in the loops at which an event is named in a call, with its file."""
+    found = []
+    for path in sorted((workspace.root / "d9d/loop/run").glob("*.py")):
+        name = str(path.relative_to(workspace.root))
+        found += [(name, match) for match in EVENT.finditer(workspace.read(name))]
+    return found
+
+
+def test_the_loops_of_this_project_trigger_what_they_declare(loops: Workspace) -> None:
+    """All 22 events, each in one place, in order."""
+    assert loops.run("coverage", "d9d") == (0, "22 of 22 events are triggered, 0 are heard\n")
+    assert len(triggered(loops)) == 22
+
+
+def test_deleting_any_trigger_of_the_loops_is_found(loops: Workspace) -> None:
+    """Whichever call goes, its event is named."""
+    for path, match in triggered(loops):
+        text = loops.read(path)
+        loops.write(text[: match.start()] + "None" + text[match.end() :], path)
+        status, output = loops.run("coverage", "d9d/loop/run")
+        loops.write(text, path)
+        assert status == 1
+        assert f"no source in view triggers {match[0]}" in output
+
+
+def test_swapping_any_two_events_of_a_file_of_the_loops_is_found(loops: Workspace) -> None:
+    """Whichever two of one file change places, one of the two is named."""
+    for (path, one), (other_path, two) in itertools.combinations(triggered(loops), 2):
+        if path != other_path:
+            continue
+        text = loops.read(path)
+        swapped = text[: one.start()] + two[0] + text[one.end() : two.start()] + one[0] + text[two.end() :]
+        loops.write(swapped, path)
+        status, output = loops.run("coverage", "d9d/loop/run")
+        loops.write(text, path)
+        assert status == 1, (one[0], two[0])
+        assert one[0] in output or two[0] in output
