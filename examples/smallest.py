@@ -16,7 +16,8 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepConte
 from d9d.loop.run import TrainingConfigurator
 
 POINTS = torch.rand(4096, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
-IS_INSIDE = (POINTS.norm(dim=1) < 0.8).float()
+RADIUS = 0.8
+IS_INSIDE = (POINTS.norm(dim=1) < RADIUS).float()
 
 
 class Circle(control.TrainTask):
@@ -49,7 +50,7 @@ class Network(control.ModelProvider):
 
 TrainingConfigurator(
     config=TrainingConfig(
-        total_steps=500, global_batch_size=256, checkpointing=CheckpointingConfig(folder=Path("runs/smallest"))
+        total_steps=500, global_batch_size=64, checkpointing=CheckpointingConfig(folder=Path("runs/smallest"))
     ),
     task=Circle(),
     model_provider=Network(),

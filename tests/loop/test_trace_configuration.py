@@ -238,8 +238,9 @@ def test_training_is_ready_once_the_checkpoint_is_loaded(every_step: Checkpointi
 
 
 def test_training_in_which_nothing_is_saved_is_ready_as_configured() -> None:
-    """Without checkpoints READY sees the initial weights, in training mode."""
+    """Without checkpoints READY sees the initial weights, and the model in training mode however it was brought."""
     trainer = configure_training(training_config())
+    trainer.model.eval()
     initial = weights_of(trainer.model)
     seen: list[tuple[bool, bool]] = []
     trainer.event_bus.subscribe(

@@ -1,7 +1,11 @@
 """Inference, assembled."""
 
-from torch import nn
+from typing import Any
 
+from torch import nn
+from torch.utils.data import DataLoader
+
+from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import SequentialBatchSampler
 from d9d.loop.component.checkpoint import Checkpoint
@@ -73,20 +77,7 @@ class InferenceConfigurator:
         bus = EventBus()
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
-        data = expect_result(
-            self._dataset_provider(InitializeDatasetContext(dist_context=dist_context)),
-            InitializeDatasetResult,
-            self._dataset_provider,
-        )
-        num_samples = count_samples(data)
-        stepper = Stepper(SequentialBatchSampler.num_steps(num_samples, config.global_batch_size))
-        sampler = SequentialBatchSampler(
-            num_samples=num_samples,
-            global_batch_size=config.global_batch_size,
-            micro_batch_size=config.samples_per_micro_batch,
-            stepper=stepper,
-        )
-        data_loader = build_data_loader(data, sampler, config, dist_context.device)
+        data_loader, num_samples, stepper = self._build_data_loader(dist_context)
         bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
         model = build_model_stage(self._model_provider, dist_context)
         bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
@@ -108,6 +99,23 @@ class InferenceConfigurator:
                 num_samples, source, stepper=stepper, model=model, random=random_state
             ),
         )
+
+    def _build_data_loader(self, dist_context: DistributedContext) -> tuple[DataLoader[Any], int, Stepper]:
+        config = self._config
+        data = expect_result(
+            self._dataset_provider(InitializeDatasetContext(dist_context=dist_context)),
+            InitializeDatasetResult,
+            self._dataset_provider,
+        )
+        num_samples = count_samples(data)
+        stepper = Stepper(SequentialBatchSampler.num_steps(num_samples, config.global_batch_size))
+        sampler = SequentialBatchSampler(
+            num_samples=num_samples,
+            global_batch_size=config.global_batch_size,
+            micro_batch_size=config.samples_per_micro_batch,
+            stepper=stepper,
+        )
+        return build_data_loader(data, sampler, config, dist_context.device), num_samples, stepper
 
     def _build_checkpointer(
         self, num_samples: int, source: Checkpoint | None, *, stepper: Stepper, model: nn.Module, random: RandomState

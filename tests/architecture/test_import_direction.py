@@ -1,0 +1,127 @@
+"""Imports go one way, so that each part can be understood, and loaded, without those above it."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# From the bottom to the top; parts of one layer know nothing of each other.
+LAYERS = [
+    {"d9d.core"},
+    {"d9d.loop.event"},
+    {"d9d.loop.config", "d9d.loop.control"},
+    {"d9d.loop.component"},
+    {"d9d.loop.state"},
+    {"d9d.loop.run"},
+]
+# Modules that come with later Pythons than the one that runs the tests.
+NEW_IN_THE_STANDARD_LIBRARY = {"annotationlib"}
+# Every type checker brings its own description of it; at run time it is not imported.
+READ_BY_TYPE_CHECKERS_ALONE = {"typing_extensions"}
+
+
+def module_of(path: Path, source: Path) -> str:
+    """Return the dotted name of the module in a file."""
+    parts = path.relative_to(source).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the names of all modules that a file imports, wherever in it."""
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            assert node.module is not None
+            imported.add(node.module)
+    return imported
+
+
+def modules_below(source: Path, package: str) -> dict[str, set[str]]:
+    """Return all modules of a package, each with what it imports."""
+    folder = source.joinpath(*package.split("."))
+    return {module_of(path, source): imports_of(path) for path in sorted(folder.rglob("*.py"))}
+
+
+D9D = modules_below(ROOT, "d9d")
+CODEGEN = modules_below(ROOT / "codegen", "d9d_codegen")
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def layer_of(module: str) -> tuple[int, str] | None:
+    """Return the number and the name of the part of the loops that a module belongs to."""
+    return next(
+        ((number, part) for number, parts in enumerate(LAYERS) for part in parts if is_within(module, part)), None
+    )
+
+
+def third_party(imported: set[str]) -> set[str]:
+    """Return the packages among imports that do not come with Python."""
+    known = sys.stdlib_module_names | NEW_IN_THE_STANDARD_LIBRARY | READ_BY_TYPE_CHECKERS_ALONE
+    return {name.partition(".")[0] for name in imported} - known
+
+
+def test_each_module_of_the_loops_belongs_to_a_layer() -> None:
+    """A new part says first where it stands."""
+    outside = {module for module in D9D if layer_of(module) is None and not is_within(module, "d9d.mypy")}
+
+    assert outside == {"d9d", "d9d.loop"}
+
+
+@pytest.mark.parametrize("module", [module for module in D9D if layer_of(module)])
+def test_a_module_imports_only_from_below_and_from_its_own_part(module: str) -> None:
+    """core, event, config and control, component, state, run."""
+    layer = layer_of(module)
+    assert layer is not None
+    for imported in D9D[module]:
+        below = layer_of(imported)
+        assert below is None or below[0] < layer[0] or below == layer, f"{module} imports {imported}"
+
+
+def test_the_loops_and_the_compiler_do_not_know_each_other() -> None:
+    """They meet in the files that the compiler writes."""
+    assert {module for module, imported in D9D.items() if any(is_within(name, "d9d_codegen") for name in imported)} == (
+        set()
+    )
+    assert {module for module, imported in CODEGEN.items() if any(is_within(name, "d9d") for name in imported)} == set()
+
+
+def test_the_compiler_needs_two_packages() -> None:
+    """Those of its extra."""
+    assert third_party(set().union(*CODEGEN.values())) == {"d9d_codegen", "jinja2", "yaml"}
+
+
+def test_the_mypy_plugin_imports_only_mypy_and_itself() -> None:
+    """It reads the index of the catalogue, not the code that it checks."""
+    plugin = {module: imported for module, imported in D9D.items() if is_within(module, "d9d.mypy")}
+    imported = set().union(*plugin.values())
+
+    assert third_party(imported) == {"d9d", "mypy"}
+    assert {name for name in imported if is_within(name, "d9d") and not is_within(name, "d9d.mypy")} == set()
+
+
+def test_the_loops_need_three_packages() -> None:
+    """Those that the runtime depends on."""
+    loops = [imported for module, imported in D9D.items() if not is_within(module, "d9d.mypy")]
+
+    assert third_party(set().union(*loops)) == {"d9d", "torch", "tqdm", "pydantic"}
+
+
+@pytest.mark.parametrize("module", ["d9d.loop.event", "d9d.loop.event.bus", "d9d.loop.event.subscription"])
+def test_the_event_bus_needs_the_standard_library_alone(module: str) -> None:
+    """Whoever defines events or handlers installs nothing for it."""
+    assert third_party(D9D[module]) <= {"d9d"}
+    assert {name for name in D9D[module] if is_within(name, "d9d") and not is_within(name, "d9d.loop.event")} == set()
+
+
+@pytest.mark.parametrize("module", ["d9d.core.seed", "d9d.core.stepper"])
+def test_steps_and_seeds_need_the_standard_library_alone(module: str) -> None:
+    """They are what contexts and compilers of other projects may want, too."""
+    assert third_party(D9D[module]) == set()

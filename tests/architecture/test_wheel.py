@@ -1,0 +1,95 @@
+"""The wheel holds what users need, and asks for no more than they need."""
+
+import subprocess
+import sys
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built as a release builds it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.iterdir()
+    return zipfile.ZipFile(path)
+
+
+def names_in(wheel: zipfile.ZipFile) -> set[str]:
+    """Return the names of all files, without those about the wheel itself."""
+    return {name for name in wheel.namelist() if ".dist-info/" not in name}
+
+
+def metadata_of(wheel: zipfile.ZipFile) -> Message:
+    """Read what the wheel says of itself."""
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return Parser().parsestr(wheel.read(name).decode())
+
+
+def requirements_of(wheel: zipfile.ZipFile, extra: str | None) -> set[str]:
+    """Return the names of the packages that the wheel asks for, always or for an extra."""
+    marker = "" if extra is None else f"extra == '{extra}'"
+    found = (str(line).partition("; ") for line in metadata_of(wheel).get_all("Requires-Dist", []))
+    return {requirement.partition(">")[0] for requirement, _, condition in found if condition == marker}
+
+
+def test_the_wheel_ships_the_loops_and_the_compiler(wheel: zipfile.ZipFile) -> None:
+    """And no package called `codegen`, nor tests, nor examples."""
+    assert {PurePosixPath(name).parts[0] for name in names_in(wheel)} == {"d9d", "d9d_codegen"}
+
+
+def test_the_wheel_ships_every_file_of_both_packages(wheel: zipfile.ZipFile) -> None:
+    """Python, templates, the index, and the marker of typed packages."""
+    folders = {ROOT / "d9d": ROOT, ROOT / "codegen" / "d9d_codegen": ROOT / "codegen"}
+    expected = {
+        path.relative_to(source).as_posix()
+        for folder, source in folders.items()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+    assert names_in(wheel) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "d9d/py.typed",
+        "d9d/loop/event/catalogue/index.json",
+        "d9d/mypy/__init__.py",
+        "d9d_codegen/__main__.py",
+        "d9d_codegen/templates/module.py.jinja",
+        "d9d_codegen/templates/page.md.jinja",
+    ],
+)
+def test_the_wheel_ships_what_is_easily_forgotten(wheel: zipfile.ZipFile, name: str) -> None:
+    """What is no Python, and what is run."""
+    assert name in names_in(wheel)
+
+
+def test_running_d9d_takes_three_packages(wheel: zipfile.ZipFile) -> None:
+    """Everything else is an extra."""
+    assert requirements_of(wheel, None) == {"torch", "tqdm", "pydantic"}
+
+
+@pytest.mark.parametrize(("extra", "packages"), [("codegen", {"jinja2", "pyyaml"}), ("mypy", {"mypy"})])
+def test_the_tools_bring_their_own(wheel: zipfile.ZipFile, extra: str, packages: set[str]) -> None:
+    """The compiler and the plugin are asked for by name."""
+    assert requirements_of(wheel, extra) == packages
+
+
+def test_the_wheel_names_its_pythons_its_license_and_its_command(wheel: zipfile.ZipFile) -> None:
+    """From 3.11 to 3.14, Apache-2.0, `d9d-catalogue`."""
+    metadata = metadata_of(wheel)
+    (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+
+    assert metadata["Requires-Python"] == "<3.15,>=3.11"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert "d9d-catalogue = d9d_codegen.__main__:main" in wheel.read(entry_points).decode()
