@@ -33,7 +33,8 @@ class DataLoadingConfig(_Config):
     """How samples come from the dataset to the device."""
 
     num_workers: NonNegativeInt = 0
-    """How many processes read samples ahead; with 0 the loop reads them itself, when it needs them."""
+    """How many processes read samples ahead; with 0 the loop reads them itself, when it needs them. What samples draw
+    at random is the same for any number of processes, and something else with none."""
 
 
 class CheckpointingConfig(_Config):

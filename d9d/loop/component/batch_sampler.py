@@ -2,13 +2,32 @@
 
 import abc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch.utils.data import Sampler
 
 from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
+
+
+class MicroBatchSamples(list[int]):
+    """The samples of one micro-batch, which know where in the run it stands.
+
+    Args:
+        samples: The indices of the samples.
+        step: The index of the step.
+        number: Which of the step's micro-batches this is, from 0.
+    """
+
+    def __init__(self, samples: Iterable[int], step: int, number: int) -> None:
+        super().__init__(samples)
+        self.step = step
+        self.number = number
+
+    def __reduce__(self) -> tuple[type["MicroBatchSamples"], tuple[list[int], int, int]]:
+        """Travel to a worker process whole."""
+        return MicroBatchSamples, (list(self), self.step, self.number)
 
 
 class StepBatchSampler(Sampler[list[int]], abc.ABC):
@@ -35,7 +54,8 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the samples of each micro-batch from the current step on."""
         for step in range(self._stepper.current_step, self._stepper.total_steps):
-            yield from self.micro_batches(step)
+            for number, samples in enumerate(self.micro_batches(step)):
+                yield MicroBatchSamples(samples, step, number)
 
 
 class ShufflingBatchSampler(StepBatchSampler):

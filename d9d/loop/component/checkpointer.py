@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.checkpoint.api import CheckpointException
+
 from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint import Checkpoint, CheckpointError, newest_complete, remove_transient
@@ -54,13 +56,24 @@ class Checkpointer:
             self._remove_surplus(self._config)
 
     def save_if_due(self) -> None:
-        """Save the state when a period of steps, or the last step, has been completed; then remove surplus ones."""
+        """Save the state when a period of steps, or the last step, has been completed; then remove surplus ones.
+
+        Raises:
+            CheckpointError: If it cannot be written.
+            StateError: If the state holds what a checkpoint cannot keep.
+        """
         if self._config is None:
             return
         num_steps = self._stepper.current_step
         if num_steps % self._config.period_steps and not self._stepper.is_finished:
             return
-        saved = Checkpoint.write(self._config.folder, num_steps, self._state.state_dict(), self._settings)
+        try:
+            saved = Checkpoint.write(self._config.folder, num_steps, self._state.state_dict(), self._settings)
+        except (OSError, CheckpointException) as error:  # torch's is no Exception
+            raise CheckpointError(
+                f"the checkpoint after {num_steps} steps could not be written to {self._config.folder} "
+                f"({_cause(error)}); those before it are intact: mend that, and run again"
+            ) from error
         logger.info("saved %s", saved.path)
         self._remove_surplus(self._config)
 
@@ -70,6 +83,13 @@ class Checkpointer:
         complete = [found for found in Checkpoint.list_in(config.folder) if found.defect() is None]
         for surplus in complete[config.num_to_keep :]:
             surplus.remove()
+
+
+def _cause(error: OSError | CheckpointException) -> BaseException:
+    """Return what went wrong, which torch wraps once for each rank."""
+    if isinstance(error, CheckpointException):
+        return next((wrapped for wrapped, _ in error.failures.values()), error)
+    return error
 
 
 def prepare_folder(folder: Path) -> None:

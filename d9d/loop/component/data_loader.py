@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from d9d.core.seed import derive_seed
 from d9d.loop.component.batch_sampler import StepBatchSampler
+from d9d.loop.component.worker_dataset import WorkerDataset
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
 
@@ -55,11 +56,13 @@ def build_data_loader(
     Returns:
         The data loader, which yields one micro-batch after the other.
     """
+    num_workers = config.data_loading.num_workers
     return DataLoader(
-        data.dataset,
+        # The loop's own process reads in the order of the run, so there the global generators serve as they are.
+        WorkerDataset(data.dataset, config.seed) if num_workers else data.dataset,
         batch_sampler=batch_sampler,
         collate_fn=data.collate,
-        num_workers=config.data_loading.num_workers,
+        num_workers=num_workers,
         pin_memory=device.type not in _UNPINNED_DEVICE_TYPES,
         # Without a generator of its own, each iteration would draw from the global one and a resumed run would differ.
         generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),

@@ -84,5 +84,6 @@ def _weighted(loss: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
 def _nonzero(weight_sum: torch.Tensor | float) -> torch.Tensor | float:
     """Replace a sum of zero: a step in which nothing counts has gradients of zero, not of NaN."""
     if isinstance(weight_sum, torch.Tensor):
-        return torch.where(weight_sum == 0, 1.0, weight_sum.float())
+        weight_sum = weight_sum.float()
+        return torch.where(weight_sum == 0, 1.0, weight_sum)
     return weight_sum or 1.0

@@ -130,7 +130,7 @@ class InferenceConfigurator:
             "num_samples": num_samples,
             # Outputs of two sets of weights must not mix in one run.
             "source_checkpoint": None if source is None else f"{source.path.name} ({source.manifest()['id']})",
-            **describe_state({"model": model.state_dict()}),
+            **(describe_state({"model": model.state_dict()}) if config.checkpointing is not None else {}),
         }
         state = JobState({"stepper": stepper, "task": self._task, "random": random})
         if config.checkpointing is not None:
