@@ -46,7 +46,7 @@ PRESETS = {
     ),
     "demo": Preset(
         model=ModelConfig(),
-        total_steps=700,
+        total_steps=600,
         global_batch_size=8,
         micro_batch_size=4,
         learning_rate=8e-3,
