@@ -1,6 +1,5 @@
 """Handlers that are tagged where they are defined, and subscribed all at once."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec
@@ -9,43 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+from d9d.loop.event import EventBus, subscribe
+
+from .tagged import EVENT_A, EVENT_B, Base, Context, seen_by
 
 P = ParamSpec("P")
-
-
-@dataclasses.dataclass(kw_only=True)
-class Context:
-    """Collects who was called, in order."""
-
-    seen: list[str] = dataclasses.field(default_factory=list)
-
-
-EVENT_A = Event[Context](id="user.a")
-EVENT_B = Event[Context](id="user.b")
-
-
-def seen_by(target: object, *events: Event[Context]) -> list[str]:
-    """Subscribe a target on a new bus, trigger the events (by default, A), and return who was called."""
-    bus = EventBus()
-    subscribe_annotated(bus, target)
-    context = Context()
-    for event in events or (EVENT_A,):
-        bus.trigger(event, context)
-    return context.seen
-
-
-class Base:
-    @subscribe(EVENT_A)
-    def zulu(self, ctx: Context) -> None:
-        ctx.seen.append("Base.zulu")
-
-    @subscribe(EVENT_A)
-    def alpha(self, ctx: Context) -> None:
-        ctx.seen.append("Base.alpha")
-
-    def untagged(self, ctx: Context) -> None:
-        ctx.seen.append("Base.untagged")
 
 
 def test_tagged_methods_are_called_on_the_object() -> None:

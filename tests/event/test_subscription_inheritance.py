@@ -1,44 +1,10 @@
 """Tagged methods that are inherited and overridden."""
 
-import dataclasses
-
 import pytest
 
-from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+from d9d.loop.event import EventBus, subscribe, subscribe_annotated
 
-
-@dataclasses.dataclass(kw_only=True)
-class Context:
-    """Collects who was called, in order."""
-
-    seen: list[str] = dataclasses.field(default_factory=list)
-
-
-EVENT_A = Event[Context](id="user.a")
-EVENT_B = Event[Context](id="user.b")
-
-
-def seen_by(target: object, *events: Event[Context]) -> list[str]:
-    """Subscribe a target on a new bus, trigger the events (by default, A), and return who was called."""
-    bus = EventBus()
-    subscribe_annotated(bus, target)
-    context = Context()
-    for event in events or (EVENT_A,):
-        bus.trigger(event, context)
-    return context.seen
-
-
-class Base:
-    @subscribe(EVENT_A)
-    def zulu(self, ctx: Context) -> None:
-        ctx.seen.append("Base.zulu")
-
-    @subscribe(EVENT_A)
-    def alpha(self, ctx: Context) -> None:
-        ctx.seen.append("Base.alpha")
-
-    def untagged(self, ctx: Context) -> None:
-        ctx.seen.append("Base.untagged")
+from .tagged import EVENT_A, EVENT_B, Base, Context, seen_by
 
 
 def test_inherited_handlers_run_before_those_of_the_derived_class() -> None:
@@ -118,7 +84,7 @@ def test_an_override_that_drops_the_decorator_is_refused_and_both_methods_are_na
 
     with pytest.raises(
         TypeError,
-        match=rf"user\.Derived\.zulu overrides {__name__}\.Base\.zulu, a handler of 'user\.a', without @subsc",
+        match=rf"user\.Derived\.zulu overrides {Base.__module__}\.Base\.zulu, a handler of 'user\.a', without @subsc",
     ):
         subscribe_annotated(bus, derived())
 

@@ -7,41 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+from d9d.loop.event import EventBus, subscribe, subscribe_annotated
 
-
-@dataclasses.dataclass(kw_only=True)
-class Context:
-    """Collects who was called, in order."""
-
-    seen: list[str] = dataclasses.field(default_factory=list)
-
-
-EVENT_A = Event[Context](id="user.a")
-EVENT_B = Event[Context](id="user.b")
-
-
-def seen_by(target: object, *events: Event[Context]) -> list[str]:
-    """Subscribe a target on a new bus, trigger the events (by default, A), and return who was called."""
-    bus = EventBus()
-    subscribe_annotated(bus, target)
-    context = Context()
-    for event in events or (EVENT_A,):
-        bus.trigger(event, context)
-    return context.seen
-
-
-class Base:
-    @subscribe(EVENT_A)
-    def zulu(self, ctx: Context) -> None:
-        ctx.seen.append("Base.zulu")
-
-    @subscribe(EVENT_A)
-    def alpha(self, ctx: Context) -> None:
-        ctx.seen.append("Base.alpha")
-
-    def untagged(self, ctx: Context) -> None:
-        ctx.seen.append("Base.untagged")
+from .tagged import EVENT_A, Base, Context, seen_by
 
 
 def test_registering_one_object_twice_on_one_bus_is_refused() -> None:
