@@ -64,9 +64,8 @@ def aliases(catalogue: Catalogue, module: Module) -> Iterator[tuple[EventSpec | 
     for entry in module.entries:
         if entry.status.replaced_by:
             yield entry, entry.status.replaced_by
-    for other in catalogue.modules:
-        if other is module:
-            continue
-        for context in other.contexts:
-            if context.status.replaced_by and context.name not in own:
-                yield context, f"{catalogue.package}.{other.name}.{context.status.replaced_by}"
+    path_of_module = f"{catalogue.package}.{module.name}"
+    for path, target in catalogue.renamed_contexts.items():
+        context = catalogue.contexts[path]
+        if path.rpartition(".")[0] != path_of_module and context.name not in own:
+            yield context, target

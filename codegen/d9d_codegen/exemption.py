@@ -1,13 +1,15 @@
 """Exemptions: `allow: [rule]` on an entry, by which a rule finds nothing in it."""
 
-from collections.abc import Collection, Iterator
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from d9d_codegen.node import Mapping, Node, Scalar, Sequence
-from d9d_codegen.problem import Finding, suggestion
+from d9d_codegen.problem import Finding
 from d9d_codegen.shape import Listed, Named, Shape
 from d9d_codegen.source import Span, Text
+from d9d_codegen.spelling import suggestion
 
 # The rules that are about taste, tidiness and promises. Without any other one the generated code would not work, a run
 # would have no order, or two catalogues would claim one name.
@@ -35,6 +37,30 @@ class Exemption:
         return self.start <= (place.line, place.column) < self.end
 
 
+class _Nest:
+    """The exemptions from one rule; of two entries one lies within the other, or they share no place."""
+
+    def __init__(self, exemptions: Iterable[Exemption]) -> None:
+        by_start = {exemption.start: exemption for exemption in reversed([*exemptions])}
+        self._starts = sorted(by_start)
+        self._around: dict[tuple[int, int], Exemption | None] = {}
+        self._by_start = by_start
+        around: list[Exemption] = []
+        for start in self._starts:
+            while around and around[-1].end <= start:
+                around.pop()
+            self._around[start] = around[-1] if around else None
+            around.append(by_start[start])
+
+    def innermost(self, place: Span) -> Exemption | None:
+        """Return the exemption of the smallest entry around a place, if there is one."""
+        at = bisect_right(self._starts, (place.line, place.column))
+        exemption = self._by_start[self._starts[at - 1]] if at else None
+        while exemption and not exemption.covers(place):
+            exemption = self._around[exemption.start]
+        return exemption
+
+
 class Exemptions:
     """The exemptions of one catalogue.
 
@@ -47,16 +73,17 @@ class Exemptions:
         self._exemptions = exemptions
         self._rules = rules
         self._used: set[Span] = set()
+        self._nests = {rule: _Nest(each for each in exemptions if each.rule == rule) for rule in EXEMPTIBLE}
 
     def excuse(self, rule: str, at: Text | Span) -> bool:
         """Returns whether a rule may find something at a place; the innermost entry that allows it is the one used."""
         if rule not in EXEMPTIBLE:
             return False
         place = at.span if isinstance(at, Text) else at
-        fitting = [each for each in self._exemptions if each.rule == rule and each.covers(place)]
-        if not fitting:
+        innermost = self._nests[rule].innermost(place)
+        if innermost is None:
             return False
-        self._used.add(max(fitting, key=lambda each: each.start).rule.span)
+        self._used.add(innermost.rule.span)
         return True
 
     def bad(self) -> Iterator[Finding]:

@@ -5,13 +5,12 @@ import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Final, NamedTuple
 
 from d9d_codegen.imports import split
 from d9d_codegen.module_names import ModuleText
 from d9d_codegen.module_search import SOURCES, Found, find_in, find_through_hooks, listing, read
-from d9d_codegen.problem import closest
+from d9d_codegen.spelling import closest
 
 _CLOSE: Final = 0.8  # nearer than for other names: a module that is open may have any name
 
@@ -46,6 +45,8 @@ class Importable:
         self._modules: dict[str, Found | None] = {}
         self._texts: dict[str, ModuleText | None] = {}
         self._missing: dict[str, Missing | None] = {}
+        self._seen: dict[str, list[str]] = {}
+        self._public: dict[str, list[str]] = {}
 
     def missing(self, path: str) -> Missing | None:
         """Returns what of a dotted path cannot be imported; nothing where all can, or where that cannot be known."""
@@ -86,8 +87,10 @@ class Importable:
     def _look_within(self, module: str, name: str) -> Missing | None:
         if self.has(module, name):
             return None
-        names = {known for known in self._names(module, set()) if not known.startswith("_")}
-        meant = closest(name, {*names, *self._below(module)})
+        if module not in self._public:
+            names = {known for known in self._names(module, set()) if not known.startswith("_")}
+            self._public[module] = sorted(names | self._below(module))
+        meant = closest(name, self._public[module])
         return Missing(name, len(module) + 1, module, is_module=False, meant=meant)
 
     def _standard(self, module: str) -> object | None:
@@ -160,9 +163,10 @@ class Importable:
     def _may_answer(self, module: str, name: str) -> bool:
         """Returns whether a module that makes names up as they are asked for may make this one, and not a close one."""
         text = self._text(module)
-        known = self._names(module, set())
         is_mentioned = text is not None and text.mentions(name)
-        return is_mentioned or not get_close_matches(name, known, n=1, cutoff=_CLOSE)
+        if module not in self._seen:
+            self._seen[module] = sorted(self._names(module, set()))
+        return is_mentioned or closest(name, self._seen[module], _CLOSE) is None
 
     def _is_module(self, package: str, name: str) -> bool:
         return self.find(f"{package}.{name}") is not None

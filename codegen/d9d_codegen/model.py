@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from d9d_codegen.exemption import Exemption
 from d9d_codegen.source import Source, Text
 from d9d_codegen.surroundings import Surroundings
+
+_COMMON: Final = "common"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,11 @@ class Catalogue:
     modules: tuple[Module, ...]
     surroundings: Surroundings | None = None
     exemptions: tuple[Exemption, ...] = ()
+
+    @cached_property
+    def common(self) -> Module | None:
+        """The module whose contexts every other one may name, if there is one."""
+        return next((module for module in self.modules if module.name == _COMMON), None)
 
     @cached_property
     def module_paths(self) -> frozenset[str]:

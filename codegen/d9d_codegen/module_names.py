@@ -81,7 +81,7 @@ class ModuleText:
 
     def mentions(self, name: str) -> bool:
         """Returns whether a word stands anywhere in the text."""
-        return re.search(rf"\b{re.escape(name)}\b", self._text) is not None
+        return name in self._text and re.search(rf"\b{re.escape(name)}\b", self._text) is not None
 
 
 def _absolute(module: str, package: str) -> str:

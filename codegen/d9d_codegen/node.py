@@ -24,6 +24,7 @@ _KINDS: Final = {
     "tag:yaml.org,2002:timestamp": "a date",
 }
 _REMEDIES: Final = {
+    "tab character": "indent with spaces, not tabs",
     "cannot start any token": "indent with spaces, not tabs, and quote a text that begins with one of @ ` %",
     "mapping values are not allowed": 'put a text that contains ": " in quotes, or write it below ">-"',
     "could not find expected ':'": "write a colon and a space between a key and its value",
@@ -113,6 +114,7 @@ class _Composer:
         self._problems = problems
         self._open: list[Mapping | Sequence] = []
         self._keys: list[Text | None] = []  # for each open mapping the key whose value comes next
+        self._firsts: list[dict[str, Text]] = []  # for each open mapping its keys, once one of them is given twice
         self._num_documents = 0
 
     def take(self, event: yaml.Event) -> bool:
@@ -130,6 +132,7 @@ class _Composer:
             return True
         self._open.append(node)
         self._keys.append(None)
+        self._firsts.append({})
         if len(self._open) > _MAX_DEPTH:
             self._problems.add(
                 "bad-yaml", node.span, "the catalogue is nested too deeply", "see the shape of a catalogue"
@@ -139,6 +142,7 @@ class _Composer:
     def _close(self, event: yaml.Event) -> None:
         node = self._open.pop()
         self._keys.pop()
+        self._firsts.pop()
         if isinstance(node, Mapping) and event.end_mark:
             node.end = (event.end_mark.line + 1, event.end_mark.column + 1)
 
@@ -195,15 +199,19 @@ class _Composer:
         return Text("", node.span)
 
     def _enter(self, parent: Mapping, key: Text, node: Node) -> None:
-        first = next((known for known in parent.entries if known == key), None) if key in parent.entries else None
-        if first is None:
+        firsts = self._firsts[-1]
+        if key not in parent.entries:
             parent.entries[key] = node
+            if firsts:
+                firsts[key] = key
         elif key:
+            if not firsts:
+                firsts |= {known: known for known in parent.entries}
             self._problems.add(
                 "duplicate-key",
                 key,
                 f'the key "{key}" is given twice',
-                f"the first one stands in line {first.span.line}",
+                f"the first one stands in line {firsts[key].span.line}",
             )
 
 

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from d9d_codegen.source import Source, Span, Text
-
-_MAX_CANDIDATES: Final = 50  # a comparison is slow: of many names only those that share most letters are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +85,3 @@ class Problems:
     def in_file_order(self) -> list[Problem]:
         """Returns all problems in the order of their places."""
         return sorted(self._found, key=lambda problem: (problem.span or (), problem.rule, problem.message))
-
-
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """Returns the known name that `name` most likely means, if any comes near."""
-    candidates = sorted(set(known))
-    if len(candidates) > _MAX_CANDIDATES:
-        letters = set(name)
-        candidates.sort(
-            key=lambda candidate: abs(len(candidate) - len(name)) - 2 * len(letters.intersection(candidate))
-        )
-    matches = get_close_matches(name, candidates[:_MAX_CANDIDATES], n=1)
-    return matches[0] if matches else None
-
-
-def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Returns the question whether a close match was meant, or what to do where nothing comes near."""
-    match = closest(name, known)
-    return f'did you mean "{match}"?' if match else otherwise

@@ -1,10 +1,6 @@
 """What the names of a catalogue stand for."""
 
-from typing import Final
-
 from d9d_codegen.model import Catalogue, Module
-
-COMMON: Final = "common"  # the module whose contexts every other one may name
 
 
 class Scope:
@@ -17,7 +13,7 @@ class Scope:
 
     def __init__(self, catalogue: Catalogue, module: Module) -> None:
         self._catalogue = catalogue
-        common = [other for other in catalogue.modules if other.name == COMMON]
+        common = [catalogue.common] if catalogue.common else []
         self._bare = {
             str(context.name): f"{catalogue.package}.{owner.name}.{context.name}"
             for owner in (*common, module)

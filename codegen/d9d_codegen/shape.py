@@ -5,8 +5,9 @@ from typing import Final
 
 from d9d_codegen.character import is_forbidden
 from d9d_codegen.node import Mapping, Node, Scalar, Sequence
-from d9d_codegen.problem import Problems, suggestion
+from d9d_codegen.problem import Problems
 from d9d_codegen.source import Text
+from d9d_codegen.spelling import suggestion
 
 VERSION: Final = "1"
 

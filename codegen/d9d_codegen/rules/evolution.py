@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from d9d_codegen import annotation
 from d9d_codegen.model import Catalogue, Context, EventSpec, Field, Module, Status
-from d9d_codegen.problem import Finding, suggestion
+from d9d_codegen.problem import Finding
 from d9d_codegen.reference import Scope
 from d9d_codegen.source import Span, Text
+from d9d_codegen.spelling import suggestion
 
 
 def unknown_replacement(catalogue: Catalogue) -> Iterator[Finding]:
@@ -21,11 +22,11 @@ def unknown_replacement(catalogue: Catalogue) -> Iterator[Finding]:
 
 
 def _replacements(entries: dict[Text, Status], noun: str, others: dict[Text, str]) -> Iterator[Finding]:
-    live = [str(name) for name, status in entries.items() if not status.deprecated]
+    live = {str(name): status for name, status in entries.items() if not status.deprecated}
+    known = {**others, **dict.fromkeys(entries, "is deprecated itself")}
     for name, status in entries.items():
         replacement = status.replaced_by
         if replacement and replacement not in live:
-            known = {**others, **dict.fromkeys(entries, "is deprecated itself")}
             message = f'the replacement "{replacement}" of {noun} {name} {known.get(replacement, "does not exist")}'
             yield Finding(replacement, message, suggestion(replacement, live, "name one that stays"))
 

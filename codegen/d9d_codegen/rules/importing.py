@@ -6,8 +6,9 @@ from typing import NamedTuple
 from d9d_codegen import annotation
 from d9d_codegen.importable import Missing
 from d9d_codegen.model import Catalogue
-from d9d_codegen.problem import Finding, suggestion
+from d9d_codegen.problem import Finding
 from d9d_codegen.source import Span, Text
+from d9d_codegen.spelling import suggestion
 
 
 class _Use(NamedTuple):

@@ -4,19 +4,21 @@ from collections.abc import Iterator
 
 from d9d_codegen.model import Catalogue, EventSpec
 from d9d_codegen.pair import POST, PRE, other_sides, pairs
-from d9d_codegen.problem import Finding, closest
+from d9d_codegen.problem import Finding
 from d9d_codegen.reference import Scope
+from d9d_codegen.spelling import closest
 
 
 def half_pair(catalogue: Catalogue) -> Iterator[Finding]:
     """An event is one side of a moment whose other side is missing."""
     for module in catalogue.modules:
         halves = {moment: pair for moment, pair in pairs(module).items() if not (pair.pre and pair.post)}
+        begun = [moment for moment, pair in halves.items() if pair.pre]
+        ended = [moment for moment, pair in halves.items() if pair.post]
         for moment, pair in halves.items():
-            event, side = (pair.pre, POST) if pair.pre else (pair.post, PRE)
+            event, side, others = (pair.pre, POST, ended) if pair.pre else (pair.post, PRE, begun)
             if event is None:
                 continue
-            others = [other for other, half in halves.items() if (half.pre is None) != (pair.pre is None)]
             match = closest(moment, others)
             remedy = f'is "{match}{side}" it, misspelt?' if match else "declare the other side, or choose another id"
             yield Finding(event.id, f'{event.name} is half a pair: no event has the id "{moment}{side}"', remedy)

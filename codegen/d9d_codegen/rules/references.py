@@ -7,25 +7,26 @@ from collections.abc import Collection, Iterator
 
 from d9d_codegen import annotation
 from d9d_codegen.model import Catalogue, Module
-from d9d_codegen.problem import Finding, closest, suggestion
+from d9d_codegen.problem import Finding
 from d9d_codegen.reference import Scope
+from d9d_codegen.spelling import closest, some_of, suggestion
 
 
 def unknown_phase(catalogue: Catalogue) -> Iterator[Finding]:
     """An event names a phase that its module does not declare."""
     for module in catalogue.modules:
-        phases = [str(phase.name) for phase in module.phases]
+        phases = {str(phase.name): phase for phase in module.phases}
         for event in module.events:
             if event.phase and event.phase not in phases:
                 message = f'event {event.name} names phase "{event.phase}"'
-                otherwise = f"the phases of {module.name} are {', '.join(phases)}" if phases else "declare it"
+                otherwise = f"the phases of {module.name} are {some_of(phases)}" if phases else "declare it"
                 yield Finding(event.phase, message, suggestion(event.phase, phases, otherwise))
 
 
 def empty_phase(catalogue: Catalogue) -> Iterator[Finding]:
     """No event belongs to a phase."""
     for module in catalogue.modules:
-        phases = [phase.name for phase in module.phases]
+        phases = {phase.name: phase for phase in module.phases}
         used = {_meant(event.phase, phases) for event in module.own_events}
         for phase in phases:
             if phase not in used and "" not in used:
@@ -35,12 +36,16 @@ def empty_phase(catalogue: Catalogue) -> Iterator[Finding]:
 
 def unknown_context(catalogue: Catalogue) -> Iterator[Finding]:
     """An event names a context that there is not."""
+    paths: dict[str, list[str]] = {}
+    for path in catalogue.contexts:
+        paths.setdefault(path.rpartition(".")[2], []).append(path)
     for module in catalogue.modules:
         scope = Scope(catalogue, module)
         for event in module.events:
             if event.context and scope.resolve(event.context) is None:
                 message = f'event {event.name} names context "{event.context}"'
-                elsewhere = [path for path in catalogue.contexts if path.endswith(f".{event.context}")]
+                last = event.context.rpartition(".")[2]
+                elsewhere = [path for path in paths.get(last, ()) if path.endswith(f".{event.context}")]
                 known = elsewhere or (catalogue.contexts if "." in event.context else scope.names)
                 meant = elsewhere[0] if elsewhere else event.context
                 otherwise = "declare it in this module or in common, or write its full dotted path"
@@ -61,7 +66,7 @@ def unused_context(catalogue: Catalogue) -> Iterator[Finding]:
     used: set[str] = set()
     for module in catalogue.modules:
         scope = Scope(catalogue, module)
-        known = scope.names
+        known = dict.fromkeys(scope.names)
         for name in _named_contexts(module):
             used.add(scope.resolve(name) or scope.resolve(_meant(name, known)) or name)
     for module in catalogue.modules:

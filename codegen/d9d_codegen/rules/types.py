@@ -7,8 +7,9 @@ from d9d_codegen.annotation import BUILTINS, TypeSyntaxError
 from d9d_codegen.imports import split
 from d9d_codegen.literal import LiteralSyntaxError, parse_literal
 from d9d_codegen.model import Catalogue, Context, Field, Module
-from d9d_codegen.problem import Finding, suggestion
+from d9d_codegen.problem import Finding
 from d9d_codegen.reference import Scope
+from d9d_codegen.spelling import suggestion
 
 _SPELLINGS = {"none": "None", "null": "None", "true": "True", "false": "False", "~": "None"}
 
@@ -63,8 +64,9 @@ def hidden_name(catalogue: Catalogue) -> Iterator[Finding]:
                     message = f'the field {field.name} hides the "{field.name}" that a type of {context.name} names'
                     yield Finding(field.name, message, "call it something else")
         contexts = [context.name for context in module.contexts]
+        roots -= {*contexts}
         for name in (*contexts, *(event.name for event in module.events)):
-            if name in roots - {*contexts}:
+            if name in roots:
                 message = f'{name} hides the "{name}" that a type of {module.name} names'
                 yield Finding(name, message, "call it something else")
 
