@@ -324,3 +324,49 @@ def test_as_few_items_move_as_possible(order: list[int]) -> None:
     going = moved(old, new)
     assert [name for name in new if name not in going] == [name for name in old if name not in going]
     assert len(moved(old, [*old[1:], old[0]])) == 1
+
+
+TWO_NAMES = STEP + "\n          row: {type: int, doc: A row.}"
+OLD_FIELD = f"          count: {{type: int, doc: Of old., {ALIAS}step}}}}\n"
+OLD_EVENT = (
+    CLOSED.replace("CLOSED", "SHUT").replace("sale.closed", "sale.shut") + f"        {ALIAS}EVENT_SALE_CLOSED}}\n"
+)
+WITH_ALIASES = SMALL.replace(STEP + "\n", TWO_NAMES + "\n" + OLD_FIELD) + OLD_EVENT
+CHANGED_REPLACEMENT = ("replacement-changed", HANDLERS, "error")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("replaced_by: step", "replaced_by: row", [CHANGED_REPLACEMENT]),
+        ("replaced_by: EVENT_SALE_CLOSED", "replaced_by: EVENT_SALE_OPENED", [CHANGED_REPLACEMENT]),
+        (", replaced_by: EVENT_SALE_CLOSED", "", [CHANGED_REPLACEMENT]),
+        (", replaced_by: step", "", [("field-required", TRIGGERS, "error"), CHANGED_REPLACEMENT]),
+    ],
+)
+def test_an_alias_that_stands_for_something_else_breaks_handlers(
+    empty: Workspace, before: str, after: str, expected: list[tuple[str, str, str]]
+) -> None:
+    """Who still uses the old name would hear, or read, something else."""
+    status, found = changes(empty, WITH_ALIASES, WITH_ALIASES.replace(before, after))
+    assert status == 1
+    assert [change for change in found if change[0] != "documentation-changed"] == expected
+
+
+def test_an_alias_may_follow_its_replacement_to_the_next_name(empty: Workspace) -> None:
+    """Where what an alias stands for is renamed in its turn, the alias names the newest name."""
+    closed = CLOSED + f"        {ALIAS}EVENT_SALE_ENDED}}\n"
+    ended = CLOSED.replace("CLOSED", "ENDED").replace("sale.closed", "sale.ended")
+    new = WITH_ALIASES.replace(CLOSED, closed + ended, 1).replace(
+        f"{ALIAS}EVENT_SALE_CLOSED", f"{ALIAS}EVENT_SALE_ENDED"
+    )
+    status, found = changes(empty, WITH_ALIASES, new)
+    assert status == 0
+    assert "replacement-changed" not in {kind for kind, _, _ in found}
+
+
+def test_a_name_too_long_for_a_file_is_no_edition(small: Workspace) -> None:
+    """Whatever is named, it is told and not raised."""
+    status, output = small.run("diff", "x" * 5_000, "catalogue.yaml")
+    assert status == 2
+    assert "error[unknown-edition]" in output

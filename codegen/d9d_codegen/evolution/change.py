@@ -67,6 +67,9 @@ KINDS: Final = {
     "phase-moved": Kind(Effect.LIFECYCLE, "runs pass through the phases in another order"),
     "phase-of-event-changed": Kind(Effect.LIFECYCLE, "runs show the event in another phase"),
     "phase-removed": Kind(Effect.LIFECYCLE, "runs pass through one phase less"),
+    "replacement-changed": Kind(
+        Effect.HANDLERS, "what uses the old name means something else now: keep the replacement, or remove the name"
+    ),
     "stability-changed": Kind(Effect.COMPATIBLE, "nothing has to change"),
     "type-changed": Kind(
         Effect.BOTH, "handlers and triggers both mean the old type: add a new field, and deprecate this one"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from d9d_codegen.evolution.change import Change, excuse
 from d9d_codegen.evolution.documentation import status_changes
 from d9d_codegen.evolution.edition import Edition, context_target, field_target
+from d9d_codegen.evolution.replacement import replacement_changes
 from d9d_codegen.evolution.widening import Relation, relation
 from d9d_codegen.model import Context, Field
 
@@ -26,6 +27,7 @@ def context_changes(before: Edition, after: Edition, module: str) -> Iterator[Ch
         {str(context.name): context for context in before.modules[module].contexts} if module in before.modules else {}
     )
     new = {str(context.name): context for context in after.modules[module].contexts} if module in after.modules else {}
+    yield from replacement_changes(before, after, old, new)
     for name, context in old.items():
         if name not in new:
             message, place = f"{module} has no context {name} any more", after.place(after.holder(module))
@@ -47,6 +49,7 @@ def _field_changes(pair: _Pair) -> Iterator[Change]:
     old = {str(field.name): field for field in old_context.fields}
     new = {str(field.name): field for field in new_context.fields}
     replacing: set[str] = set()
+    yield from replacement_changes(before, after, old, new)
     for name, field in old.items():
         if name not in new:
             message = f"{new_context.name} has no field {name} any more"
@@ -59,6 +62,10 @@ def _field_changes(pair: _Pair) -> Iterator[Change]:
             replacing.add(str(stands_for.name))
         if field_target(field, old_context) is field:
             yield from _value_changes(pair, field, stands_for)
+        elif stands_for is new[name] and stands_for.default is None:
+            message = f"{name} is a field of its own now, without a default"
+            places = before.place(field.name), after.place(stands_for.name)
+            yield Change("field-required", message, *places, excuse(old_context.status))
     for name, field in new.items():
         if name not in old:
             is_optional = field.default is not None or name in replacing

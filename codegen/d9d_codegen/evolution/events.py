@@ -6,6 +6,7 @@ from d9d_codegen.evolution.change import Change, excuse
 from d9d_codegen.evolution.documentation import status_changes
 from d9d_codegen.evolution.edition import Edition, event_target
 from d9d_codegen.evolution.phases import occurrence
+from d9d_codegen.evolution.replacement import replacement_changes
 from d9d_codegen.model import EventSpec
 
 
@@ -15,6 +16,7 @@ def event_changes(before: Edition, after: Edition, module: str) -> Iterator[Chan
     new_events = after.modules[module].events if module in after.modules else ()
     old = {str(event.name): event for event in old_events}
     new = {str(event.name): event for event in new_events}
+    yield from replacement_changes(before, after, old, new)
     renamed = {str(event.id): event for event in new_events if event.name not in old}
     for name, event in old.items():
         if name in new:

@@ -1,5 +1,6 @@
 """The two editions that are compared: files, or revisions of git, read without a checkout."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def edition(name: str, catalogue: Path) -> Catalogue:
         UnknownEditionError: There is no such file and no such revision.
         RefusedError: What there is cannot be read as a catalogue.
     """
-    source = read(Path(name)) if Path(name).is_file() else _at_revision(name, catalogue)
+    is_file = os.path.isfile(name)  # noqa: PTH113 -- a name may be too long for a file, which a Path would raise
+    source = read(Path(name)) if is_file else _at_revision(name, catalogue)
     problems = Problems(source)
     found = load(source, problems)
     if found is None or problems:
