@@ -35,6 +35,9 @@ def bad_name(catalogue: Catalogue) -> Iterator[Finding]:
         elif name.startswith("__"):
             message = f'the {noun} "{name}" begins with two underscores, which Python reserves'
             yield Finding(name, message, f'call it "{name.strip("_") or noun}"')
+    for phase in _phases(catalogue):
+        if not phase.isidentifier():
+            yield Finding(phase, f'the phase "{phase}" is no name', "use letters, digits and underscores")
 
 
 def name_style(catalogue: Catalogue) -> Iterator[Finding]:
@@ -49,10 +52,10 @@ def name_style(catalogue: Catalogue) -> Iterator[Finding]:
     for noun, name in chain(_modules(catalogue), _fields(catalogue)):
         if _has_style(name) and (name != name.lower() or name.startswith("_")):
             yield Finding(name, f'the {noun} "{name}" is not in small letters', f'call it "{_snake(name)}"')
-    for phase in chain.from_iterable(module.phases for module in catalogue.modules):
-        if not _SEGMENT.fullmatch(phase.name):
+    for phase in _phases(catalogue):
+        if phase.isidentifier() and not _SEGMENT.fullmatch(phase):
             remedy = "use small letters, digits and underscores"
-            yield Finding(phase.name, f'the phase "{phase.name}" is not in small letters', remedy)
+            yield Finding(phase, f'the phase "{phase}" is not in small letters', remedy)
 
 
 def duplicate_name(catalogue: Catalogue) -> Iterator[Finding]:
@@ -93,6 +96,10 @@ def _snake(name: str) -> str:
 
 def _modules(catalogue: Catalogue) -> Iterator[tuple[str, Text]]:
     return (("module", module.name) for module in catalogue.modules)
+
+
+def _phases(catalogue: Catalogue) -> Iterator[Text]:
+    return (phase.name for module in catalogue.modules for phase in module.phases)
 
 
 def _constants(catalogue: Catalogue) -> Iterator[tuple[str, Text]]:
