@@ -48,13 +48,15 @@ def _fields(statement: ast.ClassDef, context: Context) -> dict[int, Span]:
     types = {str(field.name): field.type.span for field in context.fields}
     found: dict[int, Span] = {}
     for inner in statement.body:
-        if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name) and inner.target.id in types:
-            found |= _lines(inner, types[inner.target.id])
+        match inner:
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.FunctionDef(name=name) if name in types:
+                found |= _lines(inner, types[name])
     return found
 
 
 def _lines(statement: ast.stmt, place: Span) -> dict[int, Span]:
-    return dict.fromkeys(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1), place)
+    first = min([statement.lineno, *(decorator.lineno for decorator in getattr(statement, "decorator_list", ()))])
+    return dict.fromkeys(range(first, (statement.end_lineno or statement.lineno) + 1), place)
 
 
 def _mentions(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, Span]]:

@@ -93,3 +93,17 @@ def test_the_search_path_of_the_user_is_kept(small: Workspace, monkeypatch: pyte
     monkeypatch.setenv("MYPYPATH", str(small.root / "elsewhere"))
     small.run("generate")
     assert small.run("types")[0] == 0
+
+
+def test_a_problem_of_a_deprecated_field_is_told_at_its_type(small: Workspace) -> None:
+    """The property that stands for it comes from the field, not from its context."""
+    small.write(STRICT, "pyproject.toml")
+    step = "          step: {type: dict, doc: The step's index.}\n"
+    alias = '          count: {type: dict, doc: Of old., deprecated: {since: "1", replaced_by: step}}\n'
+    small.write(SMALL.replace("          step: {type: int, doc: The step's index.}\n", step + alias))
+    small.run("generate")
+    _, output = small.run("types")
+    assert [line.partition("]")[0] for line in output.splitlines() if ": error[" in line] == [
+        "catalogue.yaml:10:24: error[mypy-type-arg",
+        "catalogue.yaml:11:25: error[mypy-type-arg",
+    ]
