@@ -76,7 +76,7 @@ class Importable:
             above, here = ".".join(parts[:at]), ".".join(parts[: at + 1])
             if self.find(here) or self._standard(here) is not None:
                 continue
-            if above and self.has(above, part):
+            if above and self.has(above, part) and self._is_told(above, part):
                 return None  # something that only looks like a module: what it has cannot be known
             return Missing(part, len(here) - len(part), above, is_module=True, meant=closest(part, self._below(above)))
         inner = f"{module}.{name}"
@@ -160,13 +160,21 @@ class Importable:
         is_here = name in names.defined or any(self._reads(star, name, seen) for star in stars)
         return is_here or (names.is_open and self._may_answer(module, name))
 
+    def _is_told(self, module: str, name: str) -> bool:
+        """Return whether a module as much as mentions a name; a module without a text might."""
+        text = self._text(module)
+        return text is None or text.mentions(name) or name in self._all_names(module)
+
+    def _all_names(self, module: str) -> list[str]:
+        if module not in self._seen:
+            self._seen[module] = sorted(self._names(module, set()))
+        return self._seen[module]
+
     def _may_answer(self, module: str, name: str) -> bool:
         """Returns whether a module that makes names up as they are asked for may make this one, and not a close one."""
         text = self._text(module)
         is_mentioned = text is not None and text.mentions(name)
-        if module not in self._seen:
-            self._seen[module] = sorted(self._names(module, set()))
-        return is_mentioned or closest(name, self._seen[module], _CLOSE) is None
+        return is_mentioned or closest(name, self._all_names(module), _CLOSE) is None
 
     def _is_module(self, package: str, name: str) -> bool:
         return self.find(f"{package}.{name}") is not None

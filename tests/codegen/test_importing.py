@@ -131,3 +131,16 @@ def test_a_missing_package_is_said_to_be_installed_where_the_compiler_is(tmp_pat
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (1, "")
     assert 'and no package "torch" is installed here' in result.stdout
+
+
+def test_a_module_that_a_lazy_package_never_mentions_is_told(small: Workspace) -> None:
+    """A package that makes names up as they are asked for makes up no modules that it does not speak of."""
+    lazy = (
+        "def __getattr__(name):\n    if name == 'later':\n        return make(name)\n    raise AttributeError(name)\n"
+    )
+    small.write(lazy, "lazy/__init__.py")
+    good = small.read("catalogue.yaml")
+    small.write(good.replace("type: int", "type: lazy.later.Thing"))
+    assert small.run("lint")[0] == 0
+    [problem] = small.refused(good.replace("type: int", "type: lazy.neural.Thing"))
+    assert 'catalogue.yaml:10:29: error[unknown-module]: the type of field step names "lazy.neural.Thing"' in problem
