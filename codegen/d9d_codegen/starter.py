@@ -1,5 +1,6 @@
 """The catalogue that a project begins with."""
 
+import json
 import keyword
 import re
 import tomllib
@@ -10,7 +11,7 @@ from d9d_codegen.problem import Problem, RefusedError
 
 _TABLE: Final = """\
 [tool.d9d]
-catalogues = ["{name}"]
+catalogues = [{name}]
 docs = "docs/events"  # for API pages; take it out if you want none
 """
 _CATALOGUE: Final = """\
@@ -79,12 +80,15 @@ def start(path: Path) -> str:
         raise _refused(path, "there is such a file already", remedy) from None
     except OSError as error:
         raise _refused(path, f"the file cannot be written: {error.strerror}", "name another one") from None
-    table = _TABLE.format(name=path.name)
+    table = _TABLE.format(name=json.dumps(path.name))
     next_step = f"wrote {path}; edit it, then run `d9d-catalogue generate`"
     if before is None or "[tool.d9d" in before:
         return f"{next_step}\nname it in {settings}:\n\n{table.rstrip()}"
-    with settings.open("a", encoding="utf-8") as file:
-        file.write(("" if before.endswith("\n") or not before else "\n") + ("\n" if before else "") + table)
+    try:
+        with settings.open("a", encoding="utf-8") as file:
+            file.write(("" if before.endswith("\n") or not before else "\n") + ("\n" if before else "") + table)
+    except OSError as error:
+        return f"{next_step}\n{settings} cannot be written ({error.strerror}); name it there:\n\n{table.rstrip()}"
     return f"{next_step}\nadded [tool.d9d] to {settings}"
 
 

@@ -1,6 +1,8 @@
 """`init`: the catalogue that a project begins with."""
 
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +64,30 @@ def test_a_starter_can_lie_in_another_folder(empty: Workspace) -> None:
     assert empty.run("init", "--catalogue", "meter/events.yaml")[0] == 0
     assert "package: meter.events" in empty.read("meter/events.yaml")
     assert empty.run("lint", "--catalogue", "meter/events.yaml")[0] == 0
+
+
+def test_a_starter_with_a_quote_in_its_name_is_named_as_it_is(empty: Workspace) -> None:
+    """The name is written into `pyproject.toml` as TOML writes it."""
+    empty.write(PROJECT, "pyproject.toml")
+    empty.run("init", "--catalogue", 'the "shop".yaml')
+    assert tomllib.loads(empty.read("pyproject.toml"))["tool"]["d9d"]["catalogues"] == ['the "shop".yaml']
+    assert empty.run("generate") == (0, "wrote 5 of 5 files\n")
+
+
+def test_a_project_that_cannot_be_written_is_told_what_to_write(
+    empty: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalogue is there all the same, and what to add is said."""
+    empty.write(PROJECT, "pyproject.toml")
+    really = Path.open
+
+    def refuse(path: Path, mode: str = "r", **given: Any) -> Any:
+        if mode == "a":
+            raise PermissionError(13, "Permission denied")
+        return really(path, mode, **given)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    status, output = empty.run("init")
+    assert status == 0
+    assert "pyproject.toml cannot be written (Permission denied); name it there:\n\n[tool.d9d]\n" in output
+    assert empty.read("pyproject.toml") == PROJECT
