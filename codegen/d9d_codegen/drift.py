@@ -38,7 +38,11 @@ def foreign(change: Change) -> Problem:
 def _outdated(change: Change, before: bytes, after: bytes, catalogue: str, remedy: str) -> Problem:
     """Returns the problem of a file that differs, with who changed: the file, the catalogue, or both."""
     digests, wanted = digests_in(before), digests_in(after)
-    is_older = digests is not None and wanted is not None and digests.catalogue != wanted.catalogue
+    if wanted is None:
+        message = f"is not as {catalogue} says; without digests it cannot be told whether it was edited by hand"
+        remedy = f"{remedy}; put {{{{ digests }}}} into the first lines of its template"
+        return Problem(change.path, "stale", message, remedy, detail=_diff(change))
+    is_older = digests is not None and digests.catalogue != wanted.catalogue
     if digests is None or digests.body != body_of(before):
         also = f", and {catalogue} has changed since as well" if is_older else ""
         remedy = f"say in {catalogue} what you mean, and {remedy}, which undoes the edit"
