@@ -35,7 +35,8 @@ class Project:
         """Returns the folder of a package, relative to the root: below the root itself or below its `src`."""
         folder = PurePosixPath(*package.split("."))
         top = folder.parts[0]
-        below_source = not (self.root / top).is_dir() and (self.root / "src").is_dir()
+        is_at_root = os.path.isdir(self.root / top)  # noqa: PTH112 -- a name may be too long, which a Path would raise
+        below_source = not is_at_root and (self.root / "src").is_dir()
         return "src" / folder if below_source else folder
 
     def pages_folder(self, package: str) -> PurePosixPath | None:

@@ -34,7 +34,7 @@ class Templates:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        if folder is not None and not folder.is_dir():
+        if folder is not None and not os.path.isdir(folder):  # noqa: PTH112 -- a name may be too long
             message = "there is no such folder of templates"
             raise RefusedError([Problem(folder, "bad-template", message, "name one with --templates DIR")])
         self._folder = folder

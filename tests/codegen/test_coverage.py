@@ -266,3 +266,10 @@ def test_swapping_any_two_events_of_a_file_of_the_loops_is_found(loops: Workspac
         loops.write(text, path)
         assert status == 1, (one[0], two[0])
         assert one[0] in output or two[0] in output
+
+
+def test_a_path_too_long_for_a_file_is_a_problem(small: Workspace) -> None:
+    """It names nothing that there is."""
+    status, output = small.run("coverage", "x" * 5_000)
+    assert status == 1
+    assert "error[unreadable]: there is no such file or folder" in output

@@ -135,3 +135,23 @@ def test_a_catalogue_that_is_named_and_missing_is_told(small: Workspace) -> None
     status, output = small.run("generate")
     assert (status, rules(output)) == (1, ["loans/catalogue.yaml: error[unreadable]"])
     assert not Path("shop").exists()
+
+
+def test_source_of_two_catalogues_is_told_once(both: Workspace) -> None:
+    """A place in source is a problem of its own, whatever catalogues it is held against."""
+    both.write(
+        "from elsewhere import EVENT_OTHER\n\n\ndef start(bus):\n    bus.subscribe(EVENT_OTHER, print)\n", "start.py"
+    )
+    _, output = both.run("coverage", "start.py")
+    assert output.count("warning[waits-in-vain]") == 1
+
+
+def test_a_package_too_long_for_a_folder_is_refused(small: Workspace) -> None:
+    """The name is a good one for Python, and no file system has room for it."""
+    small.write(SMALL.replace("package: shop.events", f"package: {'s' * 300}.events"))
+    before = small.files()
+    for command in ("generate", "check"):
+        status, output = small.run(command)
+        assert status == 1
+        assert "error[unwritable]: the file cannot be written: File name too long" in output
+    assert small.files() == before

@@ -94,8 +94,22 @@ def test_a_template_that_fails_is_told_with_its_file_and_line(
     assert small.files() == before
 
 
+def test_a_file_of_a_template_without_digests_is_never_called_edited(small: Workspace) -> None:
+    """Who changed it cannot be told, and how to know is said."""
+    small.write("# {{ notice }}\nNAME = '{{ module.docstring }}'\n", "mine/module.py.jinja")
+    small.run("generate", "--templates", "mine")
+    small.write(small.read("catalogue.yaml").replace("Events of a sale.", "Of a sale."))
+    _, output = small.run("check", "--templates", "mine")
+    assert "edited-by-hand" not in output
+    assert (
+        "shop/events/sale.py: error[stale]: is not as catalogue.yaml says; without digests it cannot be told" in output
+    )
+    assert "   run `d9d-catalogue generate`; put {{ digests }} into the first lines of its template\n" in output
+
+
 def test_a_folder_of_templates_must_be_there(small: Workspace) -> None:
-    """A misspelt folder is no empty one."""
+    """A misspelt folder is no empty one, and a name too long for a folder is none."""
+    assert small.run("generate", "--templates", "x" * 5_000)[0] == 1
     assert small.run("generate", "--templates", "nowhere") == (
         1,
         "nowhere: error[bad-template]: there is no such folder of templates\n   name one with --templates DIR\n",

@@ -39,6 +39,7 @@ def coverage(paths: Sequence[Path], catalogues: Sequence[Path], form: str) -> tu
         problems += verdict(declared, order, sites)
         told += _summary(order, sites)
     status = int(any(problem.severity == "error" for problem in problems))
+    problems = [*dict.fromkeys(problems)]  # a place in source may be told for each of several catalogues
     return status, FORMATS[form](problems) + (told if form == "text" else "")
 
 

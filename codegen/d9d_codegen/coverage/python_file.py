@@ -1,6 +1,7 @@
 """One file of Python source, and what its names stand for."""
 
 import ast
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +61,9 @@ def python_files(paths: Iterable[Path]) -> list[PythonFile]:
     found: dict[Path, None] = {}
     problems = []
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 -- a name may be too long, which a Path would raise
             found |= dict.fromkeys(sorted(path.rglob("*.py")))
-        elif path.is_file():
+        elif os.path.isfile(path):  # noqa: PTH113 -- the same
             found[path] = None
         else:
             problems.append(Problem(path, "unreadable", "there is no such file or folder", "name one that there is"))
