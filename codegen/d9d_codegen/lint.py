@@ -96,7 +96,8 @@ def judge(source: Source, earlier: Sequence[Catalogue] = ()) -> Catalogue:
     problems = Problems(source)
     catalogue = load(source, problems)
     if catalogue is not None:
-        around = Surroundings(source.path.parent, catalogue.package, earlier, earlier)
+        neighbours = [other.as_neighbour for other in earlier]
+        around = Surroundings(source.path.parent, catalogue.package, neighbours, neighbours)
         _hold_to_rules(replace(catalogue, surroundings=around), problems)
     if catalogue is None or problems:
         raise RefusedError(problems.in_file_order())

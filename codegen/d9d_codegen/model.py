@@ -6,7 +6,7 @@ from typing import Final
 
 from d9d_codegen.exemption import Exemption
 from d9d_codegen.source import Source, Text
-from d9d_codegen.surroundings import Surroundings
+from d9d_codegen.surroundings import Neighbour, Surroundings
 
 _COMMON: Final = "common"
 
@@ -191,6 +191,12 @@ class Catalogue:
     def common(self) -> Module | None:
         """The module whose contexts every other one may name, if there is one."""
         return next((module for module in self.modules if module.name == _COMMON), None)
+
+    @property
+    def as_neighbour(self) -> Neighbour:
+        """What the other catalogues of its project know of it."""
+        modules = tuple(str(module.name) for module in self.modules)
+        return Neighbour(self.source.path, str(self.package), modules, tuple(self.contexts))
 
     @cached_property
     def module_paths(self) -> frozenset[str]:

@@ -51,8 +51,8 @@ class Reading:
                 continue
             neighbour = _model(path, readings)
             if neighbour is not None:
-                neighbours.append(neighbour)
-                earlier += [] if is_past else [neighbour]
+                neighbours.append(neighbour.as_neighbour)
+                earlier += [] if is_past else [neighbour.as_neighbour]
         around = Surroundings(project.root, self.catalogue.package, neighbours, earlier)
         return replace(self.catalogue, surroundings=around)
 

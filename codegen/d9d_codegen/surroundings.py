@@ -4,17 +4,37 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from d9d_codegen.importable import Importable
 
-if TYPE_CHECKING:
-    from d9d_codegen.model import Catalogue
-
 _GROUP: Final = "[d9d.catalogues]"  # of entry points, by which an installed project says where its catalogue is
 _OWN: Final = "d9d.loop.event.catalogue"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """What a catalogue knows of another one of its project.
+
+    Attributes:
+        path: The path of the other one, as the user named it.
+        package: The dotted name of its package.
+        modules: The names of its modules.
+        contexts: The full dotted paths of its contexts.
+    """
+
+    path: Path
+    package: str
+    modules: tuple[str, ...]
+    contexts: tuple[str, ...]
+
+    @property
+    def module_paths(self) -> frozenset[str]:
+        """The full dotted paths of its modules."""
+        return frozenset(f"{self.package}.{module}" for module in self.modules)
 
 
 class Surroundings:
@@ -28,7 +48,7 @@ class Surroundings:
     """
 
     def __init__(
-        self, root: Path, package: str, neighbours: Iterable["Catalogue"] = (), earlier: Sequence["Catalogue"] = ()
+        self, root: Path, package: str, neighbours: Iterable[Neighbour] = (), earlier: Sequence[Neighbour] = ()
     ) -> None:
         self.neighbours = tuple(neighbours)
         self.earlier = tuple(earlier)
@@ -44,7 +64,7 @@ class Surroundings:
             if package not in own:
                 found |= dict.fromkeys(self._index(package).get("modules", ()), package)
         for neighbour in reversed(self.earlier):
-            found |= {str(module.name): str(neighbour.package) for module in neighbour.modules}
+            found |= dict.fromkeys(neighbour.modules, neighbour.package)
         return found
 
     def contexts_of(self, package: str) -> Iterable[str] | None:

@@ -29,7 +29,7 @@ def module_of(path: Path, source: Path) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Return the names of all modules that a file imports, wherever in it."""
+    """Return the names of all that a file imports, wherever in it, and of the modules that have it."""
     imported: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -37,7 +37,7 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
             assert node.module is not None
-            imported.add(node.module)
+            imported.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
     return imported
 
 
@@ -45,6 +45,11 @@ def modules_below(source: Path, package: str) -> dict[str, set[str]]:
     """Return all modules of a package, each with what it imports."""
     folder = source.joinpath(*package.split("."))
     return {module_of(path, source): imports_of(path) for path in sorted(folder.rglob("*.py"))}
+
+
+def names_of(module: str, modules: dict[str, set[str]]) -> set[str]:
+    """Return the modules of the same package that a module imports."""
+    return modules[module] & modules.keys()
 
 
 D9D = modules_below(ROOT, "d9d")
@@ -91,6 +96,15 @@ def test_the_loops_and_the_compiler_do_not_know_each_other() -> None:
         set()
     )
     assert {module for module, imported in CODEGEN.items() if any(is_within(name, "d9d") for name in imported)} == set()
+
+
+def test_no_module_of_the_compiler_needs_itself() -> None:
+    """Imports make no circle, those for type checkers alone not either."""
+    needed = {module: {name for name in names_of(module, CODEGEN) if name != module} for module in CODEGEN}
+    while leaves := [module for module, names in needed.items() if not names]:
+        needed = {module: names - {*leaves} for module, names in needed.items() if module not in leaves}
+
+    assert needed == {}
 
 
 def test_the_compiler_needs_two_packages() -> None:

@@ -2,14 +2,12 @@
 
 import ast
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
-from d9d_codegen.coverage.scope import Scope, Summary
-from d9d_codegen.coverage.site import Site
+from d9d_codegen.coverage.lookup import Lookup
+from d9d_codegen.coverage.order import Order
+from d9d_codegen.coverage.scope import FunctionNode, Scope, Summary
+from d9d_codegen.coverage.site import Site, Sites
 from d9d_codegen.coverage.state import ENTRY, State, after_call, merged
-
-if TYPE_CHECKING:
-    from d9d_codegen.coverage.reader import Reader
 
 
 class Flow:
@@ -20,13 +18,26 @@ class Flow:
     what that function triggers.
 
     Args:
-        reader: Reads the file.
         scope: The function.
+        lookup: Says what the names in its file stand for.
+        summary: Says what another function of the file does.
+        order: The declared order of events.
+        sites: Takes what is found.
     """
 
-    def __init__(self, reader: "Reader", scope: Scope) -> None:
-        self._reader = reader
+    def __init__(
+        self,
+        scope: Scope,
+        lookup: Lookup,
+        summary: Callable[[FunctionNode], Summary | None],
+        order: Order,
+        sites: Sites,
+    ) -> None:
         self._scope = scope
+        self._lookup = lookup
+        self._summary = summary
+        self._order = order
+        self._sites = sites
         self._state: State | None = {}
         self._firsts: list[Site] = []
         self._returns: list[State | None] = []
@@ -145,15 +156,15 @@ class Flow:
                 for site in self._arguments(call, "event"):
                     self._trigger(site)
             case "bounded":  # not in a `with` of this function: who knows when
-                self._reader.sites.triggers += [site for site in self._sides(call) if site]
+                self._sites.triggers += [site for site in self._sides(call) if site]
             case "subscribe":
-                self._reader.sites.handlers += self._arguments(call, "event")
+                self._sites.handlers += self._arguments(call, "event")
             case _:
                 self._inline(call)
 
     def _inline(self, call: ast.Call) -> None:
-        function = self._reader.called(call, self._scope)
-        summary = self._reader.summary(function) if function else None
+        function = self._lookup.called(call, self._scope)
+        summary = self._summary(function) if function else None
         if summary is None or self._state is None:
             return
         for first in summary.firsts:
@@ -172,10 +183,9 @@ class Flow:
 
     def _sides(self, call: ast.Call) -> tuple[Site | None, Site | None]:
         pre, post = (self._argument(call, at, name) for at, name in enumerate(("event_pre", "event_post")))
-        order = self._reader.order
-        is_known = pre and post and {pre.event, post.event} <= order.events.keys()
-        if is_known and pre and post and order.other_side(pre.event) != post.event:
-            self._reader.sites.unpaired.append((pre, post))
+        is_known = pre and post and {pre.event, post.event} <= self._order.events.keys()
+        if is_known and pre and post and self._order.other_side(pre.event) != post.event:
+            self._sites.unpaired.append((pre, post))
         return pre, post
 
     def _arguments(self, call: ast.Call, name: str) -> Iterator[Site]:
@@ -186,11 +196,11 @@ class Flow:
     def _argument(self, call: ast.Call, at: int, name: str) -> Site | None:
         given = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
         node = call.args[at] if len(call.args) > at else given
-        return self._reader.site(node, self._scope) if node is not None else None
+        return self._lookup.site(node, self._scope) if node is not None else None
 
     def _trigger(self, site: Site) -> None:
-        self._reader.sites.triggers.append(site)
-        module = self._reader.order.module_of(site.event)
+        self._sites.triggers.append(site)
+        module = self._order.module_of(site.event)
         if module is None or self._state is None:
             return
         self._compare(site)
@@ -198,14 +208,13 @@ class Flow:
 
     def _compare(self, site: Site) -> None:
         """Holds a trigger against all that may have come last before it."""
-        order = self._reader.order
-        module = order.module_of(site.event)
+        module = self._order.module_of(site.event)
         lasts = (self._state or {}).get(module or "", ENTRY)
         if None in lasts and site not in self._firsts:
             self._firsts.append(site)
-        before = [last for last in lasts if last and not order.allows(last.event, site.event)]
+        before = [last for last in lasts if last and not self._order.allows(last.event, site.event)]
         if before:
-            self._reader.sites.disorders.setdefault(site, min(before, key=lambda last: (last.span, last.event)))
+            self._sites.disorders.setdefault(site, min(before, key=lambda last: (last.span, last.event)))
 
 
 def _later(act: Callable[[Iterable[ast.stmt]], None], body: Iterable[ast.stmt]) -> Callable[[], None]:

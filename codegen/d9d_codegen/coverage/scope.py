@@ -7,6 +7,8 @@ from d9d_codegen.coverage.python_file import Bindings
 from d9d_codegen.coverage.site import Site
 from d9d_codegen.coverage.state import State
 
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
 
 @dataclass(slots=True)
 class Scope:
@@ -20,7 +22,7 @@ class Scope:
 
     name: str
     bindings: Bindings
-    methods: "dict[str, ast.AST]" = field(default_factory=dict)
+    methods: dict[str, FunctionNode] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -25,5 +25,5 @@ def owned_package(catalogue: Catalogue) -> Iterator[Finding]:
     for other in catalogue.surroundings.earlier if catalogue.surroundings else ():
         package = catalogue.package
         if package == other.package or package in other.module_paths or other.package in catalogue.module_paths:
-            message = f'the package "{package}" is taken: {other.source.path} has "{other.package}"'
+            message = f'the package "{package}" is taken: {other.path} has "{other.package}"'
             yield Finding(package, message, "give each catalogue a package of its own")

@@ -1,0 +1,84 @@
+"""What the expressions in one file mean: the events that they name, and the functions that they call."""
+
+import ast
+from collections.abc import Iterable, Iterator
+
+from d9d_codegen.coverage.names import Names, bind, blocks
+from d9d_codegen.coverage.order import Order
+from d9d_codegen.coverage.python_file import Bindings, PythonFile
+from d9d_codegen.coverage.scope import FunctionNode, Scope
+from d9d_codegen.coverage.site import Site
+
+
+class Lookup:
+    """The functions of one file, and what the names in them stand for.
+
+    Args:
+        file: The file.
+        names: What the names of all files stand for.
+        order: The declared order of events.
+
+    Attributes:
+        module: The file itself, as the function that runs when it is imported.
+    """
+
+    def __init__(self, file: PythonFile, names: Names, order: Order) -> None:
+        self._file = file
+        self._names = names
+        self._order = order
+        self._scopes: dict[FunctionNode, Scope] = {}
+        self.module = Scope("the module", names.of(file))
+        self._functions = self._discover(file.tree.body, "", self.module.bindings)
+
+    def functions(self) -> Iterator[FunctionNode]:
+        """Yield all functions of the file, those within others too."""
+        yield from self._scopes
+
+    def scope(self, function: FunctionNode) -> Scope:
+        """Return what is in scope in a function."""
+        return self._scopes[function]
+
+    def called(self, node: ast.Call, scope: Scope) -> FunctionNode | None:
+        """Return the function of this file that a call calls, if it is one: by its name, or a method of `self`."""
+        match node.func:
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name):
+                return scope.methods.get(name)
+            case ast.Name(id=name) if scope.bindings.get(name) == f"{self._file.module}.{name}":
+                return self._functions.get(name)
+            case _:
+                return None
+
+    def site(self, node: ast.expr, scope: Scope) -> Site | None:
+        """Return the place where an event is named, or nothing where the expression names none."""
+        path = self._names.resolve(node, scope.bindings, self._file)
+        if path is None or not (path in self._order.events or path.rpartition(".")[2].startswith("EVENT_")):
+            return None
+        return Site(self._order.canonical(path), self._file, self._file.span(node), scope.name)
+
+    def _discover(self, body: Iterable[ast.stmt], prefix: str, bindings: Bindings) -> dict[str, FunctionNode]:
+        """Enter the functions in a block, and those within them; return those of the block by name."""
+        found: dict[str, FunctionNode] = {}
+        for statement in body:
+            match statement:
+                case ast.FunctionDef() | ast.AsyncFunctionDef():
+                    name = f"{prefix}{statement.name}"
+                    inner = _inner_bindings(self._file, statement, bindings)
+                    self._scopes[statement] = Scope(name, inner, found)
+                    found[statement.name] = statement
+                    self._discover(statement.body, f"{name}.", inner)
+                case ast.ClassDef():
+                    self._discover(statement.body, f"{prefix}{statement.name}.", bindings)
+                case _:
+                    for block in blocks(statement):
+                        found |= self._discover(block, prefix, bindings)
+        return found
+
+
+def _inner_bindings(file: PythonFile, function: FunctionNode, outer: Bindings) -> Bindings:
+    """Return what is in scope in a function: its parameters hide what is outside, and stand for nothing known."""
+    arguments = function.args
+    parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    parameters += [argument for argument in (arguments.vararg, arguments.kwarg) if argument]
+    inner: Bindings = {**outer, **dict.fromkeys((parameter.arg for parameter in parameters), None)}
+    bind(file, function.body, inner)
+    return inner
