@@ -21,14 +21,12 @@ class Names:
         defined: What its source defines, or imports as a module.
         imported: What it imports from elsewhere, by name: the module, and the name there.
         stars: The modules of which it imports all names.
-        exported: What `__all__` lists, where that can be read.
         is_open: Whether it may have names that its source does not show.
     """
 
     defined: set[str] = field(default_factory=set)
     imported: dict[str, tuple[str, str]] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
-    exported: list[str] | None = None
     is_open: bool = False
 
 
@@ -117,9 +115,9 @@ def _read(statement: ast.stmt, names: Names, package: str) -> None:
         case ast.ImportFrom(module=module, names=aliases, level=level):
             _import(_absolute("." * level + (module or ""), package), aliases, names)
         case ast.Assign(targets=targets):
-            _assign(targets, statement.value, names)
+            _assign(targets, names)
         case ast.AnnAssign(target=target) | ast.AugAssign(target=target) | ast.For(target=target):
-            _assign([target], None, names)
+            _assign([target], names)
         case ast.Expr(value=ast.Call()) if "globals()" in ast.unparse(statement):
             names.is_open = True
 
@@ -132,23 +130,14 @@ def _import(source: str, aliases: list[ast.alias], names: Names) -> None:
             names.imported[alias.asname or alias.name] = (source, alias.name)
 
 
-def _assign(targets: list[ast.expr], value: ast.expr | None, names: Names) -> None:
+def _assign(targets: list[ast.expr], names: Names) -> None:
     for target in targets:
         match target:
-            case ast.Name(id="__all__"):
-                names.exported = _texts(value)
             case ast.Name(id=name):
                 names.defined.add(name)
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
-                _assign(elements, None, names)
+                _assign(elements, names)
             case ast.Subscript(value=ast.Call(func=ast.Name(id="globals" | "vars"))):
                 names.is_open = True
             case ast.Subscript(value=ast.Attribute(attr="modules")):  # sys.modules[__name__] = something else
                 names.is_open = True
-
-
-def _texts(value: ast.expr | None) -> list[str] | None:
-    if not isinstance(value, ast.List | ast.Tuple):
-        return None
-    texts = [element.value for element in value.elts if isinstance(element, ast.Constant)]
-    return [text for text in texts if isinstance(text, str)] if len(texts) == len(value.elts) else None

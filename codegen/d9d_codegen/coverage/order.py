@@ -30,9 +30,8 @@ class Order:
         for number, event in enumerate(module.events):
             path = f"{prefix}.{event.name}"
             self.events[path] = event
-            deprecated = event.status.deprecated
-            if deprecated and deprecated.replaced_by:
-                self._stands_for[path] = f"{prefix}.{deprecated.replaced_by}"
+            if event.status.replaced_by:
+                self._stands_for[path] = f"{prefix}.{event.status.replaced_by}"
             elif event.id not in lifecycle.anytime:
                 self._position[path] = (prefix, number)
                 self._followers[path] = frozenset(paths[other] for other in lifecycle.followers.get(event.id, ()))

@@ -41,10 +41,9 @@ class Edition:
     def successor(self, path: str) -> str:
         """Returns the context that a deprecated context is an alias of; any other context itself."""
         context = self.catalogue.contexts[self._paths[path]] if path in self._paths else None
-        deprecated = context.status.deprecated if context else None
-        if deprecated is None or not deprecated.replaced_by:
+        if context is None or not context.status.replaced_by:
             return path
-        return f"{path.rpartition('.')[0]}.{deprecated.replaced_by}"
+        return f"{path.rpartition('.')[0]}.{context.status.replaced_by}"
 
     def type_text(self, module: Module, field: Field, following: "Edition") -> str:
         """Returns a field's type with each name as what it stands for in the edition that follows."""
@@ -77,5 +76,4 @@ def context_target(context: Context, module: Module) -> Context:
 
 
 def _target(entry: _Entry, siblings: dict[str, _Entry]) -> _Entry:
-    deprecated = entry.status.deprecated
-    return siblings.get(deprecated.replaced_by or "", entry) if deprecated else entry
+    return siblings.get(entry.status.replaced_by or "", entry)
