@@ -17,7 +17,7 @@ from d9d_codegen.write import apply
 
 
 def generate(paths: Sequence[Path], templates: Path | None = None) -> str:
-    """Writes every artefact of catalogues, or none.
+    """Write every artefact of catalogues, or none.
 
     Args:
         paths: The catalogues.
@@ -40,7 +40,7 @@ def generate(paths: Sequence[Path], templates: Path | None = None) -> str:
 
 
 def check(paths: Sequence[Path], templates: Path | None = None) -> str:
-    """Says whether every artefact of catalogues is as it should be; writes nothing.
+    """Say whether every artefact of catalogues is as it should be; write nothing.
 
     Args:
         paths: The catalogues.
@@ -61,7 +61,7 @@ def check(paths: Sequence[Path], templates: Path | None = None) -> str:
 
 
 def lint(paths: Sequence[Path]) -> str:
-    """Says whether catalogues live up to every rule.
+    """Say whether catalogues live up to every rule.
 
     Args:
         paths: The catalogues.
@@ -77,7 +77,7 @@ def lint(paths: Sequence[Path]) -> str:
 
 
 def types(paths: Sequence[Path], templates: Path | None = None) -> str:
-    """Says whether the generated modules of catalogues are right in the eyes of mypy.
+    """Say whether the generated modules of catalogues are right in the eyes of mypy.
 
     Args:
         paths: The catalogues.
@@ -97,7 +97,7 @@ def types(paths: Sequence[Path], templates: Path | None = None) -> str:
 
 
 def init(paths: Sequence[Path]) -> str:
-    """Starts a catalogue in a project.
+    """Start a catalogue in a project.
 
     Args:
         paths: Where it shall lie.
@@ -126,21 +126,21 @@ _WITH_TEMPLATES: Final = ("generate", "check", "types")
 
 
 def diff(options: argparse.Namespace) -> tuple[int, str]:
-    """Returns the exit status and the report of `diff`."""
+    """Return the exit status and the report of `diff`."""
     from d9d_codegen.evolution import command  # noqa: PLC0415 -- no other command needs it
 
     return command.diff(options.old, options.new, _paths(options)[0], options.format)
 
 
 def coverage(options: argparse.Namespace) -> tuple[int, str]:
-    """Returns the exit status and the report of `coverage`."""
+    """Return the exit status and the report of `coverage`."""
     from d9d_codegen.coverage import command  # noqa: PLC0415 -- no other command needs it
 
     return command.coverage(options.paths, _paths(options), options.format)
 
 
 def schema(options: argparse.Namespace) -> tuple[int, str]:
-    """Returns the exit status and the text of `schema`, which is the same for every catalogue."""
+    """Return the exit status and the text of `schema`, which is the same for every catalogue."""
     del options
     from d9d_codegen.schema import schema  # noqa: PLC0415 -- no other command needs it
 
@@ -162,7 +162,7 @@ _ARGUMENTS: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: What follows the command's name; by default those of this process.

@@ -50,12 +50,12 @@ class FieldAlias:
 
 
 def warning(name: str, status: Status) -> str:
-    """Returns what the user of a deprecated name is told, as Python source."""
+    """Return what the user of a deprecated name is told, as Python source."""
     return write_literal(f"{name} is d{deprecation(status)[1:]}")
 
 
 def aliases(catalogue: Catalogue, module: Module) -> Iterator[tuple[EventSpec | Context, str]]:
-    """Yields what in a module is but an alias, with the name that it stands for.
+    """Yield what in a module is but an alias, with the name that it stands for.
 
     A context that the module's events have and `common` defines was importable from the module under its old name, and
     still is.

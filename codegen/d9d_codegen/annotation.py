@@ -32,7 +32,7 @@ class TypeSyntaxError(Exception):
     """A type expression cannot be understood."""
 
     def __init__(self, reason: str, offset: int | None = None, length: int = 1) -> None:
-        """Says why, and where in the expression if that is known."""
+        """Say why, and where in the expression if that is known."""
         super().__init__(reason)
         self.offset = offset
         self.length = length
@@ -52,7 +52,7 @@ class Annotation:
     _tree: ast.expr
 
     def write(self, spell: Callable[[str], str]) -> str:
-        """Returns the expression in the formatter's style.
+        """Return the expression in the formatter's style.
 
         Args:
             spell: Says how a dotted name is to be written.
@@ -62,7 +62,7 @@ class Annotation:
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Annotation:
-    """Reads a type expression.
+    """Read a type expression.
 
     Raises:
         TypeSyntaxError: It is no type expression.
@@ -82,7 +82,7 @@ def parse(text: str) -> Annotation:
 
 
 def names_in(text: str) -> tuple[Name, ...]:
-    """Returns the names that a type expression mentions; none where it is no type expression."""
+    """Return the names that a type expression mentions; none where it is no type expression."""
     try:
         return parse(text).names
     except TypeSyntaxError:
@@ -90,7 +90,7 @@ def names_in(text: str) -> tuple[Name, ...]:
 
 
 def _offset(node: ast.expr, text: str) -> int:
-    """Returns where a node begins, in characters: the parser counts bytes, and in its own line."""
+    """Return where a node begins, in characters: the parser counts bytes, and in its own line."""
     before = text.strip().split("\n")[: node.lineno]
     start = len(before[-1].encode()[: node.col_offset].decode())
     return len(text) - len(text.lstrip()) + sum(len(line) + 1 for line in before[:-1]) + start

@@ -15,7 +15,7 @@ _EDGE: Final = "[*]"  # the beginning of a diagram on the left of an arrow, its 
 
 
 def state_diagram(module: Module) -> str:
-    """Returns the text of a module's diagram, without the fence around it."""
+    """Return the text of a module's diagram, without the fence around it."""
     lines = ["stateDiagram-v2", *_indented(_whole(module))]
     return "\n".join(lines)
 
@@ -44,7 +44,7 @@ def _whole(module: Module) -> Iterator[str]:
 
 
 def _inner(module: Module, phase: Phase) -> Iterator[str]:
-    """Yields the states and edges within one phase, as if it were a whole run."""
+    """Yield the states and edges within one phase, as if it were a whole run."""
     names = {str(event.id): str(event.name) for event in module.own_events if event.phase == phase.name}
     events = tuple(event for event in module.own_events if event.phase == phase.name)
     alone = replace(phase, repeats=False, optional=False, anytime=False, terminal=False)
@@ -58,7 +58,7 @@ def _inner(module: Module, phase: Phase) -> Iterator[str]:
 
 
 def _label(entry: Phase | EventSpec) -> str:
-    """Returns what a state is called: phases are told by a word, events by their ids; neither can hold a quote."""
+    """Return what a state is called: phases are told by a word, events by their ids; neither can hold a quote."""
     if isinstance(entry, EventSpec):
         return str(entry.id)
     return f"{entry.name}, at any time" if entry.anytime else str(entry.name)

@@ -29,7 +29,7 @@ class Digests:
 
 
 def unsealed(part: object) -> str:
-    """Returns the digests for the head of a file whose body is not yet known.
+    """Return the digests for the head of a file whose body is not yet known.
 
     Args:
         part: The part of the catalogue that the file is about; its `repr` says all that it holds, without positions.
@@ -38,18 +38,18 @@ def unsealed(part: object) -> str:
 
 
 def sealed(text: str) -> str:
-    """Returns a file with the digest of its body in its head."""
+    """Return a file with the digest of its body in its head."""
     return text.replace(f", body {_UNKNOWN}", f", body {body_of(text.encode())}", 1)
 
 
 def digests_in(content: bytes) -> Digests | None:
-    """Returns the digests in the head of a file, if they are there."""
+    """Return the digests in the head of a file, if they are there."""
     match = _find(content)
     return Digests(match[1].decode(), match[2].decode()) if match else None
 
 
 def body_of(content: bytes) -> str:
-    """Returns the digest of the body of a file."""
+    """Return the digest of the body of a file."""
     match = _find(content)
     if not match:
         return _digest(content)

@@ -42,14 +42,14 @@ class Docstring:
         self._summary, self._body = self._layout(text, attributes)
 
     def __str__(self) -> str:
-        """Returns the source, with the margin before each line but the first."""
+        """Return the source, with the margin before each line but the first."""
         if not self._closes_below:
             return f'{self._prefix}{self._summary}"""'
         lines = [line and self._margin + line for line in self._body]
         return "\n".join([self._prefix + self._summary, *lines, self._margin + '"""'])
 
     def lint_codes(self) -> set[str]:
-        """Returns the checks of pydocstyle that the text, as it was typed, does not live up to."""
+        """Return the checks of pydocstyle that the text, as it was typed, does not live up to."""
         codes = set()
         if self._summary[-1] not in ".?!":
             codes.add("D415")
@@ -94,14 +94,14 @@ class Docstring:
 
 
 def width_of(line: str) -> int:
-    """Returns the number of columns that a line takes on a screen."""
+    """Return the number of columns that a line takes on a screen."""
     if line.isascii():
         return len(line)
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in line)
 
 
 def wrap(line: str, width: int, hanging: int = 0) -> list[str]:
-    """Breaks a line at its spaces; what has no spaces stays whole.
+    """Break a line at its spaces; what has no spaces stays whole.
 
     Args:
         line: The line, with its indentation.
@@ -124,7 +124,7 @@ def wrap(line: str, width: int, hanging: int = 0) -> list[str]:
 
 
 def _break_after_sentence(line: str, room: int) -> tuple[str, list[str]]:
-    """Breaks a first line that is too long: after its first sentence if that fits, with a blank line below."""
+    """Break a first line that is too long: after its first sentence if that fits, with a blank line below."""
     match = _SENTENCE_END.search(line)
     if match and width_of(line[: match.start()]) <= room:
         return line[: match.start()], ["", line[match.end() :].lstrip(" ")]
@@ -133,7 +133,7 @@ def _break_after_sentence(line: str, room: int) -> tuple[str, list[str]]:
 
 
 def _tidy(text: str) -> str:
-    """Returns a text without the spaces that mean nothing, all its lines but the first as far to the left as can be."""
+    """Return a text without the spaces that mean nothing, all its lines but the first as far to the left as can be."""
     first, line_break, rest = text.strip().expandtabs(4).partition("\n")
     lines = [line.rstrip(" ") for line in (first + line_break + dedent(rest)).split("\n")]
     return "\n".join(lines)
@@ -148,7 +148,7 @@ def _may_be_raw(text: str, *, alone: bool) -> bool:
 
 
 def _escaped_quotes(quotes: re.Match[str]) -> str:
-    """Returns three or more quotes in the one way that neither ends a docstring nor offends the linter."""
+    """Return three or more quotes in the one way that neither ends a docstring nor offends the linter."""
     triples, rest = divmod(len(quotes[0]), 3)
     return r"\"\"\"" * triples + r"\u0022" * rest
 

@@ -10,7 +10,7 @@ from d9d_codegen.write import Change
 
 
 def drift(changes: Iterable[Change], catalogue: Path) -> Iterator[Problem]:
-    """Yields a problem for each file that is not as a catalogue says.
+    """Yield a problem for each file that is not as a catalogue says.
 
     Args:
         changes: The files in question.
@@ -30,13 +30,13 @@ def drift(changes: Iterable[Change], catalogue: Path) -> Iterator[Problem]:
 
 
 def foreign(change: Change) -> Problem:
-    """Returns the problem that a file somebody wrote stands where a generated one should."""
+    """Return the problem that a file somebody wrote stands where a generated one should."""
     message = "a file stands here that was not generated"
     return Problem(change.path, "not-generated", message, "move it away, or give the module another name")
 
 
 def _outdated(change: Change, before: bytes, after: bytes, catalogue: str, remedy: str) -> Problem:
-    """Returns the problem of a file that differs, with who changed: the file, the catalogue, or both."""
+    """Return the problem of a file that differs, with who changed: the file, the catalogue, or both."""
     digests, wanted = digests_in(before), digests_in(after)
     if wanted is None:
         message = f"is not as {catalogue} says; without digests it cannot be told whether it was edited by hand"

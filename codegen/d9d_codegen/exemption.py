@@ -33,7 +33,7 @@ class Exemption:
     end: tuple[int, int]
 
     def covers(self, place: Span) -> bool:
-        """Returns whether a place is within the entry."""
+        """Return whether a place is within the entry."""
         return self.start <= (place.line, place.column) < self.end
 
 
@@ -76,7 +76,7 @@ class Exemptions:
         self._nests = {rule: _Nest(each for each in exemptions if each.rule == rule) for rule in EXEMPTIBLE}
 
     def excuse(self, rule: str, at: Text | Span) -> bool:
-        """Returns whether a rule may find something at a place; the innermost entry that allows it is the one used."""
+        """Return whether a rule may find something at a place; the innermost entry that allows it is the one used."""
         if rule not in EXEMPTIBLE:
             return False
         place = at.span if isinstance(at, Text) else at
@@ -87,7 +87,7 @@ class Exemptions:
         return True
 
     def bad(self) -> Iterator[Finding]:
-        """Yields the exemptions from what is no rule, and from rules without which nothing would work."""
+        """Yield the exemptions from what is no rule, and from rules without which nothing would work."""
         for exemption in self._exemptions:
             if exemption.rule in EXEMPTIBLE:
                 continue
@@ -99,7 +99,7 @@ class Exemptions:
             yield Finding(exemption.rule, message, remedy)
 
     def unused(self) -> Iterator[Finding]:
-        """Yields the exemptions from rules that find nothing in the entry anyway; to be asked last."""
+        """Yield the exemptions from rules that find nothing in the entry anyway; to be asked last."""
         for exemption in self._exemptions:
             if exemption.rule in EXEMPTIBLE and exemption.rule.span not in self._used:
                 message = f'{exemption.owner} is exempted from "{exemption.rule}", which finds nothing in it'
@@ -107,7 +107,7 @@ class Exemptions:
 
 
 def exemptions_in(node: Node, shape: Shape, name: Text | None = None) -> Iterator[Exemption]:
-    """Yields the exemptions in a tree, as far as it has the right shape.
+    """Yield the exemptions in a tree, as far as it has the right shape.
 
     Args:
         node: An entry.

@@ -28,7 +28,7 @@ class Neighbours:
 
 
 def as_data(module: Module) -> dict[str, object]:
-    """Returns the grammar of a module's runs, as a checker without this compiler reads it.
+    """Return the grammar of a module's runs, as a checker without this compiler reads it.
 
     A run begins with one of `first`; after an event comes one of its `followers`; a complete run ends with one of
     `last`, or is empty where `may_be_empty`. Ids of `anytime` fall anywhere, each only after the id that it names.
@@ -49,7 +49,7 @@ def as_data(module: Module) -> dict[str, object]:
 
 
 def neighbours(module: Module) -> dict[str, Neighbours]:
-    """Returns what can come before and after each event of a module, by id."""
+    """Return what can come before and after each event of a module, by id."""
     lifecycle = Lifecycle.of(module)
     before: dict[str, list[str]] = {str(event.id): [] for event in module.own_events}
     for event_id, followers in lifecycle.followers.items():

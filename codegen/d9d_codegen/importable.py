@@ -49,20 +49,20 @@ class Importable:
         self._public: dict[str, list[str]] = {}
 
     def missing(self, path: str) -> Missing | None:
-        """Returns what of a dotted path cannot be imported; nothing where all can, or where that cannot be known."""
+        """Return what of a dotted path cannot be imported; nothing where all can, or where that cannot be known."""
         if path not in self._missing:
             self._missing[path] = self._look(path)
         return self._missing[path]
 
     def find(self, module: str) -> Found | None:
-        """Returns where a module lies, or nothing where there is none."""
+        """Return where a module lies, or nothing where there is none."""
         if module not in self._modules:
             above, _, name = module.rpartition(".")
             self._modules[module] = self._find_within(above, name) if above else self._find_top(name)
         return self._modules[module]
 
     def has(self, module: str, name: str) -> bool:
-        """Returns whether a module has a name, or may have it for all that can be seen."""
+        """Return whether a module has a name, or may have it for all that can be seen."""
         live = self._standard(module)
         if live is not None:
             return hasattr(live, name)
@@ -94,7 +94,7 @@ class Importable:
         return Missing(name, len(module) + 1, module, is_module=False, meant=meant)
 
     def _standard(self, module: str) -> object | None:
-        """Returns a module of Python itself, if it is loaded already or is written in C: loading that does nothing."""
+        """Return a module of Python itself, if it is loaded already or is written in C: loading that does nothing."""
         if module.partition(".")[0] not in sys.stdlib_module_names:
             return None
         found = None if module in sys.modules else self.find(module)
@@ -126,7 +126,7 @@ class Importable:
         return self._texts[module]
 
     def _glimpses(self, module: str, name: str, seen: set[str]) -> bool:
-        """Returns whether a quick look finds a name, here or where it is imported from."""
+        """Return whether a quick look finds a name, here or where it is imported from."""
         live = self._standard(module)
         if live is not None:
             return hasattr(live, name)
@@ -142,7 +142,7 @@ class Importable:
         return not name.startswith("_") and any(self._glimpses(star, name, seen) for star in text.stars)
 
     def _reads(self, module: str, name: str, seen: set[tuple[str, str]]) -> bool:
-        """Returns whether a module has a name, or may have it, after all of its text is read."""
+        """Return whether a module has a name, or may have it, after all of its text is read."""
         text, live = self._text(module), self._standard(module)
         if live is not None:
             return hasattr(live, name)
@@ -171,7 +171,7 @@ class Importable:
         return self._seen[module]
 
     def _may_answer(self, module: str, name: str) -> bool:
-        """Returns whether a module that makes names up as they are asked for may make this one, and not a close one."""
+        """Return whether a module that makes names up as they are asked for may make this one, and not a close one."""
         text = self._text(module)
         is_mentioned = text is not None and text.mentions(name)
         return is_mentioned or closest(name, self._all_names(module), _CLOSE) is None
@@ -191,7 +191,7 @@ class Importable:
         return {*names.defined, *names.imported}.union(*(self._names(star, seen) for star in names.stars))
 
     def _below(self, package: str) -> set[str]:
-        """Returns the modules in a package, or at the top."""
+        """Return the modules in a package, or at the top."""
         found = self.find(package) if package else None
         folders = found.folders if found else () if package else self.folders
         files = {name for folder in folders for name in listing(folder)}

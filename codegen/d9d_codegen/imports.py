@@ -26,7 +26,7 @@ class Import:
 
 
 def split(path: str) -> tuple[str, str, str]:
-    """Splits a dotted path at its first class, by its capital letter.
+    """Split a dotted path at its first class, by its capital letter.
 
     Returns:
         The module, the name to import from it, and what follows that name, dot included.
@@ -39,12 +39,12 @@ def split(path: str) -> tuple[str, str, str]:
 
 
 def natural(name: str) -> tuple[object, ...]:
-    """Returns a key that sorts names as people do: numbers by their value."""
+    """Return a key that sorts names as people do: numbers by their value."""
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in _DIGITS.split(name) if part)
 
 
 def role(name: str) -> int:
-    """Returns a key that sorts names as isort does: constants, then classes, then all else."""
+    """Return a key that sorts names as isort does: constants, then classes, then all else."""
     if len(name) > 1 and name.isupper():
         return 0
     return 1 if name[0].isupper() else 2
@@ -80,16 +80,16 @@ class Imports:
         return {module.partition(".")[0] for module, _ in self._spelled_out}
 
     def spell(self, path: str) -> str:
-        """Returns how a dotted path is written in the module."""
+        """Return how a dotted path is written in the module."""
         module, name, rest = split(path)
         return path if (module, name) in self._spelled_out else name + rest
 
     def is_imported_by_name(self, path: str) -> bool:
-        """Returns whether the last name of a dotted path is a name of the module."""
+        """Return whether the last name of a dotted path is a name of the module."""
         return self.spell(path) == path.rpartition(".")[2]
 
     def sections(self, package: str) -> list[list[Import]]:
-        """Returns the statements: the standard library's, then others', then those of the package's own project.
+        """Return the statements: the standard library's, then others', then those of the package's own project.
 
         Args:
             package: The package that the module belongs to.

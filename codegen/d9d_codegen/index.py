@@ -11,7 +11,7 @@ from d9d_codegen.reference import Scope
 
 
 def index(catalogue: Catalogue, generated_by: str, files: Iterable[str]) -> str:
-    """Returns the text of `index.json`.
+    """Return the text of `index.json`.
 
     Args:
         catalogue: A catalogue without problems.
@@ -76,7 +76,7 @@ def _context(context: Context) -> dict[str, object]:
 
 
 def _aliases(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yields the deprecated names of a module, each with all that is known of it."""
+    """Yield the deprecated names of a module, each with all that is known of it."""
     prefix = f"{catalogue.package}.{module.name}"
     entries: list[tuple[str, EventSpec | Context | Field]] = [
         *((prefix, event) for event in module.events),

@@ -46,7 +46,7 @@ class Lifecycle:
 
     @classmethod
     def of(cls, module: Module) -> "Lifecycle":
-        """Builds the lifecycle of a module without problems."""
+        """Build the lifecycle of a module without problems."""
         followers: dict[str, list[str]] = {_START: []}
         whole, closing = _Part(), _Part(optional=False)
         anytime: dict[str, str | None] = {}
@@ -69,7 +69,7 @@ class Lifecycle:
         return cls(module.name, followers, frozenset(ends), anytime, frozenset(final))
 
     def first_violation(self, ids: Iterable[str], *, complete: bool = False) -> str | None:
-        """Says where a run leaves the lifecycle.
+        """Say where a run leaves the lifecycle.
 
         Args:
             ids: The ids of the module's events, in the order in which the run triggered them.
@@ -119,7 +119,7 @@ def _quoted(ids: Sequence[str]) -> str:
 def _phase(
     phase: Phase, events: list[EventSpec], others: dict[str, EventSpec], followers: dict[str, list[str]]
 ) -> _Part:
-    """Returns the part of a phase; a pair becomes a part of its own within it."""
+    """Return the part of a phase; a pair becomes a part of its own within it."""
     open_parts = [_Part()]
     for event in events:
         followers[event.id] = []

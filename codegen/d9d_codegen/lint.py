@@ -50,7 +50,7 @@ RULES: Final[dict[str, Callable[[Catalogue], Iterator[Finding]]]] = {
 
 
 def examine(path: Path) -> Catalogue:
-    """Reads a catalogue and holds it against its shape and every rule.
+    """Read a catalogue and hold it against its shape and every rule.
 
     Raises:
         RefusedError: It has problems; they are in file order.
@@ -59,7 +59,7 @@ def examine(path: Path) -> Catalogue:
 
 
 def examine_all(paths: Iterable[Path]) -> list[Catalogue]:
-    """Reads catalogues and holds each against its shape, every rule, and the other catalogues of its project.
+    """Read catalogues and hold each against its shape, every rule, and the other catalogues of its project.
 
     Raises:
         RefusedError: They have problems; those of each catalogue are in file order.
@@ -84,7 +84,7 @@ def examine_all(paths: Iterable[Path]) -> list[Catalogue]:
 
 
 def judge(source: Source, earlier: Sequence[Catalogue] = ()) -> Catalogue:
-    """Holds the text of a catalogue against its shape and every rule, beside what is installed here.
+    """Hold the text of a catalogue against its shape and every rule, beside what is installed here.
 
     Args:
         source: The text; no file need hold it.

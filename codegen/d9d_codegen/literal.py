@@ -13,7 +13,7 @@ class LiteralSyntaxError(Exception):
 
 
 def parse_literal(text: str) -> object:
-    """Reads a Python literal.
+    """Read a Python literal.
 
     Raises:
         LiteralSyntaxError: It is none, or none that can be written out again.
@@ -31,12 +31,12 @@ def parse_literal(text: str) -> object:
 
 
 def is_mutable(value: object) -> bool:
-    """Returns whether a dataclass must make a default anew for each instance."""
+    """Return whether a dataclass must make a default anew for each instance."""
     return isinstance(value, list | dict | set)
 
 
 def write_literal(value: object) -> str:
-    """Returns a literal in the formatter's style.
+    """Return a literal in the formatter's style.
 
     Raises:
         LiteralSyntaxError: Python has no literal for such a value.

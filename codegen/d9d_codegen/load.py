@@ -12,7 +12,7 @@ from d9d_codegen.source import Source, Text
 
 
 def read(path: Path) -> Source:
-    """Reads the text of a catalogue.
+    """Read the text of a catalogue.
 
     Raises:
         RefusedError: It cannot be read.
@@ -37,7 +37,7 @@ def _unreadable(path: Path, message: str, remedy: str) -> RefusedError:
 
 
 def load(source: Source, problems: Problems) -> Catalogue | None:
-    """Builds the model of a catalogue.
+    """Build the model of a catalogue.
 
     What is missing or of a wrong kind is noted and becomes an empty text, so that the rules can look at all the rest.
 
@@ -66,26 +66,26 @@ class _Entry:
         self._entries: dict[str, tuple[Text, Node]] = {key: (key, value) for key, value in entries.items()}
 
     def optional_text(self, key: str) -> Text | None:
-        """Returns the value of a key, if it is there."""
+        """Return the value of a key, if it is there."""
         _, node = self._entries.get(key, (None, None))
         return node.text if isinstance(node, Scalar) and node.text.strip() else None
 
     def text(self, key: str) -> Text:
-        """Returns the value of a key; an empty text where it is missing."""
+        """Return the value of a key; an empty text where it is missing."""
         return self.optional_text(key) or Text("", self.name.span)
 
     def flag(self, key: str) -> bool:
-        """Returns whether a flag is set."""
+        """Return whether a flag is set."""
         return self.text(key).lower() in ("true", "yes", "on")
 
     def named(self, key: str) -> "Iterator[_Entry]":
-        """Yields the entries of a mapping of names."""
+        """Yield the entries of a mapping of names."""
         _, node = self._entries.get(key, (None, None))
         if isinstance(node, Mapping):
             yield from (_Entry(name, child) for name, child in node.entries.items() if name)
 
     def child(self, key: str) -> "_Entry | None":
-        """Returns the entry that a key holds, if it is there."""
+        """Return the entry that a key holds, if it is there."""
         return _Entry(*self._entries[key]) if key in self._entries else None
 
 

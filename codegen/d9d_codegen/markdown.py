@@ -12,19 +12,19 @@ _BACKTICKS: Final = re.compile("`+")
 
 
 def prose(text: str) -> str:
-    """Returns a text as paragraphs; its lines stay lines."""
+    """Return a text as paragraphs; its lines stay lines."""
     lines = [_line(line) for line in text.strip().expandtabs(4).split("\n")]
     ends = ["\\" if line and following else "" for line, following in zip(lines, [*lines[1:], ""], strict=True)]
     return "\n".join(line + end for line, end in zip(lines, ends, strict=True))
 
 
 def cell(text: str) -> str:
-    """Returns a text as one line, for a table."""
+    """Return a text as one line, for a table."""
     return "<br>".join(_line(line) for line in text.strip().expandtabs(4).split("\n"))
 
 
 def code(text: str) -> str:
-    """Returns a text set as code, for a table too."""
+    """Return a text set as code, for a table too."""
     longest = max(map(len, _BACKTICKS.findall(text)), default=0)
     fence = "`" * (longest + 1)
     inner = " ".join(text.split()).replace("|", "\\|")
@@ -32,7 +32,7 @@ def code(text: str) -> str:
 
 
 def anchor(heading: str) -> str:
-    """Returns the anchor of a heading that is a name."""
+    """Return the anchor of a heading that is a name."""
     return "#" + heading.lower()
 
 

@@ -43,7 +43,7 @@ class ModuleText:
         self._package = package
 
     def glimpse(self, name: str) -> tuple[str, str] | bool:
-        """Looks for a name without reading all of the text, which takes long where a module is large.
+        """Look for a name without reading all of the text, which takes long where a module is large.
 
         Returns:
             Whether the text defines the name at its top level, or the module and the name that it is imported from.
@@ -78,12 +78,12 @@ class ModuleText:
         return names
 
     def mentions(self, name: str) -> bool:
-        """Returns whether a word stands anywhere in the text."""
+        """Return whether a word stands anywhere in the text."""
         return name in self._text and re.search(rf"\b{re.escape(name)}\b", self._text) is not None
 
 
 def _absolute(module: str, package: str) -> str:
-    """Returns the full name of a module that may be named from where it is imported: `.sibling`."""
+    """Return the full name of a module that may be named from where it is imported: `.sibling`."""
     relative = module.lstrip(".")
     num_dots = len(module) - len(relative)
     if not num_dots:
@@ -94,7 +94,7 @@ def _absolute(module: str, package: str) -> str:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yields the statements that run when a module is imported, on whatever branch they stand."""
+    """Yield the statements that run when a module is imported, on whatever branch they stand."""
     for statement in body:
         yield statement
         for block in ("body", "orelse", "finalbody"):

@@ -24,7 +24,7 @@ class Found(NamedTuple):
 
 
 def find_in(name: str, folders: Iterable[str], *, is_stub: bool = False) -> Found | None:
-    """Looks for a module in folders, as Python would, but for stubs, which come first."""
+    """Look for a module in folders, as Python would, but for stubs, which come first."""
     spaces: list[str] = []
     for folder in folders:
         base = folder if is_stub else f"{folder}{os.sep}{name}"
@@ -44,7 +44,7 @@ def find_in(name: str, folders: Iterable[str], *, is_stub: bool = False) -> Foun
 
 
 def find_through_hooks(name: str) -> Found | None:
-    """Asks the import hooks of this Python, say of an editable installation, for a module at the top."""
+    """Ask the import hooks of this Python, say of an editable installation, for a module at the top."""
     from importlib.util import find_spec  # noqa: PLC0415 -- rarely needed
 
     try:
@@ -59,7 +59,7 @@ def find_through_hooks(name: str) -> Found | None:
 
 
 def listing(folder: str) -> Iterator[str]:
-    """Yields the names in a folder; none where it cannot be read."""
+    """Yield the names in a folder; none where it cannot be read."""
     try:
         yield from os.listdir(folder)  # noqa: PTH208 -- names are all that is wanted
     except OSError:
@@ -67,7 +67,7 @@ def listing(folder: str) -> Iterator[str]:
 
 
 def read(file: str) -> str:
-    """Returns the text of a module; where it cannot be read, one that says nothing of the names in it."""
+    """Return the text of a module; where it cannot be read, one that says nothing of the names in it."""
     try:
         with open(file, encoding="utf-8", errors="replace") as opened:  # noqa: PTH123 -- as above
             return opened.read()

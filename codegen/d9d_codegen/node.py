@@ -72,7 +72,7 @@ Node = Scalar | Sequence | Mapping
 
 
 def compose(source: Source, problems: Problems) -> Node | None:
-    """Returns the document's tree, or nothing where it cannot be read to its end."""
+    """Return the document's tree, or nothing where it cannot be read to its end."""
     composer = _Composer(source, problems)
     try:
         complete = all(composer.take(event) for event in yaml.parse(source.text, Loader=_LOADER))
@@ -118,7 +118,7 @@ class _Composer:
         self._num_documents = 0
 
     def take(self, event: yaml.Event) -> bool:
-        """Takes one event; returns whether it makes sense to go on."""
+        """Take one event; return whether it makes sense to go on."""
         if isinstance(event, yaml.DocumentStartEvent):
             return self._start_document(event)
         if isinstance(event, yaml.CollectionEndEvent):

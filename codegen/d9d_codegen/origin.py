@@ -11,7 +11,7 @@ from d9d_codegen.source import Span
 
 
 def origins(catalogue: Catalogue, module: Module, text: str) -> dict[int, Span]:
-    """Maps the lines of a generated module to the catalogue.
+    """Map the lines of a generated module to the catalogue.
 
     The text itself is read, so that this holds whatever templates it was made with.
 
@@ -60,7 +60,7 @@ def _lines(statement: ast.stmt, place: Span) -> dict[int, Span]:
 
 
 def _mentions(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, Span]]:
-    """Yields what a module may import, with each place that names it."""
+    """Yield what a module may import, with each place that names it."""
     scope = Scope(catalogue, module)
     for context in module.contexts:
         for field in context.fields:

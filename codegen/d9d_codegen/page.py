@@ -14,7 +14,7 @@ Uses = dict[str, list[tuple[Module, EventSpec]]]
 
 
 def uses(catalogue: Catalogue) -> Uses:
-    """Returns, for the full dotted path of each context, the events that have it, with their modules."""
+    """Return, for the full dotted path of each context, the events that have it, with their modules."""
     found: Uses = {}
     for module in catalogue.modules:
         scope = Scope(catalogue, module)
@@ -42,12 +42,12 @@ class Page:
         self._constants = {str(event.id): str(event.name) for event in module.own_events}
 
     def phases(self) -> Iterator[tuple[Phase, list[EventSpec]]]:
-        """Yields each phase with its events."""
+        """Yield each phase with its events."""
         for phase in self.module.phases:
             yield phase, [event for event in self.module.own_events if event.phase == phase.name]
 
     def context_link(self, name: str) -> str:
-        """Returns a link to a context; only its path where it is of another catalogue."""
+        """Return a link to a context; only its path where it is of another catalogue."""
         path = self._scope.resolve(name) or name
         if path not in self._catalogue.contexts:
             return code(path)
@@ -55,18 +55,18 @@ class Page:
         return self._link(module, last)
 
     def diagram(self) -> str:
-        """Returns the Mermaid diagram of the module's runs."""
+        """Return the Mermaid diagram of the module's runs."""
         return state_diagram(self.module)
 
     def before(self, event: EventSpec) -> str:
-        """Returns what can come right before an event, with links."""
+        """Return what can come right before an event, with links."""
         beside = self._neighbours[event.id]
         if beside.is_anytime:
             return f"anything, once {self._event_link(beside.opening)} was triggered" if beside.opening else "anything"
         return self._either(beside.before, "the beginning of the run" if beside.begins else None)
 
     def after(self, event: EventSpec) -> str:
-        """Returns what can come right after an event, with links."""
+        """Return what can come right after an event, with links."""
         beside = self._neighbours[event.id]
         if beside.is_anytime:
             return "the end of the run" if beside.ends else "anything"
@@ -79,12 +79,12 @@ class Page:
         return self._link(self.module.name, self._constants[event_id])
 
     def events_with(self, context: Context) -> str:
-        """Returns links to the events that have a context."""
+        """Return links to the events that have a context."""
         used = self._used.get(f"{self.path}.{context.name}", [])
         return ", ".join(self._link(module.name, event.name) for module, event in used)
 
     def deprecated_names(self) -> list[tuple[str, str, str]]:
-        """Returns the aliases among constants and contexts: their names, links to what they mean, and their docs."""
+        """Return the aliases among constants and contexts: their names, links to what they mean, and their docs."""
         events = {str(event.name): event for event in self.module.events}
         found = []
         for entry in self.module.entries:
@@ -98,7 +98,7 @@ class Page:
         return found
 
     def type(self, expression: str) -> str:
-        """Returns a type set as code."""
+        """Return a type set as code."""
         return code(annotation.parse(expression).write(str))
 
     def _link(self, module: str, name: str) -> str:
@@ -107,7 +107,7 @@ class Page:
 
 
 def occurrence(entry: Phase | EventSpec) -> str:
-    """Returns how often a phase or an event occurs in a run, in words."""
+    """Return how often a phase or an event occurs in a run, in words."""
     if isinstance(entry, Phase) and entry.anytime:
         often = "at any time"
     elif entry.repeats:

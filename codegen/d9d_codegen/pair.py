@@ -18,14 +18,14 @@ class Pair:
 
 
 def stem(event_id: str) -> str | None:
-    """Returns the moment whose side an event is, or nothing where it is none."""
+    """Return the moment whose side an event is, or nothing where it is none."""
     if event_id.endswith((PRE, POST)):
         return event_id.rpartition(".")[0]
     return None
 
 
 def pairs(module: Module) -> dict[str, Pair]:
-    """Returns the pairs of a module by their stems, in the order in which they begin; half ones too."""
+    """Return the pairs of a module by their stems, in the order in which they begin; half ones too."""
     found: dict[str, Pair] = {}
     for event in module.own_events:
         moment = stem(event.id)
@@ -40,7 +40,7 @@ def pairs(module: Module) -> dict[str, Pair]:
 
 
 def other_sides(module: Module) -> dict[str, EventSpec]:
-    """Returns, for the id of each side of a pair, the event on the other side."""
+    """Return, for the id of each side of a pair, the event on the other side."""
     sides = {}
     for pair in pairs(module).values():
         if pair.pre and pair.post:

@@ -30,13 +30,13 @@ class Plan(NamedTuple):
         return sorted(changes, key=lambda change: change.path)
 
     def drift(self) -> Iterator[Problem]:
-        """Yields a problem for each file that is not as it should be."""
+        """Yield a problem for each file that is not as it should be."""
         for path, changes in self.by_catalogue.items():
             yield from drift(changes, path)
 
 
 def make_plan(paths: Sequence[Path], templates: Path | None = None) -> Plan:
-    """Compiles catalogues and compares the outcome with the files on disk.
+    """Compile catalogues and compare the outcome with the files on disk.
 
     Args:
         paths: The catalogues.
@@ -60,7 +60,7 @@ def make_plan(paths: Sequence[Path], templates: Path | None = None) -> Plan:
 
 
 def _without_twice(found: dict[Path, list[Change]], wanted: set[Path]) -> dict[Path, list[Change]]:
-    """Leaves out what one catalogue would remove although another needs it, or removes it as well."""
+    """Leave out what one catalogue would remove although another needs it, or removes it as well."""
     taken = set(wanted)
     kept: dict[Path, list[Change]] = {}
     for path, changes in found.items():

@@ -67,7 +67,7 @@ class Problems:
         self._found: list[Problem] = []
 
     def add(self, rule: str, at: Span | Text, message: str, remedy: str) -> None:
-        """Notes a problem.
+        """Note a problem.
 
         Args:
             rule: The name of the rule that found it.
@@ -79,9 +79,9 @@ class Problems:
         self._found.append(Problem(self._source.path, rule, message, remedy, span, self._source.line(span.line)))
 
     def __bool__(self) -> bool:
-        """Returns whether there is any problem."""
+        """Return whether there is any problem."""
         return bool(self._found)
 
     def in_file_order(self) -> list[Problem]:
-        """Returns all problems in the order of their places."""
+        """Return all problems in the order of their places."""
         return sorted(self._found, key=lambda problem: (problem.span or (), problem.rule, problem.message))

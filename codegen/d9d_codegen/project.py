@@ -32,7 +32,7 @@ class Project:
     templates: Path | None = None
 
     def package_folder(self, package: str) -> PurePosixPath:
-        """Returns the folder of a package, relative to the root: below the root itself or below its `src`."""
+        """Return the folder of a package, relative to the root: below the root itself or below its `src`."""
         folder = PurePosixPath(*package.split("."))
         top = folder.parts[0]
         is_at_root = os.path.isdir(self.root / top)  # noqa: PTH112 -- a name may be too long, which a Path would raise
@@ -40,12 +40,12 @@ class Project:
         return "src" / folder if below_source else folder
 
     def pages_folder(self, package: str) -> PurePosixPath | None:
-        """Returns the folder of a catalogue's pages, one of its own where the project has several catalogues."""
+        """Return the folder of a catalogue's pages, one of its own where the project has several catalogues."""
         return self.docs / package if self.docs and len(self.catalogues) > 1 else self.docs
 
 
 def find_catalogues() -> list[Path]:
-    """Returns the catalogues that the nearest project names, `catalogue.yaml` where there is no such project.
+    """Return the catalogues that the nearest project names, `catalogue.yaml` where there is no such project.
 
     Raises:
         RefusedError: What the project says of its catalogues makes no sense.
@@ -59,7 +59,7 @@ def find_catalogues() -> list[Path]:
 
 
 def find_project(catalogue: Path) -> Project:
-    """Reads the `pyproject.toml` that names a catalogue, or else the one beside it, if there is one.
+    """Read the `pyproject.toml` that names a catalogue, or else the one beside it, if there is one.
 
     Raises:
         RefusedError: It cannot be read, or holds a setting that makes no sense.
@@ -87,7 +87,7 @@ def _folder(settings: dict[str, Any], name: str, path: Path, example: str) -> st
 
 
 def _upwards(folder: Path) -> Iterator[Path]:
-    """Yields a folder and those above it, as the user would name them."""
+    """Yield a folder and those above it, as the user would name them."""
     yield folder
     for above in folder.absolute().parents:
         yield Path(os.path.relpath(above)) if not folder.is_absolute() else above
@@ -98,7 +98,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _naming(catalogue: Path) -> Iterator[Path]:
-    """Yields each `pyproject.toml` above a catalogue that names it."""
+    """Yield each `pyproject.toml` above a catalogue that names it."""
     for folder in _upwards(catalogue.parent):
         path = folder / "pyproject.toml"
         try:

@@ -200,5 +200,5 @@ class PythonModule:
 
 
 def statement_line(statement: Import) -> str:
-    """Returns the first line of an import statement."""
+    """Return the first line of an import statement."""
     return f"from {statement.module} import (" if statement.names else f"import {statement.module}"

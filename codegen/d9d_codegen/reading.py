@@ -22,7 +22,7 @@ class Reading:
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads the catalogue.
+        """Read the catalogue.
 
         Raises:
             RefusedError: There is no text to read.
@@ -33,7 +33,7 @@ class Reading:
         self.catalogue = load(source, self.problems)
 
     def surrounded(self, readings: Mapping[Path, "Reading"]) -> Catalogue | None:
-        """Returns the model with what lies around it.
+        """Return the model with what lies around it.
 
         Args:
             readings: The catalogues that are read already, by their paths.
@@ -58,7 +58,7 @@ class Reading:
 
 
 def _model(path: Path, readings: Mapping[Path, Reading]) -> Catalogue | None:
-    """Returns another catalogue of the project; nothing where it cannot be read, which is told when it is examined."""
+    """Return another catalogue of the project; nothing where it cannot be read, which is told when it is examined."""
     if path in readings:
         return readings[path].catalogue
     with suppress(RefusedError):

@@ -26,7 +26,7 @@ class Scope:
         return list(self._bare)
 
     def resolve(self, name: str) -> str | None:
-        """Returns the full dotted path of a context, or nothing where there is no such context.
+        """Return the full dotted path of a context, or nothing where there is no such context.
 
         Contexts outside of the catalogue are taken at their word, and an alias for the context that it stands for.
         """
@@ -36,5 +36,5 @@ class Scope:
         return None if path.rpartition(".")[0] in self._catalogue.module_paths else path
 
     def path(self, name: str) -> str | None:
-        """Returns the full dotted path that a name stands for, be there such a context or not; nothing if none does."""
+        """Return the full dotted path that a name stands for, be there such a context or not; nothing if none does."""
         return name if "." in name else self._bare.get(name)

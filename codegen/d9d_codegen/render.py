@@ -14,13 +14,13 @@ from d9d_codegen.template import Templates
 
 
 def notice(catalogue: Catalogue) -> str:
-    """Returns the sentence in the head of each generated file."""
+    """Return the sentence in the head of each generated file."""
     source = catalogue.source.path.name
     return f"Generated from {source} by `d9d-catalogue generate`; edit the catalogue, not this file."
 
 
 def render(catalogue: Catalogue, project: Project) -> list[Artefact]:
-    """Returns every artefact of a catalogue without problems."""
+    """Return every artefact of a catalogue without problems."""
     package = project.package_folder(catalogue.package)
     templates = Templates(project.templates)
     artefacts = list(_python(catalogue, package, project.line_length, templates))
@@ -57,7 +57,7 @@ def _pages(catalogue: Catalogue, docs: PurePosixPath, templates: Templates) -> I
 def _added(
     catalogue: Catalogue, package: PurePosixPath, templates: Templates, taken: set[PurePosixPath]
 ) -> Iterator[Artefact]:
-    """Yields the files that a project's own templates add to the package, called like their templates."""
+    """Yield the files that a project's own templates add to the package, called like their templates."""
     for name in templates.added():
         path = package / name.removesuffix(".jinja")
         if path in taken:
@@ -67,5 +67,5 @@ def _added(
 
 
 def _fill(templates: Templates, name: str, part: object, **values: object) -> str:
-    """Returns a file that is about a part of the catalogue."""
+    """Return a file that is about a part of the catalogue."""
     return sealed(templates.fill(name, digests=unsealed(part), **values))

@@ -11,17 +11,17 @@ from d9d_codegen.source import Span
 
 
 def as_text(problems: Iterable[Problem]) -> str:
-    """Returns problems for people: each with its line, a caret below it, and what to do."""
+    """Return problems for people: each with its line, a caret below it, and what to do."""
     return "".join(_text(problem) + "\n" for problem in problems)
 
 
 def as_json(problems: Iterable[Problem]) -> str:
-    """Returns problems for programs: a list of objects."""
+    """Return problems for programs: a list of objects."""
     return json.dumps([_object(problem) for problem in problems], indent=2, ensure_ascii=False) + "\n"
 
 
 def as_github(problems: Iterable[Problem]) -> str:
-    """Returns problems as the commands by which GitHub shows them beside the lines of a change."""
+    """Return problems as the commands by which GitHub shows them beside the lines of a change."""
     return "".join(_command(problem) + "\n" for problem in problems)
 
 
@@ -36,7 +36,7 @@ FORMATS: Final[dict[str, Callable[[Iterable[Problem]], str]]] = {
 
 
 def excerpt(span: Span, line: str) -> list[str]:
-    """Returns a line of a file with a caret below the place in question."""
+    """Return a line of a file with a caret below the place in question."""
     number, column, length = span
     start = column - 1 - _CONTEXT if len(line) > _MAX_LINE_LENGTH and column > _CONTEXT else 0
     shown = _shown(line[start : start + _MAX_LINE_LENGTH])
@@ -57,7 +57,7 @@ def _text(problem: Problem) -> str:
 
 
 def _shown(text: str) -> str:
-    """Returns a text without what would upset a terminal."""
+    """Return a text without what would upset a terminal."""
     return "".join("\ufffd" if is_invisible(char) and char != "\t" else char for char in text)
 
 
@@ -86,5 +86,5 @@ def _command(problem: Problem) -> str:
 
 
 def _escaped(text: str, more: str = "") -> str:
-    """Returns a text with the characters encoded that mean something in a command of GitHub."""
+    """Return a text with the characters encoded that mean something in a command of GitHub."""
     return "".join(f"%{ord(char):02X}" if char in f"%\r\n{more}" else char for char in text)

@@ -31,7 +31,7 @@ From no other rule can anything be exempted: what is generated rests on them.
 
 
 def rule_page() -> str:
-    """Returns the text of the page."""
+    """Return the text of the page."""
     refuses = {rule: _first_sentence(find.__doc__) for rule, find in RULES.items()} | OTHER_RULES
     lines = [_HEAD, "| Rule | Refuses | |", "|---|---|---|"]
     lines += [
@@ -46,7 +46,7 @@ def rule_page() -> str:
 
 
 def problems_of(catalogue: str) -> list[Problem]:
-    """Returns the problems of a text, as if it were that of a file `catalogue.yaml`."""
+    """Return the problems of a text, as if it were that of a file `catalogue.yaml`."""
     try:
         neighbour = judge(Source(Path("bank.yaml"), NEIGHBOUR))
         judge(Source(Path("catalogue.yaml"), catalogue), [neighbour])
@@ -67,7 +67,7 @@ def _shown(example: Example) -> Iterator[str]:
 
 
 def _differing(one: str, other: str) -> tuple[str, str]:
-    """Returns the lines of two texts in which they differ; the line before, where one of them has no such lines."""
+    """Return the lines of two texts in which they differ; the line before, where one of them has no such lines."""
     lines, others = one.splitlines(), other.splitlines()
     changes = [change for change in SequenceMatcher(None, lines, others).get_opcodes() if change[0] != "equal"]
     shown: tuple[list[str], list[str]] = ([], [])

@@ -26,7 +26,7 @@ _NAMES: Final = {
 
 
 def schema() -> str:
-    """Returns the text of the schema."""
+    """Return the text of the schema."""
     content = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A catalogue of events",

@@ -143,7 +143,7 @@ CATALOGUE: Final = Shape(
 
 
 def check(node: Node, shape: Shape, problems: Problems, at: Text | None = None) -> None:
-    """Notes every way in which an entry differs from its shape.
+    """Note every way in which an entry differs from its shape.
 
     Args:
         node: The entry.

@@ -28,7 +28,7 @@ class Text(str):
     span: Span
 
     def __new__(cls, value: str, span: Span) -> Self:
-        """Makes the text `value`, standing at `span`."""
+        """Make the text `value`, standing at `span`."""
         text = super().__new__(cls, value)
         text.span = span
         return text
@@ -52,11 +52,11 @@ class Source:
         return _LINE_BREAK.split(self.text)
 
     def line(self, number: int) -> str:
-        """Returns the line of this number, counted from 1; nothing past the end of the text."""
+        """Return the line of this number, counted from 1; nothing past the end of the text."""
         return self.lines[number - 1] if number <= len(self.lines) else ""
 
     def span(self, start: tuple[int, int], end: tuple[int, int]) -> Span:
-        """Returns the span of a node, cut at the end of its first line.
+        """Return the span of a node, cut at the end of its first line.
 
         Args:
             start: Line and column, counted from 0, of its first character.
@@ -67,7 +67,7 @@ class Source:
         return Span(line + 1, column + 1, max(1, last - column))
 
     def within(self, text: Text, offset: int, length: int) -> Span:
-        """Returns the place of a part of a text; that of all of it where the file shows the text in another form.
+        """Return the place of a part of a text; that of all of it where the file shows the text in another form.
 
         Args:
             text: A text of this catalogue.

@@ -57,7 +57,7 @@ modules:
 
 
 def start(path: Path) -> str:
-    """Writes a first catalogue, and names it in the `pyproject.toml` beside it where that says nothing of catalogues.
+    """Write a first catalogue, and name it in the `pyproject.toml` beside it where that says nothing of catalogues.
 
     Args:
         path: Where the catalogue shall lie.
@@ -102,7 +102,7 @@ def _read(settings: Path) -> str | None:
 
 
 def _package(settings: str | None, path: Path) -> str:
-    """Returns a name for the package: that of the project, or else of its folder."""
+    """Return a name for the package: that of the project, or else of its folder."""
     try:
         project = tomllib.loads(settings or "").get("project", {})
     except tomllib.TOMLDecodeError as error:

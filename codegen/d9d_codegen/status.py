@@ -6,7 +6,7 @@ from d9d_codegen.model import Status
 
 
 def sentences(status: Status) -> Iterator[str]:
-    """Yields what there is to say about an entry: since when, how stable, and whether it will go."""
+    """Yield what there is to say about an entry: since when, how stable, and whether it will go."""
     if status.since:
         yield f"Since {status.since}."
     if status.stability == "experimental":
@@ -18,7 +18,7 @@ def sentences(status: Status) -> Iterator[str]:
 
 
 def deprecation(status: Status) -> str:
-    """Returns since when an entry is deprecated, and what to use instead; nothing where it is not."""
+    """Return since when an entry is deprecated, and what to use instead; nothing where it is not."""
     deprecated = status.deprecated
     if not deprecated:
         return ""
@@ -28,6 +28,6 @@ def deprecation(status: Status) -> str:
 
 
 def with_status(doc: str, status: Status) -> str:
-    """Returns a text with a paragraph below it that says how settled the entry is, if anything is said about that."""
+    """Return a text with a paragraph below it that says how settled the entry is, if anything is said about that."""
     paragraph = " ".join(sentences(status))
     return f"{doc.strip()}\n\n{paragraph}" if paragraph else doc

@@ -68,12 +68,12 @@ class Surroundings:
         return found
 
     def contexts_of(self, package: str) -> Iterable[str] | None:
-        """Returns the full paths of the contexts of an installed catalogue; nothing where it is none."""
+        """Return the full paths of the contexts of an installed catalogue; nothing where it is none."""
         contexts = self._index(package).get("contexts")
         return contexts if isinstance(contexts, dict) else None
 
     def _index(self, package: str) -> dict[str, dict[str, object]]:
-        """Returns the index beside the modules of a package; an empty one where there is none that makes sense."""
+        """Return the index beside the modules of a package; an empty one where there is none that makes sense."""
         found = self.importable.find(package)
         for folder in found.folders if found else ():
             with suppress(OSError, ValueError):
@@ -83,7 +83,7 @@ class Surroundings:
         return {}
 
     def _packages_of_entry_points(self) -> Iterator[str]:
-        """Yields what installed projects name; importlib.metadata would take longer than all the rest together."""
+        """Yield what installed projects name; importlib.metadata would take longer than all the rest together."""
         for folder in self.importable.folders:
             with suppress(OSError):
                 for name in sorted(os.listdir(folder)):  # noqa: PTH208 -- names are all that is wanted

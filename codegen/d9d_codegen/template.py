@@ -43,7 +43,7 @@ class Templates:
             self._environment = self._environment.overlay(loader=_loader(folder), bytecode_cache=None)
 
     def fill(self, template: str, **values: object) -> str:
-        """Returns the text that a template makes.
+        """Return the text that a template makes.
 
         Raises:
             RefusedError: A template of the project fails, names what there is not, or makes Python that does not parse.
@@ -59,18 +59,18 @@ class Templates:
         return text
 
     def added(self) -> Iterator[str]:
-        """Yields the project's templates that replace none of the compiler's; those that begin with `_` are parts."""
+        """Yield the project's templates that replace none of the compiler's; those that begin with `_` are parts."""
         own = {path.name for path in _OWN.iterdir()}
         for path in sorted(self._folder.glob("*.jinja")) if self._folder else ():
             if path.name not in own and not path.name.startswith("_"):
                 yield path.name
 
     def refuse(self, template: str, message: str, remedy: str) -> RefusedError:
-        """Returns the error that a template of the project makes what it must not."""
+        """Return the error that a template of the project makes what it must not."""
         return RefusedError([Problem((self._folder or Path()) / template, "bad-template", message, remedy)])
 
     def _problem(self, error: Exception) -> Problem | None:
-        """Returns an error as a problem, if it is one of a template of the project."""
+        """Return an error as a problem, if it is one of a template of the project."""
         places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
         places.append((getattr(error, "filename", None) or "", getattr(error, "lineno", None) or 1))
         for name, number in reversed(places):
@@ -100,7 +100,7 @@ def _loader(folder: Path) -> "BaseLoader":
 
 
 def _bytecode_cache() -> "BytecodeCache | None":
-    """Returns where compiled templates are kept, as Python keeps compiled modules: compiling takes long.
+    """Return where compiled templates are kept, as Python keeps compiled modules: compiling takes long.
 
     Their names hold digests of their sources and the versions of Python and Jinja.
     """

@@ -20,7 +20,7 @@ _MISSING: Final = "No module named mypy"
 
 
 def typecheck(paths: Sequence[Path]) -> int:
-    """Runs mypy, in the way that the project has it configured, over the generated modules of catalogues.
+    """Run mypy, in the way that the project has it configured, over the generated modules of catalogues.
 
     Args:
         paths: The catalogues, whose modules on disk are as they say.
@@ -42,7 +42,7 @@ def typecheck(paths: Sequence[Path]) -> int:
 
 
 def _problems(catalogue: Catalogue, project: Project) -> list[Problem]:
-    """Returns what mypy finds, in file order."""
+    """Return what mypy finds, in file order."""
     folder = project.root / project.package_folder(catalogue.package)
     places = {}
     for module in catalogue.modules:

@@ -32,7 +32,7 @@ class Change:
 
 
 def compare(root: Path, artefacts: list[Artefact], head: str) -> list[Change]:
-    """Returns what has to change on disk, in the order of the paths.
+    """Return what has to change on disk, in the order of the paths.
 
     Args:
         root: The folder that the artefacts' paths are relative to.
@@ -57,7 +57,7 @@ def compare(root: Path, artefacts: list[Artefact], head: str) -> list[Change]:
 
 
 def apply(changes: Iterable[Change]) -> None:
-    """Makes the files as they should be.
+    """Make the files as they should be.
 
     Every new text is first written beside its file; only then are the files replaced, one after the other. The index
     comes last: until then the old one says what was generated before, so that a run that is killed can be made good.

@@ -28,7 +28,7 @@ CATALOGUE = Path("catalogue.yaml")
 
 
 def answer(content: bytes, *, imports: bool) -> dict[str, object]:
-    """Compiles one catalogue in the current folder, and clears all of it away."""
+    """Compile one catalogue in the current folder, and clear all of it away."""
     CATALOGUE.write_bytes(content)
     printed, error, status = io.StringIO(), "", None
     start = time.perf_counter()
@@ -55,7 +55,7 @@ def answer(content: bytes, *, imports: bool) -> dict[str, object]:
 
 
 def peak_megabytes() -> float:
-    """Returns the most memory that this program has held; `ru_maxrss` would count that of the one which started it."""
+    """Return the most memory that this program has held; `ru_maxrss` would count that of the one which started it."""
     status = Path("/proc/self/status")
     if status.exists():
         [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
@@ -64,7 +64,7 @@ def peak_megabytes() -> float:
 
 
 def verify(*, imports: bool) -> None:
-    """Compiles what was generated; imports it and compares all docs if asked to."""
+    """Compile what was generated; import it and compare all docs if asked to."""
     for path in Path().rglob("*.py"):
         compile(path.read_text(encoding="utf-8"), str(path), "exec")
     catalogue = examine(CATALOGUE)
@@ -80,7 +80,7 @@ def verify(*, imports: bool) -> None:
 
 
 def declared(module: Module) -> Iterator[tuple[str, list[str]]]:
-    """Yields every doc of a module, as declared, in words."""
+    """Yield every doc of a module, as declared, in words."""
     yield "", module.doc.split()
     for context in module.own_contexts:
         yield context.name, [word for part in parts(context) for word in part.split()]
@@ -92,7 +92,7 @@ def declared(module: Module) -> Iterator[tuple[str, list[str]]]:
 
 
 def parts(context: Context) -> Iterator[str]:
-    """Yields the parts of the docstring of a context."""
+    """Yield the parts of the docstring of a context."""
     yield with_status(context.doc, context.status)
     if context.own_fields:
         yield "Attributes:"
@@ -101,12 +101,12 @@ def parts(context: Context) -> Iterator[str]:
 
 
 def aliases(module: Module) -> list[EventSpec | Context]:
-    """Returns the entries of a module that are but other names."""
+    """Return the entries of a module that are but other names."""
     return [entry for entry in module.entries if entry.status.replaced_by]
 
 
 def carried(catalogue: Catalogue, module: Module, imported: ModuleType) -> Iterator[tuple[str, list[str]]]:
-    """Yields every doc of a module, as it is in the imported module and its source, in words."""
+    """Yield every doc of a module, as it is in the imported module and its source, in words."""
     yield "", str(imported.__doc__).split()
     for context in module.own_contexts:
         kind = getattr(imported, context.name)
@@ -121,7 +121,7 @@ def carried(catalogue: Catalogue, module: Module, imported: ModuleType) -> Itera
 
 
 def docs_below(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
-    """Yields the names that are assigned in a module, with the texts that stand below them."""
+    """Yield the names that are assigned in a module, with the texts that stand below them."""
     for statement, following in zip(body, [*body[1:], ast.Pass()], strict=True):
         if isinstance(statement, ast.If):
             yield from docs_below(statement.body)

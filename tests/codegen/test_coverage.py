@@ -23,7 +23,7 @@ EVENT = re.compile(r"\bEVENT_(?:TRAIN|INFERENCE)_[A-Z_]+\b(?=, )")
 
 
 def said(workspace: Workspace, *bodies: str, head: str = IMPORTS) -> tuple[int, list[str]]:
-    """Judges a file with a function for each body; returns the exit status and each problem's rule and message."""
+    """Judge a file with a function for each body; return the exit status and each problem's rule and message."""
     functions = "".join(
         f"\n\ndef part{number}(bus, day, step, steps, late):\n{body}" for number, body in enumerate(bodies)
     )
@@ -229,7 +229,7 @@ def loops(empty: Workspace) -> Workspace:
 
 
 def triggered(workspace: Workspace) -> list[tuple[str, re.Match[str]]]:
-    """Returns every place in the loops at which an event is named in a call, with its file."""
+    """Return every place in the loops at which an event is named in a call, with its file."""
     found = []
     for path in sorted((workspace.root / "d9d/loop/run").glob("*.py")):
         name = str(path.relative_to(workspace.root))

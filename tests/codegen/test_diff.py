@@ -32,7 +32,7 @@ ALIAS = 'deprecated: {since: "0.2", replaced_by: '
 
 
 def changes(workspace: Workspace, old: str, new: str) -> tuple[int, list[tuple[str, str, str]]]:
-    """Compares two catalogues; returns the exit status and each change's kind, class and severity."""
+    """Compare two catalogues; return the exit status and each change's kind, class and severity."""
     workspace.write(old, "old.yaml")
     workspace.write(new, "new.yaml")
     status, output = workspace.run("diff", "old.yaml", "new.yaml", "--format", "json")

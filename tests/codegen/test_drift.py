@@ -52,7 +52,7 @@ def test_check_shows_the_difference_and_the_command_to_run(small: Workspace) -> 
 
 
 def told(small: Workspace, path: str) -> str:
-    """Returns what `check` says of one file, without the difference."""
+    """Return what `check` says of one file, without the difference."""
     _, output = small.run("check", "--format", "json")
     [problem] = [problem for problem in json.loads(output) if problem["path"] == path]
     return f"{problem['rule']}: {problem['message']}; {problem['remedy']}"

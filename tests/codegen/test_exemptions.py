@@ -29,7 +29,7 @@ BROKEN = {
 
 
 def broken(rule: str, allow: str = "") -> str:
-    """Returns a catalogue that breaks a rule, with what is said about that in the very entry."""
+    """Return a catalogue that breaks a rule, with what is said about that in the very entry."""
     part, more = BROKEN[rule]
     assert part in SMALL
     return SMALL.replace(part, part + more.replace("ALLOW", allow))
@@ -52,7 +52,7 @@ def test_an_exempted_entry_is_compiled(small: Workspace, rule: str) -> None:
 
 
 def of_module(catalogue: str) -> str:
-    """Returns a catalogue whose second module allows contexts that nothing uses."""
+    """Return a catalogue whose second module allows contexts that nothing uses."""
     doc = "    doc: Events of a sale.\n"
     return catalogue.replace(doc, f"{doc}    allow: [unused-context]\n")
 

@@ -33,7 +33,7 @@ class Compiler:
     process: "subprocess.Popen[str]"
 
     def compile(self, catalogue: bytes, *, imports: bool = False) -> dict[str, Any]:
-        """Sends one catalogue; returns what came of it, after the limits that hold for every one."""
+        """Send one catalogue; return what came of it, after the limits that hold for every one."""
         assert self.process.stdin
         assert self.process.stdout
         request = {"catalogue": base64.b64encode(catalogue).decode(), "imports": imports}
@@ -68,7 +68,7 @@ def _compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiler]:
 
 
 def escaped(text: str) -> str:
-    """Returns a text as a YAML scalar in which no character means anything."""
+    """Return a text as a YAML scalar in which no character means anything."""
     return '"' + "".join(f"\\U{ord(char):08x}" for char in text) + '"'
 
 
@@ -95,7 +95,7 @@ ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1"]
 
 @st.composite
 def bad_bytes(draw: st.DrawFn) -> bytes:
-    """Returns a damaged catalogue, random YAML or random text, wrapped, with any line ends, in any encoding."""
+    """Return a damaged catalogue, random YAML or random text, wrapped, with any line ends, in any encoding."""
     text = draw(mutations() | TREES.map(lambda tree: str(yaml.safe_dump(tree, allow_unicode=True))) | DOCS)
     text = draw(st.sampled_from(WRAPPERS)).replace("%s", text)
     text = text.replace("\n", draw(st.sampled_from(["\n", "\n", "\r\n", "\r", "\u2028"])))
@@ -108,7 +108,7 @@ STATUSES = ["", ", stability: stable", ', since: "0.2", stability: experimental'
 
 @st.composite
 def good_catalogues(draw: st.DrawFn) -> str:
-    """Returns a catalogue that is good whatever its docs say: contexts, events, and old names of them."""
+    """Return a catalogue that is good whatever its docs say: contexts, events, and old names of them."""
 
     def doc() -> str:
         return escaped(draw(DOCS))

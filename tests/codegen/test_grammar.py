@@ -37,7 +37,7 @@ stateDiagram-v2
 
 
 def neighbours(page: str, constant: str) -> list[str]:
-    """Returns the two lines of an event's section that say what can stand beside it."""
+    """Return the two lines of an event's section that say what can stand beside it."""
     section = page.partition(f"### `{constant}`")[2].partition("\n#")[0]
     return re.findall(r"^- (?:Before|After) it: .*$", re.sub(r"\]\([^)]*\)", "]", section), re.MULTILINE)
 

@@ -33,7 +33,7 @@ KILLED = -9
 
 
 def expected(small: Workspace, catalogue: str, settings: str) -> dict[str, bytes]:
-    """Returns the files of a run that nothing disturbs, and clears them away."""
+    """Return the files of a run that nothing disturbs, and clear them away."""
     small.write(catalogue)
     small.write(settings, "pyproject.toml")
     assert small.run("generate")[0] == 0

@@ -19,7 +19,7 @@ modules:
 
 
 def lifecycle(workspace: Workspace, phases: dict[str, str], events: dict[str, str]) -> Lifecycle:
-    """Builds the lifecycle of a module.
+    """Build the lifecycle of a module.
 
     Args:
         workspace: Where to write the catalogue.
@@ -65,7 +65,7 @@ def shop(empty: Workspace) -> Lifecycle:
 
 
 def violation(grammar: Lifecycle, run: str, *, complete: bool = False) -> str | None:
-    """Judges a run whose ids are given without their first segment."""
+    """Judge a run whose ids are given without their first segment."""
     return grammar.first_violation([f"sale.{end}" for end in run.split()], complete=complete)
 
 

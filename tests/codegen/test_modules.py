@@ -28,7 +28,7 @@ OTHER = (
 
 
 def generate(case: str, workspace: Workspace) -> None:
-    """Compiles `good/CASE.yaml` in a project whose lines are as long as those of this one."""
+    """Compile `good/CASE.yaml` in a project whose lines are as long as those of this one."""
     shutil.copy(GOOD / f"{case}.yaml", workspace.root)
     workspace.write(OTHER, "other.py")
     workspace.write('[tool.d9d]\ndocs = "docs/events"\n' + LINE_LENGTH, "pyproject.toml")
@@ -36,7 +36,7 @@ def generate(case: str, workspace: Workspace) -> None:
 
 
 def imported(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[ModuleType]:
-    """Imports generated modules afresh."""
+    """Import generated modules afresh."""
     monkeypatch.syspath_prepend(workspace.root)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("awkward", "renamed", "shop", "other")]:
         monkeypatch.delitem(sys.modules, name)

@@ -29,7 +29,7 @@ PIECES = [
 
 @st.composite
 def mutations(draw: st.DrawFn) -> str:
-    """Returns a catalogue in which lines were dropped, doubled, moved or damaged."""
+    """Return a catalogue in which lines were dropped, doubled, moved or damaged."""
     lines = list(LINES)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(lines) - 1))
@@ -51,7 +51,7 @@ def mutations(draw: st.DrawFn) -> str:
 
 
 def compiled(path: Path, text: str) -> dict[str, str]:
-    """Returns the modules of a catalogue; none where it is refused, with at least one problem."""
+    """Return the modules of a catalogue; none where it is refused, with at least one problem."""
     path.write_text(text, encoding="utf-8", newline="")
     try:
         catalogue = examine(path)

@@ -29,7 +29,7 @@ REFERENCES = ["crossed-pair", "duplicate-id", "half-pair", "unknown-context", "u
 
 
 def problems(catalogue: str) -> list[str]:
-    """Returns where a catalogue differs from the schema, as paths of keys."""
+    """Return where a catalogue differs from the schema, as paths of keys."""
     schema = json.loads((PROJECT / "docs/catalogue.schema.json").read_text(encoding="utf-8"))
     validator: Any = importlib.import_module("jsonschema").Draft202012Validator  # it comes without types
     validator.check_schema(schema)

@@ -45,12 +45,12 @@ LITERALS = st.recursive(
 
 
 def words(text: str) -> list[str]:
-    """Returns what a text says, whatever its layout."""
+    """Return what a text says, whatever its layout."""
     return text.split()
 
 
 def value_of(docstring: Docstring) -> str:
-    """Returns the text of a docstring, as Python reads it."""
+    """Return the text of a docstring, as Python reads it."""
     value = ast.literal_eval(str(docstring))
     assert isinstance(value, str)
     return value
@@ -160,7 +160,7 @@ def test_awkward_docs_please_the_formatter_and_the_linter(empty: Workspace) -> N
 
 
 def sample(num_docs: int) -> list[str]:
-    """Returns docs in which awkward pieces stand beside each other in every order, the same on each run."""
+    """Return docs in which awkward pieces stand beside each other in every order, the same on each run."""
     pieces = [
         '"',
         "\\",

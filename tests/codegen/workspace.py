@@ -67,34 +67,34 @@ class Workspace:
     capture: pytest.CaptureFixture[str]
 
     def write(self, text: str, path: str = "catalogue.yaml") -> Path:
-        """Writes a file, the catalogue if no other is named."""
+        """Write a file, the catalogue if no other is named."""
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         return file
 
     def read(self, path: str) -> str:
-        """Returns what a file holds."""
+        """Return what a file holds."""
         return (self.root / path).read_text(encoding="utf-8")
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Runs the compiler; returns its exit status and what it printed."""
+        """Run the compiler; return its exit status and what it printed."""
         self.capture.readouterr()
         status = main(arguments)
         return status, self.capture.readouterr().out
 
     def refused(self, catalogue: str) -> list[str]:
-        """Returns the first lines of all problems of a catalogue, which must have some."""
+        """Return the first lines of all problems of a catalogue, which must have some."""
         self.write(catalogue)
         status, output = self.run("lint")
         assert status == 1, output
         return [line for line in output.splitlines() if ": error[" in line]
 
     def files(self) -> dict[str, bytes]:
-        """Returns every file below the root, with what it holds."""
+        """Return every file below the root, with what it holds."""
         return {str(path.relative_to(self.root)): path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
 
 
 def rules(output: str) -> list[str]:
-    """Returns the heads of printed problems, without their messages."""
+    """Return the heads of printed problems, without their messages."""
     return [line.partition("]")[0] + "]" for line in output.splitlines() if ": error[" in line]

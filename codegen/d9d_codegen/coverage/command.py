@@ -15,7 +15,7 @@ from d9d_codegen.report import FORMATS
 
 
 def coverage(paths: Sequence[Path], catalogues: Sequence[Path], form: str) -> tuple[int, str]:
-    """Holds source against the events of catalogues.
+    """Hold source against the events of catalogues.
 
     Args:
         paths: Files, and folders with files, of Python source.
@@ -44,7 +44,7 @@ def coverage(paths: Sequence[Path], catalogues: Sequence[Path], form: str) -> tu
 
 
 def _summary(order: Order, sites: Sites) -> str:
-    """Returns how many events are triggered and heard, in a sentence."""
+    """Return how many events are triggered and heard, in a sentence."""
     events = {path for path in order.events if not order.is_alias(path)}
     num_triggered = len(events & {site.event for site in sites.triggers})
     num_heard = len(events & {site.event for site in sites.handlers})

@@ -44,7 +44,7 @@ class Flow:
         self._jumps: list[list[State | None]] = []  # for each loop around, the states at its break and continue
 
     def run(self, body: Iterable[ast.stmt]) -> Summary:
-        """Goes through the body of the function."""
+        """Go through the body of the function."""
         self._block(body)
         return Summary(self._firsts, merged([*self._returns, self._state]) or {})
 
@@ -172,7 +172,7 @@ class Flow:
         self._state = after_call(self._state, summary.exits)
 
     def _method(self, call: ast.Call) -> str:
-        """Returns the last part of what is called, by its own name where it was imported under another."""
+        """Return the last part of what is called, by its own name where it was imported under another."""
         match call.func:
             case ast.Name(id=name):
                 return (self._scope.bindings.get(name) or name).rpartition(".")[2]
@@ -207,7 +207,7 @@ class Flow:
         self._state = {**self._state, module: frozenset([site])}
 
     def _compare(self, site: Site) -> None:
-        """Holds a trigger against all that may have come last before it."""
+        """Hold a trigger against all that may have come last before it."""
         module = self._order.module_of(site.event)
         lasts = (self._state or {}).get(module or "", ENTRY)
         if None in lasts and site not in self._firsts:

@@ -27,11 +27,11 @@ class Names:
             bind(file, file.tree.body, self._bindings[file.module], self._stars[file.module])
 
     def of(self, file: PythonFile) -> Bindings:
-        """Returns what the names of a file's own module stand for."""
+        """Return what the names of a file's own module stand for."""
         return self._bindings[file.module]
 
     def resolve(self, node: ast.expr, bindings: Bindings, file: PythonFile) -> str | None:
-        """Returns the full dotted path that an expression stands for, or nothing where that cannot be told.
+        """Return the full dotted path that an expression stands for, or nothing where that cannot be told.
 
         Args:
             node: A name, or an attribute of one.
@@ -52,7 +52,7 @@ class Names:
         return None
 
     def _follow(self, path: str) -> str:
-        """Returns what a path stands for once the re-exports of the files in view are followed."""
+        """Return what a path stands for once the re-exports of the files in view are followed."""
         for _ in range(_MAX_HOPS):
             module, _, name = path.rpartition(".")
             onwards = None if path in self._declared else self._bindings.get(module, {}).get(name)
@@ -68,7 +68,7 @@ class Names:
 
 
 def bind(file: PythonFile, body: Iterable[ast.stmt], bindings: Bindings, stars: list[str] | None = None) -> None:
-    """Enters what a block of statements binds, but for the insides of functions and classes.
+    """Enter what a block of statements binds, but for the insides of functions and classes.
 
     Args:
         file: The file that the block stands in.
@@ -101,7 +101,7 @@ def _import(file: PythonFile, statement: ast.Import | ast.ImportFrom, bindings: 
 
 
 def blocks(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
-    """Yields the blocks of statements within a statement."""
+    """Yield the blocks of statements within a statement."""
     yield [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)]
     for child in ast.iter_child_nodes(statement):
         if isinstance(child, ast.ExceptHandler | ast.match_case):
@@ -109,7 +109,7 @@ def blocks(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
 
 
 def _assign(file: PythonFile, target: ast.expr, value: ast.expr, bindings: Bindings) -> None:
-    """Enters an assignment: another name for something known, or something new of this module."""
+    """Enter an assignment: another name for something known, or something new of this module."""
     if not isinstance(target, ast.Name):
         return
     dotted = _dotted(value)

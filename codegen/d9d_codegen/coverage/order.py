@@ -39,22 +39,22 @@ class Order:
             self._other_side[paths[event_id]] = f"{prefix}.{other.name}"
 
     def canonical(self, path: str) -> str:
-        """Returns the event that a deprecated one is an alias of; any other event itself."""
+        """Return the event that a deprecated one is an alias of; any other event itself."""
         return self._stands_for.get(path, path)
 
     def is_alias(self, path: str) -> bool:
-        """Returns whether an event is but an old name of another."""
+        """Return whether an event is but an old name of another."""
         return path in self._stands_for
 
     def module_of(self, path: str) -> str | None:
-        """Returns the module in whose order an event has a place; nothing where it may fall anywhere."""
+        """Return the module in whose order an event has a place; nothing where it may fall anywhere."""
         position = self._position.get(path)
         return position[0] if position else None
 
     def allows(self, before: str, after: str) -> bool:
-        """Returns whether an event of a module may come after another, with others between them or without."""
+        """Return whether an event of a module may come after another, with others between them or without."""
         return self._position[after] > self._position[before] or after in self._followers[before]
 
     def other_side(self, path: str) -> str | None:
-        """Returns the other side of the moment whose side an event is, if it is one."""
+        """Return the other side of the moment whose side an event is, if it is one."""
         return self._other_side.get(path)

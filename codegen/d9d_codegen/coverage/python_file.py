@@ -29,7 +29,7 @@ class PythonFile:
     tree: ast.Module
 
     def span(self, node: ast.expr | ast.stmt) -> Span:
-        """Returns the place of a node, cut at the end of its first line; the parser counts columns in bytes."""
+        """Return the place of a node, cut at the end of its first line; the parser counts columns in bytes."""
         line = self.source.line(node.lineno)
         start = len(line.encode()[: node.col_offset].decode(errors="replace"))
         is_one_line = node.end_lineno == node.lineno and node.end_col_offset is not None
@@ -37,7 +37,7 @@ class PythonFile:
         return Span(node.lineno, start + 1, max(1, end - start))
 
     def imported(self, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
-        """Yields each name that an import binds, and what it stands for; `*` for all the names of a module."""
+        """Yield each name that an import binds, and what it stands for; `*` for all the names of a module."""
         if isinstance(node, ast.Import):
             for alias in node.names:
                 top = alias.name.partition(".")[0]
@@ -53,7 +53,7 @@ class PythonFile:
 
 
 def python_files(paths: Iterable[Path]) -> list[PythonFile]:
-    """Reads files, and all files of Python source in folders, each once, in the order of their paths.
+    """Read files, and all files of Python source in folders, each once, in the order of their paths.
 
     Raises:
         RefusedError: There is no such path, or a file is no Python source.
@@ -104,7 +104,7 @@ def _with_line(problem: Problem, line: str) -> Problem:
 
 
 def _module_parts(path: Path) -> list[str]:
-    """Returns the dotted name of a file, as far up as its folders are packages."""
+    """Return the dotted name of a file, as far up as its folders are packages."""
     resolved = path.resolve()
     parts = [] if resolved.name == "__init__.py" else [resolved.stem]
     folder = resolved.parent

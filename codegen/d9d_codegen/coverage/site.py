@@ -28,7 +28,7 @@ class Site:
         return self.event.rpartition(".")[2]
 
     def __str__(self) -> str:
-        """Returns the place as people and editors read it."""
+        """Return the place as people and editors read it."""
         return f"{self.file.source.path}:{self.span.line}:{self.span.column}"
 
 

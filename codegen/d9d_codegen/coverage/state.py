@@ -11,7 +11,7 @@ ENTRY: Final[Lasts] = frozenset([None])
 
 
 def merged(states: Iterable[State | None]) -> State | None:
-    """Returns the state where several ways meet; nothing where none of them gets there."""
+    """Return the state where several ways meet; nothing where none of them gets there."""
     live = [state for state in states if state is not None]
     if not live:
         return None
@@ -20,7 +20,7 @@ def merged(states: Iterable[State | None]) -> State | None:
 
 
 def after_call(state: State, exits: State) -> State:
-    """Returns the state after a call of a function.
+    """Return the state after a call of a function.
 
     Args:
         state: The state before the call.

@@ -9,7 +9,7 @@ from d9d_codegen.problem import Problem
 
 
 def verdict(catalogue: Catalogue, order: Order, sites: Sites) -> list[Problem]:
-    """Returns every problem: first those of the catalogue's events, in its order, then those of places in source."""
+    """Return every problem: first those of the catalogue's events, in its order, then those of places in source."""
     in_source = [*_disorders(sites), *_unpaired(order, sites), *_repeated(sites), *_unheard(sites)]
     in_source.sort(key=lambda problem: (problem.path, problem.span or (), problem.rule))
     return [*_untriggered(catalogue, order, sites), *in_source]

@@ -127,7 +127,7 @@ class Change:
         return f"{self.effect.value}{because}: {KINDS[self.kind].advice}"
 
     def as_problem(self) -> Problem:
-        """Returns the change as a problem of the new edition that shows the old one below."""
+        """Return the change as a problem of the new edition that shows the old one below."""
         source, text = self.new
         before = excerpt(self.old.text.span, _line(self.old))
         return Problem(
@@ -142,7 +142,7 @@ class Change:
         )
 
     def as_object(self) -> dict[str, object]:
-        """Returns the change as data."""
+        """Return the change as data."""
         return {
             "kind": self.kind,
             "class": self.effect.value,
@@ -155,7 +155,7 @@ class Change:
 
 
 def excuse(*statuses: Status, removal: bool = False) -> str | None:
-    """Returns why something may be changed that was of a status in the old edition, if it may.
+    """Return why something may be changed that was of a status in the old edition, if it may.
 
     Args:
         statuses: The status of the entry, and of all that it is a part of.

@@ -12,7 +12,7 @@ COMPATIBLE, BREAKING, WRONG_USE = 0, 1, 2
 
 
 def diff(old: str, new: str, catalogue: Path, form: str) -> tuple[int, str]:
-    """Compares two editions of a catalogue.
+    """Compare two editions of a catalogue.
 
     Args:
         old: A file, `REV` or `REV:path`.
@@ -38,7 +38,7 @@ def diff(old: str, new: str, catalogue: Path, form: str) -> tuple[int, str]:
 
 
 def _summary(changes: list[Change]) -> str:
-    """Returns how many changes there are of each class, in a sentence."""
+    """Return how many changes there are of each class, in a sentence."""
     counts = {effect: sum(change.effect is effect for change in changes) for effect in Effect}
     given = ", ".join(f"{count} {effect.value}" for effect, count in counts.items() if count)
     return f"{len(changes)} change{'s' * (len(changes) != 1)}: {given}\n" if changes else "no changes\n"

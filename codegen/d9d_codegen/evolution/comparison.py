@@ -11,7 +11,7 @@ from d9d_codegen.model import Catalogue, Module
 
 
 def compare(old: Catalogue, new: Catalogue) -> list[Change]:
-    """Returns every change, in the order of the new edition."""
+    """Return every change, in the order of the new edition."""
     before, after = Edition(old), Edition(new)
     changes = [*_package_changes(before, after)]
     for name, module in before.modules.items():
@@ -37,7 +37,7 @@ def _package_changes(before: Edition, after: Edition) -> Iterator[Change]:
 
 
 def _removed(before: Edition, after: Edition, module: Module) -> Change:
-    """Returns the removal of a module, which is excused where that of everything in it is."""
+    """Return the removal of a module, which is excused where that of everything in it is."""
     statuses = [event.status for event in module.events] + [context.status for context in module.contexts]
     excuses = [excuse(status, removal=True) for status in statuses]
     return Change(

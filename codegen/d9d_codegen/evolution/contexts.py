@@ -22,7 +22,7 @@ class _Pair(NamedTuple):
 
 
 def context_changes(before: Edition, after: Edition, module: str) -> Iterator[Change]:
-    """Yields what has changed about the contexts of a module that at least one edition has."""
+    """Yield what has changed about the contexts of a module that at least one edition has."""
     old = (
         {str(context.name): context for context in before.modules[module].contexts} if module in before.modules else {}
     )

@@ -10,7 +10,7 @@ from d9d_codegen.model import Context, EventSpec, Field
 def status_changes(
     before: Edition, after: Edition, old: EventSpec | Context | Field, new: EventSpec | Context | Field
 ) -> Iterator[Change]:
-    """Yields what has changed about what is said of an entry that both editions have."""
+    """Yield what has changed about what is said of an entry that both editions have."""
     here = before.place(old.name), after.place(new.name)
     was, now = old.status.deprecated, new.status.deprecated
     if now and not was:

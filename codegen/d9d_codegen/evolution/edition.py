@@ -25,28 +25,28 @@ class Edition:
         self._paths = {f".{path.removeprefix(f'{catalogue.package}.')}": path for path in catalogue.contexts}
 
     def place(self, text: Text) -> Place:
-        """Returns the place of a text of this edition."""
+        """Return the place of a text of this edition."""
         return Place(self.catalogue.source, text)
 
     def holder(self, module: str) -> Text:
-        """Returns what stands for a module: its name, or the package where there is no such module."""
+        """Return what stands for a module: its name, or the package where there is no such module."""
         return self.modules[module].name if module in self.modules else self.catalogue.package
 
     def context_path(self, module: Module, name: str) -> str:
-        """Returns what a context's name stands for, whatever the package is called."""
+        """Return what a context's name stands for, whatever the package is called."""
         path = self._scopes[module.name].resolve(name) or name
         inner = f".{path.removeprefix(f'{self.catalogue.package}.')}"
         return inner if inner in self._paths and self._paths[inner] == path else path
 
     def successor(self, path: str) -> str:
-        """Returns the context that a deprecated context is an alias of; any other context itself."""
+        """Return the context that a deprecated context is an alias of; any other context itself."""
         context = self.catalogue.contexts[self._paths[path]] if path in self._paths else None
         if context is None or not context.status.replaced_by:
             return path
         return f"{path.rpartition('.')[0]}.{context.status.replaced_by}"
 
     def type_text(self, module: Module, field: Field, following: "Edition") -> str:
-        """Returns a field's type with each name as what it stands for in the edition that follows."""
+        """Return a field's type with each name as what it stands for in the edition that follows."""
 
         def spell(name: str) -> str:
             if name in annotation.BUILTINS:
@@ -61,17 +61,17 @@ class Edition:
 
 
 def event_target(event: EventSpec, module: Module) -> EventSpec:
-    """Returns the event that a deprecated event is an alias of; any other event itself."""
+    """Return the event that a deprecated event is an alias of; any other event itself."""
     return _target(event, {str(other.name): other for other in module.events})
 
 
 def field_target(field: Field, context: Context) -> Field:
-    """Returns the field that a deprecated field is an alias of; any other field itself."""
+    """Return the field that a deprecated field is an alias of; any other field itself."""
     return _target(field, {str(other.name): other for other in context.fields})
 
 
 def context_target(context: Context, module: Module) -> Context:
-    """Returns the context that a deprecated context is an alias of; any other context itself."""
+    """Return the context that a deprecated context is an alias of; any other context itself."""
     return _target(context, {str(other.name): other for other in module.contexts})
 
 

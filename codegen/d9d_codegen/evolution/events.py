@@ -11,7 +11,7 @@ from d9d_codegen.model import EventSpec
 
 
 def event_changes(before: Edition, after: Edition, module: str) -> Iterator[Change]:
-    """Yields what has changed about the events of a module that at least one edition has."""
+    """Yield what has changed about the events of a module that at least one edition has."""
     old_events = before.modules[module].events if module in before.modules else ()
     new_events = after.modules[module].events if module in after.modules else ()
     old = {str(event.name): event for event in old_events}
@@ -41,7 +41,7 @@ def _renamed(before: Edition, after: Edition, old: EventSpec, new: EventSpec) ->
 
 
 def _kept(before: Edition, after: Edition, module: str, old: EventSpec, new: EventSpec) -> Iterator[Change]:
-    """Yields what has changed about an event whose constant is still there."""
+    """Yield what has changed about an event whose constant is still there."""
     yield from status_changes(before, after, old, new)
     was, stands_for = event_target(old, before.modules[module]), event_target(new, after.modules[module])
     if was is old and stands_for is new and old.id != new.id:
@@ -52,7 +52,7 @@ def _kept(before: Edition, after: Edition, module: str, old: EventSpec, new: Eve
 
 
 def _content(before: Edition, after: Edition, module: str, old: EventSpec, new: EventSpec) -> Iterator[Change]:
-    """Yields what has changed about the moment itself, whatever it is called."""
+    """Yield what has changed about the moment itself, whatever it is called."""
     old_path = after.successor(before.context_path(before.modules[module], old.context))
     new_path = after.successor(after.context_path(after.modules[module], new.context))
     if old_path != new_path:

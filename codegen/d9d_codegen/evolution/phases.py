@@ -12,7 +12,7 @@ _EVENT_FLAGS = ("repeats", "optional")
 
 
 def phase_changes(before: Edition, after: Edition, module: str) -> Iterator[Change]:
-    """Yields what has changed about the phases of a module of both editions, and about the order of its events."""
+    """Yield what has changed about the phases of a module of both editions, and about the order of its events."""
     if module not in after.modules:
         return
     old = {str(phase.name): phase for phase in before.modules[module].phases}
@@ -34,13 +34,13 @@ def phase_changes(before: Edition, after: Edition, module: str) -> Iterator[Chan
 
 
 def occurrence(entry: Phase | EventSpec) -> str:
-    """Returns the flags of an entry, as they are declared."""
+    """Return the flags of an entry, as they are declared."""
     flags = _PHASE_FLAGS if isinstance(entry, Phase) else _EVENT_FLAGS
     return ", ".join(flag for flag in flags if getattr(entry, flag)) or "no flags"
 
 
 def moved(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Returns the fewest items that have to move to turn one order into the other.
+    """Return the fewest items that have to move to turn one order into the other.
 
     The others are the longest subsequence that both orders share: patience sorting.
 
@@ -75,7 +75,7 @@ def _flag_changes(before: Edition, after: Edition, old: Phase, new: Phase) -> It
 
 
 def _order_changes(before: Edition, after: Edition, module: str) -> Iterator[Change]:
-    """Yields the events that are triggered at another place; a renamed event stands where its old name stood."""
+    """Yield the events that are triggered at another place; a renamed event stands where its old name stood."""
     old_module, new_module = before.modules[module], after.modules[module]
     targets = {str(event.name): event_target(event, new_module) for event in new_module.events}
     by_id = {str(event.id): event for event in new_module.events}

@@ -15,7 +15,7 @@ class UnknownEditionError(RefusedError):
 
 
 def edition(name: str, catalogue: Path) -> Catalogue:
-    """Reads one edition of a catalogue.
+    """Read one edition of a catalogue.
 
     It is held against the shape of a catalogue and no further: an old edition need not live up to the rules of today.
 

@@ -24,7 +24,7 @@ class Relation(Enum):
 
 
 def relation(old: str, new: str) -> Relation:
-    """Compares two type expressions whose names stand for the same things.
+    """Compare two type expressions whose names stand for the same things.
 
     Both are taken as sets of alternatives. Arguments of generics are not looked into: `list[bool]` is no `list[int]`,
     and whether another generic is covariant cannot be told from a catalogue.
@@ -70,7 +70,7 @@ def _subscript_members(generic: str, argument: ast.expr) -> frozenset[str]:
 
 
 def _text(node: ast.expr) -> str:
-    """Returns an expression in one spelling, unions within it in alphabetical order."""
+    """Return an expression in one spelling, unions within it in alphabetical order."""
     match node:
         case ast.BinOp() | ast.Subscript():
             return " | ".join(sorted(_members(node)))

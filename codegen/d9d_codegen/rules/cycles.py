@@ -20,7 +20,7 @@ def import_cycle(catalogue: Catalogue) -> Iterator[Finding]:
 
 
 def _uses(catalogue: Catalogue, module: Module) -> dict[str, Text]:
-    """Returns the modules whose contexts a module names, each with the first place where it does."""
+    """Return the modules whose contexts a module names, each with the first place where it does."""
     scope = Scope(catalogue, module)
     named = [(str(event.context), event.context) for event in module.events]
     for context in module.contexts:

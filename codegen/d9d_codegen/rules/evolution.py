@@ -100,7 +100,7 @@ def _context(catalogue: Catalogue, scope: Scope, name: str) -> Context | None:
 
 
 def _type(field: Field, scope: Scope) -> str:
-    """Returns a field's type with its names resolved; as it was typed, where it is none."""
+    """Return a field's type with its names resolved; as it was typed, where it is none."""
     try:
         return annotation.parse(field.type).write(lambda name: scope.resolve(name) or name)
     except annotation.TypeSyntaxError:

@@ -51,6 +51,6 @@ def _mean_the_same(event: EventSpec, other: EventSpec, module: Module) -> bool:
 
 
 def _events(catalogue: Catalogue) -> Iterator[tuple[Module, EventSpec]]:
-    """Yields the events that have an id at all, with their modules."""
+    """Yield the events that have an id at all, with their modules."""
     for module in catalogue.modules:
         yield from ((module, event) for event in module.events if event.id)

@@ -75,7 +75,7 @@ def _missing(catalogue: Catalogue) -> Iterator[tuple[_Use, Missing]]:
 
 
 def _missing_beside(catalogue: Catalogue) -> Iterator[tuple[_Use, list[str]]]:
-    """Yields what is named of a catalogue of the same project, whose modules may not be generated yet."""
+    """Yield what is named of a catalogue of the same project, whose modules may not be generated yet."""
     neighbours = catalogue.surroundings.neighbours if catalogue.surroundings else ()
     if not neighbours:
         return

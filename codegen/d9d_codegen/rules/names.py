@@ -82,7 +82,7 @@ def reserved_name(catalogue: Catalogue) -> Iterator[Finding]:
 
 
 def _has_style(name: str) -> bool:
-    """Returns whether a name is good enough to have its style judged."""
+    """Return whether a name is good enough to have its style judged."""
     return _is_python_name(name) and not name.startswith("__")
 
 

@@ -89,12 +89,12 @@ def bad_default(catalogue: Catalogue) -> Iterator[Finding]:
 
 
 def _fields(catalogue: Catalogue) -> Iterator[tuple[Module, Context, Field]]:
-    """Yields the fields that have a type at all, with where they belong."""
+    """Yield the fields that have a type at all, with where they belong."""
     for module in catalogue.modules:
         for context in module.contexts:
             yield from ((module, context, field) for field in context.fields if field.type)
 
 
 def _spelled(path: str) -> tuple[str, ...]:
-    """Returns the names that a module may need to mention a path."""
+    """Return the names that a module may need to mention a path."""
     return (path, split(path)[1], path.partition(".")[0]) if "." in path else (path,)
