@@ -4,10 +4,17 @@ from typing import Final
 
 EVENT_PACKAGE: Final = "d9d.loop.event"
 EVENT: Final = "d9d.loop.event.bus.Event"
+EVENT_BUS_BOUNDED: Final = "d9d.loop.event.bus.EventBus.bounded"
 EVENT_BUS_SUBSCRIBE: Final = "d9d.loop.event.bus.EventBus.subscribe"
+EVENT_BUS_TRIGGER: Final = "d9d.loop.event.bus.EventBus.trigger"
 SUBSCRIBE: Final = "d9d.loop.event.subscription.subscribe"
 SUBSCRIPTION_CALL: Final = "d9d.loop.event.subscription.Subscription.__call__"
 """What `@subscribe(event)` calls: mypy has no hook for a decorator that is a function, but one for an object's call."""
+
+BASE_TASK: Final = "d9d.loop.control.task.BaseTask"
+TRAIN_TASK: Final = "d9d.loop.control.task.TrainTask"
+INFERENCE_TASK: Final = "d9d.loop.control.task.InferenceTask"
+MODEL_PROVIDER: Final = "d9d.loop.control.model_provider.ModelProvider"
 
 PARTIAL_SIGNATURE: Final = "__mypy_partial"
 """Where mypy keeps what is left of the signature in a `functools.partial`; its `__call__` itself takes anything."""
