@@ -20,7 +20,7 @@ from mypy.semanal import SemanticAnalyzer
 from mypy.types import FunctionLike, Type
 
 from d9d.mypy import handlers, names
-from d9d.mypy.checks import handler
+from d9d.mypy.checks import context, handler, pair
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
 
@@ -29,10 +29,14 @@ TCallContext = TypeVar("TCallContext", MethodContext, FunctionContext)
 METHOD_SIGNATURES: Final[dict[str, Callable[[MethodSigContext, Indexes], FunctionLike]]] = {
     names.SUBSCRIPTION_CALL: handler.check_decorated,
     names.EVENT_BUS_SUBSCRIBE: handler.check_subscribed,
+    names.EVENT_BUS_TRIGGER: context.check_triggered,
+    names.EVENT_BUS_BOUNDED: pair.check_sides,
 }
 """Checks that report in mypy's place, and so say what signature it shall go on with."""
 
-METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] = {}
+METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] = {
+    names.EVENT_BUS_BOUNDED: (pair.check_block,),
+}
 """Checks of calls of methods, after mypy's own."""
 
 FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...]]] = {}

@@ -7,14 +7,13 @@ from mypy.checker import TypeChecker
 from mypy.messages import format_type, format_type_distinctly
 from mypy.nodes import ARG_POS, CallExpr, ClassDef, Context, FuncDef, LambdaExpr, MemberExpr, NameExpr
 from mypy.subtypes import is_subtype
-from mypy.types import AnyType, CallableType, Instance, NoneType, Type, TypeOfAny, get_proper_type
+from mypy.types import AnyType, CallableType, NoneType, Type, TypeOfAny
 
 from d9d.mypy import callables, errors
+from d9d.mypy.alternatives import did_you_mean
 from d9d.mypy.errors import Mistake
 from d9d.mypy.events import EventName
-from d9d.mypy.index import Indexes, nearest
-
-_MAX_ALTERNATIVES = 3
+from d9d.mypy.index import Indexes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,8 @@ class Wiring:
         if callables.is_unannotated(given):
             return _untyped(self._subject, parameter, expected)
         if not self._fits(signature, AnyType(TypeOfAny.special_form)):
-            return _wrong_context(self._subject, parameter, given_text, expected, self._alternatives(given))
+            question = did_you_mean(self.event, given, self.api, self.indexes)
+            return _wrong_context(self._subject, parameter, given_text, expected, question)
         if not self._fits(signature, NoneType()):
             return _returns(self._subject, format_type(signature.ret_type, self.api.options), expected)
         return None
@@ -84,16 +84,6 @@ class Wiring:
         call = CallableType([self.context], [ARG_POS], [None], result, function)
         return is_subtype(signature, call, options=self.api.options)
 
-    def _alternatives(self, given: Type) -> list[str]:
-        """Return the constants of events that carry what the handler takes."""
-        context = get_proper_type(given)
-        if not isinstance(context, Instance):
-            return []
-        modules = (self.event.full_name.rpartition(".")[0], context.type.module_name)
-        paths = [self.api.modules[name].path for name in modules if name in self.api.modules]
-        found = nearest(self.event.full_name, context.type.fullname, map(self.indexes.beside, paths))
-        return [name.rpartition(".")[2] for name in found[:_MAX_ALTERNATIVES]]
-
 
 def _name(handler: Context) -> str:
     """Return how the code calls a handler; nothing for what has no name."""
@@ -104,10 +94,8 @@ def _name(handler: Context) -> str:
     return handler.name if isinstance(handler, NameExpr | MemberExpr | FuncDef | ClassDef) else ""
 
 
-def _wrong_context(subject: str, parameter: str, given: str, expected: str, alternatives: Sequence[str]) -> Mistake:
+def _wrong_context(subject: str, parameter: str, given: str, expected: str, question: str) -> Mistake:
     """Say that the parameter does not accept what the event carries."""
-    *others, last = alternatives or ("",)
-    question = f". Did you mean {', '.join(others)} or {last}?" if others else f". Did you mean {last}?" if last else ""
     return Mistake(
         errors.HANDLER,
         f"{subject} takes {given}, and the event carries {expected}: annotate {parameter} with it{question}",
