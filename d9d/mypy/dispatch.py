@@ -20,7 +20,7 @@ from mypy.semanal import SemanticAnalyzer
 from mypy.types import FunctionLike, Type
 
 from d9d.mypy import handlers, names
-from d9d.mypy.checks import context, handler, pair
+from d9d.mypy.checks import context, event_id, handler, pair
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
 
@@ -39,7 +39,9 @@ METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] 
 }
 """Checks of calls of methods, after mypy's own."""
 
-FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...]]] = {}
+FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...]]] = {
+    names.EVENT: (event_id.check,),
+}
 """Checks of calls of functions and classes, after mypy's own."""
 
 CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = ()

@@ -19,11 +19,15 @@ class Index:
         events: What the catalogue says of each event, by the full name of its constant.
         aliases: What it says of each deprecated name that stands for another, by the full name.
         digest: Tells two states of the file apart.
+        package: The package of the modules.
+        namespaces: The first segments of ids that belong to the catalogue: the names of its modules.
     """
 
     events: Mapping[str, Mapping[str, Any]]
     aliases: Mapping[str, Mapping[str, Any]]
     digest: str
+    package: str = ""
+    namespaces: frozenset[str] = frozenset()
 
     def describes(self, module: str) -> bool:
         """Say whether a module defines events of this catalogue."""
@@ -99,7 +103,13 @@ def _read(path: Path) -> Index:
         return EMPTY
     if not isinstance(content, dict) or not isinstance(content.get("events"), dict):
         return EMPTY
-    return Index(_entries(content, "events"), _entries(content, "aliases"), hashlib.sha256(data).hexdigest())
+    return Index(
+        events=_entries(content, "events"),
+        aliases=_entries(content, "aliases"),
+        digest=hashlib.sha256(data).hexdigest(),
+        package=str(content.get("package", "")),
+        namespaces=frozenset(_entries(content, "modules")),
+    )
 
 
 def _entries(content: dict[str, Any], key: str) -> dict[str, Mapping[str, Any]]:

@@ -17,7 +17,9 @@ import pytest
 import d9d.mypy
 from d9d.mypy import dispatch
 from d9d.mypy import plugin as entry
+from d9d.mypy.checks import event_id
 from d9d.mypy.dispatch import METHOD_SIGNATURES, D9dPlugin
+from d9d_codegen.rules import ids
 
 CASES = Path(__file__).parent / "cases"
 STUBS = Path(__file__).parent / "stubs"
@@ -33,6 +35,7 @@ strict = True
 enable_error_code = d9d-host-sync, d9d-collective, d9d-order
 disallow_untyped_defs = False
 disallow_incomplete_defs = False
+disallow_any_generics = False
 warn_unused_ignores = False
 mypy_path = {folder}:{stubs}:{root}
 [mypy-d9d.*]
@@ -212,3 +215,8 @@ def test_the_entry_can_be_called_again() -> None:
     """A process may run mypy many times, as a daemon or a test does: importing the plugin must not hide its entry."""
     assert entry("3.0+dev") is D9dPlugin
     assert d9d.mypy.plugin is entry
+
+
+def test_the_plugin_and_the_compiler_have_one_grammar_of_ids() -> None:
+    """Neither imports the other, so each spells it out."""
+    assert event_id.ID.pattern == ids.ID.pattern

@@ -7,13 +7,14 @@ from typing import Final
 from d9d_codegen.model import Catalogue, EventSpec, Module
 from d9d_codegen.problem import Finding
 
-_ID: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+ID: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+"""The grammar of ids; the mypy plugin has the same, and a test holds the two together."""
 
 
 def bad_id(catalogue: Catalogue) -> Iterator[Finding]:
     """An id is not made of lower-case segments that are joined by dots."""
     for module, event in _events(catalogue):
-        if not _ID.fullmatch(event.id):
+        if not ID.fullmatch(event.id):
             message = f'the id "{event.id}" of {event.name} is not made of lower-case segments joined by dots'
             yield Finding(event.id, message, f'write something like "{module.name}.something"')
 
@@ -24,7 +25,7 @@ def foreign_id(catalogue: Catalogue) -> Iterator[Finding]:
     owners = catalogue.surroundings.owners if catalogue.surroundings else {}
     for module, event in _events(catalogue):
         first, _, rest = event.id.partition(".")
-        if first == module.name or not (_ID.fullmatch(event.id) and _ID.fullmatch(f"{module.name}.{rest}")):
+        if first == module.name or not (ID.fullmatch(event.id) and ID.fullmatch(f"{module.name}.{rest}")):
             continue
         if first in owners and first not in modules:
             continue  # told by the rule owned-namespace

@@ -7,11 +7,17 @@ from moments.train import EVENT_TRAIN_READY, EventReadyContext
 from d9d.loop.event import EventBus, subscribe
 
 
+# docs: d9d-untyped-handler
 class Task:
     # E[d9d-untyped-handler]: Handler "wrong" of EVENT_TRAIN_READY ("train.ready") has no annotation for its context, so
     #   nothing in it is checked: annotate "ctx" with "EventReadyContext"
     @subscribe(EVENT_TRAIN_READY)
     def wrong(self, ctx): ...
+
+    @subscribe(EVENT_TRAIN_READY)
+    def right(self, ctx: EventReadyContext) -> None: ...
+
+    # docs: end
 
     # E[d9d-untyped-handler]: Handler "wrong_but_for_the_result" of EVENT_TRAIN_READY ("train.ready") has no annotation
     #   for its context, so nothing in it is checked: annotate "ctx" with "EventReadyContext"
@@ -28,9 +34,6 @@ class Task:
     #   context, so nothing in it is checked: annotate "ctx" with "EventReadyContext"
     @subscribe(EVENT_TRAIN_READY)
     def wrong_of_class(cls, ctx): ...
-
-    @subscribe(EVENT_TRAIN_READY)
-    def right(self, ctx: EventReadyContext) -> None: ...
 
     @subscribe(EVENT_TRAIN_READY)
     def right_but_for_the_result(self, ctx: EventReadyContext): ...

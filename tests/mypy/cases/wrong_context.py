@@ -12,6 +12,7 @@ from d9d.loop.event import subscribe
 TStep = TypeVar("TStep", bound=EventStepContext)
 
 
+# docs: d9d-handler
 class Task:
     # E[d9d-handler]: Handler "wrong" of EVENT_TRAIN_READY ("train.ready") takes "EventStepContext", and the event
     #   carries "EventReadyContext": annotate "ctx" with it. Did you mean EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST or
@@ -21,6 +22,8 @@ class Task:
 
     @subscribe(EVENT_TRAIN_READY)
     def right(self, ctx: EventReadyContext) -> None: ...
+
+    # docs: end
 
     # E[d9d-handler]: Handler "wrong_through_module" of EVENT_TRAIN_STEP_POST ("train.step.post") takes
     #   "EventReadyContext", and the event carries "EventStepContext": annotate "ctx" with it. Did you mean
