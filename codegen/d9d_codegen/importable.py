@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from d9d_codegen.imports import split
-from d9d_codegen.module_names import ModuleText
+from d9d_codegen.module_names import ClassBody, ModuleText
 from d9d_codegen.module_search import SOURCES, Found, find_in, find_through_hooks, listing, read
 from d9d_codegen.spelling import closest
 
@@ -79,10 +79,31 @@ class Importable:
             if above and self.has(above, part) and self._is_told(above, part):
                 return None  # something that only looks like a module: what it has cannot be known
             return Missing(part, len(here) - len(part), above, is_module=True, meant=closest(part, self._below(above)))
-        inner = f"{module}.{name}"
-        if rest and self.find(inner):  # a module with a capital, such as xml.etree.ElementTree
-            return self._look_within(inner, rest.split(".")[1])
-        return self._look_within(module, name)
+        names = [name, *rest.split(".")[1:]]
+        if rest and self.find(f"{module}.{name}"):  # a module with a capital, such as xml.etree.ElementTree
+            module, names = f"{module}.{name}", names[1:]
+        return self._look_within(module, names[0]) or self._look_within_class(module, names)
+
+    def _look_within_class(self, module: str, names: list[str]) -> Missing | None:
+        """Return what a class does not have; nothing where its source does not show all that it has."""
+        path, holder = f"{module}.{names[0]}", self._class(module, names[0], set())
+        for name in names[1:]:
+            if holder is None or (name not in holder.names and holder.is_open):
+                return None
+            if name not in holder.names:
+                meant = closest(name, sorted(holder.names))
+                return Missing(name, len(path) + 1, path, is_module=False, meant=meant)
+            path, holder = f"{path}.{name}", holder.inner(name)
+        return None
+
+    def _class(self, module: str, name: str, seen: set[tuple[str, str]]) -> ClassBody | None:
+        """Return a class that a module defines, or imports by name."""
+        text = self._text(module)
+        if text is None or (module, name) in seen:
+            return None
+        seen.add((module, name))
+        source = text.names.imported.get(name)
+        return self._class(*source, seen) if source else text.class_body(name)
 
     def _look_within(self, module: str, name: str) -> Missing | None:
         if self.has(module, name):

@@ -7,7 +7,7 @@ Events of an `anytime` phase stand outside of the expression: they may fall anyw
 `pre`. Once a `terminal` phase is through, nothing follows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,6 +32,7 @@ class Lifecycle:
 
     Attributes:
         module: The name of the module.
+        constants: The constant of each id.
         followers: For each id of the expression, the ids that may come next; for "" those that a run may begin with.
         ends: The ids that a complete run may end with; "" where it may be empty.
         anytime: The ids that may fall anywhere, each with the id that must have come before, if any.
@@ -39,6 +40,7 @@ class Lifecycle:
     """
 
     module: str
+    constants: dict[str, str]
     followers: dict[str, list[str]]
     ends: frozenset[str]
     anytime: dict[str, str | None]
@@ -66,7 +68,8 @@ class Lifecycle:
         followers[_START] = whole.firsts
         ends = {*whole.lasts, *closing.lasts, *([_START] if whole.optional else [])}
         final |= {last for last in closing.lasts if not followers[last]}
-        return cls(module.name, followers, frozenset(ends), anytime, frozenset(final))
+        constants = {str(event.id): str(event.name) for event in module.own_events}
+        return cls(module.name, constants, followers, frozenset(ends), anytime, frozenset(final))
 
     def first_violation(self, ids: Iterable[str], *, complete: bool = False) -> str | None:
         """Say where a run leaves the lifecycle.
@@ -87,33 +90,33 @@ class Lifecycle:
             last = event_id
             seen.add(event_id)
         if complete and state not in self.ends and last not in self.final:
-            return f"the run ends after {_quoted([last]) if last else 'no event'}: expected {self._expected(state)}"
+            return f"the run ends after {self._named(last) if last else 'no event'}: expected {self._expected(state)}"
         return None
 
     def _violation(self, event_id: str, state: str, last: str, seen: set[str]) -> str | None:
-        if event_id not in self.followers and event_id not in self.anytime:
+        if event_id not in self.constants:
             return f'"{event_id}" is no event of {self.module}'
+        named = self._named(event_id)
         if last in self.final:
-            return f'"{event_id}" comes after "{last}", which nothing follows'
+            return f"{named} comes after {self._named(last)}, which nothing follows"
         if event_id in self.anytime:
             opening = self.anytime[event_id]
-            return f'"{event_id}" comes before "{opening}"' if opening and opening not in seen else None
+            return f"{named} comes before {self._named(opening)}" if opening and opening not in seen else None
         if event_id not in self.followers[state]:
-            where = f'follow "{state}"' if state else "come first"
-            return f'"{event_id}" cannot {where}: expected {self._expected(state)}'
+            where = f"follow {self._named(state)}" if state else "come first"
+            return f"{named} cannot {where}: expected {self._expected(state)}"
         return None
 
     def _expected(self, state: str) -> str:
-        return _quoted(self.followers[state]) if self.followers[state] else "nothing more"
+        return " or ".join(map(self._named, self.followers[state])) or "nothing more"
+
+    def _named(self, event_id: str) -> str:
+        return f'{self.constants[event_id]} ("{event_id}")'
 
 
 def _opening(event: EventSpec, others: dict[str, EventSpec]) -> str | None:
     other = others.get(event.id)
     return None if other is None or event.id.endswith(PRE) else str(other.id)
-
-
-def _quoted(ids: Sequence[str]) -> str:
-    return " or ".join(f'"{event_id}"' for event_id in ids)
 
 
 def _phase(

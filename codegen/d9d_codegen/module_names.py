@@ -4,13 +4,14 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
 _STAR: Final = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]+\*", re.MULTILINE)
 _IMPORT: Final = r"^from[ \t]+([\w.]+)[ \t]+import[ \t]+(?:\([^)]*?|[^(#\n]*?)\b{name}\b(?![ \t]+as[ \t]+(?!{name}\b))"
 _DEFINITION: Final = r"^(?:class|def|async[ \t]+def)[ \t]+{name}\b|^{name}[ \t]*(?::|=(?!=))"
+_PATCH: Final = r"^{name}\.[\w.]+[ \t]*=|\bsetattr\({name}\b"  # what a class is given after its body
 
 
 @dataclass
@@ -64,22 +65,64 @@ class ModuleText:
         return [_absolute(module, self._package) for module in _STAR.findall(self._text)]
 
     @cached_property
-    def names(self) -> Names:
-        """All names of the module; open where the text is no Python of this version."""
+    def _tree(self) -> ast.Module | None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                tree = ast.parse(self._text)
+                return ast.parse(self._text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return Names(is_open=True)
-        names = Names()
-        for statement in _statements(tree.body):
-            _read(statement, names, self._package)
-        return names
+            return None
+
+    @cached_property
+    def names(self) -> Names:
+        """All names of the module; open where the text is no Python of this version."""
+        return Names(is_open=True) if self._tree is None else _names_in(self._tree.body, self._package)
+
+    def class_body(self, name: str) -> "ClassBody | None":
+        """Return the class that the text defines by a name; nothing where it defines none, or several."""
+        found = _class_in(self._tree.body, name) if self._tree else None
+        is_patched = re.search(_PATCH.format(name=re.escape(name)), self._text, re.MULTILINE)
+        return replace(found, is_open=True) if found and is_patched else found
 
     def mentions(self, name: str) -> bool:
         """Return whether a word stands anywhere in the text."""
         return name in self._text and re.search(rf"\b{re.escape(name)}\b", self._text) is not None
+
+
+@dataclass
+class ClassBody:
+    """What a class holds.
+
+    Attributes:
+        names: The names in its body.
+        is_open: Whether it may have more, from a base or a decorator.
+        body: Its statements.
+    """
+
+    names: set[str]
+    is_open: bool
+    body: list[ast.stmt]
+
+    def inner(self, name: str) -> "ClassBody | None":
+        """Return the class that it defines by a name; nothing where it defines none, or several."""
+        return _class_in(self.body, name)
+
+
+def _class_in(body: list[ast.stmt], name: str) -> ClassBody | None:
+    found = [node for node in _statements(body) if isinstance(node, ast.ClassDef) and node.name == name]
+    if len(found) != 1:
+        return None
+    [node] = found
+    names = _names_in(node.body, "")
+    is_open = bool(node.bases or node.keywords or node.decorator_list or names.is_open)
+    return ClassBody(names.defined | names.imported.keys(), is_open, node.body)
+
+
+def _names_in(body: list[ast.stmt], package: str) -> Names:
+    names = Names()
+    for statement in _statements(body):
+        _read(statement, names, package)
+    return names
 
 
 def _absolute(module: str, package: str) -> str:

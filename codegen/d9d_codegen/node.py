@@ -85,7 +85,7 @@ def compose(source: Source, problems: Problems) -> Node | None:
         problems.add("bad-yaml", *_explain(source, error))
         return None
     if complete and composer.root is None:
-        problems.add("empty-catalogue", START, "the catalogue is empty", "begin with `version: 1`")
+        problems.add("bad-yaml", START, "the catalogue is empty", "begin with `version: 1`")
     return composer.root if complete else None
 
 

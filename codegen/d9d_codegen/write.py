@@ -87,23 +87,26 @@ def apply(changes: Iterable[Change]) -> None:
 
 
 def _listed(root: Path, artefacts: list[Artefact]) -> set[PurePosixPath]:
-    """Returns the files that the index on disk says were generated, and the index itself."""
-    index = next(artefact.path for artefact in artefacts if artefact.path.name == _INDEX)
+    """Return the files that the index on disk says were generated, and the index itself."""
+    index = next(artefact for artefact in artefacts if artefact.path.name == _INDEX)
+    content = _read(root / index.path) or b""
+    if content == index.text.encode():  # a large one takes long to read, and says nothing new
+        return {artefact.path for artefact in artefacts if not artefact.gives_way}
     files: object = []
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        files = json.loads((root / index).read_bytes())["files"]
+    with suppress(ValueError, TypeError, KeyError):
+        files = json.loads(content)["files"]
     paths = (
         {PurePosixPath(file) for file in files if isinstance(file, str) and "\0" not in file}
         if isinstance(files, list)
         else set()
     )
-    return {index, *(path for path in paths if not path.is_absolute() and ".." not in path.parts)}
+    return {index.path, *(path for path in paths if not path.is_absolute() and ".." not in path.parts)}
 
 
 def _orphans(
     root: Path, wanted: Iterable[PurePosixPath], listed: set[PurePosixPath], head: str
 ) -> Iterator[PurePosixPath]:
-    """Yields files that were generated, or left behind by a run that was killed, and that nothing asks for."""
+    """Yield files that were generated, or left behind by a run that was killed, and that nothing asks for."""
     wanted = set(wanted)
     for folder in sorted({path.parent for path in {*wanted, *listed}}):
         for file in sorted((root / folder).glob("*")):

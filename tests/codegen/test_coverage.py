@@ -162,12 +162,57 @@ def test_triggers_out_of_order_are_found_on_every_way_through_a_function(small: 
         f"    {CLOSE} if late else {OPEN}\n",
         f"    match late:\n        case 1:\n            {CLOSE}\n        case _:\n            {OPEN}\n",
         f"    for step in steps:\n        if late:\n            {CLOSE}\n            return\n    {OPEN}\n",
+        f"    with part1():\n        {OPEN}\n\n\n@contextmanager\ndef part1(bus, day):\n    yield\n    {CLOSE}\n",
+        f"    task = create_task(part1(bus, day))\n    {OPEN}\n\n\nasync def part1(bus, day):\n    {CLOSE}\n",
     ],
 )
 def test_triggers_on_different_ways_are_in_no_order(small: Workspace, body: str) -> None:
     """What cannot come after another trigger is not held against it."""
     _, problems = said(small, body)
     assert not any(problem.startswith("out-of-order") for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("imports", "call"),
+    [
+        ("from shop.door import shut", "shut(bus, day)"),
+        ("from .door import shut as bolt", "bolt(bus, day)"),
+        ("import shop.door", "shop.door.shut(bus, day)"),
+        ("from shop import door", "door.shut(bus, day)"),
+        ("from shop.everything import shut", "shut(bus, day)"),
+    ],
+)
+def test_calls_of_functions_in_other_files_are_followed(small: Workspace, imports: str, call: str) -> None:
+    """What an imported function triggers counts where it is called; the place in the other file is told."""
+    small.write("", "shop/__init__.py")
+    small.write("from shop.door import shut\n", "shop/everything.py")
+    small.write(f"{IMPORTS}\n\ndef shut(bus, day):\n    {CLOSE}\n", "shop/door.py")
+    _, problems = said(small, f"    {call}\n    {OPEN}\n", head=f"{IMPORTS}{imports}\n")
+    assert CLOSED_FIRST in problems
+    assert "shop/door.py:5:17: EVENT_SALE_CLOSED, in shut" in small.run("coverage", "shop")[1]
+
+
+def test_a_coroutine_that_is_awaited_is_followed(small: Workspace) -> None:
+    """It runs where it is awaited, as a function where it is called."""
+    body = f"    async def later():\n        await shut(bus, day)\n        {OPEN}\n\n\n"
+    _, problems = said(small, f"{body}async def shut(bus, day):\n    {CLOSE}\n")
+    assert CLOSED_FIRST in problems
+
+
+def test_scripts_of_one_name_keep_their_own_names(small: Workspace) -> None:
+    """Two files that are no modules of a package may be called alike, and each is read by its own imports."""
+    small.write(f"{IMPORTS}\n\ndef main(bus, day, step, steps):\n{WHOLE_DAY}", "one/run.py")
+    small.write(f"import os\n\n\ndef main(bus):\n    {OPEN}\n", "two/run.py")
+    assert small.run("coverage", "one", "two") == (0, "4 of 4 events are triggered, 0 are heard\n")
+
+
+@pytest.mark.parametrize(
+    "source", ["x = " + " + ".join(["1"] * 2_500), "if 1: pass\n" + "elif 2: pass\n" * 600], ids=["sum", "elif"]
+)
+def test_source_may_be_nested_as_deeply_as_python_allows(small: Workspace, source: str) -> None:
+    """Long sums and chains of conditions are deep trees, and are read like any other."""
+    small.write(source, "shop/deep.py")
+    assert said(small, WHOLE_DAY) == (0, [])
 
 
 def test_a_phase_that_repeats_may_begin_again(small: Workspace) -> None:

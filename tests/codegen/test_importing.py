@@ -14,7 +14,14 @@ from .workspace import SMALL, Workspace
 
 MODULES = {
     "shop_types/__init__.py": "from .inner import *\nfrom . import late\nfrom .late import Moved as Renamed\n",
-    "shop_types/inner.py": '__all__ = ["Shown"]\n\n\nclass Shown: ...\n\n\nclass Hidden: ...\n',
+    "shop_types/inner.py": '__all__ = ["Shown"]\n\n\nclass Shown:\n    class Inner: ...\n\n\nclass Hidden: ...\n',
+    "shop_types/nested.py": (
+        "from .inner import Shown\n\n\n"
+        "class Outer:\n    class Middle:\n        class Inner: ...\n        alias = int\n\n"
+        "    if sys.version_info > (3,):\n        class Late: ...\n\n\n"
+        "class Heir(Outer): ...\n\n\n@patched\nclass Decorated: ...\n\n\n"
+        "class Patched: ...\n\n\nPatched.Given = int\n"
+    ),
     "shop_types/late.py": (
         "from typing import TYPE_CHECKING\n\n"
         "if TYPE_CHECKING:\n    from shop_types.inner import Hidden\n"
@@ -58,6 +65,14 @@ def importable(empty: Workspace) -> Importable:
         "shop_types.native.Anything",
         "shop_types.space.deep.Deep",
         "shop_types.Shown.Inner",
+        "shop_types.Shown.Uncertain",
+        "shop_types.nested.Shown.Inner",
+        "shop_types.nested.Outer.Middle.Inner",
+        "shop_types.nested.Outer.Middle.alias",
+        "shop_types.nested.Outer.Late",
+        "shop_types.nested.Heir.Anything",
+        "shop_types.nested.Decorated.Anything",
+        "shop_types.nested.Patched.Given",
         "shop_tools.FromStubs",
         "typing.Any",
         "collections.abc.Callable",
@@ -75,7 +90,7 @@ def importable(empty: Workspace) -> Importable:
     ],
 )
 def test_what_can_be_imported_or_cannot_be_known_is_accepted(importable: Importable, path: str) -> None:
-    """Definitions, re-exports, stubs, branches, lazy names, extension modules and namespace packages all count."""
+    """Definitions, re-exports, stubs, branches, classes in classes, lazy names and extension modules all count."""
     assert importable.missing(path) is None
 
 
@@ -89,6 +104,9 @@ def test_what_can_be_imported_or_cannot_be_known_is_accepted(importable: Importa
         ("shop_types.lazy.Makrs", "Makrs", "Makers"),
         ("shop_types.space.dep.Deep", "dep", "deep"),
         ("shop_type.Shown", "shop_type", "shop_types"),
+        ("shop_types.nested.Shown.Iner", "Iner", "Inner"),
+        ("shop_types.nested.Outer.Middel.Inner", "Middel", "Middle"),
+        ("shop_types.nested.Outer.Middle.Other", "Other", None),
         ("torch.Tensr", "Tensr", "Tensor"),
         ("torch.dtyp", "dtyp", "dtype"),
         ("torch.nn.Modul", "Modul", "Module"),

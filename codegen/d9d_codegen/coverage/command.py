@@ -1,9 +1,10 @@
 """The command `coverage`."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from d9d_codegen.coverage.names import Names
 from d9d_codegen.coverage.order import Order
 from d9d_codegen.coverage.python_file import python_files
 from d9d_codegen.coverage.reader import Reader
@@ -33,14 +34,24 @@ def coverage(paths: Sequence[Path], catalogues: Sequence[Path], form: str) -> tu
     told = ""
     for declared in examine_all(catalogues):
         order, sites = Order(declared), Sites()
-        names = Names(files, order.events)
-        for file in files:
-            Reader(file, names, order, sites).read()
+        with _deep_recursion():
+            Reader(files, order, sites).read()
         problems += verdict(declared, order, sites)
         told += _summary(order, sites)
     status = int(any(problem.severity == "error" for problem in problems))
     problems = [*dict.fromkeys(problems)]  # a place in source may be told for each of several catalogues
     return status, FORMATS[form](problems) + (told if form == "text" else "")
+
+
+@contextmanager
+def _deep_recursion() -> Iterator[None]:
+    """Let functions call each other as deeply as the most nested source that Python parses asks for."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20 * limit)  # the parser stops at three times the limit, and a level takes four calls
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _summary(order: Order, sites: Sites) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from d9d_codegen.coverage.lookup import Lookup
 from d9d_codegen.coverage.order import Order
-from d9d_codegen.coverage.scope import FunctionNode, Scope, Summary
+from d9d_codegen.coverage.scope import FunctionNode, Scope, Summary, is_generator
 from d9d_codegen.coverage.site import Site, Sites
 from d9d_codegen.coverage.state import ENTRY, State, after_call, merged
 
@@ -14,13 +14,13 @@ class Flow:
     """Goes through one function, statement by statement, and keeps what may have been triggered last.
 
     Branches are ways of their own; a loop is gone through once or not at all, since a phase may well repeat; what
-    follows `return`, `raise`, `break` and `continue` is not reached. A call of a function of the same file counts as
-    what that function triggers.
+    follows `return`, `raise`, `break` and `continue` is not reached. A call of a function in view counts as what that
+    function triggers, if it runs then: a generator, and a coroutine that is not awaited, run some other time.
 
     Args:
         scope: The function.
         lookup: Says what the names in its file stand for.
-        summary: Says what another function of the file does.
+        summary: Says what another function does.
         order: The declared order of events.
         sites: Takes what is found.
     """
@@ -144,13 +144,15 @@ class Flow:
                 self._state = None
                 self._visit(body)
                 self._state = before
+            case ast.Await(value=ast.Call() as call):
+                self._call(call, is_awaited=True)
             case ast.Call():
-                self._visit_all(ast.iter_child_nodes(node))
                 self._call(node)
             case _:
                 self._visit_all(ast.iter_child_nodes(node))
 
-    def _call(self, call: ast.Call) -> None:
+    def _call(self, call: ast.Call, *, is_awaited: bool = False) -> None:
+        self._visit_all(ast.iter_child_nodes(call))
         match self._method(call):
             case "trigger":
                 for site in self._arguments(call, "event"):
@@ -160,11 +162,13 @@ class Flow:
             case "subscribe":
                 self._sites.handlers += self._arguments(call, "event")
             case _:
-                self._inline(call)
+                self._inline(call, is_awaited=is_awaited)
 
-    def _inline(self, call: ast.Call) -> None:
+    def _inline(self, call: ast.Call, *, is_awaited: bool) -> None:
         function = self._lookup.called(call, self._scope)
-        summary = self._summary(function) if function else None
+        if function is None or is_generator(function) or isinstance(function, ast.AsyncFunctionDef) != is_awaited:
+            return
+        summary = self._summary(function)
         if summary is None or self._state is None:
             return
         for first in summary.firsts:

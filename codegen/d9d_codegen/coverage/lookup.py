@@ -1,7 +1,7 @@
 """What the expressions in one file mean: the events that they name, and the functions that they call."""
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from d9d_codegen.coverage.names import Names, bind, blocks
 from d9d_codegen.coverage.order import Order
@@ -17,15 +17,18 @@ class Lookup:
         file: The file.
         names: What the names of all files stand for.
         order: The declared order of events.
+        exported: The functions of all files, by their full paths.
 
     Attributes:
+        file: The file.
         module: The file itself, as the function that runs when it is imported.
     """
 
-    def __init__(self, file: PythonFile, names: Names, order: Order) -> None:
-        self._file = file
+    def __init__(self, file: PythonFile, names: Names, order: Order, exported: Mapping[str, FunctionNode]) -> None:
+        self.file = file
         self._names = names
         self._order = order
+        self._exported = exported
         self._scopes: dict[FunctionNode, Scope] = {}
         self.module = Scope("the module", names.of(file))
         self._functions = self._discover(file.tree.body, "", self.module.bindings)
@@ -38,22 +41,27 @@ class Lookup:
         """Return what is in scope in a function."""
         return self._scopes[function]
 
+    def exports(self) -> Iterator[tuple[str, FunctionNode]]:
+        """Yield the functions that other files can import, by their full paths."""
+        for name, function in self._functions.items():
+            yield f"{self.file.module}.{name}", function
+
     def called(self, node: ast.Call, scope: Scope) -> FunctionNode | None:
-        """Return the function of this file that a call calls, if it is one: by its name, or a method of `self`."""
+        """Return the function in view that a call calls, if it is one: by its name, or a method of `self`."""
         match node.func:
             case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name):
                 return scope.methods.get(name)
-            case ast.Name(id=name) if scope.bindings.get(name) == f"{self._file.module}.{name}":
+            case ast.Name(id=name) if scope.bindings.get(name) == f"{self.file.module}.{name}":
                 return self._functions.get(name)
             case _:
-                return None
+                return self._exported.get(self._names.resolve(node.func, scope.bindings, self.file) or "")
 
     def site(self, node: ast.expr, scope: Scope) -> Site | None:
         """Return the place where an event is named, or nothing where the expression names none."""
-        path = self._names.resolve(node, scope.bindings, self._file)
+        path = self._names.resolve(node, scope.bindings, self.file)
         if path is None or not (path in self._order.events or path.rpartition(".")[2].startswith("EVENT_")):
             return None
-        return Site(self._order.canonical(path), self._file, self._file.span(node), scope.name)
+        return Site(self._order.canonical(path), self.file, self.file.span(node), scope.name)
 
     def _discover(self, body: Iterable[ast.stmt], prefix: str, bindings: Bindings) -> dict[str, FunctionNode]:
         """Enter the functions in a block, and those within them; return those of the block by name."""
@@ -62,7 +70,7 @@ class Lookup:
             match statement:
                 case ast.FunctionDef() | ast.AsyncFunctionDef():
                     name = f"{prefix}{statement.name}"
-                    inner = _inner_bindings(self._file, statement, bindings)
+                    inner = _inner_bindings(self.file, statement, bindings)
                     self._scopes[statement] = Scope(name, inner, found)
                     found[statement.name] = statement
                     self._discover(statement.body, f"{name}.", inner)

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 from d9d_codegen.coverage.python_file import Bindings, PythonFile
@@ -19,16 +20,18 @@ class Names:
 
     def __init__(self, files: Iterable[PythonFile], declared: Iterable[str]) -> None:
         self._declared = frozenset(declared)
+        self._own: dict[Path, tuple[Bindings, list[str]]] = {}
         self._stars: dict[str, list[str]] = {}
         self._bindings: dict[str, Bindings] = {}
         for file in files:
-            self._stars[file.module] = []
-            self._bindings[file.module] = {}
-            bind(file, file.tree.body, self._bindings[file.module], self._stars[file.module])
+            bindings, stars = self._own[file.source.path] = ({}, [])
+            bind(file, file.tree.body, bindings, stars)
+            self._bindings.setdefault(file.module, bindings)  # scripts of several folders may share a name
+            self._stars.setdefault(file.module, stars)
 
     def of(self, file: PythonFile) -> Bindings:
         """Return what the names of a file's own module stand for."""
-        return self._bindings[file.module]
+        return self._own[file.source.path][0]
 
     def resolve(self, node: ast.expr, bindings: Bindings, file: PythonFile) -> str | None:
         """Return the full dotted path that an expression stands for, or nothing where that cannot be told.
@@ -45,7 +48,7 @@ class Names:
         if first in bindings:
             path = bindings[first]
             return self._follow(f"{path}.{rest}" if rest else path) if path else None
-        for module in self._stars.get(file.module, ()):
+        for module in self._own[file.source.path][1]:
             found = self._follow(f"{module}.{dotted}")
             if found in self._declared:
                 return found

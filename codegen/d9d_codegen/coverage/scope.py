@@ -36,3 +36,15 @@ class Summary:
 
     firsts: list[Site]
     exits: State
+
+
+def is_generator(function: FunctionNode) -> bool:
+    """Return whether a call of a function does not run it yet; functions within it are not meant."""
+    nodes: list[ast.AST] = [*function.body]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Yield | ast.YieldFrom):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            nodes += ast.iter_child_nodes(node)
+    return False

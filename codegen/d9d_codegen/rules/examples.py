@@ -147,7 +147,7 @@ EXAMPLES: Final[dict[str, Example]] = {
 OTHER_RULES: Final = {
     "bad-exemption": "An exemption names no rule, or one that nothing can be exempted from.",
     "bad-key": "A key is no text.",
-    "bad-yaml": "The text is no YAML, holds a second document, or is nested too deeply.",
+    "bad-yaml": "The text is empty, is no YAML, holds a second document, or is nested too deeply.",
     "control-character": "A text holds a character that cannot be shown.",
     "duplicate-key": "A mapping has one key twice.",
     "empty-text": "A text is empty.",
