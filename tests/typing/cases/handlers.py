@@ -1,0 +1,465 @@
+"""Handlers, right and wrong, that several type checkers are asked about.
+
+A case begins at a comment `# wrong: …`, `# silent: …` or `# right: …` and ends at the next. What is wrong is wrong by
+type, and every checker shall refuse it; what is silent is as wrong, and types do not tell; what is right, no checker
+shall refuse. A comment below names a checker that says otherwise, and why.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
+
+from moments.events import fit
+from moments.events.fit import (
+    EVENT_FIT_READY,
+    EVENT_FIT_STEP_POST,
+    EVENT_FIT_STEP_PRE,
+    EventReadyContext,
+    EventStepContext,
+)
+
+from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+
+
+class DetailedStep:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class LongStep(DetailedStep): ...
+
+
+class HasStep(Protocol):
+    @property
+    def step(self) -> int: ...
+
+
+TStep = TypeVar("TStep", bound=EventStepContext)
+
+EVENT_DETAILED: Event[DetailedStep] = Event(id="user.detailed")
+
+
+def show(*values: object) -> None: ...
+
+
+def on_ready(ctx: EventReadyContext) -> None: ...
+
+
+def on_step(ctx: EventStepContext) -> None: ...
+
+
+def on_tagged_step(tag: str, ctx: EventStepContext) -> None: ...
+
+
+async def on_step_later(ctx: EventStepContext) -> None: ...
+
+
+class Log:
+    def on_ready(self, ctx: EventReadyContext) -> None: ...
+
+    def on_step(self, ctx: EventStepContext) -> None: ...
+
+
+# wrong: a method takes the context of another event
+class TakesAnother:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventStepContext) -> None: ...
+
+
+# wrong: a function takes the context of another event
+@subscribe(EVENT_FIT_READY)
+def takes_another(ctx: EventStepContext) -> None: ...
+
+
+# wrong: a static method takes the context of another event
+class StaticTakesAnother:
+    @staticmethod
+    @subscribe(EVENT_FIT_READY)
+    def handle(ctx: EventStepContext) -> None: ...
+
+
+# wrong: a static method, tagged above `@staticmethod`, takes the context of another event
+class StaticBelowTakesAnother:
+    @subscribe(EVENT_FIT_READY)
+    @staticmethod
+    def handle(ctx: EventStepContext) -> None: ...
+
+
+# wrong: a class method takes the context of another event
+class ClassTakesAnother:
+    @classmethod
+    @subscribe(EVENT_FIT_READY)
+    def handle(cls, ctx: EventStepContext) -> None: ...
+
+
+# wrong: a method takes a narrower context than its event carries
+class TakesNarrower:
+    @subscribe(EVENT_DETAILED)
+    def handle(self, ctx: LongStep) -> None: ...
+
+
+# wrong: a method takes the right context for one of its two events
+class TakesOneOfTwo:
+    @subscribe(EVENT_FIT_STEP_POST)
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventStepContext) -> None: ...
+
+
+# wrong: a method takes nothing
+class TakesNothing:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self) -> None: ...
+
+
+# wrong: a method takes the context by its name only
+class TakesKeyword:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, *, ctx: EventReadyContext) -> None: ...
+
+
+# wrong: a method requires a second argument
+class TakesTwo:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventReadyContext, scale: float) -> None: ...
+
+
+# wrong: a method requires a keyword as well
+class TakesAKeywordToo:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventReadyContext, *, scale: float) -> None: ...
+
+
+# wrong: a function requires a second argument
+@subscribe(EVENT_FIT_READY)
+def takes_two(ctx: EventReadyContext, scale: float) -> None: ...
+
+
+# wrong: a method is asynchronous
+class Asynchronous:
+    @subscribe(EVENT_FIT_READY)
+    async def handle(self, ctx: EventReadyContext) -> None: ...
+
+
+# wrong: a method is a generator
+class Generates:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventReadyContext) -> Iterator[None]:
+        yield
+
+
+# wrong: a method returns something
+class Returns:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventReadyContext) -> int:
+        return 0
+
+
+# wrong: `@subscribe` without an event
+class WithoutEvent:
+    @subscribe
+    def handle(self, ctx: EventReadyContext) -> None: ...
+
+
+# wrong: a handler reads a field that its context does not have
+class ReadsAMisspeltField:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventReadyContext) -> None:
+        show(ctx.num_stepps)
+
+
+# wrong: a misspelt event
+class NamesAMisspeltEvent:
+    @subscribe(fit.EVENT_FIT_REDY)
+    def handle(self, ctx: EventReadyContext) -> None: ...
+
+
+# wrong: a misspelt context
+class NamesAMisspeltContext:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: fit.EventRedyContext) -> None: ...
+
+
+# wrong: `bus.subscribe` with a function of another event
+def subscribes_another(bus: EventBus) -> None:
+    bus.subscribe(EVENT_FIT_READY, on_step)
+
+
+# wrong: `bus.subscribe` with a bound method of another event
+def subscribes_another_method(bus: EventBus, log: Log) -> None:
+    bus.subscribe(EVENT_FIT_READY, log.on_step)
+
+
+# wrong: `bus.subscribe` with a method of no object
+def subscribes_a_method_of_no_object(bus: EventBus) -> None:
+    bus.subscribe(EVENT_FIT_READY, Log.on_ready)
+
+
+# wrong: `bus.subscribe` with a function that requires two arguments
+def subscribes_two(bus: EventBus) -> None:
+    bus.subscribe(EVENT_FIT_STEP_POST, on_tagged_step)
+
+
+# wrong: `bus.subscribe` with a coroutine function
+def subscribes_asynchronous(bus: EventBus) -> None:
+    bus.subscribe(EVENT_FIT_STEP_POST, on_step_later)
+
+
+# wrong: `bus.subscribe` with what a handler returns
+def subscribes_a_result(bus: EventBus, ctx: EventReadyContext) -> None:
+    bus.subscribe(EVENT_FIT_READY, on_ready(ctx))
+
+
+# wrong: a `functools.partial` takes the context of another event
+#   accepted by mypy, which takes a partial for something that can be called with anything
+#   accepted by pyrefly, which does so too
+def subscribes_another_partial(bus: EventBus) -> None:
+    bus.subscribe(EVENT_FIT_READY, functools.partial(on_tagged_step, "a"))
+
+
+# wrong: a lambda takes nothing
+def subscribes_a_lambda_of_nothing(bus: EventBus) -> None:
+    bus.subscribe(EVENT_FIT_READY, lambda: None)
+
+
+# wrong: a lambda requires a second argument
+def subscribes_a_lambda_of_two(bus: EventBus) -> None:
+    bus.subscribe(EVENT_FIT_READY, lambda ctx, tag: None)
+
+
+# wrong: a lambda reads a field that its context does not have
+def subscribes_a_lambda_that_reads(bus: EventBus) -> None:
+    bus.subscribe(EVENT_FIT_READY, lambda ctx: show(ctx.step))
+
+
+# wrong: `trigger` with the context of another event
+def triggers_another(bus: EventBus) -> None:
+    bus.trigger(EVENT_FIT_READY, EventStepContext(step=0))
+
+
+# wrong: `trigger` without a context
+def triggers_nothing(bus: EventBus) -> None:
+    bus.trigger(EVENT_FIT_READY)
+
+
+# wrong: `bounded` with the context of other events
+def bounds_another(bus: EventBus) -> None:
+    with bus.bounded(EVENT_FIT_STEP_PRE, EVENT_FIT_STEP_POST, EventReadyContext(num_steps=1)):
+        pass
+
+
+# wrong: `bounded` with two events of two contexts
+def bounds_two(bus: EventBus) -> None:
+    with bus.bounded(EVENT_FIT_STEP_PRE, EVENT_FIT_READY, EventStepContext(step=0)):
+        pass
+
+
+# wrong: an event passed on as one of a wider context
+def passes_wider(bus: EventBus) -> None:
+    def listen(event: Event[object]) -> None: ...
+
+    listen(EVENT_FIT_READY)
+
+
+# wrong: an event whose id is given without its name
+EVENT_POSITIONAL = Event[EventStepContext]("user.positional")
+
+
+# silent: a method whose context has no annotation
+class Untyped:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx):
+        show(ctx.num_stepps)
+
+
+# silent: `bus.subscribe` with a function whose context has no annotation
+def untyped(ctx):
+    show(ctx.num_stepps)
+
+
+def subscribes_untyped(bus: EventBus) -> None:
+    bus.subscribe(EVENT_FIT_READY, untyped)
+
+
+# silent: a function requires an argument before the context, as if it were a method
+@subscribe(EVENT_FIT_READY)
+def takes_something_first(tag: str, ctx: EventReadyContext) -> None: ...
+
+
+# silent: a static method requires an argument before the context
+class StaticTakesSomethingFirst:
+    @staticmethod
+    @subscribe(EVENT_FIT_READY)
+    def handle(tag: str, ctx: EventReadyContext) -> None: ...
+
+
+# silent: an event without a context type
+EVENT_BARE: Event = Event(id="user.bare")
+
+
+# silent: an event in a namespace that the catalogue owns
+EVENT_CLAIMED = Event[EventStepContext](id="fit.claimed")
+
+
+# silent: two events with one id
+EVENT_SAVED = Event[EventStepContext](id="user.saved")
+EVENT_SAVED_TOO = Event[EventReadyContext](id="user.saved")
+
+
+# silent: `bounded` whose second event is not the other side of the first
+def bounds_a_wrong_pair(bus: EventBus) -> None:
+    with bus.bounded(EVENT_FIT_STEP_POST, EVENT_FIT_STEP_PRE, EventStepContext(step=0)):
+        pass
+
+
+# silent: `bounded` outside of a `with`
+def bounds_nothing(bus: EventBus) -> None:
+    bus.bounded(EVENT_FIT_STEP_PRE, EVENT_FIT_STEP_POST, EventStepContext(step=0))
+
+
+# silent: a deprecated event
+class HearsADeprecatedEvent:
+    @subscribe(fit.EVENT_FIT_STEP_BEGIN)
+    def handle(self, ctx: EventStepContext) -> None: ...
+
+
+# silent: a deprecated field
+class ReadsADeprecatedField:
+    @subscribe(EVENT_FIT_STEP_POST)
+    def handle(self, ctx: EventStepContext) -> None:
+        show(ctx.index)
+
+
+# silent: an override that is not tagged: it is no longer called
+class Tagged:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventReadyContext) -> None: ...
+
+
+class Dropped(Tagged):
+    def handle(self, ctx: EventReadyContext) -> None: ...
+
+
+# silent: `subscribe_annotated` with a class, which has no methods to call yet
+def registers_a_class(bus: EventBus) -> None:
+    subscribe_annotated(bus, Tagged)
+
+
+# right: methods that take their context, or more
+class Right:
+    @subscribe(EVENT_FIT_STEP_POST)
+    def handle(self, ctx: EventStepContext) -> None:
+        show(ctx.step)
+
+    @subscribe(EVENT_FIT_STEP_POST)
+    def takes_anything(self, ctx: object) -> None: ...
+
+    @subscribe(EVENT_FIT_STEP_POST)
+    def takes_any(self, ctx: Any) -> None: ...
+
+    @subscribe(EVENT_FIT_STEP_POST)
+    def takes_a_protocol(self, ctx: HasStep) -> None: ...
+
+    @subscribe(EVENT_FIT_STEP_POST)
+    def takes_positional_only(self, ctx: EventStepContext, /) -> None: ...
+
+    @subscribe(EVENT_FIT_STEP_POST)
+    def takes_extras(self, ctx: EventStepContext, scale: float = 1.0, *, tag: str = "") -> None: ...
+
+    @subscribe(EVENT_FIT_STEP_POST)
+    def takes_all(self, *args: object, **kwargs: object) -> None: ...
+
+
+# right: a method of two events with one context
+class RightForTwo:
+    @subscribe(EVENT_FIT_STEP_PRE)
+    @subscribe(EVENT_FIT_STEP_POST)
+    def handle(self, ctx: EventStepContext) -> None: ...
+
+
+# right: a method of two events with two contexts takes either
+#   refused by mypy, for which the lower decorator leaves a handler of its own context alone
+#   refused by pyright, for the same reason
+#   refused by ty, for the same reason
+#   refused by pyrefly, for the same reason
+class RightForEither:
+    @subscribe(EVENT_FIT_STEP_POST)
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventStepContext | EventReadyContext) -> None: ...
+
+
+# right: static and class methods
+class RightWithoutObject:
+    @staticmethod
+    @subscribe(EVENT_FIT_READY)
+    def static(ctx: EventReadyContext) -> None: ...
+
+    @subscribe(EVENT_FIT_READY)
+    @staticmethod
+    def static_below(ctx: EventReadyContext) -> None: ...
+
+    @classmethod
+    @subscribe(EVENT_FIT_READY)
+    def of_class(cls, ctx: EventReadyContext) -> None: ...
+
+
+# right: functions that take their context, and no more without a default
+@subscribe(EVENT_FIT_STEP_POST)
+def right(ctx: EventStepContext) -> None: ...
+
+
+@subscribe(EVENT_FIT_STEP_POST)
+def right_with_extras(ctx: EventStepContext, scale: float = 1.0, *, tag: str = "") -> None: ...
+
+
+# right: a function that is generic in its context
+#   refused by pyrefly, which does not find the overload for functions
+@subscribe(EVENT_FIT_STEP_POST)
+def right_and_generic(ctx: TStep) -> None: ...
+
+
+# right: a tagged override, and the call of what it overrides
+class RightBase:
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventReadyContext) -> None: ...
+
+
+class RightDerived(RightBase):
+    @subscribe(EVENT_FIT_READY)
+    def handle(self, ctx: EventReadyContext) -> None:
+        super().handle(ctx)
+
+
+# right: a tagged handler is called as it was defined
+def calls_a_tagged_handler(handlers: Right, ctx: EventStepContext) -> None:
+    handlers.handle(ctx)
+    right(ctx)
+
+
+# right: `bus.subscribe` with functions, methods, lambdas, partials and objects
+def subscribes_what_is_right(bus: EventBus, log: Log) -> None:
+    bus.subscribe(EVENT_FIT_READY, on_ready)
+    bus.subscribe(EVENT_FIT_STEP_POST, right)
+    bus.subscribe(EVENT_FIT_READY, log.on_ready)
+    bus.subscribe(EVENT_FIT_STEP_POST, Right().handle)
+    bus.subscribe(EVENT_FIT_STEP_POST, lambda ctx: show(ctx.step))
+    bus.subscribe(EVENT_FIT_STEP_POST, functools.partial(on_tagged_step, "a"))
+    for event in (EVENT_FIT_STEP_PRE, EVENT_FIT_STEP_POST):
+        bus.subscribe(event, on_step)
+
+
+# right: `subscribe_annotated` with an object
+def registers_an_object(bus: EventBus) -> None:
+    subscribe_annotated(bus, Right())
+
+
+# right: `trigger` and `bounded`
+def triggers_what_is_right(bus: EventBus) -> None:
+    bus.trigger(EVENT_FIT_READY, EventReadyContext(num_steps=1))
+    bus.trigger(EVENT_DETAILED, LongStep("a"))
+    with bus.bounded(EVENT_FIT_STEP_PRE, EVENT_FIT_STEP_POST, EventStepContext(step=0)):
+        pass
+
+
+# right: events of code's own
+EVENT_OWN = Event[EventStepContext](id="user.own")
+EVENT_OWN_DECLARED: Event[EventStepContext] = Event(id="user.own_declared")
