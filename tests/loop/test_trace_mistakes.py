@@ -24,7 +24,7 @@ PLACES = {
     for name in vars(source)
     if name.startswith("EVENT_")
 }
-UNHEARD: Event[object] = Event(id="unheard")
+UNHEARD: Event[object] = Event(id="user.unheard")
 
 
 def found() -> str:

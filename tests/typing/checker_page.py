@@ -68,7 +68,9 @@ def check_cases() -> dict[str, list[Report]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         shutil.copytree(CASES, folder, dirs_exist_ok=True)
-        (folder / "pyproject.toml").write_text('[tool.d9d]\ndocs = "docs"\n', encoding="utf-8")
+        (folder / "pyproject.toml").write_text(
+            '[tool.d9d]\ncatalogues = ["catalogue.yaml"]\ndocs = "docs"\n', encoding="utf-8"
+        )
         generate = [sys.executable, "-m", "d9d_codegen", "generate"]
         subprocess.run(generate, cwd=folder, check=True, capture_output=True)
         return {name: check(folder / "handlers.py") for name, check in CHECKERS.items()}

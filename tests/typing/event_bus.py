@@ -30,6 +30,7 @@ class OtherContext:
 
 
 EVENT = Event[Context](id="user.moment")
+EVENT_AFTER = Event[Context](id="user.moment_after")
 EVENT_DETAILED: Event[DetailedContext] = Event(id="user.detailed")
 EVENT_OTHER = Event[OtherContext](id="user.other")
 
@@ -49,7 +50,7 @@ def events_are_invariant() -> None:
     assert_type(EVENT, Event[Context])
     assert_type(EVENT.id, str)
     Event(id=0)  # type: ignore[arg-type]
-    Event("user.moment")  # type: ignore[call-arg]
+    Event("user.first")  # type: ignore[call-arg]
     takes_wider(EVENT)  # type: ignore[arg-type]
     takes_narrower(EVENT)  # type: ignore[arg-type]
 
@@ -57,17 +58,19 @@ def events_are_invariant() -> None:
 def trigger_takes_the_context_of_the_event(bus: EventBus) -> None:
     bus.trigger(EVENT, CONTEXT)
     bus.trigger(EVENT, DETAILED)
-    bus.trigger(EVENT, OTHER)  # type: ignore[misc]
-    bus.trigger(EVENT_DETAILED, CONTEXT)  # type: ignore[misc]
+    bus.trigger(EVENT, OTHER)  # type: ignore[d9d-context]
+    bus.trigger(EVENT_DETAILED, CONTEXT)  # type: ignore[d9d-context]
     bus.trigger(EVENT)  # type: ignore[call-arg]
 
 
 def bounded_takes_two_events_of_one_context(bus: EventBus) -> None:
-    assert_type(bus.bounded(EVENT, EVENT, CONTEXT), Bounded[Context])
-    with bus.bounded(EVENT, EVENT, DETAILED):
+    assert_type(bus.bounded(EVENT, EVENT_AFTER, CONTEXT), Bounded[Context])
+    with bus.bounded(EVENT, EVENT_AFTER, DETAILED):
         pass
-    bus.bounded(EVENT, EVENT, OTHER)  # type: ignore[misc]
-    bus.bounded(EVENT, EVENT_OTHER, CONTEXT)  # type: ignore[misc]
+    with bus.bounded(EVENT, EVENT_AFTER, OTHER):  # type: ignore[d9d-context]
+        pass
+    with bus.bounded(EVENT, EVENT_OTHER, CONTEXT):  # type: ignore[d9d-pair]
+        pass
 
 
 class Target:

@@ -6,7 +6,7 @@ from typing import Final
 
 from mypy.checker import TypeChecker
 from mypy.constant_fold import constant_fold_expr
-from mypy.nodes import AssignmentStmt, CallExpr, Expression, IndexExpr, MypyFile, NameExpr, RefExpr
+from mypy.nodes import AssignmentStmt, CallExpr, Expression, FuncDef, IndexExpr, LambdaExpr, MypyFile, NameExpr, RefExpr
 from mypy.plugin import FunctionContext
 from mypy.types import AnyType, Instance, LiteralType, TypeOfAny, get_proper_type
 
@@ -46,8 +46,9 @@ def _mistake_of_id(ctx: FunctionContext, api: TypeChecker, indexes: Indexes) -> 
     event = EventName(constant, event_id)
     if not ID.fullmatch(event_id):
         return _malformed(event)
-    first = _first_with(event_id, api)
-    if first is not None and first is not ctx.context:
+    definitions = [call for call in _definitions(api.tree) if call is ctx.context or _has_id(call, event_id, api)]
+    first = definitions[0] if ctx.context in definitions else ctx.context
+    if isinstance(first, CallExpr) and first is not ctx.context:
         return _used_twice(event, _constant_of(first, api.tree), first.line)
     namespace = event_id.partition(".")[0]
     owner = owner_of(namespace, api.path, indexes)
@@ -84,20 +85,17 @@ def _is_told_by_mypy(ctx: FunctionContext) -> bool:
     return not (isinstance(kind, AnyType) or (isinstance(kind, Instance) and kind.type.fullname == "builtins.str"))
 
 
-def _first_with(event_id: str, api: TypeChecker) -> CallExpr | None:
-    """Return the first call of `Event` in the module that has an id."""
-    for call in _calls(api.tree):
-        if any(
-            name == "id" and _value(value, api) == event_id
-            for name, value in zip(call.arg_names, call.args, strict=True)
-        ):
-            return call
-    return None
+def _has_id(call: CallExpr, event_id: str, api: TypeChecker) -> bool:
+    arguments = zip(call.arg_names, call.args, strict=True)
+    return any(name == "id" and _value(value, api) == event_id for name, value in arguments)
 
 
-def _calls(tree: MypyFile) -> Iterator[CallExpr]:
-    """Yield the calls of `Event` and `Event[Context]` in a module, in the order of the source."""
-    for node in descend(tree):
+def _definitions(tree: MypyFile) -> Iterator[CallExpr]:
+    """Yield the calls of `Event` and `Event[Context]` that run when a module is imported, in the order of the source.
+
+    Those within functions are left out: what they make may live on buses that never meet.
+    """
+    for node in descend(tree, lambda node: not isinstance(node, FuncDef | LambdaExpr)):
         if isinstance(node, CallExpr):
             callee = node.callee.base if isinstance(node.callee, IndexExpr) else node.callee
             if isinstance(callee, RefExpr) and callee.fullname == names.EVENT:

@@ -37,7 +37,7 @@ def check_sides(ctx: MethodSigContext, indexes: Indexes) -> FunctionLike:
     if mistake is None:
         return context.check_triggered(ctx, indexes)
     api.fail(mistake.message, ctx.context, code=mistake.code)
-    return context.accept_anything(ctx, 0, 1, 2)
+    return context.accept_anything(ctx, 1, 2)
 
 
 def check_block(ctx: MethodContext, _: Indexes) -> None:

@@ -88,3 +88,7 @@ class RightOtherEvent:
 
 
 RightOtherEvent(id="train.other")
+
+
+def right_local() -> Event[SavedContext]:
+    return Event(id="user.in_function")
