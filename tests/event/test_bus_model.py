@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from d9d.loop.event import Event, EventBus
 
-EVENTS = [Event[int](id=f"user.number_{number}") for number in range(3)]
+EVENTS = [Event[int](id="user.first"), Event[int](id="user.second"), Event[int](id="user.third")]
 OPERATIONS = st.lists(
     st.one_of(
         st.tuples(st.just("subscribe"), st.integers(0, 2), st.integers(0, 99)),

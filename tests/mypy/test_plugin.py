@@ -58,7 +58,7 @@ class Project:
 
     def check(self, *options: str, configuration: str = CONFIGURATION) -> list[Report]:
         """Run mypy over the whole project, in this process, and return what it reports."""
-        settings = self.folder.parent / "mypy.ini"
+        settings = self.folder / "mypy.ini"  # beside the settings that name the catalogue
         settings.write_text(configuration.format(folder=self.folder, stubs=STUBS, root=ROOT), encoding="utf-8")
         cache = self.folder.parent / "cache"
         out, problems, _ = mypy.api.run(
@@ -138,6 +138,16 @@ def test_an_edited_index_is_heeded_by_a_warm_run(copy: Callable[..., Project]) -
     assert project.check() == after
 
 
+def test_a_namespace_that_is_newly_owned_is_heeded_by_a_warm_run(copy: Callable[..., Project]) -> None:
+    """Whoever defines events is checked again when a catalogue of the project gets a module, imported or not."""
+    project = copy("own_events.py")
+    assert not project.check()
+
+    project.edit("lab/events/index.json", '"modules": {', '"modules": {\n    "user": {},')
+
+    assert [each.code for each in project.check()] == ["d9d-event-id"]
+
+
 def test_edited_rules_are_heeded_by_a_warm_run(copy: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
     """Another version of the plugin checks subscribers again, though no file of theirs changed."""
     project = copy("untyped.py")
@@ -157,7 +167,9 @@ def test_an_index_that_is_none_leaves_the_check_as_it_is(copy: Callable[..., Pro
     project = copy("untyped.py")
     (project.folder / "moments" / "index.json").write_text(content, encoding="latin-1")
 
-    assert [each for each in expected_reports() if each.file == "untyped.py"] == project.check()
+    assert [each for each in expected_reports() if each.file == "untyped.py"] == [
+        each for each in project.check() if each.file == "untyped.py"
+    ]
 
 
 def test_ignore_comments_that_name_the_code_count_as_used(copy: Callable[..., Project]) -> None:
