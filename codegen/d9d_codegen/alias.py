@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from d9d_codegen.docstring import Docstring
 from d9d_codegen.literal import write_literal
 from d9d_codegen.model import Catalogue, Context, EventSpec, Module, Status
+from d9d_codegen.reference import Scope
 from d9d_codegen.status import deprecation
 
 
@@ -64,8 +65,9 @@ def aliases(catalogue: Catalogue, module: Module) -> Iterator[tuple[EventSpec | 
     for entry in module.entries:
         if entry.status.replaced_by:
             yield entry, entry.status.replaced_by
-    path_of_module = f"{catalogue.package}.{module.name}"
+    path_of_module, scope = f"{catalogue.package}.{module.name}", Scope(catalogue, module)
+    carried = {scope.resolve(event.context) for event in module.own_events}
     for path, target in catalogue.renamed_contexts.items():
         context = catalogue.contexts[path]
-        if path.rpartition(".")[0] != path_of_module and context.name not in own:
+        if path.rpartition(".")[0] != path_of_module and context.name not in own and target in carried:
             yield context, target

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from d9d_codegen import grammar
+from d9d_codegen.alias import aliases
 from d9d_codegen.digest import unsealed
 from d9d_codegen.model import Catalogue, Context, EventSpec, Field, Module, Phase, Status
 from d9d_codegen.pair import other_sides
@@ -72,31 +73,35 @@ def _events(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[st
 
 def _context(context: Context) -> dict[str, object]:
     fields = {field.name: field.type.strip() for field in context.own_fields}
-    return {"fields": fields, **_status(context.status)}
+    deprecated = {field.name: _deprecation(field.status) for field in context.own_fields if field.status.deprecated}
+    return {"fields": fields, **({"deprecated_fields": deprecated} if deprecated else {}), **_status(context.status)}
 
 
 def _aliases(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the deprecated names of a module, each with all that is known of it."""
+    """Yield the deprecated names that a module has, those of its contexts' fields too, each with all that is known."""
     prefix = f"{catalogue.package}.{module.name}"
-    entries: list[tuple[str, EventSpec | Context | Field]] = [
-        *((prefix, event) for event in module.events),
-        *((prefix, context) for context in module.contexts),
-        *((f"{prefix}.{context.name}", field) for context in module.own_contexts for field in context.fields),
-    ]
-    for owner, entry in entries:
-        if entry.status.replaced_by:
-            given = {"id": entry.id} if isinstance(entry, EventSpec) else {}
-            replacement = f"{owner}.{entry.status.replaced_by}"
-            yield f"{owner}.{entry.name}", {**given, "replaced_by": replacement, **_status(entry.status)}
+    for entry, target in aliases(catalogue, module):
+        replacement = target if "." in target else f"{prefix}.{target}"
+        yield f"{prefix}.{entry.name}", _alias(entry, replacement)
+    for context in module.own_contexts:
+        owner = f"{prefix}.{context.name}"
+        for field in context.fields:
+            if field.status.replaced_by:
+                yield f"{owner}.{field.name}", _alias(field, f"{owner}.{field.status.replaced_by}")
+
+
+def _alias(entry: EventSpec | Context | Field, replacement: str) -> dict[str, object]:
+    given = {"id": entry.id} if isinstance(entry, EventSpec) else {}
+    return {**given, "replaced_by": replacement, **_status(entry.status)}
 
 
 def _status(status: Status) -> dict[str, object]:
-    given: dict[str, object] = {"since": status.since, "stability": status.stability}
-    if status.deprecated:
-        deprecated = status.deprecated
-        given["deprecated"] = {
-            "since": deprecated.since,
-            "replaced_by": deprecated.replaced_by,
-            "note": deprecated.note,
-        }
+    given = {"since": status.since, "stability": status.stability, "deprecated": _deprecation(status)}
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _deprecation(status: Status) -> dict[str, object] | None:
+    deprecated = status.deprecated
+    if not deprecated:
+        return None
+    return {"since": deprecated.since, "replaced_by": deprecated.replaced_by, "note": deprecated.note}

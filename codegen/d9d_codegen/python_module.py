@@ -69,9 +69,7 @@ class PythonModule:
         self._positions = {f"{self._path}.{context.name}": at for at, context in enumerate(module.own_contexts)}
         self._codes: set[str] = set()
         self._event_contexts = {self._resolved(event.context) for event in module.own_events}
-        self._aliases = [
-            alias for alias in aliases(catalogue, module) if "." not in alias[1] or alias[1] in self._event_contexts
-        ]
+        self._aliases = list(aliases(catalogue, module))
         self._imports = Imports(["dataclasses"] if module.own_contexts else [], self._mentioned(), self._defined())
         self.docstring = self._docstring(module.doc)
         self._codes |= self.docstring.lint_codes()

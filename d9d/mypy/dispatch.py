@@ -23,6 +23,7 @@ from d9d.mypy import handlers, names
 from d9d.mypy.checks import context, event_id, handler, pair
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
+from d9d.mypy.installation import project_folders
 
 TCallContext = TypeVar("TCallContext", MethodContext, FunctionContext)
 
@@ -40,7 +41,7 @@ METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] 
 """Checks of calls of methods, after mypy's own."""
 
 FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...]]] = {
-    names.EVENT: (event_id.check,),
+    names.EVENT: (event_id.check_event,),
 }
 """Checks of calls of functions and classes, after mypy's own."""
 
@@ -55,7 +56,7 @@ class D9dPlugin(Plugin):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._indexes = Indexes()
+        self._indexes = Indexes(project_folders(options))
 
     def get_method_signature_hook(self, fullname: str) -> Callable[[MethodSigContext], FunctionLike] | None:
         """Return the check that decides on the signature of a call."""
@@ -79,11 +80,11 @@ class D9dPlugin(Plugin):
     def report_config_data(self, ctx: ReportConfigContext) -> Any:
         """Return what, when it changes, makes mypy check a module and its users again.
 
-        The rules belong to the one module that every subscriber imports, and an index to the modules of its catalogue:
-        an edit of either leaves the rest of the cache alone.
+        The rules, and who owns which namespace, belong to the one module that every subscriber imports, and an index to
+        the modules of its catalogue: an edit of any of them leaves the rest of the cache alone.
         """
         if ctx.id == names.EVENT_PACKAGE:
-            return digest_of_rules()
+            return [digest_of_rules(), dict(self._indexes.owners)]
         index = self._indexes.beside(ctx.path)
         return index.digest if index.describes(ctx.id) else None
 

@@ -2,11 +2,17 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from mypy.nodes import MypyFile
+
+from d9d.mypy.installation import catalogue_packages
 
 FILE_NAME: Final = "index.json"
 
@@ -17,21 +23,22 @@ class Index:
 
     Attributes:
         events: What the catalogue says of each event, by the full name of its constant.
+        contexts: What it says of each context, by the full name of its class.
         aliases: What it says of each deprecated name that stands for another, by the full name.
+        modules: What it says of each of its modules, by the name that the ids of the module's events begin with.
         digest: Tells two states of the file apart.
-        package: The package of the modules.
-        namespaces: The first segments of ids that belong to the catalogue: the names of its modules.
     """
 
     events: Mapping[str, Mapping[str, Any]]
+    contexts: Mapping[str, Mapping[str, Any]]
     aliases: Mapping[str, Mapping[str, Any]]
+    modules: Mapping[str, Mapping[str, Any]]
     digest: str
-    package: str = ""
-    namespaces: frozenset[str] = frozenset()
 
     def describes(self, module: str) -> bool:
-        """Say whether a module defines events of this catalogue."""
-        return any(name.rpartition(".")[0] == module for name in self.events)
+        """Say whether a module defines events or contexts of this catalogue."""
+        names = itertools.chain(self.events, self.contexts, self.aliases)
+        return any(name.rpartition(".")[0] == module for name in names)
 
     def event(self, name: str) -> Mapping[str, Any] | None:
         """Return what is known of an event, be it called by its name or by a deprecated one.
@@ -44,8 +51,24 @@ class Index:
         """
         return self.events.get(str(self.aliases.get(name, {}).get("replaced_by", name)))
 
+    @functools.cached_property
+    def deprecated(self) -> Mapping[str, Mapping[str, Any]]:
+        """What is deprecated, each with since when, what replaces it and a note, by the full name.
 
-EMPTY: Final = Index({}, {}, "")
+        The name of a field is that of its context, a dot and its own.
+        """
+        found = {
+            f"{context}.{field}": status
+            for context, entry in self.contexts.items()
+            for field, status in _entries(entry, "deprecated_fields").items()
+        }
+        for name, entry in itertools.chain(self.events.items(), self.contexts.items(), self.aliases.items()):
+            if isinstance(entry.get("deprecated"), dict):
+                found[name] = entry["deprecated"]
+        return found
+
+
+EMPTY: Final = Index({}, {}, {}, {}, "")
 
 
 class Indexes:
@@ -54,8 +77,15 @@ class Indexes:
     An index is found beside the module that defines an event or a context, so catalogues need no configuration.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, projects: Iterable[Path] = ()) -> None:
+        """Construct indexes none of which is read yet.
+
+        Args:
+            projects: The folders that may be the root of the checked project, the likeliest first.
+        """
+        self._projects = tuple(projects)
         self._by_folder: dict[Path, Index] = {}
+        self._by_module: dict[str, Index] = {}
 
     def beside(self, module_path: str) -> Index:
         """Return the index in the folder of a module; an empty one where there is none.
@@ -66,7 +96,33 @@ class Indexes:
         Returns:
             What is known of the events in that folder.
         """
-        folder = Path(module_path).parent
+        return self._within(Path(module_path).parent)
+
+    def of_module(self, name: str, modules: Mapping[str, MypyFile]) -> Index:
+        """Return the index of a module, as `beside`, quickly: it is asked for every attribute in the checked code.
+
+        Args:
+            name: The full name of the module, or of anything else, beside which there is no index.
+            modules: All modules of this run.
+        """
+        index = self._by_module.get(name)
+        if index is not None:
+            return index
+        module = modules.get(name)
+        if module is None:
+            return EMPTY
+        self._by_module[name] = index = self.beside(module.path)
+        return index
+
+    @functools.cached_property
+    def owners(self) -> Mapping[str, str]:
+        """The package of the catalogue that owns a namespace, by the namespace, for all catalogues there are."""
+        owners: dict[str, str] = {}
+        for package, folder in catalogue_packages(self._projects):
+            owners |= dict.fromkeys(self._within(folder).modules, package)
+        return owners
+
+    def _within(self, folder: Path) -> Index:
         if folder not in self._by_folder:
             self._by_folder[folder] = _read(folder / FILE_NAME)
         return self._by_folder[folder]
@@ -105,14 +161,14 @@ def _read(path: Path) -> Index:
         return EMPTY
     return Index(
         events=_entries(content, "events"),
+        contexts=_entries(content, "contexts"),
         aliases=_entries(content, "aliases"),
+        modules=_entries(content, "modules"),
         digest=hashlib.sha256(data).hexdigest(),
-        package=str(content.get("package", "")),
-        namespaces=frozenset(_entries(content, "modules")),
     )
 
 
-def _entries(content: dict[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
+def _entries(content: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
     entries = content.get(key)
     named = entries.items() if isinstance(entries, dict) else ()
     return {name: entry for name, entry in named if isinstance(entry, dict)}

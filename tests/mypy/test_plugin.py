@@ -17,9 +17,7 @@ import pytest
 import d9d.mypy
 from d9d.mypy import dispatch
 from d9d.mypy import plugin as entry
-from d9d.mypy.checks import event_id
 from d9d.mypy.dispatch import METHOD_SIGNATURES, D9dPlugin
-from d9d_codegen.rules import ids
 
 CASES = Path(__file__).parent / "cases"
 STUBS = Path(__file__).parent / "stubs"
@@ -61,7 +59,7 @@ class Project:
 
     def check(self, *options: str, configuration: str = CONFIGURATION) -> list[Report]:
         """Run mypy over the whole project, in this process, and return what it reports."""
-        settings = self.folder.parent / "mypy.ini"
+        settings = self.folder / "mypy.ini"  # beside the settings that name the catalogue
         settings.write_text(configuration.format(folder=self.folder, stubs=STUBS, root=ROOT), encoding="utf-8")
         cache = self.folder.parent / "cache"
         out, problems, _ = mypy.api.run(
@@ -141,6 +139,16 @@ def test_an_edited_index_is_heeded_by_a_warm_run(copy: Callable[..., Project]) -
     assert project.check() == after
 
 
+def test_a_namespace_that_is_newly_owned_is_heeded_by_a_warm_run(copy: Callable[..., Project]) -> None:
+    """Whoever defines events is checked again when a catalogue of the project gets a module, imported or not."""
+    project = copy("own_events.py")
+    assert not project.check()
+
+    project.edit("lab/events/index.json", '"modules": {', '"modules": {\n    "user": {},')
+
+    assert [each.code for each in project.check()] == ["d9d-event-id"]
+
+
 def test_edited_rules_are_heeded_by_a_warm_run(copy: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
     """Another version of the plugin checks subscribers again, though no file of theirs changed."""
     project = copy("untyped.py")
@@ -217,8 +225,3 @@ def test_the_entry_can_be_called_again() -> None:
     """A process may run mypy many times, as a daemon or a test does: importing the plugin must not hide its entry."""
     assert entry("3.0+dev") is D9dPlugin
     assert d9d.mypy.plugin is entry
-
-
-def test_the_plugin_and_the_compiler_have_one_grammar_of_ids() -> None:
-    """Neither imports the other, so each spells it out."""
-    assert event_id.ID.pattern == ids.ID.pattern

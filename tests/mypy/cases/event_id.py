@@ -1,11 +1,16 @@
-"""Events that code defines: their ids, and what they carry."""
+"""Ids of events, and events without the type of a context."""
+# mypy: disallow-any-generics=False
 
 import dataclasses
-from typing import Any, Final, Literal, TypeVar
+import enum
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, Literal
 
-from d9d.loop.event import Event
+from event_id_base import CHOSEN, PREFIX
+from own_events import EVENT_SAVED_ELSEWHERE, SavedElsewhereContext
 
-TContext = TypeVar("TContext")
+from d9d.loop.event import Event, EventBus
+from d9d.loop.event import Event as Moment
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -14,81 +19,141 @@ class SavedContext:
 
 
 # docs: d9d-event-id
-# E[d9d-event-id]: The id of EVENT_WRONG ("train.saved") is in the namespace "train", which the catalogue of
-#   d9d.loop.event.catalogue owns: declare the event there, or begin its id with a word of your own, such as "user"
-EVENT_WRONG: Event[SavedContext] = Event(id="train.saved")
+# E[d9d-event-id]: The id of WRONG_OWNED ("train.saved") is in the namespace "train", which is owned by the catalogue of
+#   d9d.loop.event.catalogue: declare the event there, or begin the id with a name of your own
+WRONG_OWNED = Event[SavedContext](id="train.saved")
 
-
-class Right:
-    EVENT: Event[SavedContext] = Event(id="user.right")
-
-
+RIGHT_OWN = Event[SavedContext](id="user.own")
 # docs: end
+# E[d9d-event-id]: The id of WRONG_OF_THE_PROJECT ("trial.saved") is in the namespace "trial", which is owned by the
+#   catalogue of lab.events: declare the event there, or begin the id with a name of your own
+WRONG_OF_THE_PROJECT: Final = Event[SavedContext](id="trial.saved")
+# E[d9d-event-id]: The id of WRONG_OF_INFERENCE ("inference.saved") is in the namespace "inference", which is owned by
+#   the catalogue of d9d.loop.event.catalogue: declare the event there, or begin the id with a name of your own
+WRONG_OF_INFERENCE: Event[SavedContext] = Event(id="inference.saved")
 
-# E[d9d-event-id]: The id of EVENT_WRONG_OF_USER ("trial.saved") is in the namespace "trial", which the catalogue of
-#   lab.events owns: declare the event there, or begin its id with a word of your own, such as "user"
-EVENT_WRONG_OF_USER: Event[SavedContext] = Event(id="trial.saved")
+# E[d9d-event-id]: The id of WRONG_ONE_SEGMENT ("saved") is not made of lower-case segments joined by dots: write
+#   something like "event_id.saved"
+WRONG_ONE_SEGMENT = Event[SavedContext](id="saved")
+# E[d9d-event-id]: The id of WRONG_UPPER_CASE ("User.Saved") is not made of lower-case segments joined by dots: write
+#   something like "user.saved"
+WRONG_UPPER_CASE = Event[SavedContext](id="User.Saved")
+# E[d9d-event-id]: The id of WRONG_EMPTY ("") is not made of lower-case segments joined by dots: write something like
+#   "event_id.something"
+WRONG_EMPTY = Event[SavedContext](id="")
+# E[d9d-event-id]: The id of WRONG_DASH ("user.saved-twice") is not made of lower-case segments joined by dots: write
+#   something like "user.saved_twice"
+WRONG_DASH: Final[Event[SavedContext]] = Event(id="user.saved-twice")
+# E[d9d-event-id]: The id of WRONG_LAST_DOT ("user.") is not made of lower-case segments joined by dots: write something
+#   like "event_id.user"
+WRONG_LAST_DOT = Event[SavedContext](id="user.")
+RIGHT_MANY_SEGMENTS = Event[SavedContext](id="user.saved_2.pre")
+RIGHT_TRAINER = Event[SavedContext](id="trainer.saved")
 
-# E[d9d-event-id]: The id of EVENT_WRONG_CASE ("User.saved") is not made of lower-case segments joined by dots: write
-#   one such as "user.saved"
-EVENT_WRONG_CASE = Event[SavedContext](id="User.saved")
+name = "user.variable"
+# E[d9d-event-id]: The id of WRONG_VARIABLE is no literal, so that nobody can verify it: write it out, in one definition
+#   for each event, and import that where the event is needed
+WRONG_VARIABLE = Event[SavedContext](id=name)
+# E[d9d-event-id]: The id of WRONG_FORMATTED is no literal, so that nobody can verify it: write it out, in one
+#   definition for each event, and import that where the event is needed
+WRONG_FORMATTED = Event[SavedContext](id=f"user.{name}")
+# E[d9d-event-id]: The id of an event is no literal, so that nobody can verify it: write it out, in one definition for
+#   each event, and import that where the event is needed
+WRONG_FAMILY = [Event[SavedContext](id=f"user.number_{number}") for number in range(3)]
 
-# E[d9d-event-id]: The id of EVENT_WRONG_SEGMENT ("saved") is not made of lower-case segments joined by dots: write
-#   one such as "user.saved"
-EVENT_WRONG_SEGMENT: Final[Event[SavedContext]] = Event(id="saved")
-
-# E[d9d-event-id]: The id of EVENT_WRONG_TWICE ("user.right") is that of EVENT in line 23 already, and a bus refuses to
-#   listen to both: give it an id of its own, or use the first
-EVENT_WRONG_TWICE = Event[SavedContext](id="user.right")
-
-# E[d9d-event-id]: EVENT_WRONG_OPEN ("user.open") has no context type, so none of its handlers is checked: declare it as
-#   Event[...] with the context that it carries
-EVENT_WRONG_OPEN: Event = Event(id="user.open")
-
-# E[var-annotated]: Need type annotation for "EVENT_WRONG_UNKNOWN"
-EVENT_WRONG_UNKNOWN = Event(id="user.unknown")
-
-# E[arg-type]: Argument "id" to "Event" has incompatible type "int"; expected "str"
-EVENT_WRONG_NUMBER: Event[SavedContext] = Event(id=1)
-
-# E[call-arg]: Missing named argument "id" for "Event"
-EVENT_WRONG_EMPTY: Event[SavedContext] = Event()
-
-
-def wrong_computed(name: str) -> Event[SavedContext]:
-    # E[d9d-event-id]: The id of an event is computed, so no checker and no reader can tell which event it is: write it
-    #   out, such as "user.saved", and pass the event itself to code that is generic
-    return Event(id=f"user.{name}")
-
-
-NAMESPACE: Final = "user"
-KIND: Literal["user.kind"] = "user.kind"
-EVENT_RIGHT_CONSTANT: Event[SavedContext] = Event(id=NAMESPACE + ".constant")
-EVENT_RIGHT_LITERAL: Event[SavedContext] = Event(id=KIND)
-EVENT_RIGHT_ANY: Event[Any] = Event(id="user.any")
-EVENT_RIGHT_PLAIN: Event[dict[str, int]] = Event(id="trials.right")
-
-
-def right_generic(event: Event[TContext], context: TContext) -> TContext:
-    return context
+ID: Final = "user.final"
+RIGHT_FINAL = Event[SavedContext](id=ID)
+RIGHT_SUM = Event[SavedContext](id="user." + "sum")
+RIGHT_FINAL_SUM = Event[SavedContext](id=ID + ".sum")
+RIGHT_ELSEWHERE = Event[SavedContext](id=CHOSEN)
+RIGHT_SUM_OF_ANOTHER_MODULE = Event[SavedContext](id=PREFIX + "sum_elsewhere")
 
 
-def right_in_function() -> Event[SavedContext]:
-    return Event(id="user.in_function")
+def wrong_helper(name: str) -> Event[SavedContext]:
+    # E[d9d-event-id]: The id of an event is no literal, so that nobody can verify it: write it out, in one definition
+    #   for each event, and import that where the event is needed
+    return Event(id=name)
 
 
-class RightAttribute:
-    def __init__(self) -> None:
-        self.saved: Event[SavedContext] = Event(id="user.attribute")
+def wrong_dynamic(config: Any) -> Event[SavedContext]:
+    # E[d9d-event-id]: The id of an event is no literal, so that nobody can verify it: write it out, in one definition
+    #   for each event, and import that where the event is needed
+    return Event(id=config.name)
 
 
-@dataclasses.dataclass
-class RightOtherEvent:
-    id: str
+class Ids(enum.StrEnum):
+    SAVED = "user.enumerated"
 
 
-RightOtherEvent(id="train.other")
+def right_known(name: Literal["user.one", "user.other"], options: dict[str, str]) -> list[Event[SavedContext]]:
+    return [Event(id=name), Event(**options), Event(id=Ids.SAVED), Event(id=Ids.SAVED.value)]
+
+
+EVENT_FIRST = Event[SavedContext](id="user.first")
+# E[d9d-event-id]: The id of WRONG_SECOND ("user.first") is that of EVENT_FIRST in line 92 already, and a bus takes them
+#   for two definitions of one moment: give it an id of its own, or use EVENT_FIRST
+WRONG_SECOND = Event[SavedContext](id="user.first")
+# E[d9d-event-id]: The id of WRONG_SECOND_SUM ("user.first") is that of EVENT_FIRST in line 92 already, and a bus takes
+#   them for two definitions of one moment: give it an id of its own, or use EVENT_FIRST
+WRONG_SECOND_SUM = Event[SavedContext](id="user." + "first")
+
+
+def wrong_inline(bus: EventBus, handler: Callable[[SavedContext], None]) -> None:
+    # E[d9d-event-id]: The id of an event ("user.first") is that of EVENT_FIRST in line 92 already, and a bus takes them
+    #   for two definitions of one moment: give it an id of its own, or use EVENT_FIRST
+    bus.subscribe(Event(id="user.first"), handler)
 
 
 def right_local() -> Event[SavedContext]:
-    return Event(id="user.in_function")
+    event: Event[SavedContext] = Event(id="user.local")
+    return event
+
+
+def right_local_of_another_function() -> Event[SavedContext]:
+    event: Event[SavedContext] = Event(id="user.local")
+    return event
+
+
+def wrong_local_twice() -> tuple[Event[SavedContext], Event[SavedContext]]:
+    # E[d9d-event-id]: The id of an event ("user.twice") is that of an event in line 120 already, and a bus takes them
+    #   for two definitions of one moment: give it an id of its own, or define the event once and use it twice
+    return Event(id="user.twice"), Event(id="user.twice")
+
+
+if dataclasses.__doc__:
+    RIGHT_EITHER = Event[SavedContext](id="user.either")
+    RIGHT_DOCUMENTED = Event[SavedContext](id="user.documented")
+else:
+    RIGHT_EITHER = Event[SavedContext](id="user.either")
+
+RIGHT_SAME_NAMED_ELSEWHERE = [EVENT_SAVED_ELSEWHERE, Event[SavedElsewhereContext](id="user.saved_elsewhere_too")]
+
+
+class Owner:
+    # E[d9d-event-id]: The id of WRONG_SECOND ("user.first") is that of EVENT_FIRST in line 92 already, and a bus takes
+    #   them for two definitions of one moment: give it an id of its own, or use EVENT_FIRST
+    WRONG_SECOND: ClassVar = Event[SavedContext](id="user.first")
+    right: ClassVar[Event[SavedContext]] = Event(id="user.owned")
+
+
+# E[d9d-event-id]: WRONG_WITHOUT_CONTEXT ("user.without") has no context type, so that nothing checks its handlers:
+#   declare it as "Event[...]" of what they receive
+WRONG_WITHOUT_CONTEXT: Event = Event(id="user.without")
+# E[d9d-event-id]: WRONG_FINAL_WITHOUT_CONTEXT ("user.final_without") has no context type, so that nothing checks its
+#   handlers: declare it as "Event[...]" of what they receive
+WRONG_FINAL_WITHOUT_CONTEXT: Final[Event] = Event(id="user.final_without")
+# E[d9d-event-id]: WRONG_OPTIONAL_WITHOUT_CONTEXT ("user.optional_without") has no context type, so that nothing checks
+#   its handlers: declare it as "Event[...]" of what they receive
+WRONG_OPTIONAL_WITHOUT_CONTEXT: Moment | None = Event(id="user.optional_without")
+RIGHT_ANY: Event[Any] = Event(id="user.any")
+RIGHT_ANY_AS_WELL = Event[Any](id="user.any_as_well")
+# E[var-annotated]: Need type annotation for "WRONG_BARE"
+WRONG_BARE = Event(id="user.bare")
+# E[arg-type]: Argument "id" to "Event" has incompatible type "int"; expected "str"
+WRONG_NUMBER = Event[SavedContext](id=0)
+
+
+def wrong_unannotated(name):
+    # E[d9d-event-id]: The id of an event is no literal, so that nobody can verify it: write it out, in one definition
+    #   for each event, and import that where the event is needed
+    return Event(id=name)

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue 156e4628e7cc9061, body 4088030179a3d93d
+# Digests: catalogue 2ffb39e229fe62ce, body 09bb07d7661f7881
 # ruff: noqa: E501, RUF100
 """Events of a trial, which a laboratory runs with loops of its own."""
 
@@ -30,6 +30,7 @@ __all__ = [
     "EVENT_TRIAL_ROUND_PRE",
     "EVENT_TRIAL_TURN_POST",
     "EventRoundContext",
+    "EventTrialPausedContext",
     "EventTrialReadyContext",
     "EventTrialReportContext",
     "EventTurnContext",
@@ -42,9 +43,13 @@ class EventTrialReadyContext:
 
     Attributes:
         title: What the trial is called.
+        mood: How the trial feels.
+
+            Deprecated since 0.3. Nobody asks.
     """
 
     title: str
+    mood: str | None = None
 
     @property
     @deprecated(
@@ -69,6 +74,14 @@ class EventRoundContext:
 
     index: int
     losses: Tensor
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
+class EventTrialPausedContext:
+    """Context of the moment at which the trial pauses.
+
+    Deprecated since 0.2.
+    """
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
@@ -101,7 +114,7 @@ EVENT_TRIAL_ROUND_POST: Final[Event[EventRoundContext]] = Event(
 )
 """Triggered at the end of a round."""
 
-EVENT_TRIAL_PAUSED: Final[Event[EventTrialReportContext]] = Event(
+EVENT_TRIAL_PAUSED: Final[Event[EventTrialPausedContext]] = Event(
     id="trial.paused",
 )
 """Triggered when the trial pauses before its report. Will go without a replacement.
