@@ -20,7 +20,7 @@ from mypy.semanal import SemanticAnalyzer
 from mypy.types import FunctionLike, Type
 
 from d9d.mypy import handlers, names
-from d9d.mypy.checks import handler
+from d9d.mypy.checks import handler, scope
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
 
@@ -38,7 +38,7 @@ METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] 
 FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...]]] = {}
 """Checks of calls of functions and classes, after mypy's own."""
 
-CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = ()
+CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = (scope.check_scope,)
 """Checks of class definitions, once all names are bound and before any type is inferred."""
 
 _AFTER_ALL_PATCHES: Final = 100

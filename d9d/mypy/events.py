@@ -41,7 +41,20 @@ def name_event(expression: Expression | None, modules: dict[str, MypyFile], inde
     if not isinstance(expression, RefExpr):
         return EventName()
     # The name of an imported constant is that of its definition; an attribute of an object has none.
-    full_name = expression.fullname or getattr(expression, "name", "")
+    return find_event(expression.fullname or getattr(expression, "name", ""), modules, indexes)
+
+
+def find_event(full_name: str, modules: dict[str, MypyFile], indexes: Indexes) -> EventName:
+    """Find the id of an event of a known name.
+
+    Args:
+        full_name: Module and constant.
+        modules: All modules of this run.
+        indexes: Where catalogues declare their events.
+
+    Returns:
+        All that could be found out.
+    """
     module = modules.get(full_name.rpartition(".")[0])
     if module is None:
         return EventName(full_name)
