@@ -35,20 +35,9 @@ class Tag:
         return self.event.fullname if isinstance(self.event, RefExpr) else ""
 
 
-def own_tags(info: TypeInfo) -> Iterator[Tag]:
-    """Yield what the body of a class subscribes, in the order of definition; nothing where the class has no body."""
-    for name, definition in own_definitions(info):
-        if isinstance(definition, Decorator):
-            for decorator in definition.original_decorators:
-                if (event := event_of(decorator)) is not None:
-                    yield Tag(name, event, decorator, definition.func)
-    for statement in info.defn.defs.body:
-        # A class may keep the result of `subscribe(event)(function)` as its method.
-        if isinstance(statement, AssignmentStmt) and isinstance(statement.rvalue, CallExpr):
-            event = event_of(statement.rvalue.callee)
-            for target in statement.lvalues:
-                if event is not None and isinstance(target, NameExpr):
-                    yield Tag(target.name, event, statement.rvalue, None)
+def own_tags(info: TypeInfo) -> list[Tag]:
+    """Return what the body of a class subscribes, in the order of definition; nothing where the class has no body."""
+    return sorted([*_decorated(info), *_assigned(info)], key=lambda tag: tag.applied.line)
 
 
 def own_handlers(info: TypeInfo) -> Mapping[str, list[str]]:
@@ -88,6 +77,24 @@ def event_of(expression: Expression) -> Expression | None:
     if isinstance(expression, CallExpr) and isinstance(expression.callee, RefExpr) and expression.args:
         return expression.args[0] if expression.callee.fullname == names.SUBSCRIBE else None
     return None
+
+
+def _decorated(info: TypeInfo) -> Iterator[Tag]:
+    for name, definition in own_definitions(info):
+        if isinstance(definition, Decorator):
+            for decorator in definition.original_decorators:
+                if (event := event_of(decorator)) is not None:
+                    yield Tag(name, event, decorator, definition.func)
+
+
+def _assigned(info: TypeInfo) -> Iterator[Tag]:
+    """Yield where a class keeps the result of `subscribe(event)(function)` as its method."""
+    for statement in info.defn.defs.body:
+        if isinstance(statement, AssignmentStmt) and isinstance(statement.rvalue, CallExpr):
+            event = event_of(statement.rvalue.callee)
+            for target in statement.lvalues:
+                if event is not None and isinstance(target, NameExpr):
+                    yield Tag(target.name, event, statement.rvalue, None)
 
 
 def _read(info: TypeInfo) -> Fact:

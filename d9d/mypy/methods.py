@@ -25,13 +25,14 @@ def function_of(definition: object) -> FuncDef | None:
     return function if isinstance(function, FuncDef) else None
 
 
+def leaves_alone(decorator: Expression) -> bool:
+    """Say whether a decorator is known to neither replace, nor tag, nor keep the function that it decorates."""
+    called = decorator.callee if isinstance(decorator, CallExpr) else decorator
+    return isinstance(called, RefExpr) and called.fullname in names.HARMLESS_DECORATORS
+
+
 def is_plain(definition: object) -> bool:
     """Say whether a definition is a function that its decorators, if there are any, neither replace nor tag."""
     if isinstance(definition, Decorator):
-        return all(map(_leaves_alone, definition.original_decorators))
+        return all(map(leaves_alone, definition.original_decorators))
     return isinstance(definition, FuncDef)
-
-
-def _leaves_alone(decorator: Expression) -> bool:
-    called = decorator.callee if isinstance(decorator, CallExpr) else decorator
-    return isinstance(called, RefExpr) and called.fullname in names.HARMLESS_DECORATORS

@@ -25,17 +25,19 @@ HARMLESS_DECORATORS: Final = frozenset(
         "builtins.classmethod",
         "builtins.property",
         "builtins.staticmethod",
+        "dataclasses.dataclass",
         "functools.cached_property",
         "torch.autograd.grad_mode.inference_mode",
         "torch.autograd.grad_mode.no_grad",
         "typing.final",
         "typing.overload",
         "typing.override",
-        "typing_extensions.override",
+        "typing.runtime_checkable",
         "typing_extensions.final",
+        "typing_extensions.override",
     }
 )
-"""Decorators that call the method that they decorate, if anything, and do nothing else with its object."""
+"""Decorators that call what they decorate, if anything, and neither register it nor replace it by what would."""
 
 PARTIAL_SIGNATURE: Final = "__mypy_partial"
 """Where mypy keeps what is left of the signature in a `functools.partial`; its `__call__` itself takes anything."""
