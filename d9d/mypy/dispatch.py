@@ -20,7 +20,7 @@ from mypy.semanal import SemanticAnalyzer
 from mypy.types import FunctionLike, Type
 
 from d9d.mypy import handlers, names, uses
-from d9d.mypy.checks import handler, scope, unregistered
+from d9d.mypy.checks import dropped, handler, scope, unregistered
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
 
@@ -41,6 +41,7 @@ FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...
 CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = (
     scope.check_scope,
     unregistered.check_unregistered,
+    dropped.check_dropped,
 )
 """Checks of class definitions, once all names are bound and before any type is inferred."""
 

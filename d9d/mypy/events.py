@@ -22,8 +22,13 @@ class EventName:
     full_name: str = ""
     id: str | None = None
 
+    @property
+    def constant(self) -> str:
+        """The name of the constant alone, if the event has one."""
+        return self.full_name.rpartition(".")[2]
+
     def __str__(self) -> str:
-        constant = self.full_name.rpartition(".")[2] or "an event"
+        constant = self.constant or "an event"
         return constant if self.id is None else f'{constant} ("{self.id}")'
 
 

@@ -36,3 +36,8 @@ def is_plain(definition: object) -> bool:
     if isinstance(definition, Decorator):
         return all(map(leaves_alone, definition.original_decorators))
     return isinstance(definition, FuncDef)
+
+
+def is_property(definition: object) -> bool:
+    """Say whether a definition is looked up like an attribute."""
+    return isinstance(definition, Decorator) and definition.func.is_property
