@@ -19,8 +19,8 @@ from mypy.plugin import (
 from mypy.semanal import SemanticAnalyzer
 from mypy.types import FunctionLike, Type
 
-from d9d.mypy import handlers, names
-from d9d.mypy.checks import context, event_id, handler, pair
+from d9d.mypy import handlers, names, uses
+from d9d.mypy.checks import context, dropped, event_id, handler, pair, scope, unregistered
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
 from d9d.mypy.installation import project_folders
@@ -45,7 +45,11 @@ FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...
 }
 """Checks of calls of functions and classes, after mypy's own."""
 
-CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = ()
+CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = (
+    scope.check_scope,
+    unregistered.check_unregistered,
+    dropped.check_dropped,
+)
 """Checks of class definitions, once all names are bound and before any type is inferred."""
 
 _AFTER_ALL_PATCHES: Final = 100
@@ -96,7 +100,9 @@ class D9dPlugin(Plugin):
 
         def check() -> None:
             with api.file_context(module, options):
-                handlers.own_handlers(definition.info)  # remembered, for those who find the class in the cache
+                # Remembered, for those who find the class in the cache.
+                handlers.own_handlers(definition.info)
+                uses.own_uses(definition.info)
                 for each in CLASSES:
                     with _CrashTold(each, api.note, definition):
                         each(ClassCheck(definition.info, api, self._indexes))

@@ -22,8 +22,13 @@ class EventName:
     full_name: str = ""
     id: str | None = None
 
+    @property
+    def constant(self) -> str:
+        """The name of the constant alone, if the event has one."""
+        return self.full_name.rpartition(".")[2]
+
     def __str__(self) -> str:
-        constant = self.full_name.rpartition(".")[2] or "an event"
+        constant = self.constant or "an event"
         return constant if self.id is None else f'{constant} ("{self.id}")'
 
 
@@ -41,7 +46,20 @@ def name_event(expression: Expression | None, modules: dict[str, MypyFile], inde
     if not isinstance(expression, RefExpr):
         return EventName()
     # The name of an imported constant is that of its definition; an attribute of an object has none.
-    full_name = expression.fullname or getattr(expression, "name", "")
+    return find_event(expression.fullname or getattr(expression, "name", ""), modules, indexes)
+
+
+def find_event(full_name: str, modules: dict[str, MypyFile], indexes: Indexes) -> EventName:
+    """Find the id of an event of a known name.
+
+    Args:
+        full_name: Module and constant.
+        modules: All modules of this run.
+        indexes: Where catalogues declare their events.
+
+    Returns:
+        All that could be found out.
+    """
     module = modules.get(full_name.rpartition(".")[0])
     if module is None:
         return EventName(full_name)

@@ -1,14 +1,43 @@
 """Which methods of a class are handlers, and of which events: read from its tree, or remembered where it has none."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from mypy.nodes import AssignmentStmt, CallExpr, Decorator, Expression, NameExpr, OverloadedFuncDef, RefExpr, TypeInfo
+from mypy.nodes import AssignmentStmt, CallExpr, Decorator, Expression, FuncDef, NameExpr, RefExpr, TypeInfo
 
 from d9d.mypy import names
+from d9d.mypy.facts import Fact, recall
+from d9d.mypy.methods import own_definitions
 
-_KEY: Final = "d9d"
 _HANDLERS: Final = "handlers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag:
+    """One `subscribe(event)` in the body of a class.
+
+    Attributes:
+        method: The name of the method that becomes a handler.
+        event: What is passed as the event.
+        applied: The expression that makes the method a handler: the decorator, or the call.
+        function: The method, where it is written as one.
+    """
+
+    method: str
+    event: Expression
+    applied: Expression
+    function: FuncDef | None
+
+    @property
+    def event_name(self) -> str:
+        """The full name of the event; nothing where it has none."""
+        return self.event.fullname if isinstance(self.event, RefExpr) else ""
+
+
+def own_tags(info: TypeInfo) -> list[Tag]:
+    """Return what the body of a class subscribes, in the order of definition; nothing where the class has no body."""
+    return sorted([*_decorated(info), *_assigned(info)], key=lambda tag: tag.applied.line)
 
 
 def own_handlers(info: TypeInfo) -> Mapping[str, list[str]]:
@@ -22,13 +51,7 @@ def own_handlers(info: TypeInfo) -> Mapping[str, list[str]]:
     Returns:
         The events by the name of the method, in the order of definition; an event without a name is "".
     """
-    if info.defn.defs.body:
-        handlers = {name: events for name, events in _read(info) if events}
-        if handlers or _KEY in info.metadata:
-            info.metadata[_KEY] = {_HANDLERS: handlers}
-        return handlers
-    remembered = info.metadata.get(_KEY, {}).get(_HANDLERS, {})
-    return dict(remembered)
+    return recall(info, _HANDLERS, _read)
 
 
 def inherited_handlers(info: TypeInfo) -> dict[str, tuple[TypeInfo, list[str]]]:
@@ -56,22 +79,26 @@ def event_of(expression: Expression) -> Expression | None:
     return None
 
 
-def _read(info: TypeInfo) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name and the events of what the class body defines."""
-    for name, symbol in info.names.items():
-        node = symbol.node
-        parts = node.items if isinstance(node, OverloadedFuncDef) else [node]
-        for part in parts:
-            if isinstance(part, Decorator):
-                yield name, [_name(event) for event in events_of(part.original_decorators)]
+def _decorated(info: TypeInfo) -> Iterator[Tag]:
+    for name, definition in own_definitions(info):
+        if isinstance(definition, Decorator):
+            for decorator in definition.original_decorators:
+                if (event := event_of(decorator)) is not None:
+                    yield Tag(name, event, decorator, definition.func)
+
+
+def _assigned(info: TypeInfo) -> Iterator[Tag]:
+    """Yield where a class keeps the result of `subscribe(event)(function)` as its method."""
     for statement in info.defn.defs.body:
-        # A class may keep the result of `subscribe(event)(function)` as its method.
         if isinstance(statement, AssignmentStmt) and isinstance(statement.rvalue, CallExpr):
             event = event_of(statement.rvalue.callee)
             for target in statement.lvalues:
                 if event is not None and isinstance(target, NameExpr):
-                    yield target.name, [_name(event)]
+                    yield Tag(target.name, event, statement.rvalue, None)
 
 
-def _name(event: Expression) -> str:
-    return event.fullname if isinstance(event, RefExpr) else ""
+def _read(info: TypeInfo) -> Fact:
+    handlers: Fact = {}
+    for tag in own_tags(info):
+        handlers.setdefault(tag.method, []).append(tag.event_name)
+    return handlers

@@ -78,6 +78,22 @@ def _keyword_only(*, ctx: SavedContext) -> None: ...
 class _Coroutine:
     async def __call__(self, ctx: SavedContext) -> None: ...
 
+    async def method(self, ctx: SavedContext) -> None: ...
+
+
+class _Generator:
+    def __call__(self, ctx: SavedContext) -> Iterator[None]:
+        yield
+
+    def method(self, ctx: SavedContext) -> Iterator[None]:
+        yield
+
+
+class _WithoutContext:
+    def __call__(self) -> None: ...
+
+    def method(self) -> None: ...
+
 
 @pytest.mark.parametrize(
     ("handler", "reason"),
@@ -85,8 +101,18 @@ class _Coroutine:
         (_coroutine, r"is asynchronous, and the bus awaits nothing"),
         (_async_generator, r"is asynchronous, and the bus awaits nothing"),
         (_Coroutine(), r"is asynchronous, and the bus awaits nothing"),
+        (_Coroutine().method, r"is asynchronous, and the bus awaits nothing"),
         (functools.partial(_coroutine), r"is asynchronous, and the bus awaits nothing"),
+        (functools.partial(_Coroutine()), r"is asynchronous, and the bus awaits nothing"),
+        (functools.partial(_Coroutine().method), r"is asynchronous, and the bus awaits nothing"),
         (_generator, r"is a generator, and the bus does not iterate it"),
+        (_Generator(), r"is a generator, and the bus does not iterate it"),
+        (_Generator().method, r"is a generator, and the bus does not iterate it"),
+        (functools.partial(_generator), r"is a generator, and the bus does not iterate it"),
+        (functools.partial(_Generator()), r"is a generator, and the bus does not iterate it"),
+        (_WithoutContext(), r"must accept exactly one argument"),
+        (_WithoutContext().method, r"must accept exactly one argument"),
+        (_WithoutContext, r"must accept exactly one argument"),
         (_nothing, r"must accept exactly one argument, the context, and its signature is \(\)"),
         (_two, r"must accept exactly one argument"),
         (_keyword_only, r"must accept exactly one argument"),

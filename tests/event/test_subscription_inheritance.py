@@ -91,3 +91,32 @@ def test_an_override_that_drops_the_decorator_is_refused_and_both_methods_are_na
     context = Context()
     bus.trigger(EVENT_A, context)
     assert context.seen == []
+
+
+def test_a_base_class_that_hides_a_handler_of_another_is_refused() -> None:
+    """Neither of the two would be called, and neither knows of the other: all three classes are named."""
+
+    class Hider:
+        def zulu(self, ctx: Context) -> None: ...
+
+    derived = type("Derived", (Hider, Base), {"__module__": "user"})
+
+    with pytest.raises(
+        TypeError,
+        match=rf"in user\.Derived, .*\.Hider\.zulu hides {Base.__module__}\.Base\.zulu, a handler of 'user\.a', wi",
+    ):
+        subscribe_annotated(EventBus(), derived())
+
+
+def test_a_handler_hidden_from_nobody_is_called() -> None:
+    """What lies between the tagged override and the first handler plays no part: it is not looked up either."""
+
+    class Hider:
+        def zulu(self, ctx: Context) -> None: ...
+
+    class Derived(Hider, Base):
+        @subscribe(EVENT_A)
+        def zulu(self, ctx: Context) -> None:
+            ctx.seen.append("Derived.zulu")
+
+    assert seen_by(Derived()) == ["Derived.zulu", "Base.alpha"]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import types
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -150,13 +151,38 @@ def test_an_object_without_handlers_may_be_registered() -> None:
     assert seen_by(object()) == []
 
 
-def test_a_tagged_coroutine_is_refused_when_it_is_registered() -> None:
-    """The rules of the bus hold for tagged handlers as well."""
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("coroutine", "is asynchronous, and the bus awaits nothing"),
+        ("coroutine_of_class", "is asynchronous, and the bus awaits nothing"),
+        ("generator", "is a generator, and the bus does not iterate it"),
+        ("takes_nothing", "must accept exactly one argument"),
+        ("takes_two", "must accept exactly one argument"),
+        ("static_with_self", "must accept exactly one argument"),
+    ],
+)
+def test_a_tagged_method_that_could_never_run_is_refused_when_it_is_registered(name: str, reason: str) -> None:
+    """The rules of the bus hold for tagged handlers as well, whatever kind of method they are."""
 
-    async def on_a(self: object, ctx: Context) -> None: ...
+    async def coroutine(self: object, ctx: Context) -> None: ...
 
-    handler: Any = on_a
-    target = type("Target", (), {"on_a": subscribe(EVENT_A)(handler)})()
+    def generator(self: object, ctx: Context) -> Iterator[None]:
+        yield
 
-    with pytest.raises(TypeError, match=r"on_a of event 'user\.a' is asynchronous"):
+    def takes_nothing(self: object) -> None: ...
+
+    def takes_two(self: object, ctx: Context, scale: float) -> None: ...
+
+    methods: dict[str, Any] = {
+        "coroutine": coroutine,
+        "coroutine_of_class": classmethod(coroutine),
+        "generator": generator,
+        "takes_nothing": takes_nothing,
+        "takes_two": takes_two,
+        "static_with_self": staticmethod(takes_two),
+    }
+    target = type("Target", (), {name: subscribe(EVENT_A)(methods[name])})()
+
+    with pytest.raises(TypeError, match=rf"^handler .* of event 'user\.a' {reason}"):
         subscribe_annotated(EventBus(), target)

@@ -183,6 +183,13 @@ def _signature(handler: Callable[[Any], None]) -> inspect.Signature:
     return inspect.signature(handler)
 
 
+def _body(handler: Callable[..., None]) -> Callable[..., None]:
+    """Return the function that runs when the handler is called, as far as that can be seen."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return handler if inspect.isroutine(handler) else type(handler).__call__
+
+
 def _verify_event(event: object) -> None:
     """Refuse what is no event before it becomes a dead subscription."""
     if not isinstance(event, Event):
@@ -194,7 +201,7 @@ def _verify_handler(event: Event[Any], handler: Callable[[Any], None]) -> None:
     named = f"handler {describe_handler(handler)} of event {event.id!r}"
     if not callable(handler):
         raise TypeError(f"{named} is not callable: pass a function or a bound method that takes the context")
-    body = handler if inspect.isroutine(handler) or isinstance(handler, functools.partial) else type(handler).__call__
+    body = _body(handler)
     if inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body):
         raise TypeError(f"{named} is asynchronous, and the bus awaits nothing: define it with `def`, not `async def`")
     if inspect.isgeneratorfunction(body):

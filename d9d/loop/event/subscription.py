@@ -89,7 +89,7 @@ def subscribe_annotated(bus: EventBus, target: object) -> None:
             functions are.
 
     Raises:
-        TypeError: If the target is a class, or a class of it overrides a tagged method without tagging the override.
+        TypeError: If the target is a class, or its class has an untagged method in the place of a tagged one.
         ValueError: If the target has been registered on this bus before.
     """
     if isinstance(target, type):
@@ -124,20 +124,33 @@ def _subscriptions(target: object) -> Iterator[tuple[Event[Any], Callable[[Any],
 
 def _class_attributes(kind: type) -> dict[str, Any]:
     """Return what the class and its bases define, by name, in the order of definition, overrides in place."""
-    attributes: dict[str, Any] = {}
-    owners: dict[str, type] = {}
-    for base in reversed(kind.__mro__):
+    _verify_overrides(kind)
+    return {name: attribute for base in reversed(kind.__mro__) for name, attribute in vars(base).items()}
+
+
+def _verify_overrides(kind: type) -> None:
+    """Refuse an object whose class has something else in the place of a handler."""
+    nearest: dict[str, type] = {}
+    for base in kind.__mro__:
         for name, attribute in vars(base).items():
-            if _events_of(attributes.get(name)) and not _events_of(attribute):
-                raise TypeError(
-                    f"{base.__module__}.{base.__qualname__}.{name} overrides "
-                    f"{owners[name].__module__}.{owners[name].__qualname__}.{name}, a handler of "
-                    f"{', '.join(repr(event.id) for event in _events_of(attributes[name]))}, without @subscribe: it "
-                    "would never be called. Decorate the override too, or give it another name."
-                )
-            attributes[name] = attribute
-            owners[name] = base
-    return attributes
+            hider = nearest.setdefault(name, base)
+            if _events_of(attribute) and not _events_of(vars(hider)[name]):
+                raise TypeError(_dropped(kind, name, hider, base))
+
+
+def _dropped(kind: type, name: str, hider: type, owner: type) -> str:
+    """Say that something else has the name of a handler, and what to do about it."""
+    override, handler = (f"{each.__module__}.{each.__qualname__}.{name}" for each in (hider, owner))
+    found = f"{handler}, a handler of {', '.join(repr(event.id) for event in _events_of(vars(owner)[name]))}"
+    if issubclass(hider, owner):
+        return (
+            f"{override} overrides {found}, without @subscribe: it would never be called. Decorate the override too, "
+            "or give it another name."
+        )
+    return (
+        f"in {kind.__module__}.{kind.__qualname__}, {override} hides {found}, without @subscribe: neither would be "
+        "called. Override it with @subscribe, or give one of the two another name."
+    )
 
 
 def _events_of(attribute: object) -> tuple[Event[Any], ...]:

@@ -7,6 +7,7 @@ from torch import nn as nn
 from torch import optim as optim
 from torch._C import device as device
 from torch._tensor import Tensor as Tensor
+from torch.autograd.grad_mode import no_grad as no_grad
 
 def zeros(*size: int, device: Any = ...) -> Tensor: ...
 def is_tensor(value: object) -> bool: ...

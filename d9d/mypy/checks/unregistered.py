@@ -1,0 +1,155 @@
+"""Checks that tasks and model providers register the handlers that they declare: nobody else does."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from mypy.nodes import IS_ABSTRACT, Context, MypyFile, TypeInfo, Var
+
+from d9d.mypy import errors, names, uses
+from d9d.mypy.class_check import ClassCheck
+from d9d.mypy.errors import Mistake
+from d9d.mypy.events import find_event
+from d9d.mypy.handlers import inherited_handlers
+from d9d.mypy.methods import function_of, own_definitions
+
+_Method = tuple[TypeInfo, str]
+
+_NAMES_OF_BASES: Final = ("Base", "Abstract", "Mixin")
+"""How a class that leaves something to its subclasses is called, at the beginning or at the end of its name."""
+
+
+def check_unregistered(check: ClassCheck) -> None:
+    """Check that what a task or a model provider declares as handlers could be registered by its `register_events`.
+
+    A mistake is told once, at the class that makes it: not at those that inherit it.
+    """
+    info, modules = check.info, check.api.modules
+    if not _is_told(info, modules):
+        return
+    told = [base for base in info.mro[1:] if _is_told(base, modules)]
+    if any(_registering_class(base) is _registering_class(info) for base in told):
+        return
+    known = {name for base in told for name in unregistered(base)}
+    missing = {name: events for name, events in unregistered(info).items() if name not in known}
+    if missing:
+        check.fail(_never_registered(check, missing), _where(info))
+
+
+def unregistered(info: TypeInfo) -> Mapping[str, list[str]]:
+    """Return the handlers, with their events, that `register_events` of a class certainly does not register."""
+    if not any(base.fullname in (names.BASE_TASK, names.MODEL_PROVIDER) for base in info.mro):
+        return {}
+    handlers = {name: events for name, (_, events) in inherited_handlers(info).items()}
+    used = _used(info) if handlers and _is_all_in_view(info) else None
+    return {name: events for name, events in handlers.items() if used is not None and name not in used}
+
+
+def _used(info: TypeInfo) -> set[str] | None:
+    """Return the attributes that `register_events` uses, with what it calls; nothing if it might use any."""
+    used: set[str] = set()
+    waiting: list[_Method | None] = [_find(info, names.REGISTER_EVENTS)]
+    done: set[_Method] = set()
+    while waiting:
+        method = waiting.pop()
+        if method is None:
+            return None
+        if method in done:
+            continue
+        done.add(method)
+        owner, method_name = method
+        for use in uses.own_uses(owner)[method_name]:
+            kind, _, name = use.rpartition(".")
+            if use == uses.ITSELF:
+                return None
+            if use == uses.HANDS_ON or (kind == uses.READS and _is_data(info, name)):
+                waiting.extend(_all_methods(info))  # what else the class keeps may know its handlers
+            else:
+                waiting.append(_find(info, name, beyond=owner if kind == uses.CALLS_SUPER else None))
+            used.add(name)
+    return used
+
+
+def _find(info: TypeInfo, name: str, beyond: TypeInfo | None = None) -> _Method | None:
+    """Return the method of a name, if it is one and what it does is known.
+
+    Args:
+        info: The class of the object.
+        name: The name.
+        beyond: The class that calls `super()`, if one does.
+    """
+    start = 0 if beyond is None else info.mro.index(beyond) + 1
+    owner = next((base for base in info.mro[start:] if name in base.names), None)
+    return (owner, name) if owner is not None and name in uses.own_uses(owner) else None
+
+
+def _is_data(info: TypeInfo, name: str) -> bool:
+    symbol = info.get(name)
+    return symbol is not None and isinstance(symbol.node, Var)
+
+
+def _all_methods(info: TypeInfo) -> Iterator[_Method]:
+    for base in info.mro:
+        yield from ((base, name) for name in uses.own_uses(base))
+
+
+def _is_all_in_view(info: TypeInfo) -> bool:
+    """Say whether nothing but what its methods say makes the class what it is."""
+    made_by_others = info.fallback_to_any or any(
+        uses.THE_CLASS in uses.own_uses(base) or "__init_subclass__" in base.names
+        for base in info.mro
+        if base.fullname != "builtins.object"
+    )
+    return not made_by_others and (info.metaclass_type is None or info.metaclass_type.type.fullname == "abc.ABCMeta")
+
+
+def _is_told(info: TypeInfo, modules: Mapping[str, MypyFile]) -> bool:
+    """Say whether a class has handlers that it never registers, and is no base that leaves that to others."""
+    missing = unregistered(info)
+    if not missing or _is_abstract(info):
+        return False
+    if info.name.strip("_").startswith(_NAMES_OF_BASES) or info.name.endswith(_NAMES_OF_BASES):
+        return False
+    module = modules.get(info.module_name)
+    neighbours = [symbol.node for symbol in module.names.values()] if module is not None else []
+    subclasses = [node for node in neighbours if isinstance(node, TypeInfo) and info in node.mro[1:]]
+    return not any(name not in unregistered(subclass) for subclass in subclasses for name in missing)
+
+
+def _is_abstract(info: TypeInfo) -> bool:
+    """Say whether a class is declared abstract, or has an abstract method, which mypy itself finds out later."""
+    if info.declared_metaclass is not None or any(base.type.fullname == "abc.ABC" for base in info.bases):
+        return True
+    concrete: set[str] = set()
+    for base in info.mro:
+        for name, definition in own_definitions(base):
+            function = function_of(definition)
+            if function is not None and function.abstract_status == IS_ABSTRACT and name not in concrete:
+                return True
+        concrete.update(base.names)
+    return False
+
+
+def _registering_class(info: TypeInfo) -> TypeInfo | None:
+    return next((base for base in info.mro if names.REGISTER_EVENTS in base.names), None)
+
+
+def _where(info: TypeInfo) -> Context:
+    """Return the `register_events` that a class defines, or else the class."""
+    own = info.names.get(names.REGISTER_EVENTS)
+    return function_of(own.node if own else None) or info.defn
+
+
+def _never_registered(check: ClassCheck, missing: Mapping[str, list[str]]) -> Mistake:
+    """Say which handlers nobody would call, since nobody registers them."""
+    handlers = [
+        f'"{name}" of {" and ".join(str(find_event(each, check.api.modules, check.indexes)) for each in events)}'
+        for name, events in missing.items()
+    ]
+    *others, last = handlers
+    listed = f"{', '.join(others)} and {last}" if others else last
+    these, those = ("handlers", "them") if others else ("handler", "it")
+    return Mistake(
+        errors.UNREGISTERED,
+        f'"{check.info.name}" never registers its {these} {listed}, so that nothing would call {those}: call '
+        "subscribe_annotated(ctx.event_bus, self) in register_events",
+    )
