@@ -73,7 +73,7 @@ def lint(paths: Sequence[Path]) -> str:
         RefusedError: A catalogue has problems.
     """
     modules = [module for catalogue in examine_all(paths) for module in catalogue.modules]
-    return f"{sum(len(module.events) for module in modules)} events, no problems"
+    return f"{_count(sum(len(module.events) for module in modules), 'event')}, no problems"
 
 
 def types(paths: Sequence[Path], templates: Path | None = None) -> str:
@@ -92,8 +92,7 @@ def types(paths: Sequence[Path], templates: Path | None = None) -> str:
     check(paths, templates)
     from d9d_codegen.typecheck import typecheck  # noqa: PLC0415 -- no other command starts a process
 
-    num_modules = typecheck(paths)
-    return f"mypy finds nothing wrong with {num_modules} modules"
+    return f"mypy finds nothing wrong with {_count(typecheck(paths), 'module')}"
 
 
 def init(paths: Sequence[Path]) -> str:
@@ -224,6 +223,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="the catalogue (default: those that pyproject.toml names, or catalogue.yaml)",
     )
     parser.add_argument("--format", choices=FORMATS, help="how problems are printed (default: text)")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _say(text: str) -> None:
