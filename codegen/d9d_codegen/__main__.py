@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def lint(paths: Sequence[Path]) -> str:
         RefusedError: A catalogue has problems.
     """
     modules = [module for catalogue in examine_all(paths) for module in catalogue.modules]
-    return f"{sum(len(module.events) for module in modules)} events, no problems"
+    return f"{_count(sum(len(module.events) for module in modules), 'event')}, no problems"
 
 
 def types(paths: Sequence[Path], templates: Path | None = None) -> str:
@@ -92,8 +93,7 @@ def types(paths: Sequence[Path], templates: Path | None = None) -> str:
     check(paths, templates)
     from d9d_codegen.typecheck import typecheck  # noqa: PLC0415 -- no other command starts a process
 
-    num_modules = typecheck(paths)
-    return f"mypy finds nothing wrong with {num_modules} modules"
+    return f"mypy finds nothing wrong with {_count(typecheck(paths), 'module')}"
 
 
 def init(paths: Sequence[Path]) -> str:
@@ -226,10 +226,20 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, help="how problems are printed (default: text)")
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _say(text: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a catalogue
-    sys.stdout.write(text)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:  # whoever reads has gone, or the disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
+        if not isinstance(error, BrokenPipeError):
+            sys.exit(f"the output cannot be written: {error.strerror}")
 
 
 if __name__ == "__main__":

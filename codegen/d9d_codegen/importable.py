@@ -82,12 +82,13 @@ class Importable:
         names = [name, *rest.split(".")[1:]]
         if rest and self.find(f"{module}.{name}"):  # a module with a capital, such as xml.etree.ElementTree
             module, names = f"{module}.{name}", names[1:]
-        return self._look_within(module, names[0]) or self._look_within_class(module, names)
+        missing = self._look_within(module, names[0])
+        return self._look_within_class(module, *names) if missing is None and len(names) > 1 else missing
 
-    def _look_within_class(self, module: str, names: list[str]) -> Missing | None:
+    def _look_within_class(self, module: str, outer: str, *names: str) -> Missing | None:
         """Return what a class does not have; nothing where its source does not show all that it has."""
-        path, holder = f"{module}.{names[0]}", self._class(module, names[0], set())
-        for name in names[1:]:
+        path, holder = f"{module}.{outer}", self._class(module, outer, set())
+        for name in names:
             if holder is None or (name not in holder.names and holder.is_open):
                 return None
             if name not in holder.names:

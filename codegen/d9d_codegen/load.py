@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from d9d_codegen import shape
 from d9d_codegen.exemption import exemptions_in
@@ -9,6 +10,8 @@ from d9d_codegen.model import Catalogue, Context, Deprecation, EventSpec, Field,
 from d9d_codegen.node import Mapping, Node, Scalar, compose
 from d9d_codegen.problem import Problem, Problems, RefusedError
 from d9d_codegen.source import Source, Text
+
+_MAX_BYTES: Final = 1 << 25  # several times what 10,000 events take; a device has no end
 
 
 def read(path: Path) -> Source:
@@ -18,12 +21,15 @@ def read(path: Path) -> Source:
         RefusedError: It cannot be read.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         raise _unreadable(path, "there is no such file", "name the catalogue with --catalogue PATH") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise _unreadable(path, f"the file cannot be read: {reason}", "name a file that can be read") from None
+    if len(content) > _MAX_BYTES:
+        raise _unreadable(path, f"the file holds more than {_MAX_BYTES >> 20} MiB", "name a catalogue, or split it")
     try:
         return Source(path, content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

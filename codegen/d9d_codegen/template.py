@@ -51,7 +51,7 @@ class Templates:
         try:
             text = self._environment.get_template(template).render(values)
         except Exception as error:
-            problem = self._problem(error)
+            problem = self._problem(error, template)
             if problem is None:
                 raise
             raise RefusedError([problem]) from None
@@ -62,15 +62,16 @@ class Templates:
         """Yield the project's templates that replace none of the compiler's; those that begin with `_` are parts."""
         own = {path.name for path in _OWN.iterdir()}
         for path in sorted(self._folder.glob("*.jinja")) if self._folder else ():
-            if path.name not in own and not path.name.startswith("_"):
+            if path.name not in own and not path.name.startswith("_") and path.is_file():
                 yield path.name
 
     def refuse(self, template: str, message: str, remedy: str) -> RefusedError:
         """Return the error that a template of the project makes what it must not."""
         return RefusedError([Problem((self._folder or Path()) / template, "bad-template", message, remedy)])
 
-    def _problem(self, error: Exception) -> Problem | None:
+    def _problem(self, error: Exception, template: str) -> Problem | None:
         """Return an error as a problem, if it is one of a template of the project."""
+        message = f"the template fails: {type(error).__name__}: {error}"
         places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
         places.append((getattr(error, "filename", None) or "", getattr(error, "lineno", None) or 1))
         for name, number in reversed(places):
@@ -79,8 +80,9 @@ class Templates:
                 line = lines[number - 1] if number <= len(lines) else ""
                 column = len(line) - len(line.lstrip()) + 1
                 span = Span(number, column, max(1, len(line.strip())))
-                message = f"the template fails: {type(error).__name__}: {error}"
                 return Problem(Path(name), "bad-template", message, "mend the template", span, line)
+        if self._folder is not None and (self._folder / template).exists():  # it cannot even be read
+            return Problem(self._folder / template, "bad-template", message, "mend the template")
         return None
 
     def _read_back(self, template: str, text: str) -> None:

@@ -113,7 +113,8 @@ def _orphans(
             if folder / file.name in wanted or not file.is_file():
                 continue
             is_staged = file.name.startswith(".") and file.name.endswith(_STAGED)
-            if is_staged or (file.suffix in (".py", ".md") and _is_generated(_read(file) or b"", head)):
+            is_known = file.suffix in (".py", ".md") or folder / file.name in listed
+            if is_staged or (is_known and _is_generated(_read(file) or b"", head)):
                 yield folder / file.name
 
 

@@ -164,6 +164,25 @@ def test_a_terminal_that_knows_few_characters_gets_escapes(small: Workspace) -> 
     assert rb"ge\xf6ffnet" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [("| true", 0, ""), ("> /dev/full", 1, "the output cannot be written: No space left on device\n")],
+    ids=["the reader has gone", "the disk is full"],
+)
+def test_output_that_nobody_takes_is_no_traceback(small: Workspace, redirection: str, status: int, said: str) -> None:
+    """A closed pipe ends with what was found; a full disk is told."""
+    command = f"set -o pipefail; {sys.executable} -m d9d_codegen schema {redirection}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)  # noqa: S607 -- as in make
+    assert (result.returncode, result.stderr) == (status, said)
+
+
+def test_a_catalogue_without_end_is_refused(empty: Workspace) -> None:
+    """Of a device only so much is read as a catalogue may hold."""
+    status, output = empty.run("lint", "--catalogue", "/dev/zero")
+    assert status == 1
+    assert output.startswith("/dev/zero: error[unreadable]: the file holds more than 32 MiB")
+
+
 # Runs every command; prints all that they print, and all that is in the files afterwards.
 EVERYTHING = """
 import contextlib, io, pathlib

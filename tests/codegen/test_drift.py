@@ -1,6 +1,8 @@
 """`check`: what on disk is not as the catalogue says."""
 
+import cProfile
 import json
+import shutil
 from itertools import product
 
 import pytest
@@ -142,3 +144,19 @@ def test_a_half_written_text_that_a_killed_run_left_behind_goes_too(small: Works
     small.run("generate")
     small.write("# Gen", "shop/events/.sale.py.d9d-new")
     assert small.run("generate") == (0, "wrote 0 of 7 files, removed 1\n")
+
+
+def test_check_does_no_more_than_generate(small: Workspace) -> None:
+    """Counted in calls of functions, which no other load of the machine changes; the benchmark has the seconds."""
+    small.write(PYPROJECT, "pyproject.toml")
+
+    def num_calls(command: str) -> int:
+        profile = cProfile.Profile()
+        status, _ = profile.runcall(small.run, command)
+        assert status == 0
+        return sum(entry.callcount for entry in profile.getstats())
+
+    num_calls("generate")  # loads what is loaded but once
+    for path in ("shop", "docs"):
+        shutil.rmtree(small.root / path)
+    assert num_calls("generate") >= num_calls("check")

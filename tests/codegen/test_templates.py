@@ -114,3 +114,22 @@ def test_a_folder_of_templates_must_be_there(small: Workspace) -> None:
         1,
         "nowhere: error[bad-template]: there is no such folder of templates\n   name one with --templates DIR\n",
     )
+
+
+def test_a_template_that_cannot_be_read_is_told(small: Workspace) -> None:
+    """Bytes that are no text are a problem of the template; a folder called like one is none."""
+    (small.root / "own/names.txt.jinja").mkdir(parents=True)
+    assert small.run("generate", "--templates", "own")[0] == 0
+    (small.root / "own/page.md.jinja").write_bytes(b"\xff")
+    status, output = small.run("generate", "--templates", "own")
+    assert status == 1
+    assert output.startswith("own/page.md.jinja: error[bad-template]: the template fails: UnicodeDecodeError: ")
+
+
+def test_a_file_of_a_template_that_is_gone_goes(small: Workspace) -> None:
+    """What the index lists and its own first line says to be generated is removed like a module."""
+    small.write("{{ notice }}\n", "own/names.txt.jinja")
+    small.run("generate", "--templates", "own")
+    assert (small.root / "shop/events/names.txt").exists()
+    assert small.run("generate") == (0, "wrote 1 of 7 files, removed 1\n")
+    assert not (small.root / "shop/events/names.txt").exists()
