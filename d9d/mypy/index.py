@@ -19,11 +19,13 @@ class Index:
         events: What the catalogue says of each event, by the full name of its constant.
         aliases: What it says of each deprecated name that stands for another, by the full name.
         digest: Tells two states of the file apart.
+        modules: What it says of each module, by the module's name: its phases, and which event may follow which.
     """
 
     events: Mapping[str, Mapping[str, Any]]
     aliases: Mapping[str, Mapping[str, Any]]
     digest: str
+    modules: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def describes(self, module: str) -> bool:
         """Say whether a module defines events of this catalogue."""
@@ -99,7 +101,12 @@ def _read(path: Path) -> Index:
         return EMPTY
     if not isinstance(content, dict) or not isinstance(content.get("events"), dict):
         return EMPTY
-    return Index(_entries(content, "events"), _entries(content, "aliases"), hashlib.sha256(data).hexdigest())
+    return Index(
+        _entries(content, "events"),
+        _entries(content, "aliases"),
+        hashlib.sha256(data).hexdigest(),
+        _entries(content, "modules"),
+    )
 
 
 def _entries(content: dict[str, Any], key: str) -> dict[str, Mapping[str, Any]]:

@@ -16,6 +16,7 @@ TRAIN_TASK: Final = "d9d.loop.control.task.TrainTask"
 INFERENCE_TASK: Final = "d9d.loop.control.task.InferenceTask"
 MODEL_PROVIDER: Final = "d9d.loop.control.model_provider.ModelProvider"
 
+PARTIAL: Final = "functools.partial"
 PARTIAL_SIGNATURE: Final = "__mypy_partial"
 """Where mypy keeps what is left of the signature in a `functools.partial`; its `__call__` itself takes anything."""
 

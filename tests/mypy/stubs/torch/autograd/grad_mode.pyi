@@ -1,0 +1,9 @@
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+class no_grad:  # noqa: N801 -- the name that torch gave it
+    def __enter__(self) -> None: ...
+    def __exit__(self, *args: object) -> None: ...
+    def __call__(self, orig_func: _F) -> _F: ...
