@@ -163,25 +163,31 @@ def _check(
     if isinstance(handler, LambdaExpr):
         check(HandlerBody(api, indexes, handler, [], events))
         return
-    node = _definition(handler, api)
+    node = definition(handler, api)
     function = node.func if isinstance(node, Decorator) else node
     if isinstance(function, FuncDef):
         decorators = node.original_decorators if isinstance(node, Decorator) else []
         check(HandlerBody(api, indexes, function, decorators, events))
 
 
-def _definition(handler: Expression, api: TypeChecker) -> Node | None:
-    """Return what defines a handler in the checked module; of a `functools.partial` the function in it.
+def definition(handler: Expression, api: TypeChecker) -> Node | None:
+    """Return what defines a function or a method in the checked module; of a `functools.partial` the function in it.
 
     What another module defines may have come from the cache, without a body.
+
+    Args:
+        handler: What names it.
+        api: The checker of the module.
     """
     if isinstance(handler, CallExpr) and isinstance(handler.callee, RefExpr) and handler.args:
-        return _definition(handler.args[0], api) if handler.callee.fullname == names.PARTIAL else None
+        return definition(handler.args[0], api) if handler.callee.fullname == names.PARTIAL else None
     if not isinstance(handler, NameExpr | MemberExpr):
         return None
     module = api.tree.fullname
     if handler.kind == LDEF or handler.fullname == f"{module}.{handler.name}":
         return handler.node
-    owner = get_proper_type(api.lookup_type(handler.expr)) if isinstance(handler, MemberExpr) else None
+    if not isinstance(handler, MemberExpr) or not api.has_type(handler.expr):
+        return None
+    owner = get_proper_type(api.lookup_type(handler.expr))
     node = owner.type.get_method(handler.name) if isinstance(owner, Instance) else None
     return node if node is not None and node.info.module_name == module else None

@@ -21,7 +21,7 @@ from mypy.types import FunctionLike, Type
 
 from d9d.mypy import handlers, names
 from d9d.mypy.bodies import of_decorated, of_subscribed
-from d9d.mypy.checks import handler, host_sync
+from d9d.mypy.checks import collective, handler, host_sync
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
 
@@ -34,12 +34,12 @@ METHOD_SIGNATURES: Final[dict[str, Callable[[MethodSigContext, Indexes], Functio
 """Checks that report in mypy's place, and so say what signature it shall go on with."""
 
 BESIDE_SIGNATURES: Final[dict[str, tuple[Callable[[MethodSigContext, Indexes], None], ...]]] = {
-    names.SUBSCRIPTION_CALL: (of_decorated(host_sync.check),),
+    names.SUBSCRIPTION_CALL: (of_decorated(host_sync.check), of_decorated(collective.check)),
 }
 """Checks beside those, which say nothing about the signature; mypy mutes what is reported of an overload later on."""
 
 METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] = {
-    names.EVENT_BUS_SUBSCRIBE: (of_subscribed(host_sync.check),),
+    names.EVENT_BUS_SUBSCRIBE: (of_subscribed(host_sync.check), of_subscribed(collective.check)),
 }
 """Checks of calls of methods, after mypy's own."""
 

@@ -35,31 +35,33 @@ _EQUALITIES: Final = {"==": True, "in": True, "is": True, "!=": False, "not in":
 _DEPTH: Final = 3
 
 
-def side(test: Expression, function: FuncDef | LambdaExpr, depth: int = _DEPTH) -> bool | None:
-    """Say on which side of a condition about ranks a test lies.
+def side(test: Expression, function: FuncDef | LambdaExpr, *, holds: bool = True, depth: int = _DEPTH) -> bool | None:
+    """Say on which side of a condition about ranks some code is.
 
     Args:
         test: What is tested.
         function: The function in which it is.
+        holds: Whether the code is reached where the test holds, and not where it does not.
         depth: How many assignments to follow back.
 
     Returns:
-        True if it holds on the rank that the condition is about, such as `rank == 0`; False if on the others, such as
-        `rank != 0`; nothing if the test says nothing about ranks.
+        True if the rank that the condition is about reaches the code, as under `rank == 0`; False if the others do, as
+        under `rank != 0`; nothing if that depends on no rank, or on something else as well.
     """
     if isinstance(test, UnaryExpr) and test.op == "not":
-        inner = side(test.expr, function, depth)
-        return None if inner is None else not inner
-    if isinstance(test, OpExpr):
-        left = side(test.left, function, depth)
-        return side(test.right, function, depth) if left is None else left
+        return side(test.expr, function, holds=not holds, depth=depth)
+    if isinstance(test, OpExpr) and test.op in {"and", "or"}:
+        sides = [side(part, function, holds=holds, depth=depth) for part in (test.left, test.right)]
+        is_either_enough = holds == (test.op == "and")
+        known = [each for each in sides if each is not None]
+        return known[0] if len(known) > (0 if is_either_enough else 1) else None
     if isinstance(test, ComparisonExpr):
-        return _side_of_comparison(test, function, depth)
-    if _name(test) in _FLAGS:
-        return True
-    if _is_certain(test):
-        return False  # true of all ranks but the first
-    return _side_of_value(test, function, depth)
+        decided = _side_of_comparison(test, function, depth)
+    elif _name(test) in _FLAGS or _is_certain(test):
+        decided = _name(test) in _FLAGS  # a rank itself is true of all but the first
+    else:
+        decided = _side_of_value(test, function, depth)
+    return None if decided is None else decided == holds
 
 
 def is_about(expression: Expression, function: FuncDef | LambdaExpr) -> bool:
@@ -82,7 +84,7 @@ def _side_of_value(test: Expression, function: FuncDef | LambdaExpr, depth: int)
     values = values_of(test, function)
     if len(values) != 1 or values[0] is None or depth == 0:
         return None
-    return side(values[0], function, depth - 1)
+    return side(values[0], function, depth=depth - 1)
 
 
 def _is_rank(expression: Expression, function: FuncDef | LambdaExpr, depth: int, *, by_name: bool = True) -> bool:
