@@ -20,7 +20,8 @@ from mypy.semanal import SemanticAnalyzer
 from mypy.types import FunctionLike, Type
 
 from d9d.mypy import handlers, names, uses
-from d9d.mypy.checks import context, dropped, event_id, handler, pair, scope, unregistered
+from d9d.mypy.bodies import of_decorated, of_subscribed
+from d9d.mypy.checks import collective, context, dropped, event_id, handler, host_sync, pair, scope, unregistered
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
 from d9d.mypy.installation import project_folders
@@ -35,8 +36,14 @@ METHOD_SIGNATURES: Final[dict[str, Callable[[MethodSigContext, Indexes], Functio
 }
 """Checks that report in mypy's place, and so say what signature it shall go on with."""
 
+BESIDE_SIGNATURES: Final[dict[str, tuple[Callable[[MethodSigContext, Indexes], None], ...]]] = {
+    names.SUBSCRIPTION_CALL: (of_decorated(host_sync.check), of_decorated(collective.check)),
+}
+"""Checks beside those, which say nothing about the signature; mypy mutes what is reported of an overload later on."""
+
 METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] = {
     names.EVENT_BUS_BOUNDED: (pair.check_block,),
+    names.EVENT_BUS_SUBSCRIBE: (of_subscribed(host_sync.check), of_subscribed(collective.check)),
 }
 """Checks of calls of methods, after mypy's own."""
 
@@ -65,7 +72,8 @@ class D9dPlugin(Plugin):
     def get_method_signature_hook(self, fullname: str) -> Callable[[MethodSigContext], FunctionLike] | None:
         """Return the check that decides on the signature of a call."""
         check = METHOD_SIGNATURES.get(fullname)
-        return None if check is None else functools.partial(_answer, check, self._indexes)
+        beside = BESIDE_SIGNATURES.get(fullname, ())
+        return None if check is None else functools.partial(_answer, check, beside, self._indexes)
 
     def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
         """Return the checks of a method's call."""
@@ -117,9 +125,15 @@ def digest_of_rules() -> str:
 
 
 def _answer(
-    check: Callable[[MethodSigContext, Indexes], FunctionLike], indexes: Indexes, ctx: MethodSigContext
+    check: Callable[[MethodSigContext, Indexes], FunctionLike],
+    beside: Sequence[Callable[[MethodSigContext, Indexes], None]],
+    indexes: Indexes,
+    ctx: MethodSigContext,
 ) -> FunctionLike:
-    """Run a check that decides on a signature; mypy's own is the answer where there is none."""
+    """Run a check that decides on a signature, and those beside it; mypy's own is the answer where there is none."""
+    for other in beside:
+        with _CrashTold(other, ctx.api.msg.note, ctx.context):
+            other(ctx, indexes)
     with _CrashTold(check, ctx.api.msg.note, ctx.context):
         return check(ctx, indexes)
     return ctx.default_signature

@@ -25,7 +25,8 @@ class Index:
         events: What the catalogue says of each event, by the full name of its constant.
         contexts: What it says of each context, by the full name of its class.
         aliases: What it says of each deprecated name that stands for another, by the full name.
-        modules: What it says of each of its modules, by the name that the ids of the module's events begin with.
+        modules: What it says of each of its modules, by the name that the ids of the module's events begin with: its
+            phases, and which event may follow which.
         digest: Tells two states of the file apart.
     """
 

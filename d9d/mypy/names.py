@@ -39,6 +39,7 @@ HARMLESS_DECORATORS: Final = frozenset(
 )
 """Decorators that call what they decorate, if anything, and neither register it nor replace it by what would."""
 
+PARTIAL: Final = "functools.partial"
 PARTIAL_SIGNATURE: Final = "__mypy_partial"
 """Where mypy keeps what is left of the signature in a `functools.partial`; its `__call__` itself takes anything."""
 

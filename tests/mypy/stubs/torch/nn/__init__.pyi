@@ -1,10 +1,5 @@
-from collections.abc import Iterator
-
 from torch import Tensor
+from torch.nn.modules import Module as Module
 
 class Parameter(Tensor):
     grad: Tensor | None
-
-class Module:
-    def parameters(self) -> Iterator[Parameter]: ...
-    def modules(self) -> Iterator[Module]: ...

@@ -1,0 +1,129 @@
+"""Where names, and the attributes of `self`, get their values."""
+
+from collections.abc import Iterator
+
+from mypy.nodes import (
+    AssignmentExpr,
+    AssignmentStmt,
+    DictionaryComprehension,
+    Expression,
+    ForStmt,
+    FuncDef,
+    GeneratorExpr,
+    LambdaExpr,
+    ListExpr,
+    MemberExpr,
+    NameExpr,
+    Node,
+    OperatorAssignmentStmt,
+    StarExpr,
+    TempNode,
+    TupleExpr,
+    TypeInfo,
+    Var,
+    WithStmt,
+)
+
+from d9d.mypy.tree import descend, is_scope
+
+
+def attribute_of_self(expression: Node) -> str | None:
+    """Return the name of the attribute in `self.attribute`; nothing for what is none."""
+    if isinstance(expression, MemberExpr) and isinstance(expression.expr, NameExpr):
+        owner = expression.expr.node
+        return expression.name if isinstance(owner, Var) and owner.is_self else None
+    return None
+
+
+def values_of(reference: Expression, function: FuncDef | LambdaExpr) -> list[Expression | None]:
+    """Return all that a local name of a function, or an attribute of its `self`, is assigned in the source.
+
+    Args:
+        reference: The name or the attribute.
+        function: Where it is read.
+
+    Returns:
+        The values, or what they are taken from, such as that which a loop runs over; `None` for one that is not
+        written down. Nothing for parameters, and where the source is unknown.
+    """
+    if isinstance(reference, NameExpr) and isinstance(reference.node, Var):
+        places = _targets(function.body)
+        return [value for target, value in places if isinstance(target, NameExpr) and target.node is reference.node]
+    attribute, info = attribute_of_self(reference), function.info
+    if attribute is None or not info:
+        return []
+    if any(attribute in base.names for base in info.mro[1:]):
+        return [None]
+    return [value for name, _, value in _attributes(info) if name == attribute]
+
+
+def assigning_methods(info: TypeInfo) -> dict[str, list[str]]:
+    """Return which methods of a class assign each attribute of its objects.
+
+    Args:
+        info: A class whose source is known.
+
+    Returns:
+        The names of the methods by that of the attribute; "" for a value in the class body.
+    """
+    found: dict[str, list[str]] = {}
+    for attribute, method, _ in _attributes(info):
+        found.setdefault(attribute, []).append(method)
+    return found
+
+
+def methods(info: TypeInfo) -> Iterator[FuncDef]:
+    """Yield what a class body defines as functions, under conditions and decorators as well."""
+    for node in descend(info.defn.defs, lambda child: not is_scope(child)):
+        if isinstance(node, FuncDef):
+            yield node
+
+
+def _attributes(info: TypeInfo) -> Iterator[tuple[str, str, Expression | None]]:
+    """Yield each attribute that a class gives a value, with the name of the method and the value."""
+    for target, value in _targets(info.defn.defs):
+        if isinstance(target, NameExpr):
+            yield target.name, "", value
+    for method in methods(info):
+        for target, value in _targets(method.body, nested=True):
+            if (attribute := attribute_of_self(target)) is not None:
+                yield attribute, method.name, value
+
+
+def _targets(node: Node, *, nested: bool = False) -> Iterator[tuple[Expression, Expression | None]]:
+    """Yield what is assigned below a node, each with what its value is, or is taken from, where that is written."""
+    for each in descend(node, lambda child: nested or not is_scope(child)):
+        for target, value in _assigned(each):
+            yield from _unpacked(target, value)
+
+
+def _assigned(node: Node) -> Iterator[tuple[Expression, Expression | None]]:
+    """Yield what a single statement or expression assigns."""
+    match node:
+        case AssignmentStmt(rvalue=TempNode(no_rhs=True)):
+            pass
+        case AssignmentStmt():
+            yield from ((target, node.rvalue) for target in node.lvalues)
+        case AssignmentExpr():
+            yield node.target, node.value
+        case OperatorAssignmentStmt():
+            yield node.lvalue, None
+        case ForStmt():
+            yield node.index, node.expr
+        case GeneratorExpr() | DictionaryComprehension():
+            yield from zip(node.indices, node.sequences, strict=True)
+        case WithStmt():
+            yield from ((target, None) for target in node.target if target is not None)
+        case _:
+            pass
+
+
+def _unpacked(target: Expression, value: Expression | None) -> Iterator[tuple[Expression, Expression | None]]:
+    if not isinstance(target, TupleExpr | ListExpr):
+        yield target, value
+        return
+    values: list[Expression | None] = [value] * len(target.items)
+    if isinstance(value, TupleExpr) and len(value.items) == len(values):
+        values = list(value.items)
+    for item, part in zip(target.items, values, strict=True):
+        yield from _unpacked(item.expr if isinstance(item, StarExpr) else item, part)

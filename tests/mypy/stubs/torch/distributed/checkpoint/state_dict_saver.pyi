@@ -1,0 +1,3 @@
+from typing import Any
+
+def save(state_dict: dict[str, Any], *, checkpoint_id: str | None = ..., no_dist: bool = ...) -> Any: ...

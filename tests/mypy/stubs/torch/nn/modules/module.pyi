@@ -1,0 +1,9 @@
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.nn import Parameter
+
+class Module:
+    def parameters(self) -> Iterator[Parameter]: ...
+    def modules(self) -> Iterator[Module]: ...
+    def __getattr__(self, name: str) -> Tensor | Module: ...
