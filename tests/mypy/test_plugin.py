@@ -275,6 +275,22 @@ def test_a_crash_in_a_check_is_a_note(copy: Callable[..., Project], monkeypatch:
     assert messages == {f"d9d.mypy could not check this: {crashed}. Please report it."}
 
 
+def test_a_crash_in_a_check_of_a_module_is_a_note_at_its_top(
+    copy: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no better place, and mypy shows the note once for each module."""
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(dispatch, "MODULES", (crash,))
+
+    reports = copy("deprecated_script.py").check()
+
+    assert {each.line for each in reports} == {1}
+    assert len({each.file for each in reports}) == len(reports) > 1
+
+
 def test_the_entry_can_be_called_again() -> None:
     """A process may run mypy many times, as a daemon or a test does: importing the plugin must not hide its entry."""
     assert entry("3.0+dev") is D9dPlugin
