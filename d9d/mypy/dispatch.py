@@ -9,22 +9,38 @@ from typing import Any, Final, TypeVar
 from mypy.nodes import Context
 from mypy.options import Options
 from mypy.plugin import (
+    AnalyzeTypeContext,
+    AttributeContext,
     ClassDefContext,
     FunctionContext,
+    FunctionSigContext,
     MethodContext,
     MethodSigContext,
     Plugin,
     ReportConfigContext,
 )
 from mypy.semanal import SemanticAnalyzer
+from mypy.typeanal import TypeAnalyser
 from mypy.types import FunctionLike, Type
 
 from d9d.mypy import handlers, names, uses
 from d9d.mypy.bodies import of_decorated, of_subscribed
-from d9d.mypy.checks import collective, context, dropped, event_id, handler, host_sync, pair, scope, unregistered
+from d9d.mypy.checks import (
+    collective,
+    context,
+    deprecated,
+    dropped,
+    event_id,
+    handler,
+    host_sync,
+    pair,
+    scope,
+    unregistered,
+)
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
 from d9d.mypy.installation import project_folders
+from d9d.mypy.module_check import ModuleCheck, ModuleWatch
 
 TCallContext = TypeVar("TCallContext", MethodContext, FunctionContext)
 
@@ -59,6 +75,9 @@ CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = (
 )
 """Checks of class definitions, once all names are bound and before any type is inferred."""
 
+MODULES: Final[tuple[Callable[[ModuleCheck, Indexes], None], ...]] = (deprecated.check_names,)
+"""Checks of whole modules, once all names are bound."""
+
 _AFTER_ALL_PATCHES: Final = 100
 
 
@@ -68,9 +87,12 @@ class D9dPlugin(Plugin):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._indexes = Indexes(project_folders(options))
+        self._watch = ModuleWatch(self._check_module)
+        self._resumed = ""
 
     def get_method_signature_hook(self, fullname: str) -> Callable[[MethodSigContext], FunctionLike] | None:
         """Return the check that decides on the signature of a call."""
+        self._watch.asked()
         check = METHOD_SIGNATURES.get(fullname)
         beside = BESIDE_SIGNATURES.get(fullname, ())
         return None if check is None else functools.partial(_answer, check, beside, self._indexes)
@@ -84,6 +106,23 @@ class D9dPlugin(Plugin):
         """Return the checks of a function's call."""
         checks = FUNCTIONS.get(fullname)
         return None if checks is None else functools.partial(_observe, checks, self._indexes)
+
+    def get_function_signature_hook(self, fullname: str) -> Callable[[FunctionSigContext], FunctionLike] | None:  # noqa: ARG002 -- mypy passes it
+        """Return nothing; mypy asks for each call of a function."""
+        self._watch.asked()
+        return None
+
+    def get_attribute_hook(self, fullname: str) -> Callable[[AttributeContext], Type] | None:
+        """Return the check of an attribute that a catalogue deprecates."""
+        self._watch.asked()
+        return functools.partial(self._check_field, fullname) if self._is_deprecated(fullname) else None
+
+    def get_type_analyze_hook(self, fullname: str) -> Callable[[AnalyzeTypeContext], Type] | None:
+        """Return the check of an annotation that names what a catalogue deprecates."""
+        if fullname == self._resumed:
+            self._resumed = ""
+            return None
+        return functools.partial(self._check_type, fullname) if self._is_deprecated(fullname) else None
 
     def get_customize_class_mro_hook(self, fullname: str) -> Callable[[ClassDefContext], None] | None:  # noqa: ARG002 -- mypy passes it
         """Return what has a class checked once its module is bound; no other hook is asked for every class."""
@@ -100,9 +139,32 @@ class D9dPlugin(Plugin):
         index = self._indexes.beside(ctx.path)
         return index.digest if index.describes(ctx.id) else None
 
+    def _is_deprecated(self, fullname: str) -> bool:
+        return self._indexes.that_deprecates(fullname, self._modules or {}) is not None
+
+    def _check_field(self, fullname: str, ctx: AttributeContext) -> Type:
+        with _CrashTold(deprecated.check_field, ctx.api.msg.note, ctx.context):
+            deprecated.check_field(fullname, ctx, self._indexes)
+        return ctx.default_attr_type
+
+    def _check_type(self, fullname: str, ctx: AnalyzeTypeContext) -> Type:
+        if isinstance(ctx.api, TypeAnalyser):
+            with _CrashTold(deprecated.check_type, ctx.api.note, ctx.context):
+                deprecated.check_type(fullname, ctx, self._indexes)
+        self._resumed = fullname  # mypy asks again for what it now analyses by itself
+        return ctx.api.analyze_type(ctx.type)
+
+    def _check_module(self, module: ModuleCheck) -> None:
+        for each in MODULES:
+            with _CrashTold(each, module.api.note, module.tree):
+                each(module, self._indexes)
+
     def _check_later(self, ctx: ClassDefContext) -> None:
         api, definition = ctx.api, ctx.cls
-        if not isinstance(api, SemanticAnalyzer) or api.is_stub_file:
+        if not isinstance(api, SemanticAnalyzer):
+            return
+        self._watch.class_seen(api)
+        if api.is_stub_file:
             return
         module, options = api.cur_mod_node, api.options
 

@@ -99,21 +99,24 @@ class Indexes:
         """
         return self._within(Path(module_path).parent)
 
-    def of_module(self, name: str, modules: Mapping[str, MypyFile]) -> Index:
-        """Return the index of a module, as `beside`, quickly: it is asked for every attribute in the checked code.
+    def that_deprecates(self, name: str, modules: Mapping[str, MypyFile]) -> Index | None:
+        """Return the index that says something is deprecated; quickly, since all attributes are looked up.
 
         Args:
-            name: The full name of the module, or of anything else, beside which there is no index.
+            name: The full name of anything.
             modules: All modules of this run.
+
+        Returns:
+            The index beside its module, if there is one and it says so.
         """
-        index = self._by_module.get(name)
-        if index is not None:
-            return index
-        module = modules.get(name)
-        if module is None:
-            return EMPTY
-        self._by_module[name] = index = self.beside(module.path)
-        return index
+        owner = name.rpartition(".")[0]
+        for module in (owner, owner.rpartition(".")[0]):  # a name of the module, or one of a class in it
+            if module in modules:
+                if module not in self._by_module:
+                    self._by_module[module] = self.beside(modules[module].path)
+                index = self._by_module[module]
+                return index if name in index.deprecated else None
+        return None
 
     @functools.cached_property
     def owners(self) -> Mapping[str, str]:

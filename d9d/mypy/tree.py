@@ -14,11 +14,18 @@ from mypy.nodes import (
     OverloadedFuncDef,
     Var,
 )
+from mypy.patterns import AsPattern, ClassPattern, MappingPattern, OrPattern, SequencePattern, ValuePattern
 
 _ATTRIBUTES = {
     AssignmentStmt: ("lvalues", "rvalue"),
     ClassDef: ("decorators", "base_type_exprs", "defs"),
     Decorator: ("original_decorators", "func"),
+    AsPattern: ("pattern",),
+    ClassPattern: ("class_ref", "positionals", "keyword_values"),
+    MappingPattern: ("keys", "values"),
+    OrPattern: ("patterns",),
+    SequencePattern: ("patterns",),
+    ValuePattern: ("expr",),
 }
 """What lies below a node whose `__match_args__` leave something out."""
 

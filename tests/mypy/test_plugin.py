@@ -41,6 +41,18 @@ ignore_errors = True
 """
 
 
+UNCHECKED = """\
+from typing import Any
+from lab.events.trial import EVENT_TRIAL_READY, EVENT_TRIAL_ROUND_POST, EVENT_TRIAL_TURN_POST
+
+def decorate(*events: Any) -> Any: ...
+
+@decorate(EVENT_TRIAL_TURN_POST)
+def unchecked(first, second=EVENT_TRIAL_READY):
+    return EVENT_TRIAL_TURN_POST
+"""
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class Report:
     """What mypy says about one line of a program."""
@@ -173,6 +185,49 @@ def test_an_index_that_is_none_leaves_the_check_as_it_is(copy: Callable[..., Pro
     assert reports == [each for each in expected_reports() if each.file == "untyped.py"]
 
 
+def test_a_deprecated_use_is_told_once_beside_mypys_own_code(copy: Callable[..., Project]) -> None:
+    """With `deprecated` enabled mypy tells a property itself, and only mypy; all else stays as it is."""
+    project = copy("deprecated.py", "deprecated_base.py")
+    before = project.check()
+
+    after = project.check("--enable-error-code=deprecated")
+
+    assert [(each.file, each.line) for each in after] == [(each.file, each.line) for each in before]
+    assert {each.code for each in after} == {"d9d-deprecated", "deprecated"}
+    assert not project.check("--disable-error-code=deprecated")
+
+
+def test_deprecated_uses_in_a_stub_are_told(copy: Callable[..., Project]) -> None:
+    """A stub has no handlers, and names contexts all the same."""
+    project = copy("own_events.py")
+    stub = "from lab.events.trial import EventTurnContext\n\nclass Stub:\n    turn: EventTurnContext\n"
+    (project.folder / "stub.pyi").write_text(stub, encoding="utf-8")
+
+    assert [(each.line, each.code) for each in project.check()] == [(4, "d9d-deprecated")]
+
+
+def test_bodies_that_mypy_does_not_check_are_left_alone(copy: Callable[..., Project]) -> None:
+    """Without `check_untyped_defs` functions without annotations are unchecked, and what decorates them is not."""
+    project = copy("own_events.py")
+    (project.folder / "unchecked.py").write_text(UNCHECKED, encoding="utf-8")
+
+    assert [(each.line, each.code) for each in project.check("--no-check-untyped-defs")] == [(6, "d9d-deprecated")]
+    assert [(each.line, each.code) for each in project.check()] == [(6, "d9d-deprecated"), (8, "d9d-deprecated")]
+
+
+def test_a_newly_deprecated_name_is_heeded_by_a_warm_run(copy: Callable[..., Project]) -> None:
+    """Whoever uses it is checked again, though its module is the same."""
+    project = copy("deprecated.py", "deprecated_base.py")
+    before = {each.message for each in project.check()}
+
+    status = '"deprecated": {"since": "0.9"},'
+    project.edit("lab/events/index.json", '"id": "trial.ready",', f'"id": "trial.ready", {status}')
+
+    assert {each.message for each in project.check()} - before == {
+        'EVENT_TRIAL_READY ("trial.ready") is deprecated since 0.9: nothing replaces it'
+    }
+
+
 def test_ignore_comments_that_name_the_code_count_as_used(copy: Callable[..., Project]) -> None:
     """With unused comments reported, the codes of the plugin are used; mypy advises them in place of the broad ones."""
     project = copy("ignored.py")
@@ -219,6 +274,22 @@ def test_a_crash_in_a_check_is_a_note(copy: Callable[..., Project], monkeypatch:
 
     crashed = f"{crash.__module__}.{crash.__name__} raised RuntimeError: out of ideas"
     assert messages == {f"d9d.mypy could not check this: {crashed}. Please report it."}
+
+
+def test_a_crash_in_a_check_of_a_module_is_a_note_at_its_top(
+    copy: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no better place, and mypy shows the note once for each module."""
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(dispatch, "MODULES", (crash,))
+
+    reports = copy("deprecated_script.py").check()
+
+    assert {each.line for each in reports} == {1}
+    assert len({each.file for each in reports}) == len(reports) > 1
 
 
 def test_the_entry_can_be_called_again() -> None:
