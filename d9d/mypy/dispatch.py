@@ -19,9 +19,9 @@ from mypy.plugin import (
 from mypy.semanal import SemanticAnalyzer
 from mypy.types import FunctionLike, Type
 
-from d9d.mypy import handlers, names
+from d9d.mypy import attributes, handlers, names
 from d9d.mypy.bodies import of_decorated, of_subscribed
-from d9d.mypy.checks import collective, handler, host_sync
+from d9d.mypy.checks import collective, handler, host_sync, order
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
 
@@ -34,19 +34,19 @@ METHOD_SIGNATURES: Final[dict[str, Callable[[MethodSigContext, Indexes], Functio
 """Checks that report in mypy's place, and so say what signature it shall go on with."""
 
 BESIDE_SIGNATURES: Final[dict[str, tuple[Callable[[MethodSigContext, Indexes], None], ...]]] = {
-    names.SUBSCRIPTION_CALL: (of_decorated(host_sync.check), of_decorated(collective.check)),
+    names.SUBSCRIPTION_CALL: (of_decorated(host_sync.check_host_sync), of_decorated(collective.check_collectives)),
 }
 """Checks beside those, which say nothing about the signature; mypy mutes what is reported of an overload later on."""
 
 METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] = {
-    names.EVENT_BUS_SUBSCRIBE: (of_subscribed(host_sync.check), of_subscribed(collective.check)),
+    names.EVENT_BUS_SUBSCRIBE: (of_subscribed(host_sync.check_host_sync), of_subscribed(collective.check_collectives)),
 }
 """Checks of calls of methods, after mypy's own."""
 
 FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...]]] = {}
 """Checks of calls of functions and classes, after mypy's own."""
 
-CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = ()
+CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = (order.check_order,)
 """Checks of class definitions, once all names are bound and before any type is inferred."""
 
 _AFTER_ALL_PATCHES: Final = 100
@@ -98,7 +98,10 @@ class D9dPlugin(Plugin):
 
         def check() -> None:
             with api.file_context(module, options):
-                handlers.own_handlers(definition.info)  # remembered, for those who find the class in the cache
+                # Remembered, for those who find the class in the cache.
+                handlers.own_handlers(definition.info)
+                attributes.own_assigned(definition.info)
+                attributes.own_mentioned(definition.info)
                 for each in CLASSES:
                     with _CrashTold(each, api.note, definition):
                         each(ClassCheck(definition.info, api, self._indexes))

@@ -6,8 +6,8 @@ from typing import Final
 from mypy.nodes import AssignmentStmt, CallExpr, Decorator, Expression, NameExpr, OverloadedFuncDef, RefExpr, TypeInfo
 
 from d9d.mypy import names
+from d9d.mypy.facts import recall
 
-_KEY: Final = "d9d"
 _HANDLERS: Final = "handlers"
 
 
@@ -22,13 +22,7 @@ def own_handlers(info: TypeInfo) -> Mapping[str, list[str]]:
     Returns:
         The events by the name of the method, in the order of definition; an event without a name is "".
     """
-    if info.defn.defs.body:
-        handlers = {name: events for name, events in _read(info) if events}
-        if handlers or _KEY in info.metadata:
-            info.metadata[_KEY] = {_HANDLERS: handlers}
-        return handlers
-    remembered = info.metadata.get(_KEY, {}).get(_HANDLERS, {})
-    return dict(remembered)
+    return recall(info, _HANDLERS, lambda each: {name: events for name, events in _read(each) if events})
 
 
 def inherited_handlers(info: TypeInfo) -> dict[str, tuple[TypeInfo, list[str]]]:
