@@ -29,10 +29,12 @@ from d9d.mypy.tree import descend, is_scope
 
 def attribute_of_self(expression: Node) -> str | None:
     """Return the name of the attribute in `self.attribute`; nothing for what is none."""
-    if isinstance(expression, MemberExpr) and isinstance(expression.expr, NameExpr):
-        owner = expression.expr.node
-        return expression.name if isinstance(owner, Var) and owner.is_self else None
-    return None
+    if not isinstance(expression, MemberExpr) or not isinstance(expression.expr, NameExpr):
+        return None
+    owner = expression.expr
+    # mypy binds no names in code that it thinks never runs, such as that for another version of Python.
+    is_self = owner.node.is_self if isinstance(owner.node, Var) else owner.node is None and owner.name == "self"
+    return expression.name if is_self else None
 
 
 def values_of(reference: Expression, function: FuncDef | LambdaExpr) -> list[Expression | None]:
@@ -47,7 +49,7 @@ def values_of(reference: Expression, function: FuncDef | LambdaExpr) -> list[Exp
         written down. Nothing for parameters, and where the source is unknown.
     """
     if isinstance(reference, NameExpr) and isinstance(reference.node, Var):
-        places = _targets(function.body)
+        places = targets(function.body)
         return [value for target, value in places if isinstance(target, NameExpr) and target.node is reference.node]
     attribute, info = attribute_of_self(reference), function.info
     if attribute is None or not info:
@@ -57,17 +59,18 @@ def values_of(reference: Expression, function: FuncDef | LambdaExpr) -> list[Exp
     return [value for name, _, value in _attributes(info) if name == attribute]
 
 
-def assigning_methods(info: TypeInfo) -> dict[str, list[str]]:
+def assigning_methods(info: TypeInfo, *, augmented: bool = True) -> dict[str, list[str]]:
     """Return which methods of a class assign each attribute of its objects.
 
     Args:
         info: A class whose source is known.
+        augmented: Whether `self.attribute += value` counts, which needs a value to begin with.
 
     Returns:
         The names of the methods by that of the attribute; "" for a value in the class body.
     """
     found: dict[str, list[str]] = {}
-    for attribute, method, _ in _attributes(info):
+    for attribute, method, _ in _attributes(info, augmented=augmented):
         found.setdefault(attribute, []).append(method)
     return found
 
@@ -79,22 +82,31 @@ def methods(info: TypeInfo) -> Iterator[FuncDef]:
             yield node
 
 
-def _attributes(info: TypeInfo) -> Iterator[tuple[str, str, Expression | None]]:
+def targets(
+    node: Node, *, nested: bool = False, augmented: bool = True
+) -> Iterator[tuple[Expression, Expression | None]]:
+    """Yield what is assigned below a node, each with what its value is, or is taken from, where that is written.
+
+    Args:
+        node: Where to look.
+        nested: Whether to look into functions and classes below it as well.
+        augmented: Whether to look at `target += value` as well.
+    """
+    for each in descend(node, lambda child: nested or not is_scope(child)):
+        for target, value in _assigned(each) if augmented or not isinstance(each, OperatorAssignmentStmt) else ():
+            yield from _unpacked(target, value)
+
+
+def _attributes(info: TypeInfo, *, augmented: bool = True) -> Iterator[tuple[str, str, Expression | None]]:
     """Yield each attribute that a class gives a value, with the name of the method and the value."""
-    for target, value in _targets(info.defn.defs):
+    for target, value in targets(info.defn.defs):
         if isinstance(target, NameExpr):
             yield target.name, "", value
     for method in methods(info):
-        for target, value in _targets(method.body, nested=True):
-            if (attribute := attribute_of_self(target)) is not None:
+        for target, value in targets(method.body, nested=True, augmented=augmented):
+            attribute = attribute_of_self(target)
+            if attribute is not None:
                 yield attribute, method.name, value
-
-
-def _targets(node: Node, *, nested: bool = False) -> Iterator[tuple[Expression, Expression | None]]:
-    """Yield what is assigned below a node, each with what its value is, or is taken from, where that is written."""
-    for each in descend(node, lambda child: nested or not is_scope(child)):
-        for target, value in _assigned(each):
-            yield from _unpacked(target, value)
 
 
 def _assigned(node: Node) -> Iterator[tuple[Expression, Expression | None]]:

@@ -23,7 +23,7 @@ from mypy.semanal import SemanticAnalyzer
 from mypy.typeanal import TypeAnalyser
 from mypy.types import FunctionLike, Type
 
-from d9d.mypy import handlers, names, uses
+from d9d.mypy import attributes, handlers, names, uses
 from d9d.mypy.bodies import of_decorated, of_subscribed
 from d9d.mypy.checks import (
     collective,
@@ -33,6 +33,7 @@ from d9d.mypy.checks import (
     event_id,
     handler,
     host_sync,
+    order,
     pair,
     scope,
     unregistered,
@@ -53,13 +54,13 @@ METHOD_SIGNATURES: Final[dict[str, Callable[[MethodSigContext, Indexes], Functio
 """Checks that report in mypy's place, and so say what signature it shall go on with."""
 
 BESIDE_SIGNATURES: Final[dict[str, tuple[Callable[[MethodSigContext, Indexes], None], ...]]] = {
-    names.SUBSCRIPTION_CALL: (of_decorated(host_sync.check), of_decorated(collective.check)),
+    names.SUBSCRIPTION_CALL: (of_decorated(host_sync.check_host_sync), of_decorated(collective.check_collectives)),
 }
 """Checks beside those, which say nothing about the signature; mypy mutes what is reported of an overload later on."""
 
 METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] = {
     names.EVENT_BUS_BOUNDED: (pair.check_block,),
-    names.EVENT_BUS_SUBSCRIBE: (of_subscribed(host_sync.check), of_subscribed(collective.check)),
+    names.EVENT_BUS_SUBSCRIBE: (of_subscribed(host_sync.check_host_sync), of_subscribed(collective.check_collectives)),
 }
 """Checks of calls of methods, after mypy's own."""
 
@@ -72,6 +73,7 @@ CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = (
     scope.check_scope,
     unregistered.check_unregistered,
     dropped.check_dropped,
+    order.check_order,
 )
 """Checks of class definitions, once all names are bound and before any type is inferred."""
 
@@ -173,6 +175,8 @@ class D9dPlugin(Plugin):
                 # Remembered, for those who find the class in the cache.
                 handlers.own_handlers(definition.info)
                 uses.own_uses(definition.info)
+                attributes.own_assigned(definition.info)
+                attributes.own_mentioned(definition.info)
                 for each in CLASSES:
                     with _CrashTold(each, api.note, definition):
                         each(ClassCheck(definition.info, api, self._indexes))

@@ -37,7 +37,7 @@ _ALL: Final = frozenset({"None", "WORLD", "False"})
 _WITHOUT_COLLECTIVES: Final = sys.stdlib_module_names | {"d9d", "torch"}
 
 
-def check(body: HandlerBody) -> None:
+def check_collectives(body: HandlerBody) -> None:
     """Check that no collective of a handler stands under a condition that only some ranks fulfil.
 
     Args:

@@ -42,7 +42,7 @@ _HARMLESS_DECORATORS: Final = ("builtins.", "typing.", "typing_extensions.", "ab
 """Others may well call the handler once in a while."""
 
 
-def check(body: HandlerBody) -> None:
+def check_host_sync(body: HandlerBody) -> None:
     """Check the handler of an event that fires in every step.
 
     Args:
