@@ -23,6 +23,7 @@ setup: .venv/installed ## make the environment in .venv
 generate: setup ## write what catalogue.yaml declares
 	$(BIN)/d9d-catalogue generate
 	$(BIN)/d9d-catalogue generate --catalogue examples/subscriber/catalogue.yaml
+	$(BIN)/d9d-catalogue generate --catalogue tests/mypy/cases/catalogue.yaml
 	$(BIN)/d9d-catalogue schema > docs/catalogue.schema.json
 	$(BIN)/python -m d9d_codegen.rule_page > docs/catalogue/rules.md
 	$(BIN)/python tests/typing/checker_page.py > docs/type-checkers.md
@@ -30,6 +31,7 @@ generate: setup ## write what catalogue.yaml declares
 check: setup ## fail if a generated file or a loop does not do what catalogue.yaml declares
 	$(BIN)/d9d-catalogue check
 	$(BIN)/d9d-catalogue check --catalogue examples/subscriber/catalogue.yaml
+	$(BIN)/d9d-catalogue check --catalogue tests/mypy/cases/catalogue.yaml
 	$(BIN)/d9d-catalogue coverage d9d
 
 lint: setup ## ruff, and the rules of the catalogue

@@ -1,7 +1,6 @@
-"""The error codes of the plugin, and one function a message."""
+"""The error codes of the plugin. What each of them says stands with the check that says it."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Final
 
 from mypy import errorcodes
@@ -70,60 +69,3 @@ class Mistake:
 
     code: ErrorCode
     message: str
-
-
-def wrong_context(subject: str, parameter: str, given: str, expected: str, alternatives: Sequence[str]) -> Mistake:
-    """Say that the parameter does not accept what the event carries."""
-    *others, last = alternatives or ("",)
-    question = f". Did you mean {', '.join(others)} or {last}?" if others else f". Did you mean {last}?" if last else ""
-    return Mistake(
-        HANDLER, f"{subject} takes {given}, and the event carries {expected}: annotate {parameter} with it{question}"
-    )
-
-
-def no_parameter(subject: str, expected: str) -> Mistake:
-    """Say that there is no parameter to receive the context in."""
-    return Mistake(
-        HANDLER, f"{subject} takes no positional argument, and is called with {expected}: add a parameter for it"
-    )
-
-
-def extra_parameters(subject: str, extras: Sequence[str], expected: str) -> Mistake:
-    """Say that parameters other than the context are required."""
-    return Mistake(
-        HANDLER,
-        f"{subject} requires {' and '.join(extras)} as well, and is called with {expected} alone: give a default, or "
-        "bind with functools.partial",
-    )
-
-
-def asynchronous(subject: str, expected: str) -> Mistake:
-    """Say that nobody would await the handler."""
-    return Mistake(
-        HANDLER,
-        f'{subject} is asynchronous, and the bus awaits nothing: define it with "def", to take {expected} and return '
-        "None",
-    )
-
-
-def generator(subject: str, expected: str) -> Mistake:
-    """Say that nobody would iterate the handler."""
-    return Mistake(
-        HANDLER,
-        f'{subject} is a generator, and the bus does not iterate it: remove the "yield", to take {expected} and return '
-        "None",
-    )
-
-
-def returns(subject: str, given: str, expected: str) -> Mistake:
-    """Say that nobody would receive what the handler returns."""
-    return Mistake(HANDLER, f"{subject} returns {given}, which the bus drops: take {expected} and return None")
-
-
-def untyped(subject: str, parameter: str, expected: str) -> Mistake:
-    """Say that nothing in the handler is checked."""
-    return Mistake(
-        UNTYPED_HANDLER,
-        f"{subject} has no annotation for its context, so nothing in it is checked: annotate {parameter} with "
-        f"{expected}",
-    )

@@ -51,13 +51,13 @@ class Wiring:
         """Return why a call with one argument would fail, or not run the body, whatever the argument is."""
         expected = format_type(self.context, self.api.options)
         if callables.is_asynchronous(signature):
-            return errors.asynchronous(self._subject, expected)
+            return _asynchronous(self._subject, expected)
         if callables.is_generator(signature):
-            return errors.generator(self._subject, expected)
+            return _generator(self._subject, expected)
         if callables.context_position(signature) is None:
-            return errors.no_parameter(self._subject, expected)
+            return _no_parameter(self._subject, expected)
         if extras := callables.required_extras(signature):
-            return errors.extra_parameters(self._subject, extras, expected)
+            return _extra_parameters(self._subject, extras, expected)
         return None
 
     def _mistake_of_type(self, signature: CallableType) -> Mistake | None:
@@ -66,11 +66,11 @@ class Wiring:
         given, parameter = signature.arg_types[position], callables.quote(signature, position)
         given_text, expected = format_type_distinctly(given, self.context, options=self.api.options)
         if callables.is_unannotated(given):
-            return errors.untyped(self._subject, parameter, expected)
+            return _untyped(self._subject, parameter, expected)
         if not self._fits(signature, AnyType(TypeOfAny.special_form)):
-            return errors.wrong_context(self._subject, parameter, given_text, expected, self._alternatives(given))
+            return _wrong_context(self._subject, parameter, given_text, expected, self._alternatives(given))
         if not self._fits(signature, NoneType()):
-            return errors.returns(self._subject, format_type(signature.ret_type, self.api.options), expected)
+            return _returns(self._subject, format_type(signature.ret_type, self.api.options), expected)
         return None
 
     @property
@@ -102,3 +102,61 @@ def _name(handler: Context) -> str:
     if isinstance(handler, CallExpr) and handler.args:  # such as functools.partial(handler, ...)
         return _name(handler.args[0])
     return handler.name if isinstance(handler, NameExpr | MemberExpr | FuncDef | ClassDef) else ""
+
+
+def _wrong_context(subject: str, parameter: str, given: str, expected: str, alternatives: Sequence[str]) -> Mistake:
+    """Say that the parameter does not accept what the event carries."""
+    *others, last = alternatives or ("",)
+    question = f". Did you mean {', '.join(others)} or {last}?" if others else f". Did you mean {last}?" if last else ""
+    return Mistake(
+        errors.HANDLER,
+        f"{subject} takes {given}, and the event carries {expected}: annotate {parameter} with it{question}",
+    )
+
+
+def _no_parameter(subject: str, expected: str) -> Mistake:
+    """Say that there is no parameter to receive the context in."""
+    return Mistake(
+        errors.HANDLER, f"{subject} takes no positional argument, and is called with {expected}: add a parameter for it"
+    )
+
+
+def _extra_parameters(subject: str, extras: Sequence[str], expected: str) -> Mistake:
+    """Say that parameters other than the context are required."""
+    return Mistake(
+        errors.HANDLER,
+        f"{subject} requires {' and '.join(extras)} as well, and is called with {expected} alone: give a default, or "
+        "bind with functools.partial",
+    )
+
+
+def _asynchronous(subject: str, expected: str) -> Mistake:
+    """Say that nobody would await the handler."""
+    return Mistake(
+        errors.HANDLER,
+        f'{subject} is asynchronous, and the bus awaits nothing: define it with "def", to take {expected} and return '
+        "None",
+    )
+
+
+def _generator(subject: str, expected: str) -> Mistake:
+    """Say that nobody would iterate the handler."""
+    return Mistake(
+        errors.HANDLER,
+        f'{subject} is a generator, and the bus does not iterate it: remove the "yield", to take {expected} and return '
+        "None",
+    )
+
+
+def _returns(subject: str, given: str, expected: str) -> Mistake:
+    """Say that nobody would receive what the handler returns."""
+    return Mistake(errors.HANDLER, f"{subject} returns {given}, which the bus drops: take {expected} and return None")
+
+
+def _untyped(subject: str, parameter: str, expected: str) -> Mistake:
+    """Say that nothing in the handler is checked."""
+    return Mistake(
+        errors.UNTYPED_HANDLER,
+        f"{subject} has no annotation for its context, so nothing in it is checked: annotate {parameter} with "
+        f"{expected}",
+    )

@@ -1,0 +1,1 @@
+"""A laboratory with a catalogue of its own."""

@@ -1,0 +1,143 @@
+# Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
+# Digests: catalogue 156e4628e7cc9061, body 4088030179a3d93d
+# ruff: noqa: E501, RUF100
+"""Events of a trial, which a laboratory runs with loops of its own."""
+
+import dataclasses
+from typing import (
+    TYPE_CHECKING,
+    Final,
+)
+
+from d9d.loop.event import (
+    Event,
+)
+from d9d.loop.event.deprecation import (
+    deprecated,
+    deprecated_names,
+)
+from torch import (
+    Tensor,
+)
+
+__all__ = [
+    "EVENT_TRIAL_DRAW_POST",
+    "EVENT_TRIAL_DRAW_PRE",
+    "EVENT_TRIAL_PAUSED",
+    "EVENT_TRIAL_READY",
+    "EVENT_TRIAL_REPORT",
+    "EVENT_TRIAL_ROUND_POST",
+    "EVENT_TRIAL_ROUND_PRE",
+    "EVENT_TRIAL_TURN_POST",
+    "EventRoundContext",
+    "EventTrialReadyContext",
+    "EventTrialReportContext",
+    "EventTurnContext",
+]
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
+class EventTrialReadyContext:
+    """Context of the moment at which the trial is prepared.
+
+    Attributes:
+        title: What the trial is called.
+    """
+
+    title: str
+
+    @property
+    @deprecated(
+        "EventTrialReadyContext.label is deprecated since 0.2; use title instead.",
+    )
+    def label(self) -> str:
+        """The older name of the title.
+
+        Deprecated since 0.2; use title instead.
+        """
+        return self.title
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
+class EventRoundContext:
+    """Context of a moment within one round.
+
+    Attributes:
+        index: The index of the round, from 0.
+        losses: The losses of the round, of shape `[sample]`.
+    """
+
+    index: int
+    losses: Tensor
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
+class EventTrialReportContext:
+    """Context of the moment at which the trial is over."""
+
+
+EVENT_TRIAL_READY: Final[Event[EventTrialReadyContext]] = Event(
+    id="trial.ready",
+)
+"""Triggered when the trial is prepared."""
+
+EVENT_TRIAL_ROUND_PRE: Final[Event[EventRoundContext]] = Event(
+    id="trial.round.pre",
+)
+"""Triggered at the beginning of a round."""
+
+EVENT_TRIAL_DRAW_PRE: Final[Event[EventRoundContext]] = Event(
+    id="trial.draw.pre",
+)
+"""Triggered before the samples of a round are drawn."""
+
+EVENT_TRIAL_DRAW_POST: Final[Event[EventRoundContext]] = Event(
+    id="trial.draw.post",
+)
+"""Triggered after the samples of a round are drawn."""
+
+EVENT_TRIAL_ROUND_POST: Final[Event[EventRoundContext]] = Event(
+    id="trial.round.post",
+)
+"""Triggered at the end of a round."""
+
+EVENT_TRIAL_PAUSED: Final[Event[EventTrialReportContext]] = Event(
+    id="trial.paused",
+)
+"""Triggered when the trial pauses before its report. Will go without a replacement.
+
+Deprecated since 0.2. Nothing pauses a trial any more.
+"""
+
+EVENT_TRIAL_REPORT: Final[Event[EventTrialReportContext]] = Event(
+    id="trial.report",
+)
+"""Triggered when the trial is over."""
+
+if TYPE_CHECKING:
+    EVENT_TRIAL_TURN_POST = EVENT_TRIAL_ROUND_POST
+    """The older name of the end of a round.
+
+    Deprecated since 0.2; use EVENT_TRIAL_ROUND_POST instead. Turns are called rounds
+    now.
+    """
+
+    EventTurnContext = EventRoundContext
+    """The older name of the context of a round.
+
+    Deprecated since 0.2; use EventRoundContext instead.
+    """
+else:
+    __getattr__ = deprecated_names(
+        __name__,
+        {
+            "EVENT_TRIAL_TURN_POST": (
+                EVENT_TRIAL_ROUND_POST,
+                "EVENT_TRIAL_TURN_POST is deprecated since 0.2; use EVENT_TRIAL_ROUND_POST instead. Turns are called rounds now.",
+            ),
+            "EventTurnContext": (
+                EventRoundContext,
+                "EventTurnContext is deprecated since 0.2; use EventRoundContext instead.",
+            ),
+        },
+    )
