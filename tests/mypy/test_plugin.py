@@ -1,45 +1,14 @@
-"""The plugin, seen through programs that mypy checks with it.
-
-Each program under `cases` says what mypy reports: a comment `# E[code]: text`, continued on further lines of comment,
-stands above the line of the error. What has no such comment is right, and mypy must report nothing for it.
-"""
+"""The plugin, seen through programs that mypy checks with it."""
 
 import dataclasses
-import json
-import re
-import shutil
-from collections.abc import Callable
-from pathlib import Path
 
-import mypy.api
 import pytest
+from case_project import CONFIGURATION, Copier, expected_reports
 
 import d9d.mypy
 from d9d.mypy import dispatch
 from d9d.mypy import plugin as entry
 from d9d.mypy.dispatch import METHOD_SIGNATURES, D9dPlugin
-
-CASES = Path(__file__).parent / "cases"
-STUBS = Path(__file__).parent / "stubs"
-ROOT = Path(__file__).parents[2]
-MARKER = re.compile(r"# E\[(?P<code>[\w-]+)\]: (?P<message>.*)")
-
-# Strict, but for what mypy itself says of functions without annotations: the cases are about what the plugin says.
-# A small stub stands in for torch: reading all of torch would cost more time than all the rest.
-CONFIGURATION = """
-[mypy]
-plugins = d9d.mypy
-strict = True
-enable_error_code = d9d-host-sync, d9d-collective, d9d-order
-disallow_untyped_defs = False
-disallow_incomplete_defs = False
-disallow_any_generics = False
-warn_unused_ignores = False
-mypy_path = {folder}:{stubs}:{root}
-[mypy-d9d.*]
-ignore_errors = True
-"""
-
 
 UNCHECKED = """\
 from typing import Any
@@ -53,94 +22,12 @@ def unchecked(first, second=EVENT_TRIAL_READY):
 """
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class Report:
-    """What mypy says about one line of a program."""
-
-    file: str
-    line: int
-    code: str
-    message: str
+def test_cases_report_what_their_markers_say(copy: Copier) -> None:
+    """Every error where it belongs, and none where there is no mistake."""
+    assert copy().check() == expected_reports()
 
 
-@dataclasses.dataclass(frozen=True)
-class Project:
-    """A copy of the cases with a cache of its own."""
-
-    folder: Path
-
-    def check(self, *options: str, configuration: str = CONFIGURATION) -> list[Report]:
-        """Run mypy over the whole project, in this process, and return what it reports."""
-        settings = self.folder / "mypy.ini"  # beside the settings that name the catalogue
-        settings.write_text(configuration.format(folder=self.folder, stubs=STUBS, root=ROOT), encoding="utf-8")
-        cache = self.folder.parent / "cache"
-        out, problems, _ = mypy.api.run(
-            [f"--config-file={settings}", f"--cache-dir={cache}", "--output=json", *options, str(self.folder)]
-        )
-        assert not problems
-        entries = [json.loads(line) for line in out.splitlines() if line]
-        return sorted(
-            Report(Path(each["file"]).name, each["line"], each["code"] or "", each["message"]) for each in entries
-        )
-
-    def edit(self, file: str, old: str, new: str) -> None:
-        """Change the text of one file."""
-        path = self.folder / file
-        text = path.read_text(encoding="utf-8")
-        assert old in text
-        path.write_text(text.replace(old, new), encoding="utf-8")
-
-
-@pytest.fixture(name="copy")
-def _copy(tmp_path: Path) -> Callable[..., Project]:
-    def copy(*files: str) -> Project:
-        """Copy the catalogue and the named cases: all of them, if none is named."""
-        folder = tmp_path / "project"
-        shutil.copytree(CASES, folder)
-        if files:
-            for path in folder.glob("*.py"):
-                if path.name not in files:
-                    path.unlink()
-        return Project(folder)
-
-    return copy
-
-
-def expected_reports() -> list[Report]:
-    """Read the markers of all cases."""
-    return sorted(report for path in CASES.glob("*.py") for report in markers(path))
-
-
-def markers(path: Path) -> list[Report]:
-    """Read the markers of one case."""
-    reports: list[Report] = []
-    pending: list[tuple[str, str]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        text = line.strip()
-        if match := MARKER.fullmatch(text):
-            pending.append((match["code"], match["message"]))
-        elif text.startswith("#   ") and pending:
-            code, message = pending.pop()
-            pending.append((code, f"{message} {text.removeprefix('#   ')}"))
-        else:
-            reports += [Report(path.name, number, code, message) for code, message in pending]
-            pending = []
-    return reports
-
-
-def test_cases_report_what_their_markers_say_cold_and_warm_and_after_an_edit(copy: Callable[..., Project]) -> None:
-    """Mypy reports the same with no cache, from the cache, and when it checks one file again beside cached ones."""
-    project = copy()
-
-    assert project.check() == expected_reports()
-    assert project.check() == expected_reports()
-
-    for path in project.folder.glob("*.py"):
-        path.write_text(path.read_text(encoding="utf-8") + "\nEDITED = True\n", encoding="utf-8")
-    assert project.check() == expected_reports()
-
-
-def test_an_edited_index_is_heeded_by_a_warm_run(copy: Callable[..., Project]) -> None:
+def test_an_edited_index_is_heeded_by_a_warm_run(copy: Copier) -> None:
     """Whoever uses a catalogue is checked again when its index changes, though no module of it did."""
     project = copy("untyped.py")
     before = project.check()
@@ -151,7 +38,7 @@ def test_an_edited_index_is_heeded_by_a_warm_run(copy: Callable[..., Project]) -
     assert project.check() == after
 
 
-def test_a_namespace_that_is_newly_owned_is_heeded_by_a_warm_run(copy: Callable[..., Project]) -> None:
+def test_a_namespace_that_is_newly_owned_is_heeded_by_a_warm_run(copy: Copier) -> None:
     """Whoever defines events is checked again when a catalogue of the project gets a module, imported or not."""
     project = copy("own_events.py")
     assert not project.check()
@@ -161,7 +48,7 @@ def test_a_namespace_that_is_newly_owned_is_heeded_by_a_warm_run(copy: Callable[
     assert [each.code for each in project.check()] == ["d9d-event-id"]
 
 
-def test_edited_rules_are_heeded_by_a_warm_run(copy: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edited_rules_are_heeded_by_a_warm_run(copy: Copier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another version of the plugin checks subscribers again, though no file of theirs changed."""
     project = copy("untyped.py")
     with monkeypatch.context() as older:
@@ -175,7 +62,7 @@ def test_edited_rules_are_heeded_by_a_warm_run(copy: Callable[..., Project], mon
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"events": 1}', '{"events": {"moments.train.EVENT_TRAIN_READY": 1}}', "\xff"]
 )
-def test_an_index_that_is_none_leaves_the_check_as_it_is(copy: Callable[..., Project], content: str) -> None:
+def test_an_index_that_is_none_leaves_the_check_as_it_is(copy: Copier, content: str) -> None:
     """A missing or broken index costs only what it would have said: ids are then read from the source."""
     project = copy("untyped.py")
     (project.folder / "moments" / "index.json").write_text(content, encoding="latin-1")
@@ -185,7 +72,7 @@ def test_an_index_that_is_none_leaves_the_check_as_it_is(copy: Callable[..., Pro
     assert reports == [each for each in expected_reports() if each.file == "untyped.py"]
 
 
-def test_a_deprecated_use_is_told_once_beside_mypys_own_code(copy: Callable[..., Project]) -> None:
+def test_a_deprecated_use_is_told_once_beside_mypys_own_code(copy: Copier) -> None:
     """With `deprecated` enabled mypy tells a property itself, and only mypy; all else stays as it is."""
     project = copy("deprecated.py", "deprecated_base.py")
     before = project.check()
@@ -197,7 +84,7 @@ def test_a_deprecated_use_is_told_once_beside_mypys_own_code(copy: Callable[...,
     assert not project.check("--disable-error-code=deprecated")
 
 
-def test_deprecated_uses_in_a_stub_are_told(copy: Callable[..., Project]) -> None:
+def test_deprecated_uses_in_a_stub_are_told(copy: Copier) -> None:
     """A stub has no handlers, and names contexts all the same."""
     project = copy("own_events.py")
     stub = "from lab.events.trial import EventTurnContext\n\nclass Stub:\n    turn: EventTurnContext\n"
@@ -206,7 +93,7 @@ def test_deprecated_uses_in_a_stub_are_told(copy: Callable[..., Project]) -> Non
     assert [(each.line, each.code) for each in project.check()] == [(4, "d9d-deprecated")]
 
 
-def test_bodies_that_mypy_does_not_check_are_left_alone(copy: Callable[..., Project]) -> None:
+def test_bodies_that_mypy_does_not_check_are_left_alone(copy: Copier) -> None:
     """Without `check_untyped_defs` functions without annotations are unchecked, and what decorates them is not."""
     project = copy("own_events.py")
     (project.folder / "unchecked.py").write_text(UNCHECKED, encoding="utf-8")
@@ -215,7 +102,7 @@ def test_bodies_that_mypy_does_not_check_are_left_alone(copy: Callable[..., Proj
     assert [(each.line, each.code) for each in project.check()] == [(6, "d9d-deprecated"), (8, "d9d-deprecated")]
 
 
-def test_a_newly_deprecated_name_is_heeded_by_a_warm_run(copy: Callable[..., Project]) -> None:
+def test_a_newly_deprecated_name_is_heeded_by_a_warm_run(copy: Copier) -> None:
     """Whoever uses it is checked again, though its module is the same."""
     project = copy("deprecated.py", "deprecated_base.py")
     before = {each.message for each in project.check()}
@@ -228,7 +115,7 @@ def test_a_newly_deprecated_name_is_heeded_by_a_warm_run(copy: Callable[..., Pro
     }
 
 
-def test_ignore_comments_that_name_the_code_count_as_used(copy: Callable[..., Project]) -> None:
+def test_ignore_comments_that_name_the_code_count_as_used(copy: Copier) -> None:
     """With unused comments reported, the codes of the plugin are used; mypy advises them in place of the broad ones."""
     project = copy("ignored.py")
 
@@ -241,7 +128,7 @@ def test_ignore_comments_that_name_the_code_count_as_used(copy: Callable[..., Pr
     ]
 
 
-def test_codes_can_be_disabled(copy: Callable[..., Project]) -> None:
+def test_codes_can_be_disabled(copy: Copier) -> None:
     """`disable_error_code` takes the codes of the plugin, and those that they refine."""
     project = copy("untyped.py")
 
@@ -250,7 +137,7 @@ def test_codes_can_be_disabled(copy: Callable[..., Project]) -> None:
     assert project.check("--disable-error-code=d9d-handler")
 
 
-def test_codes_can_be_disabled_in_one_module(copy: Callable[..., Project]) -> None:
+def test_codes_can_be_disabled_in_one_module(copy: Copier) -> None:
     """A section of the configuration for one module overrides the codes there and nowhere else."""
     project = copy("untyped.py", "wrong_shape.py")
 
@@ -261,7 +148,7 @@ def test_codes_can_be_disabled_in_one_module(copy: Callable[..., Project]) -> No
     assert {"untyped.py"} == {each.file for each in reports}
 
 
-def test_a_crash_in_a_check_is_a_note(copy: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_in_a_check_is_a_note(copy: Copier, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the plugin is told where it happened, and mypy goes on with its own rules."""
 
     def crash(*_: object) -> None:
@@ -276,9 +163,7 @@ def test_a_crash_in_a_check_is_a_note(copy: Callable[..., Project], monkeypatch:
     assert messages == {f"d9d.mypy could not check this: {crashed}. Please report it."}
 
 
-def test_a_crash_in_a_check_of_a_module_is_a_note_at_its_top(
-    copy: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_in_a_check_of_a_module_is_a_note_at_its_top(copy: Copier, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no better place, and mypy shows the note once for each module."""
 
     def crash(*_: object) -> None:

@@ -1,0 +1,36 @@
+"""`docs/verification.md` shows of each code what the cases show of it."""
+
+import re
+
+import pytest
+from verification_page import CASES, CODES, GENERATED, PAGE, examples, page
+
+TEXTS = {path: path.read_text(encoding="utf-8") for path in CASES.glob("*.py")}
+RIGHT = re.compile(r"^ *(async )?(def|class) _?right", re.IGNORECASE | re.MULTILINE)
+
+
+def test_the_committed_page_is_made_from_the_cases() -> None:
+    """`make generate` writes the page, and what is committed is what it writes."""
+    text = PAGE.read_text(encoding="utf-8")
+
+    assert page(text) == text
+
+
+def test_every_code_has_an_example_on_the_page() -> None:
+    """No code goes without a wrong and a right example, and none is shown that there is not."""
+    shown = [match["name"] for match in GENERATED.finditer(PAGE.read_text(encoding="utf-8"))]
+
+    assert shown == ["codes", *CODES]
+    assert set(examples()) == set(CODES)
+    for code, example in examples().items():
+        assert f"# E[{code}]: " in example
+        assert RIGHT.search(example)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_has_four_wrong_cases_and_four_right_ones(code: str) -> None:
+    """One case shows that a check can speak; four of each show when it does and when it does not."""
+    texts = [text for text in TEXTS.values() if f"# E[{code}]: " in text]
+
+    assert sum(text.count(f"# E[{code}]: ") for text in texts) >= 4
+    assert sum(len(RIGHT.findall(text)) for text in texts) >= 4
