@@ -96,6 +96,7 @@ class D9dPlugin(Plugin):
                 # Remembered, for those who find the class in the cache.
                 handlers.own_handlers(definition.info)
                 uses.own_uses(definition.info)
+                module.module_refs.update(handlers.modules_behind(definition.info))
                 for each in CLASSES:
                     with _CrashTold(each, api.note, definition):
                         each(ClassCheck(definition.info, api, self._indexes))

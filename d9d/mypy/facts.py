@@ -7,7 +7,8 @@ from mypy.nodes import TypeInfo
 
 Fact = dict[str, list[str]]
 
-_KEY: Final = "d9d"
+KEY: Final = "d9d"
+"""Where a class keeps what is known of it."""
 
 
 def recall(info: TypeInfo, name: str, read: Callable[[TypeInfo], Fact]) -> Fact:
@@ -22,10 +23,10 @@ def recall(info: TypeInfo, name: str, read: Callable[[TypeInfo], Fact]) -> Fact:
         The fact.
     """
     if not info.defn.defs.body:
-        remembered: Fact = info.metadata.get(_KEY, {}).get(name, {})
+        remembered: Fact = info.metadata.get(KEY, {}).get(name, {})
         return remembered
     fact = read(info)
-    facts = {**info.metadata.get(_KEY, {}), name: fact}
-    if fact or _KEY in info.metadata:
-        info.metadata[_KEY] = facts
+    facts = {**info.metadata.get(KEY, {}), name: fact}
+    if fact or KEY in info.metadata:
+        info.metadata[KEY] = facts
     return fact
