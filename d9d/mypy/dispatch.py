@@ -19,7 +19,7 @@ from mypy.plugin import (
 from mypy.semanal import SemanticAnalyzer
 from mypy.types import FunctionLike, Type
 
-from d9d.mypy import handlers, names, uses
+from d9d.mypy import facts, handlers, names, uses
 from d9d.mypy.checks import dropped, handler, scope, unregistered
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.index import Indexes
@@ -97,6 +97,9 @@ class D9dPlugin(Plugin):
                 handlers.own_handlers(definition.info)
                 uses.own_uses(definition.info)
                 module.module_refs.update(handlers.modules_behind(definition.info))
+                facts.publish(definition.info, api.named_type("builtins.str"))
+                for trigger in facts.triggers(definition.info):
+                    api.add_plugin_dependency(trigger, module.fullname)
                 for each in CLASSES:
                     with _CrashTold(each, api.note, definition):
                         each(ClassCheck(definition.info, api, self._indexes))

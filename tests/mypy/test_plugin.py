@@ -10,9 +10,11 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mypy.api
 import pytest
+from mypy.dmypy_server import Server, process_start_options
 
 import d9d.mypy
 from d9d.mypy import dispatch
@@ -147,6 +149,37 @@ def test_edited_rules_are_heeded_by_a_warm_run(copy: Callable[..., Project], mon
         assert not project.check()
 
     assert project.check() == [each for each in expected_reports() if each.file == "untyped.py"]
+
+
+def test_an_edited_body_of_a_base_class_is_heeded_by_a_warm_run(copy: Callable[..., Project]) -> None:
+    """What a base of a base in another module registers decides on its subclasses, though no type of it changed."""
+    project = copy("chain_base.py", "chain_middle.py", "chain.py")
+    assert not project.check()
+
+    project.edit("chain_base.py", "subscribe_annotated(ctx.event_bus, self)", "pass")
+    (unregistered,) = project.check()
+    project.edit("chain_base.py", "        pass", "        subscribe_annotated(ctx.event_bus, self)")
+
+    assert (unregistered.file, unregistered.code) == ("chain.py", "d9d-unregistered")
+    assert not project.check()
+
+
+def test_an_edited_body_of_a_base_class_is_heeded_by_the_daemon(copy: Callable[..., Project]) -> None:
+    """The daemon sees it as well, which looks for changes of attributes and their types alone."""
+    project = copy("chain_base.py", "chain_middle.py", "chain.py")
+    settings = project.folder.parent / "mypy.ini"
+    settings.write_text(CONFIGURATION.format(folder=project.folder, stubs=STUBS, root=ROOT), encoding="utf-8")
+    flags = [f"--config-file={settings}", f"--cache-dir={project.folder.parent / 'cache'}", "--no-error-summary"]
+    daemon = Server(process_start_options(flags, allow_sources=False), str(project.folder.parent / "status.json"))
+
+    def check() -> Any:
+        return daemon.cmd_check([str(project.folder)], export_types=False, is_tty=False, terminal_width=80)["out"]
+
+    assert not check()
+    project.edit("chain_base.py", "subscribe_annotated(ctx.event_bus, self)", "pass")
+    assert "[d9d-unregistered]" in check()
+    project.edit("chain_base.py", "        pass", "        subscribe_annotated(ctx.event_bus, self)")
+    assert not check()
 
 
 @pytest.mark.parametrize(
