@@ -95,6 +95,8 @@ class HandlerBody:
         if any(node is function for node, _ in self.api.deferred_nodes):
             self._look_again()
             return True
+        if self.decorated is None and self.api.pass_num:
+            return False  # what an earlier pass has left may be but half known
         return any(self.api.has_type(node) for node in descend(function.body) if isinstance(node, Expression))
 
     def _infer(self, function: FuncDef) -> bool:

@@ -1,12 +1,13 @@
 """What mypy asks the plugin, and the tables that say which checks answer."""
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from mypy.nodes import Context
+from mypy.nodes import Context, FuncBase
 from mypy.options import Options
 from mypy.plugin import (
     AnalyzeTypeContext,
@@ -23,7 +24,7 @@ from mypy.semanal import SemanticAnalyzer
 from mypy.typeanal import TypeAnalyser
 from mypy.types import FunctionLike, Type
 
-from d9d.mypy import attributes, handlers, names, uses
+from d9d.mypy import attributes, facts, handlers, names, uses
 from d9d.mypy.bodies import of_decorated, of_subscribed
 from d9d.mypy.checks import (
     collective,
@@ -168,15 +169,19 @@ class D9dPlugin(Plugin):
         self._watch.class_seen(api)
         if api.is_stub_file:
             return
-        module, options = api.cur_mod_node, api.options
+        module, options, around = api.cur_mod_node, api.options, api.scope.function
 
         def check() -> None:
-            with api.file_context(module, options):
+            with api.file_context(module, options), _within(around, api):
                 # Remembered, for those who find the class in the cache.
                 handlers.own_handlers(definition.info)
                 uses.own_uses(definition.info)
                 attributes.own_assigned(definition.info)
                 attributes.own_mentioned(definition.info)
+                module.module_refs.update(handlers.modules_behind(definition.info))
+                facts.publish(definition.info, api.named_type("builtins.str"))
+                for trigger in facts.triggers(definition.info):
+                    api.add_plugin_dependency(trigger, module.fullname)
                 for each in CLASSES:
                     with _CrashTold(each, api.note, definition):
                         each(ClassCheck(definition.info, api, self._indexes))
@@ -211,6 +216,11 @@ def _observe(checks: Sequence[Callable[[TCallContext, Indexes], None]], indexes:
         with _CrashTold(check, ctx.api.msg.note, ctx.context):
             check(ctx, indexes)
     return ctx.default_return_type
+
+
+def _within(function: FuncBase | None, api: SemanticAnalyzer) -> contextlib.AbstractContextManager[None]:
+    """Return a block whose errors are those of a function: the daemon keeps them until that is checked again."""
+    return contextlib.nullcontext() if function is None else api.scope.function_scope(function)
 
 
 class _CrashTold:

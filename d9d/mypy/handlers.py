@@ -6,7 +6,7 @@ from typing import Final
 
 from mypy.nodes import AssignmentStmt, CallExpr, Decorator, Expression, FuncDef, NameExpr, RefExpr, TypeInfo
 
-from d9d.mypy import names
+from d9d.mypy import facts, names
 from d9d.mypy.facts import Fact, recall
 from d9d.mypy.methods import own_definitions
 
@@ -65,6 +65,16 @@ def inherited_handlers(info: TypeInfo) -> dict[str, tuple[TypeInfo, list[str]]]:
         found = {name: value for name, value in found.items() if name not in base.names}
         found |= {name: (base, events) for name, events in handlers.items()}
     return found
+
+
+def modules_behind(info: TypeInfo) -> set[str]:
+    """Return the modules that decide on the handlers of a class: an edit of one may make another class wrong."""
+    modules: set[str] = set()
+    for base in info.mro:
+        if facts.KEY in base.metadata:
+            modules.add(base.module_name)
+            modules.update(name.rpartition(".")[0] for names in own_handlers(base).values() for name in names)
+    return modules - {""}
 
 
 def events_of(decorators: list[Expression]) -> list[Expression]:

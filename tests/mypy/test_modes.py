@@ -111,6 +111,20 @@ def test_a_daemon_starts_from_a_cache(project: Project) -> None:
         daemon.kill()
 
 
+def test_a_daemon_heeds_an_edited_body_of_a_base_class(copy: Copier) -> None:
+    """The daemon itself looks for changes of attributes and their types alone."""
+    project = copy("chain_base.py", "chain_middle.py", "chain.py")
+    daemon = Daemon(project)
+    try:
+        assert not daemon.check()
+        project.edit("chain_base.py", "subscribe_annotated(ctx.event_bus, self)", "pass")
+        assert [each.code for each in daemon.check()] == ["d9d-unregistered"]
+        project.edit("chain_base.py", "        pass", "        subscribe_annotated(ctx.event_bus, self)")
+        assert not daemon.check()
+    finally:
+        daemon.kill()
+
+
 def oldest() -> str:
     """Return the requirement of the oldest mypy that the plugin works with."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -59,6 +59,19 @@ def test_edited_rules_are_heeded_by_a_warm_run(copy: Copier, monkeypatch: pytest
     assert project.check() == [each for each in expected_reports() if each.file == "untyped.py"]
 
 
+def test_an_edited_body_of_a_base_class_is_heeded_by_a_warm_run(copy: Copier) -> None:
+    """What a base of a base in another module registers decides on its subclasses, though no type of it changed."""
+    project = copy("chain_base.py", "chain_middle.py", "chain.py")
+    assert not project.check()
+
+    project.edit("chain_base.py", "subscribe_annotated(ctx.event_bus, self)", "pass")
+    (unregistered,) = project.check()
+    project.edit("chain_base.py", "        pass", "        subscribe_annotated(ctx.event_bus, self)")
+
+    assert (unregistered.file, unregistered.code) == ("chain.py", "d9d-unregistered")
+    assert not project.check()
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"events": 1}', '{"events": {"moments.train.EVENT_TRAIN_READY": 1}}', "\xff"]
 )

@@ -6,7 +6,7 @@ import pytest
 from verification_page import CASES, CODES, GENERATED, PAGE, examples, page
 
 TEXTS = {path: path.read_text(encoding="utf-8") for path in CASES.glob("*.py")}
-RIGHT = re.compile(r"^ *(async )?(def|class) _?right", re.IGNORECASE | re.MULTILINE)
+RIGHT = re.compile(r"^ *((async )?def |class )?_?right\w*( *[(:=])", re.IGNORECASE | re.MULTILINE)
 
 
 def test_the_committed_page_is_made_from_the_cases() -> None:

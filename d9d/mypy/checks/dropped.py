@@ -1,7 +1,7 @@
 """Checks that what overrides a handler is a handler as well: only what is subscribed itself is called."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mypy.nodes import AssignmentStmt, Context, FuncDef, LambdaExpr, NameExpr, RefExpr, SymbolNode, TypeInfo, Var
@@ -14,8 +14,9 @@ from d9d.mypy.callables import bind
 from d9d.mypy.class_check import ClassCheck
 from d9d.mypy.errors import Mistake
 from d9d.mypy.events import find_event
-from d9d.mypy.handlers import own_handlers
+from d9d.mypy.handlers import event_of, own_handlers
 from d9d.mypy.methods import function_of, is_plain, is_property
+from d9d.mypy.tree import calls
 
 _PARAMETERS_OF_A_METHOD: Final = 2
 
@@ -43,7 +44,7 @@ def check_dropped(check: ClassCheck) -> None:
     info = check.info
     for drop in _drops(info):
         inherited = any(drop.owner is other.owner for base in info.mro[1:] for other in _drops(base, drop.name))
-        if inherited or _is_registered_explicitly(drop.name, info):
+        if inherited or _is_registered_explicitly(drop.name, info) or _is_tagged_by_call(drop.name, check):
             continue
         if drop.hider is not info:
             if _is_told_by_us(check, drop, drop.hider.names[drop.name].node):
@@ -70,12 +71,21 @@ def _is_registered_explicitly(name: str, info: TypeInfo) -> bool:
     return any(read in each for base in info.mro for each in uses.own_uses(base).values())
 
 
+def _is_tagged_by_call(name: str, check: ClassCheck) -> bool:
+    """Say whether `subscribe(event)(...)` is called somewhere in the module with something of that name."""
+    tagged = (call.args for call in calls(check.api.cur_mod_node) if event_of(call.callee) is not None)
+    return any(getattr(argument, "name", "") == name for arguments in tagged for argument in arguments)
+
+
 def _own_override(check: ClassCheck, drop: _Drop) -> Context | None:
     """Return what a class defines in a handler's place; nothing if that may be a handler, or mypy refuses it itself."""
-    definition = check.info.names[drop.name].node
+    definition, body = check.info.names[drop.name].node, check.info.defn.defs.body
     if isinstance(definition, Var):
-        return next((each for each in check.info.defn.defs.body if _is_other_value(each, drop.name, definition)), None)
-    return function_of(definition) if is_plain(definition) and _is_told_by_us(check, drop, definition) else None
+        return next((each for each in body if _is_other_value(each, drop.name, definition)), None)
+    unconditional: Sequence[object] = body  # what stands under a condition, such as TYPE_CHECKING, may never be
+    if definition not in unconditional or not is_plain(definition):
+        return None
+    return function_of(definition) if _is_told_by_us(check, drop, definition) else None
 
 
 def _is_other_value(statement: Context, name: str, variable: Var) -> bool:

@@ -67,11 +67,6 @@ def wrong_in_a_block(bus: EventBus) -> None:
         pass
 
 
-def wrong_field(bus: EventBus) -> None:
-    # E[call-arg]: Unexpected keyword argument "index" for "EventStepContext"
-    bus.trigger(EVENT_TRAIN_STEP_PRE, EventStepContext(index=1))
-
-
 # E[d9d-context]: EVENT_TRAIN_READY ("train.ready") is triggered with "EventStepContext", and carries
 #   "EventReadyContext": pass one of these. Did you mean EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST or
 #   EVENT_INFERENCE_STEP_POST?

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import torch
 from dropped_base import AbstractLog, GenericLog, Log, OneByOne, Plain, TaggedLog
@@ -255,3 +255,30 @@ class RightStatic(Timer):
     @staticmethod
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(ctx: EventStepContext) -> None: ...
+
+
+class RightForCheckersAlone(Timer):
+    """Defines nothing when it runs."""
+
+    if TYPE_CHECKING:
+
+        def on_step(self, ctx: EventStepContext) -> None: ...
+
+
+class Clock:
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def tick(self, ctx: EventStepContext) -> None: ...
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def tock(self, ctx: EventStepContext) -> None: ...
+
+
+class RightTaggedByCall(Clock):
+    def tick(self, ctx: EventStepContext) -> None: ...
+
+    def tock(self, ctx: EventStepContext) -> None: ...
+
+    subscribe(EVENT_TRAIN_STEP_POST)(tick)
+
+
+subscribe(EVENT_TRAIN_STEP_POST)(RightTaggedByCall.tock)

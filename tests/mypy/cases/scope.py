@@ -7,6 +7,7 @@ from moments.common import EventStepContext as MomentContext
 from scope_base import InferenceLog, Log, RegisteringTask, StepLog, TrainLog
 
 from d9d.loop.control import (
+    BaseTask,
     InferenceTask,
     InitializeModelStageContext,
     InitializeModelStageResult,
@@ -256,3 +257,41 @@ class RightPlainClass:
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         ctx.event_bus.subscribe(EVENT_INFERENCE_READY, show)
         ctx.event_bus.subscribe(EVENT_TRAIN_READY, show)
+
+
+class BothLoops(BaseTask):
+    """What tasks of both loops derive from."""
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_train_step(self, ctx: EventStepContext) -> None: ...
+
+    @subscribe(EVENT_INFERENCE_STEP_POST)
+    def on_inference_step(self, ctx: EventStepContext) -> None: ...
+
+
+class RightTrainTaskOfBothLoops(BothLoops, TrainTask): ...
+
+
+class RightInferenceTaskOfBothLoops(BothLoops, InferenceTask):
+    def process_outputs(self, ctx: ProcessOutputsContext) -> None: ...
+
+
+class RightWithANestedTask(TrainTask):
+    """Evaluates by a loop of inference, whose task is defined where the training is prepared."""
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        class Evaluation(InferenceTask):
+            def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+                ctx.event_bus.subscribe(EVENT_INFERENCE_READY, show)
+
+            def process_outputs(self, ctx: ProcessOutputsContext) -> None: ...
+
+        self._evaluation = Evaluation()
+
+        def prepare(bus: EventBus) -> None:
+            bus.subscribe(EVENT_INFERENCE_READY, show)
+
+        self._prepare = prepare

@@ -3,8 +3,8 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from typing_extensions import override
 from unregistered_base import (
@@ -13,8 +13,10 @@ from unregistered_base import (
     Log,
     RegisteringTask,
     Registers,
+    RegistersByTemplate,
     RegistersNothing,
     RegistersOneByOne,
+    RegistersSubclasses,
     Registrar,
     register,
 )
@@ -410,3 +412,80 @@ class RightConditionally(InferenceTask):
 
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
+
+
+class RightByStaticHelper(OnStep, TrainTask):
+    @staticmethod
+    def _register(bus: EventBus, target: object) -> None:
+        subscribe_annotated(bus, target)
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        RightByStaticHelper._register(ctx.event_bus, self)
+
+
+class RightWhereMypyDoesNotLook(OnStep, TrainTask):
+    """mypy binds no names in what it takes for code that never runs."""
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        if not TYPE_CHECKING:
+            subscribe_annotated(ctx.event_bus, self)
+
+
+class RightByTemplate(RegistersByTemplate, OnStep):
+    """Fills in what `register_events` of its base calls."""
+
+    def register_on(self, bus: EventBus) -> None:
+        subscribe_annotated(bus, self)
+
+
+class RightByTable(OnStep, TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        {True: self._register}[__debug__](ctx.event_bus)
+
+    def _register(self, bus: EventBus) -> None:
+        subscribe_annotated(bus, self)
+
+
+class RightByCachedProperty(OnStep, TrainTask):
+    @functools.cached_property
+    def _target(self) -> object:
+        return self
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self._target)
+
+
+class RightByGenerator(OnStep, TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        for target in self._targets():
+            subscribe_annotated(ctx.event_bus, target)
+
+    def _targets(self) -> Iterator[object]:
+        yield self
+
+
+TARGETS: list[object] = []
+
+
+class RightInARegistry(OnStep, TrainTask):
+    def __init__(self) -> None:
+        TARGETS.append(self)
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        for target in TARGETS:
+            subscribe_annotated(ctx.event_bus, target)
+
+
+class RightBySubclassHook(OnStep, RegistersSubclasses, TrainTask):
+    """Is given another `register_events` when it is defined."""
+
+
+class RightSuperKept(OnStep, RegisteringTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        register_all = super().register_events
+        register_all(ctx)
+
+
+class RightBaseByName(OnStep, RegisteringTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        RegisteringTask.register_events(self, ctx)

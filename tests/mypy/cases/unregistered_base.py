@@ -29,6 +29,23 @@ class RegistersOneByOne(TrainTask):
     def log_step(self, ctx: EventStepContext) -> None: ...
 
 
+class RegistersByTemplate(TrainTask):
+    """Registers what its subclasses say."""
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        self.register_on(ctx.event_bus)
+
+    def register_on(self, bus: EventBus) -> None: ...
+
+
+class RegistersSubclasses:
+    def __init_subclass__(cls) -> None:
+        def register_events(self: object, ctx: RegisterTaskEventsContext) -> None:
+            subscribe_annotated(ctx.event_bus, self)
+
+        setattr(cls, "register_events", register_events)  # noqa: B010 - mypy knows no such attribute
+
+
 class Registers:
     """Is no task, and cooperates with one."""
 
