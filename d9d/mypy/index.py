@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +52,7 @@ class Indexes:
     """
 
     def __init__(self) -> None:
-        self._by_folder: dict[Path, Index] = {}
+        self._by_folder: dict[str, Index] = {}
 
     def beside(self, module_path: str) -> Index:
         """Return the index in the folder of a module; an empty one where there is none.
@@ -62,9 +63,9 @@ class Indexes:
         Returns:
             What is known of the events in that folder.
         """
-        folder = Path(module_path).parent
+        folder = os.path.dirname(module_path)  # noqa: PTH120 -- asked of every module of a run, and paths are slow
         if folder not in self._by_folder:
-            self._by_folder[folder] = _read(folder / FILE_NAME)
+            self._by_folder[folder] = _read(Path(folder, FILE_NAME))
         return self._by_folder[folder]
 
 
