@@ -8,7 +8,7 @@ TEST_WORKERS ?= 2
 MYPY := $(BIN)/mypy && cd examples/subscriber && ../../$(BIN)/mypy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup generate check lint typecheck test test-all demo bench-codegen clean
+.PHONY: help setup generate check lint typecheck test test-all demo bench-codegen bench-mypy clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ demo: setup ## generate, type-check, train and infer, in a few minutes
 
 bench-codegen: .venv-bench/installed ## measure the compiler beside others; writes docs/benchmarks/codegen.md
 	.venv-bench/bin/python benchmarks/codegen.py
+
+bench-mypy: setup ## measure what the mypy plugin adds to a run of mypy; writes docs/benchmarks/mypy.md
+	$(BIN)/python benchmarks/mypy.py
 
 .venv-bench/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv-bench

@@ -189,8 +189,12 @@ class D9dPlugin(Plugin):
         api.schedule_patch(_AFTER_ALL_PATCHES, check)
 
 
+@functools.cache
 def digest_of_rules() -> str:
-    """Return what tells two states of this plugin apart; mypy itself looks at its entry alone."""
+    """Return what tells two states of this plugin apart; mypy itself looks at its entry alone.
+
+    It is that of the sources when the process first asked, which are those that it has imported.
+    """
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 

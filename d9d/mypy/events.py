@@ -2,7 +2,8 @@
 
 import ast
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mypy.nodes import Expression, MypyFile, RefExpr
@@ -76,15 +77,21 @@ def _id_in_source(path: str, constant: str) -> str | None:
     depend on that.
     """
     try:
-        tree = ast.parse(Path(path).read_bytes())
+        return _ids_in(Path(path).read_bytes()).get(constant)
     except (OSError, SyntaxError, ValueError):
         return None
-    for name, value in _assignments(tree):
-        if name == constant and isinstance(value, ast.Call):
-            for keyword in value.keywords:
-                if keyword.arg == "id" and isinstance(keyword.value, ast.Constant):
-                    return str(keyword.value.value)
-    return None
+
+
+@functools.lru_cache(maxsize=16)
+def _ids_in(source: bytes) -> Mapping[str, str]:
+    """Return the literal ids that a module gives to what it assigns; parsed once, not for each of its handlers."""
+    return {
+        name: str(keyword.value.value)
+        for name, value in _assignments(ast.parse(source))
+        if isinstance(value, ast.Call)
+        for keyword in value.keywords
+        if keyword.arg == "id" and isinstance(keyword.value, ast.Constant)
+    }
 
 
 def _assignments(tree: ast.Module) -> Iterator[tuple[str, ast.expr | None]]:

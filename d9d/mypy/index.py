@@ -6,6 +6,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -85,7 +86,7 @@ class Indexes:
             projects: The folders that may be the root of the checked project, the likeliest first.
         """
         self._projects = tuple(projects)
-        self._by_folder: dict[Path, Index] = {}
+        self._by_folder: dict[str, Index] = {}
         self._by_module: dict[str, Index] = {}
 
     def beside(self, module_path: str) -> Index:
@@ -97,7 +98,8 @@ class Indexes:
         Returns:
             What is known of the events in that folder.
         """
-        return self._within(Path(module_path).parent)
+        # Asked of every module of a run, and paths are slow.
+        return self._within(os.path.dirname(module_path))  # noqa: PTH120
 
     def that_deprecates(self, name: str, modules: Mapping[str, MypyFile]) -> Index | None:
         """Return the index that says something is deprecated; quickly, since all attributes are looked up.
@@ -123,12 +125,12 @@ class Indexes:
         """The package of the catalogue that owns a namespace, by the namespace, for all catalogues there are."""
         owners: dict[str, str] = {}
         for package, folder in catalogue_packages(self._projects):
-            owners |= dict.fromkeys(self._within(folder).modules, package)
+            owners |= dict.fromkeys(self._within(str(folder)).modules, package)
         return owners
 
-    def _within(self, folder: Path) -> Index:
+    def _within(self, folder: str) -> Index:
         if folder not in self._by_folder:
-            self._by_folder[folder] = _read(folder / FILE_NAME)
+            self._by_folder[folder] = _read(Path(folder, FILE_NAME))
         return self._by_folder[folder]
 
 

@@ -1,0 +1,188 @@
+"""Measures what the mypy plugin adds to a run of mypy, and writes what came out.
+
+Whole processes are measured, from start to exit, with the plugin and without it in turn, so that a machine that grows
+busier or hotter does so for both. Each has a cache of its own.
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from process import cpu_seconds
+
+PROJECT = Path(__file__).parents[1]
+RUNS = 15
+NUM_FILES = 40
+HANDLERS_PER_FILE = 10
+BOUND_RATIO = 1.15
+BOUND_IMPORT_SECONDS = 0.050
+
+EVENTS = (
+    ("EVENT_TRAIN_MODEL_STAGES_READY", "EventModelStagesReadyContext", "len(ctx.modules)"),
+    ("EVENT_TRAIN_READY", "EventTrainReadyContext", "0"),
+    ("EVENT_TRAIN_STEP_PRE", "EventStepContext", "ctx.stepper.current_step"),
+    ("EVENT_TRAIN_OPTIMIZER_STEP_POST", "EventStepContext", "ctx.stepper.total_steps"),
+    ("EVENT_TRAIN_STEP_POST", "EventStepContext", "ctx.stepper.current_step"),
+)
+IMPORT_OF_MYPY = "import mypy.main, mypy.build"
+IMPORT_OF_PLUGIN = f"{IMPORT_OF_MYPY}; import d9d.mypy; d9d.mypy.plugin('')"
+
+
+class Pair(NamedTuple):
+    """The CPU seconds of runs without the plugin, and of as many with it."""
+
+    without: list[float]
+    with_plugin: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """How the two compare, by the runs that were disturbed least."""
+        return min(self.with_plugin) / min(self.without)
+
+    @property
+    def difference(self) -> float:
+        """What the plugin adds, by the runs that were disturbed least."""
+        return min(self.with_plugin) - min(self.without)
+
+
+def module(number: int) -> str:
+    """Return a task with handlers, all of them right."""
+    constants, contexts = zip(*((constant, context) for constant, context, _ in EVENTS), strict=True)
+    lines = [
+        '"""A task."""',
+        "from d9d.loop.control import RegisterTaskEventsContext, TrainTask",
+        "from d9d.loop.event import subscribe, subscribe_annotated",
+        f"from d9d.loop.event.catalogue.train import {', '.join((*constants, *sorted(set(contexts))))}",
+        "",
+        f"class Task{number}(TrainTask):",
+        "    def register_events(self, ctx: RegisterTaskEventsContext) -> None:",
+        "        subscribe_annotated(ctx.event_bus, self)",
+    ]
+    for index in range(HANDLERS_PER_FILE):
+        constant, context, value = EVENTS[index % len(EVENTS)]
+        lines += [
+            f"    @subscribe({constant})",
+            f"    def handle_{index}(self, ctx: {context}) -> None:",
+            f"        self.seen_{index} = {value}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def measure_runs(folder: Path, num_runs: int) -> Pair:
+    """Measure mypy over a project of many handlers, each time after an edit of one file.
+
+    Args:
+        folder: An empty one.
+        num_runs: How often each is run.
+    """
+    (folder / "tasks").mkdir()
+    for number in range(NUM_FILES):
+        (folder / "tasks" / f"task_{number}.py").write_text(module(number), encoding="utf-8")
+    commands = []
+    for name, setting in (("without", ""), ("with", "plugins = d9d.mypy\n")):
+        settings = folder / f"{name}.ini"
+        settings.write_text(f"[mypy]\nstrict = True\n{setting}", encoding="utf-8")
+        commands.append([sys.executable, "-m", "mypy", f"--config-file={settings}", f"--cache-dir={name}", "tasks"])
+
+    def edit(number: int) -> None:
+        with (folder / "tasks" / f"task_{number % NUM_FILES}.py").open("a", encoding="utf-8") as file:
+            file.write(f"EDIT_{number} = {number}\n")
+
+    return in_turn(commands, folder, num_runs, edit)
+
+
+def measure_imports(folder: Path, num_runs: int) -> Pair:
+    """Measure a process that imports mypy, and one that imports the plugin as well.
+
+    Args:
+        folder: Where they run.
+        num_runs: How often each is run.
+    """
+    commands = [[sys.executable, "-c", code] for code in (IMPORT_OF_MYPY, IMPORT_OF_PLUGIN)]
+    return in_turn(commands, folder, num_runs, lambda _: None)
+
+
+def in_turn(commands: Sequence[Sequence[str]], folder: Path, num_runs: int, prepare: Callable[[int], object]) -> Pair:
+    """Run two commands in turn, and return the CPU seconds of each run but the first, which fills caches.
+
+    Args:
+        commands: The one without the plugin, and the one with it.
+        folder: Where they run.
+        num_runs: How often each is measured.
+        prepare: What is done before both of them run once more, with the number of the round.
+    """
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(num_runs + 1):
+        prepare(number)
+        for command, taken in zip(commands, seconds, strict=True):
+            taken.append(cpu_seconds(command, folder, {"PYTHONPATH": str(PROJECT)}))
+    return Pair(seconds[0][1:], seconds[1][1:])
+
+
+def report(runs: Pair, imports: Pair) -> str:
+    """Return the page."""
+    rows = {
+        "mypy, after an edit": runs.without,
+        "mypy with `d9d.mypy`, after an edit": runs.with_plugin,
+        "importing mypy": imports.without,
+        "importing mypy and the plugin": imports.with_plugin,
+    }
+    return "\n".join(
+        [
+            "<!-- Written by `make bench-mypy`. -->",
+            "",
+            "# What the mypy plugin costs",
+            "",
+            f"CPU seconds of whole processes on {platform.machine()} with Python {platform.python_version()},",
+            f"mypy {version('mypy')} and torch {version('torch')}, measured in turn, {len(runs.without)} times each.",
+            f"The project has {NUM_FILES * HANDLERS_PER_FILE} handlers in {NUM_FILES} files; its cache is warm, and",
+            "one file is edited before each run.",
+            "",
+            "| | least | median |",
+            "|---|---|---|",
+            *(f"| {name} | {min(each):.3f} | {statistics.median(each):.3f} |" for name, each in rows.items()),
+            "",
+            f"By the least of each, a run with the plugin takes {runs.ratio:.2f} times one without it, and importing",
+            f"the plugin adds {imports.difference * 1000:.0f} ms.",
+            f"Bounds: {BOUND_RATIO} times, and {BOUND_IMPORT_SECONDS * 1000:.0f} ms.",
+            "",
+        ]
+    )
+
+
+def broken_bounds(runs: Pair, imports: Pair) -> list[str]:
+    """Return in words what costs more than it may."""
+    found = []
+    if runs.ratio > BOUND_RATIO:
+        found.append(f"a run with the plugin takes {runs.ratio:.2f} times one without it")
+    if imports.difference > BOUND_IMPORT_SECONDS:
+        found.append(f"importing the plugin adds {imports.difference * 1000:.0f} ms")
+    return found
+
+
+def main() -> int:
+    """Measure, write the page, and fail where a bound is broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=RUNS, help="how often each command is measured")
+    parser.add_argument("--output", type=Path, default=PROJECT / "docs/benchmarks/mypy.md", help="the page")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        runs = measure_runs(Path(name), options.runs)
+        imports = measure_imports(Path(name), options.runs)
+    page = report(runs, imports)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(page, encoding="utf-8")
+    sys.stdout.write(page)
+    broken = broken_bounds(runs, imports)
+    sys.stderr.write("".join(f"too much: {line}\n" for line in broken))
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
