@@ -6,6 +6,8 @@ BIN := .venv/bin
 TEST_WORKERS ?= 2
 # The two commands of the type checker: the project, and the example that is a project of its own.
 MYPY := $(BIN)/mypy && cd examples/subscriber && ../../$(BIN)/mypy
+# What coverage cannot see in the source: the order between functions that call each other through objects.
+RECORDED_RUN := tests/loop/test_trace_order.py::test_a_run_triggers_each_event_in_the_declared_order
 
 .DEFAULT_GOAL := help
 .PHONY: help setup generate check lint typecheck test test-all demo bench-codegen bench-mypy clean
@@ -34,6 +36,7 @@ check: setup ## fail if a generated file or a loop does not do what catalogue.ya
 	$(BIN)/d9d-catalogue check --catalogue examples/subscriber/catalogue.yaml
 	$(BIN)/d9d-catalogue check --catalogue tests/mypy/cases/catalogue.yaml
 	$(BIN)/d9d-catalogue coverage d9d
+	$(BIN)/pytest --quiet $(RECORDED_RUN)
 
 lint: setup ## ruff, and the rules of the catalogue
 	$(BIN)/ruff check

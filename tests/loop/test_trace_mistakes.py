@@ -1,7 +1,8 @@
 """No trigger of the loops can be left out, nor change places with another, without its event being named.
 
-`d9d-catalogue coverage` finds most of that in the source, see `tests/codegen/test_coverage.py`; a recorded run finds
-all of it. Each constant is named at one place of one source: what that name stands for is what is triggered there.
+`d9d-catalogue coverage` finds most of that in the source, see `tests/codegen/test_coverage.py`; a recorded run, as in
+`test_trace_order.py`, finds all of it. `make check` does both. Each constant is named at one place of one source: what
+that name stands for is what is triggered there.
 """
 
 import itertools

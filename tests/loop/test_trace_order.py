@@ -85,7 +85,8 @@ def test_a_run_triggers_each_event_in_the_declared_order(loop: ModuleType, every
     """Three steps of two micro-batches, with a checkpoint after each, show the order of the catalogue."""
     trace = traced(loop, every_step)
 
-    assert violation(name_of(loop), trace, complete=True) is None  # which names the event that is out of order
+    found = violation(name_of(loop), trace, complete=True)
+    assert found is None, found  # in full: it names the event that is out of order
     assert trace == declared_run(name_of(loop), num_steps=NUM_STEPS)
 
 
