@@ -37,6 +37,11 @@ def attribute_of_self(expression: Node) -> str | None:
     return expression.name if is_self else None
 
 
+def identity(reference: Node) -> object:
+    """Return what is the same for all mentions of a name, or of an attribute of `self`; nothing for anything else."""
+    return reference.node if isinstance(reference, NameExpr) else attribute_of_self(reference)
+
+
 def values_of(reference: Expression, function: FuncDef | LambdaExpr) -> list[Expression | None]:
     """Return all that a local name of a function, or an attribute of its `self`, is assigned in the source.
 

@@ -95,8 +95,8 @@ class HandlerBody:
         if any(node is function for node, _ in self.api.deferred_nodes):
             self._look_again()
             return True
-        if self.decorated is None and self.api.pass_num:
-            return False  # what an earlier pass has left may be but half known
+        if self.decorated is None and self.api.pass_num > 0:
+            return False  # what is known may be from a pass in which mypy did not know enough
         return any(self.api.has_type(node) for node in descend(function.body) if isinstance(node, Expression))
 
     def _infer(self, function: FuncDef) -> bool:
@@ -131,7 +131,7 @@ def of_decorated(check: Callable[[HandlerBody], None]) -> Callable[[MethodSigCon
     def check_decorated(ctx: MethodSigContext, indexes: Indexes) -> None:
         api, node = ctx.api, ctx.context
         # mypy asks once for each overload; the first is generic in the type of `self`.
-        if not isinstance(api, TypeChecker) or not ctx.default_signature.variables:
+        if not isinstance(api, TypeChecker) or not ctx.default_signature.variables or _is_muted(api):
             return
         if isinstance(node, Decorator):
             decorators = node.original_decorators
@@ -148,10 +148,15 @@ def of_subscribed(check: Callable[[HandlerBody], None]) -> Callable[[MethodConte
 
     @functools.wraps(check)
     def check_subscribed(ctx: MethodContext, indexes: Indexes) -> None:
-        if isinstance(ctx.api, TypeChecker) and all(ctx.args):
+        if isinstance(ctx.api, TypeChecker) and all(ctx.args) and not _is_muted(ctx.api):
             _check(check, ctx.api, indexes, ctx.args[1][0], [ctx.args[0][0]])
 
     return check_subscribed
+
+
+def _is_muted(api: TypeChecker) -> bool:
+    """Say whether mypy would drop what is reported now, as where a body is looked into before its time."""
+    return api.msg.errors.prefer_simple_messages()
 
 
 def _check(

@@ -18,6 +18,7 @@ from mypy.nodes import (
     GeneratorExpr,
     IfStmt,
     LambdaExpr,
+    ListExpr,
     MatchStmt,
     Node,
     OpExpr,
@@ -25,6 +26,7 @@ from mypy.nodes import (
     ReturnStmt,
     Statement,
     TryStmt,
+    TupleExpr,
     WhileStmt,
     WithStmt,
 )
@@ -99,8 +101,16 @@ def _loop(node: WhileStmt | ForStmt, guards: Guards) -> Iterator[tuple[Node, Gua
         yield from _branches([node.expr], [node.body], None, guards)
     else:
         yield from _expressions([node.expr, node.index], guards)
-        yield from reached(node.body, guards)
+        yield from reached(node.body, (*guards, *_has_items(node.expr)))
     yield from _blocks([node.else_body], guards)
+
+
+def _has_items(iterable: Expression) -> Iterator[Guard]:
+    """Yield the condition in `items if condition else []`."""
+    if isinstance(iterable, ConditionalExpr):
+        for branch, holds in ((iterable.if_expr, False), (iterable.else_expr, True)):
+            if isinstance(branch, ListExpr | TupleExpr) and not branch.items:
+                yield Guard(iterable.cond, holds)
 
 
 def _branches(
@@ -148,6 +158,7 @@ def _expression(node: Node, guards: Guards) -> Iterator[tuple[Node, Guards]]:
         case GeneratorExpr() | DictionaryComprehension():
             tests = [test for tests in node.condlists for test in tests]
             yield from _expressions(node.sequences, guards)
+            guards = (*guards, *(guard for items in node.sequences for guard in _has_items(items)))
             for test in tests:
                 yield from _expressions([test], guards)
                 guards = (*guards, Guard(test, holds=True))

@@ -18,7 +18,7 @@ from mypy.nodes import (
     UnaryExpr,
 )
 
-from d9d.mypy.assignments import values_of
+from d9d.mypy.assignments import identity, values_of
 
 _FUNCTIONS: Final = frozenset(
     f"torch.distributed.distributed_c10d.{name}" for name in ("get_rank", "get_node_local_rank", "get_group_rank")
@@ -56,7 +56,7 @@ def side(test: Expression, function: FuncDef | LambdaExpr, *, holds: bool = True
         known = [each for each in sides if each is not None]
         return known[0] if len(known) > (0 if is_either_enough else 1) else None
     if isinstance(test, ComparisonExpr):
-        decided = _side_of_comparison(test, function, depth)
+        decided = _side_of_comparison(test, function)
     elif _name(test) in _FLAGS or _is_certain(test):
         decided = _name(test) in _FLAGS  # a rank itself is true of all but the first
     else:
@@ -66,16 +66,16 @@ def side(test: Expression, function: FuncDef | LambdaExpr, *, holds: bool = True
 
 def is_about(expression: Expression, function: FuncDef | LambdaExpr) -> bool:
     """Say whether an expression is the index of a process, or a condition on it."""
-    return _is_rank(expression, function, _DEPTH) or side(expression, function) is not None
+    return _is_rank(expression, function) or side(expression, function) is not None
 
 
-def _side_of_comparison(test: ComparisonExpr, function: FuncDef | LambdaExpr, depth: int) -> bool | None:
+def _side_of_comparison(test: ComparisonExpr, function: FuncDef | LambdaExpr) -> bool | None:
     """Return the side of a comparison; a mere name counts only where it is compared as the index of a process is."""
     operator, operands = test.operators[0], test.operands
     if operator in _EQUALITIES:
-        about = any(_is_rank(operand, function, depth) for operand in operands)
+        about = any(_is_rank(operand, function) for operand in operands)
         return _EQUALITIES[operator] if about else None
-    about = any(_is_rank(operand, function, depth, by_name=False) for operand in operands)
+    about = any(_is_rank(operand, function, by_name=False) for operand in operands)
     return operator in {"<", "<="} if about else None
 
 
@@ -87,10 +87,16 @@ def _side_of_value(test: Expression, function: FuncDef | LambdaExpr, depth: int)
     return side(values[0], function, depth=depth - 1)
 
 
-def _is_rank(expression: Expression, function: FuncDef | LambdaExpr, depth: int, *, by_name: bool = True) -> bool:
+def _is_rank(
+    expression: Expression, function: FuncDef | LambdaExpr, *, by_name: bool = True, seen: set[object] | None = None
+) -> bool:
     """Say whether an expression is the index of a process, as far as its origin or else its name tells."""
     if _is_certain(expression):
         return True
+    seen, key = set() if seen is None else seen, identity(expression)
+    if key in seen:
+        return False
+    seen |= {key} - {None}
     match expression:
         case OpExpr():
             origins: list[Expression | None] = [expression.left]
@@ -100,9 +106,9 @@ def _is_rank(expression: Expression, function: FuncDef | LambdaExpr, depth: int,
             origins = values_of(expression, function)
     if by_name and _name(expression) in _NUMBERS and all(map(_is_opaque, origins)):
         return True
-    return depth > 0 and any(
-        origin is not None and _is_rank(origin, function, depth - 1, by_name=by_name) for origin in origins
-    )
+    # An attribute that is called otherwise was given the name for a reason, such as "lora_rank".
+    by_name = by_name and not (isinstance(expression, MemberExpr) and _name(expression) not in _NUMBERS)
+    return any(origin is not None and _is_rank(origin, function, by_name=by_name, seen=seen) for origin in origins)
 
 
 def _is_opaque(origin: Expression | None) -> bool:

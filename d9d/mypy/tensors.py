@@ -6,7 +6,7 @@ from typing import Final
 from mypy.nodes import CallExpr, Expression, MemberExpr, NameExpr, Node, StrExpr
 from mypy.types import Instance, Type, TypeVarType, UnionType, get_proper_type
 
-from d9d.mypy.assignments import values_of
+from d9d.mypy.assignments import identity, values_of
 from d9d.mypy.bodies import HandlerBody
 from d9d.mypy.tree import children, descend
 
@@ -20,7 +20,6 @@ _FACTORIES: Final = frozenset(
         *("arange", "linspace", "logspace", "rand", "randn", "randint", "randperm", "get_rng_state"),
     }
 )
-_DEPTH: Final = 5
 
 
 def is_tensor(kind: Type | None) -> bool:
@@ -35,16 +34,14 @@ def is_tensor(kind: Type | None) -> bool:
     return isinstance(proper, Instance) and proper.type.has_base(_TENSOR)
 
 
-def is_on_host(expression: Expression, body: HandlerBody, depth: int = _DEPTH) -> bool:
+def is_on_host(expression: Expression, body: HandlerBody, seen: set[object] | None = None) -> bool:
     """Say whether a tensor has been brought to the host, or was made there: to read it again waits for nothing.
 
     Args:
         expression: The tensor.
         body: Where it is read.
-        depth: How many steps to follow back where it comes from.
+        seen: The names and attributes whose values have been looked at.
     """
-    if depth == 0:
-        return False
     match expression:
         case CallExpr(callee=MemberExpr(name="cpu")):
             return True
@@ -52,11 +49,12 @@ def is_on_host(expression: Expression, body: HandlerBody, depth: int = _DEPTH) -
             return True
         case CallExpr(callee=NameExpr() | MemberExpr() as factory) if factory.name in _FACTORIES:
             return "device" not in expression.arg_names
-        case _:
-            sources = list(values_of(expression, body.function) or _operands(expression, body))
-            return bool(sources) and all(
-                source is not None and is_on_host(source, body, depth - 1) for source in sources
-            )
+    seen, key = set() if seen is None else seen, identity(expression)
+    if key in seen:
+        return True  # it is made of a value from before, and one that is not on the host has ended the search
+    seen |= {key} - {None}
+    sources = list(values_of(expression, body.function) or _operands(expression, body))
+    return bool(sources) and all(source is not None and is_on_host(source, body, seen) for source in sources)
 
 
 def _names_the_host(call: CallExpr) -> bool:

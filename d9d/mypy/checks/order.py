@@ -69,11 +69,12 @@ def check_order(check: ClassCheck) -> None:
         reported: set[str] = set()
         for read, attribute, guards in _reads(method) if method.name in handlers else ():
             assigning = [] if attribute in reported else _assigning(check, attribute)
-            comes_first = (each for each in _handlings(check, method.name) or () if _is_early(each, assigning, guards))
-            handling = next(comes_first, None)
-            if handling is not None and not _is_set_elsewhere(check, attribute):
+            handlings = _handlings(check, method.name) or []
+            early = [each for each in handlings if _is_early(each, assigning, guards)]
+            # A condition may well tell one event of a handler from another.
+            if early and (not guards or early == handlings) and not _is_set_elsewhere(check, attribute, assigning):
                 reported.add(attribute)
-                check.fail(_comes_later(handling, attribute, assigning), read)
+                check.fail(_comes_later(early[0], attribute, assigning), read)
 
 
 def _is_plain(info: TypeInfo) -> bool:
@@ -156,18 +157,20 @@ def _handlings(check: ClassCheck, method: str) -> list[_Handling] | None:
     return handlings if events and len(handlings) == len(events) else None
 
 
-def _is_set_elsewhere(check: ClassCheck, attribute: str) -> bool:
+def _is_set_elsewhere(check: ClassCheck, attribute: str, assigning: list[_Handling]) -> bool:
     """Say whether an attribute may get a value from outside of the class, or by its name."""
-    symbol, module = check.info.get(attribute), check.api.cur_mod_node
+    symbol, code = check.info.get(attribute), list(descend(check.api.cur_mod_node))
     if symbol is not None and not isinstance(symbol.node, Var):
         return True  # such as a property
     if any(isinstance(node, StrExpr) and node.value == attribute for node in descend(check.info.defn)):
         return True  # such as in hasattr(self, "attribute")
-    for node in descend(module):
-        if isinstance(node, ClassDef) and check.info in node.info.mro[1:] and attribute in assigning_methods(node.info):
-            return True
-    outside = (target for target, _ in targets(module, nested=True) if attribute_of_self(target) is None)
-    return any(isinstance(target, MemberExpr) and target.name == attribute for target in outside)
+    derived = [node.info for node in code if isinstance(node, ClassDef) and check.info in node.info.mro[1:]]
+    if any(attribute in assigning_methods(info) for info in derived):
+        return True
+    called = {each.method for each in assigning}
+    assigned = {id(target) for target, _ in targets(check.api.cur_mod_node, nested=True)}
+    outside = [node for node in code if isinstance(node, MemberExpr) and attribute_of_self(node) is None]
+    return any(node.name in called or (node.name == attribute and id(node) in assigned) for node in outside)
 
 
 def _comes_later(handling: _Handling, attribute: str, assigning: list[_Handling]) -> Mistake:

@@ -172,6 +172,7 @@ class Right:
         self._group = group
         self._saver = saver
         self.rank = lora_rank
+        self._lora_rank = rank
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def right_on_both_sides(self, ctx: EventRoundContext) -> None:
@@ -248,7 +249,7 @@ class Right:
             dist.barrier()
         if self.rank > 0:
             dist.all_reduce(ctx.losses)
-        if self.rank == 8:
+        if self.rank == 8 or self._lora_rank == 0:
             dist.all_reduce(ctx.losses)
         if ctx.index % 10 != 0:
             return

@@ -16,20 +16,18 @@ TContext = TypeVar("TContext")
 class LastStepContext(EventStepContext): ...
 
 
-class Loop:
-    def __init__(self, bus: EventBus) -> None:
-        self.bus = bus
+# docs: d9d-context
+def wrong(bus: EventBus) -> None:
+    # E[d9d-context]: EVENT_TRAIN_STEP_POST ("train.step.post") is triggered with "EventReadyContext", and carries
+    #   "EventStepContext": pass one of these. Did you mean EVENT_TRAIN_READY?
+    bus.trigger(EVENT_TRAIN_STEP_POST, EventReadyContext())
 
-    # docs: d9d-context
-    def wrong(self) -> None:
-        # E[d9d-context]: EVENT_TRAIN_STEP_POST ("train.step.post") is triggered with "EventReadyContext", and carries
-        #   "EventStepContext": pass one of these. Did you mean EVENT_TRAIN_READY?
-        self.bus.trigger(EVENT_TRAIN_STEP_POST, EventReadyContext())
 
-    def right(self) -> None:
-        self.bus.trigger(EVENT_TRAIN_STEP_POST, EventStepContext(step=1))
+def right(bus: EventBus) -> None:
+    bus.trigger(EVENT_TRAIN_STEP_POST, EventStepContext(step=1))
 
-    # docs: end
+
+# docs: end
 
 
 def wrong_literal(bus: EventBus) -> None:

@@ -274,6 +274,24 @@ class WrongRegistered:
         print(self._loss)
 
 
+class RightWhoeverComesFirst:
+    """Each of the two subscribes the other, which has its type from a method further down."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+
+    def even(self, ctx: EventRoundContext) -> None:
+        self._bus.subscribe(EVENT_TRIAL_ROUND_POST, self.odd)
+        self._sum = self._last
+
+    def odd(self, ctx: EventRoundContext) -> None:
+        self._bus.subscribe(EVENT_TRIAL_ROUND_POST, self.even)
+        self._sum = self._last
+
+    def start(self) -> None:
+        self._last = made_later()
+
+
 def wrong_function(ctx: EventRoundContext) -> None:
     # E[d9d-host-sync]: Handler "wrong_function" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a tensor in every
     #   step, and the host waits until the device has computed it: do so only in some steps, as under "if
@@ -338,6 +356,12 @@ class RightPeriodically:
             self._pending.item()
         if self._buffer:
             self._buffer[0].item()
+        for each in self._buffer if due else []:
+            each.item()
+        if any(ctx.stepper.is_due(period) for period in (3, 5)):
+            loss.item()
+        if time.monotonic() > self._last and (step := ctx.stepper.current_step) > 10:
+            logger.info("%d: %f", step, loss.item())
         latest = None
         if due:
             latest = loss

@@ -270,6 +270,30 @@ def begin(loops: RightOverLoops) -> None:
     loops.from_outside = 0
 
 
+class RightByHand:
+    @subscribe(EVENT_TRIAL_READY)
+    def right(self, ctx: EventTrialReadyContext) -> None:
+        show(self.result)
+
+    @subscribe(EVENT_TRIAL_READY)
+    @subscribe(EVENT_TRIAL_ROUND_PRE)
+    def right_under_a_condition(self, ctx: EventTrialReadyContext | EventRoundContext) -> None:
+        if isinstance(ctx, EventRoundContext):
+            show(self.index)
+
+    @subscribe(EVENT_TRIAL_ROUND_PRE)
+    def count(self, ctx: EventRoundContext) -> None:
+        self.index = ctx.index
+
+    @subscribe(EVENT_TRIAL_REPORT)
+    def finish(self, ctx: EventTrialReportContext) -> None:
+        self.result = 1
+
+
+def finish_at_once(trial: RightByHand) -> None:
+    trial.finish(EventTrialReportContext())
+
+
 @dataclasses.dataclass
 class RightDataclass:
     total: int
