@@ -116,7 +116,7 @@ MISTAKES: Final = (
             (_REPORT, _REPORT + "        self._bus.bounded(EVENT_ROUTING_PRE, EVENT_ROUTING_POST, ctx)\n"),
         ),
         "d9d-pair",
-        ("bounded", "with"),
+        ("EVENT_ROUTING_PRE", '"with bus.bounded(...):"'),
     ),
     SeededMistake(
         "a task of training waits for a step of inference",

@@ -40,15 +40,17 @@ def check_sides(ctx: MethodSigContext, indexes: Indexes) -> FunctionLike:
     return context.accept_anything(ctx, 1, 2)
 
 
-def check_block(ctx: MethodContext, _: Indexes) -> None:
+def check_block(ctx: MethodContext, indexes: Indexes) -> None:
     """Check that the result of `bus.bounded` is used; on its own it triggers nothing.
 
     Args:
         ctx: The call.
+        indexes: The indexes of all catalogues.
     """
     api = ctx.api
     if isinstance(api, TypeChecker) and isinstance(ctx.context, CallExpr) and _is_dropped(ctx.context, api):
-        mistake = _no_block()
+        pre = ctx.args[0][0] if ctx.args[0] else None
+        mistake = _no_block(name_event(pre, api.modules, indexes))
         api.fail(mistake.message, ctx.context, code=mistake.code)
 
 
@@ -136,10 +138,10 @@ def _two_contexts(first: EventName, second: EventName, first_context: str, secon
     )
 
 
-def _no_block() -> Mistake:
+def _no_block(first: EventName) -> Mistake:
     """Say that neither side would be triggered."""
     return Mistake(
         errors.PAIR,
-        '"bounded" triggers nothing until it is entered: write "with bus.bounded(...):" around the block, or use '
-        '"trigger" where there is none',
+        f'"bounded" triggers neither {first} nor its other side until it is entered: write "with bus.bounded(...):" '
+        'around the block, or use "trigger" where there is none',
     )

@@ -37,8 +37,8 @@ def wrong(bus: EventBus, context: EventRoundContext) -> None:
     #   other side of EVENT_TRIAL_ROUND_POST ("trial.round.post") is "trial.round.pre"
     with bus.bounded(EVENT_TRIAL_DRAW_PRE, EVENT_TRIAL_ROUND_POST, context):
         pass
-    # E[d9d-pair]: "bounded" triggers nothing until it is entered: write "with bus.bounded(...):" around the block, or
-    #   use "trigger" where there is none
+    # E[d9d-pair]: "bounded" triggers neither EVENT_TRIAL_DRAW_PRE ("trial.draw.pre") nor its other side until it is
+    #   entered: write "with bus.bounded(...):" around the block, or use "trigger" where there is none
     bus.bounded(EVENT_TRIAL_DRAW_PRE, EVENT_TRIAL_DRAW_POST, context)
 
 
@@ -95,13 +95,13 @@ def wrong_contexts(bus: EventBus, context: EventStepContext) -> None:
 
 
 def wrong_kept(bus: EventBus, context: EventStepContext) -> None:
-    # E[d9d-pair]: "bounded" triggers nothing until it is entered: write "with bus.bounded(...):" around the block, or
-    #   use "trigger" where there is none
+    # E[d9d-pair]: "bounded" triggers neither EVENT_TRAIN_STEP_PRE ("train.step.pre") nor its other side until it is
+    #   entered: write "with bus.bounded(...):" around the block, or use "trigger" where there is none
     moment = bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, context)
 
 
-# E[d9d-pair]: "bounded" triggers nothing until it is entered: write "with bus.bounded(...):" around the block, or use
-#   "trigger" where there is none
+# E[d9d-pair]: "bounded" triggers neither EVENT_TRAIN_STEP_PRE ("train.step.pre") nor its other side until it is
+#   entered: write "with bus.bounded(...):" around the block, or use "trigger" where there is none
 EventBus().bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, EventStepContext(step=1))
 
 
