@@ -208,9 +208,10 @@ other programs run once on the largest input.
 |---|---|---|---|---|
 {chr(10).join(table)}
 
-Bounds on the median: {bounds} events, the first for the project's own catalogue too; {BOUND_MIB} MiB.
+Bounds on the median: {bounds} events, the first for the project's own catalogue
+too; {BOUND_MIB} MiB.
 `check` is to be no slower than `generate`: its least run may take {TOLERANCE - 1:.0%} more, which is as close as two
-minima can be told apart.
+minima can be told apart. Counted in calls of functions, it does no more: a test holds it to that.
 """
 
 
