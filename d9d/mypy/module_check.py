@@ -29,13 +29,13 @@ class ModuleCheck:
     options: Options
     api: SemanticAnalyzer | TypeChecker
 
-    def fail(self, mistake: Mistake, where: Context) -> None:
-        """Report a mistake at a line of the module; of equal reports mypy shows one."""
+    def report(self, mistake: Mistake, where: Context, *, is_note: bool) -> None:
+        """Report a mistake at a line of the module, as an error or as a note; of equal reports mypy shows one."""
         watchers = self.api.errors._watchers  # noqa: SLF001 -- mypy may be trying something out, and would drop the report
         set_aside = list(watchers)
         watchers.clear()
         try:
-            self.api.fail(mistake.message, where, code=mistake.code)
+            (self.api.note if is_note else self.api.fail)(mistake.message, where, code=mistake.code)
         finally:
             watchers.extend(set_aside)
 

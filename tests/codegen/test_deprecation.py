@@ -143,17 +143,24 @@ def test_an_old_subscriber_runs_and_is_warned(train: ModuleType, empty: Workspac
 
 
 def test_an_old_subscriber_passes_the_type_checker(train: ModuleType, empty: Workspace) -> None:
-    """Strict mypy with the plugin accepts old code, names an old field if asked to, and still finds mistakes."""
+    """Strict mypy has nothing against old code; the plugin says what is old, and still finds mistakes."""
     empty.write(OLD_SUBSCRIBER, "old.py")
     empty.write("[mypy]\nplugins = d9d.mypy\nstrict = True\n", "mypy.ini")
 
     def mypy(*options: str) -> list[str]:
         command = [sys.executable, "-m", "mypy", "--no-error-summary", f"--cache-dir={empty.root / 'cache'}"]
-        return subprocess.run(
-            [*command, *options, "old.py"], capture_output=True, text=True, check=False
-        ).stdout.splitlines()
+        run = subprocess.run([*command, *options, "old.py"], capture_output=True, text=True, check=False)
+        lines = run.stdout.splitlines()
+        assert run.returncode == any(": error: " in line for line in lines)
+        return lines
 
-    assert mypy() == []
+    assert mypy("--disable-error-code=d9d-deprecated") == []
+    told = mypy()
+    assert {line.partition(": ")[0] for line in told} == {f"old.py:{number}" for number in (7, 8, 9, 12, 13, 18)}
+    assert all("is deprecated since 0.3: use " in line and line.endswith("[d9d-deprecated]") for line in told)
+    assert mypy("--report-deprecated-as-note", "--cache-dir=/dev/null") == [
+        line.removesuffix("  [d9d-deprecated]").replace(": error: ", ": note: ") for line in told
+    ]
     assert [line.partition(": ")[0] for line in mypy("--enable-error-code=deprecated") if "[deprecated]" in line] == [
         "old.py:9",
         "old.py:13",
@@ -162,5 +169,5 @@ def test_an_old_subscriber_passes_the_type_checker(train: ModuleType, empty: Wor
         OLD_SUBSCRIBER.replace("on_begin(ctx: EventStepContext)", "on_begin(ctx: str)").replace(".stepper)", ")"),
         "old.py",
     )
-    [mistake] = mypy()
+    [mistake] = mypy("--disable-error-code=d9d-deprecated")
     assert 'Handler "on_begin" of EVENT_TRAIN_STEP_BEGIN ("fit.step.pre") takes "str"' in mistake

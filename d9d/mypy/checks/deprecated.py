@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mypy import errorcodes
 from mypy.checker import TypeChecker
-from mypy.nodes import AssignmentStmt, FuncDef, Node, RefExpr
+from mypy.nodes import AssignmentStmt, Context, FuncDef, Node, RefExpr
 from mypy.plugin import AnalyzeTypeContext, AttributeContext
 from mypy.semanal import SemanticAnalyzer
 from mypy.typeanal import TypeAnalyser
@@ -30,7 +30,8 @@ def check_names(module: ModuleCheck, indexes: Indexes) -> None:
         name = reference.fullname
         index = indexes.that_deprecates(name, module.api.modules)
         if index is not None:
-            module.fail(_deprecated(name, index), reference)
+            is_note = module.options.report_deprecated_as_note
+            module.report(_deprecated(name, index), reference, is_note=is_note)
 
 
 def check_field(name: str, ctx: AttributeContext, indexes: Indexes) -> None:
@@ -50,8 +51,7 @@ def check_field(name: str, ctx: AttributeContext, indexes: Indexes) -> None:
         return
     # A field that is but another name of one is marked as mypy knows it.
     if name not in index.aliases or not api.errors.is_error_code_enabled(errorcodes.DEPRECATED):
-        mistake = _deprecated(name, index)
-        api.fail(mistake.message, ctx.context, code=mistake.code)
+        _report(_deprecated(name, index), ctx.context, api)
 
 
 def check_type(name: str, ctx: AnalyzeTypeContext, indexes: Indexes) -> None:
@@ -67,8 +67,12 @@ def check_type(name: str, ctx: AnalyzeTypeContext, indexes: Indexes) -> None:
         return
     index = indexes.that_deprecates(name, api.modules)
     if index is not None and not indexes.beside(api.cur_mod_node.path).describes(api.cur_mod_id):
-        mistake = _deprecated(name, index)
-        api.fail(mistake.message, ctx.context, code=mistake.code)
+        _report(_deprecated(name, index), ctx.context, api)
+
+
+def _report(mistake: Mistake, where: Context, api: SemanticAnalyzer | TypeChecker) -> None:
+    """Report a use as mypy reports those of what PEP 702 marks: as a note, where its user wants no more."""
+    (api.note if api.options.report_deprecated_as_note else api.fail)(mistake.message, where, code=mistake.code)
 
 
 def _evaluated(module: ModuleCheck) -> Iterator[RefExpr]:
