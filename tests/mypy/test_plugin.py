@@ -190,6 +190,24 @@ def test_a_crash_in_a_check_of_a_module_is_a_note_at_its_top(copy: Copier, monke
     assert len({each.file for each in reports}) == len(reports) > 1
 
 
+def test_a_crash_in_a_check_of_a_class_is_a_note_at_the_class(copy: Copier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handlers in it are checked all the same."""
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("out of ideas")
+
+    project = copy("untyped.py")
+    monkeypatch.setattr(dispatch, "CLASSES", (crash,))
+
+    reports = [each for each in project.check() if each.file == "untyped.py"]
+
+    told = [each for each in reports if "out of ideas" in each.message]
+    assert len(told) == 1
+    assert [each for each in reports if each not in told] == [
+        each for each in expected_reports() if each.file == "untyped.py"
+    ]
+
+
 def test_the_entry_can_be_called_again() -> None:
     """A process may run mypy many times, as a daemon or a test does: importing the plugin must not hide its entry."""
     assert entry("3.0+dev") is D9dPlugin
