@@ -1,35 +1,33 @@
 """How a loop is configured: every setting, its meaning and its unit."""
 
-import difflib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from d9d.core.configuration import ConfigurationError, Settings
+from d9d.core.dist_context import DeviceMeshParameters
+
+__all__ = [
+    "CheckpointingConfig",
+    "ConfigurationError",
+    "DataLoadingConfig",
+    "DeviceMeshParameters",
+    "InferenceConfig",
+    "LoopConfig",
+    "PipelineConfig",
+    "Precision",
+    "ReportingConfig",
+    "Schedule",
+    "TimeoutConfig",
+    "TrainingConfig",
+]
 
 Precision = Literal["fp32", "bf16-autocast"]
 """The number format of forward passes: that of the weights, or `torch.autocast` to bfloat16."""
 
 
-class ConfigurationError(ValueError):
-    """Settings that cannot work together, or not with the data, found before the model is built."""
-
-
-class _Config(BaseModel):
-    """What all configurations have in common: they are checked whole, do not change, and know their fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _suggest_known_fields(cls, values: Any) -> Any:
-        for name in values if isinstance(values, dict) else ():
-            close = difflib.get_close_matches(str(name), cls.model_fields, n=1)
-            if name not in cls.model_fields and close:
-                raise ValueError(f"{cls.__name__} has no field {name!r}; did you mean {close[0]!r}?")
-        return values
-
-
-class DataLoadingConfig(_Config):
+class DataLoadingConfig(Settings):
     """How samples come from the dataset to the device."""
 
     num_workers: NonNegativeInt = 0
@@ -37,7 +35,7 @@ class DataLoadingConfig(_Config):
     at random is the same for any number of processes, and something else with none."""
 
 
-class CheckpointingConfig(_Config):
+class CheckpointingConfig(Settings):
     """Where and how often the state of a job is saved; running the same job again resumes from there."""
 
     folder: Path
@@ -50,7 +48,7 @@ class CheckpointingConfig(_Config):
     """How many of the newest checkpoints to keep."""
 
 
-class ReportingConfig(_Config):
+class ReportingConfig(Settings):
     """What people see of a running loop."""
 
     progress_bar: bool | None = None
@@ -60,14 +58,52 @@ class ReportingConfig(_Config):
     """How often to report numbers, in steps. Each report waits for the device once; `None` never does."""
 
 
-class LoopConfig(_Config):
+class TimeoutConfig(Settings):
+    """How long processes wait for one another before they give up."""
+
+    start_seconds: PositiveFloat = 1800.0
+    """From the start until the first step is complete: others may still read data, compile or load weights."""
+
+    step_seconds: PositiveFloat = 600.0
+    """In each operation of all later steps."""
+
+
+Schedule = Literal["gpipe", "1f1b", "interleaved_1f1b", "interleaved_zero_bubble", "zbv", "dualpipev"]
+"""The orders of forward and backward passes that `torch.distributed.pipelining` knows."""
+
+
+class PipelineConfig(Settings):
+    """How the stages of a model take turns; of no effect while `mesh.pipeline_parallel` is 1."""
+
+    schedule: Schedule = "1f1b"
+    """The order of forward and backward passes. `gpipe` and `1f1b` have one stage a process, `zbv` and `dualpipev`
+    have two, and the others `num_stages_per_process`."""
+
+    num_stages_per_process: PositiveInt | None = None
+    """How many stages each process holds; `None` takes two where the schedule leaves a choice."""
+
+    activation_dtype: Literal["fp32", "bf16"] | None = None
+    """The number format in which activations and their gradients travel between stages; `None` keeps that of the
+    weights, or that of autocast."""
+
+
+class LoopConfig(Settings):
     """What training and inference have in common."""
+
+    mesh: DeviceMeshParameters = DeviceMeshParameters()
+    """How the processes of the job divide the work; by default there is one."""
+
+    pipeline: PipelineConfig = PipelineConfig()
+    """How the stages of a model take turns."""
+
+    timeouts: TimeoutConfig = TimeoutConfig()
+    """How long processes wait for one another."""
 
     global_batch_size: PositiveInt
     """How many samples one step takes."""
 
     micro_batch_size: PositiveInt | None = None
-    """How many samples go through the model at once; `None` means all of the step's."""
+    """How many samples go through the model at once; `None` means all that a process has of a step."""
 
     device: str | None = None
     """The device to run on, such as `cpu`; `None` takes the accelerator where there is one, and the CPU elsewhere."""
@@ -89,22 +125,30 @@ class LoopConfig(_Config):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
-        if self.global_batch_size % self.samples_per_micro_batch:
-            raise ValueError(
-                f"global_batch_size={self.global_batch_size} cannot be cut into micro-batches of "
-                f"micro_batch_size={self.micro_batch_size}: make the first a multiple of the second"
-            )
-        return self
+        num_parts = self.mesh.data_parallel_size
+        divisor = num_parts * (self.micro_batch_size or 1)
+        if self.global_batch_size % divisor == 0:
+            return self
+        parts = "" if num_parts == 1 else f" on {num_parts} data-parallel processes"
+        size = (
+            "" if self.micro_batch_size is None else f" into micro-batches of micro_batch_size={self.micro_batch_size}"
+        )
+        lower = self.global_batch_size // divisor * divisor
+        nearest = " or ".join(str(number) for number in (lower, lower + divisor) if number)
+        raise ValueError(
+            f"global_batch_size={self.global_batch_size} cannot be cut{size}{parts}: it must be a multiple of "
+            f"{divisor}, such as {nearest}"
+        )
 
     @property
     def samples_per_micro_batch(self) -> int:
         """How many samples go through the model at once."""
-        return self.micro_batch_size or self.global_batch_size
+        return self.micro_batch_size or self.global_batch_size // self.mesh.data_parallel_size
 
     @property
     def num_micro_batches(self) -> int:
-        """How many micro-batches a full step has."""
-        return self.global_batch_size // self.samples_per_micro_batch
+        """How many micro-batches of a full step each process has."""
+        return self.global_batch_size // (self.samples_per_micro_batch * self.mesh.data_parallel_size)
 
 
 class TrainingConfig(LoopConfig):

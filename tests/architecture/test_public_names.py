@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 PUBLIC_NAMES = {
-    "d9d.core.dist_context": {"DistributedContext"},
+    "d9d.core.dist_context": {"DeviceMeshParameters", "DistributedContext", "MeshName"},
     "d9d.core.protocol": {"LRSchedulerProtocol", "OptimizerProtocol", "Stateful"},
     "d9d.loop.control": {
         "BaseTask",

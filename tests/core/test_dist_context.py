@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DistributedContext
 
 
@@ -54,11 +55,13 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
 
 
 @pytest.mark.parametrize("world_size", ["2", "64"])
-def test_several_processes_are_refused(world_size: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says how to start one."""
+def test_several_processes_need_a_mesh(world_size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says which."""
     monkeypatch.setenv("WORLD_SIZE", world_size)
 
-    with pytest.raises(RuntimeError, match=f"WORLD_SIZE is {world_size}.*torchrun --nproc-per-node 1"):
+    with pytest.raises(
+        ConfigurationError, match=f"for one process .*, and {world_size} .* set data_parallel_shard={world_size}"
+    ):
         DistributedContext.start("cpu")
 
 

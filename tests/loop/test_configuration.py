@@ -11,6 +11,7 @@ from d9d.loop.config import (
     CheckpointingConfig,
     ConfigurationError,
     DataLoadingConfig,
+    DeviceMeshParameters,
     InferenceConfig,
     LoopConfig,
     ReportingConfig,
@@ -30,7 +31,7 @@ from .toy_job import (
 REFUSED = [
     pytest.param(
         {"micro_batch_size": 3},
-        "global_batch_size=4 cannot be cut into micro-batches of micro_batch_size=3: make the first a multiple of",
+        "global_batch_size=4 cannot be cut into micro-batches of micro_batch_size=3: it must be",
         id="batches-that-do-not-divide",
     ),
     pytest.param({"micro_batch_size": 8}, "micro_batch_size=8", id="micro-batch-larger-than-the-step"),
@@ -167,16 +168,23 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     assert provider.num_built == 0
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would write each other's checkpoints; the model is not built."""
+def test_several_processes_without_a_mesh_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would all do the same; the error names what would divide the work, and the model is not built."""
     provider = ToyModelProvider()
     monkeypatch.setenv("WORLD_SIZE", "2")
 
-    with pytest.raises(RuntimeError, match="WORLD_SIZE is 2, and the loops run in one process"):
+    with pytest.raises(ConfigurationError, match="2 processes were started: set data_parallel_shard=2"):
         configure_training(training_config(), model_provider=provider)
-    with pytest.raises(RuntimeError, match="WORLD_SIZE is 2, and the loops run in one process"):
+    with pytest.raises(ConfigurationError, match="2 processes were started: set data_parallel_shard=2"):
         configure_inference(inference_config(), model_provider=provider)
     assert provider.num_built == 0
+
+
+def test_batches_that_do_not_divide_among_processes_are_refused() -> None:
+    """With the numbers that would work."""
+    message = "global_batch_size=6 cannot be cut into micro-batches of micro_batch_size=2 on 2 data-parallel processes"
+    with pytest.raises(ValueError, match=f"{message}: it must be a multiple of 4, such as 4 or 8"):
+        training_config(global_batch_size=6, mesh=DeviceMeshParameters(data_parallel_shard=2))
 
 
 def test_a_launcher_of_one_process_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
-"""The processes that run a job together, and the device of this one."""
+"""The processes that run a job together."""
 
 from d9d.core.dist_context.context import DistributedContext
+from d9d.core.dist_context.mesh import DeviceMeshParameters, MeshName
 
-__all__ = ["DistributedContext"]
+__all__ = ["DeviceMeshParameters", "DistributedContext", "MeshName"]

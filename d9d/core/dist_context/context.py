@@ -1,69 +1,173 @@
 """The processes that run a job together, and the device of this one."""
 
+import contextlib
 import dataclasses
-import os
-from typing import Self
+import datetime as dt
+import logging
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Self
 
 import torch
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from d9d.core.dist_context.device import choose_device
+from d9d.core.dist_context.mesh import DeviceMeshParameters, MeshName
+from d9d.core.dist_context.process_group import join_process_group, num_launched
+
+_START_TIMEOUT = dt.timedelta(minutes=30)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistributedContext:
-    """Where a job runs: one process, on one device.
+    """Where a job runs: its processes, how they divide the work, and the device of this one.
 
     Attributes:
         device: The device that the model and the batches of this process live on.
         rank: The index of this process, from 0.
         world_size: How many processes run the job.
+        mesh_parameters: How they divide the work.
     """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    mesh_parameters: DeviceMeshParameters = dataclasses.field(default_factory=DeviceMeshParameters)
+    _meshes: dict[MeshName, DeviceMesh] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def start(cls, device: str | None = None) -> Self:
+    def start(
+        cls,
+        device: str | None = None,
+        mesh_parameters: DeviceMeshParameters | None = None,
+        timeout: dt.timedelta = _START_TIMEOUT,
+    ) -> Self:
         """Join this process to its job.
 
+        A process alone needs no launcher, and joins nothing. Several are started by `torchrun`, or have made their
+        process group themselves.
+
         Args:
-            device: The device to run on, such as `cpu` or `cuda:1`; by default the accelerator where there is one, and
+            device: The device to run on, such as `cpu` or `cuda`; by default the accelerator where there is one, and
                 the CPU elsewhere.
+            mesh_parameters: How the processes divide the work; by default there is one process.
+            timeout: How long a process waits for the others, until `set_timeout` says otherwise.
 
         Returns:
             The context of this process.
 
         Raises:
-            RuntimeError: If a launcher started several processes, which would write each other's checkpoints, or if
-                this machine has no such device.
+            ConfigurationError: If the mesh is for another number of processes than were started, or several of them
+                would share a device.
+            RuntimeError: If this machine has no such device.
         """
-        world_size = os.environ.get("WORLD_SIZE", "1")
-        if world_size != "1":
-            raise RuntimeError(
-                f"WORLD_SIZE is {world_size}, and the loops run in one process: start the script with `python`, "
-                "or with `torchrun --nproc-per-node 1`"
-            )
-        chosen = _default_device() if device is None else _checked_device(device)
-        if chosen.type == str(torch.accelerator.current_accelerator()):
-            # Whatever names no index, such as a stream or a random number generator, means this one.
-            torch.accelerator.set_device_index(chosen)
-        return cls(device=chosen)
+        mesh_parameters = mesh_parameters or DeviceMeshParameters()
+        mesh_parameters.require_world_size(num_launched())
+        chosen = choose_device(device)
+        if mesh_parameters.world_size == 1:
+            return cls(device=chosen)
+        join_process_group(chosen, timeout)
+        context = cls(
+            device=chosen,
+            rank=distributed.get_rank(),
+            world_size=distributed.get_world_size(),
+            mesh_parameters=mesh_parameters,
+        )
+        # All processes make all groups, in one order; later, some might not ask for some of them.
+        for name in ("dense", "batch", "expert", "loss"):
+            context.mesh_for(name)
+        return context
 
     @property
     def is_main_process(self) -> bool:
         """Whether this is the one process that writes files and speaks to people."""
         return self.rank == 0
 
+    @property
+    def data_parallel_rank(self) -> int:
+        """Which part of each global batch this process has, from 0; those that divide a sample have the same part."""
+        return self._coordinate("data_parallel")
 
-def _default_device() -> torch.device:
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    return torch.device(accelerator.type, torch.accelerator.current_device_index())
+    @property
+    def pipeline_rank(self) -> int:
+        """Which place in the pipeline this process has, from 0."""
+        return self._coordinate("pipeline_parallel")
+
+    def mesh_for(self, name: MeshName) -> DeviceMesh:
+        """Return one view of all processes; its dimensions are taken by their names, as torch does it.
+
+        Args:
+            name: Which view; `DeviceMeshParameters.shape_of` says what each is for, and which dimensions it has.
+
+        Returns:
+            The mesh. A process alone has meshes, too, and makes a process group of its own when it first asks for one.
+        """
+        if name not in self._meshes:
+            join_process_group(self.device, _START_TIMEOUT)
+            shape = self.mesh_parameters.shape_of(name)
+            self._meshes[name] = init_device_mesh(self.device.type, tuple(shape.values()), mesh_dim_names=tuple(shape))
+        return self._meshes[name]
+
+    def wait_world(self) -> None:
+        """Wait until all processes are here."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+    @contextlib.contextmanager
+    def main_process_first(self) -> Iterator[None]:
+        """Make the context that the main process runs through before all others, for instance to download data.
+
+        Where an exception ends it in the main process, the others are left to the launcher, which ends them.
+        """
+        if not self.is_main_process:
+            self.wait_world()
+        yield
+        if self.is_main_process:
+            self.wait_world()
+
+    def set_timeout(self, timeout: dt.timedelta) -> None:
+        """Change how long this process waits for the others.
+
+        Args:
+            timeout: The longest time that a collective operation may take from now on.
+        """
+        if self.world_size == 1:
+            return
+        groups = {group for mesh in self._meshes.values() for group in mesh.get_all_groups()}
+        for group in {distributed.group.WORLD, *groups}:
+            if group is not None:
+                group.set_timeout(timeout)
+
+    def logger(self, name: str) -> "logging.Logger | RankLogger":
+        """Return a logger whose lines name the rank of this process, where there are several.
+
+        Args:
+            name: The name of the logger.
+
+        Returns:
+            The logger.
+        """
+        logger = logging.getLogger(name)
+        return logger if self.world_size == 1 else RankLogger(logger, self.rank, self.world_size)
+
+    def _coordinate(self, dimension: str) -> int:
+        return self.mesh_for("batch").get_local_rank(dimension) if self.world_size > 1 else 0
 
 
-def _checked_device(name: str) -> torch.device:
-    try:
-        device = torch.empty(0, device=name).device
-    except Exception as error:
-        raise RuntimeError(f"device={name!r} cannot be used on this machine: {error}") from error
-    return device
+class RankLogger(logging.LoggerAdapter[logging.Logger]):
+    """Puts the rank before each line.
+
+    Args:
+        logger: Takes the lines.
+        rank: The index of this process.
+        world_size: How many there are.
+    """
+
+    def __init__(self, logger: logging.Logger, rank: int, world_size: int) -> None:
+        super().__init__(logger)
+        self._prefix = f"[rank {rank} of {world_size}]"
+
+    def process(  # noqa: D102 -- inherited
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        return f"{self._prefix} {msg}", kwargs

@@ -1,5 +1,7 @@
 """How every run starts: who listens, where it runs, and where its random numbers begin."""
 
+import datetime as dt
+
 from torch import nn
 
 from d9d.core.dist_context import DistributedContext
@@ -37,7 +39,9 @@ def start_run(
         prepare_folder(config.checkpointing.folder)
     task.register_events(RegisterTaskEventsContext(event_bus=bus))
     model_provider.register_events(RegisterModelEventsContext(event_bus=bus))
-    dist_context = DistributedContext.start(config.device)
+    dist_context = DistributedContext.start(
+        config.device, config.mesh, dt.timedelta(seconds=config.timeouts.start_seconds)
+    )
     random_state = RandomState(dist_context.device)
     random_state.seed(config.seed)
     return dist_context, random_state

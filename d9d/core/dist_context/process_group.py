@@ -1,0 +1,48 @@
+"""How a process joins the others of its job."""
+
+import datetime as dt
+import os
+
+import torch
+from torch import distributed
+from torch.distributed import HashStore, PrefixStore  # type: ignore[attr-defined] # torch exports them in effect
+from torch.distributed.rendezvous import rendezvous
+
+# Device types whose own backend speaks for tensors on the CPU as well, or for which there is none.
+_ON_THE_HOST = frozenset({"cpu", "meta"})
+
+
+def num_launched() -> int:
+    """Return how many processes the launcher has started, or has been joined by whoever made a process group."""
+    if distributed.is_initialized():
+        return distributed.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join_process_group(device: torch.device, timeout: dt.timedelta) -> None:
+    """Join the process group of the job, unless this process has joined one already.
+
+    Args:
+        device: Decides the backend; there is always one for tensors on the CPU, too.
+        timeout: How long to wait for the others, now and in each collective operation to come.
+    """
+    if distributed.is_initialized():
+        return
+    if num_launched() == 1:
+        distributed.init_process_group(_backend(device), store=HashStore(), rank=0, world_size=1, timeout=timeout)
+        return
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    # A restarted job finds the store of the one before, with the addresses of processes that are gone.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    distributed.init_process_group(
+        _backend(device),
+        store=PrefixStore(f"attempt-{attempt}", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+    )
+
+
+def _backend(device: torch.device) -> str:
+    on_device = distributed.get_default_backend_for_device(device)
+    return on_device if device.type in _ON_THE_HOST else f"cpu:gloo,{device.type}:{on_device}"

@@ -1,0 +1,136 @@
+"""A mesh says how the processes of a job divide the work."""
+
+import datetime as dt
+import logging
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from ranks import run_on_ranks
+from torch import distributed
+
+from d9d.core.configuration import ConfigurationError
+from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
+
+SIZES = st.tuples(*[st.integers(1, 4)] * 5)
+
+
+@given(SIZES, st.data())
+def test_each_view_has_all_processes(sizes: tuple[int, ...], data: st.DataObject) -> None:
+    """Views regroup the processes; none is left out."""
+    pipeline, replicate, shard, context, tensor = sizes
+    num_with_experts = replicate * shard * context
+    parameters = DeviceMeshParameters(
+        pipeline_parallel=pipeline,
+        data_parallel_replicate=replicate,
+        data_parallel_shard=shard,
+        context_parallel=context,
+        tensor_parallel=tensor,
+        expert_parallel=data.draw(st.sampled_from([n for n in range(1, 65) if num_with_experts % n == 0])),
+    )
+
+    for name in ("dense", "batch", "expert", "loss"):
+        assert math.prod(parameters.shape_of(name).values()) == math.prod(sizes)
+
+
+def test_experts_must_divide_their_processes() -> None:
+    """The error says which numbers do."""
+    with pytest.raises(ValidationError, match=r"expert_parallel=4 does not divide the 6 processes .* 1, 2, 3, 6"):
+        DeviceMeshParameters(data_parallel_replicate=2, data_parallel_shard=3, expert_parallel=4)
+
+
+def test_a_misspelt_dimension_is_refused() -> None:
+    """With the one that was meant."""
+    with pytest.raises(ValidationError, match="did you mean 'tensor_parallel'"):
+        DeviceMeshParameters.model_validate({"tensor_paralel": 2})
+
+
+def test_a_mesh_for_another_number_of_processes_is_refused() -> None:
+    """With what was started, and each number that would work."""
+    with pytest.raises(ConfigurationError) as raised:
+        DeviceMeshParameters(data_parallel_shard=2, tensor_parallel=3).require_world_size(12)
+
+    assert str(raised.value) == (
+        "the mesh is for 6 processes (data_parallel_shard=2 × tensor_parallel=3), and 12 processes were started: "
+        "start 6 (`torchrun --nproc-per-node` × `--nnodes`), or set data_parallel_shard=4 or data_parallel_replicate=2 "
+        "or pipeline_parallel=2 or context_parallel=2 or tensor_parallel=6"
+    )
+
+
+def test_a_script_that_is_started_without_its_launcher_is_told_so() -> None:
+    """A mesh of several processes needs torchrun."""
+    with pytest.raises(ConfigurationError, match=r"for 2 processes .* and one process was started: start 2 .*torchrun"):
+        DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_shard=2))
+
+
+def layout(parameters: DeviceMeshParameters) -> tuple[int, int, int, list[int]]:
+    """Return where a process stands: its rank, its share of the data, its place, and those it adds losses with."""
+    context = DistributedContext.start("cpu", parameters)
+    peers = distributed.get_process_group_ranks(context.mesh_for("loss").get_group("loss"))
+    return context.rank, context.data_parallel_rank, context.pipeline_rank, peers
+
+
+def test_each_process_knows_its_place() -> None:
+    """Neighbours along the tensor dimension are neighbours in rank, and have the same samples."""
+    places = run_on_ranks(4, layout, DeviceMeshParameters(data_parallel_shard=2, tensor_parallel=2))
+
+    assert places == [(0, 0, 0, [0, 2]), (1, 0, 0, [1, 3]), (2, 1, 0, [0, 2]), (3, 1, 0, [1, 3])]
+
+
+def test_a_process_alone_has_meshes_when_it_asks_for_them() -> None:
+    """All of them of one process; before, there is no process group."""
+    assert run_on_ranks(1, sizes_alone) == [(1, 1, 1, 1)]
+
+
+def sizes_alone() -> tuple[int, ...]:
+    distributed.destroy_process_group()
+    context = DistributedContext.start("cpu")
+    assert not distributed.is_initialized()
+    shape: tuple[int, ...] = context.mesh_for("dense").shape
+    assert distributed.is_initialized()
+    return shape
+
+
+def order_of_entry() -> float:
+    """Return when this process was in the context."""
+    context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_replicate=2))
+    with context.main_process_first():
+        return dt.datetime.now(tz=dt.UTC).timestamp()
+
+
+def test_the_main_process_goes_first() -> None:
+    """The others follow when it is through."""
+    first, second = run_on_ranks(2, order_of_entry)
+
+    assert first < second
+
+
+def wait_for_nobody() -> str:
+    context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_replicate=2))
+    context.set_timeout(dt.timedelta(milliseconds=200))
+    group = context.mesh_for("batch").get_group("data_parallel")
+    message = ""
+    if context.is_main_process:
+        try:
+            distributed.all_reduce(torch.zeros(1), group=group)
+        except RuntimeError as error:
+            message = str(error)
+    return message
+
+
+def test_a_timeout_bounds_what_follows() -> None:
+    """In each group, not in that of all processes alone."""
+    assert "imed out" in run_on_ranks(2, wait_for_nobody)[0]
+
+
+def test_a_logger_names_the_rank(caplog: pytest.LogCaptureFixture) -> None:
+    """Where there are several."""
+    several = DistributedContext(device=torch.device("cpu"), rank=3, world_size=8)
+    with caplog.at_level(logging.INFO):
+        several.logger("job").info("hello")
+        DistributedContext(device=torch.device("cpu")).logger("job").info("hello")
+
+    assert [record.getMessage() for record in caplog.records] == ["[rank 3 of 8] hello", "hello"]
