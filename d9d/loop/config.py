@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from d9d.core.configuration import ConfigurationError, Settings
 from d9d.core.dist_context import DeviceMeshParameters
+from d9d.core.pipeline import SCHEDULES, ScheduleName, StagePosition
 
 __all__ = [
     "CheckpointingConfig",
@@ -18,7 +19,6 @@ __all__ = [
     "PipelineConfig",
     "Precision",
     "ReportingConfig",
-    "Schedule",
     "TimeoutConfig",
     "TrainingConfig",
 ]
@@ -68,14 +68,10 @@ class TimeoutConfig(Settings):
     """In each operation of all later steps."""
 
 
-Schedule = Literal["gpipe", "1f1b", "interleaved_1f1b", "interleaved_zero_bubble", "zbv", "dualpipev"]
-"""The orders of forward and backward passes that `torch.distributed.pipelining` knows."""
-
-
 class PipelineConfig(Settings):
     """How the stages of a model take turns; of no effect while `mesh.pipeline_parallel` is 1."""
 
-    schedule: Schedule = "1f1b"
+    schedule: ScheduleName = "1f1b"
     """The order of forward and backward passes. `gpipe` and `1f1b` have one stage a process, `zbv` and `dualpipev`
     have two, and the others `num_stages_per_process`."""
 
@@ -84,7 +80,41 @@ class PipelineConfig(Settings):
 
     activation_dtype: Literal["fp32", "bf16"] | None = None
     """The number format in which activations and their gradients travel between stages; `None` keeps that of the
-    weights, or that of autocast."""
+    weights as the model provider makes them."""
+
+    @model_validator(mode="after")
+    def _stages_suit_schedule(self) -> Self:
+        fixed, asked = SCHEDULES[self.schedule].num_stages_per_process, self.num_stages_per_process
+        if fixed is not None and asked not in (None, fixed):
+            raise ValueError(
+                f"schedule={self.schedule!r} has {fixed} stage{'s' * (fixed > 1)} a process, and "
+                f"num_stages_per_process is {asked}: leave it out, or choose another schedule"
+            )
+        if fixed is None and asked == 1:
+            raise ValueError(
+                f"schedule={self.schedule!r} has several stages a process, and num_stages_per_process is 1: set it to "
+                "2 or more, or choose '1f1b'"
+            )
+        return self
+
+    def stages_of(self, process: int, num_processes: int) -> list[StagePosition]:
+        """Return the stages that a process holds.
+
+        Args:
+            process: Its place in the pipeline, from 0.
+            num_processes: How many processes the pipeline has; one alone holds the whole model.
+
+        Returns:
+            The stages, in the order of the pipeline.
+        """
+        if num_processes == 1:
+            return [StagePosition()]
+        traits = SCHEDULES[self.schedule]
+        return traits.stages_of(
+            process=process,
+            num_processes=num_processes,
+            num_stages_per_process=traits.num_stages_per_process or self.num_stages_per_process or 2,
+        )
 
 
 class LoopConfig(Settings):
@@ -160,6 +190,25 @@ class TrainingConfig(LoopConfig):
     max_gradient_norm: PositiveFloat | None = 1.0
     """The L2 norm, over all parameters, to which larger gradients are scaled down. `None` leaves them as they are, as
     sparse gradients need."""
+
+    @model_validator(mode="after")
+    def _micro_batches_suit_schedule(self) -> Self:
+        num_processes, schedule = self.mesh.pipeline_parallel, SCHEDULES[self.pipeline.schedule]
+        if num_processes == 1 or schedule.accepts(self.num_micro_batches, num_processes):
+            return self
+        fitting = [
+            number
+            for number in range(1, self.num_micro_batches + 2 * num_processes + 1)
+            if schedule.accepts(number, num_processes)
+        ]
+        nearest = min(fitting, key=lambda number: abs(number - self.num_micro_batches))
+        samples = self.samples_per_micro_batch * self.mesh.data_parallel_size
+        raise ValueError(
+            f"pipeline.schedule={self.pipeline.schedule!r} on mesh.pipeline_parallel={num_processes} cannot take the "
+            f"{self.num_micro_batches} micro-batches that each process has in a step: it takes "
+            f"{', '.join(str(number) for number in fitting)} and so on; set global_batch_size={nearest * samples}, or "
+            "another micro_batch_size"
+        )
 
 
 class InferenceConfig(LoopConfig):

@@ -54,8 +54,10 @@ def main() -> None:
     report = json.loads(output.read_text(encoding="utf-8"))
     print(f"{report['bits_per_byte']:.3f} bits per byte over {len(report['files'])} held-out files, each in {output}")
     if not arguments.untrained:
-        assert isinstance(inference.model, BytesLM)
-        text = continue_text(inference.model, arguments.prompt.encode(), arguments.num_bytes, temperature=0.7, seed=0)
+        assert isinstance(inference.modules[0], BytesLM)
+        text = continue_text(
+            inference.modules[0], arguments.prompt.encode(), arguments.num_bytes, temperature=0.7, seed=0
+        )
         print(f"continued from {arguments.prompt!r}:\n{text.decode(errors='replace')}")
 
 

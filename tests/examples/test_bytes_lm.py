@@ -39,7 +39,7 @@ def train_with_d9d(preset: Preset, folder: Path) -> tuple[list[float], dict[str,
     trainer = train.configure(preset, folder, device="cpu")
     trainer.task = task = RecordingTask(trainer.task)
     trainer.train()
-    return task.losses, trainer.model.state_dict()
+    return task.losses, trainer.modules[0].state_dict()
 
 
 def train_by_hand(preset: Preset, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -136,7 +136,7 @@ def test_inference_writes_the_bits_per_byte_of_each_held_out_file(
     inference.infer()
     report = json.loads((tmp_path / "report.json").read_text())
 
-    model = inference.model
+    model = inference.modules[0]
     length = TINY.model.context_length
     for file in small_corpus:
         tokens = file.tokens()

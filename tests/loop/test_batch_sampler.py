@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import assume, given
@@ -38,7 +39,7 @@ def sequential(num_samples: int, batch: tuple[int, int], *, current_step: int = 
     )
 
 
-def flat(batches: list[list[int]]) -> list[int]:
+def flat(batches: Sequence[Sequence[int]]) -> list[int]:
     return list(itertools.chain.from_iterable(batches))
 
 

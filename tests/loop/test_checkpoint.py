@@ -108,7 +108,7 @@ def test_a_part_of_the_state_can_be_read_alone(every_step: CheckpointingConfig) 
     state = Checkpoint(every_step.folder / "step-3").read("model")
 
     assert set(state) == {"model"}
-    assert same_tensors(state["model"], weights_of(trainer.model))
+    assert same_tensors(state["model"], weights_of(trainer.modules[0]))
 
 
 def test_a_period_and_the_end_are_saved(every_step: CheckpointingConfig) -> None:
@@ -194,7 +194,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     assert len(warnings) == 1
     assert f"step-3 is incomplete: {defect}" in warnings[0]
     assert warnings[0].endswith(f"going back to {every_step.folder / 'step-2'}")
-    assert same_tensors(weights_of(again.model), weights_of(first.model))
+    assert same_tensors(weights_of(again.modules[0]), weights_of(first.modules[0]))
     assert Checkpoint(every_step.folder / "step-3").defect() is None
 
 

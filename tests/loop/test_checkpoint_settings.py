@@ -83,7 +83,7 @@ def test_training_does_not_go_on_from_other_settings(
     configure_training(training_config(every_step)).train()
     files = contents(every_step.folder)
     other = configure_training(training_config(every_step, **settings), **parts)
-    initial = weights_of(other.model)
+    initial = weights_of(other.modules[0])
 
     with pytest.raises(CheckpointError) as caught:
         other.train()
@@ -95,7 +95,7 @@ def test_training_does_not_go_on_from_other_settings(
         "Restore these settings to go on from it, or name another checkpointing.folder to begin anew."
     )
     assert contents(every_step.folder) == files
-    assert same_tensors(initial, weights_of(other.model))
+    assert same_tensors(initial, weights_of(other.modules[0]))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,12 @@ from d9d.loop.control import (
 )
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_OPTIMIZER_STEP_PRE
 
-from .toy_job import ToyModelProvider, ToyTask, configure_training, training_config, weights_of
+from .toy_job import ToyModelProvider, ToyTask, configure_training, cpu_context, training_config, weights_of
+
+
+def add(accumulator: GradientAccumulator, result: ComputeLossResult) -> None:
+    """Run the backward pass of one micro-batch, as runners of models do."""
+    torch.autograd.backward(accumulator.weigh(result))
 
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
@@ -76,11 +81,11 @@ def trained(task: TrainTask, **settings: Any) -> tuple[dict[str, torch.Tensor], 
     trainer.event_bus.subscribe(
         EVENT_TRAIN_OPTIMIZER_STEP_PRE,
         lambda ctx: norms.append(
-            float(nn.utils.get_total_norm([w.grad for w in trainer.model.parameters() if w.grad is not None]))
+            float(nn.utils.get_total_norm([w.grad for w in trainer.modules[0].parameters() if w.grad is not None]))
         ),
     )
     trainer.train()
-    return weights_of(trainer.model), norms
+    return weights_of(trainer.modules[0]), norms
 
 
 @pytest.mark.parametrize("task", [ToyTask, UnevenTask, SampleCountingTask])
@@ -113,13 +118,14 @@ def test_a_step_in_which_nothing_counts_has_gradients_of_zero(weight: torch.Tens
 def test_the_loss_of_a_step_is_the_weighted_mean(parts: list[tuple[float, float]], kind: type) -> None:
     """`sum(w_i * l_i) / sum(w_i)`, and its gradient; zero where nothing counts."""
     parameter = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
-    accumulator = GradientAccumulator([parameter])
+    accumulator = GradientAccumulator([parameter], cpu_context())
     for loss, weight in parts:
-        accumulator.add(
+        add(
+            accumulator,
             ComputeLossResult(
                 loss=parameter * loss,
                 loss_weight=torch.tensor(weight, dtype=torch.float64) if kind is torch.Tensor else weight,
-            )
+            ),
         )
     total = sum(weight for _, weight in parts)
     expected = sum(loss * weight for loss, weight in parts) / total if total else 0.0
@@ -132,16 +138,16 @@ def test_the_loss_of_a_step_is_the_weighted_mean(parts: list[tuple[float, float]
 def test_a_part_that_does_not_count_leaves_the_loss_of_the_step_alone() -> None:
     """The mean over no token is NaN; with a weight of zero, of either kind, it is not part of the step."""
     parameter = nn.Parameter(torch.ones(3))
-    accumulator = GradientAccumulator([parameter])
+    accumulator = GradientAccumulator([parameter], cpu_context())
     ignored = torch.tensor([-100])
 
-    def add(target: torch.Tensor, weight: torch.Tensor | float) -> None:
+    def predict(target: torch.Tensor, weight: torch.Tensor | float) -> None:
         loss = nn.functional.cross_entropy(parameter[None], target)
-        accumulator.add(ComputeLossResult(loss=loss, loss_weight=weight))
+        add(accumulator, ComputeLossResult(loss=loss, loss_weight=weight))
 
-    add(torch.tensor([1]), 2.0)
-    add(ignored, 0)
-    add(ignored, torch.tensor(0.0))
+    predict(torch.tensor([1]), 2.0)
+    predict(ignored, 0)
+    predict(ignored, torch.tensor(0.0))
 
     assert accumulator.finish().item() == pytest.approx(torch.log(torch.tensor(3.0)).item())
     torch.testing.assert_close(parameter.grad, torch.tensor([1 / 3, -2 / 3, 1 / 3]))
@@ -150,10 +156,10 @@ def test_a_part_that_does_not_count_leaves_the_loss_of_the_step_alone() -> None:
 def test_steps_do_not_leak_into_each_other() -> None:
     """After a step is finished, the next begins at nothing."""
     parameter = nn.Parameter(torch.tensor(1.0))
-    accumulator = GradientAccumulator([parameter])
+    accumulator = GradientAccumulator([parameter], cpu_context())
     losses: list[float] = []
     for factor in (2.0, 3.0):
-        accumulator.add(ComputeLossResult(loss=parameter * factor, loss_weight=4.0))
+        add(accumulator, ComputeLossResult(loss=parameter * factor, loss_weight=4.0))
         losses.append(accumulator.finish().item())
 
     assert losses == [2.0, 3.0]
@@ -162,14 +168,14 @@ def test_steps_do_not_leak_into_each_other() -> None:
 def test_a_step_without_micro_batches_is_an_error() -> None:
     """There is no loss to finish."""
     with pytest.raises(RuntimeError, match="no micro-batch was added in this step"):
-        GradientAccumulator([]).finish()
+        GradientAccumulator([], cpu_context()).finish()
 
 
 def test_parameters_without_gradients_are_left_alone() -> None:
     """What the loss does not depend on has no gradient, and keeps none."""
     used, unused = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(1.0))
-    accumulator = GradientAccumulator([used, unused])
-    accumulator.add(ComputeLossResult(loss=used * 3, loss_weight=2.0))
+    accumulator = GradientAccumulator([used, unused], cpu_context())
+    add(accumulator, ComputeLossResult(loss=used * 3, loss_weight=2.0))
     accumulator.finish()
     GradientClipper([used, unused], 1.0).clip()
 
@@ -205,8 +211,8 @@ def test_frozen_parameters_are_neither_clipped_nor_trained() -> None:
             return result
 
     trainer = configure_training(training_config(), model_provider=FrozenProvider())
-    initial = weights_of(trainer.model)
+    initial = weights_of(trainer.modules[0])
     trainer.train()
-    final = weights_of(trainer.model)
+    final = weights_of(trainer.modules[0])
 
     assert [torch.equal(initial[name], final[name]) for name in initial] == [True, True, False, False]

@@ -44,7 +44,7 @@ def test_forward_passes_run_in_eval_and_inference_mode() -> None:
     """During each pass dropout is off and nothing is recorded for gradients."""
     modes: list[tuple[bool, bool, bool]] = []
     run = configure_inference(inference_config())
-    run.model.register_forward_hook(
+    run.modules[0].register_forward_hook(
         lambda module, inputs, outputs: modes.append(
             (module.training, torch.is_inference_mode_enabled(), outputs.requires_grad)
         )
@@ -76,7 +76,7 @@ def test_predictions_are_those_of_the_model_itself() -> None:
 
     run.infer()
 
-    torch.testing.assert_close(torch.tensor(task.predictions), run.model(dataset.features)[:, 0].detach())
+    torch.testing.assert_close(torch.tensor(task.predictions), run.modules[0](dataset.features)[:, 0].detach())
 
 
 @pytest.mark.parametrize("num_samples", [1, 4, 5, 7, 11])
@@ -85,7 +85,7 @@ def test_each_sample_is_seen_once_and_in_order(num_samples: int) -> None:
     task = ToyInferenceTask()
     sizes: list[int] = []
     run = configure_inference(inference_config(), task=task, dataset=ToyDataset(num_samples))
-    run.model.register_forward_hook(lambda module, inputs, outputs: sizes.append(len(outputs)))
+    run.modules[0].register_forward_hook(lambda module, inputs, outputs: sizes.append(len(outputs)))
 
     run.infer()
 
@@ -99,11 +99,11 @@ def test_weights_come_from_the_newest_checkpoint_of_a_folder(training: Checkpoin
     trained = configure_training(training_config(training))
     trained.train()
     run = configure_inference(inference_config(source_checkpoint=training.folder, seed=1))
-    assert not same_tensors(weights_of(run.model), weights_of(trained.model))
+    assert not same_tensors(weights_of(run.modules[0]), weights_of(trained.modules[0]))
 
     run.infer()
 
-    assert same_tensors(weights_of(run.model), weights_of(trained.model))
+    assert same_tensors(weights_of(run.modules[0]), weights_of(trained.modules[0]))
 
 
 def test_weights_come_from_the_checkpoint_that_is_named(training: CheckpointingConfig) -> None:
@@ -113,7 +113,7 @@ def test_weights_come_from_the_checkpoint_that_is_named(training: CheckpointingC
 
     run.infer()
 
-    assert same_tensors(weights_of(run.model), chosen.read("model")["model"])
+    assert same_tensors(weights_of(run.modules[0]), chosen.read("model")["model"])
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
@@ -125,7 +125,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     run = configure_inference(inference_config(source_checkpoint=training.folder))
     run.infer()
 
-    assert same_tensors(weights_of(run.model), Checkpoint(training.folder / "step-2").read("model")["model"])
+    assert same_tensors(weights_of(run.modules[0]), Checkpoint(training.folder / "step-2").read("model")["model"])
     assert "its file state.json is missing" in caplog.text
     assert "going back to" in caplog.text
 
@@ -158,18 +158,18 @@ def test_weights_of_another_shape_are_refused_by_name(training: CheckpointingCon
     run = configure_inference(
         inference_config(source_checkpoint=training.folder), model_provider=ToyModelProvider(num_hidden=5)
     )
-    initial = weights_of(run.model)
+    initial = weights_of(run.modules[0])
 
     with pytest.raises(CheckpointError) as caught:
         run.infer()
     assert "model/0.weight is 'float32[5, 3]' here and 'float32[4, 3]' in the checkpoint" in str(caught.value)
-    assert same_tensors(initial, weights_of(run.model))
+    assert same_tensors(initial, weights_of(run.modules[0]))
 
 
 def test_weights_under_other_names_are_refused_by_name(training: CheckpointingConfig) -> None:
     """What only one of the two has is called absent in the other."""
     run = configure_inference(inference_config(source_checkpoint=training.folder))
-    run.model.extra = nn.Parameter(torch.zeros(2))
+    run.modules[0].extra = nn.Parameter(torch.zeros(2))
 
     with pytest.raises(CheckpointError, match=r"model/extra is 'float32\[2\]' here and 'absent' in the checkpoint"):
         run.infer()
@@ -196,7 +196,7 @@ def test_a_stopped_inference_goes_on_and_processes_each_sample_once(
     resumed_task = ToyInferenceTask()
     resumed = configure_inference(inference_config(checkpointing), task=resumed_task)
     num_passes: list[int] = []
-    resumed.model.register_forward_hook(lambda *_: num_passes.append(1))
+    resumed.modules[0].register_forward_hook(lambda *_: num_passes.append(1))
     resumed.infer()
 
     assert resumed_task.indices == list(range(12))

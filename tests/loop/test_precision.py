@@ -41,10 +41,10 @@ def train(device: str, **settings: Any) -> tuple[set[torch.dtype], set[torch.dty
     gradients: set[torch.dtype] = set()
     trainer.event_bus.subscribe(
         EVENT_TRAIN_OPTIMIZER_STEP_PRE,
-        lambda ctx: gradients.update(w.grad.dtype for w in trainer.model.parameters() if w.grad is not None),
+        lambda ctx: gradients.update(w.grad.dtype for w in trainer.modules[0].parameters() if w.grad is not None),
     )
     trainer.train()
-    return task.dtypes, gradients, {weight.dtype for weight in trainer.model.parameters()}
+    return task.dtypes, gradients, {weight.dtype for weight in trainer.modules[0].parameters()}
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -65,7 +65,7 @@ def test_inference_knows_both_formats_too(device: str, precision: str, dtype: to
     """Its forward passes run like those of training."""
     dtypes: set[torch.dtype] = set()
     run = configure_inference(inference_config(device=device, precision=precision))
-    run.model.register_forward_hook(lambda module, inputs, outputs: dtypes.add(outputs.dtype))
+    run.modules[0].register_forward_hook(lambda module, inputs, outputs: dtypes.add(outputs.dtype))
 
     run.infer()
 

@@ -162,7 +162,7 @@ def test_a_checkpoint_that_was_copied_to_another_step_is_passed_over(
     again = configure_training(training_config(every_step))
     again.train()
 
-    assert same_tensors(weights_of(trainer.model), weights_of(again.model))
+    assert same_tensors(weights_of(trainer.modules[0]), weights_of(again.modules[0]))
     assert "step-9 is incomplete: it was taken after 1 steps, and has been renamed or copied since" in caplog.text
 
 
@@ -198,7 +198,7 @@ def test_handlers_of_ready_may_draw_random_numbers(every_step: CheckpointingConf
             training_config(every_step, total_steps=6), task=ToyTask(lambda bus: bus.subscribe(EVENT_TRAIN_READY, draw))
         )
         trainer.train()
-        return weights_of(trainer.model)
+        return weights_of(trainer.modules[0])
 
     undisturbed = train()
     for checkpoint in Checkpoint.list_in(every_step.folder):

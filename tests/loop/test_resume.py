@@ -123,7 +123,7 @@ def test_a_resumed_run_ends_as_one_left_alone(stopped_in: int, every_step: Check
     resumed = configure_training(training_config(every_step, total_steps=NUM_STEPS))
 
     assert steps_of(resumed) == list(range(stopped_in, NUM_STEPS))
-    assert same_tensors(weights_of(resumed.model), weights_of(left_alone.model))
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(left_alone.modules[0]))
 
 
 def test_a_run_that_is_resumed_twice_ends_as_one_left_alone(every_step: CheckpointingConfig) -> None:
@@ -137,7 +137,7 @@ def test_a_run_that_is_resumed_twice_ends_as_one_left_alone(every_step: Checkpoi
     resumed = configure_training(config)
 
     assert steps_of(resumed) == [4, 5, 6]
-    assert same_tensors(weights_of(resumed.model), weights_of(left_alone.model))
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(left_alone.modules[0]))
 
 
 @pytest.mark.parametrize("optimizer_provider", [sgd, adam_of_two_groups])
@@ -191,7 +191,7 @@ def test_a_finished_run_that_is_run_again_trains_no_step(every_step: Checkpointi
     again = configure_training(training_config(every_step), dataset=UnreadDataset())
 
     assert steps_of(again) == []
-    assert same_tensors(weights_of(again.model), weights_of(finished.model))
+    assert same_tensors(weights_of(again.modules[0]), weights_of(finished.modules[0]))
     assert steps_saved(every_step.folder) == [1, 2, 3]
 
 
@@ -202,7 +202,7 @@ def test_a_run_that_saves_ends_as_one_that_does_not(every_step: CheckpointingCon
     plain = configure_training(training_config())
     plain.train()
 
-    assert same_tensors(weights_of(saving.model), weights_of(plain.model))
+    assert same_tensors(weights_of(saving.modules[0]), weights_of(plain.modules[0]))
 
 
 def test_a_run_is_resumed_with_another_number_of_workers(every_step: CheckpointingConfig) -> None:
@@ -214,7 +214,7 @@ def test_a_run_is_resumed_with_another_number_of_workers(every_step: Checkpointi
     resumed = configure_training(training_config(every_step, data_loading=DataLoadingConfig(num_workers=1)))
     resumed.train()
 
-    assert same_tensors(weights_of(resumed.model), weights_of(left_alone.model))
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(left_alone.modules[0]))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
@@ -226,11 +226,11 @@ def test_runs_of_one_seed_are_alike(seed: int) -> None:
     second = configure_training(training_config(seed=seed))
     second.train()
 
-    assert same_tensors(weights_of(first.model), weights_of(second.model))
+    assert same_tensors(weights_of(first.modules[0]), weights_of(second.modules[0]))
 
 
 def test_runs_of_two_seeds_differ() -> None:
     """Another seed gives other initial weights."""
     first, second = (configure_training(training_config(seed=seed)) for seed in (0, 1))
 
-    assert not same_tensors(weights_of(first.model), weights_of(second.model))
+    assert not same_tensors(weights_of(first.modules[0]), weights_of(second.modules[0]))

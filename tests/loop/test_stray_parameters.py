@@ -74,7 +74,7 @@ def test_a_parameter_that_is_unfrozen_late_is_scaled_like_the_others(*, is_first
     """What a handler of the last event before the loop unfreezes trains as if it had never been frozen."""
 
     def unfreeze(ctx: EventTrainReadyContext) -> None:
-        trainer.model.requires_grad_()
+        trainer.modules[0].requires_grad_()
 
     def listen(bus: EventBus) -> None:
         bus.subscribe(EVENT_TRAIN_READY, unfreeze)
@@ -85,7 +85,7 @@ def test_a_parameter_that_is_unfrozen_late_is_scaled_like_the_others(*, is_first
             training_config(), task=HeavyTask(listen), model_provider=provider, optimizer_provider=sgd_over_all
         )
         trainer.train()
-        results.append(weights_of(trainer.model))
+        results.append(weights_of(trainer.modules[0]))
 
     assert same_tensors(results[0], results[1])
 
@@ -95,8 +95,8 @@ def test_gradients_that_no_optimizer_uses_do_not_pile_up() -> None:
     norms: list[float] = []
 
     def note_norm(ctx: EventStepContext) -> None:
-        assert isinstance(trainer.model, TwoLayers)
-        gradients = [parameter.grad for parameter in trainer.model.first.parameters()]
+        assert isinstance(trainer.modules[0], TwoLayers)
+        gradients = [parameter.grad for parameter in trainer.modules[0].first.parameters()]
         norms.append(torch.nn.utils.get_total_norm([grad for grad in gradients if grad is not None]).item())
 
     trainer = configure_training(
@@ -134,4 +134,4 @@ def test_a_trainer_that_was_interrupted_in_a_step_can_train_on() -> None:
         disturbed.train()
     disturbed.train()
 
-    assert same_tensors(weights_of(undisturbed.model), weights_of(disturbed.model))
+    assert same_tensors(weights_of(undisturbed.modules[0]), weights_of(disturbed.modules[0]))

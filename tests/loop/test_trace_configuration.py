@@ -167,7 +167,7 @@ def test_the_contexts_hold_the_very_parts_that_training_uses() -> None:
     assert data_loader.data_loader is trainer.data_loader
     assert isinstance(model, EventModelStagesReadyContext)
     assert len(model.modules) == 1
-    assert model.modules[0] is trainer.model
+    assert model.modules[0] is trainer.modules[0]
     assert isinstance(optimizer, EventOptimizerReadyContext)
     assert optimizer.optimizer is trainer.optimizer
     assert isinstance(lr_scheduler, EventLRSchedulerReadyContext)
@@ -190,7 +190,7 @@ def test_the_data_loader_is_fully_initialised_when_it_is_announced() -> None:
     plain.train()
 
     assert sizes == [2] * 6
-    assert same_tensors(weights_of(curious.model), weights_of(plain.model))
+    assert same_tensors(weights_of(curious.modules[0]), weights_of(plain.modules[0]))
 
 
 def test_the_model_is_on_its_device_when_it_is_announced() -> None:
@@ -224,15 +224,15 @@ def test_training_is_ready_once_the_checkpoint_is_loaded(every_step: Checkpointi
     seen: list[tuple[dict[str, torch.Tensor], object, int]] = []
 
     def note(ctx: EventTrainReadyContext) -> None:
-        seen.append((weights_of(fresh.model), fresh.optimizer.state_dict()["state"], fresh.stepper.current_step))
+        seen.append((weights_of(fresh.modules[0]), fresh.optimizer.state_dict()["state"], fresh.stepper.current_step))
 
     fresh.event_bus.subscribe(EVENT_TRAIN_READY, note)
-    before = weights_of(fresh.model)
+    before = weights_of(fresh.modules[0])
     fresh.train()
     weights, optimizer_state, step = seen[0]
 
-    assert not same_tensors(before, weights_of(first.model))
-    assert same_tensors(weights, weights_of(first.model))
+    assert not same_tensors(before, weights_of(first.modules[0]))
+    assert same_tensors(weights, weights_of(first.modules[0]))
     assert optimizer_state
     assert step == 3
 
@@ -240,12 +240,12 @@ def test_training_is_ready_once_the_checkpoint_is_loaded(every_step: Checkpointi
 def test_training_in_which_nothing_is_saved_is_ready_as_configured() -> None:
     """Without checkpoints READY sees the initial weights, and the model in training mode however it was brought."""
     trainer = configure_training(training_config())
-    trainer.model.eval()
-    initial = weights_of(trainer.model)
+    trainer.modules[0].eval()
+    initial = weights_of(trainer.modules[0])
     seen: list[tuple[bool, bool]] = []
     trainer.event_bus.subscribe(
         EVENT_TRAIN_READY,
-        lambda ctx: seen.append((same_tensors(initial, weights_of(trainer.model)), trainer.model.training)),
+        lambda ctx: seen.append((same_tensors(initial, weights_of(trainer.modules[0])), trainer.modules[0].training)),
     )
 
     trainer.train()

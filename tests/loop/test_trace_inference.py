@@ -123,7 +123,7 @@ def test_the_contexts_hold_the_very_parts_that_inference_uses() -> None:
     assert data_loader.data_loader is run.data_loader
     assert isinstance(model, EventModelStagesReadyContext)
     assert len(model.modules) == 1
-    assert model.modules[0] is run.model
+    assert model.modules[0] is run.modules[0]
 
 
 def test_inference_is_ready_once_weights_and_checkpoint_are_loaded(every_step: CheckpointingConfig) -> None:
@@ -140,8 +140,8 @@ def test_inference_is_ready_once_weights_and_checkpoint_are_loaded(every_step: C
         EVENT_INFERENCE_READY,
         lambda ctx: seen.append(
             (
-                same_tensors(weights_of(run.model), weights_of(trained.model)),
-                run.model.training,
+                same_tensors(weights_of(run.modules[0]), weights_of(trained.modules[0])),
+                run.modules[0].training,
                 run.stepper.current_step,
                 len(task.predictions),
             )
@@ -192,7 +192,7 @@ def test_all_forward_passes_of_a_step_lie_between_the_two_events() -> None:
             diary.append("process")
 
     run = configure_inference(inference_config(), task=DiaryTask())
-    run.model.register_forward_hook(lambda *_: diary.append("forward"))
+    run.modules[0].register_forward_hook(lambda *_: diary.append("forward"))
 
     seen = observe(run, diary.copy, EVENT_INFERENCE_FORWARD_PRE, EVENT_INFERENCE_FORWARD_POST)
     step = ["forward", "process"] * 2

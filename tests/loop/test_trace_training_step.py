@@ -115,8 +115,8 @@ def test_all_passes_of_a_step_lie_between_the_two_events() -> None:
     """No forward pass runs before FORWARD_BACKWARD_PRE, and both micro-batches are through at POST."""
     trainer = configure_training(training_config())
     passes: list[str] = []
-    trainer.model.register_forward_hook(lambda *_: passes.append("forward"))
-    weight = next(trainer.model.parameters())
+    trainer.modules[0].register_forward_hook(lambda *_: passes.append("forward"))
+    weight = next(trainer.modules[0].parameters())
     weight.register_post_accumulate_grad_hook(lambda _: passes.append("backward"))  # type: ignore[no-untyped-call]
 
     seen = observe(trainer, passes.copy, EVENT_TRAIN_FORWARD_BACKWARD_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST)
@@ -132,7 +132,7 @@ def test_gradients_are_clipped_before_the_optimizer_step_begins() -> None:
 
     seen = observe(
         trainer,
-        lambda: norm_of(gradients_of(trainer.model)),
+        lambda: norm_of(gradients_of(trainer.modules[0])),
         EVENT_TRAIN_FORWARD_BACKWARD_POST,
         EVENT_TRAIN_OPTIMIZER_STEP_PRE,
     )
@@ -152,7 +152,7 @@ def test_gradients_are_scaled_before_the_optimizer_step_begins() -> None:
 
     seen = observe(
         trainer,
-        lambda: gradients_of(trainer.model),
+        lambda: gradients_of(trainer.modules[0]),
         EVENT_TRAIN_FORWARD_BACKWARD_POST,
         EVENT_TRAIN_OPTIMIZER_STEP_PRE,
     )
@@ -168,7 +168,7 @@ def test_the_optimizer_updates_the_parameters_between_its_two_events() -> None:
 
     seen = observe(
         trainer,
-        lambda: (weights_of(trainer.model), gradients_of(trainer.model)),
+        lambda: (weights_of(trainer.modules[0]), gradients_of(trainer.modules[0])),
         EVENT_TRAIN_STEP_PRE,
         EVENT_TRAIN_OPTIMIZER_STEP_PRE,
         EVENT_TRAIN_OPTIMIZER_STEP_POST,
@@ -192,7 +192,7 @@ def test_a_step_ends_with_gradients_zeroed_and_the_next_rate_set() -> None:
 
     seen = observe(
         trainer,
-        lambda: (gradients_of(trainer.model), optimizer.param_groups[0]["lr"]),
+        lambda: (gradients_of(trainer.modules[0]), optimizer.param_groups[0]["lr"]),
         EVENT_TRAIN_OPTIMIZER_STEP_POST,
         EVENT_TRAIN_STEP_POST,
     )

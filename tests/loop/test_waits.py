@@ -263,7 +263,7 @@ def test_a_wait_that_is_planted_in_a_handler_is_caught() -> None:
     trainer = configure_training(training_config(device="meta"), optimizer_provider=sgd)
 
     def wait(ctx: EventStepContext) -> None:
-        nn.utils.get_total_norm([w.grad for w in trainer.model.parameters() if w.grad is not None]).item()
+        nn.utils.get_total_norm([w.grad for w in trainer.modules[0].parameters() if w.grad is not None]).item()
 
     trainer.event_bus.subscribe(EVENT_TRAIN_OPTIMIZER_STEP_PRE, wait)
 

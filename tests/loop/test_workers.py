@@ -32,7 +32,7 @@ def train(checkpointing: CheckpointingConfig, num_workers: int) -> dict[str, tor
         dataset=NoisyDataset(),
     )
     trainer.train()
-    return weights_of(trainer.model)
+    return weights_of(trainer.modules[0])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])

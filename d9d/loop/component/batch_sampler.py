@@ -1,6 +1,7 @@
 """Which samples each micro-batch of each step takes: pure functions of the seed and the step."""
 
 import abc
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
@@ -17,32 +18,54 @@ class MicroBatchSamples(list[int]):
     Args:
         samples: The indices of the samples.
         step: The index of the step.
-        number: Which of the step's micro-batches this is, from 0.
+        number: Which of all micro-batches of the step this is, from 0, whoever has it.
+        is_repeated: Whether another process has the same, and this one only keeps step with it.
     """
 
-    def __init__(self, samples: Iterable[int], step: int, number: int) -> None:
+    def __init__(self, samples: Iterable[int], step: int, number: int, *, is_repeated: bool = False) -> None:
         super().__init__(samples)
         self.step = step
         self.number = number
+        self.is_repeated = is_repeated
 
     def __reduce__(self) -> tuple[type["MicroBatchSamples"], tuple[list[int], int, int]]:
-        """Travel to a worker process whole."""
+        """Travel to a worker process, which needs no more than the place."""
         return MicroBatchSamples, (list(self), self.step, self.number)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataShare:
+    """Which of the micro-batches of each step a process has; they are dealt like cards.
+
+    Attributes:
+        index: Which share, from 0.
+        count: How many shares there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+
+_ALL = DataShare()
 
 
 class StepBatchSampler(Sampler[list[int]], abc.ABC):
     """Yields the micro-batches of all steps that a stepper has left, so that resuming needs the step alone.
 
+    The samples of a step, and how they are cut into micro-batches, are the same for any number of processes.
+
     Args:
         stepper: Its current step, when iteration begins, is the first one to be sampled.
+        share: Which of the micro-batches are this process's own.
     """
 
-    def __init__(self, stepper: Stepper) -> None:
+    def __init__(self, stepper: Stepper, share: DataShare) -> None:
         self._stepper = stepper
+        self._share = share
 
     @abc.abstractmethod
-    def micro_batches(self, step: int) -> list[list[int]]:
-        """Return the samples of one step.
+    def micro_batches(self, step: int) -> list[MicroBatchSamples]:
+        """Return this process's samples of one step.
 
         Args:
             step: The index of the step, from 0.
@@ -54,8 +77,7 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the samples of each micro-batch from the current step on."""
         for step in range(self._stepper.current_step, self._stepper.total_steps):
-            for number, samples in enumerate(self.micro_batches(step)):
-                yield MicroBatchSamples(samples, step, number)
+            yield from self.micro_batches(step)
 
 
 class ShufflingBatchSampler(StepBatchSampler):
@@ -67,15 +89,23 @@ class ShufflingBatchSampler(StepBatchSampler):
     Args:
         num_samples: How many samples the dataset has.
         global_batch_size: How many samples a step takes.
-        micro_batch_size: How many samples a micro-batch takes; divides the former.
+        micro_batch_size: How many samples a micro-batch takes; times the number of shares it divides the former.
         seed: Decides all orders.
         stepper: Knows the steps.
+        share: Which of the micro-batches are this process's own.
     """
 
     def __init__(
-        self, *, num_samples: int, global_batch_size: int, micro_batch_size: int, seed: int, stepper: Stepper
+        self,
+        *,
+        num_samples: int,
+        global_batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        stepper: Stepper,
+        share: DataShare = _ALL,
     ) -> None:
-        super().__init__(stepper)
+        super().__init__(stepper, share)
         self._num_samples = num_samples
         self._global_batch_size = global_batch_size
         self._micro_batch_size = micro_batch_size
@@ -83,14 +113,14 @@ class ShufflingBatchSampler(StepBatchSampler):
         self._orders: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
-        """Return the number of micro-batches of the whole run."""
-        return self._stepper.total_steps * (self._global_batch_size // self._micro_batch_size)
+        """Return the number of micro-batches of the whole run that are this process's own."""
+        return self._stepper.total_steps * (self._global_batch_size // (self._micro_batch_size * self._share.count))
 
-    def micro_batches(self, step: int) -> list[list[int]]:  # noqa: D102 -- inherited
-        start = step * self._global_batch_size
+    def micro_batches(self, step: int) -> list[MicroBatchSamples]:  # noqa: D102 -- inherited
+        start, size = step * self._global_batch_size, self._micro_batch_size
         return [
-            self._samples(position, position + self._micro_batch_size)
-            for position in range(start, start + self._global_batch_size, self._micro_batch_size)
+            MicroBatchSamples(self._samples(start + number * size, start + (number + 1) * size), step, number)
+            for number in range(self._share.index, self._global_batch_size // size, self._share.count)
         ]
 
     def _samples(self, start: int, stop: int) -> list[int]:
@@ -113,15 +143,27 @@ class ShufflingBatchSampler(StepBatchSampler):
 class SequentialBatchSampler(StepBatchSampler):
     """Takes each sample once, in the order of the dataset; the last step and micro-batch may be smaller.
 
+    All processes have the same number of micro-batches in each step, since they run the model together. Where the last
+    step has too few, some repeat one of another process, and mark it so.
+
     Args:
         num_samples: How many samples the dataset has.
         global_batch_size: How many samples a step takes.
-        micro_batch_size: How many samples a micro-batch takes; divides the former.
+        micro_batch_size: How many samples a micro-batch takes; times the number of shares it divides the former.
         stepper: Knows the steps; `num_steps` says how many there must be.
+        share: Which of the micro-batches are this process's own.
     """
 
-    def __init__(self, *, num_samples: int, global_batch_size: int, micro_batch_size: int, stepper: Stepper) -> None:
-        super().__init__(stepper)
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        global_batch_size: int,
+        micro_batch_size: int,
+        stepper: Stepper,
+        share: DataShare = _ALL,
+    ) -> None:
+        super().__init__(stepper, share)
         self._num_samples = num_samples
         self._global_batch_size = global_batch_size
         self._micro_batch_size = micro_batch_size
@@ -140,13 +182,27 @@ class SequentialBatchSampler(StepBatchSampler):
         return math.ceil(num_samples / global_batch_size)
 
     def __len__(self) -> int:
-        """Return the number of micro-batches of the whole run."""
-        return math.ceil(self._num_samples / self._micro_batch_size)
+        """Return the number of micro-batches of the whole run that this process runs."""
+        num_full_steps, num_left = divmod(self._num_samples, self._global_batch_size)
+        num_per_step = self._global_batch_size // self._micro_batch_size
+        num_in_last = math.ceil(num_left / self._micro_batch_size)
+        return num_full_steps * num_per_step // self._share.count + math.ceil(num_in_last / self._share.count)
 
-    def micro_batches(self, step: int) -> list[list[int]]:  # noqa: D102 -- inherited
-        start = step * self._global_batch_size
+    def micro_batches(self, step: int) -> list[MicroBatchSamples]:  # noqa: D102 -- inherited
+        start, size = step * self._global_batch_size, self._micro_batch_size
         stop = min(start + self._global_batch_size, self._num_samples)
+        num_in_all = math.ceil((stop - start) / size)
+        last = num_in_all - 1
         return [
-            list(range(position, min(position + self._micro_batch_size, stop)))
-            for position in range(start, stop, self._micro_batch_size)
+            self._micro_batch(step, min(number, last), is_repeated=number > last)
+            for number in range(self._share.index, _rounded_up(num_in_all, self._share.count), self._share.count)
         ]
+
+    def _micro_batch(self, step: int, number: int, *, is_repeated: bool) -> MicroBatchSamples:
+        start = step * self._global_batch_size + number * self._micro_batch_size
+        stop = min(start + self._micro_batch_size, (step + 1) * self._global_batch_size, self._num_samples)
+        return MicroBatchSamples(range(start, stop), step, number, is_repeated=is_repeated)
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return math.ceil(number / multiple) * multiple

@@ -6,6 +6,7 @@ import dataclasses
 from torch import nn
 
 from d9d.core.dist_context import DistributedContext
+from d9d.core.pipeline import StagePosition
 from d9d.loop.event import EventBus
 
 
@@ -22,21 +23,26 @@ class RegisterModelEventsContext:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class InitializeModelStageContext:
-    """What a model can be built from.
+    """What a stage of a model can be built from.
 
     Attributes:
         dist_context: The process and its device.
+        stage: Which part of the model to build: all of it, unless the configuration asks for a pipeline.
     """
 
     dist_context: DistributedContext
+    stage: StagePosition = dataclasses.field(default_factory=StagePosition)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class InitializeModelStageResult:
-    """A model with its initial weights.
+    """A stage of a model.
 
     Attributes:
-        model: The model, on any device; the loop moves it to its own.
+        model: The stage. What lies on the device `meta` is initialised by the loop, after it has been parallelised and
+            by `reset_parameters` of each module, so that no process ever holds more than its own part; anything else
+            keeps its weights, and the loop moves it to its device. Names of weights are those of the whole model:
+            two stages share none.
     """
 
     model: nn.Module
@@ -44,15 +50,17 @@ class InitializeModelStageResult:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class ParallelizeModelStageContext:
-    """What a model is prepared for running with.
+    """What a stage of a model is prepared for running with.
 
     Attributes:
-        dist_context: The process and its device.
-        model: The model, on that device.
+        dist_context: The process and its device, and the mesh of all processes.
+        model: The stage, on that device or on `meta`.
+        stage: Which part of the model it is.
     """
 
     dist_context: DistributedContext
     model: nn.Module
+    stage: StagePosition = dataclasses.field(default_factory=StagePosition)
 
 
 class ModelProvider(abc.ABC):
@@ -60,23 +68,26 @@ class ModelProvider(abc.ABC):
 
     @abc.abstractmethod
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
-        """Build the model and its initial weights.
+        """Build the stage of the model that the context names.
 
-        The random number generators are seeded from the configuration by then, so the same seed gives the same weights
-        on every device if the model is built on the CPU, as it is by default.
+        Its last stage returns the outputs of the model. Every other returns a tensor, or a tuple of them, and the next
+        stage takes those as positional arguments in place of the inputs of the model.
+
+        The random number generators are seeded from the configuration by then, alike in all processes. A model that is
+        built under `torch.device("meta")` has the same initial weights on every mesh.
 
         Args:
-            ctx: Where the model will run.
+            ctx: Where the stage will run, and which one it is.
 
         Returns:
-            The model.
+            The stage.
         """
 
     def parallelize_model_stage(self, ctx: ParallelizeModelStageContext) -> None:
-        """Prepare the model, on its device and in place, for running; for example with `ctx.model.compile()`.
+        """Prepare the stage, in place, for running: shard it, replicate it, compile it.
 
         Args:
-            ctx: The model and where it runs.
+            ctx: The stage, and where it runs.
         """
 
     def register_events(self, ctx: RegisterModelEventsContext) -> None:

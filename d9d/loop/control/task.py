@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,10 +40,13 @@ class BuildForwardInputsResult:
     """The inputs of the model.
 
     Attributes:
-        inputs: The keyword arguments of the model's `forward`.
+        inputs: The keyword arguments of the model's `forward`; in a pipeline, of its first stage.
+        shared_inputs: Further keyword arguments of the model's `forward`; in a pipeline, of every stage, such as masks
+            and positions.
     """
 
     inputs: Mapping[str, Any]
+    shared_inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
@@ -83,11 +86,14 @@ class ProcessOutputsContext:
         outputs: What the model returned.
         batch: The micro-batch that its inputs were built from.
         stepper: Knows which step this is.
+        samples: The indices of its samples in the dataset, in the order of the batch. Each process hands over outputs
+            of its own share of a step, and by these indices all outputs can be put into the order of the dataset.
     """
 
     outputs: Any
     batch: Any
     stepper: Stepper
+    samples: Sequence[int]
 
 
 class BaseTask:

@@ -1,8 +1,7 @@
 """Inference, step by step."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +9,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from d9d.core.stepper import Stepper
+from d9d.loop.component.batch_sampler import MicroBatchSamples, StepBatchSampler
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
-from d9d.loop.component.model_stage import ModelStage
+from d9d.loop.component.device_transfer import move_to_device
+from d9d.loop.component.gradient_mode import without_gradients
+from d9d.loop.component.model_runner import ModelRunner
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.source_checkpoint import load_weights
@@ -39,10 +41,11 @@ class Inference:
         event_bus: Carries the events of the loop.
         stepper: Knows which step runs, of how many.
         task: Uses the outputs.
+        batch_sampler: Tells which samples each micro-batch has.
         data_loader: Yields one micro-batch after the other.
-        model: The model, on its device.
-        num_micro_batches: How many micro-batches a full step has.
-        model_stage: Runs the model.
+        device: Where the model runs.
+        modules: The stages of the model that this process holds, in pipeline order; one, unless there is a pipeline.
+        model_runner: Runs the model.
         progress: Shows people how far the run is.
         source: Holds the weights; `None` keeps those that the model provider made.
         random_state: The random number generators of the process.
@@ -52,10 +55,11 @@ class Inference:
     event_bus: EventBus
     stepper: Stepper
     task: InferenceTask
+    batch_sampler: StepBatchSampler
     data_loader: DataLoader[Any]
-    model: nn.Module
-    num_micro_batches: int
-    model_stage: ModelStage
+    device: torch.device
+    modules: Sequence[nn.Module]
+    model_runner: ModelRunner
     progress: ProgressReporter
     source: Checkpoint | None
     random_state: RandomState
@@ -69,31 +73,40 @@ class Inference:
                 on from.
         """
         if self.source is not None:
-            load_weights(self.source, self.model)
+            load_weights(self.source, self.modules[0])
         self.checkpointer.resume()
-        self.model.eval()
+        for module in self.modules:
+            module.eval()
         # A resumed run triggers this event once more: what its handlers draw must not shift the steps' random numbers.
         with self.random_state.preserved():
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.progress, torch.inference_mode():
+        with self.progress, without_gradients(self.modules):
             while not self.stepper.is_finished:
-                self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
+                self._run_step(moment, micro_batches)
                 self.stepper.advance()
                 self.checkpointer.save_if_due()
         self.event_bus.trigger(EVENT_INFERENCE_FINISHED, EventInferenceFinishedContext())
 
-    def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:
+    def _run_step(self, moment: EventStepContext, micro_batches: Iterator[Any]) -> None:
         bus = self.event_bus
         with bus.bounded(EVENT_INFERENCE_STEP_PRE, EVENT_INFERENCE_STEP_POST, moment):
-            fetched = list(micro_batches)
+            samples = self.batch_sampler.micro_batches(self.stepper.current_step)
+            batches = [move_to_device(next(micro_batches), self.device) for _ in samples]
             with bus.bounded(EVENT_INFERENCE_FORWARD_PRE, EVENT_INFERENCE_FORWARD_POST, moment):
-                for micro_batch in fetched:
-                    self._process(micro_batch)
+                self._forward(samples, batches)
             self.progress.step_done()
 
-    def _process(self, micro_batch: Any) -> None:
-        with self.model_stage.precision():
-            batch, outputs = self.model_stage.forward(micro_batch)
-        self.task.process_outputs(ProcessOutputsContext(outputs=outputs, batch=batch, stepper=self.stepper))
+    def _forward(self, samples: Sequence[MicroBatchSamples], batches: Sequence[Any]) -> None:
+        def use_outputs(number: int, outputs: Any) -> None:
+            own = samples[number]
+            # Another process hands over what this one ran only to keep step with it.
+            if not own.is_repeated:
+                self.task.process_outputs(
+                    ProcessOutputsContext(
+                        outputs=outputs, batch=batches[number], stepper=self.stepper, samples=tuple(own)
+                    )
+                )
+
+        self.model_runner.forward(batches, [len(own) for own in samples], use_outputs)

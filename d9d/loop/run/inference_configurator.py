@@ -7,11 +7,10 @@ from torch.utils.data import DataLoader
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.batch_sampler import SequentialBatchSampler
+from d9d.loop.component.batch_sampler import DataShare, SequentialBatchSampler
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.data_loader import build_data_loader, count_samples
-from d9d.loop.component.model_stage import ModelStage, build_model_stage
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
@@ -35,6 +34,7 @@ from d9d.loop.event.catalogue.inference import (
     EventModelStagesReadyContext,
 )
 from d9d.loop.run.inference import Inference
+from d9d.loop.run.model import build_runner, build_stages
 from d9d.loop.run.start import start_run
 from d9d.loop.state import JobState
 
@@ -77,30 +77,34 @@ class InferenceConfigurator:
         bus = EventBus()
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
-        data_loader, num_samples, stepper = self._build_data_loader(dist_context)
+        data_loader, batch_sampler, num_samples, stepper = self._build_data_loader(dist_context)
         bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
-        model = build_model_stage(self._model_provider, dist_context)
-        bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
+        stages = build_stages(self._model_provider, config, dist_context)
+        modules = [stage.module for stage in stages]
+        bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=list(modules)))
 
         return Inference(
             event_bus=bus,
             stepper=stepper,
             task=self._task,
+            batch_sampler=batch_sampler,
             data_loader=data_loader,
-            model=model,
-            num_micro_batches=config.num_micro_batches,
-            model_stage=ModelStage(
-                model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device
+            device=dist_context.device,
+            modules=modules,
+            model_runner=build_runner(
+                stages, config=config, task=self._task, stepper=stepper, dist_context=dist_context
             ),
             progress=ProgressReporter("infer", config.reporting, stepper),
             source=source,
             random_state=random_state,
             checkpointer=self._build_checkpointer(
-                num_samples, source, stepper=stepper, model=model, random=random_state
+                num_samples, source, stepper=stepper, model=modules[0], random=random_state
             ),
         )
 
-    def _build_data_loader(self, dist_context: DistributedContext) -> tuple[DataLoader[Any], int, Stepper]:
+    def _build_data_loader(
+        self, dist_context: DistributedContext
+    ) -> tuple[DataLoader[Any], SequentialBatchSampler, int, Stepper]:
         config = self._config
         data = expect_result(
             self._dataset_provider(InitializeDatasetContext(dist_context=dist_context)),
@@ -114,8 +118,9 @@ class InferenceConfigurator:
             global_batch_size=config.global_batch_size,
             micro_batch_size=config.samples_per_micro_batch,
             stepper=stepper,
+            share=DataShare(dist_context.data_parallel_rank, config.mesh.data_parallel_size),
         )
-        return build_data_loader(data, sampler, config, dist_context.device), num_samples, stepper
+        return build_data_loader(data, sampler, config, dist_context.device), sampler, num_samples, stepper
 
     def _build_checkpointer(
         self, num_samples: int, source: Checkpoint | None, *, stepper: Stepper, model: nn.Module, random: RandomState

@@ -2,18 +2,20 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpointer import Checkpointer
+from d9d.loop.component.device_transfer import move_to_device
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
-from d9d.loop.component.model_stage import ModelStage
+from d9d.loop.component.model_runner import ModelRunner
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
@@ -43,12 +45,13 @@ class Trainer:
         stepper: Knows which step runs, of how many.
         task: Computes the loss.
         data_loader: Yields one micro-batch after the other.
-        model: The model, on its device.
+        device: Where the model runs.
+        modules: The stages of the model that this process holds, in pipeline order; one, unless there is a pipeline.
         optimizer: Updates the parameters of the model.
         lr_scheduler: Sets the learning rate.
-        num_micro_batches: How many micro-batches a step has.
-        model_stage: Runs the model.
-        gradient_accumulator: Gathers the gradients of a step.
+        num_micro_batches: How many micro-batches a step has in this process.
+        model_runner: Runs the model.
+        gradient_accumulator: Gathers the losses of a step, and makes its gradients theirs.
         gradient_clipper: Bounds them.
         progress: Shows people how far the run is.
         random_state: The random number generators of the process.
@@ -59,11 +62,12 @@ class Trainer:
     stepper: Stepper
     task: TrainTask
     data_loader: DataLoader[Any]
-    model: nn.Module
+    device: torch.device
+    modules: Sequence[nn.Module]
     optimizer: OptimizerProtocol
     lr_scheduler: LRSchedulerProtocol
     num_micro_batches: int
-    model_stage: ModelStage
+    model_runner: ModelRunner
     gradient_accumulator: GradientAccumulator
     gradient_clipper: GradientClipper
     progress: ProgressReporter
@@ -78,7 +82,8 @@ class Trainer:
         """
         self.checkpointer.resume()
         self.gradient_accumulator.discard()
-        self.model.train()
+        for module in self.modules:
+            module.train()
         # A resumed run triggers this event once more: what its handlers draw must not shift the steps' random numbers.
         with self.random_state.preserved():
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
@@ -94,10 +99,9 @@ class Trainer:
     def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:
         bus = self.event_bus
         with bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, moment):
-            fetched = list(micro_batches)
+            fetched = [move_to_device(micro_batch, self.device) for micro_batch in micro_batches]
             with bus.bounded(EVENT_TRAIN_FORWARD_BACKWARD_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST, moment):
-                for micro_batch in fetched:
-                    self.gradient_accumulator.add(self._compute_loss(micro_batch))
+                self.model_runner.forward_backward(fetched, self._compute_loss)
             loss = self.gradient_accumulator.finish()
             self.gradient_clipper.clip()
             with bus.bounded(EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST, moment):
@@ -107,8 +111,6 @@ class Trainer:
             self.lr_scheduler.step()
             self.progress.step_done(loss)
 
-    def _compute_loss(self, micro_batch: Any) -> ComputeLossResult:
-        with self.model_stage.precision():
-            batch, outputs = self.model_stage.forward(micro_batch)
-            result = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=self.stepper))
-        return expect_result(result, ComputeLossResult, self.task.compute_loss)
+    def _compute_loss(self, outputs: Any, batch: Any) -> torch.Tensor:
+        result = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=self.stepper))
+        return self.gradient_accumulator.weigh(expect_result(result, ComputeLossResult, self.task.compute_loss))

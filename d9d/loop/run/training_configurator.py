@@ -8,13 +8,12 @@ from torch.utils.data import DataLoader
 from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.stepper import Stepper
-from d9d.loop.component.batch_sampler import ShufflingBatchSampler
+from d9d.loop.component.batch_sampler import DataShare, ShufflingBatchSampler
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.data_loader import build_data_loader, count_samples
 from d9d.loop.component.default_provider import adamw, constant_lr
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
-from d9d.loop.component.model_stage import ModelStage, build_model_stage
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.config import TrainingConfig
@@ -42,6 +41,7 @@ from d9d.loop.event.catalogue.train import (
     EventModelStagesReadyContext,
     EventOptimizerReadyContext,
 )
+from d9d.loop.run.model import build_runner, build_stages
 from d9d.loop.run.start import start_run
 from d9d.loop.run.trainer import Trainer
 from d9d.loop.state import JobState
@@ -92,30 +92,32 @@ class TrainingConfigurator:
         stepper = Stepper(config.total_steps)
         data_loader, num_samples = self._build_data_loader(dist_context, stepper)
         bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
-        model = build_model_stage(self._model_provider, dist_context)
-        bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
-        optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, model)
-        parameters = list(model.parameters())
+        stages = build_stages(self._model_provider, config, dist_context)
+        modules = [stage.module for stage in stages]
+        bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=list(modules)))
+        optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, modules)
+        parameters = [parameter for module in modules for parameter in module.parameters()]
         return Trainer(
             event_bus=bus,
             stepper=stepper,
             task=self._task,
             data_loader=data_loader,
-            model=model,
+            device=dist_context.device,
+            modules=modules,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             num_micro_batches=config.num_micro_batches,
-            model_stage=ModelStage(
-                model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device
+            model_runner=build_runner(
+                stages, config=config, task=self._task, stepper=stepper, dist_context=dist_context
             ),
-            gradient_accumulator=GradientAccumulator(parameters),
+            gradient_accumulator=GradientAccumulator(parameters, dist_context),
             gradient_clipper=GradientClipper(parameters, config.max_gradient_norm),
             progress=ProgressReporter("train", config.reporting, stepper),
             random_state=random_state,
             checkpointer=self._build_checkpointer(
                 num_samples,
                 stepper=stepper,
-                model=model,
+                model=modules[0],
                 optimizer=optimizer,
                 lr_scheduler=lr_scheduler,
                 task=self._task,
@@ -137,13 +139,14 @@ class TrainingConfigurator:
             micro_batch_size=config.samples_per_micro_batch,
             seed=config.seed,
             stepper=stepper,
+            share=DataShare(dist_context.data_parallel_rank, config.mesh.data_parallel_size),
         )
         return build_data_loader(data, sampler, config, dist_context.device), num_samples
 
     def _build_optimizer(
-        self, bus: EventBus, dist_context: DistributedContext, model: nn.Module
+        self, bus: EventBus, dist_context: DistributedContext, modules: list[nn.Module]
     ) -> tuple[OptimizerProtocol, LRSchedulerProtocol]:
-        optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, model=model))
+        optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, model=modules[0]))
         bus.trigger(EVENT_TRAIN_OPTIMIZER_READY, EventOptimizerReadyContext(optimizer=optimizer))
         lr_scheduler = self._lr_scheduler_provider(
             InitializeLRSchedulerContext(

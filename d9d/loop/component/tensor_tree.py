@@ -1,0 +1,47 @@
+"""Tensors in nested structures."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+def map_tensors(tree: Any, function: Callable[[torch.Tensor], Any]) -> Any:
+    """Call a function for each tensor of a structure.
+
+    Args:
+        tree: Tensors in mappings, lists, tuples and dataclasses, at any depth; anything else stays as it is.
+        function: What takes the place of a tensor.
+
+    Returns:
+        A structure of the same kind.
+    """
+    match tree:
+        case torch.Tensor():
+            return function(tree)
+        case Mapping():
+            return {key: map_tensors(value, function) for key, value in tree.items()}
+        case tuple() if hasattr(tree, "_fields"):
+            return type(tree)(*(map_tensors(value, function) for value in tree))
+        case list() | tuple():
+            return type(tree)(map_tensors(value, function) for value in tree)
+        case _ if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+            fields = [field.name for field in dataclasses.fields(tree) if field.init]
+            return dataclasses.replace(tree, **{name: map_tensors(getattr(tree, name), function) for name in fields})
+        case _:
+            return tree
+
+
+def list_tensors(tree: Any) -> list[torch.Tensor]:
+    """List all tensors of a structure.
+
+    Args:
+        tree: As for `map_tensors`.
+
+    Returns:
+        The tensors, in its order.
+    """
+    found: list[torch.Tensor] = []
+    map_tensors(tree, found.append)
+    return found

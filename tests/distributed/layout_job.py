@@ -1,0 +1,269 @@
+"""One training job, and the layouts of processes in which it must come to the same."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.utils.data import Dataset
+
+from d9d.core.dist_context import DeviceMeshParameters
+from d9d.core.pipeline import StagePosition
+from d9d.core.protocol import OptimizerProtocol
+from d9d.loop.config import PipelineConfig, ReportingConfig, TrainingConfig
+from d9d.loop.control import (
+    BuildForwardInputsContext,
+    BuildForwardInputsResult,
+    ComputeLossContext,
+    ComputeLossResult,
+    InitializeDatasetContext,
+    InitializeDatasetResult,
+    InitializeModelStageContext,
+    InitializeModelStageResult,
+    InitializeOptimizerContext,
+    ModelProvider,
+    ParallelizeModelStageContext,
+    RegisterTaskEventsContext,
+    TrainTask,
+)
+from d9d.loop.event import Event
+from d9d.loop.event.catalogue import train
+from d9d.loop.run import Trainer, TrainingConfigurator
+
+NUM_FEATURES, WIDTH, NUM_CLASSES, NUM_LAYERS = 6, 16, 5, 8
+NUM_STEPS = 20
+QUIET = ReportingConfig(progress_bar=False, period_steps=None)
+
+
+class Layer(nn.Module):
+    """A residual block of two matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(WIDTH, 2 * WIDTH)
+        self.down = nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Transform features [batch, width]."""
+        mixed: torch.Tensor = features + self.down(nn.functional.gelu(self.up(features)))
+        return mixed
+
+
+class Stage(nn.Module):
+    """The layers of one stage, named as in the whole model; the first has the entry, the last has the exit."""
+
+    def __init__(self, position: StagePosition) -> None:
+        super().__init__()
+        self.entry = nn.Linear(NUM_FEATURES, WIDTH) if position.is_first else nn.Identity()
+        self.layers = nn.ModuleDict({str(index): Layer() for index in position.layers(NUM_LAYERS)})
+        self.exit = nn.Linear(WIDTH, NUM_CLASSES) if position.is_last else nn.Identity()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Turn features [batch, feature] of the data, or of the stage before, into those of the next, or logits."""
+        features = self.entry(features)
+        for layer in self.layers.values():
+            features = layer(features)
+        logits: torch.Tensor = self.exit(features)
+        return logits
+
+
+class Samples(Dataset[dict[str, torch.Tensor]]):
+    """Random features with a class each, and a class of -100, which does not count, for one in five."""
+
+    def __init__(self, num_samples: int = 100) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.features = torch.randn(num_samples, NUM_FEATURES, generator=generator)
+        self.classes = self.features[:, :NUM_CLASSES].argmax(dim=1)
+        self.classes[torch.rand(num_samples, generator=generator) < 0.2] = -100
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"features": self.features[index], "class": self.classes[index]}
+
+
+def plain(ctx: ParallelizeModelStageContext) -> None:
+    """Leave the stage as it is."""
+
+
+def sharded(ctx: ParallelizeModelStageContext) -> None:
+    """Shard each layer, and the stage, over all dimensions of data parallelism that there are."""
+    mesh = ctx.dist_context.mesh_for("dense")
+    names = [name for name in ("data_parallel_replicate", "data_parallel_shard") if mesh[name].size() > 1]
+    if not names:
+        return
+    own = (
+        mesh["data_parallel_replicate", "data_parallel_shard"]
+        if len(names) == 2 or "replicate" in names[0]
+        else mesh[names[0]]
+    )
+    for layer in ctx.model.layers.values():
+        fully_shard(layer, mesh=own)
+    fully_shard(ctx.model, mesh=own)
+
+
+def tensor_parallel(ctx: ParallelizeModelStageContext) -> None:
+    """Divide the matrices of each layer."""
+    mesh = ctx.dist_context.mesh_for("dense")["tensor_parallel"]
+    for layer in ctx.model.layers.values():
+        parallelize_module(layer, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a number of processes divides the job.
+
+    Attributes:
+        mesh: For each number of processes, the mesh.
+        parallelize: What prepares a stage.
+        schedule: The schedule of the pipeline.
+    """
+
+    mesh: dict[int, DeviceMeshParameters]
+    parallelize: Callable[[ParallelizeModelStageContext], None] = plain
+    schedule: str = "1f1b"
+
+
+def _pipeline(num_shards: int = 1) -> dict[int, DeviceMeshParameters]:
+    return {
+        2: DeviceMeshParameters(pipeline_parallel=2),
+        4: DeviceMeshParameters(pipeline_parallel=4 // num_shards, data_parallel_shard=num_shards),
+    }
+
+
+LAYOUTS = {
+    "fsdp": Layout({n: DeviceMeshParameters(data_parallel_shard=n) for n in (2, 4)}, sharded),
+    "hsdp": Layout(
+        {n: DeviceMeshParameters(data_parallel_replicate=2, data_parallel_shard=n // 2) for n in (2, 4)}, sharded
+    ),
+    "replicate": Layout({n: DeviceMeshParameters(data_parallel_replicate=n) for n in (2, 4)}, sharded),
+    "tensor": Layout({n: DeviceMeshParameters(tensor_parallel=n) for n in (2, 4)}, tensor_parallel),
+    "gpipe": Layout(_pipeline(), schedule="gpipe"),
+    "1f1b": Layout(_pipeline(), schedule="1f1b"),
+    "interleaved": Layout(_pipeline(), schedule="interleaved_1f1b"),
+    "interleaved-zb": Layout(_pipeline(), schedule="interleaved_zero_bubble"),
+    "zbv": Layout(_pipeline(), schedule="zbv"),
+    "dualpipev": Layout(_pipeline(), schedule="dualpipev"),
+    "1f1b+fsdp": Layout(_pipeline(2), sharded, "1f1b"),
+    "zbv+fsdp": Layout(_pipeline(2), sharded, "zbv"),
+}
+
+
+class Provider(ModelProvider):
+    """Brings the stages of a layout."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+        with torch.device("meta"):
+            return InitializeModelStageResult(model=Stage(ctx.stage))
+
+    def parallelize_model_stage(self, ctx: ParallelizeModelStageContext) -> None:
+        self._layout.parallelize(ctx)
+
+
+class ClassifyTask(TrainTask):
+    """The cross entropy over the samples that count; notes the trace of events."""
+
+    def __init__(self) -> None:
+        self.trace: list[str] = []
+        self.num_losses = 0
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        for name in train.__all__:
+            if isinstance(event := getattr(train, name), Event):
+                ctx.event_bus.subscribe(event, self._noting(event.id))
+
+    def _noting(self, event_id: str) -> Callable[[object], None]:
+        return lambda ctx: self.trace.append(event_id)
+
+    def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
+        return BuildForwardInputsResult(inputs={"features": ctx.batch["features"]})
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        self.num_losses += 1
+        classes = ctx.batch["class"]
+        loss = nn.functional.cross_entropy(ctx.outputs, classes)
+        return ComputeLossResult(loss=loss, loss_weight=(classes >= 0).sum())
+
+
+def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
+    """Bring the data."""
+    return InitializeDatasetResult(dataset=Samples())
+
+
+def provide_optimizer(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    """Bring AdamW with a rate that moves the weights far in a few steps."""
+    return torch.optim.AdamW(ctx.parameters(), lr=0.01, fused=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a process saw of a run.
+
+    Attributes:
+        losses: The loss of each step.
+        weights: The full weights of its stages, by name.
+        trace: The ids of all events.
+        num_losses: How often the task computed a loss.
+    """
+
+    losses: list[float]
+    weights: dict[str, torch.Tensor]
+    trace: list[str]
+    num_losses: int
+
+
+def configure(layout: Layout, num_ranks: int, task: TrainTask, **settings: Any) -> Trainer:
+    """Assemble the job in a layout; on one rank all layouts are the same."""
+    defaults: dict[str, Any] = {"total_steps": NUM_STEPS, "global_batch_size": 32, "micro_batch_size": 2}
+    return TrainingConfigurator(
+        config=TrainingConfig(
+            **{**defaults, **settings},
+            device="cpu",
+            mesh=layout.mesh.get(num_ranks, DeviceMeshParameters()),
+            pipeline=PipelineConfig.model_validate({"schedule": layout.schedule}),
+            reporting=QUIET,
+        ),
+        task=task,
+        model_provider=Provider(layout),
+        dataset_provider=provide_dataset,
+        optimizer_provider=provide_optimizer,
+    ).configure()
+
+
+def train_in(name: str, num_ranks: int) -> Outcome:
+    """Run the job in a layout, as one of its processes."""
+    task = ClassifyTask()
+    trainer = configure(LAYOUTS[name], num_ranks, task)
+    losses = record_losses(trainer)
+    trainer.train()
+    return Outcome([loss.item() for loss in losses], full_weights(trainer), task.trace, task.num_losses)
+
+
+def record_losses(trainer: Trainer) -> list[torch.Tensor]:
+    """Note the loss of each step."""
+    losses: list[torch.Tensor] = []
+    finish = trainer.gradient_accumulator.finish
+
+    def finish_and_note() -> torch.Tensor:
+        losses.append(finish())
+        return losses[-1]
+
+    trainer.gradient_accumulator.finish = finish_and_note  # type: ignore[method-assign]
+    return losses
+
+
+def full_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Gather the full weights of the stages of this process."""
+    return {
+        name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().clone()
+        for module in trainer.modules
+        for name, weight in module.state_dict().items()
+    }
