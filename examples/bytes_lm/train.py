@@ -31,8 +31,8 @@ def provide_dataset(preset: Preset, ctx: InitializeDatasetContext) -> Initialize
 
 def provide_optimizer(preset: Preset, ctx: InitializeOptimizerContext) -> OptimizerProtocol:
     """Build AdamW, which decays matrices and leaves vectors alone."""
-    matrices = [parameter for parameter in ctx.model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in ctx.model.parameters() if parameter.ndim <= 1]
+    matrices = [parameter for parameter in ctx.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in ctx.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=preset.learning_rate, betas=(0.9, 0.95), fused=True)
 
@@ -46,8 +46,7 @@ def provide_lr_scheduler(preset: Preset, ctx: InitializeLRSchedulerContext) -> L
         progress = (step - preset.warmup_steps) / max(1, ctx.total_steps - preset.warmup_steps)
         return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
 
-    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-    return torch.optim.lr_scheduler.LambdaLR(ctx.optimizer, factor)
+    return torch.optim.lr_scheduler.LambdaLR(ctx.torch_optimizer, factor)
 
 
 def configure(preset: Preset, run_folder: Path, device: str | None = None) -> Trainer:

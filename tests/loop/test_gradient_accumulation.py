@@ -26,7 +26,7 @@ from .toy_job import ToyModelProvider, ToyTask, configure_training, training_con
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
     """Build plain gradient descent."""
-    return torch.optim.SGD(ctx.model.parameters(), lr=0.1)
+    return torch.optim.SGD(ctx.parameters(), lr=0.1)
 
 
 class WithoutDropout(ToyModelProvider):

@@ -113,12 +113,11 @@ def readings(device: str) -> Iterator[list[str]]:
 
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    return torch.optim.SGD(ctx.model.parameters(), lr=0.1, momentum=0.9)
+    return torch.optim.SGD(ctx.parameters(), lr=0.1, momentum=0.9)
 
 
 def linear(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-    return torch.optim.lr_scheduler.LinearLR(ctx.optimizer)
+    return torch.optim.lr_scheduler.LinearLR(ctx.torch_optimizer)
 
 
 class WeighingTask(ToyTask):

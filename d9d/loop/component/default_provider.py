@@ -13,7 +13,7 @@ def adamw(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
     """Build torch's AdamW over all parameters that want gradients, with torch's own defaults.
 
     Args:
-        ctx: Holds the model.
+        ctx: Holds the stages of the model.
 
     Returns:
         The optimizer, in its fused form, which runs on every kind of device.
@@ -21,7 +21,7 @@ def adamw(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
     Raises:
         ConfigurationError: If no parameter wants any.
     """
-    parameters = [parameter for parameter in ctx.model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in ctx.parameters() if parameter.requires_grad]
     if not parameters:
         raise ConfigurationError("the model has no parameter that requires gradients: there is nothing to train")
     return torch.optim.AdamW(parameters, fused=True)

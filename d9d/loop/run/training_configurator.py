@@ -143,7 +143,7 @@ class TrainingConfigurator:
     def _build_optimizer(
         self, bus: EventBus, dist_context: DistributedContext, model: nn.Module
     ) -> tuple[OptimizerProtocol, LRSchedulerProtocol]:
-        optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, model=model))
+        optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, modules=[model]))
         bus.trigger(EVENT_TRAIN_OPTIMIZER_READY, EventOptimizerReadyContext(optimizer=optimizer))
         lr_scheduler = self._lr_scheduler_provider(
             InitializeLRSchedulerContext(
