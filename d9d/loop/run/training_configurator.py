@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -10,11 +11,12 @@ from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import ShufflingBatchSampler
 from d9d.loop.component.checkpointer import Checkpointer
+from d9d.loop.component.constant_lr import constant_lr
 from d9d.loop.component.data_loader import build_data_loader, count_samples
-from d9d.loop.component.default_provider import adamw, constant_lr
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
+from d9d.loop.component.optimizer_builder import OptimizerBuilder
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.config import TrainingConfig
@@ -46,6 +48,8 @@ from d9d.loop.run.start import start_run
 from d9d.loop.run.trainer import Trainer
 from d9d.loop.state import JobState
 
+_ADAMW = OptimizerBuilder(torch.optim.AdamW)
+
 
 class TrainingConfigurator:
     """Assembles a training run, in the order in which the events of its configuration are declared.
@@ -66,7 +70,7 @@ class TrainingConfigurator:
         task: TrainTask,
         model_provider: ModelProvider,
         dataset_provider: DatasetProvider,
-        optimizer_provider: OptimizerProvider = adamw,
+        optimizer_provider: OptimizerProvider = _ADAMW,
         lr_scheduler_provider: LRSchedulerProvider = constant_lr,
     ) -> None:
         self._config = config
