@@ -7,7 +7,7 @@ import pytest
 PUBLIC_NAMES = {
     "d9d.core.dist_context": {"DistributedContext"},
     "d9d.core.protocol": {"LRSchedulerProtocol", "OptimizerProtocol", "Stateful"},
-    "d9d.loop.component": {"OptimizerBuilder", "ParameterGroup"},
+    "d9d.loop.component": {"LRSchedule", "OptimizerBuilder", "ParameterGroup"},
     "d9d.loop.control": {
         "BaseTask",
         "BuildForwardInputsContext",
