@@ -5,21 +5,16 @@ python examples/bytes_lm/train.py --preset demo --run-folder runs/bytes_lm
 
 import argparse
 import logging
-import math
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from corpus import TrainingWindows, read_corpus
-from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.loop.component import LRSchedule, OptimizerBuilder, ParameterGroup
 from d9d.loop.config import CheckpointingConfig, ReportingConfig, TrainingConfig
-from d9d.loop.control import (
-    InitializeDatasetContext,
-    InitializeDatasetResult,
-    InitializeLRSchedulerContext,
-    InitializeOptimizerContext,
-)
+from d9d.loop.control import InitializeDatasetContext, InitializeDatasetResult
 from d9d.loop.run import Trainer, TrainingConfigurator
 from preset import PRESETS, Preset
 from task import BytesLMProvider, LanguageModelTask
@@ -29,25 +24,8 @@ def provide_dataset(preset: Preset, ctx: InitializeDatasetContext) -> Initialize
     return InitializeDatasetResult(dataset=TrainingWindows(read_corpus(), preset.model.context_length))
 
 
-def provide_optimizer(preset: Preset, ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    """Build AdamW, which decays matrices and leaves vectors alone."""
-    matrices = [parameter for parameter in ctx.model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in ctx.model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=preset.learning_rate, betas=(0.9, 0.95), fused=True)
-
-
-def provide_lr_scheduler(preset: Preset, ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    """Let the learning rate rise linearly, then fall along a cosine to a tenth."""
-
-    def factor(step: int) -> float:
-        if step < preset.warmup_steps:
-            return (step + 1) / preset.warmup_steps
-        progress = (step - preset.warmup_steps) / max(1, ctx.total_steps - preset.warmup_steps)
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
-
-    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-    return torch.optim.lr_scheduler.LambdaLR(ctx.optimizer, factor)
+def is_vector(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim <= 1
 
 
 def configure(preset: Preset, run_folder: Path, device: str | None = None) -> Trainer:
@@ -67,8 +45,14 @@ def configure(preset: Preset, run_folder: Path, device: str | None = None) -> Tr
         task=LanguageModelTask(report_period_steps=preset.report_period_steps),
         model_provider=BytesLMProvider(preset.model),
         dataset_provider=partial(provide_dataset, preset),
-        optimizer_provider=partial(provide_optimizer, preset),
-        lr_scheduler_provider=partial(provide_lr_scheduler, preset),
+        optimizer_provider=OptimizerBuilder(
+            torch.optim.AdamW,
+            lr=preset.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=0.1,
+            groups=[ParameterGroup(is_vector, weight_decay=0.0)],
+        ),
+        lr_scheduler_provider=LRSchedule.cosine(warmup_steps=preset.warmup_steps, final_fraction=0.1),
     ).configure()
 
 

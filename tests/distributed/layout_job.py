@@ -102,15 +102,18 @@ def sharded(ctx: ParallelizeModelStageContext) -> None:
         if len(names) == 2 or "replicate" in names[0]
         else mesh[names[0]]
     )
-    for layer in ctx.model.layers.values():
+    for layer in ctx.model.layers.children():
         fully_shard(layer, mesh=own)
     fully_shard(ctx.model, mesh=own)
 
 
 def tensor_parallel(ctx: ParallelizeModelStageContext) -> None:
     """Divide the matrices of each layer."""
+    assert isinstance(ctx.model, Stage)
+    if ctx.dist_context.mesh_parameters.tensor_parallel == 1:
+        return
     mesh = ctx.dist_context.mesh_for("dense")["tensor_parallel"]
-    for layer in ctx.model.layers.values():
+    for layer in ctx.model.layers.children():
         parallelize_module(layer, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
 
 

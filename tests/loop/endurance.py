@@ -111,8 +111,7 @@ def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
 
 def provide_lr_scheduler(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
     """Bring a scheduler whose rate differs in each step."""
-    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-    return torch.optim.lr_scheduler.OneCycleLR(ctx.optimizer, max_lr=0.02, total_steps=ctx.total_steps + 1)
+    return torch.optim.lr_scheduler.OneCycleLR(ctx.torch_optimizer, max_lr=0.02, total_steps=ctx.total_steps + 1)
 
 
 def kill_in_save(folder: Path, nth_operation: int) -> None:

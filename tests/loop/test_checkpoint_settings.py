@@ -28,16 +28,15 @@ from .toy_job import (
 
 
 def adamw(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    return torch.optim.AdamW(ctx.model.parameters(), lr=0.25, fused=True)
+    return torch.optim.AdamW(ctx.parameters(), lr=0.25, fused=True)
 
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    return torch.optim.SGD(ctx.model.parameters(), lr=0.25)
+    return torch.optim.SGD(ctx.parameters(), lr=0.25)
 
 
 def exponential(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-    return torch.optim.lr_scheduler.ExponentialLR(ctx.optimizer, gamma=0.5)
+    return torch.optim.lr_scheduler.ExponentialLR(ctx.torch_optimizer, gamma=0.5)
 
 
 DIFFERENCES = [

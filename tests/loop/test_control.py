@@ -240,7 +240,7 @@ def test_providers_can_be_lambdas() -> None:
         task=ToyTask(),
         model_provider=ToyModelProvider(),
         dataset_provider=lambda ctx: InitializeDatasetResult(dataset=ToyDataset()),
-        optimizer_provider=lambda ctx: torch.optim.SGD(ctx.model.parameters(), lr=0.1),
+        optimizer_provider=lambda ctx: torch.optim.SGD(ctx.parameters(), lr=0.1),
         lr_scheduler_provider=lambda ctx: NoScheduler(),
     ).configure()
 
@@ -286,7 +286,7 @@ def test_an_optimizer_may_wrap_another(every_step: CheckpointingConfig) -> None:
     for _ in range(2):
         trainer = configure_training(
             training_config(every_step),
-            optimizer_provider=lambda ctx: Wrapper(torch.optim.AdamW(ctx.model.parameters())),
+            optimizer_provider=lambda ctx: Wrapper(torch.optim.AdamW(ctx.parameters())),
         )
         trainer.train()
 

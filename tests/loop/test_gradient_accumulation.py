@@ -31,7 +31,7 @@ def add(accumulator: GradientAccumulator, result: ComputeLossResult) -> None:
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
     """Build plain gradient descent."""
-    return torch.optim.SGD(ctx.model.parameters(), lr=0.1)
+    return torch.optim.SGD(ctx.parameters(), lr=0.1)
 
 
 class WithoutDropout(ToyModelProvider):

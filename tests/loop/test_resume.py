@@ -82,33 +82,30 @@ class CountingTask(ToyTask):
 
 
 def lambda_lr(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-    return torch.optim.lr_scheduler.LambdaLR(ctx.optimizer, lambda step: 1 / (1 + step))
+    return torch.optim.lr_scheduler.LambdaLR(ctx.torch_optimizer, lambda step: 1 / (1 + step))
 
 
 def one_cycle(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-    return torch.optim.lr_scheduler.OneCycleLR(ctx.optimizer, max_lr=0.1, total_steps=ctx.total_steps + 1)
+    return torch.optim.lr_scheduler.OneCycleLR(ctx.torch_optimizer, max_lr=0.1, total_steps=ctx.total_steps + 1)
 
 
 def cosine(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
     return torch.optim.lr_scheduler.SequentialLR(
-        ctx.optimizer,
+        ctx.torch_optimizer,
         [
-            torch.optim.lr_scheduler.LinearLR(ctx.optimizer, total_iters=2),
-            torch.optim.lr_scheduler.CosineAnnealingLR(ctx.optimizer, T_max=ctx.total_steps),
+            torch.optim.lr_scheduler.LinearLR(ctx.torch_optimizer, total_iters=2),
+            torch.optim.lr_scheduler.CosineAnnealingLR(ctx.torch_optimizer, T_max=ctx.total_steps),
         ],
         milestones=[2],
     )
 
 
 def sgd(ctx: InitializeOptimizerContext) -> torch.optim.Optimizer:
-    return torch.optim.SGD(ctx.model.parameters(), lr=0.1, momentum=0.9)
+    return torch.optim.SGD(ctx.parameters(), lr=0.1, momentum=0.9)
 
 
 def adam_of_two_groups(ctx: InitializeOptimizerContext) -> torch.optim.Optimizer:
-    weights, biases = ([weight for weight in ctx.model.parameters() if weight.ndim == ndim] for ndim in (2, 1))
+    weights, biases = ([weight for weight in ctx.parameters() if weight.ndim == ndim] for ndim in (2, 1))
     groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": 0.1}, {"params": biases}]
     return torch.optim.Adam(groups, lr=0.01, amsgrad=True)
 

@@ -61,12 +61,13 @@ class HeavyTask(ToyTask):
 
 
 def sgd_over_second(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    assert isinstance(ctx.model, TwoLayers)
-    return torch.optim.SGD(ctx.model.second.parameters(), lr=0.0)
+    (model,) = ctx.modules
+    assert isinstance(model, TwoLayers)
+    return torch.optim.SGD(model.second.parameters(), lr=0.0)
 
 
 def sgd_over_all(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    return torch.optim.SGD(ctx.model.parameters(), lr=0.1)
+    return torch.optim.SGD(ctx.parameters(), lr=0.1)
 
 
 @pytest.mark.parametrize("is_first_frozen", [False, True])

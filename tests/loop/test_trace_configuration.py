@@ -118,12 +118,11 @@ def configured() -> tuple[list[str], list[object], Trainer]:
 
     def provide_optimizer(ctx: InitializeOptimizerContext) -> torch.optim.Optimizer:
         diary.entries.append("optimizer is built")
-        return torch.optim.SGD(ctx.model.parameters(), lr=0.1)
+        return torch.optim.SGD(ctx.parameters(), lr=0.1)
 
     def provide_lr_scheduler(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
         diary.entries.append("scheduler is built")
-        assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-        return torch.optim.lr_scheduler.LinearLR(ctx.optimizer, total_iters=ctx.total_steps)
+        return torch.optim.lr_scheduler.LinearLR(ctx.torch_optimizer, total_iters=ctx.total_steps)
 
     trainer = TrainingConfigurator(
         config=training_config(),
@@ -213,7 +212,7 @@ def test_the_model_is_on_its_device_when_it_is_announced() -> None:
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
     """Build plain gradient descent."""
-    return torch.optim.SGD(ctx.model.parameters(), lr=0.1)
+    return torch.optim.SGD(ctx.parameters(), lr=0.1)
 
 
 def test_training_is_ready_once_the_checkpoint_is_loaded(every_step: CheckpointingConfig) -> None:

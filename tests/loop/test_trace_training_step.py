@@ -47,13 +47,12 @@ STEP_EVENTS = [event for event in events_of(train) if ".step." in event.id or "_
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
     """Build plain gradient descent at a rate of one, so that a step subtracts just the gradients."""
-    return torch.optim.SGD(ctx.model.parameters(), lr=1.0)
+    return torch.optim.SGD(ctx.parameters(), lr=1.0)
 
 
 def halving(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
     """Build a scheduler that halves the rate after each step."""
-    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-    return torch.optim.lr_scheduler.ExponentialLR(ctx.optimizer, gamma=0.5)
+    return torch.optim.lr_scheduler.ExponentialLR(ctx.torch_optimizer, gamma=0.5)
 
 
 def gradients_of(model: nn.Module) -> list[torch.Tensor | None]:

@@ -15,13 +15,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.loop.component import LRSchedule, OptimizerBuilder
 from d9d.loop.config import ReportingConfig
 from d9d.loop.control import (
     ComputeLossContext,
     ComputeLossResult,
-    InitializeLRSchedulerContext,
-    InitializeOptimizerContext,
+    OptimizerProvider,
     ProcessOutputsContext,
 )
 from d9d.loop.event.catalogue.train import (
@@ -32,6 +31,7 @@ from d9d.loop.event.catalogue.train import (
 )
 
 from .toy_job import (
+    ADAMW,
     ToyInferenceTask,
     ToyTask,
     configure_inference,
@@ -112,13 +112,8 @@ def readings(device: str) -> Iterator[list[str]]:
         yield found
 
 
-def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    return torch.optim.SGD(ctx.model.parameters(), lr=0.1, momentum=0.9)
-
-
-def linear(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
-    return torch.optim.lr_scheduler.LinearLR(ctx.optimizer)
+SGD = OptimizerBuilder(torch.optim.SGD, lr=0.1, momentum=0.9)
+WSD = LRSchedule.wsd(warmup_steps=2, decay_steps=2)
 
 
 class WeighingTask(ToyTask):
@@ -136,13 +131,15 @@ class KeepingTask(ToyInferenceTask):
         self.kept = ctx.outputs
 
 
-def read_in_training(device: str, task: ToyTask, **settings: Any) -> list[str]:
+def read_in_training(
+    device: str, task: ToyTask, optimizer_provider: OptimizerProvider = SGD, **settings: Any
+) -> list[str]:
     """Train six steps, and return what was read of tensors on the device, and by whom."""
     trainer = configure_training(
         training_config(device=device, total_steps=6, **settings),
         task=task,
-        optimizer_provider=sgd,
-        lr_scheduler_provider=linear,
+        optimizer_provider=optimizer_provider,
+        lr_scheduler_provider=WSD,
     )
     with readings(device) as found:
         trainer.train()
@@ -151,9 +148,12 @@ def read_in_training(device: str, task: ToyTask, **settings: Any) -> list[str]:
 
 @pytest.mark.parametrize("task", [ToyTask, WeighingTask])
 @pytest.mark.parametrize("max_gradient_norm", [None, 1.0])
-def test_steps_of_training_read_no_value(task: type[ToyTask], max_gradient_norm: float | None) -> None:
+@pytest.mark.parametrize("optimizer_provider", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_steps_of_training_read_no_value(
+    task: type[ToyTask], max_gradient_norm: float | None, optimizer_provider: OptimizerProvider
+) -> None:
     """Batches, losses, weights, clipping, the optimizer and the scheduler: all of it stays on the device."""
-    assert read_in_training("meta", task(), max_gradient_norm=max_gradient_norm) == []
+    assert read_in_training("meta", task(), optimizer_provider, max_gradient_norm=max_gradient_norm) == []
 
 
 def test_steps_of_inference_read_no_value() -> None:
@@ -171,8 +171,8 @@ def test_a_report_reads_the_loss_once_and_only_when_due() -> None:
     trainer = configure_training(
         training_config(total_steps=6, reporting=ReportingConfig(progress_bar=False, period_steps=4)),
         task=WeighingTask(),
-        optimizer_provider=sgd,
-        lr_scheduler_provider=linear,
+        optimizer_provider=SGD,
+        lr_scheduler_provider=WSD,
     )
     num_read: list[int] = []
 
@@ -247,7 +247,7 @@ def test_a_planted_wait_is_caught(read: Callable[[torch.Tensor], object]) -> Non
             read(result.loss)
             return result
 
-    trainer = configure_training(training_config(device="meta"), task=WaitingTask(), optimizer_provider=sgd)
+    trainer = configure_training(training_config(device="meta"), task=WaitingTask(), optimizer_provider=SGD)
     with readings("meta") as found:
         try:
             trainer.train()
@@ -260,7 +260,7 @@ def test_a_planted_wait_is_caught(read: Callable[[torch.Tensor], object]) -> Non
 
 def test_a_wait_that_is_planted_in_a_handler_is_caught() -> None:
     """The same holds for what subscribers do."""
-    trainer = configure_training(training_config(device="meta"), optimizer_provider=sgd)
+    trainer = configure_training(training_config(device="meta"), optimizer_provider=SGD)
 
     def wait(ctx: EventStepContext) -> None:
         nn.utils.get_total_norm([w.grad for w in trainer.modules[0].parameters() if w.grad is not None]).item()

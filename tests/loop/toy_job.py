@@ -9,8 +9,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from d9d.core.dist_context import DistributedContext
+from d9d.loop.component import OptimizerBuilder
 from d9d.loop.component.checkpoint import Checkpoint
-from d9d.loop.component.default_provider import adamw, constant_lr
+from d9d.loop.component.constant_lr import constant_lr
 from d9d.loop.config import CheckpointingConfig, InferenceConfig, ReportingConfig, TrainingConfig
 from d9d.loop.control import (
     BuildForwardInputsContext,
@@ -36,6 +37,7 @@ Sample: TypeAlias = dict[str, torch.Tensor]
 Listen: TypeAlias = Callable[[EventBus], None]
 
 NUM_FEATURES = 3
+ADAMW = OptimizerBuilder(torch.optim.AdamW)
 QUIET = ReportingConfig(progress_bar=False, period_steps=None)
 
 
@@ -154,7 +156,7 @@ def configure_training(
     task: TrainTask | None = None,
     model_provider: ModelProvider | None = None,
     dataset: Dataset[Any] | None = None,
-    optimizer_provider: OptimizerProvider = adamw,
+    optimizer_provider: OptimizerProvider = ADAMW,
     lr_scheduler_provider: LRSchedulerProvider = constant_lr,
 ) -> Trainer:
     """Configure training, with toy parts for those that are not given."""

@@ -1,6 +1,7 @@
 """How training comes by its optimizer."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Protocol
 
 from torch import nn
@@ -15,11 +16,52 @@ class InitializeOptimizerContext:
 
     Attributes:
         dist_context: The process and its device.
-        model: The model, on its device, whose parameters shall be optimized.
+        modules: The stages of the model that this process holds, on its device, in the order of the pipeline; one,
+            the whole model, where there is no pipeline.
     """
 
     dist_context: DistributedContext
-    model: nn.Module
+    modules: list[nn.Module]
+
+    @property
+    def holds_whole_model(self) -> bool:
+        """Whether what this process does not hold is sure to be nowhere: true where it runs alone."""
+        return self.dist_context.world_size == 1
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Iterate over the parameters of all stages, frozen ones too, each once and with its name.
+
+        Returns:
+            Names, as `nn.Module.named_parameters` has them, and parameters. One that several modules share comes once,
+            under its first name.
+
+        Raises:
+            ValueError: If one name stands for different parameters in two of the stages.
+        """
+        seen: dict[str, nn.Parameter] = {}
+        identities: set[int] = set()
+        for index, module in enumerate(self.modules):
+            for name, parameter in module.named_parameters():
+                if seen.setdefault(name, parameter) is not parameter:
+                    raise ValueError(
+                        f"two stages of this process have a parameter named {name!r}, the later of them "
+                        f"modules[{index}]: give each layer the name that it has in the whole model, for example by "
+                        "keeping the layers of a stage in an nn.ModuleDict under their numbers"
+                    )
+                if id(parameter) not in identities:
+                    identities.add(id(parameter))
+                    yield name, parameter
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over the parameters of all stages, frozen ones too, each once.
+
+        Returns:
+            The parameters, in the order of `named_parameters`.
+
+        Raises:
+            ValueError: As `named_parameters`.
+        """
+        return (parameter for _, parameter in self.named_parameters())
 
 
 class OptimizerProvider(Protocol):

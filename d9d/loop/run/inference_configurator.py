@@ -81,7 +81,7 @@ class InferenceConfigurator:
         bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
         stages = build_stages(self._model_provider, config, dist_context)
         modules = [stage.module for stage in stages]
-        bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=list(modules)))
+        bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=modules))
 
         return Inference(
             event_bus=bus,

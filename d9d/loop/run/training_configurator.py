@@ -1,7 +1,9 @@
 """Training, assembled."""
 
+import dataclasses
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -10,12 +12,15 @@ from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import DataShare, ShufflingBatchSampler
 from d9d.loop.component.checkpointer import Checkpointer
+from d9d.loop.component.constant_lr import constant_lr
 from d9d.loop.component.data_loader import build_data_loader, count_samples
-from d9d.loop.component.default_provider import adamw, constant_lr
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
+from d9d.loop.component.model_builder import ModelStage
+from d9d.loop.component.optimizer_builder import OptimizerBuilder
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
+from d9d.loop.component.random_state import RandomState
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -46,6 +51,27 @@ from d9d.loop.run.start import start_run
 from d9d.loop.run.trainer import Trainer
 from d9d.loop.state import JobState
 
+_ADAMW = OptimizerBuilder(torch.optim.AdamW)
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class _Parts:
+    """What a trainer is made of, once all events of its configuration have been triggered."""
+
+    event_bus: EventBus
+    dist_context: DistributedContext
+    random_state: RandomState
+    stepper: Stepper
+    data_loader: DataLoader[Any]
+    num_samples: int
+    stages: list[ModelStage]
+    optimizer: OptimizerProtocol
+    lr_scheduler: LRSchedulerProtocol
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [stage.module for stage in self.stages]
+
 
 class TrainingConfigurator:
     """Assembles a training run, in the order in which the events of its configuration are declared.
@@ -66,7 +92,7 @@ class TrainingConfigurator:
         task: TrainTask,
         model_provider: ModelProvider,
         dataset_provider: DatasetProvider,
-        optimizer_provider: OptimizerProvider = adamw,
+        optimizer_provider: OptimizerProvider = _ADAMW,
         lr_scheduler_provider: LRSchedulerProvider = constant_lr,
     ) -> None:
         self._config = config
@@ -94,34 +120,50 @@ class TrainingConfigurator:
         bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
         stages = build_stages(self._model_provider, config, dist_context)
         modules = [stage.module for stage in stages]
-        bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=list(modules)))
+        bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=modules))
         optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, modules)
-        parameters = [parameter for module in modules for parameter in module.parameters()]
+        return self._assemble(
+            _Parts(
+                event_bus=bus,
+                dist_context=dist_context,
+                random_state=random_state,
+                stepper=stepper,
+                data_loader=data_loader,
+                num_samples=num_samples,
+                stages=stages,
+                optimizer=optimizer,
+                lr_scheduler=lr_scheduler,
+            )
+        )
+
+    def _assemble(self, parts: "_Parts") -> Trainer:
+        config, dist_context, stepper = self._config, parts.dist_context, parts.stepper
+        parameters = [parameter for module in parts.modules for parameter in module.parameters()]
         return Trainer(
-            event_bus=bus,
+            event_bus=parts.event_bus,
             stepper=stepper,
             task=self._task,
-            data_loader=data_loader,
+            data_loader=parts.data_loader,
             device=dist_context.device,
-            modules=modules,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
+            modules=parts.modules,
+            optimizer=parts.optimizer,
+            lr_scheduler=parts.lr_scheduler,
             num_micro_batches=config.num_micro_batches,
             model_runner=build_runner(
-                stages, config=config, task=self._task, stepper=stepper, dist_context=dist_context
+                parts.stages, config=config, task=self._task, stepper=stepper, dist_context=dist_context
             ),
             gradient_accumulator=GradientAccumulator(parameters, dist_context),
             gradient_clipper=GradientClipper(parameters, config.max_gradient_norm),
             progress=ProgressReporter("train", config.reporting, stepper),
-            random_state=random_state,
+            random_state=parts.random_state,
             checkpointer=self._build_checkpointer(
-                num_samples,
+                parts.num_samples,
                 stepper=stepper,
-                model=modules[0],
-                optimizer=optimizer,
-                lr_scheduler=lr_scheduler,
+                model=parts.modules[0],
+                optimizer=parts.optimizer,
+                lr_scheduler=parts.lr_scheduler,
                 task=self._task,
-                random=random_state,
+                random=parts.random_state,
             ),
         )
 
@@ -146,7 +188,7 @@ class TrainingConfigurator:
     def _build_optimizer(
         self, bus: EventBus, dist_context: DistributedContext, modules: list[nn.Module]
     ) -> tuple[OptimizerProtocol, LRSchedulerProtocol]:
-        optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, model=modules[0]))
+        optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, modules=modules))
         bus.trigger(EVENT_TRAIN_OPTIMIZER_READY, EventOptimizerReadyContext(optimizer=optimizer))
         lr_scheduler = self._lr_scheduler_provider(
             InitializeLRSchedulerContext(

@@ -1,0 +1,296 @@
+"""Learning rates that rise at first and fall in the end."""
+
+import math
+import pickle
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from d9d.loop.component import LRSchedule, OptimizerBuilder, ParameterGroup
+from d9d.loop.component.checkpoint import CheckpointError
+from d9d.loop.component.lr_factor import REMAINDERS, DecayShape, LRFactor
+from d9d.loop.config import CheckpointingConfig, ConfigurationError
+from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
+from d9d.loop.event import EventBus
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_STEP_POST, EventStepContext
+
+from .toy_job import (
+    StoppedError,
+    ToyTask,
+    configure_training,
+    cpu_context,
+    same_tensors,
+    training_config,
+    weights_of,
+)
+
+
+def rates(schedule: LRSchedule, total_steps: int) -> list[float]:
+    """Return the factors of all steps of a run, and that of the step after them."""
+    factor = schedule.factor(total_steps)
+    return [factor(step) for step in range(total_steps + 1)]
+
+
+def test_a_linear_schedule_rises_and_falls_along_lines() -> None:
+    """The first step has a rate already, and the last one still has."""
+    assert rates(LRSchedule.linear(warmup_steps=2), 6) == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+def test_a_cosine_schedule_falls_along_half_a_cosine() -> None:
+    """It is at the middle of its fall after half of the steps."""
+    assert rates(LRSchedule.cosine(warmup_steps=1, final_fraction=0.5), 5) == pytest.approx(
+        [1.0, 1.0, 0.75 + 0.25 * math.sqrt(0.5), 0.75, 0.75 - 0.25 * math.sqrt(0.5), 0.5]
+    )
+
+
+def test_a_wsd_schedule_stays_until_the_last_steps() -> None:
+    """One minus the square root of the progress is steep at first."""
+    assert rates(LRSchedule.wsd(warmup_steps=2, decay_steps=4, final_fraction=0.2), 8) == pytest.approx(
+        [0.5, 1.0, 1.0, 1.0, 1.0, 0.6, 1 - 0.8 * math.sqrt(0.5), 1 - 0.8 * math.sqrt(0.75), 0.2]
+    )
+
+
+def test_a_wsd_schedule_falls_in_any_shape() -> None:
+    """Along a line, for example."""
+    schedule = LRSchedule.wsd(decay_steps=2, shape="linear")
+
+    assert rates(schedule, 4) == [1.0, 1.0, 1.0, 0.5, 0.0]
+
+
+def test_without_warm_up_the_rate_is_the_largest_at_once() -> None:
+    """By default there is none."""
+    assert rates(LRSchedule.linear(), 2) == [1.0, 0.5, 0.0]
+
+
+def test_the_rate_stays_where_it_ended() -> None:
+    """Steps beyond the run change nothing."""
+    factor = LRSchedule.cosine(final_fraction=0.1).factor(10)
+
+    assert factor(10) == factor(1000) == 0.1
+
+
+@st.composite
+def fitted(draw: st.DrawFn) -> tuple[LRSchedule, int, LRFactor]:
+    """Draw a schedule, and the length of a run that it fits into."""
+    warmup_steps = draw(st.integers(0, 50))
+    decay_steps = draw(st.none() | st.integers(1, 50))
+    shape: DecayShape = draw(st.sampled_from(["linear", "cosine", "1-sqrt"]))
+    schedule = LRSchedule(
+        shape=shape, warmup_steps=warmup_steps, decay_steps=decay_steps, final_fraction=draw(st.floats(0, 1))
+    )
+    total_steps = warmup_steps + (decay_steps or 1) + draw(st.integers(0, 50))
+    return schedule, total_steps, schedule.factor(total_steps)
+
+
+@given(fitted())
+def test_every_schedule_rises_stays_and_falls(drawn: tuple[LRSchedule, int, LRFactor]) -> None:
+    """Never above 1 nor at zero within the run, and at its end in the step after the last one."""
+    schedule, total_steps, factor = drawn
+    factors = [factor(step) for step in range(total_steps + 1)]
+    rising, staying = factors[: schedule.warmup_steps], factors[schedule.warmup_steps : factor.decay_start + 1]
+    falling = factors[factor.decay_start :]
+
+    assert rising == sorted(rising)
+    assert set(staying) == {1.0}
+    assert falling == sorted(falling, reverse=True)
+    assert factors[-1] == schedule.final_fraction
+    assert all(0 < value <= 1 for value in factors[:-1])
+
+
+@given(fitted())
+def test_a_factor_survives_a_pickle(drawn: tuple[LRSchedule, int, LRFactor]) -> None:
+    """It is made of numbers and a name."""
+    factor = drawn[2]
+
+    assert pickle.loads(pickle.dumps(factor)) == factor  # noqa: S301 -- its own
+
+
+@given(st.integers(0, 30), st.none() | st.integers(1, 30), st.integers(1, 40))
+def test_a_schedule_that_does_not_fit_names_numbers_that_do(
+    warmup_steps: int, decay_steps: int | None, total_steps: int
+) -> None:
+    """Each of them alone is enough."""
+    numbers: dict[str, Any] = {"warmup_steps": warmup_steps, "decay_steps": decay_steps}
+    try:
+        LRSchedule(shape="linear", **numbers).factor(total_steps)
+    except ConfigurationError as error:
+        remedies = re.findall(r"(\w+) of at (?:least|most) (\d+)", str(error))
+        assert remedies[-1][0] == "total_steps"
+        for name, number in remedies:
+            changed = {**numbers, "total_steps": total_steps, name: int(number)}
+            length = changed.pop("total_steps")
+            LRSchedule(shape="linear", **changed).factor(length)
+    else:
+        assert warmup_steps + (decay_steps or 1) <= total_steps
+
+
+@pytest.mark.parametrize(
+    ("schedule", "found", "remedy"),
+    [
+        (
+            LRSchedule.cosine(warmup_steps=3),
+            "warmup_steps=3 and at least 1 step of decay",
+            "warmup_steps of at most 2, or total_steps of at least 4",
+        ),
+        (
+            LRSchedule.wsd(warmup_steps=2, decay_steps=2),
+            "warmup_steps=2 and decay_steps=2",
+            "decay_steps of at most 1, or warmup_steps of at most 1, or total_steps of at least 4",
+        ),
+        (
+            LRSchedule.wsd(warmup_steps=5, decay_steps=7),
+            "warmup_steps=5 and decay_steps=7",
+            "total_steps of at least 12",
+        ),
+    ],
+    ids=["cosine", "wsd", "wsd-of-another-run"],
+)
+def test_a_run_that_is_too_short_is_refused_at_configuration(schedule: LRSchedule, found: str, remedy: str) -> None:
+    """The error has the numbers found, and those that would work."""
+    with pytest.raises(ConfigurationError, match=f"^{found} do not fit into total_steps=3: take {remedy}$"):
+        configure_training(training_config(total_steps=3), lr_scheduler_provider=schedule)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"warmup_steps": -1}, "warmup_steps is -1: at least 0 works"),
+        ({"decay_steps": 0}, "decay_steps is 0: at least 1 works, or None for all steps after the warm-up"),
+        ({"final_fraction": 1.5}, "final_fraction is 1.5: 0.0 to 1.0 works"),
+        ({"final_fraction": math.nan}, "final_fraction is nan: 0.0 to 1.0 works"),
+        ({"shape": "sine"}, "shape is 'sine': choose one of 'linear', 'cosine', '1-sqrt'"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_where_it_is_written(settings: dict[str, Any], message: str) -> None:
+    """No run is needed for it."""
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
+        LRSchedule(**{"shape": "linear", **settings})
+
+
+def test_each_shape_begins_at_the_top_and_ends_at_the_bottom() -> None:
+    """So that shapes can be exchanged."""
+    assert {(remainder(0.0), remainder(1.0)) for remainder in REMAINDERS.values()} == {(1.0, 0.0)}
+
+
+def is_bias(name: str, parameter: nn.Parameter) -> bool:
+    return name.endswith("bias")
+
+
+TWO_GROUPS = OptimizerBuilder(torch.optim.AdamW, lr=0.1, groups=[ParameterGroup(is_bias, lr=0.01)])
+
+
+def test_the_rates_of_all_groups_follow_the_schedule() -> None:
+    """Each from its own largest one, in the steps of a run."""
+    seen: list[list[float]] = []
+
+    def note(ctx: EventStepContext) -> None:
+        assert isinstance(trainer.optimizer, torch.optim.Optimizer)
+        seen.append([group["lr"] for group in trainer.optimizer.param_groups])
+
+    trainer = configure_training(
+        training_config(total_steps=4),
+        task=ToyTask(lambda bus: bus.subscribe(EVENT_TRAIN_OPTIMIZER_STEP_PRE, note)),
+        optimizer_provider=TWO_GROUPS,
+        lr_scheduler_provider=LRSchedule.linear(warmup_steps=2),
+    )
+    trainer.train()
+
+    assert seen == [pytest.approx([0.1 * factor, 0.01 * factor]) for factor in (0.5, 1.0, 1.0, 0.5)]
+
+
+def test_a_rate_that_is_a_tensor_follows_the_schedule() -> None:
+    """It is filled in place, as optimizers that are captured or compiled need it."""
+    rate = torch.tensor(0.5)
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(2))], lr=rate)
+    context = InitializeLRSchedulerContext(dist_context=cpu_context(), optimizer=optimizer, total_steps=4)
+
+    LRSchedule.linear(warmup_steps=2)(context)
+
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert rate.item() == 0.25
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        LRSchedule.linear(warmup_steps=2),
+        LRSchedule.cosine(warmup_steps=2, final_fraction=0.1),
+        LRSchedule.wsd(warmup_steps=2, decay_steps=3),
+    ],
+    ids=lambda schedule: schedule.shape,
+)
+def test_a_resumed_run_ends_as_one_left_alone(schedule: LRSchedule, every_step: CheckpointingConfig) -> None:
+    """Stopped anywhere, with the same weights, bit for bit."""
+    undisturbed = configure_training(
+        training_config(total_steps=7), optimizer_provider=TWO_GROUPS, lr_scheduler_provider=schedule
+    )
+    undisturbed.train()
+
+    def listen(bus: EventBus) -> None:
+        bus.subscribe(EVENT_TRAIN_STEP_POST, stop_once_in_each_step)
+
+    stopped_in: set[int] = set()
+
+    def stop_once_in_each_step(ctx: EventStepContext) -> None:
+        if ctx.stepper.current_step not in stopped_in:
+            stopped_in.add(ctx.stepper.current_step)
+            raise StoppedError
+
+    for _ in range(7):
+        with pytest.raises(StoppedError):
+            configure_training(
+                training_config(every_step, total_steps=7),
+                task=ToyTask(listen),
+                optimizer_provider=TWO_GROUPS,
+                lr_scheduler_provider=schedule,
+            ).train()
+    resumed = configure_training(
+        training_config(every_step, total_steps=7), optimizer_provider=TWO_GROUPS, lr_scheduler_provider=schedule
+    )
+    resumed.train()
+
+    assert stopped_in == set(range(7))
+    assert same_tensors(weights_of(undisturbed.modules[0]), weights_of(resumed.modules[0]))
+
+
+def test_a_run_does_not_go_on_with_another_schedule(every_step: CheckpointingConfig) -> None:
+    """The error names the number of the schedule that differs."""
+    configure_training(training_config(every_step), lr_scheduler_provider=LRSchedule.linear(warmup_steps=1)).train()
+    other = configure_training(
+        training_config(every_step), lr_scheduler_provider=LRSchedule.linear(warmup_steps=1, final_fraction=0.5)
+    )
+
+    with pytest.raises(CheckpointError, match=r"lr_scheduler/lr_lambdas/0/final_fraction is 0\.5 here and 0\.0 in the"):
+        other.train()
+
+
+class Wrapper:
+    """An optimizer that is none of torch's kind."""
+
+    def __init__(self, ctx: InitializeOptimizerContext) -> None:
+        self._inner = torch.optim.SGD(ctx.parameters(), lr=0.1)
+
+    def step(self) -> None:
+        self._inner.step()
+
+    def zero_grad(self) -> None:
+        self._inner.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        self._inner.load_state_dict(state_dict)
+
+
+def test_an_optimizer_of_another_kind_is_refused() -> None:
+    """Without a schedule it may be anything that fits the protocol; with one the error says what to do."""
+    configure_training(training_config(), optimizer_provider=Wrapper).train()
+
+    with pytest.raises(TypeError, match=r"the optimizer is a Wrapper, and .* or pass an lr_scheduler_provider that"):
+        configure_training(training_config(), optimizer_provider=Wrapper, lr_scheduler_provider=LRSchedule.linear())

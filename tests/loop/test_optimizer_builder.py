@@ -1,0 +1,368 @@
+"""Any optimizer of torch's kind, its parameters in groups, fused where it can be."""
+
+import copy
+import logging
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from d9d.core.dist_context import DistributedContext
+from d9d.loop.component import OptimizerBuilder, ParameterGroup
+from d9d.loop.config import ConfigurationError
+from d9d.loop.control import InitializeOptimizerContext
+
+from .toy_job import configure_training, cpu_context, training_config
+
+FUSED_CLASSES = [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad]
+UNFUSED_CLASSES = [torch.optim.RMSprop, torch.optim.NAdam, torch.optim.Adafactor, torch.optim.Muon]
+
+
+def is_vector(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim <= 1
+
+
+def is_in_first_layer(name: str, parameter: nn.Parameter) -> bool:
+    return name.startswith("0.")
+
+
+def is_anything(name: str, parameter: nn.Parameter) -> bool:
+    return True
+
+
+def is_nowhere(name: str, parameter: nn.Parameter) -> bool:
+    return False
+
+
+def two_layers() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+
+def context(*modules: nn.Module, world_size: int = 1) -> InitializeOptimizerContext:
+    """Return what an optimizer is built from in one of some processes."""
+    dist_context = DistributedContext(device=torch.device("cpu"), world_size=world_size)
+    return InitializeOptimizerContext(dist_context=dist_context, modules=list(modules))
+
+
+def build(builder: OptimizerBuilder, *modules: nn.Module, world_size: int = 1) -> torch.optim.Optimizer:
+    """Build an optimizer over the stages of one process."""
+    optimizer = builder(context(*modules, world_size=world_size))
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer
+
+
+def names_by_group(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list[str]]:
+    """Return the names of the parameters of each group."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
+
+
+def step_once(optimizer: torch.optim.Optimizer) -> None:
+    """Give each parameter a gradient of ones, and step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+def test_what_no_group_matches_comes_first_with_the_options_of_the_optimizer() -> None:
+    """The parameters of a group have its options, and those of the optimizer where it has none."""
+    model = two_layers()
+    builder = OptimizerBuilder(
+        torch.optim.AdamW, lr=0.5, weight_decay=0.1, groups=[ParameterGroup(is_vector, weight_decay=0.0)]
+    )
+
+    optimizer = build(builder, model)
+
+    assert names_by_group(optimizer, model) == [["0.weight", "1.weight"], ["0.bias", "1.bias"]]
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.5, 0.1), (0.5, 0.0)]
+
+
+def test_the_first_group_that_matches_has_the_parameter() -> None:
+    """Later ones have what is left."""
+    model = two_layers()
+    groups = [ParameterGroup(is_in_first_layer, lr=0.1), ParameterGroup(is_vector, lr=0.2)]
+
+    optimizer = build(OptimizerBuilder(torch.optim.SGD, groups=groups), model)
+
+    assert names_by_group(optimizer, model) == [["1.weight"], ["0.weight", "0.bias"], ["1.bias"]]
+
+
+def test_groups_that_take_everything_leave_no_group_of_the_rest() -> None:
+    """No group is empty."""
+    model = two_layers()
+
+    optimizer = build(OptimizerBuilder(torch.optim.SGD, groups=[ParameterGroup(is_anything, lr=0.1)]), model)
+
+    assert [len(group["params"]) for group in optimizer.param_groups] == [4]
+
+
+class HasLength:
+    """Matches what has one of some lengths."""
+
+    def __init__(self, lengths: set[int]) -> None:
+        self._lengths = lengths
+
+    def __call__(self, name: str, parameter: nn.Parameter) -> bool:
+        return len(parameter) in self._lengths
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1), st.lists(st.sets(st.integers(0, 4))))
+def test_each_parameter_that_wants_gradients_is_in_one_group(
+    kinds: list[tuple[int, bool]], wanted: list[set[int]]
+) -> None:
+    """Whatever the predicates: that of the first that takes it, or the rest."""
+    model = nn.ParameterList([nn.Parameter(torch.zeros(kind), requires_grad=is_free) for kind, is_free in kinds])
+    groups = [ParameterGroup(HasLength(own), lr=0.5) for own in wanted]
+
+    optimizer = build(OptimizerBuilder(torch.optim.SGD, fused=False, groups=groups), model, world_size=2)
+
+    placed = [name for names in names_by_group(optimizer, model) for name in names]
+    assert sorted(placed) == sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    taken = set().union(*wanted)
+    for group in optimizer.param_groups:
+        assert all((len(parameter) in taken) is (group["lr"] == 0.5) for parameter in group["params"])
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    """No predicate sees them."""
+    model = two_layers()
+    model[0].requires_grad_(requires_grad=False)
+    seen: list[str] = []
+
+    def note(name: str, parameter: nn.Parameter) -> bool:
+        seen.append(name)
+        return False
+
+    optimizer = build(OptimizerBuilder(torch.optim.SGD, groups=[ParameterGroup(note)]), model, world_size=2)
+
+    assert names_by_group(optimizer, model) == [["1.weight", "1.bias"]]
+    assert seen == ["1.weight", "1.bias"]
+
+
+def test_a_group_that_matches_nothing_is_refused_by_name() -> None:
+    """A typing error in a predicate would otherwise decay what was not to be decayed."""
+    builder = OptimizerBuilder(
+        torch.optim.AdamW, groups=[ParameterGroup(is_vector), ParameterGroup(is_nowhere, weight_decay=0.0)]
+    )
+
+    message = re.escape("groups[1], ParameterGroup(is_nowhere, weight_decay=0.0), matches no parameter that requires")
+    with pytest.raises(ConfigurationError, match=f"^{message}"):
+        configure_training(training_config(), optimizer_provider=builder)
+
+
+def test_a_group_may_be_empty_where_a_process_holds_part_of_the_model(caplog: pytest.LogCaptureFixture) -> None:
+    """Another process may hold its parameters; the log says so."""
+    builder = OptimizerBuilder(torch.optim.AdamW, groups=[ParameterGroup(is_nowhere, lr=0.1)])
+
+    with caplog.at_level(logging.INFO, logger="d9d"):
+        optimizer = build(builder, two_layers(), world_size=2)
+
+    assert "groups[0], ParameterGroup(is_nowhere, lr=0.1), matches no parameter of this process" in caplog.text
+    assert [group["lr"] for group in optimizer.param_groups] == [0.001]
+
+
+def test_a_frozen_model_is_refused() -> None:
+    """There is nothing to train."""
+    with pytest.raises(ConfigurationError, match="no parameter that requires gradients: there is nothing to train"):
+        build(OptimizerBuilder(torch.optim.AdamW), two_layers().requires_grad_(requires_grad=False))
+
+
+def test_a_frozen_stage_has_an_optimizer_over_nothing() -> None:
+    """So that every process has one, whatever its part of the model."""
+    frozen = two_layers().requires_grad_(requires_grad=False)
+
+    optimizer = build(OptimizerBuilder(torch.optim.AdamW), frozen, world_size=2)
+    optimizer.step()
+
+    assert [group["params"] for group in optimizer.param_groups] == [[]]
+
+
+def test_an_option_that_the_optimizer_does_not_take_is_refused_where_it_is_written() -> None:
+    """The error has those that it takes."""
+    with pytest.raises(ConfigurationError, match=r"^SGD: got an unexpected keyword .*'decay'; it takes lr, momen"):
+        OptimizerBuilder(torch.optim.SGD, lr=0.1, decay=0.1)
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [("weight_decy", "did you mean 'weight_decay'?"), ("zeal", "it knows dampening, differentiable, foreach, fused")],
+)
+def test_an_option_of_a_group_that_the_optimizer_does_not_know_is_refused(option: str, remedy: str) -> None:
+    """Torch would keep it and never look at it."""
+    builder = OptimizerBuilder(torch.optim.SGD, groups=[ParameterGroup(is_vector, **{option: 0.0})])
+
+    with pytest.raises(ConfigurationError) as caught:
+        build(builder, two_layers())
+    assert str(caught.value).startswith(
+        f"groups[0], ParameterGroup(is_vector, {option}=0.0), has the option {option!r}, which SGD does not know: "
+        f"{remedy}"
+    )
+
+
+def test_an_option_that_is_out_of_range_is_told_in_the_words_of_the_optimizer() -> None:
+    """What it refuses for its own reasons is not taken for a missing fused form."""
+    with pytest.raises(ValueError, match="Invalid learning rate: -1"):
+        build(OptimizerBuilder(torch.optim.AdamW, lr=-1.0), two_layers())
+
+
+@pytest.mark.parametrize("optimizer_class", FUSED_CLASSES)
+def test_an_optimizer_that_can_be_fused_is(optimizer_class: type[torch.optim.Optimizer]) -> None:
+    """In each of its groups."""
+    builder = OptimizerBuilder(optimizer_class, groups=[ParameterGroup(is_vector, weight_decay=0.0)])
+
+    optimizer = build(builder, two_layers())
+
+    assert [group["fused"] for group in optimizer.param_groups] == [True, True]
+    step_once(optimizer)
+
+
+@pytest.mark.parametrize("optimizer_class", UNFUSED_CLASSES)
+def test_an_optimizer_without_a_fused_form_is_built_as_it_is(optimizer_class: type[torch.optim.Optimizer]) -> None:
+    """It does not know the word."""
+    optimizer = build(OptimizerBuilder(optimizer_class), nn.Linear(3, 2, bias=False))
+
+    assert "fused" not in optimizer.defaults
+    step_once(optimizer)
+
+
+@pytest.mark.parametrize("options", [{"fused": False}, {"foreach": True}, {"foreach": False}, {"fused": None}])
+def test_what_the_user_says_of_the_implementation_holds(options: dict[str, Any]) -> None:
+    """Nothing is added to it."""
+    optimizer = build(OptimizerBuilder(torch.optim.AdamW, **options), two_layers())
+
+    assert {name: optimizer.defaults[name] for name in ("fused", "foreach")} == {
+        "fused": None,
+        "foreach": None,
+        **options,
+    }
+
+
+@pytest.mark.parametrize("fused", [None, False, True])
+def test_an_optimizer_stays_as_it_is_when_it_takes_a_state(fused: bool | None) -> None:  # noqa: FBT001 -- a parameter
+    """Only one that was told what to be is told again by the state."""
+    source = build(OptimizerBuilder(torch.optim.AdamW, fused=fused), two_layers())
+    step_once(source)
+    chosen = build(OptimizerBuilder(torch.optim.AdamW), two_layers())
+    told = build(OptimizerBuilder(torch.optim.AdamW, fused=False), two_layers())
+
+    for optimizer in (chosen, told):
+        optimizer.load_state_dict(copy.deepcopy(source.state_dict()))
+        step_once(optimizer)
+
+    assert [optimizer.param_groups[0]["fused"] for optimizer in (chosen, told)] == [True, fused]
+    assert all(state["step"] == 2 for state in chosen.state.values())
+
+
+def test_what_the_user_says_of_a_group_holds() -> None:
+    """The others are then as torch has them."""
+    builder = OptimizerBuilder(torch.optim.AdamW, groups=[ParameterGroup(is_vector, foreach=True)])
+
+    optimizer = build(builder, two_layers())
+
+    assert [(group["fused"], group["foreach"]) for group in optimizer.param_groups] == [(None, None), (None, True)]
+
+
+class Scale(nn.Module):
+    """Holds one parameter."""
+
+    def __init__(self, parameter: torch.Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(parameter)
+
+
+class Tagged(torch.Tensor):
+    """A tensor of another kind."""
+
+
+UNFUSABLE = [
+    pytest.param(Scale(torch.zeros(2, dtype=torch.complex64)), id="complex"),
+    pytest.param(Scale(torch.zeros(2, device="meta")), id="meta"),
+    pytest.param(Scale(torch.zeros(2).as_subclass(Tagged)), id="subclass"),
+]
+
+
+@pytest.mark.parametrize("odd", UNFUSABLE)
+def test_one_parameter_that_cannot_be_fused_decides(odd: nn.Module) -> None:
+    """The optimizer then does what it does by default, and steps."""
+    optimizer = build(OptimizerBuilder(torch.optim.AdamW), nn.ModuleList([nn.Linear(3, 2), odd]))
+
+    assert optimizer.defaults["fused"] is None
+    step_once(optimizer)
+
+
+def test_why_an_optimizer_is_not_fused_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """In torch's words, at level DEBUG."""
+    with caplog.at_level(logging.DEBUG, logger="d9d"):
+        build(OptimizerBuilder(torch.optim.AdamW), Scale(torch.zeros(2, device="meta")))
+
+    assert "AdamW runs without fused=True: `fused=True` requires all the params to be" in caplog.text
+
+
+def test_an_optimizer_that_is_differentiable_is_not_fused() -> None:
+    """Options that exclude one another are not made to meet."""
+    optimizer = build(OptimizerBuilder(torch.optim.Adam, differentiable=True), two_layers())
+
+    assert optimizer.defaults["fused"] is None
+
+
+@pytest.mark.parametrize("embedding", [nn.Embedding(5, 3, sparse=True), nn.EmbeddingBag(5, 3, sparse=True)])
+def test_sparse_gradients_are_stepped_without_the_fused_form(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
+    """There is none for them."""
+    optimizer = build(OptimizerBuilder(torch.optim.SGD, lr=0.1), nn.ModuleList([embedding, nn.Linear(3, 2)]))
+
+    before = embedding.weight.detach().clone()
+    torch.autograd.backward(embedding(torch.tensor([[1]])).sum())
+    optimizer.step()
+
+    assert (embedding.weight != before).any(dim=1).tolist() == [False, True, False, False, False]
+
+
+def test_parameters_of_several_types_are_fused_together() -> None:
+    """Torch sorts them by type itself."""
+    model = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.bfloat16), nn.Linear(3, 2).double()])
+
+    optimizer = build(OptimizerBuilder(torch.optim.AdamW), model)
+
+    assert optimizer.defaults["fused"] is True
+    step_once(optimizer)
+
+
+def test_the_trial_leaves_no_trace() -> None:
+    """The first step of the optimizer is its first, and no random number is drawn."""
+    model = two_layers()
+    state = torch.get_rng_state()
+
+    optimizer = build(OptimizerBuilder(torch.optim.AdamW), model)
+
+    assert not optimizer.state
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_stages_of_a_process_are_one_sequence_of_parameters() -> None:
+    """In the order of the pipeline, each parameter once and by its first name."""
+    first, second = nn.ModuleDict({"0": nn.Linear(3, 3)}), nn.ModuleDict({"2": nn.Linear(3, 3, bias=False)})
+    second["2"].weight = first["0"].weight
+    second["3"] = nn.Linear(3, 3)
+    ctx = context(first, second)
+
+    assert [name for name, _ in ctx.named_parameters()] == ["0.weight", "0.bias", "3.weight", "3.bias"]
+    assert [id(parameter) for parameter in ctx.parameters()] == [
+        id(parameter) for _, parameter in ctx.named_parameters()
+    ]
+
+
+def test_stages_whose_names_clash_are_refused() -> None:
+    """Checkpoints tell parameters apart by their names."""
+    with pytest.raises(ValueError, match=r"parameter named '0\.weight', the later of them modules\[1\]: give each"):
+        list(context(two_layers(), two_layers()).parameters())
+
+
+def test_the_context_of_one_process_holds_the_whole_model() -> None:
+    """That of one among several may not."""
+    assert InitializeOptimizerContext(dist_context=cpu_context(), modules=[]).holds_whole_model
+    assert not context(world_size=2).holds_whole_model
