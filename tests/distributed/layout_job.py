@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils.data import Dataset
 
 from d9d.core.dist_context import DeviceMeshParameters
+from d9d.core.parallel import shard_data_parallel
 from d9d.core.pipeline import StagePosition
-from d9d.core.protocol import OptimizerProtocol
+from d9d.loop.component import OptimizerBuilder
 from d9d.loop.config import PipelineConfig, ReportingConfig, TrainingConfig
 from d9d.loop.control import (
     BuildForwardInputsContext,
@@ -24,7 +24,6 @@ from d9d.loop.control import (
     InitializeDatasetResult,
     InitializeModelStageContext,
     InitializeModelStageResult,
-    InitializeOptimizerContext,
     ModelProvider,
     ParallelizeModelStageContext,
     RegisterTaskEventsContext,
@@ -62,10 +61,14 @@ class Stage(nn.Module):
         self.layers = nn.ModuleDict({str(index): Layer() for index in position.layers(NUM_LAYERS)})
         self.exit = nn.Linear(WIDTH, NUM_CLASSES) if position.is_last else nn.Identity()
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the layers."""
+        return list(self.layers.children())
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Turn features [batch, feature] of the data, or of the stage before, into those of the next, or logits."""
         features = self.entry(features)
-        for layer in self.layers.values():
+        for layer in self.blocks():
             features = layer(features)
         logits: torch.Tensor = self.exit(features)
         return logits
@@ -93,18 +96,7 @@ def plain(ctx: ParallelizeModelStageContext) -> None:
 
 def sharded(ctx: ParallelizeModelStageContext) -> None:
     """Shard each layer, and the stage, over all dimensions of data parallelism that there are."""
-    mesh = ctx.dist_context.mesh_for("dense")
-    names = [name for name in ("data_parallel_replicate", "data_parallel_shard") if mesh[name].size() > 1]
-    if not names:
-        return
-    own = (
-        mesh["data_parallel_replicate", "data_parallel_shard"]
-        if len(names) == 2 or "replicate" in names[0]
-        else mesh[names[0]]
-    )
-    for layer in ctx.model.layers.children():
-        fully_shard(layer, mesh=own)
-    fully_shard(ctx.model, mesh=own)
+    shard_data_parallel(ctx.model, ctx.dist_context, blocks=Layer)
 
 
 def tensor_parallel(ctx: ParallelizeModelStageContext) -> None:
@@ -113,7 +105,7 @@ def tensor_parallel(ctx: ParallelizeModelStageContext) -> None:
     if ctx.dist_context.mesh_parameters.tensor_parallel == 1:
         return
     mesh = ctx.dist_context.mesh_for("dense")["tensor_parallel"]
-    for layer in ctx.model.layers.children():
+    for layer in ctx.model.blocks():
         parallelize_module(layer, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
 
 
@@ -201,11 +193,6 @@ def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
     return InitializeDatasetResult(dataset=Samples())
 
 
-def provide_optimizer(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    """Bring AdamW with a rate that moves the weights far in a few steps."""
-    return torch.optim.AdamW(ctx.parameters(), lr=0.01, fused=True)
-
-
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a process saw of a run.
@@ -225,7 +212,12 @@ class Outcome:
 
 def configure(layout: Layout, num_ranks: int, task: TrainTask, **settings: Any) -> Trainer:
     """Assemble the job in a layout; on one rank all layouts are the same."""
-    defaults: dict[str, Any] = {"total_steps": NUM_STEPS, "global_batch_size": 32, "micro_batch_size": 2}
+    defaults: dict[str, Any] = {
+        "total_steps": NUM_STEPS,
+        "global_batch_size": 32,
+        "micro_batch_size": 2,
+        "max_gradient_norm": None,
+    }
     return TrainingConfigurator(
         config=TrainingConfig(
             **{**defaults, **settings},
@@ -237,7 +229,8 @@ def configure(layout: Layout, num_ranks: int, task: TrainTask, **settings: Any) 
         task=task,
         model_provider=Provider(layout),
         dataset_provider=provide_dataset,
-        optimizer_provider=provide_optimizer,
+        # The rate moves the weights far in a few steps.
+        optimizer_provider=OptimizerBuilder(torch.optim.AdamW, lr=0.01),
     ).configure()
 
 

@@ -8,6 +8,7 @@ from d9d.core.dist_context import DistributedContext
 from d9d.core.pipeline import StagePosition
 from d9d.loop.component.activation_shapes import StageOutline
 from d9d.loop.component.provided import expect_result
+from d9d.loop.component.weight_initializer import initialize_weights
 from d9d.loop.control import (
     InitializeModelStageContext,
     InitializeModelStageResult,
@@ -31,13 +32,16 @@ class ModelStage:
     outline: StageOutline | None
 
 
-def build_model_stage(provider: ModelProvider, dist_context: DistributedContext, position: StagePosition) -> ModelStage:
+def build_model_stage(
+    provider: ModelProvider, dist_context: DistributedContext, position: StagePosition, *, seed: int
+) -> ModelStage:
     """Build a stage, have it parallelised, and bring it to the device.
 
     Args:
         provider: Brings the stage.
         dist_context: Says where it runs.
         position: Which stage to build.
+        seed: Where initial weights begin that the provider leaves to the loop.
 
     Returns:
         The stage.
@@ -45,8 +49,10 @@ def build_model_stage(provider: ModelProvider, dist_context: DistributedContext,
     result = provider.initialize_model_stage(InitializeModelStageContext(dist_context=dist_context, stage=position))
     module = expect_result(result, InitializeModelStageResult, provider.initialize_model_stage).model
     outline = StageOutline(module) if position.num_stages > 1 else None
-    module = module.to(dist_context.device)
+    if not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        module.to(dist_context.device)
     provider.parallelize_model_stage(
         ParallelizeModelStageContext(dist_context=dist_context, model=module, stage=position)
     )
+    initialize_weights(module, device=dist_context.device, seed=seed)
     return ModelStage(module, position, outline)

@@ -90,6 +90,10 @@ class LoopStage(PipelineStage):
             self._failure = error
             raise
 
+    def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[distributed.P2POp]:
+        """Send nothing after the last stage, whose outputs can be of any kind."""
+        return [] if self.is_last else super().get_fwd_send_ops(fwd_chunk_id)
+
     def get_local_bwd_output(self, mb_index: int) -> Any:
         """Return nothing in a step without backward passes, where torch asks none the less."""
         return super().get_local_bwd_output(mb_index) if self.has_backward else ()  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ from d9d.loop.component.model_builder import ModelStage, build_model_stage
 from d9d.loop.component.model_inputs import ModelInputs
 from d9d.loop.component.model_runner import ModelRunner, WholeModelRunner
 from d9d.loop.component.precision import ForwardPrecision
+from d9d.loop.component.synchronization import require_synchronized
 from d9d.loop.config import LoopConfig
 from d9d.loop.control import BaseTask, ModelProvider
 
@@ -27,11 +28,13 @@ def build_stages(provider: ModelProvider, config: LoopConfig, dist_context: Dist
         The stages, in the order of the pipeline.
 
     Raises:
-        ConfigurationError: If two of them name a weight alike.
+        ConfigurationError: If two of them name a weight alike, or gradients would not be added up over processes.
     """
     positions = config.pipeline.stages_of(dist_context.pipeline_rank, config.mesh.pipeline_parallel)
-    stages = [build_model_stage(provider, dist_context, position) for position in positions]
-    _require_own_names([stage.module for stage in stages])
+    stages = [build_model_stage(provider, dist_context, position, seed=config.seed) for position in positions]
+    modules = [stage.module for stage in stages]
+    _require_own_names(modules)
+    require_synchronized(modules, dist_context, schedule=config.pipeline.schedule if len(modules) > 1 else None)
     return stages
 
 

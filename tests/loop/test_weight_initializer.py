@@ -1,0 +1,178 @@
+"""A model that is built without memory gets its weights from its modules' own `reset_parameters`."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from d9d.core.configuration import ConfigurationError
+from d9d.loop.component.weight_initializer import initialize_weights
+
+CPU = torch.device("cpu")
+
+
+def on_meta(build: type[nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return build()
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.second = nn.Linear(3, 3, dtype=torch.bfloat16)
+        self.second.bias.requires_grad = False
+
+
+def test_all_tensors_get_memory_and_values() -> None:
+    """In their own number format, buffers included; what is frozen stays frozen."""
+    model = on_meta(Network)
+    initialize_weights(model, device=CPU, seed=0)
+
+    assert isinstance(model.norm, nn.BatchNorm1d)
+    assert isinstance(model.second, nn.Linear)
+    assert model.norm.running_var is not None
+    assert model.norm.running_var.tolist() == [1.0, 1.0, 1.0]
+    assert model.second.weight.dtype == torch.bfloat16
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["second.bias"]
+    assert all(tensor.device == CPU and tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+def weights_of(model: nn.Module, *, seed: int = 0) -> list[torch.Tensor]:
+    initialize_weights(model, device=CPU, seed=seed)
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+def test_weights_depend_on_the_seed_and_on_the_name() -> None:
+    """Neither on what was drawn before, nor on what other modules draw."""
+    first, _, *_ = weights_of(on_meta(Network))
+    torch.manual_seed(17)
+    again, _, *_ = weights_of(on_meta(Network))
+    other, _, *_ = weights_of(on_meta(Network), seed=1)
+    alone = on_meta(Network)
+    del alone.norm, alone.second
+    apart, _ = weights_of(alone)
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(first, apart)
+
+
+def test_equal_modules_get_unlike_weights() -> None:
+    """Since their names differ."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    first, second = weights_of(model)
+
+    assert not torch.equal(first, second)
+
+
+def test_a_compiled_model_has_the_weights_of_the_model() -> None:
+    """What a wrapper adds to names does not count."""
+    compiled = torch.compile(on_meta(Network), backend="eager")
+    assert isinstance(compiled, nn.Module)
+
+    for weight, expected in zip(weights_of(compiled), weights_of(on_meta(Network)), strict=True):
+        assert torch.equal(weight, expected)
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    """Those of torch and of Python."""
+    torch.manual_seed(5)
+    random.seed(5)
+    expected = torch.rand(2).tolist(), random.random()  # noqa: S311 -- not for secrets
+    torch.manual_seed(5)
+    random.seed(5)
+    initialize_weights(on_meta(Network), device=CPU, seed=0)
+
+    assert (torch.rand(2).tolist(), random.random()) == expected  # noqa: S311 -- not for secrets
+
+
+def test_only_what_has_no_memory_is_initialised() -> None:
+    """Neighbours of it, in another module or the same, keep their values."""
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    kept = [first.weight.detach().clone(), second.bias.detach().clone()]
+    second.weight = nn.Parameter(second.weight.to("meta"))
+    initialize_weights(nn.Sequential(first, second), device=CPU, seed=0)
+
+    assert torch.equal(first.weight, kept[0])
+    assert torch.equal(second.bias, kept[1])
+    assert second.weight.isfinite().all()
+
+
+def test_shared_weights_are_initialised_by_the_first_module() -> None:
+    """The second has them, and initialises what else it has."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 4))
+        alone = nn.Sequential(nn.Embedding(4, 3))
+        model[1].weight = model[0].weight
+    weights = weights_of(model)
+
+    assert model[1].weight is model[0].weight
+    assert torch.equal(weights[0], weights_of(alone)[0])
+    assert weights[1].isfinite().all()
+
+
+class Bare(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.scale = nn.Parameter(torch.ones(2))
+        self.register_buffer("count", torch.zeros(2))
+
+
+def test_a_module_that_cannot_initialise_is_refused_before_any_is() -> None:
+    """With its path, its class and its tensors."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2, 2), Bare())
+    with pytest.raises(ConfigurationError) as raised:
+        initialize_weights(model, device=CPU, seed=0)
+
+    assert str(raised.value) == (
+        "modules have tensors on the meta device and no reset_parameters() to initialise them: 1 (Bare: scale, count). "
+        "Define reset_parameters(), which sets the parameters and buffers that the module itself has, or build these "
+        "modules on a real device"
+    )
+    assert model[0].weight.is_meta
+
+
+def test_a_parametrized_weight_is_refused() -> None:
+    """Its module would initialise what is computed, and not what it is computed from."""
+    with torch.device("meta"):
+        model = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2)))
+    with pytest.raises(ConfigurationError, match=r": 0.parametrizations.weight \(ParametrizationList: original0, orig"):
+        initialize_weights(model, device=CPU, seed=0)
+
+
+def test_tensors_that_cannot_be_given_memory_are_refused() -> None:
+    """Torch's recurrent networks keep references that would be lost."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.GRU(2, 2, bias=False))
+    with pytest.raises(
+        ConfigurationError, match=r": 0 \(GRU: weight_ih_l0, weight_hh_l0\). Build this module on a real"
+    ):
+        initialize_weights(model, device=CPU, seed=0)
+
+
+class Forgetful(Bare):
+    def reset_parameters(self) -> None:
+        self.scale.data.fill_(1.0)
+
+
+def test_a_module_that_leaves_values_out_is_refused() -> None:
+    """They would be whatever the memory held."""
+    with pytest.raises(
+        ConfigurationError, match=r"leaves values out, .*: the model itself \(Forgetful: count\)\. It has"
+    ):
+        initialize_weights(on_meta(Forgetful), device=CPU, seed=0)
+
+
+def test_on_the_meta_device_nothing_is_initialised() -> None:
+    """There is nothing to hold values."""
+    model = on_meta(Bare)
+    initialize_weights(model, device=torch.device("meta"), seed=0)
+
+    assert all(parameter.is_meta for parameter in model.parameters())
