@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -111,6 +111,7 @@ class HasLength:
         return len(parameter) in self._lengths
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1), st.lists(st.sets(st.integers(0, 4))))
 def test_each_parameter_that_wants_gradients_is_in_one_group(
     kinds: list[tuple[int, bool]], wanted: list[set[int]]
