@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from d9d.loop.component.local_gradients import local_gradients
 from d9d.loop.control import ComputeLossResult
 
 _HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
@@ -58,10 +59,9 @@ class GradientAccumulator:
         loss, divisor = self._loss_sum, _nonzero(self._weight_sum)
         self._loss_sum, self._weight_sum = None, 0.0
         if isinstance(divisor, torch.Tensor) or divisor != 1.0:
-            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-            # The operation that torch's own optimizers and clipping use for all tensors at once.
-            if gradients:
-                torch._foreach_div_(gradients, divisor)
+            for group in local_gradients(self._parameters):
+                # The operation that torch's own optimizers and clipping use for all tensors at once.
+                torch._foreach_div_(group, divisor)
             loss = loss / divisor
         return loss
 

@@ -109,7 +109,7 @@ class TrainingConfigurator:
                 model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device
             ),
             gradient_accumulator=GradientAccumulator(parameters),
-            gradient_clipper=GradientClipper(parameters, config.max_gradient_norm),
+            gradient_clipper=GradientClipper(parameters, config.max_gradient_norm, dist_context),
             progress=ProgressReporter("train", config.reporting, stepper),
             random_state=random_state,
             checkpointer=self._build_checkpointer(
