@@ -221,9 +221,7 @@ def test_one_process_clips_as_torch_does(
 
 @settings(deadline=None)
 @given(GRADIENTS, st.sampled_from([(torch.bfloat16,), (torch.bfloat16, torch.float32), (torch.float16,)]))
-def test_short_numbers_are_added_up_in_fp32(
-    drawn: list[tuple[int, int, int]], dtypes: tuple[torch.dtype, ...]
-) -> None:
+def test_short_numbers_are_added_up_in_fp32(drawn: list[tuple[int, int, int]], dtypes: tuple[torch.dtype, ...]) -> None:
     """Alone and beside long ones."""
     parameters = parameters_of(drawn, *dtypes)
     whole = torch.cat([parameter.grad.double().flatten() for parameter in parameters if parameter.grad is not None])

@@ -57,11 +57,13 @@ class GradientNorm:
         norms: list[torch.Tensor] = []
         for group in local_gradients(parameters):
             dtype = torch.float32 if group[0].dtype in _HALF_PRECISION else None
-            # The operation of `torch.nn.utils.get_total_norm`, which passes on no number format.
-            norms.extend(norm.to(self._device) for norm in torch._foreach_norm(group, 2.0, dtype=dtype))
+            # `torch.nn.utils.get_total_norm` does this, and passes on no number format.
+            of_group = torch._foreach_norm(group, 2.0, dtype=dtype)  # noqa: SLF001 -- no other takes one
+            norms.extend(norm.to(self._device) for norm in of_group)
         if not norms:
             return torch.zeros((), device=self._device)
-        return torch.linalg.vector_norm(torch.stack(norms))
+        total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return total
 
     def _is_counted_here(self, gradient: torch.Tensor | None) -> bool:
         """Say whether this process is the first, of those with the same stage, that holds its part of a gradient."""
@@ -70,7 +72,7 @@ class GradientNorm:
         key = (gradient.device_mesh, gradient.placements)
         if key not in self._counted:
             mesh, placements = key
-            coordinate = mesh.get_coordinate() or []
+            coordinate = mesh.get_coordinate() or ()
             # Beside this mesh may lie others with the same gradient, as along a dimension that does not divide it.
             self._counted[key] = self._first_rank in mesh.mesh.flatten().tolist() and all(
                 index == 0 for index, placement in zip(coordinate, placements, strict=True) if placement.is_replicate()

@@ -13,7 +13,9 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
+from d9d.loop.component.gradient_dtype import GradientFormat
 from d9d.loop.component.model_stage import ModelStage
+from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
@@ -50,6 +52,8 @@ class Trainer:
         model_stage: Runs the model.
         gradient_accumulator: Gathers the gradients of a step.
         gradient_clipper: Bounds them.
+        gradient_format: Gathers them in more bits than the optimizer gets.
+        non_finite_gradients: Leaves out steps whose gradients are not finite.
         progress: Shows people how far the run is.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of the job, and gives it back.
@@ -66,6 +70,8 @@ class Trainer:
     model_stage: ModelStage
     gradient_accumulator: GradientAccumulator
     gradient_clipper: GradientClipper
+    gradient_format: GradientFormat
+    non_finite_gradients: NonFiniteGradients
     progress: ProgressReporter
     random_state: RandomState
     checkpointer: Checkpointer
@@ -99,11 +105,13 @@ class Trainer:
                 for micro_batch in fetched:
                     self.gradient_accumulator.add(self._compute_loss(micro_batch))
             loss = self.gradient_accumulator.finish()
-            self.gradient_clipper.clip()
+            self.non_finite_gradients.judge(self.gradient_clipper.clip())
+            self.gradient_format.narrow()
             with bus.bounded(EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST, moment):
                 self.optimizer.step()
             self.optimizer.zero_grad()
             self.gradient_accumulator.discard()
+            self.gradient_format.widen()
             self.lr_scheduler.step()
             self.progress.step_done(loss)
 

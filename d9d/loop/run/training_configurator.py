@@ -14,7 +14,9 @@ from d9d.loop.component.data_loader import build_data_loader, count_samples
 from d9d.loop.component.default_provider import adamw, constant_lr
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
+from d9d.loop.component.gradient_dtype import GradientFormat
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
+from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.config import TrainingConfig
@@ -109,7 +111,19 @@ class TrainingConfigurator:
                 model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device
             ),
             gradient_accumulator=GradientAccumulator(parameters),
-            gradient_clipper=GradientClipper(parameters, config.max_gradient_norm, dist_context),
+            gradient_clipper=GradientClipper(
+                parameters,
+                config.max_gradient_norm,
+                dist_context,
+                always_measure=config.non_finite_gradients != "allow",
+            ),
+            gradient_format=GradientFormat([model], config.gradient_dtype),
+            non_finite_gradients=NonFiniteGradients(
+                config.non_finite_gradients,
+                optimizer,
+                stepper,
+                save_period_steps=config.checkpointing.period_steps if config.checkpointing else None,
+            ),
             progress=ProgressReporter("train", config.reporting, stepper),
             random_state=random_state,
             checkpointer=self._build_checkpointer(
@@ -164,6 +178,7 @@ class TrainingConfigurator:
             "seed": config.seed,
             "precision": config.precision,
             "max_gradient_norm": config.max_gradient_norm,
+            "gradient_dtype": config.gradient_dtype,
             "num_samples": num_samples,
             **(state.describe("model", "optimizer", "lr_scheduler") if config.checkpointing is not None else {}),
         }
