@@ -2,16 +2,14 @@
 
 import collections
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from d9d.core.configuration import ConfigurationError
 from d9d.core.protocol import OptimizerProtocol
 from d9d.core.stepper import Stepper
-
-NonFinitePolicy = Literal["allow", "skip", "stop"]
+from d9d.loop.config import ConfigurationError, TrainingConfig
 
 _LAG_STEPS = 4  # so many steps are then queued on the device: it never idles while the host waits for an older one
 _UNPINNED_DEVICE_TYPES = frozenset({"cpu", "mps"})
@@ -31,29 +29,21 @@ class NonFiniteGradients:
     anything is saved, and in the last step, it is read at once, so that no checkpoint holds a step that was left out.
 
     Args:
-        policy: What to do; `allow` does nothing at all.
+        config: Says what to do, where `allow` is to do nothing at all, and how often a checkpoint is taken.
         optimizer: Updates the parameters.
         stepper: Knows the steps.
-        save_period_steps: How often a checkpoint is taken, in steps; `None` for never.
 
     Raises:
         ConfigurationError: If the optimizer cannot leave out a step on the device.
     """
 
-    def __init__(
-        self,
-        policy: NonFinitePolicy,
-        optimizer: OptimizerProtocol,
-        stepper: Stepper,
-        *,
-        save_period_steps: int | None = None,
-    ) -> None:
-        if policy != "allow":
-            _require_support(policy, optimizer)
-        self._policy = policy
+    def __init__(self, config: TrainingConfig, optimizer: OptimizerProtocol, stepper: Stepper) -> None:
+        self._policy = config.non_finite_gradients
+        if self._policy != "allow":
+            _require_support(self._policy, optimizer)
         self._optimizer: Any = optimizer
         self._stepper = stepper
-        self._save_period_steps = save_period_steps
+        self._save_period_steps = config.checkpointing.period_steps if config.checkpointing is not None else None
         self._num_skipped: torch.Tensor | None = None
         self._first_norm: torch.Tensor | None = None
         self._reports: collections.deque[_Report] = collections.deque()
@@ -131,7 +121,7 @@ class _Report:
             )
 
 
-def _require_support(policy: NonFinitePolicy, optimizer: OptimizerProtocol) -> None:
+def _require_support(policy: str, optimizer: OptimizerProtocol) -> None:
     """Refuse an optimizer that would have to ask the host whether to take a step."""
     name = type(optimizer).__name__
     setting = f"non_finite_gradients={policy!r}"

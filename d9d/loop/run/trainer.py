@@ -13,7 +13,7 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
-from d9d.loop.component.gradient_dtype import GradientFormat
+from d9d.loop.component.gradient_format import GradientFormat
 from d9d.loop.component.model_stage import ModelStage
 from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.progress import ProgressReporter
@@ -101,6 +101,7 @@ class Trainer:
         bus = self.event_bus
         with bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, moment):
             fetched = list(micro_batches)
+            self.gradient_format.widen()
             with bus.bounded(EVENT_TRAIN_FORWARD_BACKWARD_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST, moment):
                 for micro_batch in fetched:
                     self.gradient_accumulator.add(self._compute_loss(micro_batch))
@@ -111,7 +112,6 @@ class Trainer:
                 self.optimizer.step()
             self.optimizer.zero_grad()
             self.gradient_accumulator.discard()
-            self.gradient_format.widen()
             self.lr_scheduler.step()
             self.progress.step_done(loss)
 

@@ -14,7 +14,7 @@ from d9d.loop.component.data_loader import build_data_loader, count_samples
 from d9d.loop.component.default_provider import adamw, constant_lr
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
-from d9d.loop.component.gradient_dtype import GradientFormat
+from d9d.loop.component.gradient_format import GradientFormat
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
 from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.progress import ProgressReporter
@@ -97,7 +97,7 @@ class TrainingConfigurator:
         model = build_model_stage(self._model_provider, dist_context)
         bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
         optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, model)
-        parameters = list(model.parameters())
+        parameters, measures = list(model.parameters()), config.non_finite_gradients != "allow"
         return Trainer(
             event_bus=bus,
             stepper=stepper,
@@ -112,18 +112,10 @@ class TrainingConfigurator:
             ),
             gradient_accumulator=GradientAccumulator(parameters),
             gradient_clipper=GradientClipper(
-                parameters,
-                config.max_gradient_norm,
-                dist_context,
-                always_measure=config.non_finite_gradients != "allow",
+                parameters, config.max_gradient_norm, dist_context, always_measure=measures
             ),
             gradient_format=GradientFormat([model], config.gradient_dtype),
-            non_finite_gradients=NonFiniteGradients(
-                config.non_finite_gradients,
-                optimizer,
-                stepper,
-                save_period_steps=config.checkpointing.period_steps if config.checkpointing else None,
-            ),
+            non_finite_gradients=NonFiniteGradients(config, optimizer, stepper),
             progress=ProgressReporter("train", config.reporting, stepper),
             random_state=random_state,
             checkpointer=self._build_checkpointer(

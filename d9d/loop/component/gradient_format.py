@@ -9,7 +9,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from d9d.core.configuration import ConfigurationError
+from d9d.loop.config import ConfigurationError
 
 _HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
@@ -21,8 +21,8 @@ class GradientFormat:
     to, one micro-batch after the other, divided, measured and clipped. torch's optimizers take gradients in the
     format of the parameters alone.
 
-    Under FSDP, a sharded parameter receives what the processes have added up in `reduce_dtype`, rounded to the format of
-    the parameter; from there on it is the same.
+    Under FSDP, a sharded parameter receives what the processes have added up in `reduce_dtype`, rounded to the format
+    of the parameter; from there on it is the same.
 
     Args:
         modules: All modules that this process holds.
@@ -47,7 +47,7 @@ class GradientFormat:
             if parameter in policies:
                 # FSDP assigns the first gradient in the parameter's own format, which `grad_dtype` would refuse.
                 parameter.grad_dtype = None
-                parameter.register_post_accumulate_grad_hook(_widen)
+                parameter.register_post_accumulate_grad_hook(_widen)  # type: ignore[no-untyped-call] # torch's own
                 self._hook_widens.append(parameter)
             else:
                 self._autograd_widens.append(parameter)
@@ -81,7 +81,7 @@ def _distinct_parameters(modules: list[nn.Module]) -> list[nn.Parameter]:
 
 def _sharding_policies(modules: list[nn.Module]) -> dict[nn.Parameter, Any]:
     """Return the mixed-precision policy of each parameter that FSDP holds."""
-    policies = {}
+    policies: dict[nn.Parameter, Any] = {}
     for module in (inner for outer in modules for inner in outer.modules()):  # from the outside in: the innermost holds
         if isinstance(module, FSDPModule):
             policy = module._get_fsdp_state()._mp_policy  # noqa: SLF001 -- FSDP tells it nowhere else
@@ -108,7 +108,7 @@ def _refuse_replicas(modules: list[nn.Module]) -> None:
         )
         if is_replica and any(parameter.dtype in _HALF_PRECISION for parameter in module.parameters()):
             raise ConfigurationError(
-                "gradient_dtype='fp32' does not work with DDP over parameters of 16 bits, since it gathers gradients in "
-                "their format: keep the parameters in fp32 with precision='bf16-autocast', or replicate them with "
+                "gradient_dtype='fp32' does not work with DDP over parameters of 16 bits, since it gathers gradients "
+                "in their format: keep the parameters in fp32 with precision='bf16-autocast', or replicate them with "
                 "fully_shard over a mesh (1 shard) and MixedPrecisionPolicy(reduce_dtype=torch.float32)"
             )
