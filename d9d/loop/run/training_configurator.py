@@ -97,7 +97,7 @@ class TrainingConfigurator:
         model = build_model_stage(self._model_provider, dist_context)
         bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
         optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, model)
-        parameters, measures = list(model.parameters()), config.non_finite_gradients != "allow"
+        parameters, judges = list(model.parameters()), config.non_finite_gradients != "allow"
         return Trainer(
             event_bus=bus,
             stepper=stepper,
@@ -111,9 +111,7 @@ class TrainingConfigurator:
                 model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device
             ),
             gradient_accumulator=GradientAccumulator(parameters),
-            gradient_clipper=GradientClipper(
-                parameters, config.max_gradient_norm, dist_context, always_measure=measures
-            ),
+            gradient_clipper=GradientClipper(parameters, config.max_gradient_norm, dist_context, always_measure=judges),
             gradient_format=GradientFormat([model], config.gradient_dtype),
             non_finite_gradients=NonFiniteGradients(config, optimizer, stepper),
             progress=ProgressReporter("train", config.reporting, stepper),
