@@ -97,6 +97,7 @@ class TrainingConfigurator:
         model = build_model_stage(self._model_provider, dist_context)
         bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
         optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, model)
+        stage = ModelStage(model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device)
         parameters, judges = list(model.parameters()), config.non_finite_gradients != "allow"
         return Trainer(
             event_bus=bus,
@@ -107,9 +108,7 @@ class TrainingConfigurator:
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             num_micro_batches=config.num_micro_batches,
-            model_stage=ModelStage(
-                model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device
-            ),
+            model_stage=stage,
             gradient_accumulator=GradientAccumulator(parameters),
             gradient_clipper=GradientClipper(parameters, config.max_gradient_norm, dist_context, always_measure=judges),
             gradient_format=GradientFormat([model], config.gradient_dtype),
