@@ -21,6 +21,8 @@ from d9d.loop.control import (
     ComputeLossContext,
     ComputeLossResult,
     InitializeLRSchedulerContext,
+    InitializeModelStageContext,
+    InitializeModelStageResult,
     InitializeOptimizerContext,
     ProcessOutputsContext,
 )
@@ -33,6 +35,7 @@ from d9d.loop.event.catalogue.train import (
 
 from .toy_job import (
     ToyInferenceTask,
+    ToyModelProvider,
     ToyTask,
     configure_inference,
     configure_training,
@@ -154,6 +157,64 @@ def read_in_training(device: str, task: ToyTask, **settings: Any) -> list[str]:
 def test_steps_of_training_read_no_value(task: type[ToyTask], max_gradient_norm: float | None) -> None:
     """Batches, losses, weights, clipping, the optimizer and the scheduler: all of it stays on the device."""
     assert read_in_training("meta", task(), max_gradient_norm=max_gradient_norm) == []
+
+
+class LeavingOut(torch.optim.SGD):
+    """Leaves out a step as torch's fused optimizers do, which do not run on the meta device."""
+
+    _step_supports_amp_scaling = True
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        found_inf: torch.Tensor = self.found_inf  # type: ignore[attr-defined] # set by whoever finds it
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data = torch.where(found_inf > 0, parameter.data, parameter.data - 0.1 * parameter.grad)
+
+
+@pytest.mark.parametrize("max_gradient_norm", [None, 1.0])
+def test_steps_that_may_be_skipped_read_no_value(max_gradient_norm: float | None) -> None:
+    """Whether the gradients are finite is known on the device alone."""
+    trainer = configure_training(
+        training_config(device="meta", max_gradient_norm=max_gradient_norm, non_finite_gradients="skip"),
+        task=WeighingTask(),
+        optimizer_provider=lambda ctx: LeavingOut(ctx.model.parameters(), lr=0.1),
+    )
+    with readings("meta") as found:
+        trainer.train()
+
+    assert found == []
+
+
+def test_steps_in_fp32_gradients_read_no_value() -> None:
+    """Nor do those whose parameters have 16 bits."""
+
+    class ShortProvider(ToyModelProvider):
+        def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+            result = super().initialize_model_stage(ctx)
+            result.model.bfloat16()
+            return result
+
+    trainer = configure_training(
+        training_config(device="meta", precision="bf16-autocast", gradient_dtype="fp32"),
+        model_provider=ShortProvider(),
+        optimizer_provider=sgd,
+    )
+    with readings("meta") as found:
+        trainer.train()
+
+    assert found == []
+
+
+def test_a_run_that_may_stop_reads_an_old_norm_alone() -> None:
+    """The number of the fourth step before, or in the last step its own; on the CPU there is no copy to wait for."""
+    trainer = configure_training(training_config(total_steps=6, non_finite_gradients="stop"), task=WeighingTask())
+    num_read: list[int] = []
+
+    with readings("cpu") as found:
+        trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, lambda ctx: num_read.append(len(found)))
+        trainer.train()
+
+    assert num_read == [0, 0, 0, 0, 1, 2]
+    assert set(found) == {"tolist in require_finite"}
 
 
 def test_steps_of_inference_read_no_value() -> None:
