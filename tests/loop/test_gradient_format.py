@@ -81,7 +81,7 @@ def test_the_optimizer_gets_the_format_of_the_parameters() -> None:
 def test_parameters_without_gradients_keep_none() -> None:
     """Those that are frozen, too."""
     model = OneWeight()
-    model.short.requires_grad_(requires_grad=False)
+    model.short.requires_grad = False
     gradient_format = GradientFormat([model], "fp32")
 
     gather_long = GradientAccumulator([model.long])
