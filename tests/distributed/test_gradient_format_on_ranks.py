@@ -103,8 +103,8 @@ def refusals() -> list[str]:
 def test_what_gathers_in_16_bits_all_the_same_is_refused() -> None:
     """With what would do."""
     of_fsdp = (
-        "gradient_dtype='fp32' asks for sums of gradients in fp32, and FSDP adds up those of a parameter of shape [4] in "
-        "torch.bfloat16: shard with MixedPrecisionPolicy(reduce_dtype=torch.float32), or set gradient_dtype=None"
+        "gradient_dtype='fp32' asks for sums of gradients in fp32, and FSDP adds up those of a parameter of shape [4] "
+        "in torch.bfloat16: shard with MixedPrecisionPolicy(reduce_dtype=torch.float32), or set gradient_dtype=None"
     )
     for sharded, computing, inside, replicated, composed in run_on_ranks(2, refusals):
         assert (sharded, computing, inside) == (of_fsdp,) * 3

@@ -136,9 +136,7 @@ def _require_support(policy: str, optimizer: OptimizerProtocol) -> None:
     groups: list[dict[str, Any]] = getattr(optimizer, "param_groups", [])
     is_sharded = [{isinstance(parameter, DTensor) for parameter in group["params"]} for group in groups]
     if isinstance(optimizer, torch.optim.SGD | torch.optim.Adagrad) and any(True in kinds for kinds in is_sharded):
-        raise ConfigurationError(
-            f"{setting}: the fused {name} of torch takes no sharded parameters (DTensor): {remedy}"
-        )
+        raise ConfigurationError(f"{setting}: torch's fused {name} takes no sharded parameters (DTensor): {remedy}")
     if isinstance(optimizer, torch.optim.Optimizer) and any(len(kinds) > 1 for kinds in is_sharded):
         raise ConfigurationError(
             f"{setting}: torch's fused optimizers take no sharded parameters (DTensor) beside plain ones in one group, "
