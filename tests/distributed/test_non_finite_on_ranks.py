@@ -61,10 +61,10 @@ def train(
                 else gradient
             )
         if stepper.current_step in bad_steps and context.rank == bad_rank:
-            gradient = parameters[bad_parameter].grad
-            assert gradient is not None
+            bad = parameters[bad_parameter].grad
+            assert bad is not None
             with torch.no_grad():
-                (gradient.to_local() if isinstance(gradient, DTensor) else gradient).view(-1)[0] = float("nan")
+                (bad.to_local() if isinstance(bad, DTensor) else bad).view(-1)[0] = float("nan")
         try:
             guard.judge(clipper.clip())
         except NonFiniteGradientsError as error:
@@ -115,13 +115,13 @@ def test_all_ranks_stop_at_the_same_step() -> None:
 def refusals() -> list[str]:
     """Return why optimizers over sharded parameters are refused."""
     context = DistributedContext.start("cpu", MESH)
-    sharded, _, plain = place(context)
+    sharded, other, plain = place(context)
     config = TrainingConfig(total_steps=1, global_batch_size=2, non_finite_gradients="skip")
     messages = []
     for optimizer in (
         torch.optim.SGD([sharded], fused=True),
         torch.optim.Adagrad([{"params": [plain]}, {"params": [sharded]}], fused=True),
-        torch.optim.AdamW([{"params": [sharded]}, {"params": [plain, sharded.detach().requires_grad_()]}], fused=True),
+        torch.optim.AdamW([{"params": [sharded]}, {"params": [plain, other]}], fused=True),
     ):
         with pytest.raises(ConfigurationError) as raised:
             NonFiniteGradients(config, optimizer, Stepper(1))

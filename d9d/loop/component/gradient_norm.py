@@ -19,7 +19,8 @@ class GradientNorm:
 
     Each process adds up the squares of what it is the first to hold, and one sum over all processes does the rest: it
     brings the shards of all meshes and the stages of a pipeline together, counts nothing twice, and gives every process
-    the same bits. What is not finite anywhere makes the norm so. `torch.nn.utils.clip_grad_norm_` takes neither several meshes nor a `DTensor` beside plain tensors.
+    the same bits. What is not finite on any process makes the norm so. `torch.nn.utils.clip_grad_norm_` takes neither
+    several meshes nor a `DTensor` beside plain tensors.
 
     A plain tensor counts as the same on all processes that hold the same stage, and once; what is divided between
     processes must be a `DTensor`. A parameter that two stages hold counts once in each.
@@ -48,7 +49,8 @@ class GradientNorm:
             return self._norm_of(self._parameters)
         for parameter in self._parameters:
             _reduce_partial(parameter)
-        counted, copies = [], []
+        counted: list[nn.Parameter] = []
+        copies: list[nn.Parameter] = []
         for parameter in self._parameters:
             (counted if self._is_counted_here(parameter.grad) else copies).append(parameter)
         # Copies add nothing, unless they are not finite: the others have to know, and zero times infinity is NaN.
