@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from declared import declared_ids, declared_run, violation
 
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.state_tree import split_state
 
-from .declared import declared_ids, declared_run, violation
 from .endurance import NUM_STEPS, PERIOD_STEPS
 from .toy_job import same_tensors, steps_saved
 

@@ -18,8 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from d9d.loop.component import LRSchedule, OptimizerBuilder
 from d9d.loop.config import ReportingConfig
 from d9d.loop.control import (
+    BuildForwardInputsContext,
+    BuildForwardInputsResult,
     ComputeLossContext,
     ComputeLossResult,
+    InitializeModelStageContext,
+    InitializeModelStageResult,
     OptimizerProvider,
     ProcessOutputsContext,
 )
@@ -33,6 +37,7 @@ from d9d.loop.event.catalogue.train import (
 from .toy_job import (
     ADAMW,
     ToyInferenceTask,
+    ToyModelProvider,
     ToyTask,
     configure_inference,
     configure_training,
@@ -154,6 +159,74 @@ def test_steps_of_training_read_no_value(
 ) -> None:
     """Batches, losses, weights, clipping, the optimizer and the scheduler: all of it stays on the device."""
     assert read_in_training("meta", task(), optimizer_provider, max_gradient_norm=max_gradient_norm) == []
+
+
+class LeavingOut(torch.optim.SGD):
+    """Leaves out a step as torch's fused optimizers do, which do not run on the meta device."""
+
+    _step_supports_amp_scaling = True
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        found_inf: torch.Tensor = self.found_inf  # type: ignore[attr-defined] # set by whoever finds it
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data = torch.where(found_inf > 0, parameter.data, parameter.data - 0.1 * parameter.grad)
+
+
+@pytest.mark.parametrize("max_gradient_norm", [None, 1.0])
+def test_steps_that_may_be_skipped_read_no_value(max_gradient_norm: float | None) -> None:
+    """Whether the gradients are finite is known on the device alone."""
+    trainer = configure_training(
+        training_config(device="meta", max_gradient_norm=max_gradient_norm, non_finite_gradients="skip"),
+        task=WeighingTask(),
+        optimizer_provider=lambda ctx: LeavingOut(ctx.parameters(), lr=0.1),
+    )
+    with readings("meta") as found:
+        trainer.train()
+
+    assert found == []
+
+
+def test_steps_in_fp32_gradients_read_no_value() -> None:
+    """Nor do those whose parameters have 16 bits."""
+
+    class ShortProvider(ToyModelProvider):
+        def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+            result = super().initialize_model_stage(ctx)
+            result.model.bfloat16()
+            return result
+
+    class ShortTask(ToyTask):
+        def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
+            return BuildForwardInputsResult(inputs={"input": ctx.batch["features"].bfloat16()})
+
+    trainer = configure_training(
+        training_config(device="meta", gradient_dtype="fp32"),
+        task=ShortTask(),
+        model_provider=ShortProvider(),
+        optimizer_provider=SGD,
+    )
+    with readings("meta") as found:
+        trainer.train()
+
+    assert found == []
+
+
+def test_a_run_that_may_stop_reads_an_old_norm_alone() -> None:
+    """That of the fourth step before, and in the last step its own."""
+    trainer = configure_training(training_config(total_steps=6, non_finite_gradients="stop"), task=WeighingTask())
+    num_read: list[int] = []
+
+    with readings("cpu") as found:
+        trainer.event_bus.subscribe(
+            EVENT_TRAIN_STEP_POST, lambda ctx: num_read.append(found.count("tolist in require_finite"))
+        )
+        trainer.train()
+    allowing = configure_training(training_config(total_steps=6), task=WeighingTask())
+    with readings("cpu") as found_without:
+        allowing.train()
+
+    assert num_read == [0, 0, 0, 0, 1, 2]
+    assert [each for each in found if each != "tolist in require_finite"] == found_without
 
 
 def test_steps_of_inference_read_no_value() -> None:

@@ -15,7 +15,9 @@ from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.device_transfer import move_to_device
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
+from d9d.loop.component.gradient_format import GradientFormat
 from d9d.loop.component.model_runner import ModelRunner
+from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
@@ -53,6 +55,8 @@ class Trainer:
         model_runner: Runs the model.
         gradient_accumulator: Gathers the losses of a step, and makes its gradients theirs.
         gradient_clipper: Bounds them.
+        gradient_format: Gathers them in more bits than the optimizer gets.
+        non_finite_gradients: Leaves out steps whose gradients are not finite.
         progress: Shows people how far the run is.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of the job, and gives it back.
@@ -70,6 +74,8 @@ class Trainer:
     model_runner: ModelRunner
     gradient_accumulator: GradientAccumulator
     gradient_clipper: GradientClipper
+    gradient_format: GradientFormat
+    non_finite_gradients: NonFiniteGradients
     progress: ProgressReporter
     random_state: RandomState
     checkpointer: Checkpointer
@@ -100,10 +106,12 @@ class Trainer:
         bus = self.event_bus
         with bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, moment):
             fetched = [move_to_device(micro_batch, self.device) for micro_batch in micro_batches]
+            self.gradient_format.widen()
             with bus.bounded(EVENT_TRAIN_FORWARD_BACKWARD_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST, moment):
                 self.model_runner.forward_backward(fetched, self._compute_loss)
             loss = self.gradient_accumulator.finish()
-            self.gradient_clipper.clip()
+            self.non_finite_gradients.judge(self.gradient_clipper.clip())
+            self.gradient_format.narrow()
             with bus.bounded(EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST, moment):
                 self.optimizer.step()
             self.optimizer.zero_grad()

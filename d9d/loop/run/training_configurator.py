@@ -16,7 +16,9 @@ from d9d.loop.component.constant_lr import constant_lr
 from d9d.loop.component.data_loader import build_data_loader, count_samples
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
+from d9d.loop.component.gradient_format import GradientFormat
 from d9d.loop.component.model_builder import ModelStage
+from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.optimizer_builder import OptimizerBuilder
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
@@ -153,7 +155,14 @@ class TrainingConfigurator:
                 parts.stages, config=config, task=self._task, stepper=stepper, dist_context=dist_context
             ),
             gradient_accumulator=GradientAccumulator(parameters, dist_context),
-            gradient_clipper=GradientClipper(parameters, config.max_gradient_norm),
+            gradient_clipper=GradientClipper(
+                parameters,
+                config.max_gradient_norm,
+                dist_context,
+                always_measure=config.non_finite_gradients != "allow",
+            ),
+            gradient_format=GradientFormat(parts.modules, config.gradient_dtype),
+            non_finite_gradients=NonFiniteGradients(config, parts.optimizer, stepper),
             progress=ProgressReporter("train", config.reporting, stepper),
             random_state=parts.random_state,
             checkpointer=self._build_checkpointer(
@@ -209,6 +218,7 @@ class TrainingConfigurator:
             "seed": config.seed,
             "precision": config.precision,
             "max_gradient_norm": config.max_gradient_norm,
+            "gradient_dtype": config.gradient_dtype,
             "num_samples": num_samples,
             **(state.describe("model", "optimizer", "lr_scheduler") if config.checkpointing is not None else {}),
         }
