@@ -221,7 +221,6 @@ def configure(layout: Layout, num_ranks: int, task: TrainTask, **settings: Any) 
         "total_steps": NUM_STEPS,
         "global_batch_size": 32,
         "micro_batch_size": 2,
-        "max_gradient_norm": None,
     }
     return TrainingConfigurator(
         config=TrainingConfig(
