@@ -6,6 +6,7 @@ import pytest
 import torch
 from ranks import run_on_ranks
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from d9d.core.configuration import ConfigurationError
@@ -110,6 +111,44 @@ def test_all_ranks_stop_at_the_same_step() -> None:
     assert other[1:] == (counters, last_step, message)
     assert (counters, last_step) == ([2.0] * 3, 6)
     assert re.match("the norm of the gradients is nan in step 3, on all processes alike", message)
+
+
+def judged(optimizer: torch.optim.Optimizer) -> NonFiniteGradients:
+    config = TrainingConfig(total_steps=NUM_STEPS, global_batch_size=2, non_finite_gradients="skip")
+    return NonFiniteGradients(config, optimizer, Stepper(NUM_STEPS))
+
+
+def train_model(num_parts: int) -> dict[str, torch.Tensor]:
+    """Train a model on this process's part of each batch, one of which holds a NaN, and return its whole weights."""
+    context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_shard=num_parts))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+    if num_parts > 1:
+        mesh = context.mesh_for("dense")["data_parallel_shard"]
+        fully_shard(model[0], mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True)
+    guard, clipper = judged(optimizer), GradientClipper(list(model.parameters()), 0.1, context)
+    for step in range(6):
+        batch = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        if step in (0, 3):
+            batch[-1, 0] = float("nan")
+        model(batch.chunk(num_parts)[context.rank]).square().mean().backward()
+        guard.judge(clipper.clip())
+        optimizer.step()
+        optimizer.zero_grad()
+    assert guard.num_skipped is not None
+    weights = {**model.state_dict(), "num_skipped": guard.num_skipped}
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in weights.items()}
+
+
+def test_a_sharded_model_trains_as_in_one_process() -> None:
+    """Clipped, and without the steps whose batch has a NaN in the part of one rank."""
+    expected = train_model(1)
+
+    for weights in run_on_ranks(2, train_model, 2):
+        torch.testing.assert_close(weights, expected)
+    assert expected["num_skipped"].item() == 2
 
 
 def refusals() -> list[str]:

@@ -47,6 +47,7 @@ DIFFERENCES = [
     pytest.param({"micro_batch_size": None}, {}, "micro_batch_size is 4 here and 2 in", id="no-micro-batches"),
     pytest.param({"max_gradient_norm": None}, {}, "max_gradient_norm is None here and 1.0 in", id="clipping"),
     pytest.param({"precision": "bf16-autocast"}, {}, "precision is 'bf16-autocast' here and 'fp32' in", id="precision"),
+    pytest.param({"gradient_dtype": "fp32"}, {}, "gradient_dtype is 'fp32' here and None in", id="gradient-dtype"),
     pytest.param({}, {"dataset": ToyDataset(13)}, "num_samples is 13 here and 12 in the checkpoint", id="data"),
     pytest.param(
         {},
@@ -126,6 +127,7 @@ def test_inference_does_not_go_on_from_other_settings(
     [
         {"data_loading": {"num_workers": 1}},
         {"reporting": {"progress_bar": False, "period_steps": 1}},
+        {"non_finite_gradients": "stop"},
     ],
 )
 def test_settings_that_decide_no_number_may_change(settings: dict[str, Any], every_step: CheckpointingConfig) -> None:

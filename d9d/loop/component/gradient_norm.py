@@ -64,7 +64,8 @@ class GradientNorm:
             dtype = torch.float32 if group[0].dtype in _HALF_PRECISION else None
             # `torch.nn.utils.get_total_norm` does this, and passes on no number format.
             of_group = torch._foreach_norm(group, 2.0, dtype=dtype)  # noqa: SLF001 -- no other takes one
-            norms.extend(norm.to(self._device) for norm in of_group)
+            is_here = group[0].device == self._device  # FSDP may offload gradients to the host
+            norms.extend(of_group if is_here else (norm.to(self._device) for norm in of_group))
         if not norms:
             return torch.zeros((), device=self._device)
         total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))

@@ -1,5 +1,6 @@
 """What a process holds of the gradients, ready for torch's operations on many tensors at once."""
 
+import collections
 from collections.abc import Iterable
 
 import torch
@@ -20,11 +21,12 @@ def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tenso
     Returns:
         The tensors, in a group for each device and number format.
     """
-    groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+    groups: collections.defaultdict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = collections.defaultdict(
+        list
+    )
     with torch.no_grad():
-        for parameter in parameters:
-            gradient = parameter.grad
+        for gradient in [parameter.grad for parameter in parameters]:
             if gradient is not None:
                 tensor = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-                groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+                groups[tensor.device, tensor.dtype].append(tensor)
     return list(groups.values())
