@@ -6,6 +6,7 @@ import pytest
 
 PUBLIC_NAMES = {
     "d9d.core.dist_context": {"DeviceMeshParameters", "DistributedContext", "MeshName"},
+    "d9d.core.metric": {"MaxMetric", "Metric", "MetricValue", "Reduction", "SumMetric", "WeightedMeanMetric"},
     "d9d.core.protocol": {"LRSchedulerProtocol", "OptimizerProtocol", "Stateful"},
     "d9d.loop.control": {
         "BaseTask",
@@ -13,6 +14,7 @@ PUBLIC_NAMES = {
         "BuildForwardInputsResult",
         "ComputeLossContext",
         "ComputeLossResult",
+        "CreateMetricsContext",
         "DatasetProvider",
         "InferenceTask",
         "InitializeDatasetContext",

@@ -18,7 +18,12 @@ class GradientClipper:
         self._parameters = parameters
         self._max_norm = max_norm
 
-    def clip(self) -> None:
-        """Clip the gradients in place, without waiting for the device."""
-        if self._max_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+    def clip(self) -> torch.Tensor | None:
+        """Clip the gradients in place, without waiting for the device.
+
+        Returns:
+            Their norm before that, a scalar; `None` where there is no bound.
+        """
+        if self._max_norm is None:
+            return None
+        return torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)

@@ -13,8 +13,8 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.model_stage import ModelStage
-from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.reporter import Reporter
 from d9d.loop.component.source_checkpoint import load_weights
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.event import EventBus
@@ -43,7 +43,7 @@ class Inference:
         model: The model, on its device.
         num_micro_batches: How many micro-batches a full step has.
         model_stage: Runs the model.
-        progress: Shows people how far the run is.
+        reporter: Tells how far the run is, and its numbers.
         source: Holds the weights; `None` keeps those that the model provider made.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of this run, and gives it back.
@@ -56,7 +56,7 @@ class Inference:
     model: nn.Module
     num_micro_batches: int
     model_stage: ModelStage
-    progress: ProgressReporter
+    reporter: Reporter
     source: Checkpoint | None
     random_state: RandomState
     checkpointer: Checkpointer
@@ -77,7 +77,7 @@ class Inference:
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.progress, torch.inference_mode():
+        with self.reporter, torch.inference_mode():
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
                 self.stepper.advance()
@@ -91,7 +91,7 @@ class Inference:
             with bus.bounded(EVENT_INFERENCE_FORWARD_PRE, EVENT_INFERENCE_FORWARD_POST, moment):
                 for micro_batch in fetched:
                     self._process(micro_batch)
-            self.progress.step_done()
+            self.reporter.step_done()
 
     def _process(self, micro_batch: Any) -> None:
         with self.model_stage.precision():

@@ -12,9 +12,9 @@ from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.data_loader import build_data_loader, count_samples
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
-from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.reporting import build_reporter
 from d9d.loop.component.source_checkpoint import find_source
 from d9d.loop.component.state_tree import describe_state
 from d9d.loop.config import InferenceConfig
@@ -78,6 +78,9 @@ class InferenceConfigurator:
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         data_loader, num_samples, stepper = self._build_data_loader(dist_context)
+        reporter = build_reporter(
+            "infer", config, task=self._task, stepper=stepper, dist_context=dist_context, num_samples=num_samples
+        )
         bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
         model = build_model_stage(self._model_provider, dist_context)
         bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
@@ -92,7 +95,7 @@ class InferenceConfigurator:
             model_stage=ModelStage(
                 model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device
             ),
-            progress=ProgressReporter("infer", config.reporting, stepper),
+            reporter=reporter,
             source=source,
             random_state=random_state,
             checkpointer=self._build_checkpointer(

@@ -14,9 +14,9 @@ from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.model_stage import ModelStage
-from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.reporter import Reporter
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
@@ -50,7 +50,7 @@ class Trainer:
         model_stage: Runs the model.
         gradient_accumulator: Gathers the gradients of a step.
         gradient_clipper: Bounds them.
-        progress: Shows people how far the run is.
+        reporter: Tells how far the run is, and its numbers.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of the job, and gives it back.
     """
@@ -66,7 +66,7 @@ class Trainer:
     model_stage: ModelStage
     gradient_accumulator: GradientAccumulator
     gradient_clipper: GradientClipper
-    progress: ProgressReporter
+    reporter: Reporter
     random_state: RandomState
     checkpointer: Checkpointer
 
@@ -84,7 +84,7 @@ class Trainer:
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.progress:
+        with self.reporter:
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
                 self.stepper.advance()
@@ -99,13 +99,13 @@ class Trainer:
                 for micro_batch in fetched:
                     self.gradient_accumulator.add(self._compute_loss(micro_batch))
             loss = self.gradient_accumulator.finish()
-            self.gradient_clipper.clip()
+            gradient_norm = self.gradient_clipper.clip()
             with bus.bounded(EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST, moment):
                 self.optimizer.step()
             self.optimizer.zero_grad()
             self.gradient_accumulator.discard()
+            self.reporter.step_done(loss, gradient_norm, self.optimizer)
             self.lr_scheduler.step()
-            self.progress.step_done(loss)
 
     def _compute_loss(self, micro_batch: Any) -> ComputeLossResult:
         with self.model_stage.precision():

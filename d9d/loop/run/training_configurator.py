@@ -15,8 +15,8 @@ from d9d.loop.component.default_provider import adamw, constant_lr
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
-from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
+from d9d.loop.component.reporting import build_reporter
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -90,6 +90,7 @@ class TrainingConfigurator:
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         stepper = Stepper(config.total_steps)
+        reporter = build_reporter("train", config, task=self._task, stepper=stepper, dist_context=dist_context)
         data_loader, num_samples = self._build_data_loader(dist_context, stepper)
         bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
         model = build_model_stage(self._model_provider, dist_context)
@@ -110,7 +111,7 @@ class TrainingConfigurator:
             ),
             gradient_accumulator=GradientAccumulator(parameters),
             gradient_clipper=GradientClipper(parameters, config.max_gradient_norm),
-            progress=ProgressReporter("train", config.reporting, stepper),
+            reporter=reporter,
             random_state=random_state,
             checkpointer=self._build_checkpointer(
                 num_samples,
