@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped] # it has no types
+    EventAccumulator,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from d9d.core.metric import Metric, SumMetric, WeightedMeanMetric
