@@ -324,7 +324,8 @@ def test_a_wait_that_is_planted_in_a_handler_is_caught() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_steps_on_a_gpu_do_not_wait() -> None:
     """CUDA itself raises where the host would wait."""
-    trainer = configure_training(training_config(device="cuda", total_steps=6), task=WeighingTask())
+    config = training_config(device="cuda", total_steps=6, reporting=reports_every(2))
+    trainer = configure_training(config, task=CountingTask())
 
     def watch(ctx: EventStepContext) -> None:
         # The first steps load kernels and make the state of the optimizer, which may wait.

@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
-from torch import distributed
-
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
+from d9d.loop.component.agreement import findings_of_all
 from d9d.loop.component.console import Console
 from d9d.loop.component.json_lines import JsonLines
 from d9d.loop.component.metric_exchange import MetricExchange
@@ -74,14 +73,13 @@ def _sinks(config: ReportingConfig) -> list[ReportSink]:
 
 
 def _require_writable(config: ReportingConfig, dist_context: DistributedContext) -> None:
-    """Refuse what the main process could not write, on all processes: they would wait for it."""
+    """Refuse what the main process could not write, on all processes."""
     if config.period_steps is None:
         return
-    problem = [_problem(config) if dist_context.is_main_process else None]
-    if dist_context.world_size > 1:
-        distributed.broadcast_object_list(problem, src=0)
-    if problem[0] is not None:
-        raise ConfigurationError(problem[0])
+    problem = _problem(config) if dist_context.is_main_process else None
+    for found in findings_of_all(problem, dist_context):
+        if found is not None:
+            raise ConfigurationError(found)
 
 
 def _problem(config: ReportingConfig) -> str | None:

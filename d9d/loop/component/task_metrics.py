@@ -2,12 +2,11 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
-
-from torch import distributed
+from typing import get_args
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.metric import Metric, Reduction
+from d9d.loop.component.agreement import findings_of_all
 from d9d.loop.component.report import RESERVED_NAMES
 from d9d.loop.config import ConfigurationError
 from d9d.loop.control import BaseTask, CreateMetricsContext
@@ -28,11 +27,9 @@ def create_task_metrics(task: BaseTask, dist_context: DistributedContext) -> dic
     """
     metrics = task.create_metrics(CreateMetricsContext(dist_context=dist_context))
     problem = _problem(metrics)
-    if dist_context.world_size > 1:
-        # Whatever is found is found by all, or the others would wait for one that has left.
-        found: list[Any] = [None] * dist_context.world_size
-        distributed.all_gather_object(found, (problem, None if problem else _layout(metrics)))
-        problem = next((each for each, _ in found if each), None) or _disagreement([layout for _, layout in found])
+    problems = filter(None, findings_of_all(problem, dist_context))
+    layouts = findings_of_all([] if problem else _layout(metrics), dist_context)
+    problem = next(problems, None) or _disagreement(layouts)
     if problem:
         raise ConfigurationError(f"{type(task).__qualname__}.create_metrics {problem}")
     return dict(metrics)
