@@ -375,14 +375,13 @@ def test_a_share_that_changes_its_size_is_refused() -> None:
     """Other processes would reduce another number of elements."""
 
     class Growing(SumMetric):
-        size = 0
+        size = 2
 
         def share(self) -> torch.Tensor:
-            self.size += 1
-            return torch.zeros(min(self.size, 3))
+            return torch.zeros(self.size)
 
-    trainer = configure_training(
-        training_config(reporting=reporting_to(None)), task=NamingTask({"a": Growing(torch.device("cpu"))})
-    )
+    metric = Growing(torch.device("cpu"))
+    trainer = configure_training(training_config(reporting=reporting_to(None)), task=NamingTask({"a": metric}))
+    metric.size = 3
     with pytest.raises(ValueError, match=r"the share of metric 'a' has the shape \[3\], and had \[2\] at first"):
         trainer.train()
