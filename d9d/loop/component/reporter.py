@@ -97,10 +97,13 @@ class Reporter:
             self._publish()
         else:
             # The last numbers may tell why; but neither is there a wait for what may never come, nor a second error.
-            with suppress(RuntimeError):
+            with suppress(Exception):
                 self._publish_if_ready()
         for sink in self._sinks():
-            sink.close()
+            try:
+                sink.close()
+            except OSError as problem:
+                logger.warning("%s: the last reports may be missing in %s (%s)", self._loop, sink.target, problem)
 
     def step_done(
         self,
