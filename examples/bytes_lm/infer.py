@@ -28,7 +28,7 @@ def configure(preset: Preset, source: Path | None, output: Path, device: str | N
             precision=preset.precision,
             source_checkpoint=source,
             device=device,
-            reporting=ReportingConfig(period_steps=100),
+            reporting=ReportingConfig(period_steps=100, json_lines=output.parent / "metrics.jsonl"),
         ),
         task=BitsPerByteTask(held_out, output),
         model_provider=BytesLMProvider(preset.model),

@@ -40,7 +40,7 @@ def configure(preset: Preset, run_folder: Path, device: str | None = None) -> Tr
             checkpointing=CheckpointingConfig(
                 folder=run_folder / "checkpoints", period_steps=preset.checkpoint_period_steps
             ),
-            reporting=ReportingConfig(period_steps=preset.report_period_steps),
+            reporting=ReportingConfig(period_steps=preset.report_period_steps, json_lines=run_folder / "metrics.jsonl"),
         ),
         task=LanguageModelTask(report_period_steps=preset.report_period_steps),
         model_provider=BytesLMProvider(preset.model),

@@ -7,6 +7,7 @@ import pytest
 PUBLIC_NAMES = {
     "d9d.core.dist_context": {"DeviceMeshParameters", "DistributedContext", "MeshName"},
     "d9d.core.parallel": {"shard_data_parallel", "shard_experts"},
+    "d9d.core.metric": {"MaxMetric", "Metric", "MetricValue", "Reduction", "SumMetric", "WeightedMeanMetric"},
     "d9d.core.protocol": {"LRSchedulerProtocol", "OptimizerProtocol", "Stateful"},
     "d9d.loop.component": {"LRSchedule", "OptimizerBuilder", "ParameterGroup"},
     "d9d.loop.control": {
@@ -15,6 +16,7 @@ PUBLIC_NAMES = {
         "BuildForwardInputsResult",
         "ComputeLossContext",
         "ComputeLossResult",
+        "CreateMetricsContext",
         "DatasetProvider",
         "InferenceTask",
         "InitializeDatasetContext",

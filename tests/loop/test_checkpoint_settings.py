@@ -128,6 +128,7 @@ def test_inference_does_not_go_on_from_other_settings(
         {"data_loading": {"num_workers": 1}},
         {"reporting": {"progress_bar": False, "period_steps": 1}},
         {"non_finite_gradients": "stop"},
+        {"reporting": {"progress_bar": False, "period_steps": 1, "json_lines": None}},
     ],
 )
 def test_settings_that_decide_no_number_may_change(settings: dict[str, Any], every_step: CheckpointingConfig) -> None:

@@ -15,8 +15,8 @@ from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.device_transfer import move_to_device
 from d9d.loop.component.gradient_mode import without_gradients
 from d9d.loop.component.model_runner import ModelRunner
-from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.reporter import Reporter
 from d9d.loop.component.source_checkpoint import load_weights
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.event import EventBus
@@ -46,7 +46,7 @@ class Inference:
         device: Where the model runs.
         modules: The stages of the model that this process holds, in pipeline order; one, unless there is a pipeline.
         model_runner: Runs the model.
-        progress: Shows people how far the run is.
+        reporter: Tells how far the run is, and its numbers.
         source: Holds the weights; `None` keeps those that the model provider made.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of this run, and gives it back.
@@ -60,7 +60,7 @@ class Inference:
     device: torch.device
     modules: Sequence[nn.Module]
     model_runner: ModelRunner
-    progress: ProgressReporter
+    reporter: Reporter
     source: Checkpoint | None
     random_state: RandomState
     checkpointer: Checkpointer
@@ -82,7 +82,7 @@ class Inference:
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.progress, without_gradients(self.modules):
+        with self.reporter, without_gradients(self.modules):
             while not self.stepper.is_finished:
                 self._run_step(moment, micro_batches)
                 self.stepper.advance()
@@ -96,7 +96,7 @@ class Inference:
             batches = [move_to_device(next(micro_batches), self.device) for _ in samples]
             with bus.bounded(EVENT_INFERENCE_FORWARD_PRE, EVENT_INFERENCE_FORWARD_POST, moment):
                 self._forward(samples, batches)
-            self.progress.step_done()
+            self.reporter.step_done()
 
     def _forward(self, samples: Sequence[MicroBatchSamples], batches: Sequence[Any]) -> None:
         def use_outputs(number: int, outputs: Any) -> None:

@@ -11,9 +11,9 @@ from d9d.loop.component.batch_sampler import DataShare, SequentialBatchSampler
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.data_loader import build_data_loader, count_samples
-from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.reporting import build_reporter
 from d9d.loop.component.source_checkpoint import find_source
 from d9d.loop.component.state_tree import describe_state
 from d9d.loop.config import InferenceConfig
@@ -78,6 +78,9 @@ class InferenceConfigurator:
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         data_loader, batch_sampler, num_samples, stepper = self._build_data_loader(dist_context)
+        reporter = build_reporter(
+            "infer", config, task=self._task, stepper=stepper, dist_context=dist_context, num_samples=num_samples
+        )
         bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
         stages = build_stages(self._model_provider, config, dist_context)
         modules = [stage.module for stage in stages]
@@ -94,7 +97,7 @@ class InferenceConfigurator:
             model_runner=build_runner(
                 stages, config=config, task=self._task, stepper=stepper, dist_context=dist_context
             ),
-            progress=ProgressReporter("infer", config.reporting, stepper),
+            reporter=reporter,
             source=source,
             random_state=random_state,
             checkpointer=self._build_checkpointer(

@@ -18,9 +18,9 @@ from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.gradient_format import GradientFormat
 from d9d.loop.component.model_runner import ModelRunner
 from d9d.loop.component.non_finite_gradients import NonFiniteGradients
-from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.reporter import Reporter
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
@@ -57,7 +57,7 @@ class Trainer:
         gradient_clipper: Bounds them.
         gradient_format: Gathers them in more bits than the optimizer gets.
         non_finite_gradients: Leaves out steps whose gradients are not finite.
-        progress: Shows people how far the run is.
+        reporter: Tells how far the run is, and its numbers.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of the job, and gives it back.
     """
@@ -76,7 +76,7 @@ class Trainer:
     gradient_clipper: GradientClipper
     gradient_format: GradientFormat
     non_finite_gradients: NonFiniteGradients
-    progress: ProgressReporter
+    reporter: Reporter
     random_state: RandomState
     checkpointer: Checkpointer
 
@@ -95,7 +95,7 @@ class Trainer:
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.progress:
+        with self.reporter:
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
                 self.stepper.advance()
@@ -110,14 +110,15 @@ class Trainer:
             with bus.bounded(EVENT_TRAIN_FORWARD_BACKWARD_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST, moment):
                 self.model_runner.forward_backward(fetched, self._compute_loss)
             loss = self.gradient_accumulator.finish()
-            self.non_finite_gradients.judge(self.gradient_clipper.clip())
+            gradient_norm = self.gradient_clipper.clip()
+            self.non_finite_gradients.judge(gradient_norm)
             self.gradient_format.narrow()
             with bus.bounded(EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST, moment):
                 self.optimizer.step()
             self.optimizer.zero_grad()
             self.gradient_accumulator.discard()
+            self.reporter.step_done(loss, gradient_norm, self.optimizer)
             self.lr_scheduler.step()
-            self.progress.step_done(loss)
 
     def _compute_loss(self, outputs: Any, batch: Any) -> torch.Tensor:
         result = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=self.stepper))

@@ -20,9 +20,10 @@ from d9d.loop.component.gradient_format import GradientFormat
 from d9d.loop.component.model_builder import ModelStage
 from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.optimizer_builder import OptimizerBuilder
-from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.reporter import Reporter
+from d9d.loop.component.reporting import build_reporter
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -64,6 +65,7 @@ class _Parts:
     dist_context: DistributedContext
     random_state: RandomState
     stepper: Stepper
+    reporter: Reporter
     data_loader: DataLoader[Any]
     num_samples: int
     stages: list[ModelStage]
@@ -118,6 +120,7 @@ class TrainingConfigurator:
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         stepper = Stepper(config.total_steps)
+        reporter = build_reporter("train", config, task=self._task, stepper=stepper, dist_context=dist_context)
         data_loader, num_samples = self._build_data_loader(dist_context, stepper)
         bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
         stages = build_stages(self._model_provider, config, dist_context)
@@ -130,6 +133,7 @@ class TrainingConfigurator:
                 dist_context=dist_context,
                 random_state=random_state,
                 stepper=stepper,
+                reporter=reporter,
                 data_loader=data_loader,
                 num_samples=num_samples,
                 stages=stages,
@@ -163,7 +167,7 @@ class TrainingConfigurator:
             ),
             gradient_format=GradientFormat(parts.modules, config.gradient_dtype),
             non_finite_gradients=NonFiniteGradients(config, parts.optimizer, stepper),
-            progress=ProgressReporter("train", config.reporting, stepper),
+            reporter=parts.reporter,
             random_state=parts.random_state,
             checkpointer=self._build_checkpointer(
                 parts.num_samples,
