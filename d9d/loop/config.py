@@ -60,6 +60,28 @@ class ReportingConfig(_Config):
     """How often to report numbers, in steps. Each report waits for the device once; `None` never does."""
 
 
+class ProfilingConfig(_Config):
+    """Which steps are recorded by `torch.profiler`, counted from the first one that a process runs."""
+
+    folder: Path
+    """Where each rank writes one trace for each cycle, for Perfetto and TensorBoard."""
+
+    wait_steps: NonNegativeInt = 5
+    """How many steps each cycle lets pass."""
+
+    warmup_steps: PositiveInt = 1
+    """How many steps are then recorded and thrown away, since the first ones under the profiler are slower."""
+
+    active_steps: PositiveInt = 3
+    """How many steps are then recorded and kept."""
+
+    num_cycles: PositiveInt = 1
+    """How many cycles there are; after the last one, nothing is recorded."""
+
+    with_stack: bool = False
+    """Whether to record which lines of code call each operator, which slows the recorded steps down."""
+
+
 class LoopConfig(_Config):
     """What training and inference have in common."""
 
@@ -86,6 +108,13 @@ class LoopConfig(_Config):
 
     reporting: ReportingConfig = ReportingConfig()
     """What people see of the running loop."""
+
+    garbage_collection_period_steps: PositiveInt | None = 100
+    """How often Python's garbage is collected, in steps, at the same steps on all ranks, in place of automatic
+    collection; `None` leaves that alone. Lower it if objects that refer to each other hold much memory."""
+
+    profiling: ProfilingConfig | None = None
+    """Which steps are recorded for profiling; `None` records nothing."""
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

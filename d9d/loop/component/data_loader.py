@@ -8,12 +8,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from d9d.core.seed import derive_seed
 from d9d.loop.component.batch_sampler import StepBatchSampler
+from d9d.loop.component.device_transfer import takes_pinned_memory
 from d9d.loop.component.worker_dataset import WorkerDataset
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
-
-# Device types whose copies from the host are no faster from pinned memory.
-_UNPINNED_DEVICE_TYPES = frozenset({"cpu", "meta", "mps"})
 
 
 def count_samples(data: InitializeDatasetResult) -> int:
@@ -63,7 +61,7 @@ def build_data_loader(
         batch_sampler=batch_sampler,
         collate_fn=data.collate,
         num_workers=num_workers,
-        pin_memory=device.type not in _UNPINNED_DEVICE_TYPES,
+        pin_memory=takes_pinned_memory(device),
         # Without a generator of its own, each iteration would draw from the global one and a resumed run would differ.
         generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),
     )

@@ -8,7 +8,6 @@ from torch import nn
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.device_transfer import move_to_device
 from d9d.loop.component.provided import expect_result
 from d9d.loop.config import LoopConfig
 from d9d.loop.control import (
@@ -65,17 +64,16 @@ class ModelStage:
             return torch.autocast(self._device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def forward(self, micro_batch: Any) -> tuple[Any, Any]:
+    def forward(self, micro_batch: Any) -> Any:
         """Run the model.
 
         Args:
-            micro_batch: What the data loader yielded.
+            micro_batch: What the data loader yielded, on the device.
 
         Returns:
-            The micro-batch on the device, and the outputs of the model.
+            The outputs of the model.
         """
-        batch = move_to_device(micro_batch, self._device)
-        ctx = BuildForwardInputsContext(batch=batch, stepper=self._stepper)
+        ctx = BuildForwardInputsContext(batch=micro_batch, stepper=self._stepper)
         result = self._task.build_forward_inputs(ctx)
         inputs = expect_result(result, BuildForwardInputsResult, self._task.build_forward_inputs).inputs
-        return batch, self._model(**inputs)
+        return self._model(**inputs)

@@ -12,7 +12,10 @@ from torch.utils.data import DataLoader
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
+from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.model_stage import ModelStage
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.source_checkpoint import load_weights
@@ -42,11 +45,14 @@ class Inference:
         data_loader: Yields one micro-batch after the other.
         model: The model, on its device.
         num_micro_batches: How many micro-batches a full step has.
+        device_transfer: Moves them to the device.
         model_stage: Runs the model.
         progress: Shows people how far the run is.
         source: Holds the weights; `None` keeps those that the model provider made.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of this run, and gives it back.
+        garbage_collector: Collects garbage between steps.
+        profiler: Records some of them.
     """
 
     event_bus: EventBus
@@ -55,11 +61,14 @@ class Inference:
     data_loader: DataLoader[Any]
     model: nn.Module
     num_micro_batches: int
+    device_transfer: DeviceTransfer
     model_stage: ModelStage
     progress: ProgressReporter
     source: Checkpoint | None
     random_state: RandomState
     checkpointer: Checkpointer
+    garbage_collector: GarbageCollector
+    profiler: Profiler
 
     def infer(self) -> None:
         """Run the model over all samples, from where the newest checkpoint of this run was taken if there is one.
@@ -77,23 +86,25 @@ class Inference:
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.progress, torch.inference_mode():
+        with self.progress, self.garbage_collector, self.profiler, torch.inference_mode():
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
                 self.stepper.advance()
                 self.checkpointer.save_if_due()
+                self.garbage_collector.collect_if_due()
+                self.profiler.step_done()
         self.event_bus.trigger(EVENT_INFERENCE_FINISHED, EventInferenceFinishedContext())
 
     def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:
         bus = self.event_bus
         with bus.bounded(EVENT_INFERENCE_STEP_PRE, EVENT_INFERENCE_STEP_POST, moment):
-            fetched = list(micro_batches)
+            moved = self.device_transfer.move(micro_batches)
             with bus.bounded(EVENT_INFERENCE_FORWARD_PRE, EVENT_INFERENCE_FORWARD_POST, moment):
-                for micro_batch in fetched:
+                for micro_batch in moved:
                     self._process(micro_batch)
             self.progress.step_done()
 
     def _process(self, micro_batch: Any) -> None:
         with self.model_stage.precision():
-            batch, outputs = self.model_stage.forward(micro_batch)
-        self.task.process_outputs(ProcessOutputsContext(outputs=outputs, batch=batch, stepper=self.stepper))
+            outputs = self.model_stage.forward(micro_batch)
+        self.task.process_outputs(ProcessOutputsContext(outputs=outputs, batch=micro_batch, stepper=self.stepper))

@@ -11,7 +11,10 @@ from d9d.loop.component.batch_sampler import SequentialBatchSampler
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.data_loader import build_data_loader, count_samples
+from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
@@ -79,6 +82,7 @@ class InferenceConfigurator:
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         data_loader, num_samples, stepper = self._build_data_loader(dist_context)
         bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
+        profiler = Profiler(config.profiling, dist_context, stepper)
         model = build_model_stage(self._model_provider, dist_context)
         bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
 
@@ -89,12 +93,15 @@ class InferenceConfigurator:
             data_loader=data_loader,
             model=model,
             num_micro_batches=config.num_micro_batches,
+            device_transfer=DeviceTransfer(dist_context.device),
             model_stage=ModelStage(
                 model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device
             ),
             progress=ProgressReporter("infer", config.reporting, stepper),
             source=source,
             random_state=random_state,
+            garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
+            profiler=profiler,
             checkpointer=self._build_checkpointer(
                 num_samples, source, stepper=stepper, model=model, random=random_state
             ),

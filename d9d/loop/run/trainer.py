@@ -11,9 +11,12 @@ from torch.utils.data import DataLoader
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpointer import Checkpointer
+from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.model_stage import ModelStage
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
@@ -47,12 +50,15 @@ class Trainer:
         optimizer: Updates the parameters of the model.
         lr_scheduler: Sets the learning rate.
         num_micro_batches: How many micro-batches a step has.
+        device_transfer: Moves them to the device.
         model_stage: Runs the model.
         gradient_accumulator: Gathers the gradients of a step.
         gradient_clipper: Bounds them.
         progress: Shows people how far the run is.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of the job, and gives it back.
+        garbage_collector: Collects garbage between steps.
+        profiler: Records some of them.
     """
 
     event_bus: EventBus
@@ -63,12 +69,15 @@ class Trainer:
     optimizer: OptimizerProtocol
     lr_scheduler: LRSchedulerProtocol
     num_micro_batches: int
+    device_transfer: DeviceTransfer
     model_stage: ModelStage
     gradient_accumulator: GradientAccumulator
     gradient_clipper: GradientClipper
     progress: ProgressReporter
     random_state: RandomState
     checkpointer: Checkpointer
+    garbage_collector: GarbageCollector
+    profiler: Profiler
 
     def train(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one.
@@ -84,19 +93,21 @@ class Trainer:
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.progress:
+        with self.progress, self.garbage_collector, self.profiler:
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
                 self.stepper.advance()
                 self.checkpointer.save_if_due()
+                self.garbage_collector.collect_if_due()
+                self.profiler.step_done()
         self.event_bus.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext())
 
     def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:
         bus = self.event_bus
         with bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, moment):
-            fetched = list(micro_batches)
+            moved = self.device_transfer.move(micro_batches)
             with bus.bounded(EVENT_TRAIN_FORWARD_BACKWARD_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST, moment):
-                for micro_batch in fetched:
+                for micro_batch in moved:
                     self.gradient_accumulator.add(self._compute_loss(micro_batch))
             loss = self.gradient_accumulator.finish()
             self.gradient_clipper.clip()
@@ -109,6 +120,7 @@ class Trainer:
 
     def _compute_loss(self, micro_batch: Any) -> ComputeLossResult:
         with self.model_stage.precision():
-            batch, outputs = self.model_stage.forward(micro_batch)
-            result = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=self.stepper))
+            outputs = self.model_stage.forward(micro_batch)
+            ctx = ComputeLossContext(outputs=outputs, batch=micro_batch, stepper=self.stepper)
+            result = self.task.compute_loss(ctx)
         return expect_result(result, ComputeLossResult, self.task.compute_loss)

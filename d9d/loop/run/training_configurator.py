@@ -12,9 +12,12 @@ from d9d.loop.component.batch_sampler import ShufflingBatchSampler
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.data_loader import build_data_loader, count_samples
 from d9d.loop.component.default_provider import adamw, constant_lr
+from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.config import TrainingConfig
@@ -90,12 +93,10 @@ class TrainingConfigurator:
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         stepper = Stepper(config.total_steps)
-        data_loader, num_samples = self._build_data_loader(dist_context, stepper)
-        bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
-        model = build_model_stage(self._model_provider, dist_context)
-        bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
+        data_loader, num_samples = self._build_data_loader(bus, dist_context, stepper)
+        profiler = Profiler(config.profiling, dist_context, stepper)
+        model = self._build_model(bus, dist_context)
         optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, model)
-        parameters = list(model.parameters())
         return Trainer(
             event_bus=bus,
             stepper=stepper,
@@ -105,13 +106,16 @@ class TrainingConfigurator:
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             num_micro_batches=config.num_micro_batches,
+            device_transfer=DeviceTransfer(dist_context.device),
             model_stage=ModelStage(
                 model=model, task=self._task, stepper=stepper, config=config, device=dist_context.device
             ),
-            gradient_accumulator=GradientAccumulator(parameters),
-            gradient_clipper=GradientClipper(parameters, config.max_gradient_norm),
+            gradient_accumulator=GradientAccumulator(list(model.parameters())),
+            gradient_clipper=GradientClipper(list(model.parameters()), config.max_gradient_norm),
             progress=ProgressReporter("train", config.reporting, stepper),
             random_state=random_state,
+            garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
+            profiler=profiler,
             checkpointer=self._build_checkpointer(
                 num_samples,
                 stepper=stepper,
@@ -123,7 +127,9 @@ class TrainingConfigurator:
             ),
         )
 
-    def _build_data_loader(self, dist_context: DistributedContext, stepper: Stepper) -> tuple[DataLoader[Any], int]:
+    def _build_data_loader(
+        self, bus: EventBus, dist_context: DistributedContext, stepper: Stepper
+    ) -> tuple[DataLoader[Any], int]:
         config = self._config
         data = expect_result(
             self._dataset_provider(InitializeDatasetContext(dist_context=dist_context)),
@@ -138,7 +144,14 @@ class TrainingConfigurator:
             seed=config.seed,
             stepper=stepper,
         )
-        return build_data_loader(data, sampler, config, dist_context.device), num_samples
+        data_loader = build_data_loader(data, sampler, config, dist_context.device)
+        bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
+        return data_loader, num_samples
+
+    def _build_model(self, bus: EventBus, dist_context: DistributedContext) -> nn.Module:
+        model = build_model_stage(self._model_provider, dist_context)
+        bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
+        return model
 
     def _build_optimizer(
         self, bus: EventBus, dist_context: DistributedContext, model: nn.Module
