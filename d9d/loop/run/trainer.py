@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpointer import Checkpointer
+from d9d.loop.component.data_loader import begin_reading
 from d9d.loop.component.device_transfer import DeviceTransfer
 from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
@@ -84,6 +85,7 @@ class Trainer:
 
         Raises:
             CheckpointError: If there are checkpoints and none can be gone on from.
+            RuntimeError: If the data ends before the last step.
         """
         self.checkpointer.resume()
         self.gradient_accumulator.discard()
@@ -92,7 +94,7 @@ class Trainer:
         with self.random_state.preserved():
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
         moment = EventStepContext(stepper=self.stepper)
-        micro_batches = iter(self.data_loader)
+        micro_batches = begin_reading(self.data_loader, self.stepper)
         with self.progress, self.garbage_collector, self.profiler:
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))

@@ -1,16 +1,14 @@
 """Training, assembled."""
 
-from typing import Any
-
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import IterableDataset
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import ShufflingBatchSampler
 from d9d.loop.component.checkpointer import Checkpointer
-from d9d.loop.component.data_loader import build_data_loader, count_samples
+from d9d.loop.component.data_loader import TrainingData, build_data_loader, count_samples, load_iterable_data
 from d9d.loop.component.default_provider import adamw, constant_lr
 from d9d.loop.component.device_transfer import DeviceTransfer
 from d9d.loop.component.garbage_collector import GarbageCollector
@@ -93,7 +91,7 @@ class TrainingConfigurator:
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         stepper = Stepper(config.total_steps)
-        data_loader, num_samples = self._build_data_loader(bus, dist_context, stepper)
+        data = self._build_data(bus, dist_context, stepper)
         profiler = Profiler(config.profiling, dist_context, stepper)
         model = self._build_model(bus, dist_context)
         optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, model)
@@ -101,7 +99,7 @@ class TrainingConfigurator:
             event_bus=bus,
             stepper=stepper,
             task=self._task,
-            data_loader=data_loader,
+            data_loader=data.loader,
             model=model,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
@@ -117,7 +115,7 @@ class TrainingConfigurator:
             garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
             profiler=profiler,
             checkpointer=self._build_checkpointer(
-                num_samples,
+                data,
                 stepper=stepper,
                 model=model,
                 optimizer=optimizer,
@@ -127,16 +125,24 @@ class TrainingConfigurator:
             ),
         )
 
-    def _build_data_loader(
-        self, bus: EventBus, dist_context: DistributedContext, stepper: Stepper
-    ) -> tuple[DataLoader[Any], int]:
-        config = self._config
-        data = expect_result(
+    def _build_data(self, bus: EventBus, dist_context: DistributedContext, stepper: Stepper) -> TrainingData:
+        provided = expect_result(
             self._dataset_provider(InitializeDatasetContext(dist_context=dist_context)),
             InitializeDatasetResult,
             self._dataset_provider,
         )
-        num_samples = count_samples(data)
+        if isinstance(provided.dataset, IterableDataset):
+            data = load_iterable_data(provided, self._config, dist_context)
+        else:
+            data = self._sample_data(provided, dist_context, stepper)
+        bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data.loader))
+        return data
+
+    def _sample_data(
+        self, provided: InitializeDatasetResult, dist_context: DistributedContext, stepper: Stepper
+    ) -> TrainingData:
+        config = self._config
+        num_samples = count_samples(provided)
         sampler = ShufflingBatchSampler(
             num_samples=num_samples,
             global_batch_size=config.global_batch_size,
@@ -144,9 +150,8 @@ class TrainingConfigurator:
             seed=config.seed,
             stepper=stepper,
         )
-        data_loader = build_data_loader(data, sampler, config, dist_context.device)
-        bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
-        return data_loader, num_samples
+        loader = build_data_loader(provided, sampler, config, dist_context.device)
+        return TrainingData(loader, {"num_samples": num_samples})
 
     def _build_model(self, bus: EventBus, dist_context: DistributedContext) -> nn.Module:
         model = build_model_stage(self._model_provider, dist_context)
@@ -166,9 +171,9 @@ class TrainingConfigurator:
         bus.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext(lr_scheduler=lr_scheduler))
         return optimizer, lr_scheduler
 
-    def _build_checkpointer(self, num_samples: int, *, stepper: Stepper, **parts: Stateful) -> Checkpointer:
+    def _build_checkpointer(self, data: TrainingData, *, stepper: Stepper, **parts: Stateful) -> Checkpointer:
         config = self._config
-        state = JobState({"stepper": stepper, **parts})
+        state = JobState({"stepper": stepper, **data.state, **parts})
         settings = {
             "loop": "train",
             "total_steps": config.total_steps,
@@ -177,7 +182,7 @@ class TrainingConfigurator:
             "seed": config.seed,
             "precision": config.precision,
             "max_gradient_norm": config.max_gradient_norm,
-            "num_samples": num_samples,
+            **data.settings,
             **(state.describe("model", "optimizer", "lr_scheduler") if config.checkpointing is not None else {}),
         }
         return Checkpointer(config.checkpointing, stepper=stepper, state=state, settings=settings)
