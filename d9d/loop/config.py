@@ -32,7 +32,8 @@ class DataLoadingConfig(Settings):
 
     num_workers: NonNegativeInt = 0
     """How many processes read samples ahead; with 0 the loop reads them itself, when it needs them. What samples draw
-    at random is the same for any number of processes, and something else with none."""
+    at random is the same for any number of processes, and something else with none. Iterable data comes in another
+    order with another number."""
 
 
 class CheckpointingConfig(Settings):
@@ -64,6 +65,28 @@ class ReportingConfig(Settings):
     tensorboard: Path | None = None
     """The folder for TensorBoard, in which each loop has one of its own; it takes `pip install 'd9d[tensorboard]'`, and
     a folder for each run. `None` writes nothing."""
+
+
+class ProfilingConfig(Settings):
+    """Which steps are recorded by `torch.profiler`, counted from the first one that a process runs."""
+
+    folder: Path
+    """Where each rank writes one trace for each cycle, for Perfetto and TensorBoard."""
+
+    wait_steps: NonNegativeInt = 5
+    """How many steps each cycle lets pass."""
+
+    warmup_steps: PositiveInt = 1
+    """How many steps are then recorded and thrown away, since the first ones under the profiler are slower."""
+
+    active_steps: PositiveInt = 3
+    """How many steps are then recorded and kept."""
+
+    num_cycles: PositiveInt = 1
+    """How many cycles there are; after the last one, nothing is recorded."""
+
+    with_stack: bool = False
+    """Whether to record which lines of code call each operator, which slows the recorded steps down."""
 
 
 class TimeoutConfig(Settings):
@@ -160,6 +183,13 @@ class LoopConfig(Settings):
 
     reporting: ReportingConfig = ReportingConfig()
     """What people see of the running loop."""
+
+    garbage_collection_period_steps: PositiveInt | None = 100
+    """How often Python's garbage is collected, in steps, at the same steps on all ranks, in place of automatic
+    collection; `None` leaves that alone. Lower it if objects that refer to each other hold much memory."""
+
+    profiling: ProfilingConfig | None = None
+    """Which steps are recorded for profiling; `None` records nothing."""
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

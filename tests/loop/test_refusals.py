@@ -90,10 +90,10 @@ class Stream(IterableDataset[torch.Tensor]):
         return 3
 
 
-def test_a_stream_of_samples_is_refused_even_with_a_length() -> None:
-    """The samples of each step are chosen by index."""
-    with pytest.raises(ConfigurationError, match="Stream, has no length and no index: define __len__ and __getitem__"):
-        configure_training(training_config(), dataset=Stream())
+def test_inference_refuses_a_stream_of_samples_even_with_a_length() -> None:
+    """The number of steps, and the samples of each, must be known."""
+    with pytest.raises(ConfigurationError, match=r"Stream, is iterable, so that the number of steps is unknown: bring"):
+        configure_inference(inference_config(), dataset=Stream())
 
 
 class FrozenModelProvider(ModelProvider):

@@ -11,6 +11,9 @@ from d9d.loop.component.batch_sampler import DataShare, SequentialBatchSampler
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.data_loader import build_data_loader, count_samples
+from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.reporting import build_reporter
@@ -82,6 +85,7 @@ class InferenceConfigurator:
             "infer", config, task=self._task, stepper=stepper, dist_context=dist_context, num_samples=num_samples
         )
         bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
+        profiler = Profiler(config.profiling, dist_context, stepper)
         stages = build_stages(self._model_provider, config, dist_context)
         modules = [stage.module for stage in stages]
         bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=modules))
@@ -92,7 +96,7 @@ class InferenceConfigurator:
             task=self._task,
             batch_sampler=batch_sampler,
             data_loader=data_loader,
-            device=dist_context.device,
+            device_transfer=DeviceTransfer(dist_context.device),
             modules=modules,
             model_runner=build_runner(
                 stages, config=config, task=self._task, stepper=stepper, dist_context=dist_context
@@ -100,6 +104,8 @@ class InferenceConfigurator:
             reporter=reporter,
             source=source,
             random_state=random_state,
+            garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
+            profiler=profiler,
             checkpointer=self._build_checkpointer(
                 num_samples, source, stepper=stepper, model=modules[0], random=random_state
             ),

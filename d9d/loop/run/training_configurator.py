@@ -1,11 +1,10 @@
 """Training, assembled."""
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import IterableDataset
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
@@ -13,13 +12,16 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import DataShare, ShufflingBatchSampler
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.constant_lr import constant_lr
-from d9d.loop.component.data_loader import build_data_loader, count_samples
+from d9d.loop.component.data_loader import TrainingData, build_data_loader, count_samples, load_iterable_data
+from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.gradient_format import GradientFormat
 from d9d.loop.component.model_builder import ModelStage
 from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.optimizer_builder import OptimizerBuilder
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.reporter import Reporter
@@ -66,8 +68,8 @@ class _Parts:
     random_state: RandomState
     stepper: Stepper
     reporter: Reporter
-    data_loader: DataLoader[Any]
-    num_samples: int
+    data: TrainingData
+    profiler: Profiler
     stages: list[ModelStage]
     optimizer: OptimizerProtocol
     lr_scheduler: LRSchedulerProtocol
@@ -121,8 +123,9 @@ class TrainingConfigurator:
         bus.trigger(EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         stepper = Stepper(config.total_steps)
         reporter = build_reporter("train", config, task=self._task, stepper=stepper, dist_context=dist_context)
-        data_loader, num_samples = self._build_data_loader(dist_context, stepper)
-        bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
+        data = self._build_data(dist_context, stepper)
+        bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data.loader))
+        profiler = Profiler(config.profiling, dist_context, stepper)
         stages = build_stages(self._model_provider, config, dist_context)
         modules = [stage.module for stage in stages]
         bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=modules))
@@ -134,8 +137,8 @@ class TrainingConfigurator:
                 random_state=random_state,
                 stepper=stepper,
                 reporter=reporter,
-                data_loader=data_loader,
-                num_samples=num_samples,
+                data=data,
+                profiler=profiler,
                 stages=stages,
                 optimizer=optimizer,
                 lr_scheduler=lr_scheduler,
@@ -149,12 +152,12 @@ class TrainingConfigurator:
             event_bus=parts.event_bus,
             stepper=stepper,
             task=self._task,
-            data_loader=parts.data_loader,
-            device=dist_context.device,
+            data_loader=parts.data.loader,
             modules=parts.modules,
             optimizer=parts.optimizer,
             lr_scheduler=parts.lr_scheduler,
             num_micro_batches=config.num_micro_batches,
+            device_transfer=DeviceTransfer(dist_context.device),
             model_runner=build_runner(
                 parts.stages, config=config, task=self._task, stepper=stepper, dist_context=dist_context
             ),
@@ -169,8 +172,10 @@ class TrainingConfigurator:
             non_finite_gradients=NonFiniteGradients(config, parts.optimizer, stepper),
             reporter=parts.reporter,
             random_state=parts.random_state,
+            garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
+            profiler=parts.profiler,
             checkpointer=self._build_checkpointer(
-                parts.num_samples,
+                parts.data,
                 stepper=stepper,
                 model=parts.modules[0],
                 optimizer=parts.optimizer,
@@ -180,14 +185,21 @@ class TrainingConfigurator:
             ),
         )
 
-    def _build_data_loader(self, dist_context: DistributedContext, stepper: Stepper) -> tuple[DataLoader[Any], int]:
-        config = self._config
-        data = expect_result(
+    def _build_data(self, dist_context: DistributedContext, stepper: Stepper) -> TrainingData:
+        provided = expect_result(
             self._dataset_provider(InitializeDatasetContext(dist_context=dist_context)),
             InitializeDatasetResult,
             self._dataset_provider,
         )
-        num_samples = count_samples(data)
+        if isinstance(provided.dataset, IterableDataset):
+            return load_iterable_data(provided, self._config, dist_context)
+        return self._sample_data(provided, dist_context, stepper)
+
+    def _sample_data(
+        self, provided: InitializeDatasetResult, dist_context: DistributedContext, stepper: Stepper
+    ) -> TrainingData:
+        config = self._config
+        num_samples = count_samples(provided)
         sampler = ShufflingBatchSampler(
             num_samples=num_samples,
             global_batch_size=config.global_batch_size,
@@ -196,7 +208,8 @@ class TrainingConfigurator:
             stepper=stepper,
             share=DataShare(dist_context.data_parallel_rank, config.mesh.data_parallel_size),
         )
-        return build_data_loader(data, sampler, config, dist_context.device), num_samples
+        loader = build_data_loader(provided, sampler, config, dist_context.device)
+        return TrainingData(loader, {"num_samples": num_samples})
 
     def _build_optimizer(
         self, bus: EventBus, dist_context: DistributedContext, modules: list[nn.Module]
@@ -211,9 +224,9 @@ class TrainingConfigurator:
         bus.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext(lr_scheduler=lr_scheduler))
         return optimizer, lr_scheduler
 
-    def _build_checkpointer(self, num_samples: int, *, stepper: Stepper, **parts: Stateful) -> Checkpointer:
+    def _build_checkpointer(self, data: TrainingData, *, stepper: Stepper, **parts: Stateful) -> Checkpointer:
         config = self._config
-        state = JobState({"stepper": stepper, **parts})
+        state = JobState({"stepper": stepper, **data.state, **parts})
         settings = {
             "loop": "train",
             "total_steps": config.total_steps,
@@ -222,8 +235,7 @@ class TrainingConfigurator:
             "seed": config.seed,
             "precision": config.precision,
             "max_gradient_norm": config.max_gradient_norm,
-            "gradient_dtype": config.gradient_dtype,
-            "num_samples": num_samples,
+            **data.settings,
             **(state.describe("model", "optimizer", "lr_scheduler") if config.checkpointing is not None else {}),
         }
         return Checkpointer(config.checkpointing, stepper=stepper, state=state, settings=settings)
