@@ -235,6 +235,7 @@ class TrainingConfigurator:
             "seed": config.seed,
             "precision": config.precision,
             "max_gradient_norm": config.max_gradient_norm,
+            "gradient_dtype": config.gradient_dtype,
             **data.settings,
             **(state.describe("model", "optimizer", "lr_scheduler") if config.checkpointing is not None else {}),
         }
