@@ -15,6 +15,7 @@ from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.model_stage import ModelStage
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.source_checkpoint import load_weights
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.event import EventBus
@@ -45,6 +46,7 @@ class Inference:
         model_stage: Runs the model.
         progress: Shows people how far the run is.
         source: Holds the weights; `None` keeps those that the model provider made.
+        ranks: The processes of the job.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of this run, and gives it back.
     """
@@ -58,6 +60,7 @@ class Inference:
     model_stage: ModelStage
     progress: ProgressReporter
     source: Checkpoint | None
+    ranks: Ranks
     random_state: RandomState
     checkpointer: Checkpointer
 
@@ -69,7 +72,7 @@ class Inference:
                 on from.
         """
         if self.source is not None:
-            load_weights(self.source, self.model)
+            load_weights(self.source, [self.model], self.ranks)
         self.checkpointer.resume()
         self.model.eval()
         # A resumed run triggers this event once more: what its handlers draw must not shift the steps' random numbers.

@@ -1,5 +1,6 @@
 """Inference, assembled."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -12,11 +13,12 @@ from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.data_loader import build_data_loader, count_samples
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
+from d9d.loop.component.model_state import describe_model
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.source_checkpoint import find_source
-from d9d.loop.component.state_tree import describe_state
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -36,7 +38,7 @@ from d9d.loop.event.catalogue.inference import (
 )
 from d9d.loop.run.inference import Inference
 from d9d.loop.run.start import start_run
-from d9d.loop.state import JobState
+from d9d.loop.state import Held, JobState, Part
 
 
 class InferenceConfigurator:
@@ -73,9 +75,10 @@ class InferenceConfigurator:
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
         config = self._config
-        source = None if config.source_checkpoint is None else find_source(config.source_checkpoint)
         bus = EventBus()
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
+        ranks = Ranks.of(dist_context)
+        source = None if config.source_checkpoint is None else find_source(config.source_checkpoint, ranks)
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         data_loader, num_samples, stepper = self._build_data_loader(dist_context)
         bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
@@ -94,9 +97,10 @@ class InferenceConfigurator:
             ),
             progress=ProgressReporter("infer", config.reporting, stepper),
             source=source,
+            ranks=ranks,
             random_state=random_state,
             checkpointer=self._build_checkpointer(
-                num_samples, source, stepper=stepper, model=model, random=random_state
+                num_samples, source, dist_context, stepper=stepper, modules=[model], random=random_state
             ),
         )
 
@@ -118,9 +122,20 @@ class InferenceConfigurator:
         return build_data_loader(data, sampler, config, dist_context.device), num_samples, stepper
 
     def _build_checkpointer(
-        self, num_samples: int, source: Checkpoint | None, *, stepper: Stepper, model: nn.Module, random: RandomState
+        self,
+        num_samples: int,
+        source: Checkpoint | None,
+        dist_context: DistributedContext,
+        *,
+        stepper: Stepper,
+        modules: Sequence[nn.Module],
+        random: RandomState,
     ) -> Checkpointer:
         config = self._config
+        ranks = Ranks.of(dist_context)
+        # Where outputs were computed, there they are: another number of processes could not tell which are whose.
+        task = Part(self._task, Held.APART_AND_NEEDED)
+        state = JobState({"stepper": Part(stepper), "task": task, "random": Part(random, Held.APART)}, ranks)
         settings = {
             "loop": "inference",
             "global_batch_size": config.global_batch_size,
@@ -130,9 +145,15 @@ class InferenceConfigurator:
             "num_samples": num_samples,
             # Outputs of two sets of weights must not mix in one run.
             "source_checkpoint": None if source is None else f"{source.path.name} ({source.manifest()['id']})",
-            **(describe_state({"model": model.state_dict()}) if config.checkpointing is not None else {}),
+            **(describe_model(modules, ranks) if config.checkpointing is not None else {}),
         }
-        state = JobState({"stepper": stepper, "task": self._task, "random": random})
         if config.checkpointing is not None:
             state.describe()  # state that cannot be kept is refused now, not at the first save
-        return Checkpointer(config.checkpointing, stepper=stepper, state=state, settings=settings)
+        return Checkpointer(
+            config.checkpointing,
+            stepper=stepper,
+            state=state,
+            settings=settings,
+            ranks=ranks,
+            notes={"mesh": dist_context.mesh_parameters.model_dump()},
+        )

@@ -1,12 +1,13 @@
 """Training, assembled."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 from torch.utils.data import DataLoader
 
 from d9d.core.dist_context import DistributedContext
-from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
+from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import ShufflingBatchSampler
 from d9d.loop.component.checkpointer import Checkpointer
@@ -15,8 +16,11 @@ from d9d.loop.component.default_provider import adamw, constant_lr
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
+from d9d.loop.component.model_state import ModelState
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
+from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.ranks import Ranks
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -44,7 +48,7 @@ from d9d.loop.event.catalogue.train import (
 )
 from d9d.loop.run.start import start_run
 from d9d.loop.run.trainer import Trainer
-from d9d.loop.state import JobState
+from d9d.loop.state import Held, JobState, Part, optimizer_part
 
 
 class TrainingConfigurator:
@@ -114,11 +118,11 @@ class TrainingConfigurator:
             random_state=random_state,
             checkpointer=self._build_checkpointer(
                 num_samples,
+                dist_context,
                 stepper=stepper,
-                model=model,
+                modules=[model],
                 optimizer=optimizer,
                 lr_scheduler=lr_scheduler,
-                task=self._task,
                 random=random_state,
             ),
         )
@@ -153,9 +157,29 @@ class TrainingConfigurator:
         bus.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext(lr_scheduler=lr_scheduler))
         return optimizer, lr_scheduler
 
-    def _build_checkpointer(self, num_samples: int, *, stepper: Stepper, **parts: Stateful) -> Checkpointer:
+    def _build_checkpointer(
+        self,
+        num_samples: int,
+        dist_context: DistributedContext,
+        *,
+        stepper: Stepper,
+        modules: Sequence[nn.Module],
+        optimizer: OptimizerProtocol,
+        lr_scheduler: LRSchedulerProtocol,
+        random: RandomState,
+    ) -> Checkpointer:
         config = self._config
-        state = JobState({"stepper": stepper, **parts})
+        ranks = Ranks.of(dist_context)
+        model = ModelState(modules)
+        parts = {
+            "stepper": Part(stepper),
+            "model": Part(model),
+            "optimizer": optimizer_part(optimizer, model),
+            "lr_scheduler": Part(lr_scheduler),
+            "task": Part(self._task, Held.ALIKE_OR_APART),
+            "random": Part(random, Held.APART),
+        }
+        state = JobState(parts, ranks)
         settings = {
             "loop": "train",
             "total_steps": config.total_steps,
@@ -167,4 +191,11 @@ class TrainingConfigurator:
             "num_samples": num_samples,
             **(state.describe("model", "optimizer", "lr_scheduler") if config.checkpointing is not None else {}),
         }
-        return Checkpointer(config.checkpointing, stepper=stepper, state=state, settings=settings)
+        return Checkpointer(
+            config.checkpointing,
+            stepper=stepper,
+            state=state,
+            settings=settings,
+            ranks=ranks,
+            notes={"mesh": dist_context.mesh_parameters.model_dump()},
+        )
