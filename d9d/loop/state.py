@@ -3,10 +3,11 @@
 import dataclasses
 import enum
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol, Stateful
 from d9d.loop.component.divided_state import DividedState
@@ -51,22 +52,6 @@ class Part:
     held: Held = Held.TOGETHER
 
 
-def optimizer_part(optimizer: OptimizerProtocol, model: ModelState) -> Part:
-    """Return the state of an optimizer: by the names of the parameters, where it is one of torch's.
-
-    Args:
-        optimizer: The optimizer.
-        model: What it updates.
-
-    Returns:
-        The part.
-    """
-    if isinstance(optimizer, torch.optim.Optimizer):
-        return Part(OptimizerState(optimizer, model))
-    # Nothing is known about which state belongs to which parameter.
-    return Part(optimizer, Held.APART_AND_NEEDED)
-
-
 class JobState:
     """The parts of a job that a checkpoint holds, by name.
 
@@ -86,7 +71,7 @@ class JobState:
             Exception: On all processes, if any part fails to tell its state on any of them.
         """
         states = self._ranks.everywhere(lambda: {name: part.holder.state_dict() for name, part in self._parts.items()})
-        return {name: self._keyed(part, states[name]) for name, part in self._parts.items()}
+        return {name: self._keyed(name, part, states[name]) for name, part in self._parts.items()}
 
     def differing(self) -> set[str]:
         """Return the paths of what all processes hold and need not be the same: buffers, such as statistics."""
@@ -128,10 +113,10 @@ class JobState:
         saved.fill(rooms)
         self._ranks.everywhere(lambda: self._restore(outlines, rooms))
 
-    def _keyed(self, part: Part, state: dict[str, Any]) -> dict[str, Any]:
+    def _keyed(self, name: str, part: Part, state: dict[str, Any]) -> dict[str, Any]:
         if part.held is Held.TOGETHER:
             return state
-        if part.held is Held.ALIKE_OR_APART and is_alike(state, self._ranks):
+        if part.held is Held.ALIKE_OR_APART and is_alike(state, self._ranks, name):
             return {_ALL_RANKS: state}
         return {_key_of(self._ranks.rank): state}
 
@@ -178,6 +163,70 @@ class JobState:
     def _restore(self, outlines: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         for name, outline in outlines.items():
             self._parts[name].holder.load_state_dict(join_state(outline, tensors))
+
+
+def training_state(
+    ranks: Ranks,
+    *,
+    stepper: Stateful,
+    modules: Sequence[nn.Module],
+    optimizer: OptimizerProtocol,
+    lr_scheduler: Stateful,
+    task: Stateful,
+    random: Stateful,
+) -> JobState:
+    """Return the state of a training run.
+
+    Args:
+        ranks: The processes of the job.
+        stepper: Counts the steps.
+        modules: The stages of the model that this process holds.
+        optimizer: Updates their parameters.
+        lr_scheduler: Sets the learning rate.
+        task: May carry something of its own.
+        random: The random number generators of this process.
+
+    Returns:
+        The state, in the order in which its parts take it back.
+    """
+    model = ModelState(modules)
+    parts = {
+        "stepper": Part(stepper),
+        "model": Part(model),
+        "optimizer": _optimizer_part(optimizer, model),
+        "lr_scheduler": Part(lr_scheduler),
+        "task": Part(task, Held.ALIKE_OR_APART),
+        "random": Part(random, Held.APART),
+    }
+    return JobState(parts, ranks)
+
+
+def inference_state(ranks: Ranks, *, stepper: Stateful, task: Stateful, random: Stateful) -> JobState:
+    """Return the state of an inference run.
+
+    Args:
+        ranks: The processes of the job.
+        stepper: Counts the steps.
+        task: Carries the outputs of this process, or how far it has written them.
+        random: The random number generators of this process.
+
+    Returns:
+        The state, in the order in which its parts take it back.
+    """
+    parts = {
+        "stepper": Part(stepper),
+        # Another number of processes could not tell which outputs are there and whose they are.
+        "task": Part(task, Held.APART_AND_NEEDED),
+        "random": Part(random, Held.APART),
+    }
+    return JobState(parts, ranks)
+
+
+def _optimizer_part(optimizer: OptimizerProtocol, model: ModelState) -> Part:
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return Part(OptimizerState(optimizer, model))
+    # Of another kind nothing is known about which state belongs to which parameter.
+    return Part(optimizer, Held.APART_AND_NEEDED)
 
 
 def _key_of(rank: int) -> str:

@@ -185,7 +185,7 @@ def test_state_that_cannot_be_kept_is_refused_at_configuration(every_step: Check
 
 def test_state_of_inference_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
     """The same holds for inference."""
-    with pytest.raises(StateError, match=r"'task/seen/1' is a set, which a checkpoint cannot keep"):
+    with pytest.raises(StateError, match=r"'task/rank-0/seen/1' is a set, which a checkpoint cannot keep"):
         configure_inference(inference_config(every_step), task=UnkeepableInferenceTask())
 
 

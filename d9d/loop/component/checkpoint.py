@@ -23,14 +23,7 @@ from d9d.loop.component.united_state import unite
 FORMAT = 2
 _MANIFEST = "checkpoint.json"
 _OUTLINE = "state.json"
-_MANIFEST_FIELDS = {
-    "format": int,
-    "id": str,
-    "num_steps": int,
-    "num_ranks": int,
-    "files": dict,
-    "settings": dict,
-}
+_MANIFEST_FIELDS = {"format": int, "id": str, "num_steps": int, "files": dict, "settings": dict}
 _PREFIX = "step-"
 # Folders of this prefix are on their way in or out; they belong to no checkpoint and may be removed at any time.
 _TRANSIENT_PREFIX = ".transient-"

@@ -4,6 +4,7 @@ The outline is plain JSON, so that reading it executes nothing and people can lo
 """
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -100,7 +101,7 @@ def merge_outlines(outlines: Sequence[Any], name: str = "") -> Any:
     first = outlines[0]
     if not all(isinstance(outline, dict) and outline.keys() == {"dict"} for outline in outlines):
         for outline in outlines:
-            if outline != first:
+            if not is_same_outline(outline, first):
                 raise StateError(
                     f"{name!r} is {_brief(first)} on one process and {_brief(outline)} on another: what processes hold "
                     "together must be the same on all of them"
@@ -111,6 +112,19 @@ def merge_outlines(outlines: Sequence[Any], name: str = "") -> Any:
         for key, value in outline["dict"]:
             held.setdefault(key, []).append(value)
     return {"dict": [[key, merge_outlines(values, _below(name, key))] for key, values in held.items()]}
+
+
+def is_same_outline(left: Any, right: Any) -> bool:
+    """Say whether two outlines are the same; NaN is the same as NaN.
+
+    Args:
+        left: One.
+        right: The other.
+
+    Returns:
+        Whether they are.
+    """
+    return bool(left == right) or json.dumps(left) == json.dumps(right)
 
 
 def dtype_of(name: str) -> torch.dtype:

@@ -8,7 +8,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.state_tree import StateError, merge_outlines, split_state
+from d9d.loop.component.state_tree import StateError, is_same_outline, merge_outlines, split_state
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,13 @@ def unite(
     return {path: tensor for path, tensor in tensors.items() if writers.get(path, ranks.rank) == ranks.rank}, merged
 
 
-def is_alike(state: Mapping[str, Any], ranks: Ranks) -> bool:
+def is_alike(state: Mapping[str, Any], ranks: Ranks, name: str = "") -> bool:
     """Say whether all ranks hold the same state.
 
     Args:
         state: The state of this rank.
         ranks: Who holds state.
+        name: What errors call it.
 
     Returns:
         Whether it is the same, on all ranks alike.
@@ -56,12 +57,12 @@ def is_alike(state: Mapping[str, Any], ranks: Ranks) -> bool:
     Raises:
         StateError: On all ranks, if state cannot be kept.
     """
-    tensors, outline = ranks.everywhere(lambda: split_state(state))
+    tensors, outline = ranks.everywhere(lambda: split_state(state, name))
     if ranks.is_alone:
         return True
     plain = {path: tensor for path, tensor in tensors.items() if not isinstance(tensor, DTensor)}
-    first, *others = ranks.gather((outline, _digests(plain)))
-    return all(other == first for other in others)
+    (first, first_digests), *others = ranks.gather((outline, _digests(plain)))
+    return all(is_same_outline(other, first) and digests == first_digests for other, digests in others)
 
 
 def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

@@ -38,7 +38,7 @@ from d9d.loop.event.catalogue.inference import (
 )
 from d9d.loop.run.inference import Inference
 from d9d.loop.run.start import start_run
-from d9d.loop.state import Held, JobState, Part
+from d9d.loop.state import inference_state
 
 
 class InferenceConfigurator:
@@ -133,9 +133,7 @@ class InferenceConfigurator:
     ) -> Checkpointer:
         config = self._config
         ranks = Ranks.of(dist_context)
-        # Where outputs were computed, there they are: another number of processes could not tell which are whose.
-        task = Part(self._task, Held.APART_AND_NEEDED)
-        state = JobState({"stepper": Part(stepper), "task": task, "random": Part(random, Held.APART)}, ranks)
+        state = inference_state(ranks, stepper=stepper, task=self._task, random=random)
         settings = {
             "loop": "inference",
             "global_batch_size": config.global_batch_size,

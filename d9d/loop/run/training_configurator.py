@@ -1,6 +1,5 @@
 """Training, assembled."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -16,10 +15,8 @@ from d9d.loop.component.default_provider import adamw, constant_lr
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.model_stage import ModelStage, build_model_stage
-from d9d.loop.component.model_state import ModelState
 from d9d.loop.component.progress import ProgressReporter
 from d9d.loop.component.provided import expect_result
-from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
@@ -48,7 +45,7 @@ from d9d.loop.event.catalogue.train import (
 )
 from d9d.loop.run.start import start_run
 from d9d.loop.run.trainer import Trainer
-from d9d.loop.state import Held, JobState, Part, optimizer_part
+from d9d.loop.state import training_state
 
 
 class TrainingConfigurator:
@@ -158,28 +155,11 @@ class TrainingConfigurator:
         return optimizer, lr_scheduler
 
     def _build_checkpointer(
-        self,
-        num_samples: int,
-        dist_context: DistributedContext,
-        *,
-        stepper: Stepper,
-        modules: Sequence[nn.Module],
-        optimizer: OptimizerProtocol,
-        lr_scheduler: LRSchedulerProtocol,
-        random: RandomState,
+        self, num_samples: int, dist_context: DistributedContext, *, stepper: Stepper, **parts: Any
     ) -> Checkpointer:
         config = self._config
         ranks = Ranks.of(dist_context)
-        model = ModelState(modules)
-        parts = {
-            "stepper": Part(stepper),
-            "model": Part(model),
-            "optimizer": optimizer_part(optimizer, model),
-            "lr_scheduler": Part(lr_scheduler),
-            "task": Part(self._task, Held.ALIKE_OR_APART),
-            "random": Part(random, Held.APART),
-        }
-        state = JobState(parts, ranks)
+        state = training_state(ranks, stepper=stepper, task=self._task, **parts)
         settings = {
             "loop": "train",
             "total_steps": config.total_steps,
