@@ -16,6 +16,7 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
+from d9d.loop.component.source_checkpoint import find_source, load_weights
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.state import JobState, training_state
 
@@ -97,7 +98,8 @@ class Job:
             self._divide(stage, division)
         decaying = [weight for weight in self._parameters() if weight.ndim == 2]
         others = [weight for weight in self._parameters() if weight.ndim != 2]
-        self.optimizer = torch.optim.AdamW([{"params": decaying}, {"params": others, "weight_decay": 0.0}], lr=0.1)
+        groups: list[dict[str, Any]] = [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.1)
         self.lr_scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, gamma=0.5)
         self.stepper = Stepper(100)
         self.random = RandomState(self.context.device)
@@ -147,7 +149,9 @@ class Job:
 
     def numbers(self) -> dict[str, torch.Tensor]:
         """Return all weights and moments of the stages of this process, whole."""
-        names = {weight: name for stage in self.stages for name, weight in stage.named_parameters()}
+        names: dict[torch.Tensor, str] = {
+            weight: name for stage in self.stages for name, weight in stage.named_parameters()
+        }
         found = {name: value for stage in self.stages for name, value in stage.state_dict().items()}
         for weight, moments in self.optimizer.state.items():
             found |= {f"{names[weight]}/{key}": value for key, value in moments.items()}
@@ -186,6 +190,13 @@ def save(division: Division, folder: Path) -> dict[str, torch.Tensor]:
     job.checkpointer.save_if_due()
     for _ in range(2):
         job.step()
+    return job.numbers()
+
+
+def weights(division: Division, folder: Path) -> dict[str, torch.Tensor]:
+    """Load the weights of the newest checkpoint, as inference does, and return them."""
+    job = Job(division, folder / "unused")
+    load_weights(find_source(folder, job.ranks), job.stages, job.ranks)
     return job.numbers()
 
 

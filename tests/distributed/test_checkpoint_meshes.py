@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from divided_job import DIVISIONS, resume, save
+from divided_job import DIVISIONS, resume, save, weights
 from ranks import run_on_ranks
+
+from d9d.loop.component.checkpoint import Checkpoint
 
 SHORT = ["fsdp", "tensor", "v-shaped pipeline"]
 
@@ -39,6 +41,19 @@ def test_what_a_divided_job_saves_one_process_goes_on_from(division: str, tmp_pa
 def test_what_one_process_saves_a_divided_job_goes_on_from(division: str, tmp_path: Path) -> None:
     """The other way round."""
     assert_goes_on("alone", division, tmp_path)
+
+
+@pytest.mark.parametrize(("source", "target"), [("fsdp", "alone"), ("v-shaped pipeline", "tensor"), ("alone", "fsdp")])
+def test_inference_takes_its_weights_from_any_division(source: str, target: str, tmp_path: Path) -> None:
+    """Whatever the division of the model that was trained, and of the one that infers."""
+    run_on_ranks(DIVISIONS[source].num_ranks, save, DIVISIONS[source], tmp_path)
+    saved = Checkpoint(tmp_path / "step-3").read("model")["model"]
+
+    found = united(run_on_ranks(DIVISIONS[target].num_ranks, weights, DIVISIONS[target], tmp_path))
+
+    assert found.keys() == saved.keys()
+    for name, value in saved.items():
+        assert torch.equal(found[name], value), name
 
 
 @pytest.mark.slow
