@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
@@ -141,8 +141,8 @@ class Job:
         """Change all weights, moments and the learning rate, alike for any division."""
         for stage in self.stages:
             for name, weight in stage.named_parameters():
-                gradient = full_gradient(name, weight.shape, self.stepper.current_step)
-                weight.grad = gradient if not isinstance(weight, DTensor) else as_divided(gradient, weight)
+                # What is done to each number by itself is the same however they are divided.
+                weight.grad = weight.detach() * 0.5 + (len(name) - self.stepper.current_step)
         self.optimizer.step()
         self.lr_scheduler.step()
         self.stepper.advance()
@@ -169,17 +169,6 @@ class Nothing:
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         assert state_dict == {}
-
-
-def full_gradient(name: str, shape: torch.Size, step: int) -> torch.Tensor:
-    """Return numbers that are the same for a weight of this name, wherever it lies."""
-    seed = sum(map(ord, name)) * 100 + step
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def as_divided(whole: torch.Tensor, weight: DTensor) -> torch.Tensor:
-    """Divide a tensor as a weight is."""
-    return distribute_tensor(whole, weight.device_mesh, weight.placements)
 
 
 def save(division: Division, folder: Path) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 
 from d9d.loop.component.durable_file import synchronize_folder, write_json
 from d9d.loop.component.ranks import ALONE, Ranks
-from d9d.loop.component.saved_state import SavedState, damage_error
+from d9d.loop.component.saved_state import READ_ERRORS, SavedState, damage_error, require_consistent
 from d9d.loop.component.state_tree import empty_tensors, join_state
 from d9d.loop.component.tensor_files import read_index, save_tensors
 from d9d.loop.component.united_state import unite
@@ -208,9 +208,10 @@ class Checkpoint:
 
         def read_texts() -> tuple[Any, dict[str, Any], int]:
             try:
-                outline = json.loads((self.path / _OUTLINE).read_text(encoding="utf-8"))
-                return outline, read_index(self.path), self.manifest()["num_ranks"]
-            except (OSError, ValueError) as error:
+                outline, index = json.loads((self.path / _OUTLINE).read_text(encoding="utf-8")), read_index(self.path)
+                require_consistent(outline, index)
+                return outline, index, self.manifest()["num_ranks"]
+            except READ_ERRORS as error:
                 raise damage_error(self.path, error) from error
 
         outline, index, num_ranks = ranks.on_main(read_texts)

@@ -10,9 +10,11 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from d9d.loop.component.ranks import Ranks
+from d9d.loop.component.state_tree import describe_outline, dtype_of
 from d9d.loop.component.tensor_files import load_tensors
 
-_READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pickle.PickleError)
+READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pickle.PickleError)
+"""What reading damaged files raises."""
 
 
 class CheckpointError(RuntimeError):
@@ -71,7 +73,7 @@ class SavedState:
         """
         try:
             load_tensors(self.folder, tensors, self.index, self.ranks)
-        except (*_READ_ERRORS, CheckpointException) as error:  # torch's is no Exception
+        except (*READ_ERRORS, CheckpointException) as error:  # torch's is no Exception
             raise damage_error(self.folder, error) from error
 
     def _find(self, path: tuple[str, ...]) -> Any:
@@ -79,6 +81,25 @@ class SavedState:
         for key in path:
             outline = dict(outline["dict"]).get(key) if isinstance(outline, dict) and "dict" in outline else None
         return outline
+
+
+def require_consistent(outline: Any, index: Mapping[str, Any]) -> None:
+    """Refuse texts that cannot be of one checkpoint.
+
+    Args:
+        outline: The outline of a state.
+        index: Where its tensors lie.
+
+    Raises:
+        ValueError: If they differ in a tensor.
+        TypeError: If a tensor has no number format.
+    """
+    described = describe_outline(outline)
+    for path, entry in index.items():
+        expected = f"{entry['dtype']}{entry['shape']}"
+        dtype_of(entry["dtype"])
+        if described.get(path) != expected:
+            raise ValueError(f"{path} is {expected} in one file and {described.get(path)} in the other")
 
 
 def damage_error(folder: Path, error: BaseException) -> CheckpointError:
