@@ -1,7 +1,7 @@
 """A small job whose model is divided in every way that there is, for tests of what survives the way between them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,9 @@ DIVISIONS = {
 class Job:
     """One process's part of the job: real modules, a real optimizer, real checkpoints."""
 
-    def __init__(self, division: Division, folder: Path, **parts: Any) -> None:
+    def __init__(
+        self, division: Division, folder: Path, optimizer_type: type[torch.optim.Optimizer] | None = None, **parts: Any
+    ) -> None:
         torch.manual_seed(0)
         self.context = DistributedContext.start("cpu", DeviceMeshParameters(**division.mesh))
         layers = [Block() for _ in range(NUM_LAYERS)]
@@ -99,7 +101,8 @@ class Job:
         decaying = [weight for weight in self._parameters() if weight.ndim == 2]
         others = [weight for weight in self._parameters() if weight.ndim != 2]
         groups: list[dict[str, Any]] = [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.1)
+        make_optimizer: Callable[..., torch.optim.Optimizer] = optimizer_type or torch.optim.AdamW
+        self.optimizer = make_optimizer(groups, lr=0.1)
         self.lr_scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, gamma=0.5)
         self.stepper = Stepper(100)
         self.random = RandomState(self.context.device)
@@ -171,9 +174,11 @@ class Nothing:
         assert state_dict == {}
 
 
-def save(division: Division, folder: Path) -> dict[str, torch.Tensor]:
+def save(
+    division: Division, folder: Path, optimizer_type: type[torch.optim.Optimizer] | None = None
+) -> dict[str, torch.Tensor]:
     """Run three steps, save, and return the numbers after two more."""
-    job = Job(division, folder)
+    job = Job(division, folder, optimizer_type)
     for _ in range(3):
         job.step()
     job.checkpointer.save_if_due()
@@ -189,9 +194,11 @@ def weights(division: Division, folder: Path) -> dict[str, torch.Tensor]:
     return job.numbers()
 
 
-def resume(division: Division, folder: Path) -> dict[str, torch.Tensor]:
+def resume(
+    division: Division, folder: Path, optimizer_type: type[torch.optim.Optimizer] | None = None
+) -> dict[str, torch.Tensor]:
     """Go on from a checkpoint, and return the numbers after two more steps."""
-    job = Job(division, folder)
+    job = Job(division, folder, optimizer_type)
     job.checkpointer.resume()
     assert job.stepper.current_step == 3
     for _ in range(2):

@@ -57,6 +57,22 @@ def test_inference_takes_its_weights_from_any_division(source: str, target: str,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("optimizer_type", [torch.optim.Adafactor, torch.optim.SGD, torch.optim.Adagrad])
+@pytest.mark.parametrize("target", ["alone", "fsdp", "tensor"])
+@pytest.mark.parametrize("source", ["alone", "fsdp", "tensor"])
+def test_moments_of_any_shape_go_on(
+    source: str, target: str, optimizer_type: type[torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    """One for each row of a weight, or none at all."""
+    expected = united(run_on_ranks(DIVISIONS[source].num_ranks, save, DIVISIONS[source], tmp_path, optimizer_type))
+    found = united(run_on_ranks(DIVISIONS[target].num_ranks, resume, DIVISIONS[target], tmp_path, optimizer_type))
+
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("target", DIVISIONS)
 @pytest.mark.parametrize("source", DIVISIONS)
 def test_what_any_division_saves_any_other_goes_on_from(source: str, target: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.state_tree import describe_outline, dtype_of
+from d9d.loop.component.state_tree import dtype_of, empty_tensors
 from d9d.loop.component.tensor_files import load_tensors
 
 READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pickle.PickleError)
@@ -94,12 +94,13 @@ def require_consistent(outline: Any, index: Mapping[str, Any]) -> None:
         ValueError: If they differ in a tensor.
         TypeError: If a tensor has no number format.
     """
-    described = describe_outline(outline)
-    for path, entry in index.items():
-        expected = f"{entry['dtype']}{entry['shape']}"
-        dtype_of(entry["dtype"])
-        if described.get(path) != expected:
-            raise ValueError(f"{path} is {expected} in one file and {described.get(path)} in the other")
+    with torch.device("meta"):  # nothing is allocated
+        expected = empty_tensors(outline)
+    if expected.keys() != index.keys():
+        raise ValueError(f"{min(expected.keys() ^ index.keys())!r} is in one of two files alone")
+    for path, tensor in expected.items():
+        if (dtype_of(index[path]["dtype"]), index[path]["shape"]) != (tensor.dtype, list(tensor.shape)):
+            raise ValueError(f"{path!r} has another type or shape in one file than in the other")
 
 
 def damage_error(folder: Path, error: BaseException) -> CheckpointError:
