@@ -55,6 +55,22 @@ class Stage(nn.Module):
         return features
 
 
+class RowOptimizer(torch.optim.Optimizer):
+    """Keeps one moment for each row of a weight, as optimizers that save memory do."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
+        super().__init__(groups, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                moments = self.state[weight]
+                rows = weight.grad.square().mean(dim=-1, keepdim=True)
+                moments["rows"] = moments["rows"] * 0.9 + rows if "rows" in moments else rows
+                weight -= group["lr"] * weight.grad / (moments["rows"] + 1.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Division:
     """How a job is divided, and among how many processes.

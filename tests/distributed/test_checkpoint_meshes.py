@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from divided_job import DIVISIONS, resume, save, weights
+from divided_job import DIVISIONS, RowOptimizer, resume, save, weights
 from ranks import run_on_ranks
 
 from d9d.loop.component.checkpoint import Checkpoint
@@ -57,7 +57,7 @@ def test_inference_takes_its_weights_from_any_division(source: str, target: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer_type", [torch.optim.Adafactor, torch.optim.SGD, torch.optim.Adagrad])
+@pytest.mark.parametrize("optimizer_type", [RowOptimizer, torch.optim.SGD, torch.optim.Adagrad])
 @pytest.mark.parametrize("target", ["alone", "fsdp", "tensor"])
 @pytest.mark.parametrize("source", ["alone", "fsdp", "tensor"])
 def test_moments_of_any_shape_go_on(

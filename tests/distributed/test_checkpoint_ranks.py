@@ -12,6 +12,7 @@ import torch
 from divided_job import DIVISIONS, Division, Job
 from ranks import run_on_ranks
 from torch import distributed
+from torch.distributed.tensor import DTensor
 
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.ranks import Ranks
@@ -118,6 +119,31 @@ def test_what_each_rank_had_of_its_own_another_number_of_ranks_begins_without(tm
         f"each of 2 processes had a state of its own of the part {name!r}, and there are 1 now: it begins anew"
         for name in ("task", "random")
     ]
+
+
+def average_weights(division: Division, folder: Path) -> torch.Tensor:
+    """Carry an average of a weight in the task, divided as the weight is; return it whole."""
+    job = Job(division, folder)
+    weight = job.stages[0].state_dict()["layers.0.up.weight"]
+    task = Holder({"average": weight * 0 if list(folder.iterdir()) else weight * 0.5})
+    job = Job(division, folder, task=task)
+    job.checkpointer.resume()
+    job.step()
+    job.checkpointer.save_if_due()
+    average: Any = task.state["average"]
+    assert type(average) is type(weight.detach())
+    return average.full_tensor() if isinstance(average, DTensor) else average
+
+
+def test_what_a_task_has_divided_is_divided_anew(tmp_path: Path) -> None:
+    """An average of the weights goes from shards to other shards, and to one process."""
+    first, _ = run_on_ranks(2, average_weights, FSDP, tmp_path)
+    second, _ = run_on_ranks(2, average_weights, DIVISIONS["tensor"], tmp_path)
+    (third,) = run_on_ranks(1, average_weights, ALONE, tmp_path)
+
+    assert first.any()
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
 
 
 def infer(folder: Path, num_ranks: int) -> str:
