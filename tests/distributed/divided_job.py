@@ -62,13 +62,13 @@ class RowOptimizer(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             for weight in group["params"]:
                 moments = self.state[weight]
                 rows = weight.grad.square().mean(dim=-1, keepdim=True)
                 moments["rows"] = moments["rows"] * 0.9 + rows if "rows" in moments else rows
-                weight -= group["lr"] * weight.grad / (moments["rows"] + 1.0)
+                weight.sub_(group["lr"] * weight.grad / (moments["rows"] + 1.0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,12 @@ import pytest
 import torch
 from divided_job import DIVISIONS, Division, Job
 from ranks import run_on_ranks
-from torch import distributed
+from torch import distributed, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from d9d.loop.component.checkpoint import Checkpoint
+from d9d.loop.component.model_state import ModelState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.state import Held, JobState, Part
@@ -144,6 +146,18 @@ def test_what_a_task_has_divided_is_divided_anew(tmp_path: Path) -> None:
     assert first.any()
     assert torch.equal(first, second)
     assert torch.equal(first, third)
+
+
+def names_within_ddp() -> tuple[list[str], list[str]]:
+    bare = nn.Linear(2, 1)
+    state = ModelState([DistributedDataParallel(bare)])
+    state.load_state_dict(state.state_dict())
+    return list(state.state_dict()), list(state.parameter_names().values())
+
+
+def test_replicas_of_torch_have_the_names_of_the_bare_model() -> None:
+    """Their wrapper is not part of the names."""
+    assert run_on_ranks(2, names_within_ddp) == [(["weight", "bias"], ["weight", "bias"])] * 2
 
 
 def infer(folder: Path, num_ranks: int) -> str:
