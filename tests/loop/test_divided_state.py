@@ -71,6 +71,21 @@ def test_an_optimizer_goes_on_with_its_groups_in_another_order() -> None:
         assert same_tensors(other.state[parameter], moments)
 
 
+def test_the_names_that_torch_keeps_in_a_group_stay_those_of_the_process() -> None:
+    """Another division of the model has other parameters in its groups."""
+    whole = two_layers()
+    optimizer = stepped(torch.optim.Adam(list(whole.named_parameters())), whole)
+    saved = OptimizerState(optimizer, ModelState([whole])).state_dict()
+    stage = nn.Sequential(whole[0])
+    other = torch.optim.Adam(list(stage.named_parameters()))
+    narrowed = {**saved, "state": {name: saved["state"][name] for name in ("0.weight", "0.bias")}}
+
+    OptimizerState(other, ModelState([stage])).load_state_dict(narrowed)
+
+    assert other.param_groups[0]["param_names"] == ["0.weight", "0.bias"]
+    assert same_tensors(other.state[whole[0].weight], optimizer.state[whole[0].weight])
+
+
 def test_parameters_of_different_settings_do_not_go_on_in_one_group() -> None:
     """The error names two of them and the setting."""
     model = two_layers()

@@ -9,6 +9,10 @@ from d9d.loop.component.model_state import ModelState
 from d9d.loop.component.state_tree import StateError, empty_tensors
 
 
+# What a group says of the parameters of this process, which another division has others of.
+_OF_THE_PROCESS = ("params", "param_names")
+
+
 class OptimizerState(DividedState):
     """The state of one of torch's optimizers, which any other division of the model can take up.
 
@@ -34,7 +38,7 @@ class OptimizerState(DividedState):
         flat = [name for group in names for name in group]
         saved = self._optimizer.state_dict()
         groups = {
-            name: {key: value for key, value in group.items() if key != "params"}
+            name: {key: value for key, value in group.items() if key not in _OF_THE_PROCESS}
             for group, group_names in zip(saved["param_groups"], names, strict=True)
             for name in group_names
         }
