@@ -116,7 +116,7 @@ class JobState:
     def _keyed(self, name: str, part: Part, state: dict[str, Any]) -> dict[str, Any]:
         if part.held is Held.TOGETHER:
             return state
-        if part.held is Held.ALIKE_OR_APART and is_alike(state, self._ranks, name):
+        if part.held is Held.ALIKE_OR_APART and is_alike(state, self._ranks, f"{name}/{_ALL_RANKS}"):
             return {_ALL_RANKS: state}
         return {_key_of(self._ranks.rank): state}
 

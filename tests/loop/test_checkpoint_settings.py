@@ -179,7 +179,7 @@ class UnkeepableInferenceTask(ToyInferenceTask):
 
 def test_state_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
     """Not after hours, at the first save: the error names the path and the type."""
-    with pytest.raises(StateError, match=r"'task/seen/1' is a set, which a checkpoint cannot keep"):
+    with pytest.raises(StateError, match=r"'task/all/seen/1' is a set, which a checkpoint cannot keep"):
         configure_training(training_config(every_step), task=UnkeepableTask())
 
 

@@ -8,7 +8,6 @@ from d9d.loop.component.divided_state import DividedState
 from d9d.loop.component.model_state import ModelState
 from d9d.loop.component.state_tree import StateError, empty_tensors
 
-
 # What a group says of the parameters of this process, which another division has others of.
 _OF_THE_PROCESS = ("params", "param_names")
 

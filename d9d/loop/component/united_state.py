@@ -32,11 +32,10 @@ def unite(
     Raises:
         StateError: On all ranks, if state cannot be kept, or is not the same where it must be, with its path.
     """
-    tensors, outline = ranks.everywhere(lambda: split_state(state))
     if ranks.is_alone:
-        return tensors, outline
-    plain = {path: tensor for path, tensor in tensors.items() if not isinstance(tensor, DTensor)}
-    outlines, digests = zip(*ranks.gather((outline, _digests(plain))), strict=True)
+        return split_state(state)
+    tensors, *seen = ranks.everywhere(lambda: _take_apart(state))
+    outlines, digests = zip(*ranks.gather(seen), strict=True)
     # All ranks see the same, and so come to the same error or none.
     merged = merge_outlines(outlines)
     writers = _writers(digests, differing, ranks)
@@ -57,12 +56,17 @@ def is_alike(state: Mapping[str, Any], ranks: Ranks, name: str = "") -> bool:
     Raises:
         StateError: On all ranks, if state cannot be kept.
     """
-    tensors, outline = ranks.everywhere(lambda: split_state(state, name))
     if ranks.is_alone:
         return True
-    plain = {path: tensor for path, tensor in tensors.items() if not isinstance(tensor, DTensor)}
-    (first, first_digests), *others = ranks.gather((outline, _digests(plain)))
+    _, *seen = ranks.everywhere(lambda: _take_apart(state, name))
+    (first, first_digests), *others = ranks.gather(seen)
     return all(is_same_outline(other, first) and digests == first_digests for other, digests in others)
+
+
+def _take_apart(state: Mapping[str, Any], name: str = "") -> tuple[dict[str, torch.Tensor], Any, dict[str, int]]:
+    """Return the tensors, the outline, and the digests of those tensors that a rank holds whole."""
+    tensors, outline = split_state(state, name)
+    return tensors, outline, _digests({path: held for path, held in tensors.items() if not isinstance(held, DTensor)})
 
 
 def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
