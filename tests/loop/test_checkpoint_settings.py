@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
-from d9d.loop.component.checkpoint import CheckpointError
+from d9d.loop.component.saved_state import CheckpointError
 from d9d.loop.component.state_tree import StateError
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
@@ -181,13 +181,13 @@ class UnkeepableInferenceTask(ToyInferenceTask):
 
 def test_state_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
     """Not after hours, at the first save: the error names the path and the type."""
-    with pytest.raises(StateError, match=r"'task/seen/1' is a set, which a checkpoint cannot keep"):
+    with pytest.raises(StateError, match=r"'task/all/seen/1' is a set, which a checkpoint cannot keep"):
         configure_training(training_config(every_step), task=UnkeepableTask())
 
 
 def test_state_of_inference_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
     """The same holds for inference."""
-    with pytest.raises(StateError, match=r"'task/seen/1' is a set, which a checkpoint cannot keep"):
+    with pytest.raises(StateError, match=r"'task/rank-0/seen/1' is a set, which a checkpoint cannot keep"):
         configure_inference(inference_config(every_step), task=UnkeepableInferenceTask())
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from d9d.loop.component.checkpoint import CheckpointError
+from d9d.loop.component.saved_state import CheckpointError
 from d9d.loop.config import CheckpointingConfig, ConfigurationError, DataLoadingConfig
 from d9d.loop.control import ComputeLossContext, ComputeLossResult
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepContext

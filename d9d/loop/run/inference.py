@@ -18,6 +18,7 @@ from d9d.loop.component.gradient_mode import without_gradients
 from d9d.loop.component.model_runner import ModelRunner
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporter import Reporter
 from d9d.loop.component.source_checkpoint import load_weights
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
@@ -50,6 +51,7 @@ class Inference:
         model_runner: Runs the model.
         reporter: Tells how far the run is, and its numbers.
         source: Holds the weights; `None` keeps those that the model provider made.
+        ranks: The processes of the job.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of this run, and gives it back.
         garbage_collector: Collects garbage between steps.
@@ -66,6 +68,7 @@ class Inference:
     model_runner: ModelRunner
     reporter: Reporter
     source: Checkpoint | None
+    ranks: Ranks
     random_state: RandomState
     checkpointer: Checkpointer
     garbage_collector: GarbageCollector
@@ -79,7 +82,7 @@ class Inference:
                 on from.
         """
         if self.source is not None:
-            load_weights(self.source, self.modules[0])
+            load_weights(self.source, self.modules, self.ranks)
         self.checkpointer.resume()
         for module in self.modules:
             module.eval()
