@@ -25,6 +25,7 @@ from d9d.loop.control import (
     InitializeModelStageContext,
     InitializeModelStageResult,
     ModelProvider,
+    OptimizerProvider,
     ParallelizeModelStageContext,
     RegisterTaskEventsContext,
     TrainTask,
@@ -35,6 +36,8 @@ from d9d.loop.run import Trainer, TrainingConfigurator
 
 NUM_FEATURES, WIDTH, NUM_CLASSES, NUM_LAYERS = 6, 16, 5, 8
 NUM_STEPS = 20
+# The rate moves the weights far in a few steps.
+ADAMW = OptimizerBuilder(torch.optim.AdamW, lr=0.01)
 QUIET = ReportingConfig(progress_bar=False, period_steps=None)
 
 
@@ -219,10 +222,16 @@ class Outcome:
 
 
 def configure(
-    layout: Layout, num_ranks: int, task: TrainTask, *, provider: type[Provider] = Provider, **settings: Any
+    layout: Layout,
+    num_ranks: int,
+    task: TrainTask,
+    *,
+    provider: type[Provider] = Provider,
+    optimizer: OptimizerProvider = ADAMW,
+    **settings: Any,
 ) -> Trainer:
     """Assemble the job in a layout; on one rank all layouts are the same."""
-    pipeline = {"schedule": layout.schedule, "activation_dtype": settings.pop("activation_dtype", None)}
+    pipeline = {name: settings.pop(name) for name in PipelineConfig.model_fields if name in settings}
     defaults: dict[str, Any] = {
         "total_steps": NUM_STEPS,
         "global_batch_size": 32,
@@ -233,14 +242,13 @@ def configure(
             **{**defaults, **settings},
             device="cpu",
             mesh=DeviceMeshParameters() if num_ranks == 1 else layout.mesh[num_ranks],
-            pipeline=PipelineConfig.model_validate(pipeline),
+            pipeline=PipelineConfig.model_validate({"schedule": layout.schedule, **pipeline}),
             reporting=QUIET,
         ),
         task=task,
         model_provider=provider(layout),
         dataset_provider=provide_dataset,
-        # The rate moves the weights far in a few steps.
-        optimizer_provider=OptimizerBuilder(torch.optim.AdamW, lr=0.01),
+        optimizer_provider=optimizer,
     ).configure()
 
 

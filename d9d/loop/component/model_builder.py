@@ -8,7 +8,6 @@ from d9d.core.dist_context import DistributedContext
 from d9d.core.pipeline import StagePosition
 from d9d.loop.component.activation_shapes import StageOutline
 from d9d.loop.component.provided import expect_result
-from d9d.loop.component.weight_initializer import initialize_weights
 from d9d.loop.control import (
     InitializeModelStageContext,
     InitializeModelStageResult,
@@ -19,10 +18,10 @@ from d9d.loop.control import (
 
 @dataclasses.dataclass(frozen=True)
 class ModelStage:
-    """One stage of the model, ready to run.
+    """One stage of the model.
 
     Attributes:
-        module: The stage, on the device, and parallelised.
+        module: The stage, parallelised.
         position: Where it stands in the pipeline.
         outline: Tells the shapes of what it returns; `None` where there is no pipeline.
     """
@@ -32,16 +31,13 @@ class ModelStage:
     outline: StageOutline | None
 
 
-def build_model_stage(
-    provider: ModelProvider, dist_context: DistributedContext, position: StagePosition, *, seed: int
-) -> ModelStage:
-    """Build a stage, have it parallelised, and bring it to the device.
+def build_model_stage(provider: ModelProvider, dist_context: DistributedContext, position: StagePosition) -> ModelStage:
+    """Build a stage, and have it parallelised; what it has on the meta device is left to be initialised.
 
     Args:
         provider: Brings the stage.
         dist_context: Says where it runs.
         position: Which stage to build.
-        seed: Where initial weights begin that the provider leaves to the loop.
 
     Returns:
         The stage.
@@ -54,5 +50,4 @@ def build_model_stage(
     provider.parallelize_model_stage(
         ParallelizeModelStageContext(dist_context=dist_context, model=module, stage=position)
     )
-    initialize_weights(module, device=dist_context.device, seed=seed)
     return ModelStage(module, position, outline)

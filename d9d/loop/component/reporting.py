@@ -5,11 +5,11 @@ from pathlib import Path
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.agreement import findings_of_all
 from d9d.loop.component.console import Console
 from d9d.loop.component.json_lines import JsonLines
 from d9d.loop.component.metric_exchange import MetricExchange
 from d9d.loop.component.peak_memory import PeakMemory
+from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.report import ReportSink
 from d9d.loop.component.reporter import Reporter
 from d9d.loop.component.task_metrics import create_task_metrics
@@ -77,7 +77,7 @@ def _require_writable(config: ReportingConfig, dist_context: DistributedContext)
     if config.period_steps is None:
         return
     problem = _problem(config) if dist_context.is_main_process else None
-    for found in findings_of_all(problem, dist_context):
+    for found in Ranks.of(dist_context).gather(problem):
         if found is not None:
             raise ConfigurationError(found)
 

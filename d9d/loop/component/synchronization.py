@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-import torch
-from torch import distributed, nn
+from torch import nn
 from torch.distributed._composable.contract import _get_registry  # torch offers no other way to see what was applied
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -11,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DistributedContext
+from d9d.loop.component.ranks import Ranks
 
 _REMEDY = (
     "apply shard_data_parallel (d9d.core.parallel) or torch's fully_shard to the whole model in parallelize_model_stage"
@@ -37,9 +37,10 @@ def require_synchronized(
             DistributedDataParallel is at work, which takes means where the loop needs sums.
     """
     modules = [*modules]
-    problem = _averaging(modules, schedule) or _unsynchronized(modules, dist_context)
-    if problem := _told_to_all(problem, dist_context):
-        raise ConfigurationError(problem)
+    own = _averaging(modules, schedule) or _unsynchronized(modules, dist_context)
+    for rank, problem in enumerate(Ranks.of(dist_context).gather(own)):
+        if problem is not None:
+            raise ConfigurationError(problem if dist_context.world_size == 1 else f"on rank {rank}: {problem}")
 
 
 def _averaging(modules: list[nn.Module], schedule: str | None) -> str | None:
@@ -83,16 +84,3 @@ def _unsynchronized(modules: list[nn.Module], dist_context: DistributedContext) 
 
 def _processes_of(parameter: nn.Parameter) -> set[int]:
     return {*parameter.device_mesh.mesh.flatten().tolist()} if isinstance(parameter, DTensor) else set()
-
-
-def _told_to_all(problem: str | None, dist_context: DistributedContext) -> str | None:
-    """Return the first problem that any process has, on all of them."""
-    if dist_context.world_size == 1:
-        return problem
-    found = torch.tensor([int(problem is not None)], device=dist_context.device)
-    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
-    if not found.item():
-        return None
-    problems: list[str | None] = [None] * dist_context.world_size
-    distributed.all_gather_object(problems, problem)
-    return next((f"on rank {rank}: {text}" for rank, text in enumerate(problems) if text), problem)

@@ -6,7 +6,7 @@ from typing import get_args
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.metric import Metric, Reduction
-from d9d.loop.component.agreement import findings_of_all
+from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.report import RESERVED_NAMES
 from d9d.loop.config import ConfigurationError
 from d9d.loop.control import BaseTask, CreateMetricsContext
@@ -27,8 +27,8 @@ def create_task_metrics(task: BaseTask, dist_context: DistributedContext) -> dic
     """
     metrics = task.create_metrics(CreateMetricsContext(dist_context=dist_context))
     problem = _problem(metrics)
-    problems = filter(None, findings_of_all(problem, dist_context))
-    layouts = findings_of_all([] if problem else _layout(metrics), dist_context)
+    problems = filter(None, Ranks.of(dist_context).gather(problem))
+    layouts = Ranks.of(dist_context).gather([] if problem else _layout(metrics))
     problem = next(problems, None) or _disagreement(layouts)
     if problem:
         raise ConfigurationError(f"{type(task).__qualname__}.create_metrics {problem}")

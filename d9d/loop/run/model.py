@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
 from d9d.loop.component.model_builder import ModelStage, build_model_stage
 from d9d.loop.component.model_inputs import ModelInputs
 from d9d.loop.component.model_runner import ModelRunner, WholeModelRunner
 from d9d.loop.component.precision import ForwardPrecision
+from d9d.loop.component.ranks import Ranks
+from d9d.loop.component.stage_names import require_own_names
 from d9d.loop.component.synchronization import require_synchronized
+from d9d.loop.component.weight_initializer import initialize_weights
 from d9d.loop.config import LoopConfig
 from d9d.loop.control import BaseTask, ModelProvider
 
@@ -28,13 +30,16 @@ def build_stages(provider: ModelProvider, config: LoopConfig, dist_context: Dist
         The stages, in the order of the pipeline.
 
     Raises:
-        ConfigurationError: If two of them name a weight alike, or gradients would not be added up over processes.
+        ConfigurationError: On all processes, if a weight cannot be initialised, two stages name a weight alike, or
+            gradients would not be added up over processes.
     """
     positions = config.pipeline.stages_of(dist_context.pipeline_rank, config.mesh.pipeline_parallel)
-    stages = [build_model_stage(provider, dist_context, position, seed=config.seed) for position in positions]
+    stages = [build_model_stage(provider, dist_context, position) for position in positions]
     modules = [stage.module for stage in stages]
-    _require_own_names(modules)
+    ranks = Ranks.of(dist_context)
+    ranks.everywhere(lambda: _initialize(modules, config, dist_context))
     require_synchronized(modules, dist_context, schedule=config.pipeline.schedule if len(modules) > 1 else None)
+    require_own_names(stages, ranks)
     return stages
 
 
@@ -68,15 +73,6 @@ def build_runner(
     return PipelineRunner(stages, config=config, inputs=inputs, precision=precision, dist_context=dist_context)
 
 
-def _require_own_names(modules: Sequence[nn.Module]) -> None:
-    seen: set[str] = set()
+def _initialize(modules: Sequence[nn.Module], config: LoopConfig, dist_context: DistributedContext) -> None:
     for module in modules:
-        names = {name for name, _ in module.named_parameters()}
-        shared = sorted(seen & names)
-        if shared:
-            raise ConfigurationError(
-                f"two stages of the pipeline have a weight of the name {shared[0]!r}: name the layers of a stage by "
-                "their index in the whole model, for instance in a torch.nn.ModuleDict, so that weights are found "
-                "again when the model is cut otherwise"
-            )
-        seen |= names
+        initialize_weights(module, device=dist_context.device, seed=config.seed)

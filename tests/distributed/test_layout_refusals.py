@@ -1,0 +1,180 @@
+"""A layout that cannot work is refused at configuration, on every rank alike, with the numbers that would work."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from layout_job import LAYOUTS, ClassifyTask, Layout, Provider, Stage, configure
+from pydantic import ValidationError
+from ranks import run_on_ranks
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from d9d.core.configuration import ConfigurationError
+from d9d.core.dist_context import DeviceMeshParameters
+from d9d.core.pipeline import StagePosition
+from d9d.loop.config import PipelineConfig, TrainingConfig
+from d9d.loop.control import InitializeModelStageContext, InitializeModelStageResult, ParallelizeModelStageContext
+
+
+def settings(**changes: Any) -> TrainingConfig:
+    return TrainingConfig(**{"total_steps": 1, "global_batch_size": 8, "micro_batch_size": 2, **changes})
+
+
+def pipeline(schedule: str, num_processes: int, **changes: Any) -> TrainingConfig:
+    mesh = DeviceMeshParameters(pipeline_parallel=num_processes)
+    return settings(mesh=mesh, pipeline=PipelineConfig.model_validate({"schedule": schedule}), **changes)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "num_processes", "message"),
+    [
+        ("1f1b", 8, "takes 8, 9, 10, .* and so on; set global_batch_size=16, or another micro_batch_size"),
+        ("dualpipev", 4, "takes 8, 9, 10, .* set global_batch_size=16"),
+        ("interleaved_1f1b", 3, None),
+        ("zbv", 4, None),
+        ("gpipe", 8, None),
+    ],
+)
+def test_a_schedule_that_takes_more_micro_batches_is_refused(
+    schedule: str, num_processes: int, message: str | None
+) -> None:
+    """Four of them are enough for some, and the error names the field and the numbers."""
+    if message is None:
+        assert pipeline(schedule, num_processes).num_micro_batches == 4
+        return
+    found = f"pipeline.schedule='{schedule}' on mesh.pipeline_parallel={num_processes} cannot take the 4 micro-batches"
+    with pytest.raises(ValidationError, match=f"{found}.*{message}"):
+        pipeline(schedule, num_processes)
+
+
+def test_rounds_of_unequal_size_are_refused() -> None:
+    """Five micro-batches on two processes would be rounds of two, two and one."""
+    with pytest.raises(ValidationError, match=r"cannot take the 5 micro-batches .* takes 1, 2, 3, 4, 6, 8 and so on"):
+        pipeline("interleaved_1f1b", 2, global_batch_size=10)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "num_stages", "message"),
+    [
+        ("1f1b", 2, "has 1 stage a process, and num_stages_per_process is 2: leave it out, or choose another schedule"),
+        ("zbv", 3, "has 2 stages a process, and num_stages_per_process is 3"),
+        ("interleaved_1f1b", 1, "has several stages a process, and num_stages_per_process is 1: set it to 2 or more"),
+    ],
+)
+def test_a_number_of_stages_that_a_schedule_has_not_is_refused(schedule: str, num_stages: int, message: str) -> None:
+    """The error says what would do."""
+    with pytest.raises(ValidationError, match=message):
+        PipelineConfig.model_validate({"schedule": schedule, "num_stages_per_process": num_stages})
+
+
+@pytest.mark.parametrize(("num_layers", "num_stages"), [(8, 3), (8, 8), (5, 1), (9, 4)])
+def test_layers_are_divided_evenly(num_layers: int, num_stages: int) -> None:
+    """In order, each once, and no stage has two more than another."""
+    parts = [StagePosition(index, num_stages).layers(num_layers) for index in range(num_stages)]
+
+    assert [layer for part in parts for layer in part] == [*range(num_layers)]
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def refused(layout: Layout, provider: type[Provider] = Provider, **changes: Any) -> str:
+    try:
+        configure(layout, 2, ClassifyTask(), provider=provider, **changes)
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+def test_more_stages_than_layers_are_refused_on_every_rank() -> None:
+    """Also where the rank's own stages would have layers."""
+    refuse = functools.partial(refused, num_stages_per_process=6)
+    messages = run_on_ranks(2, refuse, LAYOUTS["interleaved"])
+
+    assert len({*messages}) == 1
+    assert "the pipeline has 12 stages" in messages[0]
+    assert "the model has 8 layers to divide among them: use at most 8 stages, or at least 12 layers" in messages[0]
+
+
+def wrapped(ctx: ParallelizeModelStageContext) -> None:
+    """Wrap a layer by DistributedDataParallel."""
+    ctx.model.exit = DistributedDataParallel(nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("schedule", ["zbv", "dualpipev"])
+def test_ddp_with_a_v_schedule_is_refused_by_name(schedule: str) -> None:
+    """On every rank, with what does the same."""
+    layout = Layout({2: DeviceMeshParameters(pipeline_parallel=2)}, wrapped, schedule)
+    messages = run_on_ranks(2, refused, layout)
+
+    assert "is wrapped by DistributedDataParallel" in messages[0]
+    assert f"with a V schedule such as {schedule} it fails" in messages[0]
+    assert "apply shard_data_parallel" in messages[0]
+
+
+class TwinProvider(Provider):
+    """Names the layers of each stage from 0."""
+
+    def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+        return super().initialize_model_stage(
+            InitializeModelStageContext(dist_context=ctx.dist_context, stage=StagePosition(0, ctx.stage.num_stages))
+        )
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zbv"])
+def test_stages_that_share_names_are_refused(schedule: str) -> None:
+    """They could not be found again in a checkpoint."""
+    layout = Layout({2: DeviceMeshParameters(pipeline_parallel=2)}, schedule=schedule)
+    messages = run_on_ranks(2, refused, layout, TwinProvider)
+
+    assert len({*messages}) == 1
+    assert "of the pipeline have a weight of the name 'entry.weight'" in messages[0]
+
+
+def test_gradients_that_nobody_adds_up_are_refused() -> None:
+    """A model that is not sharded, on processes with other samples, would train apart in silence."""
+    layout = Layout({2: DeviceMeshParameters(data_parallel_shard=2)})
+    messages = run_on_ranks(2, refused, layout)
+
+    assert len({*messages}) == 1
+    assert "are not added up over all of them: entry.weight" in messages[0]
+
+
+def test_a_mesh_for_other_processes_is_refused_on_every_rank() -> None:
+    """With the numbers that would work."""
+    layout = Layout({2: DeviceMeshParameters(tensor_parallel=3)})
+
+    for message in run_on_ranks(2, refused, layout):
+        assert "the mesh is for 3 processes (tensor_parallel=3), and 2 processes were started: start 3" in message
+        assert "tensor_parallel=2" in message
+
+
+class Bias(nn.Module):
+    """Has a parameter, and does not say what it begins at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(5))
+
+
+class BareStage(Stage):
+    """Has such a module in its last stage."""
+
+    def __init__(self, position: StagePosition) -> None:
+        super().__init__(position)
+        if position.is_last:
+            self.bias = Bias()
+
+
+class BareProvider(Provider):
+    stage_kind = BareStage
+
+
+def test_weights_without_a_beginning_are_refused_on_every_rank() -> None:
+    """Also on those that have none of them."""
+    layout = Layout({2: DeviceMeshParameters(pipeline_parallel=2)})
+    messages = run_on_ranks(2, refused, layout, BareProvider)
+
+    assert len({*messages}) == 1
+    assert "bias (Bias" in messages[0]
+    assert "reset_parameters" in messages[0]

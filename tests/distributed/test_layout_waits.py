@@ -1,0 +1,75 @@
+"""Processes that work together wait for their devices no more than one alone: not in a step in which nothing is due.
+
+The meta device knows no process group, so reads are counted on the CPU, after a first step in which torch sets itself
+up: there a schedule's stages agree on their shapes, and FSDP on its buffers.
+"""
+
+import pytest
+import torch
+from layout_job import LAYOUTS, ClassifyTask, configure
+from ranks import run_on_ranks
+from readings import readings
+
+from d9d.loop.component import OptimizerBuilder
+from d9d.loop.control import ComputeLossContext, ComputeLossResult
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
+
+# Tensors that are on the host on every machine: the order of samples, and the number of a micro-batch.
+OF_THE_HOST = {"tolist in _samples", "__int__ in _compute_loss", "aten::_local_scalar_dense in _compute_loss"}
+
+
+class WaitingTask(ClassifyTask):
+    """Reads its loss in the third step."""
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        result = super().compute_loss(ctx)
+        if ctx.stepper.current_step == 2:
+            read_loss(result.loss)
+        return result
+
+
+def read_loss(loss: torch.Tensor) -> float:
+    return loss.item()
+
+
+def reads_in(name: str, num_ranks: int, kind: type[ClassifyTask]) -> list[str]:
+    """Train four steps, and return what was read after the first, and by whom."""
+    trainer = configure(LAYOUTS[name], num_ranks, kind(), total_steps=4, optimizer=OptimizerBuilder(torch.optim.SGD))
+    start: list[int] = []
+
+    with readings("cpu") as found:
+
+        def note(ctx: EventStepContext) -> None:
+            if ctx.stepper.current_step == 1:
+                start.append(len(found))
+
+        trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, note)
+        trainer.train()
+    return [read for read in found[start[0] :] if read not in OF_THE_HOST]
+
+
+@pytest.mark.parametrize(
+    ("name", "num_ranks"),
+    [
+        ("fsdp", 2),
+        ("hsdp", 2),
+        ("tensor", 2),
+        ("1f1b", 2),
+        ("zbv", 2),
+        pytest.param("zbv+fsdp", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_steps_read_no_value(name: str, num_ranks: int) -> None:
+    """On no rank: losses, weights, norms and activations stay on the device."""
+    assert run_on_ranks(num_ranks, reads_in, name, num_ranks, ClassifyTask) == [[]] * num_ranks
+
+
+@pytest.mark.parametrize("name", ["fsdp", "1f1b"])
+def test_a_planted_wait_is_caught(name: str) -> None:
+    """On each rank that computes losses."""
+    reads = run_on_ranks(2, reads_in, name, 2, WaitingTask)
+
+    assert [{*each} for each in reads] == [
+        {"item in read_loss", "aten::_local_scalar_dense in read_loss"} if name == "fsdp" or rank == 1 else set()
+        for rank in range(2)
+    ]
