@@ -10,7 +10,7 @@ MYPY := $(BIN)/mypy && cd examples/subscriber && ../../$(BIN)/mypy
 RECORDED_RUN := tests/loop/test_trace_order.py::test_a_run_triggers_each_event_in_the_declared_order
 
 .DEFAULT_GOAL := help
-.PHONY: help setup generate check lint typecheck test test-all demo bench-codegen bench-mypy clean
+.PHONY: help setup generate check lint typecheck test test-all demo layouts bench-codegen bench-mypy clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ test-all: check lint typecheck ## the same, and the exhaustive variants
 
 demo: setup ## generate, type-check, train and infer, in a few minutes
 	$(BIN)/python examples/bytes_lm/demo.py
+
+layouts: setup ## run one job in each layout of its processes; writes docs/layouts.md
+	PYTHONPATH=tests/harness $(BIN)/python tests/distributed/layout_page.py > docs/layouts.md
 
 bench-codegen: .venv-bench/installed ## measure the compiler beside others; writes docs/benchmarks/codegen.md
 	.venv-bench/bin/python benchmarks/codegen.py
