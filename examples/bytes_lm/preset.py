@@ -16,6 +16,7 @@ class Preset:
         global_batch_size: How many windows a step takes.
         micro_batch_size: How many of them go through the model at once.
         learning_rate: The largest learning rate, after the warm-up.
+        max_gradient_norm: To which norm larger gradients are scaled down.
         warmup_steps: How many steps the learning rate rises for.
         precision: The number format of forward passes.
         checkpoint_period_steps: How often to save, in steps.
@@ -27,6 +28,7 @@ class Preset:
     global_batch_size: int
     micro_batch_size: int
     learning_rate: float
+    max_gradient_norm: float | None = 1.0
     warmup_steps: int
     precision: Precision = "fp32"
     checkpoint_period_steps: int = 50
@@ -38,7 +40,7 @@ PRESETS = {
         model=ModelConfig(context_length=64, width=32, num_blocks=2, num_heads=2, num_experts=4, expert_width=32),
         total_steps=20,
         global_batch_size=8,
-        micro_batch_size=4,
+        micro_batch_size=2,
         learning_rate=3e-3,
         warmup_steps=5,
         checkpoint_period_steps=7,
