@@ -20,7 +20,7 @@ class Preset:
         warmup_steps: How many steps the learning rate rises for.
         precision: The number format of forward passes.
         checkpoint_period_steps: How often to save, in steps.
-        report_period_steps: How often to report losses and routing, in steps.
+        report_period_steps: How often to report losses and routing, in steps; `None` never does.
     """
 
     model: ModelConfig
@@ -32,7 +32,7 @@ class Preset:
     warmup_steps: int
     precision: Precision = "fp32"
     checkpoint_period_steps: int = 50
-    report_period_steps: int = 20
+    report_period_steps: int | None = 20
 
 
 PRESETS = {

@@ -71,7 +71,7 @@ def _model_inputs(ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
 class LanguageModelTask(TrainTask):
     """Trains on the next byte, keeps the load of the experts even, and reports how they share the work."""
 
-    def __init__(self, *, report_period_steps: int, balancing_rate: float = 0.01) -> None:
+    def __init__(self, *, report_period_steps: int | None, balancing_rate: float = 0.01) -> None:
         self._report_period_steps = report_period_steps
         self._balancing_rate = balancing_rate
 

@@ -15,6 +15,7 @@ from corpus import HeldOutWindows, SourceFile, TrainingWindows, read_corpus
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepContext
 from experts import MixtureOfExperts
+from layers import INITIAL_STD, Projection
 from layout import Layout
 from model import BytesLM, continue_text
 from preset import PRESETS, Preset
@@ -176,12 +177,26 @@ def test_training_and_held_out_files_are_apart() -> None:
     assert {file.name for file in held_out.files} == {file.name for file in corpus if file.is_held_out}
 
 
+def test_matrices_are_drawn_as_in_gpt_2() -> None:
+    """What ends in the residual stream is smaller by the square root of the number of additions; the head is zero."""
+    weights = train.configure(TINY, None, CPU).modules[0].state_dict()
+
+    smaller = INITIAL_STD / math.sqrt(2 * TINY.model.num_blocks)
+    for name, weight in weights.items():
+        if name.endswith(("norm.weight", "bias")):
+            assert torch.equal(weight, torch.full_like(weight, "norm" in name)), name
+        elif name == "head.weight":
+            assert torch.equal(weight, torch.zeros_like(weight))
+        else:
+            ends_in_stream = name.endswith(("attention.output.weight", "experts.down"))
+            assert weight.std().item() == pytest.approx(smaller if ends_in_stream else INITIAL_STD, rel=0.15), name
+
+
 def test_each_token_gets_the_weighted_outputs_of_the_experts_it_chose() -> None:
     """Sorting tokens by expert and multiplying in groups equals asking each expert in turn."""
     torch.manual_seed(1)
-    layer = MixtureOfExperts(width=16, hidden_width=8, num_experts=4, top_k=2, output_std=0.02)
-    for matrices in layer.experts.parameters():
-        torch.nn.init.normal_(matrices)
+    layer = MixtureOfExperts(width=16, hidden_width=8, num_experts=4, top_k=2, output_std=1.0)
+    torch.nn.init.normal_(layer.experts.gate_and_up)
     features = torch.randn(3, 5, 16)
 
     scores = layer.router(features).sigmoid()
@@ -205,6 +220,7 @@ def test_no_prediction_depends_on_what_comes_later() -> None:
     """Changing a token changes no logits before it."""
     torch.manual_seed(1)
     model = BytesLM(TINY.model).eval()
+    assert isinstance(model.head, Projection)
     torch.nn.init.normal_(model.head.weight)
     tokens = torch.randint(256, (1, 32))
     changed = tokens.clone()
