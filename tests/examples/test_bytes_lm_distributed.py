@@ -17,6 +17,7 @@ import torch
 from layout_job import full_weights, record_losses
 from ranks import run_on_ranks
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 import infer
 import train
@@ -24,6 +25,8 @@ from corpus import SourceFile, read_corpus
 from d9d.core.dist_context import DeviceMeshParameters
 from d9d.core.pipeline import ScheduleName
 from d9d.loop.config import PipelineConfig
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_OPTIMIZER_STEP_PRE, EventStepContext
+from d9d.loop.run import Trainer
 from layers import Projection
 from layout import Layout
 from preset import PRESETS, Preset
@@ -72,12 +75,14 @@ class Outcome:
     Attributes:
         losses: The loss of each step.
         weights: The full weights of its stages, by name.
+        gradients: The full gradients of the last step, by name; the optimizer makes much the same of larger ones.
         shares: The share of each expert in each layer, of each report.
         lines: What it logged of the routing.
     """
 
     losses: list[float]
     weights: dict[str, torch.Tensor]
+    gradients: dict[str, torch.Tensor]
     shares: list[torch.Tensor]
     lines: list[str]
 
@@ -86,13 +91,13 @@ def train_in(where: Layout, preset: Preset = TINY) -> Outcome:
     """Train the example, as one of its processes."""
     with small_corpus():
         trainer = train.configure(preset, None, where)
-    losses, shares = record_losses(trainer), record_shares(trainer.task)
+    losses, gradients, shares = record_losses(trainer), record_gradients(trainer), record_shares(trainer.task)
     handler = ListHandler()
     logging.getLogger("task").addHandler(handler)
     logging.getLogger("task").setLevel(logging.INFO)
     trainer.train()
     logging.getLogger("task").removeHandler(handler)
-    return Outcome([loss.item() for loss in losses], full_weights(trainer), shares, handler.lines)
+    return Outcome([loss.item() for loss in losses], full_weights(trainer), gradients, shares, handler.lines)
 
 
 class ListHandler(logging.Handler):
@@ -104,6 +109,20 @@ class ListHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
+
+
+def record_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Note the full gradients of each step in place of those before."""
+    gradients: dict[str, torch.Tensor] = {}
+
+    def note(ctx: EventStepContext) -> None:
+        for name, parameter in (pair for module in trainer.modules for pair in module.named_parameters()):
+            assert parameter.grad is not None
+            gradient = parameter.grad
+            gradients[name] = (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_OPTIMIZER_STEP_PRE, note)
+    return gradients
 
 
 def record_shares(task: Any) -> list[torch.Tensor]:
@@ -132,6 +151,9 @@ def expect_the_same(outcomes: list[Outcome], expected: Outcome) -> None:
         torch.testing.assert_close(outcome.shares, expected.shares, atol=1e-3, rtol=0)
         for name, weight in outcome.weights.items():
             torch.testing.assert_close(weight, expected.weights[name], atol=1e-4, rtol=1e-4, msg=name)
+        for name, gradient in outcome.gradients.items():
+            norm = expected.gradients[name].norm()
+            assert (gradient - expected.gradients[name]).norm() < 0.001 * norm, name
     assert len(expected.lines) == len(expected.shares) * len(expected.shares[0]) > 0
     assert {name for outcome in outcomes for name in outcome.weights} == expected.weights.keys()
     assert [line[:24] for line in outcomes[0].lines] == [line[:24] for line in expected.lines]
