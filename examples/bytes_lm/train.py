@@ -38,9 +38,11 @@ def is_vector(name: str, parameter: nn.Parameter) -> bool:
 
 def configure(preset: Preset, run_folder: Path | None, layout: Layout = ONE_PROCESS) -> Trainer:
     """Assemble the training of a preset, with its checkpoints below a folder; without one it saves nothing."""
-    checkpointing = run_folder and CheckpointingConfig(
-        folder=run_folder / "checkpoints", period_steps=preset.checkpoint_period_steps
-    )
+    checkpointing = None
+    if run_folder is not None:
+        checkpointing = CheckpointingConfig(
+            folder=run_folder / "checkpoints", period_steps=preset.checkpoint_period_steps
+        )
     return TrainingConfigurator(
         config=TrainingConfig(
             total_steps=preset.total_steps,
