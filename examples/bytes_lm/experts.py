@@ -107,22 +107,26 @@ class MixtureOfExperts(nn.Module):
             The weighted sum of the experts' outputs, of the same shape.
         """
         tokens = features.reshape(-1, features.shape[-1])
+        weights, choices = self._route(tokens)
         if self._exchange is None:
-            return self._mix(tokens, first_expert=0, num_own=self.num_experts).view_as(features)
-        num_own = self.num_experts // self._exchange.num_processes
-        mixed = self._mix(self._exchange.gather(tokens), first_expert=self._exchange.index * num_own, num_own=num_own)
+            return self._mix(tokens, weights, choices, own=range(self.num_experts)).view_as(features)
+        mixed = self._mix(
+            self._exchange.gather(tokens),
+            self._exchange.gather(weights),
+            self._exchange.gather(choices),
+            own=self._exchange.own(self.num_experts),
+        )
         return self._exchange.add_and_return(mixed).view_as(features)
 
-    def _mix(self, tokens: torch.Tensor, *, first_expert: int, num_own: int) -> torch.Tensor:
-        """Add up what successive experts, those of this process, make of tokens [num_tokens, width]."""
-        weights, choices = self._route(tokens)
+    def _mix(self, tokens: torch.Tensor, weights: torch.Tensor, choices: torch.Tensor, own: range) -> torch.Tensor:
+        """Add up what the experts of this process, which are successive, make of tokens [num_tokens, width]."""
         num_rows = torch.zeros(self.num_experts, device=tokens.device, dtype=torch.int32)
         num_rows.scatter_add_(0, choices.flatten(), torch.ones_like(choices.flatten(), dtype=torch.int32))
         if self.training:
             self.step_counts += num_rows
         # Rows are (token, choice) pairs; sorted, those of one expert lie together, and this process's own come first.
-        order = ((choices.flatten() - first_expert) % self.num_experts).argsort(stable=True)
-        bounds = num_rows[first_expert : first_expert + num_own].cumsum(0, dtype=torch.int32)
+        order = ((choices.flatten() - own.start) % self.num_experts).argsort(stable=True)
+        bounds = num_rows[own.start : own.stop].cumsum(0, dtype=torch.int32)
         outputs = self.experts(tokens[order // self.top_k], bounds)
         unsorted = outputs[order.argsort()].view(len(tokens), self.top_k, -1)
         mixed: torch.Tensor = (unsorted * weights.unsqueeze(-1).to(unsorted.dtype)).sum(1)
@@ -160,19 +164,15 @@ class TokenExchange:
 
     mesh: DeviceMesh
 
-    @property
-    def num_processes(self) -> int:
-        """How many processes there are."""
-        return self.mesh.size()
+    def own(self, num_experts: int) -> range:
+        """Return the indices of the experts of this process."""
+        num_own = num_experts // self.mesh.size()
+        start = self.mesh.get_local_rank() * num_own
+        return range(start, start + num_own)
 
-    @property
-    def index(self) -> int:
-        """Which of them this one is."""
-        return self.mesh.get_local_rank()
-
-    def gather(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the tokens of all processes; gradients of all of them go back to where each token came from."""
-        gathered = DTensor.from_local(tokens, self.mesh, [Shard(0)]).redistribute(placements=[Replicate()])
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows for the tokens of all processes; the sum of all gradients of a row goes to where it came from."""
+        gathered = DTensor.from_local(rows, self.mesh, [Shard(0)]).redistribute(placements=[Replicate()])
         return gathered.to_local(grad_placements=[Partial()])
 
     def add_and_return(self, outputs: torch.Tensor) -> torch.Tensor:
