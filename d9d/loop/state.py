@@ -1,10 +1,55 @@
-"""What a job carries from one process to the next."""
+"""What a job carries from one process to the next, and from one number of processes to another."""
 
-from collections.abc import Mapping
+import dataclasses
+import enum
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from d9d.core.protocol import Stateful
-from d9d.loop.component.state_tree import describe_state
+import torch
+from torch import nn
+
+from d9d.core.protocol import OptimizerProtocol, Stateful
+from d9d.loop.component.divided_state import DividedState
+from d9d.loop.component.model_state import ModelState
+from d9d.loop.component.optimizer_state import OptimizerState
+from d9d.loop.component.ranks import ALONE, Ranks
+from d9d.loop.component.saved_state import CheckpointError, SavedState
+from d9d.loop.component.state_tree import describe_outline, empty_tensors, join_state, split_state
+from d9d.loop.component.united_state import is_alike, unite
+
+logger = logging.getLogger(__name__)
+
+_ALL_RANKS = "all"
+
+
+class Held(enum.Enum):
+    """How the processes of a job hold a part of its state, which decides what another number of them can do with it."""
+
+    TOGETHER = enum.auto()
+    """Each holds a share of it, or all the same: any number of processes goes on from it."""
+
+    ALIKE_OR_APART = enum.auto()
+    """As `TOGETHER` where it was the same on all, and as `APART` where it was not."""
+
+    APART = enum.auto()
+    """Each has its own: another number of processes begins without it, and says so."""
+
+    APART_AND_NEEDED = enum.auto()
+    """Each has its own, and another number of processes is refused."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of the state of a job.
+
+    Attributes:
+        holder: Whose state it is.
+        held: How the processes hold it.
+    """
+
+    holder: Stateful
+    held: Held = Held.TOGETHER
 
 
 class JobState:
@@ -12,36 +57,185 @@ class JobState:
 
     Args:
         parts: The parts, in the order in which they take their state back.
+        ranks: The processes of the job, all of which call each method at once.
     """
 
-    def __init__(self, parts: Mapping[str, Stateful]) -> None:
+    def __init__(self, parts: Mapping[str, Part], ranks: Ranks = ALONE) -> None:
         self._parts = dict(parts)
+        self._ranks = ranks
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of each part, by its name."""
-        return {name: part.state_dict() for name, part in self._parts.items()}
+        """Return the state that this process holds, under names that no other process uses for anything else.
 
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Give each part its state back.
-
-        Args:
-            state_dict: What `state_dict` returned.
+        Raises:
+            Exception: On all processes, if any part fails to tell its state on any of them.
         """
-        for name, part in self._parts.items():
-            part.load_state_dict(state_dict[name])
+        states = self._ranks.everywhere(lambda: {name: part.holder.state_dict() for name, part in self._parts.items()})
+        return {name: self._keyed(name, part, states[name]) for name, part in self._parts.items()}
+
+    def differing(self) -> set[str]:
+        """Return the paths of what all processes hold and need not be the same: buffers, such as statistics."""
+        return {
+            f"{name}/{buffer}"
+            for name, part in self._parts.items()
+            if isinstance(part.holder, ModelState)
+            for buffer in part.holder.buffer_names()
+        }
 
     def describe(self, *names: str) -> dict[str, Any]:
-        """Describe some parts as they stand: their numbers, and the types and shapes of their tensors.
+        """Describe some parts as they stand on all processes: their numbers, and the types and shapes of their tensors.
 
         Args:
             *names: The parts.
 
         Returns:
-            What lies at each path of their state, in JSON's types.
+            What lies at each path of their state, in JSON's types; the same however a model is divided.
 
         Raises:
-            StateError: If any part of the job, described or not, holds what a checkpoint cannot keep.
+            StateError: If any part of the job, described or not, holds what a checkpoint cannot keep, or processes
+                hold together what is not the same.
         """
-        described = describe_state(self.state_dict())
-        prefixes = tuple(f"{name}/" for name in names)
-        return {path: value for path, value in described.items() if path.startswith(prefixes)}
+        _, outline = unite(self.state_dict(), self._ranks, self.differing())
+        wanted = [[name, _summary(self._parts[name].holder, part)] for name, part in outline["dict"] if name in names]
+        return describe_outline({"dict": wanted})
+
+    def load(self, saved: SavedState) -> None:
+        """Give each part its state back.
+
+        Args:
+            saved: The state of all processes.
+
+        Raises:
+            CheckpointError: On all processes, if it cannot be read, or needs another number of processes.
+            Exception: On all processes, if any part fails to take its state on any of them.
+        """
+        outlines, rooms = self._ranks.everywhere(lambda: self._prepare(saved))
+        saved.fill(rooms)
+        self._ranks.everywhere(lambda: self._restore(outlines, rooms))
+
+    def _keyed(self, name: str, part: Part, state: dict[str, Any]) -> dict[str, Any]:
+        if part.held is Held.TOGETHER:
+            return state
+        if part.held is Held.ALIKE_OR_APART and is_alike(state, self._ranks, f"{name}/{_ALL_RANKS}"):
+            return {_ALL_RANKS: state}
+        return {_key_of(self._ranks.rank): state}
+
+    def _prepare(self, saved: SavedState) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Return the outline of each part as far as it concerns this process, and the tensors to read into."""
+        outlines: dict[str, Any] = {}
+        rooms: dict[str, torch.Tensor] = {}
+        for name, part in self._parts.items():
+            path = self._path_to(name, part, saved)
+            if path is None:
+                continue
+            outline = saved.outline_at(*path)
+            if isinstance(part.holder, DividedState):
+                outline = part.holder.narrow(outline)
+                rooms |= part.holder.make_room(outline)
+            else:
+                own, _ = split_state(part.holder.state_dict(), "/".join(path))
+                rooms |= empty_tensors(outline, own)
+            outlines[name] = outline
+        return outlines, rooms
+
+    def _path_to(self, name: str, part: Part, saved: SavedState) -> tuple[str, ...] | None:
+        """Find where the state of a part lies for this process, if anywhere."""
+        if part.held is Held.TOGETHER:
+            return (name,)
+        if part.held is Held.ALIKE_OR_APART and saved.has(name, _ALL_RANKS):
+            return (name, _ALL_RANKS)
+        if saved.num_ranks == self._ranks.num_ranks:
+            return (name, _key_of(self._ranks.rank))
+        if part.held is Held.APART_AND_NEEDED:
+            raise CheckpointError(
+                f"each of {saved.num_ranks} processes had a state of its own of the {name}, and there are "
+                f"{self._ranks.num_ranks} now: go on with {saved.num_ranks}, or begin anew in another folder"
+            )
+        if self._ranks.is_main:
+            logger.warning(
+                "each of %d processes had a state of its own of the part %r, and there are %d now: it begins anew",
+                saved.num_ranks,
+                name,
+                self._ranks.num_ranks,
+            )
+        return None
+
+    def _restore(self, outlines: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        for name, outline in outlines.items():
+            self._parts[name].holder.load_state_dict(join_state(outline, tensors))
+
+
+def training_state(
+    ranks: Ranks,
+    *,
+    stepper: Stateful,
+    modules: Sequence[nn.Module],
+    optimizer: OptimizerProtocol,
+    lr_scheduler: Stateful,
+    task: Stateful,
+    random: Stateful,
+    data: Mapping[str, Stateful] | None = None,
+) -> JobState:
+    """Return the state of a training run.
+
+    Args:
+        ranks: The processes of the job.
+        stepper: Counts the steps.
+        modules: The stages of the model that this process holds.
+        optimizer: Updates their parameters.
+        lr_scheduler: Sets the learning rate.
+        task: May carry something of its own.
+        random: The random number generators of this process.
+        data: What the data of this process needs to go on, by name; nothing where the step alone decides.
+
+    Returns:
+        The state, in the order in which its parts take it back.
+    """
+    model = ModelState(modules)
+    parts = {
+        "stepper": Part(stepper),
+        # Another number of processes would read some samples twice, and others never.
+        **{name: Part(holder, Held.APART_AND_NEEDED) for name, holder in (data or {}).items()},
+        "model": Part(model),
+        "optimizer": _optimizer_part(optimizer, model),
+        "lr_scheduler": Part(lr_scheduler),
+        "task": Part(task, Held.ALIKE_OR_APART),
+        "random": Part(random, Held.APART),
+    }
+    return JobState(parts, ranks)
+
+
+def inference_state(ranks: Ranks, *, stepper: Stateful, task: Stateful, random: Stateful) -> JobState:
+    """Return the state of an inference run.
+
+    Args:
+        ranks: The processes of the job.
+        stepper: Counts the steps.
+        task: Carries the outputs of this process, or how far it has written them.
+        random: The random number generators of this process.
+
+    Returns:
+        The state, in the order in which its parts take it back.
+    """
+    parts = {
+        "stepper": Part(stepper),
+        # Another number of processes could not tell which outputs are there and whose they are.
+        "task": Part(task, Held.APART_AND_NEEDED),
+        "random": Part(random, Held.APART),
+    }
+    return JobState(parts, ranks)
+
+
+def _optimizer_part(optimizer: OptimizerProtocol, model: ModelState) -> Part:
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return Part(OptimizerState(optimizer, model))
+    # Of another kind nothing is known about which state belongs to which parameter.
+    return Part(optimizer, Held.APART_AND_NEEDED)
+
+
+def _key_of(rank: int) -> str:
+    return f"rank-{rank}"
+
+
+def _summary(holder: Stateful, outline: Any) -> Any:
+    return holder.summarize(outline) if isinstance(holder, DividedState) else outline

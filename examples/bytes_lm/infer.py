@@ -38,7 +38,7 @@ def configure(preset: Preset, source: Path | None, output: Path, layout: Layout 
             device=layout.device,
             mesh=layout.mesh,
             pipeline=layout.pipeline,
-            reporting=ReportingConfig(period_steps=100),
+            reporting=ReportingConfig(period_steps=100, json_lines=output.parent / "metrics.jsonl"),
         ),
         task=BitsPerByteTask(held_out, output),
         model_provider=BytesLMProvider(preset.model),

@@ -16,7 +16,6 @@ class Preset:
         global_batch_size: How many windows a step takes.
         micro_batch_size: How many of them go through the model at once.
         learning_rate: The largest learning rate, after the warm-up.
-        max_gradient_norm: To which norm larger gradients are scaled down.
         warmup_steps: How many steps the learning rate rises for.
         precision: The number format of forward passes.
         checkpoint_period_steps: How often to save, in steps.
@@ -28,7 +27,6 @@ class Preset:
     global_batch_size: int
     micro_batch_size: int
     learning_rate: float
-    max_gradient_norm: float | None = 1.0
     warmup_steps: int
     precision: Precision = "fp32"
     checkpoint_period_steps: int = 50

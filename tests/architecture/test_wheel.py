@@ -79,9 +79,11 @@ def test_running_d9d_takes_three_packages(wheel: zipfile.ZipFile) -> None:
     assert requirements_of(wheel, None) == {"torch", "tqdm", "pydantic"}
 
 
-@pytest.mark.parametrize(("extra", "packages"), [("codegen", {"jinja2", "pyyaml"}), ("mypy", {"mypy"})])
-def test_the_tools_bring_their_own(wheel: zipfile.ZipFile, extra: str, packages: set[str]) -> None:
-    """The compiler and the plugin are asked for by name."""
+@pytest.mark.parametrize(
+    ("extra", "packages"), [("codegen", {"jinja2", "pyyaml"}), ("mypy", {"mypy"}), ("torchdata", {"torchdata"})]
+)
+def test_extras_bring_their_own(wheel: zipfile.ZipFile, extra: str, packages: set[str]) -> None:
+    """The compiler, the plugin and iterable data are asked for by name."""
     assert requirements_of(wheel, extra) == packages
 
 

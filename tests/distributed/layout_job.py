@@ -60,6 +60,7 @@ class Stage(nn.Module):
         self.entry = nn.Linear(NUM_FEATURES, WIDTH) if position.is_first else nn.Identity()
         self.layers = nn.ModuleDict({str(index): Layer() for index in position.layers(NUM_LAYERS)})
         self.exit = nn.Linear(WIDTH, NUM_CLASSES) if position.is_last else nn.Identity()
+        self.num_passes = 0
 
     def blocks(self) -> list[nn.Module]:
         """Return the layers."""
@@ -67,6 +68,7 @@ class Stage(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Turn features [batch, feature] of the data, or of the stage before, into those of the next, or logits."""
+        self.num_passes += 1
         features = self.entry(features)
         for layer in self.blocks():
             features = layer(features)
@@ -132,6 +134,7 @@ def _pipeline(num_shards: int = 1) -> dict[int, DeviceMeshParameters]:
 
 
 LAYOUTS = {
+    "plain": Layout({}),
     "fsdp": Layout({n: DeviceMeshParameters(data_parallel_shard=n) for n in (2, 4)}, sharded),
     "hsdp": Layout(
         {n: DeviceMeshParameters(data_parallel_replicate=2, data_parallel_shard=n // 2) for n in (2, 4)}, sharded
@@ -202,12 +205,14 @@ class Outcome:
         weights: The full weights of its stages, by name.
         trace: The ids of all events.
         num_losses: How often the task computed a loss.
+        num_passes: How often each of its stages was run.
     """
 
     losses: list[float]
     weights: dict[str, torch.Tensor]
     trace: list[str]
     num_losses: int
+    num_passes: list[int]
 
 
 def configure(layout: Layout, num_ranks: int, task: TrainTask, **settings: Any) -> Trainer:
@@ -216,13 +221,12 @@ def configure(layout: Layout, num_ranks: int, task: TrainTask, **settings: Any) 
         "total_steps": NUM_STEPS,
         "global_batch_size": 32,
         "micro_batch_size": 2,
-        "max_gradient_norm": None,
     }
     return TrainingConfigurator(
         config=TrainingConfig(
             **{**defaults, **settings},
             device="cpu",
-            mesh=layout.mesh.get(num_ranks, DeviceMeshParameters()),
+            mesh=DeviceMeshParameters() if num_ranks == 1 else layout.mesh[num_ranks],
             pipeline=PipelineConfig.model_validate({"schedule": layout.schedule}),
             reporting=QUIET,
         ),
@@ -240,7 +244,13 @@ def train_in(name: str, num_ranks: int) -> Outcome:
     trainer = configure(LAYOUTS[name], num_ranks, task)
     losses = record_losses(trainer)
     trainer.train()
-    return Outcome([loss.item() for loss in losses], full_weights(trainer), task.trace, task.num_losses)
+    return Outcome(
+        losses=[loss.item() for loss in losses],
+        weights=full_weights(trainer),
+        trace=task.trace,
+        num_losses=task.num_losses,
+        num_passes=[module.num_passes for module in trainer.modules if isinstance(module, Stage)],
+    )
 
 
 def record_losses(trainer: Trainer) -> list[torch.Tensor]:

@@ -34,9 +34,7 @@ from task import LanguageModelTask
 
 ROOT = Path(__file__).parents[2]
 NUM_STEPS = 6
-TINY = dataclasses.replace(
-    PRESETS["tiny"], total_steps=NUM_STEPS, warmup_steps=2, report_period_steps=3, max_gradient_norm=None
-)
+TINY = dataclasses.replace(PRESETS["tiny"], total_steps=NUM_STEPS, warmup_steps=2, report_period_steps=3)
 FOUR_BLOCKS = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, num_blocks=4))
 
 

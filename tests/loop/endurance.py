@@ -150,7 +150,7 @@ def main(
             device="cpu",
             max_gradient_norm=0.5,
             checkpointing=CheckpointingConfig(folder=Path(folder), period_steps=PERIOD_STEPS, num_to_keep=2),
-            reporting=ReportingConfig(progress_bar=False),
+            reporting=ReportingConfig(progress_bar=False, json_lines=None),
         ),
         task=WeighingTask(Path(trace), None if kill_at is None else (kill_at[0], kill_at[1])),
         model_provider=DropoutModelProvider(),

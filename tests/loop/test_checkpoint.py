@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from d9d.loop.component.checkpoint import Checkpoint, CheckpointError
+from d9d.loop.component.checkpoint import FORMAT, Checkpoint
+from d9d.loop.component.saved_state import CheckpointError
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE
 
@@ -54,17 +55,19 @@ def make_list(path: Path) -> None:
 
 
 def future_format(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT + 1}))
 
 
 DAMAGES = [
     pytest.param("checkpoint.json", Path.unlink, "its checkpoint.json cannot be read", id="no-manifest"),
     pytest.param("checkpoint.json", garble, "its checkpoint.json cannot be read", id="garbled-manifest"),
     pytest.param("checkpoint.json", make_list, "its checkpoint.json cannot be read", id="manifest-of-something-else"),
-    pytest.param("checkpoint.json", future_format, "it has format 2, and this version of d9d reads", id="format"),
+    pytest.param(
+        "checkpoint.json", future_format, f"it has format {FORMAT + 1}, and this version of d9d reads", id="format"
+    ),
     pytest.param("state.json", Path.unlink, "its file state.json is missing", id="no-outline"),
     pytest.param("state.json", truncate, "its file state.json has ", id="short-outline"),
-    pytest.param(".metadata", Path.unlink, "its file .metadata is missing", id="no-metadata"),
+    pytest.param("tensors.json", Path.unlink, "its file tensors.json is missing", id="no-index"),
     pytest.param("__0_0.distcp", Path.unlink, "its file __0_0.distcp is missing", id="no-tensors"),
     pytest.param("__0_0.distcp", truncate, "its file __0_0.distcp has ", id="short-tensors"),
     pytest.param("__0_0.distcp", lengthen, "its file __0_0.distcp has ", id="long-tensors"),

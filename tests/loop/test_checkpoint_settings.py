@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
-from d9d.loop.component.checkpoint import CheckpointError
+from d9d.loop.component.saved_state import CheckpointError
 from d9d.loop.component.state_tree import StateError
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
@@ -47,6 +47,7 @@ DIFFERENCES = [
     pytest.param({"micro_batch_size": None}, {}, "micro_batch_size is 4 here and 2 in", id="no-micro-batches"),
     pytest.param({"max_gradient_norm": None}, {}, "max_gradient_norm is None here and 1.0 in", id="clipping"),
     pytest.param({"precision": "bf16-autocast"}, {}, "precision is 'bf16-autocast' here and 'fp32' in", id="precision"),
+    pytest.param({"gradient_dtype": "fp32"}, {}, "gradient_dtype is 'fp32' here and None in", id="gradient-dtype"),
     pytest.param({}, {"dataset": ToyDataset(13)}, "num_samples is 13 here and 12 in the checkpoint", id="data"),
     pytest.param(
         {},
@@ -126,6 +127,8 @@ def test_inference_does_not_go_on_from_other_settings(
     [
         {"data_loading": {"num_workers": 1}},
         {"reporting": {"progress_bar": False, "period_steps": 1}},
+        {"non_finite_gradients": "stop"},
+        {"reporting": {"progress_bar": False, "period_steps": 1, "json_lines": None}},
     ],
 )
 def test_settings_that_decide_no_number_may_change(settings: dict[str, Any], every_step: CheckpointingConfig) -> None:
@@ -178,13 +181,13 @@ class UnkeepableInferenceTask(ToyInferenceTask):
 
 def test_state_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
     """Not after hours, at the first save: the error names the path and the type."""
-    with pytest.raises(StateError, match=r"'task/seen/1' is a set, which a checkpoint cannot keep"):
+    with pytest.raises(StateError, match=r"'task/all/seen/1' is a set, which a checkpoint cannot keep"):
         configure_training(training_config(every_step), task=UnkeepableTask())
 
 
 def test_state_of_inference_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
     """The same holds for inference."""
-    with pytest.raises(StateError, match=r"'task/seen/1' is a set, which a checkpoint cannot keep"):
+    with pytest.raises(StateError, match=r"'task/rank-0/seen/1' is a set, which a checkpoint cannot keep"):
         configure_inference(inference_config(every_step), task=UnkeepableInferenceTask())
 
 

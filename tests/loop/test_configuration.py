@@ -194,8 +194,11 @@ def test_a_launcher_of_one_process_is_fine(monkeypatch: pytest.MonkeyPatch) -> N
     configure_training(training_config()).train()
 
 
-def test_a_default_run_reports_and_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where there is no terminal, lines are logged: every tenth step, and the last, with its loss."""
+def test_a_default_run_reports_and_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there is no terminal, lines are logged: every tenth step, and the last, with its loss; a file has them."""
+    monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO", logger="d9d")
     config = TrainingConfig(total_steps=12, global_batch_size=2, device="cpu")
 
@@ -204,11 +207,12 @@ def test_a_default_run_reports_and_trains(tmp_path: Path, caplog: pytest.LogCapt
 
     assert [line.split(":")[1] for line in lines] == [" step 10 of 12", " step 12 of 12"]
     assert all("loss " in line and "steps/s" in line for line in lines)
+    assert len((tmp_path / "runs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_a_progress_bar_is_drawn_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     """It counts the steps and shows the loss of those in which a report is due."""
-    reporting = ReportingConfig(progress_bar=True, period_steps=1)
+    reporting = ReportingConfig(progress_bar=True, period_steps=1, json_lines=None)
 
     configure_training(training_config(reporting=reporting)).train()
     bar = capsys.readouterr().err

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import pytest
 import torch
 
-from d9d.loop.component.device_transfer import move_to_device
+from d9d.loop.component.device_transfer import DeviceTransfer, move_to_device, takes_pinned_memory
 
 META = torch.device("meta")
 
@@ -62,3 +64,85 @@ def test_tensors_that_are_there_already_are_not_copied() -> None:
     tensor = on_cpu()
 
     assert move_to_device({"tensor": tensor}, torch.device("cpu"))["tensor"] is tensor
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_all_micro_batches_of_a_step_are_sent_before_the_first_is_used(device: str) -> None:
+    """The loop reads all of a step at once, and nothing of the next one."""
+    read: list[int] = []
+
+    def micro_batches() -> Iterator[dict[str, torch.Tensor]]:
+        for number in range(3):
+            read.append(number)
+            yield {"tensor": on_cpu()}
+
+    moved = DeviceTransfer(torch.device(device)).move(micro_batches())
+
+    assert read == [0, 1, 2]
+    assert [batch["tensor"].device.type for batch in moved] == [device] * 3
+
+
+def test_pinned_memory_is_for_devices_that_copy_beside_their_computations() -> None:
+    """Not for the CPU itself, nor where memory is shared or not there."""
+    names = ("cpu", "meta", "mps", "cuda", "xpu")
+
+    assert [takes_pinned_memory(torch.device(name)) for name in names] == [False, False, False, True, True]
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+
+
+def keep_busy() -> None:
+    """Give the current stream some tenths of a second to do."""
+    torch.cuda._sleep(500_000_000)  # type: ignore[no-untyped-call]  # torch's own
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_copies_run_beside_computations() -> None:
+    """They arrive while the stream of the computations is busy, and the host waits for neither."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    busy = torch.Event(device)
+    keep_busy()
+    busy.record()
+
+    transfer = DeviceTransfer(device)
+    moved = transfer.move([{"tensor": torch.arange(1000).pin_memory()}])
+    assert transfer._stream is not None
+    transfer._stream.synchronize()
+    assert not busy.query()
+
+    (batch,) = moved
+    assert batch["tensor"].device == device
+    assert not busy.query()
+    assert torch.equal(batch["tensor"].cpu(), torch.arange(1000))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_computations_wait_for_what_they_use() -> None:
+    """Copies that are late are not overtaken."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    transfer = DeviceTransfer(device)
+    assert transfer._stream is not None
+    with transfer._stream:
+        keep_busy()
+
+    moved = transfer.move([{"tensor": torch.full((1000,), number).pin_memory()} for number in range(3)])
+
+    assert [int(batch["tensor"].sum()) for batch in moved] == [0, 1000, 2000]
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_memory_is_not_used_again_before_the_computations_have_read_it() -> None:
+    """The host lets go of a micro-batch long before the device has come to use it."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    transfer = DeviceTransfer(device)
+    sums = []
+    keep_busy()
+    for number in range(8):
+        for batch in transfer.move([torch.full((100_000,), number).pin_memory()]):
+            sums.append(batch.sum())  # noqa: PERF401 -- each before the next is sent
+
+    assert [int(found) for found in sums] == [number * 100_000 for number in range(8)]

@@ -177,7 +177,7 @@ def test_parameters_without_gradients_are_left_alone() -> None:
     accumulator = GradientAccumulator([used, unused], cpu_context())
     add(accumulator, ComputeLossResult(loss=used * 3, loss_weight=2.0))
     accumulator.finish()
-    GradientClipper([used, unused], 1.0).clip()
+    GradientClipper([used, unused], 1.0, cpu_context()).clip()
 
     assert unused.grad is None
     assert used.grad is not None
@@ -189,7 +189,7 @@ def gradients_clipped_to(max_norm: float | None) -> list[float]:
     parameters = [nn.Parameter(torch.zeros(())) for _ in range(2)]
     for parameter, gradient in zip(parameters, (3.0, 4.0), strict=True):
         parameter.grad = torch.tensor(gradient)
-    GradientClipper(parameters, max_norm).clip()
+    GradientClipper(parameters, max_norm, cpu_context()).clip()
     return [parameter.grad.item() for parameter in parameters if parameter.grad is not None]
 
 

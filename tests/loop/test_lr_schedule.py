@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from d9d.loop.component import LRSchedule, OptimizerBuilder, ParameterGroup
-from d9d.loop.component.checkpoint import CheckpointError
 from d9d.loop.component.lr_factor import REMAINDERS, DecayShape, LRFactor
+from d9d.loop.component.saved_state import CheckpointError
 from d9d.loop.config import CheckpointingConfig, ConfigurationError
 from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
 from d9d.loop.event import EventBus
@@ -87,6 +87,7 @@ def fitted(draw: st.DrawFn) -> tuple[LRSchedule, int, LRFactor]:
     return schedule, total_steps, schedule.factor(total_steps)
 
 
+@settings(deadline=None)
 @given(fitted())
 def test_every_schedule_rises_stays_and_falls(drawn: tuple[LRSchedule, int, LRFactor]) -> None:
     """Never above 1 nor at zero within the run, and at its end in the step after the last one."""
@@ -102,6 +103,7 @@ def test_every_schedule_rises_stays_and_falls(drawn: tuple[LRSchedule, int, LRFa
     assert all(0 < value <= 1 for value in factors[:-1])
 
 
+@settings(deadline=None)
 @given(fitted())
 def test_a_factor_survives_a_pickle(drawn: tuple[LRSchedule, int, LRFactor]) -> None:
     """It is made of numbers and a name."""
@@ -110,6 +112,7 @@ def test_a_factor_survives_a_pickle(drawn: tuple[LRSchedule, int, LRFactor]) -> 
     assert pickle.loads(pickle.dumps(factor)) == factor  # noqa: S301 -- its own
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.none() | st.integers(1, 30), st.integers(1, 40))
 def test_a_schedule_that_does_not_fit_names_numbers_that_do(
     warmup_steps: int, decay_steps: int | None, total_steps: int
@@ -157,7 +160,7 @@ def test_a_run_that_is_too_short_is_refused_at_configuration(schedule: LRSchedul
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("numbers", "message"),
     [
         ({"warmup_steps": -1}, "warmup_steps is -1: at least 0 works"),
         ({"decay_steps": 0}, "decay_steps is 0: at least 1 works, or None for all steps after the warm-up"),
@@ -166,10 +169,10 @@ def test_a_run_that_is_too_short_is_refused_at_configuration(schedule: LRSchedul
         ({"shape": "sine"}, "shape is 'sine': choose one of 'linear', 'cosine', '1-sqrt'"),
     ],
 )
-def test_a_number_out_of_range_is_refused_where_it_is_written(settings: dict[str, Any], message: str) -> None:
+def test_a_number_out_of_range_is_refused_where_it_is_written(numbers: dict[str, Any], message: str) -> None:
     """No run is needed for it."""
     with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
-        LRSchedule(**{"shape": "linear", **settings})
+        LRSchedule(**{"shape": "linear", **numbers})
 
 
 def test_each_shape_begins_at_the_top_and_ends_at_the_bottom() -> None:

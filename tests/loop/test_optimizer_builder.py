@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from d9d.core.dist_context import DistributedContext
+from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.loop.component import OptimizerBuilder, ParameterGroup
 from d9d.loop.config import ConfigurationError
 from d9d.loop.control import InitializeOptimizerContext
@@ -42,15 +42,19 @@ def two_layers() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
 
 
-def context(*modules: nn.Module, world_size: int = 1) -> InitializeOptimizerContext:
-    """Return what an optimizer is built from in one of some processes."""
-    dist_context = DistributedContext(device=torch.device("cpu"), world_size=world_size)
+def context(*modules: nn.Module, num_in_pipeline: int = 1) -> InitializeOptimizerContext:
+    """Return what an optimizer is built from in one of some processes of a pipeline."""
+    dist_context = DistributedContext(
+        device=torch.device("cpu"),
+        world_size=num_in_pipeline,
+        mesh_parameters=DeviceMeshParameters(pipeline_parallel=num_in_pipeline),
+    )
     return InitializeOptimizerContext(dist_context=dist_context, modules=list(modules))
 
 
-def build(builder: OptimizerBuilder, *modules: nn.Module, world_size: int = 1) -> torch.optim.Optimizer:
+def build(builder: OptimizerBuilder, *modules: nn.Module, num_in_pipeline: int = 1) -> torch.optim.Optimizer:
     """Build an optimizer over the stages of one process."""
-    optimizer = builder(context(*modules, world_size=world_size))
+    optimizer = builder(context(*modules, num_in_pipeline=num_in_pipeline))
     assert isinstance(optimizer, torch.optim.Optimizer)
     return optimizer
 
@@ -111,6 +115,7 @@ class HasLength:
         return len(parameter) in self._lengths
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1), st.lists(st.sets(st.integers(0, 4))))
 def test_each_parameter_that_wants_gradients_is_in_one_group(
     kinds: list[tuple[int, bool]], wanted: list[set[int]]
@@ -119,7 +124,7 @@ def test_each_parameter_that_wants_gradients_is_in_one_group(
     model = nn.ParameterList([nn.Parameter(torch.zeros(kind), requires_grad=is_free) for kind, is_free in kinds])
     groups = [ParameterGroup(HasLength(own), lr=0.5) for own in wanted]
 
-    optimizer = build(OptimizerBuilder(torch.optim.SGD, fused=False, groups=groups), model, world_size=2)
+    optimizer = build(OptimizerBuilder(torch.optim.SGD, fused=False, groups=groups), model, num_in_pipeline=2)
 
     placed = [name for names in names_by_group(optimizer, model) for name in names]
     assert sorted(placed) == sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
@@ -138,7 +143,7 @@ def test_frozen_parameters_are_left_out() -> None:
         seen.append(name)
         return False
 
-    optimizer = build(OptimizerBuilder(torch.optim.SGD, groups=[ParameterGroup(note)]), model, world_size=2)
+    optimizer = build(OptimizerBuilder(torch.optim.SGD, groups=[ParameterGroup(note)]), model, num_in_pipeline=2)
 
     assert names_by_group(optimizer, model) == [["1.weight", "1.bias"]]
     assert seen == ["1.weight", "1.bias"]
@@ -160,7 +165,7 @@ def test_a_group_may_be_empty_where_a_process_holds_part_of_the_model(caplog: py
     builder = OptimizerBuilder(torch.optim.AdamW, groups=[ParameterGroup(is_nowhere, lr=0.1)])
 
     with caplog.at_level(logging.INFO, logger="d9d"):
-        optimizer = build(builder, two_layers(), world_size=2)
+        optimizer = build(builder, two_layers(), num_in_pipeline=2)
 
     assert "groups[0], ParameterGroup(is_nowhere, lr=0.1), matches no parameter of this process" in caplog.text
     assert [group["lr"] for group in optimizer.param_groups] == [0.001]
@@ -176,7 +181,7 @@ def test_a_frozen_stage_has_an_optimizer_over_nothing() -> None:
     """So that every process has one, whatever its part of the model."""
     frozen = two_layers().requires_grad_(requires_grad=False)
 
-    optimizer = build(OptimizerBuilder(torch.optim.AdamW), frozen, world_size=2)
+    optimizer = build(OptimizerBuilder(torch.optim.AdamW), frozen, num_in_pipeline=2)
     optimizer.step()
 
     assert [group["params"] for group in optimizer.param_groups] == [[]]
@@ -362,7 +367,7 @@ def test_stages_whose_names_clash_are_refused() -> None:
         list(context(two_layers(), two_layers()).parameters())
 
 
-def test_the_context_of_one_process_holds_the_whole_model() -> None:
-    """That of one among several may not."""
+def test_the_context_without_a_pipeline_holds_the_whole_model() -> None:
+    """That of one stage does not."""
     assert InitializeOptimizerContext(dist_context=cpu_context(), modules=[]).holds_whole_model
-    assert not context(world_size=2).holds_whole_model
+    assert not context(num_in_pipeline=2).holds_whole_model

@@ -36,7 +36,12 @@ def weights_of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[t
     folder = tmp_path_factory.mktemp("sharded")
     script = Path(__file__).with_name("sharded_training.py")
     processes = [subprocess.Popen([sys.executable, script, str(rank), folder]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     weights: dict[tuple[str, str], list[torch.Tensor]] = torch.load(folder / "weights.pt")
     return weights
 

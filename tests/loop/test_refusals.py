@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from d9d.loop.component.checkpoint import Checkpoint, CheckpointError
+from d9d.loop.component.checkpoint import Checkpoint
+from d9d.loop.component.saved_state import CheckpointError
 from d9d.loop.config import CheckpointingConfig, ConfigurationError
 from d9d.loop.control import (
     ComputeLossContext,
@@ -90,10 +91,10 @@ class Stream(IterableDataset[torch.Tensor]):
         return 3
 
 
-def test_a_stream_of_samples_is_refused_even_with_a_length() -> None:
-    """The samples of each step are chosen by index."""
-    with pytest.raises(ConfigurationError, match="Stream, has no length and no index: define __len__ and __getitem__"):
-        configure_training(training_config(), dataset=Stream())
+def test_inference_refuses_a_stream_of_samples_even_with_a_length() -> None:
+    """The number of steps, and the samples of each, must be known."""
+    with pytest.raises(ConfigurationError, match=r"Stream, is iterable, so that the number of steps is unknown: bring"):
+        configure_inference(inference_config(), dataset=Stream())
 
 
 class FrozenModelProvider(ModelProvider):
@@ -140,7 +141,7 @@ def test_a_file_that_bears_the_name_of_a_checkpoint_is_refused_and_kept(tmp_path
     assert (tmp_path / "step-2").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["state.json", ".metadata", "__0_0.distcp"])
+@pytest.mark.parametrize("name", ["state.json", "tensors.json", "__0_0.distcp"])
 def test_damage_that_keeps_the_size_is_refused_with_the_path(name: str, every_step: CheckpointingConfig) -> None:
     """The message says which checkpoint to remove."""
     configure_training(training_config(every_step)).train()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from declared import events_of
 
 from d9d.core.dist_context import DistributedContext
 from d9d.loop.config import CheckpointingConfig
@@ -35,7 +36,6 @@ from d9d.loop.event.catalogue.inference import (
 )
 from d9d.loop.run import Inference, InferenceConfigurator
 
-from .declared import events_of
 from .toy_job import (
     Sample,
     StoppedError,

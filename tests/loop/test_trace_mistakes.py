@@ -10,13 +10,13 @@ import re
 from pathlib import Path
 
 import pytest
+from declared import violation
 
 from d9d.loop.event import Event
 from d9d.loop.event.catalogue import inference, train
 from d9d.loop.run import inference as inference_run
 from d9d.loop.run import inference_configurator, trainer, training_configurator
 
-from .declared import violation
 from .test_trace_order import name_of, traced
 
 PLACES = {

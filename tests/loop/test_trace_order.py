@@ -5,12 +5,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from declared import declared_ids, declared_run, events_of, record, violation
 
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue import inference, train
 
-from .declared import declared_ids, declared_run, events_of, record, violation
 from .toy_job import (
     Listen,
     StoppedError,

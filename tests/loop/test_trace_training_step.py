@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from declared import events_of
 from torch import nn
 
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
@@ -29,7 +30,6 @@ from d9d.loop.event.catalogue.train import (
 )
 from d9d.loop.run import Trainer
 
-from .declared import events_of
 from .toy_job import (
     Sample,
     StoppedError,

@@ -4,6 +4,7 @@ On the meta device there are no numbers: whatever would read one there fails or 
 counted on the CPU, where reading works.
 """
 
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,17 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from d9d.core.metric import MaxMetric, Metric, SumMetric, WeightedMeanMetric
 from d9d.loop.component import LRSchedule, OptimizerBuilder
 from d9d.loop.config import ReportingConfig
 from d9d.loop.control import (
+    BuildForwardInputsContext,
+    BuildForwardInputsResult,
     ComputeLossContext,
     ComputeLossResult,
+    CreateMetricsContext,
+    InitializeModelStageContext,
+    InitializeModelStageResult,
     OptimizerProvider,
     ProcessOutputsContext,
 )
@@ -33,6 +40,7 @@ from d9d.loop.event.catalogue.train import (
 from .toy_job import (
     ADAMW,
     ToyInferenceTask,
+    ToyModelProvider,
     ToyTask,
     configure_inference,
     configure_training,
@@ -156,6 +164,74 @@ def test_steps_of_training_read_no_value(
     assert read_in_training("meta", task(), optimizer_provider, max_gradient_norm=max_gradient_norm) == []
 
 
+class LeavingOut(torch.optim.SGD):
+    """Leaves out a step as torch's fused optimizers do, which do not run on the meta device."""
+
+    _step_supports_amp_scaling = True
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        found_inf: torch.Tensor = self.found_inf  # type: ignore[attr-defined] # set by whoever finds it
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data = torch.where(found_inf > 0, parameter.data, parameter.data - 0.1 * parameter.grad)
+
+
+@pytest.mark.parametrize("max_gradient_norm", [None, 1.0])
+def test_steps_that_may_be_skipped_read_no_value(max_gradient_norm: float | None) -> None:
+    """Whether the gradients are finite is known on the device alone."""
+    trainer = configure_training(
+        training_config(device="meta", max_gradient_norm=max_gradient_norm, non_finite_gradients="skip"),
+        task=WeighingTask(),
+        optimizer_provider=lambda ctx: LeavingOut(ctx.parameters(), lr=0.1),
+    )
+    with readings("meta") as found:
+        trainer.train()
+
+    assert found == []
+
+
+def test_steps_in_fp32_gradients_read_no_value() -> None:
+    """Nor do those whose parameters have 16 bits."""
+
+    class ShortProvider(ToyModelProvider):
+        def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+            result = super().initialize_model_stage(ctx)
+            result.model.bfloat16()
+            return result
+
+    class ShortTask(ToyTask):
+        def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
+            return BuildForwardInputsResult(inputs={"input": ctx.batch["features"].bfloat16()})
+
+    trainer = configure_training(
+        training_config(device="meta", gradient_dtype="fp32"),
+        task=ShortTask(),
+        model_provider=ShortProvider(),
+        optimizer_provider=SGD,
+    )
+    with readings("meta") as found:
+        trainer.train()
+
+    assert found == []
+
+
+def test_a_run_that_may_stop_reads_an_old_norm_alone() -> None:
+    """That of the fourth step before, and in the last step its own."""
+    trainer = configure_training(training_config(total_steps=6, non_finite_gradients="stop"), task=WeighingTask())
+    num_read: list[int] = []
+
+    with readings("cpu") as found:
+        trainer.event_bus.subscribe(
+            EVENT_TRAIN_STEP_POST, lambda ctx: num_read.append(found.count("tolist in require_finite"))
+        )
+        trainer.train()
+    allowing = configure_training(training_config(total_steps=6), task=WeighingTask())
+    with readings("cpu") as found_without:
+        allowing.train()
+
+    assert num_read == [0, 0, 0, 0, 1, 2]
+    assert [each for each in found if each != "tolist in require_finite"] == found_without
+
+
 def test_steps_of_inference_read_no_value() -> None:
     """Only a task that uses the outputs will."""
     run = configure_inference(inference_config(device="meta"), task=KeepingTask())
@@ -166,10 +242,54 @@ def test_steps_of_inference_read_no_value() -> None:
     assert found == []
 
 
-def test_a_report_reads_the_loss_once_and_only_when_due() -> None:
-    """Every fourth step and the last."""
+def reports_every(period_steps: int) -> ReportingConfig:
+    return ReportingConfig(progress_bar=False, period_steps=period_steps, json_lines=None)
+
+
+def num_read_by_reports(found: list[str]) -> int:
+    """Count how often the numbers of a report were read; without metrics, they lie in one tensor."""
+    return found.count("tolist in _publish")
+
+
+class CountingTask(WeighingTask):
+    """Counts what it weighs by, and averages what it computes."""
+
+    def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
+        device = ctx.dist_context.device
+        self.weight, self.error, self.largest = SumMetric(device), WeightedMeanMetric(device), MaxMetric(device)
+        return {"weight": self.weight, "error": self.error, "largest": self.largest}
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        result = super().compute_loss(ctx)
+        self.weight.update(result.loss_weight)
+        self.error.update(result.loss, result.loss_weight)
+        self.largest.update(ctx.outputs)
+        return result
+
+
+def test_metrics_read_no_value_and_neither_does_the_step_that_reports_them() -> None:
+    """The report of the third step is begun in it, on a device that has no number to read."""
     trainer = configure_training(
-        training_config(total_steps=6, reporting=ReportingConfig(progress_bar=False, period_steps=4)),
+        training_config(device="meta", total_steps=6, reporting=reports_every(3)),
+        task=CountingTask(),
+        optimizer_provider=SGD,
+        lr_scheduler_provider=LRSchedule.linear(warmup_steps=2),
+    )
+    read_by_step: list[list[str]] = []
+
+    with readings("meta") as found:
+        trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, lambda ctx: read_by_step.append(list(found)))
+        with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+            trainer.train()
+
+    assert read_by_step == [[], [], []]
+    assert found == ["cpu in <listcomp>" if sys.version_info < (3, 12) else "cpu in read"]
+
+
+def test_a_report_is_read_once_and_a_step_after_it_was_due() -> None:
+    """Every fourth step and the last; what the last one reports is read at the end."""
+    trainer = configure_training(
+        training_config(total_steps=6, reporting=reports_every(4)),
         task=WeighingTask(),
         optimizer_provider=SGD,
         lr_scheduler_provider=WSD,
@@ -177,10 +297,11 @@ def test_a_report_reads_the_loss_once_and_only_when_due() -> None:
     num_read: list[int] = []
 
     with readings("cpu") as found:
-        trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, lambda ctx: num_read.append(found.count("item in _report")))
+        trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, lambda ctx: num_read.append(num_read_by_reports(found)))
         trainer.train()
 
-    assert num_read == [0, 0, 0, 1, 1, 2]
+    assert num_read == [0, 0, 0, 0, 1, 1]
+    assert num_read_by_reports(found) == 2
 
 
 def read_item(loss: torch.Tensor) -> object:
@@ -274,9 +395,11 @@ def test_a_wait_that_is_planted_in_a_handler_is_caught() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-def test_steps_on_a_gpu_do_not_wait() -> None:
+@pytest.mark.parametrize("policy", ["allow", "skip"])
+def test_steps_on_a_gpu_do_not_wait(policy: str) -> None:
     """CUDA itself raises where the host would wait."""
-    trainer = configure_training(training_config(device="cuda", total_steps=6), task=WeighingTask())
+    config = training_config(device="cuda", total_steps=6, reporting=reports_every(2))
+    trainer = configure_training(config, task=CountingTask())
 
     def watch(ctx: EventStepContext) -> None:
         # The first steps load kernels and make the state of the optimizer, which may wait.

@@ -1,37 +1,32 @@
 """One checkpoint on disk: whole, or visibly not."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
-import os
-import pickle
 import platform
 import secrets
 import shutil
-import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
-from d9d.loop.component.state_tree import empty_tensors, join_state, split_state
+from d9d.loop.component.durable_file import synchronize_folder, write_json
+from d9d.loop.component.ranks import ALONE, Ranks
+from d9d.loop.component.saved_state import READ_ERRORS, SavedState, damage_error, require_consistent
+from d9d.loop.component.state_tree import empty_tensors, join_state
+from d9d.loop.component.tensor_files import read_index, save_tensors
+from d9d.loop.component.united_state import unite
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "checkpoint.json"
 _OUTLINE = "state.json"
 _MANIFEST_FIELDS = {"format": int, "id": str, "num_steps": int, "files": dict, "settings": dict}
-_READ_ERRORS = (OSError, ValueError, LookupError, TypeError, RuntimeError, pickle.PickleError, CheckpointException)
 _PREFIX = "step-"
 # Folders of this prefix are on their way in or out; they belong to no checkpoint and may be removed at any time.
 _TRANSIENT_PREFIX = ".transient-"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is incomplete, or that belongs to other settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,46 +66,74 @@ class Checkpoint:
         return sorted(found, key=lambda checkpoint: checkpoint.num_steps, reverse=True)
 
     @classmethod
-    def write(cls, folder: Path, num_steps: int, state: Mapping[str, Any], settings: Mapping[str, Any]) -> Self:
+    def write(
+        cls,
+        folder: Path,
+        num_steps: int,
+        state: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        *,
+        ranks: Ranks = ALONE,
+        differing: Collection[str] = (),
+        notes: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Write a checkpoint, which appears under its name only when all of it is on disk.
 
         Args:
-            folder: Where the job keeps its checkpoints.
+            folder: Where the job keeps its checkpoints; all ranks see the same folder.
             num_steps: How many steps are complete.
-            state: The state, as `split_state` takes it.
+            state: The state of this rank, as `split_state` takes it.
             settings: What a job must share with this one to go on from here, in JSON's types.
+            ranks: The processes of the job, all of which write.
+            differing: As for `unite`.
+            notes: What people may want to know besides, in JSON's types.
 
         Returns:
             The checkpoint.
+
+        Raises:
+            StateError: On all ranks, if the state cannot be kept.
+            OSError: On all ranks, if the main one cannot write.
+            CheckpointException: On all ranks, if any of them cannot write. It is no `Exception`.
         """
         checkpoint = cls(folder / f"{_PREFIX}{num_steps}")
         partial = folder / f"{_TRANSIENT_PREFIX}{checkpoint.path.name}"
-        tensors, outline = split_state(state)
-        remove_transient(folder)
-        partial.mkdir(parents=True)
-        with warnings.catch_warnings():
-            # One process saving alone is what is meant.
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            save(tensors, checkpoint_id=partial, no_dist=True)
-        _write_json(partial / _OUTLINE, outline)
+        tensors, outline = unite(state, ranks, differing)
         manifest = {
             "format": FORMAT,
             "id": secrets.token_hex(8),
             "num_steps": num_steps,
-            "versions": {
-                "d9d": _own_version(),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "files": {path.name: path.stat().st_size for path in sorted(partial.iterdir())},
+            "num_ranks": ranks.num_ranks,
+            "versions": {"d9d": _own_version(), "torch": torch.__version__, "python": platform.python_version()},
+            **(notes or {}),
             "settings": settings,
         }
-        _write_json(partial / _MANIFEST, manifest)
-        _synchronize(partial)
-        checkpoint.remove()
-        partial.rename(checkpoint.path)
-        _synchronize(folder)
+        ranks.on_main(functools.partial(_make_empty, partial))
+        try:
+            save_tensors(partial, tensors, ranks)
+            ranks.on_main(lambda: checkpoint._complete(partial, outline, manifest))
+        except BaseException:
+            if ranks.is_main:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
         return checkpoint
+
+    def _complete(self, partial: Path, outline: Any, manifest: dict[str, Any]) -> None:
+        """Write what there is once, and have all of it appear under its name."""
+        write_json(partial / _OUTLINE, outline)
+        # torch has said what the ranks wrote; one that writes to a disk of its own is found out here.
+        written = {chunk[2] for entry in read_index(partial).values() for chunk in entry["chunks"]}
+        missing = sorted(name for name in written if not (partial / name).is_file())
+        if missing:
+            raise FileNotFoundError(
+                f"{missing[0]}, which another process has written, cannot be seen here: all processes need one folder"
+            )
+        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+        write_json(partial / _MANIFEST, {**manifest, "files": sizes})
+        synchronize_folder(partial)
+        self.remove()
+        partial.rename(self.path)
+        synchronize_folder(self.path.parent)
 
     def defect(self) -> str | None:
         """Say what is wrong with the checkpoint.
@@ -152,7 +175,7 @@ class Checkpoint:
         return manifest
 
     def read(self, *parts: str) -> dict[str, Any]:
-        """Read state back onto the CPU.
+        """Read state back onto the CPU, all of it into this process.
 
         Args:
             *parts: Which of the top-level keys of the state to read; all of them if none is named.
@@ -163,24 +186,36 @@ class Checkpoint:
         Raises:
             CheckpointError: If what the files hold is damaged.
         """
-        try:
-            return self._read(parts)
-        except _READ_ERRORS as error:
-            raise CheckpointError(
-                f"{self.path} has all of its files, and one of them is damaged ({type(error).__qualname__}): "
-                "remove it to go back to the checkpoint before it"
-            ) from error
-
-    def _read(self, parts: tuple[str, ...]) -> dict[str, Any]:
-        outline = json.loads((self.path / _OUTLINE).read_text(encoding="utf-8"))
-        wanted = {"dict": [[key, value] for key, value in outline["dict"] if not parts or key in parts]}
-        tensors = empty_tensors(wanted)
-        if tensors:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-                load(tensors, checkpoint_id=self.path, no_dist=True)
-        state: dict[str, Any] = join_state(wanted, tensors)
+        saved = self.open()
+        outline = {"dict": [[key, value] for key, value in saved.outline["dict"] if not parts or key in parts]}
+        tensors = empty_tensors(outline)
+        saved.fill(tensors)
+        state: dict[str, Any] = join_state(outline, tensors)
         return state
+
+    def open(self, ranks: Ranks = ALONE) -> SavedState:
+        """Read what there is, for each rank to read its part of it.
+
+        Args:
+            ranks: The processes that read, all of which call this.
+
+        Returns:
+            The state of all ranks.
+
+        Raises:
+            CheckpointError: On all ranks, if what the files hold is damaged.
+        """
+
+        def read_texts() -> tuple[Any, dict[str, Any], int]:
+            try:
+                outline, index = json.loads((self.path / _OUTLINE).read_text(encoding="utf-8")), read_index(self.path)
+                require_consistent(outline, index)
+                return outline, index, self.manifest()["num_ranks"]
+            except READ_ERRORS as error:
+                raise damage_error(self.path, error) from error
+
+        outline, index, num_ranks = ranks.on_main(read_texts)
+        return SavedState(folder=self.path, outline=outline, index=index, num_ranks=num_ranks, ranks=ranks)
 
     def remove(self) -> None:
         """Remove the checkpoint, if it is there, at one instant."""
@@ -188,24 +223,6 @@ class Checkpoint:
         if self.path.exists():
             self.path.rename(leaving)
             shutil.rmtree(leaving)
-
-
-def newest_complete(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Find the newest checkpoint that is whole.
-
-    Args:
-        folder: Where a job keeps its checkpoints.
-
-    Returns:
-        The checkpoint, if there is one, and what is wrong with each newer one.
-    """
-    defects: list[str] = []
-    for checkpoint in Checkpoint.list_in(folder):
-        defect = checkpoint.defect()
-        if defect is None:
-            return checkpoint, defects
-        defects.append(f"{checkpoint.path} is incomplete: {defect}")
-    return None, defects
 
 
 def remove_transient(folder: Path) -> None:
@@ -225,17 +242,6 @@ def _own_version() -> str:
         return "unknown"
 
 
-def _write_json(path: Path, content: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _synchronize(folder: Path) -> None:
-    """Have the names in a folder on disk, not only the files that they name."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _make_empty(partial: Path) -> None:
+    remove_transient(partial.parent)
+    partial.mkdir(parents=True)

@@ -1,23 +1,36 @@
 """When checkpoints are taken, which are kept, and which one a job goes on from."""
 
 import logging
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch.distributed.checkpoint.api import CheckpointException
 
-from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint import Checkpoint, CheckpointError, newest_complete, remove_transient
-from d9d.loop.config import CheckpointingConfig, ConfigurationError
+from d9d.loop.component.checkpoint import Checkpoint, remove_transient
+from d9d.loop.component.checkpoint_folder import find_complete
+from d9d.loop.component.ranks import ALONE, Ranks
+from d9d.loop.component.saved_state import CheckpointError, SavedState
+from d9d.loop.config import CheckpointingConfig
 
 logger = logging.getLogger(__name__)
 
 _ABSENT = "absent"
 _NUM_DIFFERENCES_SHOWN = 10
 _REMEDY = "Restore these settings to go on from it, or name another checkpointing.folder to begin anew."
+
+
+class SharedState(Protocol):
+    """What a checkpointer saves: the state of a job, of which each rank tells and takes its part."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what this rank holds, under names that no other rank uses for anything else."""
+
+    def differing(self) -> set[str]:
+        """Return the paths of tensors that several ranks hold and need not be the same."""
+
+    def load(self, saved: SavedState) -> None:
+        """Go on from what was saved."""
 
 
 class Checkpointer:
@@ -27,40 +40,55 @@ class Checkpointer:
         config: Where, how often, and how many to keep; `None` saves nothing.
         stepper: Knows how many steps are complete.
         state: The state of the job.
-        settings: What a checkpoint must share with this job to be gone on from, flat and in JSON's types.
+        settings: What a checkpoint must share with this job to be gone on from, flat and in JSON's types; the same on
+            all ranks.
+        ranks: The processes of the job, all of which call each method at once.
+        notes: What people may want to know of a checkpoint besides, such as the mesh, in JSON's types.
     """
 
     def __init__(
-        self, config: CheckpointingConfig | None, *, stepper: Stepper, state: Stateful, settings: Mapping[str, Any]
+        self,
+        config: CheckpointingConfig | None,
+        *,
+        stepper: Stepper,
+        state: SharedState,
+        settings: Mapping[str, Any],
+        ranks: Ranks = ALONE,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         self._config = config
         self._stepper = stepper
         self._state = state
         self._settings = settings
+        self._ranks = ranks
+        self._notes = notes
 
     def resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one.
 
         Raises:
-            CheckpointError: If there are checkpoints and none is complete, or the newest complete one belongs to other
-                settings.
+            CheckpointError: On all ranks, if there are checkpoints and none is complete, or the newest complete one
+                belongs to other settings.
         """
-        if self._config is None:
+        config = self._config
+        if config is None:
             return
-        checkpoint = find_complete(self._config.folder)
-        if checkpoint is not None:
-            require_same(self._settings, checkpoint.manifest()["settings"], checkpoint, remedy=_REMEDY)
-            self._state.load_state_dict(checkpoint.read())
+        # A shared file system may show the others an older state of the folder.
+        checkpoint = self._ranks.on_main(lambda: self._find(config))
+        if checkpoint is None:
+            return
+        self._state.load(checkpoint.open(self._ranks))
+        if self._ranks.is_main:
             logger.info("resumed from %s", checkpoint.path)
-            # A process that was killed after its last save has left this to do, and no save may follow.
-            self._remove_surplus(self._config)
+        # A process that was killed after its last save has left this to do, and no save may follow.
+        self._remove_surplus(config)
 
     def save_if_due(self) -> None:
         """Save the state when a period of steps, or the last step, has been completed; then remove surplus ones.
 
         Raises:
-            CheckpointError: If it cannot be written.
-            StateError: If the state holds what a checkpoint cannot keep.
+            CheckpointError: On all ranks, if it cannot be written.
+            StateError: On all ranks, if the state holds what a checkpoint cannot keep.
         """
         if self._config is None:
             return
@@ -68,71 +96,47 @@ class Checkpointer:
         if num_steps % self._config.period_steps and not self._stepper.is_finished:
             return
         try:
-            saved = Checkpoint.write(self._config.folder, num_steps, self._state.state_dict(), self._settings)
+            saved = Checkpoint.write(
+                self._config.folder,
+                num_steps,
+                self._state.state_dict(),
+                self._settings,
+                ranks=self._ranks,
+                differing=self._state.differing(),
+                notes=self._notes,
+            )
         except (OSError, CheckpointException) as error:  # torch's is no Exception
             raise CheckpointError(
                 f"the checkpoint after {num_steps} steps could not be written to {self._config.folder} "
                 f"({_cause(error)}); those before it are intact: mend that, and run again"
             ) from error
-        logger.info("saved %s", saved.path)
+        if self._ranks.is_main:
+            logger.info("saved %s", saved.path)
         self._remove_surplus(self._config)
+
+    def _find(self, config: CheckpointingConfig) -> Checkpoint | None:
+        checkpoint = find_complete(config.folder)
+        if checkpoint is not None:
+            require_same(self._settings, checkpoint.manifest()["settings"], checkpoint, remedy=_REMEDY)
+        return checkpoint
 
     def _remove_surplus(self, config: CheckpointingConfig) -> None:
         """Keep the newest checkpoints, and remove older ones and what killed processes left of others."""
-        remove_transient(config.folder)
-        complete = [found for found in Checkpoint.list_in(config.folder) if found.defect() is None]
-        for surplus in complete[config.num_to_keep :]:
-            surplus.remove()
+
+        def remove() -> None:
+            remove_transient(config.folder)
+            complete = [found for found in Checkpoint.list_in(config.folder) if found.defect() is None]
+            for surplus in complete[config.num_to_keep :]:
+                surplus.remove()
+
+        self._ranks.on_main(remove)
 
 
-def _cause(error: OSError | CheckpointException) -> BaseException:
-    """Return what went wrong, which torch wraps once for each rank."""
+def _cause(error: OSError | CheckpointException) -> str:
+    """Say what went wrong, which torch wraps once for each rank."""
     if isinstance(error, CheckpointException):
-        return next((wrapped for wrapped, _ in error.failures.values()), error)
-    return error
-
-
-def prepare_folder(folder: Path) -> None:
-    """Find out now, and not at the first save, whether checkpoints can be written.
-
-    Args:
-        folder: Where a job will keep its checkpoints; made if it is not there.
-
-    Raises:
-        ConfigurationError: If it cannot be made or written to, or something else bears the name of a checkpoint.
-    """
-    named = f"checkpointing.folder={str(folder)!r}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigurationError(f"{named} cannot be written to ({error}): name another folder, or free it") from error
-    for path in folder.iterdir():
-        if Checkpoint.is_name(path.name) and (path.is_symlink() or not path.is_dir()):
-            raise ConfigurationError(f"{named} holds {path.name}, which is no folder: move it away")
-
-
-def find_complete(folder: Path) -> Checkpoint | None:
-    """Find the newest complete checkpoint, and warn of newer ones that are not.
-
-    Args:
-        folder: Where a job keeps its checkpoints.
-
-    Returns:
-        The checkpoint, or `None` if there is none at all.
-
-    Raises:
-        CheckpointError: If there are checkpoints and none is complete.
-    """
-    checkpoint, defects = newest_complete(folder)
-    if checkpoint is None and defects:
-        raise CheckpointError(
-            "no checkpoint can be loaded:\n  " + "\n  ".join(defects) + "\nRestore one, or remove them to begin anew."
-        )
-    for defect in defects:
-        logger.warning("%s; going back to %s", defect, checkpoint.path if checkpoint else None)
-    return checkpoint
+        return "; ".join(f"rank {rank}: {wrapped}" for rank, (wrapped, _) in error.failures.items())
+    return str(error)
 
 
 def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], checkpoint: Checkpoint, *, remedy: str) -> None:

@@ -1,19 +1,89 @@
-"""The data loader of a loop, over a batch sampler that knows the steps."""
+"""The data loader of a loop: over a batch sampler that knows the steps, or over data that knows its own place."""
 
-from collections.abc import Sized
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from d9d.core.dist_context import DistributedContext
+from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
+from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import StepBatchSampler
+from d9d.loop.component.device_transfer import takes_pinned_memory
 from d9d.loop.component.worker_dataset import WorkerDataset
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
 
-# Device types whose copies from the host are no faster from pinned memory.
-_UNPINNED_DEVICE_TYPES = frozenset({"cpu", "meta", "mps"})
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The data of a training run.
+
+    Attributes:
+        loader: Yields one micro-batch after the other.
+        settings: What a checkpoint must share with this run to be gone on from, in JSON's types.
+        state: The parts of a checkpoint that the data needs to go on, by name; none where the step alone decides.
+    """
+
+    loader: DataLoader[Any]
+    settings: dict[str, Any]
+    state: dict[str, Stateful] = dataclasses.field(default_factory=dict)
+
+
+def load_iterable_data(
+    data: InitializeDatasetResult, config: LoopConfig, dist_context: DistributedContext
+) -> TrainingData:
+    """Build the data loader of an `IterableDataset`, from which each rank reads its own share.
+
+    Args:
+        data: What the dataset provider returned.
+        config: Says how many samples a micro-batch has and how many workers read them, and holds the seed.
+        dist_context: Names the rank, and the device that the batches will go to.
+
+    Returns:
+        The loader and its state.
+
+    Raises:
+        ConfigurationError: If `torchdata` is not installed, or the dataset has no state though checkpoints need it.
+    """
+    try:
+        from d9d.loop.component.iterable_data import IterableDataLoader  # noqa: PLC0415 -- the extra is optional
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, is iterable, which takes "
+            f"torchdata ({error}): run `pip install 'd9d[torchdata]'`, or define __len__ and __getitem__ on the dataset"
+        ) from error
+    loader = IterableDataLoader(data, config, dist_context)
+    # Each worker has a place of its own in the data, so none can be added or left out.
+    settings = {"num_samples": None, "data_loading.num_workers": config.data_loading.num_workers}
+    return TrainingData(loader, settings, {"data_loader": loader})
+
+
+def begin_reading(loader: DataLoader[Any], stepper: Stepper) -> Iterator[Any]:
+    """Begin to read, with workers at work by the time this returns.
+
+    Args:
+        loader: Yields one micro-batch after the other.
+        stepper: Knows how many steps there are to be.
+
+    Returns:
+        The micro-batches; asked for more than there are, it raises `RuntimeError`.
+    """
+    return itertools.chain(iter(loader), _refuse_more(stepper))
+
+
+def _refuse_more(stepper: Stepper) -> Iterator[Any]:
+    if not stepper.is_finished:
+        raise RuntimeError(
+            f"the data ended after {stepper.current_step} of total_steps={stepper.total_steps} steps, with no full "
+            "micro-batch left for the next: let the dataset begin anew when it ends, or lower total_steps to "
+            f"{stepper.current_step}"
+        )
+    yield from ()
 
 
 def count_samples(data: InitializeDatasetResult) -> int:
@@ -28,7 +98,12 @@ def count_samples(data: InitializeDatasetResult) -> int:
     Raises:
         ConfigurationError: If the dataset has no length, or no samples.
     """
-    if isinstance(data.dataset, IterableDataset) or not isinstance(data.dataset, Sized):
+    if isinstance(data.dataset, IterableDataset):
+        raise ConfigurationError(
+            f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, is iterable, so that the "
+            "number of steps is unknown: bring one with __len__ and __getitem__; only training takes iterable data"
+        )
+    if not isinstance(data.dataset, Sized):
         raise ConfigurationError(
             f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, has no length and no "
             "index: define __len__ and __getitem__ on it, since the samples of each step are chosen by index"
@@ -63,7 +138,7 @@ def build_data_loader(
         batch_sampler=batch_sampler,
         collate_fn=data.collate,
         num_workers=num_workers,
-        pin_memory=device.type not in _UNPINNED_DEVICE_TYPES,
+        pin_memory=takes_pinned_memory(device),
         # Without a generator of its own, each iteration would draw from the global one and a resumed run would differ.
         generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),
     )

@@ -28,15 +28,14 @@ def can_be_fused(
         True if such a step succeeds for each device, type, number of dimensions and sharding among the parameters. No
         process waits for another, nor for the device.
     """
+    name = optimizer_class.__qualname__
     stand_ins: dict[tuple[object, ...], nn.Parameter] = {}
     for parameter in parameters:
         kind: tuple[object, ...] = (parameter.device, parameter.dtype, parameter.ndim)
         if isinstance(parameter, DTensor):
             kind += (parameter.device_mesh, parameter.placements)
         elif type(parameter) is not nn.Parameter:
-            logger.debug(
-                "%s runs without fused=True: a parameter is a %s", optimizer_class.__qualname__, type(parameter)
-            )
+            logger.debug("%s runs without fused=True: a parameter is a %s", name, type(parameter).__qualname__)
             return False
         if kind not in stand_ins:
             stand_ins[kind] = _stand_in(parameter)
@@ -44,7 +43,7 @@ def can_be_fused(
         groups = [{"params": part} for part in by_distribution(stand_ins.values())]
         optimizer_class(groups, **{**options, "fused": True}).step()
     except RuntimeError as error:
-        logger.debug("%s runs without fused=True: %s", optimizer_class.__qualname__, error)
+        logger.debug("%s runs without fused=True: %s", name, error)
         return False
     return True
 

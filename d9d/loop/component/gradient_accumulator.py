@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import distributed, nn
-from torch.distributed.tensor import DTensor
 
 from d9d.core.dist_context import DistributedContext
+from d9d.loop.component.local_gradients import local_gradients
 from d9d.loop.control import ComputeLossResult
 
 _HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
@@ -66,10 +66,9 @@ class GradientAccumulator:
         divisor = _nonzero(weight_sum)
         self._loss_sum, self._weight_sum = None, 0.0
         if isinstance(divisor, torch.Tensor) or divisor != 1.0:
-            gradients = [_local(parameter.grad) for parameter in self._parameters if parameter.grad is not None]
-            # The operation that torch's own optimizers and clipping use for all tensors at once.
-            if gradients:
-                torch._foreach_div_(gradients, divisor)
+            for group in local_gradients(self._parameters):
+                # The operation that torch's own optimizers and clipping use for all tensors at once.
+                torch._foreach_div_(group, divisor)
             loss = loss / divisor
         return loss
 
@@ -90,12 +89,6 @@ class GradientAccumulator:
         if self._loss_sum is None:
             raise RuntimeError("no micro-batch was added in this step: add one before finishing the step")
         return self._loss_sum, self._weight_sum
-
-
-def _local(gradient: torch.Tensor) -> torch.Tensor:
-    """Return what this process holds of a gradient, sharing its storage."""
-    with torch.no_grad():
-        return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
 def _weighted(loss: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:

@@ -72,8 +72,8 @@ class OptimizerBuilder:
     def __call__(self, ctx: InitializeOptimizerContext, /) -> OptimizerProtocol:
         """Build the optimizer.
 
-        Groups without parameters are left out. A process that holds the whole model refuses them; one that holds part
-        of it cannot know whether another has their parameters. A group with both plain and distributed parameters is
+        Groups without parameters are refused, but left out in a pipeline, where another process may have their
+        parameters. A group with both plain and distributed parameters is
         built as two, which torch's kernels can update as a whole. Where the optimizer was not told whether to be fused,
         it does not take that back from a state either.
 

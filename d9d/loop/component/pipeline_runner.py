@@ -1,7 +1,7 @@
 """How a model that is cut into stages is run over the micro-batches of a step."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -67,28 +67,30 @@ class PipelineRunner(ModelRunner):
             _prepare_sharding(stage, self._traits)
         GradientSynchronizer([stage.module for stage in stages])
 
-    def forward_backward(self, batches: Sequence[Any], compute_loss: ComputeLoss) -> None:  # noqa: D102 -- inherited
+    def forward_backward(self, batches: Iterable[Any], compute_loss: ComputeLoss) -> None:  # noqa: D102 -- inherited
+        own = list(batches)
+
         def loss_of(number: int, outputs: Any) -> torch.Tensor:
             with self._precision.context():
-                return compute_loss(outputs, batches[number])
+                return compute_loss(outputs, own[number])
 
-        built = [self._inputs.build(batch) for batch in batches]
+        built = [self._inputs.build(batch) for batch in own]
         self._schedule_for(built, is_training=True).forward_backward(built, loss_of)
 
     def forward(  # noqa: D102 -- inherited
-        self, batches: Sequence[Any], num_samples: Sequence[int], use_outputs: UseOutputs
+        self, batches: Iterable[Any], num_samples: Sequence[int], use_outputs: UseOutputs
     ) -> None:
-        full = self._samples_per_micro_batch
+        own, full = list(batches), self._samples_per_micro_batch
         built = [
-            _resized(self._inputs.build(batch), num_own, full)
-            for batch, num_own in zip(batches, num_samples, strict=True)
+            _resized(self._inputs.build(batch), num_own, full) for batch, num_own in zip(own, num_samples, strict=True)
         ]
         while not _without_backward(self._traits).accepts(len(built), self._num_processes):
             built.append(built[-1])
 
         def use(number: int, outputs: Any) -> None:
-            if number < len(batches):
-                use_outputs(number, map_tensors(outputs, lambda tensor: _resize(tensor, full, num_samples[number])))
+            if number < len(own):
+                cut = map_tensors(outputs, lambda tensor: _resize(tensor, full, num_samples[number]))
+                use_outputs(number, own[number], cut)
 
         self._schedule_for(built, is_training=False).forward(built, use)
 

@@ -25,7 +25,7 @@ class InitializeDatasetResult:
     """The data of a loop.
 
     Attributes:
-        dataset: Samples by index, with a length.
+        dataset: Samples by index, with a length; or, for training, an `IterableDataset`.
         collate: Makes one batch of a list of samples; by default what torch's `DataLoader` does.
     """
 

@@ -25,8 +25,8 @@ class InitializeOptimizerContext:
 
     @property
     def holds_whole_model(self) -> bool:
-        """Whether what this process does not hold is sure to be nowhere: true where it runs alone."""
-        return self.dist_context.world_size == 1
+        """Whether all parameters of the model are here, be it in part: true unless there is a pipeline."""
+        return self.dist_context.mesh_parameters.pipeline_parallel == 1
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over the parameters of all stages, frozen ones too, each once and with its name.

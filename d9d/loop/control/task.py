@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from d9d.core.dist_context import DistributedContext
+from d9d.core.metric import Metric
 from d9d.core.stepper import Stepper
 from d9d.loop.event import EventBus
 
@@ -20,6 +22,17 @@ class RegisterTaskEventsContext:
     """
 
     event_bus: EventBus
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
+class CreateMetricsContext:
+    """What a task creates its metrics with.
+
+    Attributes:
+        dist_context: The processes of the loop, and the device that metrics are kept on.
+    """
+
+    dist_context: DistributedContext
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
@@ -105,6 +118,21 @@ class BaseTask:
         Args:
             ctx: Holds the bus to subscribe on; `subscribe_annotated(ctx.event_bus, self)` is all that most tasks need.
         """
+
+    def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:  # noqa: ARG002 -- for those who override
+        """Create what the loop reports beside the numbers of its own; called once on all processes, before the model.
+
+        The task keeps the metrics and updates them itself, wherever it knows what they count, on each process that has
+        something to count: with a pipeline, that of its last stage. The loop reduces them over all processes, and
+        resets them with each report.
+
+        Args:
+            ctx: Holds the device to create them on.
+
+        Returns:
+            The metrics, by the names to report them under, the same on all processes; none by default.
+        """
+        return {}
 
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
         """Choose what of a micro-batch the model receives; by default all of it, where it is a mapping.

@@ -1,10 +1,10 @@
 """Inference, step by step."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -12,11 +12,14 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import MicroBatchSamples, StepBatchSampler
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
-from d9d.loop.component.device_transfer import move_to_device
+from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_mode import without_gradients
 from d9d.loop.component.model_runner import ModelRunner
-from d9d.loop.component.progress import ProgressReporter
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.ranks import Ranks
+from d9d.loop.component.reporter import Reporter
 from d9d.loop.component.source_checkpoint import load_weights
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.event import EventBus
@@ -43,13 +46,16 @@ class Inference:
         task: Uses the outputs.
         batch_sampler: Tells which samples each micro-batch has.
         data_loader: Yields one micro-batch after the other.
-        device: Where the model runs.
+        device_transfer: Moves them to the device.
         modules: The stages of the model that this process holds, in pipeline order; one, unless there is a pipeline.
         model_runner: Runs the model.
-        progress: Shows people how far the run is.
+        reporter: Tells how far the run is, and its numbers.
         source: Holds the weights; `None` keeps those that the model provider made.
+        ranks: The processes of the job.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of this run, and gives it back.
+        garbage_collector: Collects garbage between steps.
+        profiler: Records some of them.
     """
 
     event_bus: EventBus
@@ -57,13 +63,16 @@ class Inference:
     task: InferenceTask
     batch_sampler: StepBatchSampler
     data_loader: DataLoader[Any]
-    device: torch.device
+    device_transfer: DeviceTransfer
     modules: Sequence[nn.Module]
     model_runner: ModelRunner
-    progress: ProgressReporter
+    reporter: Reporter
     source: Checkpoint | None
+    ranks: Ranks
     random_state: RandomState
     checkpointer: Checkpointer
+    garbage_collector: GarbageCollector
+    profiler: Profiler
 
     def infer(self) -> None:
         """Run the model over all samples, from where the newest checkpoint of this run was taken if there is one.
@@ -73,7 +82,7 @@ class Inference:
                 on from.
         """
         if self.source is not None:
-            load_weights(self.source, self.modules[0])
+            load_weights(self.source, self.modules, self.ranks)
         self.checkpointer.resume()
         for module in self.modules:
             module.eval()
@@ -82,31 +91,31 @@ class Inference:
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.progress, without_gradients(self.modules):
+        with self.reporter, self.garbage_collector, self.profiler, without_gradients(self.modules):
             while not self.stepper.is_finished:
                 self._run_step(moment, micro_batches)
                 self.stepper.advance()
                 self.checkpointer.save_if_due()
+                self.garbage_collector.collect_if_due()
+                self.profiler.step_done()
         self.event_bus.trigger(EVENT_INFERENCE_FINISHED, EventInferenceFinishedContext())
 
     def _run_step(self, moment: EventStepContext, micro_batches: Iterator[Any]) -> None:
         bus = self.event_bus
         with bus.bounded(EVENT_INFERENCE_STEP_PRE, EVENT_INFERENCE_STEP_POST, moment):
             samples = self.batch_sampler.micro_batches(self.stepper.current_step)
-            batches = [move_to_device(next(micro_batches), self.device) for _ in samples]
+            batches = self.device_transfer.move(itertools.islice(micro_batches, len(samples)))
             with bus.bounded(EVENT_INFERENCE_FORWARD_PRE, EVENT_INFERENCE_FORWARD_POST, moment):
                 self._forward(samples, batches)
-            self.progress.step_done()
+            self.reporter.step_done()
 
-    def _forward(self, samples: Sequence[MicroBatchSamples], batches: Sequence[Any]) -> None:
-        def use_outputs(number: int, outputs: Any) -> None:
+    def _forward(self, samples: Sequence[MicroBatchSamples], batches: Iterable[Any]) -> None:
+        def use_outputs(number: int, batch: Any, outputs: Any) -> None:
             own = samples[number]
             # Another process hands over what this one ran only to keep step with it.
             if not own.is_repeated:
                 self.task.process_outputs(
-                    ProcessOutputsContext(
-                        outputs=outputs, batch=batches[number], stepper=self.stepper, samples=tuple(own)
-                    )
+                    ProcessOutputsContext(outputs=outputs, batch=batch, stepper=self.stepper, samples=tuple(own))
                 )
 
         self.model_runner.forward(batches, [len(own) for own in samples], use_outputs)

@@ -1,27 +1,25 @@
 """Inference, assembled."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
-from torch.utils.data import DataLoader
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.batch_sampler import DataShare, SequentialBatchSampler
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
-from d9d.loop.component.data_loader import build_data_loader, count_samples
-from d9d.loop.component.progress import ProgressReporter
-from d9d.loop.component.provided import expect_result
+from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
+from d9d.loop.component.model_state import describe_model
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.ranks import Ranks
+from d9d.loop.component.reporting import build_reporter
 from d9d.loop.component.source_checkpoint import find_source
-from d9d.loop.component.state_tree import describe_state
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import (
     DatasetProvider,
     InferenceTask,
-    InitializeDatasetContext,
-    InitializeDatasetResult,
     ModelProvider,
 )
 from d9d.loop.event import EventBus
@@ -33,10 +31,11 @@ from d9d.loop.event.catalogue.inference import (
     EventDataLoaderReadyContext,
     EventModelStagesReadyContext,
 )
+from d9d.loop.run.data import build_inference_data
 from d9d.loop.run.inference import Inference
 from d9d.loop.run.model import build_runner, build_stages
-from d9d.loop.run.start import start_run
-from d9d.loop.state import JobState
+from d9d.loop.run.start import seed_apart, start_run
+from d9d.loop.state import inference_state
 
 
 class InferenceConfigurator:
@@ -73,59 +72,57 @@ class InferenceConfigurator:
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
         config = self._config
-        source = None if config.source_checkpoint is None else find_source(config.source_checkpoint)
         bus = EventBus()
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
+        ranks = Ranks.of(dist_context)
+        source = None if config.source_checkpoint is None else find_source(config.source_checkpoint, ranks)
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
-        data_loader, batch_sampler, num_samples, stepper = self._build_data_loader(dist_context)
-        bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
+        data = build_inference_data(self._dataset_provider, config, dist_context)
+        stepper, num_samples = data.stepper, data.num_samples
+        reporter = build_reporter(
+            "infer", config, task=self._task, stepper=stepper, dist_context=dist_context, num_samples=num_samples
+        )
+        bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data.loader))
+        profiler = Profiler(config.profiling, dist_context, stepper)
         stages = build_stages(self._model_provider, config, dist_context)
         modules = [stage.module for stage in stages]
         bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=modules))
-
+        seed_apart(random_state, config, dist_context)
         return Inference(
             event_bus=bus,
             stepper=stepper,
             task=self._task,
-            batch_sampler=batch_sampler,
-            data_loader=data_loader,
-            device=dist_context.device,
+            batch_sampler=data.sampler,
+            data_loader=data.loader,
+            device_transfer=DeviceTransfer(dist_context.device),
             modules=modules,
             model_runner=build_runner(
                 stages, config=config, task=self._task, stepper=stepper, dist_context=dist_context
             ),
-            progress=ProgressReporter("infer", config.reporting, stepper),
+            reporter=reporter,
             source=source,
+            ranks=ranks,
             random_state=random_state,
+            garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
+            profiler=profiler,
             checkpointer=self._build_checkpointer(
-                num_samples, source, stepper=stepper, model=modules[0], random=random_state
+                num_samples, source, dist_context, stepper=stepper, modules=modules, random=random_state
             ),
         )
 
-    def _build_data_loader(
-        self, dist_context: DistributedContext
-    ) -> tuple[DataLoader[Any], SequentialBatchSampler, int, Stepper]:
-        config = self._config
-        data = expect_result(
-            self._dataset_provider(InitializeDatasetContext(dist_context=dist_context)),
-            InitializeDatasetResult,
-            self._dataset_provider,
-        )
-        num_samples = count_samples(data)
-        stepper = Stepper(SequentialBatchSampler.num_steps(num_samples, config.global_batch_size))
-        sampler = SequentialBatchSampler(
-            num_samples=num_samples,
-            global_batch_size=config.global_batch_size,
-            micro_batch_size=config.samples_per_micro_batch,
-            stepper=stepper,
-            share=DataShare(dist_context.data_parallel_rank, config.mesh.data_parallel_size),
-        )
-        return build_data_loader(data, sampler, config, dist_context.device), sampler, num_samples, stepper
-
     def _build_checkpointer(
-        self, num_samples: int, source: Checkpoint | None, *, stepper: Stepper, model: nn.Module, random: RandomState
+        self,
+        num_samples: int,
+        source: Checkpoint | None,
+        dist_context: DistributedContext,
+        *,
+        stepper: Stepper,
+        modules: Sequence[nn.Module],
+        random: RandomState,
     ) -> Checkpointer:
         config = self._config
+        ranks = Ranks.of(dist_context)
+        state = inference_state(ranks, stepper=stepper, task=self._task, random=random)
         settings = {
             "loop": "inference",
             "global_batch_size": config.global_batch_size,
@@ -135,9 +132,15 @@ class InferenceConfigurator:
             "num_samples": num_samples,
             # Outputs of two sets of weights must not mix in one run.
             "source_checkpoint": None if source is None else f"{source.path.name} ({source.manifest()['id']})",
-            **(describe_state({"model": model.state_dict()}) if config.checkpointing is not None else {}),
+            **(describe_model(modules, ranks) if config.checkpointing is not None else {}),
         }
-        state = JobState({"stepper": stepper, "task": self._task, "random": random})
         if config.checkpointing is not None:
             state.describe()  # state that cannot be kept is refused now, not at the first save
-        return Checkpointer(config.checkpointing, stepper=stepper, state=state, settings=settings)
+        return Checkpointer(
+            config.checkpointing,
+            stepper=stepper,
+            state=state,
+            settings=settings,
+            ranks=ranks,
+            notes={"mesh": dist_context.mesh_parameters.model_dump()},
+        )

@@ -61,7 +61,7 @@ def build_runner(
     inputs = ModelInputs(task, stepper)
     precision = ForwardPrecision(config.precision, dist_context.device)
     if config.mesh.pipeline_parallel == 1:
-        return WholeModelRunner(stages[0].module, inputs, precision)
+        return WholeModelRunner(stages[0].module, inputs, precision, config.num_micro_batches)
     # Loading torch's pipelines takes as long as loading all of the loop.
     from d9d.loop.component.pipeline_runner import PipelineRunner  # noqa: PLC0415 -- for pipelines alone
 

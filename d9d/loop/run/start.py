@@ -5,7 +5,8 @@ import datetime as dt
 from torch import nn
 
 from d9d.core.dist_context import DistributedContext
-from d9d.loop.component.checkpointer import prepare_folder
+from d9d.core.seed import derive_seed
+from d9d.loop.component.checkpoint_folder import prepare_folder
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import BaseTask, ModelProvider, RegisterModelEventsContext, RegisterTaskEventsContext
@@ -45,3 +46,19 @@ def start_run(
     random_state = RandomState(dist_context.device)
     random_state.seed(config.seed)
     return dist_context, random_state
+
+
+def seed_apart(random_state: RandomState, config: LoopConfig, dist_context: DistributedContext) -> None:
+    """Have processes with other samples or other layers draw other random numbers from here on.
+
+    Until then all draw the same, so that they make the same data and the same weights. Processes that divide matrices
+    keep the same, since they have the same activations.
+
+    Args:
+        random_state: The random number generators of this process.
+        config: Holds the seed.
+        dist_context: Says which process this is. A process alone goes on from where it is.
+    """
+    if dist_context.world_size > 1:
+        place = dist_context.mesh_for("loss").get_local_rank("loss")
+        random_state.seed(derive_seed(config.seed, "process", place))

@@ -12,13 +12,18 @@ from torch.utils.data import DataLoader
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpointer import Checkpointer
-from d9d.loop.component.device_transfer import move_to_device
+from d9d.loop.component.data_loader import begin_reading
+from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
+from d9d.loop.component.gradient_format import GradientFormat
 from d9d.loop.component.model_runner import ModelRunner
-from d9d.loop.component.progress import ProgressReporter
+from d9d.loop.component.non_finite_gradients import NonFiniteGradients
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.reporter import Reporter
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
@@ -45,40 +50,49 @@ class Trainer:
         stepper: Knows which step runs, of how many.
         task: Computes the loss.
         data_loader: Yields one micro-batch after the other.
-        device: Where the model runs.
         modules: The stages of the model that this process holds, in pipeline order; one, unless there is a pipeline.
         optimizer: Updates the parameters of the model.
         lr_scheduler: Sets the learning rate.
         num_micro_batches: How many micro-batches a step has in this process.
+        device_transfer: Moves them to the device.
         model_runner: Runs the model.
         gradient_accumulator: Gathers the losses of a step, and makes its gradients theirs.
         gradient_clipper: Bounds them.
-        progress: Shows people how far the run is.
+        gradient_format: Gathers them in more bits than the optimizer gets.
+        non_finite_gradients: Leaves out steps whose gradients are not finite.
+        reporter: Tells how far the run is, and its numbers.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of the job, and gives it back.
+        garbage_collector: Collects garbage between steps.
+        profiler: Records some of them.
     """
 
     event_bus: EventBus
     stepper: Stepper
     task: TrainTask
     data_loader: DataLoader[Any]
-    device: torch.device
     modules: Sequence[nn.Module]
     optimizer: OptimizerProtocol
     lr_scheduler: LRSchedulerProtocol
     num_micro_batches: int
+    device_transfer: DeviceTransfer
     model_runner: ModelRunner
     gradient_accumulator: GradientAccumulator
     gradient_clipper: GradientClipper
-    progress: ProgressReporter
+    gradient_format: GradientFormat
+    non_finite_gradients: NonFiniteGradients
+    reporter: Reporter
     random_state: RandomState
     checkpointer: Checkpointer
+    garbage_collector: GarbageCollector
+    profiler: Profiler
 
     def train(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one.
 
         Raises:
             CheckpointError: If there are checkpoints and none can be gone on from.
+            RuntimeError: If the data ends before the last step.
         """
         self.checkpointer.resume()
         self.gradient_accumulator.discard()
@@ -88,28 +102,33 @@ class Trainer:
         with self.random_state.preserved():
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
         moment = EventStepContext(stepper=self.stepper)
-        micro_batches = iter(self.data_loader)
-        with self.progress:
+        micro_batches = begin_reading(self.data_loader, self.stepper)
+        with self.reporter, self.garbage_collector, self.profiler:
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
                 self.stepper.advance()
                 self.checkpointer.save_if_due()
+                self.garbage_collector.collect_if_due()
+                self.profiler.step_done()
         self.event_bus.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext())
 
     def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:
         bus = self.event_bus
         with bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, moment):
-            fetched = [move_to_device(micro_batch, self.device) for micro_batch in micro_batches]
+            moved = self.device_transfer.move(micro_batches)
+            self.gradient_format.widen()
             with bus.bounded(EVENT_TRAIN_FORWARD_BACKWARD_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST, moment):
-                self.model_runner.forward_backward(fetched, self._compute_loss)
+                self.model_runner.forward_backward(moved, self._compute_loss)
             loss = self.gradient_accumulator.finish()
-            self.gradient_clipper.clip()
+            gradient_norm = self.gradient_clipper.clip()
+            self.non_finite_gradients.judge(gradient_norm)
+            self.gradient_format.narrow()
             with bus.bounded(EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST, moment):
                 self.optimizer.step()
             self.optimizer.zero_grad()
             self.gradient_accumulator.discard()
+            self.reporter.step_done(loss, gradient_norm, self.optimizer)
             self.lr_scheduler.step()
-            self.progress.step_done(loss)
 
     def _compute_loss(self, outputs: Any, batch: Any) -> torch.Tensor:
         result = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=self.stepper))

@@ -1,31 +1,32 @@
 """Training, assembled."""
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from d9d.core.dist_context import DistributedContext
-from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
+from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.core.stepper import Stepper
-from d9d.loop.component.batch_sampler import DataShare, ShufflingBatchSampler
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.constant_lr import constant_lr
-from d9d.loop.component.data_loader import build_data_loader, count_samples
+from d9d.loop.component.data_loader import TrainingData
+from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
+from d9d.loop.component.gradient_format import GradientFormat
 from d9d.loop.component.model_builder import ModelStage
+from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.optimizer_builder import OptimizerBuilder
-from d9d.loop.component.progress import ProgressReporter
-from d9d.loop.component.provided import expect_result
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.ranks import Ranks
+from d9d.loop.component.reporter import Reporter
+from d9d.loop.component.reporting import build_reporter
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     DatasetProvider,
-    InitializeDatasetContext,
-    InitializeDatasetResult,
     InitializeLRSchedulerContext,
     InitializeOptimizerContext,
     LRSchedulerProvider,
@@ -46,10 +47,11 @@ from d9d.loop.event.catalogue.train import (
     EventModelStagesReadyContext,
     EventOptimizerReadyContext,
 )
+from d9d.loop.run.data import build_training_data
 from d9d.loop.run.model import build_runner, build_stages
-from d9d.loop.run.start import start_run
+from d9d.loop.run.start import seed_apart, start_run
 from d9d.loop.run.trainer import Trainer
-from d9d.loop.state import JobState
+from d9d.loop.state import training_state
 
 _ADAMW = OptimizerBuilder(torch.optim.AdamW)
 
@@ -62,8 +64,9 @@ class _Parts:
     dist_context: DistributedContext
     random_state: RandomState
     stepper: Stepper
-    data_loader: DataLoader[Any]
-    num_samples: int
+    reporter: Reporter
+    data: TrainingData
+    profiler: Profiler
     stages: list[ModelStage]
     optimizer: OptimizerProtocol
     lr_scheduler: LRSchedulerProtocol
@@ -116,20 +119,24 @@ class TrainingConfigurator:
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         bus.trigger(EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         stepper = Stepper(config.total_steps)
-        data_loader, num_samples = self._build_data_loader(dist_context, stepper)
-        bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data_loader))
+        reporter = build_reporter("train", config, task=self._task, stepper=stepper, dist_context=dist_context)
+        data = build_training_data(self._dataset_provider, config, dist_context, stepper)
+        bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data.loader))
+        profiler = Profiler(config.profiling, dist_context, stepper)
         stages = build_stages(self._model_provider, config, dist_context)
         modules = [stage.module for stage in stages]
         bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=modules))
         optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, modules)
+        seed_apart(random_state, config, dist_context)
         return self._assemble(
             _Parts(
                 event_bus=bus,
                 dist_context=dist_context,
                 random_state=random_state,
                 stepper=stepper,
-                data_loader=data_loader,
-                num_samples=num_samples,
+                reporter=reporter,
+                data=data,
+                profiler=profiler,
                 stages=stages,
                 optimizer=optimizer,
                 lr_scheduler=lr_scheduler,
@@ -143,47 +150,30 @@ class TrainingConfigurator:
             event_bus=parts.event_bus,
             stepper=stepper,
             task=self._task,
-            data_loader=parts.data_loader,
-            device=dist_context.device,
+            data_loader=parts.data.loader,
             modules=parts.modules,
             optimizer=parts.optimizer,
             lr_scheduler=parts.lr_scheduler,
             num_micro_batches=config.num_micro_batches,
+            device_transfer=DeviceTransfer(dist_context.device),
             model_runner=build_runner(
                 parts.stages, config=config, task=self._task, stepper=stepper, dist_context=dist_context
             ),
             gradient_accumulator=GradientAccumulator(parameters, dist_context),
-            gradient_clipper=GradientClipper(parameters, config.max_gradient_norm),
-            progress=ProgressReporter("train", config.reporting, stepper),
-            random_state=parts.random_state,
-            checkpointer=self._build_checkpointer(
-                parts.num_samples,
-                stepper=stepper,
-                model=parts.modules[0],
-                optimizer=parts.optimizer,
-                lr_scheduler=parts.lr_scheduler,
-                task=self._task,
-                random=parts.random_state,
+            gradient_clipper=GradientClipper(
+                parameters,
+                config.max_gradient_norm,
+                dist_context,
+                always_measure=config.non_finite_gradients != "allow",
             ),
+            gradient_format=GradientFormat(parts.modules, config.gradient_dtype),
+            non_finite_gradients=NonFiniteGradients(config, parts.optimizer, stepper),
+            reporter=parts.reporter,
+            random_state=parts.random_state,
+            garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
+            profiler=parts.profiler,
+            checkpointer=self._build_checkpointer(parts),
         )
-
-    def _build_data_loader(self, dist_context: DistributedContext, stepper: Stepper) -> tuple[DataLoader[Any], int]:
-        config = self._config
-        data = expect_result(
-            self._dataset_provider(InitializeDatasetContext(dist_context=dist_context)),
-            InitializeDatasetResult,
-            self._dataset_provider,
-        )
-        num_samples = count_samples(data)
-        sampler = ShufflingBatchSampler(
-            num_samples=num_samples,
-            global_batch_size=config.global_batch_size,
-            micro_batch_size=config.samples_per_micro_batch,
-            seed=config.seed,
-            stepper=stepper,
-            share=DataShare(dist_context.data_parallel_rank, config.mesh.data_parallel_size),
-        )
-        return build_data_loader(data, sampler, config, dist_context.device), num_samples
 
     def _build_optimizer(
         self, bus: EventBus, dist_context: DistributedContext, modules: list[nn.Module]
@@ -198,9 +188,18 @@ class TrainingConfigurator:
         bus.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext(lr_scheduler=lr_scheduler))
         return optimizer, lr_scheduler
 
-    def _build_checkpointer(self, num_samples: int, *, stepper: Stepper, **parts: Stateful) -> Checkpointer:
-        config = self._config
-        state = JobState({"stepper": stepper, **parts})
+    def _build_checkpointer(self, parts: "_Parts") -> Checkpointer:
+        config, ranks = self._config, Ranks.of(parts.dist_context)
+        state = training_state(
+            ranks,
+            stepper=parts.stepper,
+            data=parts.data.state,
+            modules=parts.modules,
+            optimizer=parts.optimizer,
+            lr_scheduler=parts.lr_scheduler,
+            task=self._task,
+            random=parts.random_state,
+        )
         settings = {
             "loop": "train",
             "total_steps": config.total_steps,
@@ -209,7 +208,15 @@ class TrainingConfigurator:
             "seed": config.seed,
             "precision": config.precision,
             "max_gradient_norm": config.max_gradient_norm,
-            "num_samples": num_samples,
+            "gradient_dtype": config.gradient_dtype,
+            **parts.data.settings,
             **(state.describe("model", "optimizer", "lr_scheduler") if config.checkpointing is not None else {}),
         }
-        return Checkpointer(config.checkpointing, stepper=stepper, state=state, settings=settings)
+        return Checkpointer(
+            config.checkpointing,
+            stepper=parts.stepper,
+            state=state,
+            settings=settings,
+            ranks=ranks,
+            notes={"mesh": config.mesh.model_dump()},
+        )

@@ -1,0 +1,13 @@
+"""Everything about an inference run that is a number, a name or a path."""
+
+from pathlib import Path
+
+from d9d.loop.config.loop import LoopConfig
+
+
+class InferenceConfig(LoopConfig):
+    """Everything about an inference run that is a number, a name or a path."""
+
+    source_checkpoint: Path | None = None
+    """Where the weights come from: one checkpoint of a training run, or the folder that holds them, whose newest
+    complete one is taken. `None` keeps the weights that the model provider made."""

@@ -1,0 +1,339 @@
+"""Checkpoints of several ranks: what they hold together, what each has of its own, and what fails on one of them."""
+
+import json
+import logging
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from divided_job import DIVISIONS, Division, Job
+from ranks import run_on_ranks
+from torch import distributed, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from d9d.loop.component.checkpoint import Checkpoint
+from d9d.loop.component.model_state import ModelState
+from d9d.loop.component.ranks import Ranks
+from d9d.loop.config import CheckpointingConfig
+from d9d.loop.state import Held, JobState, Part
+
+FSDP = DIVISIONS["fsdp"]
+REPLICATED = DIVISIONS["replicated"]
+PIPELINE = DIVISIONS["pipeline"]
+ALONE = DIVISIONS["alone"]
+
+
+def rank() -> int:
+    return distributed.get_rank()
+
+
+class Holder:
+    """Holds a state that tests choose."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        self.state = state_dict
+
+
+class Failing(Holder):
+    """Cannot tell its state on one rank."""
+
+    def state_dict(self) -> dict[str, Any]:
+        if rank() == 1 and self.state["fails"]:
+            raise LookupError("the task has lost something")
+        return {}
+
+
+class Lines(logging.Handler):
+    """Keeps the lines that are logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+        logging.getLogger("d9d").addHandler(self)
+        logging.getLogger("d9d").setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def raised_by(work: Callable[[], Any]) -> str:
+    """Return what something raises, in words."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 -- whatever it is
+        return f"{type(error).__qualname__}: {error}"
+    return "nothing"
+
+
+def save_task(division: Division, folder: Path, states: list[dict[str, Any]]) -> None:
+    job = Job(division, folder, task=Holder(states[rank()]))
+    job.step()
+    job.checkpointer.save_if_due()
+
+
+def load_task(division: Division, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    lines = Lines()
+    task = Holder({"begun": "anew"})
+    job = Job(division, folder, task=task)
+    job.checkpointer.resume()
+    return task.state, lines.lines
+
+
+def test_the_state_of_a_task_that_is_the_same_everywhere_is_everyones(tmp_path: Path) -> None:
+    """Saved on two ranks, it is there on one."""
+    run_on_ranks(2, save_task, FSDP, tmp_path, [{"seen": 3, "sum": torch.ones(2)}] * 2)
+
+    ((state, _),) = run_on_ranks(1, load_task, ALONE, tmp_path)
+
+    assert state["seen"] == 3
+    assert torch.equal(state["sum"], torch.ones(2))
+
+
+def test_the_state_of_a_task_that_differs_is_each_ranks_own(tmp_path: Path) -> None:
+    """On as many ranks each has its own again, NaN and tensors of other numbers included."""
+    states = [{"loss": float("nan"), "sum": torch.zeros(2)}, {"loss": float("nan"), "sum": torch.ones(2)}]
+    run_on_ranks(2, save_task, FSDP, tmp_path, states)
+
+    (first, _), (second, _) = run_on_ranks(2, load_task, FSDP, tmp_path)
+
+    assert torch.equal(first["sum"], torch.zeros(2))
+    assert torch.equal(second["sum"], torch.ones(2))
+
+
+def test_what_each_rank_had_of_its_own_another_number_of_ranks_begins_without(tmp_path: Path) -> None:
+    """And says so, once for each part."""
+    run_on_ranks(2, save_task, FSDP, tmp_path, [{"seen": 1}, {"seen": 2}])
+
+    ((state, lines),) = run_on_ranks(1, load_task, ALONE, tmp_path)
+
+    assert state == {"begun": "anew"}
+    assert lines[:2] == [
+        f"each of 2 processes had a state of its own of the part {name!r}, and there are 1 now: it begins anew"
+        for name in ("task", "random")
+    ]
+
+
+def average_weights(division: Division, folder: Path) -> torch.Tensor:
+    """Carry an average of a weight in the task, divided as the weight is; return it whole."""
+    job = Job(division, folder)
+    weight = job.stages[0].state_dict()["layers.0.up.weight"]
+    task = Holder({"average": weight * 0 if list(folder.iterdir()) else weight * 0.5})
+    job = Job(division, folder, task=task)
+    job.checkpointer.resume()
+    job.step()
+    job.checkpointer.save_if_due()
+    average: Any = task.state["average"]
+    assert type(average) is type(weight.detach())
+    return average.full_tensor() if isinstance(average, DTensor) else average
+
+
+def test_what_a_task_has_divided_is_divided_anew(tmp_path: Path) -> None:
+    """An average of the weights goes from shards to other shards, and to one process."""
+    first, _ = run_on_ranks(2, average_weights, FSDP, tmp_path)
+    second, _ = run_on_ranks(2, average_weights, DIVISIONS["tensor"], tmp_path)
+    (third,) = run_on_ranks(1, average_weights, ALONE, tmp_path)
+
+    assert first.any()
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+
+
+def names_within_ddp() -> tuple[list[str], list[str]]:
+    bare = nn.Linear(2, 1)
+    state = ModelState([DistributedDataParallel(bare)])
+    state.load_state_dict(state.state_dict())
+    return list(state.state_dict()), list(state.parameter_names().values())
+
+
+def test_replicas_of_torch_have_the_names_of_the_bare_model() -> None:
+    """Their wrapper is not part of the names."""
+    assert run_on_ranks(2, names_within_ddp) == [(["weight", "bias"], ["weight", "bias"])] * 2
+
+
+def infer(folder: Path, num_ranks: int) -> str:
+    """Save the outputs of as many ranks, or load them."""
+    ranks = Ranks(rank(), num_ranks)
+    state = JobState({"task": Part(Holder({"outputs": [rank()]}), Held.APART_AND_NEEDED)}, ranks)
+    if not folder.exists():
+        Checkpoint.write(folder, 1, state.state_dict(), {}, ranks=ranks)
+        return ""
+    return raised_by(lambda: state.load(Checkpoint(folder / "step-1").open(ranks)))
+
+
+def test_outputs_of_inference_are_not_lost_on_another_number_of_ranks(tmp_path: Path) -> None:
+    """Going on is refused, with how many ranks it takes."""
+    run_on_ranks(2, infer, tmp_path / "outputs", 2)
+
+    assert run_on_ranks(2, infer, tmp_path / "outputs", 2) == ["nothing", "nothing"]
+    (error,) = run_on_ranks(1, infer, tmp_path / "outputs", 1)
+    assert error == (
+        "CheckpointError: each of 2 processes had a state of its own of the task, and there are 1 now: go on with 2, "
+        "or begin anew in another folder"
+    )
+
+
+def draw(folder: Path) -> tuple[list[float], list[float]]:
+    """Return what comes after a save, and what comes after resuming from it."""
+    job = Job(FSDP, folder)
+    torch.manual_seed(rank())
+    job.step()
+    job.checkpointer.save_if_due()
+    expected = torch.rand(3).tolist()
+    again = Job(FSDP, folder)
+    again.checkpointer.resume()
+    return expected, torch.rand(3).tolist()
+
+
+def test_each_rank_goes_on_with_its_own_random_numbers(tmp_path: Path) -> None:
+    """They differ between ranks, and stay what they were."""
+    first, second = run_on_ranks(2, draw, tmp_path)
+
+    assert first[0] == first[1]
+    assert second[0] == second[1]
+    assert first[0] != second[0]
+
+
+def disagree_in_steps(folder: Path) -> str:
+    job = Job(FSDP, folder)
+    for _ in range(1 + rank()):
+        job.stepper.advance()
+    return raised_by(job.checkpointer.save_if_due)
+
+
+def test_state_that_must_be_the_same_and_is_not_is_refused(tmp_path: Path) -> None:
+    """On all ranks alike, with its path and both values, instead of one of them winning silently."""
+    first, second = run_on_ranks(2, disagree_in_steps, tmp_path)
+
+    assert first == second
+    assert first == (
+        "StateError: 'stepper/current_step' is 1 on one process and 2 on another: what processes hold together must "
+        "be the same on all of them"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def disagree_in_weights(folder: Path) -> str:
+    job = Job(REPLICATED, folder)
+    job.step()
+    if rank() == 1:
+        with torch.no_grad():
+            next(job.stages[0].parameters())[0, 0] += 1
+    return raised_by(job.checkpointer.save_if_due)
+
+
+def test_weights_that_have_drifted_apart_are_refused(tmp_path: Path) -> None:
+    """Replicas whose gradients nobody has averaged do not pass for one model."""
+    first, second = run_on_ranks(2, disagree_in_weights, tmp_path)
+
+    assert first == second
+    assert first == (
+        "StateError: the tensor 'model/layers.0.up.weight' has other numbers on rank 0 than on rank 1, and a "
+        "checkpoint keeps one of them: have it be the same on all ranks, or give it another name on each"
+    )
+
+
+def disagree_in_buffers(folder: Path) -> tuple[int, list[str]]:
+    lines = Lines()
+    job = Job(REPLICATED, folder)
+    job.stages[0].get_submodule("layers.0").register_buffer("num_calls", torch.tensor(10 + rank()))
+    job.step()
+    job.checkpointer.save_if_due()
+    job.checkpointer.resume()
+    return int(job.stages[0].state_dict()["layers.0.num_calls"]), lines.lines
+
+
+def test_of_buffers_that_differ_the_main_process_s_are_kept(tmp_path: Path) -> None:
+    """Statistics of batches differ where each rank has samples of its own; a line says so."""
+    (first, lines), (second, _) = run_on_ranks(2, disagree_in_buffers, tmp_path)
+
+    assert first == second == 10
+    assert lines[0] == "model/layers.0.num_calls differs on ranks 0 and 1: the one of 0 is kept"
+
+
+def fill_disk(folder: Path, full_on: int, num_bytes: int) -> str:
+    job = Job(FSDP, folder)
+    job.step()
+    job.checkpointer.save_if_due()
+    job.step()
+    if rank() == full_on:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+    error = raised_by(job.checkpointer.save_if_due)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return error
+
+
+@pytest.mark.parametrize(("full_on", "num_bytes"), [(0, 0), (0, 8000), (1, 0), (1, 2000)])
+def test_a_disk_that_is_full_on_one_rank_is_told_on_all(full_on: int, num_bytes: int, tmp_path: Path) -> None:
+    """In the same words; nothing of the checkpoint stays, and the one before it is intact."""
+    first, second = run_on_ranks(2, fill_disk, tmp_path, full_on, num_bytes)
+
+    assert first == second
+    assert first.startswith(f"CheckpointError: the checkpoint after 2 steps could not be written to {tmp_path} (")
+    assert "File too large" in first
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+    assert Checkpoint(tmp_path / "step-1").defect() is None
+
+
+def fail_to_tell(folder: Path) -> str:
+    task = Failing({"fails": False})
+    job = Job(FSDP, folder, task=task)
+    job.step()
+    task.state["fails"] = True
+    return raised_by(job.checkpointer.save_if_due)
+
+
+def test_a_part_that_fails_on_one_rank_fails_on_all(tmp_path: Path) -> None:
+    """Nobody waits for it."""
+    assert run_on_ranks(2, fail_to_tell, tmp_path) == ["LookupError: the task has lost something"] * 2
+
+
+def go_on(division: Division, folder: Path, names: dict[str, str]) -> str:
+    job = Job(division, folder)
+    job.checkpointer._settings = {**job.checkpointer._settings, **names}
+    return raised_by(job.checkpointer.resume)
+
+
+def test_another_model_is_refused_on_all_ranks(tmp_path: Path) -> None:
+    """With the whole shape of the weight, not that of a shard."""
+    run_on_ranks(2, save_task, FSDP, tmp_path, [{}, {}])
+
+    errors = run_on_ranks(2, go_on, PIPELINE, tmp_path, {"model/layers.0.up.weight": "float32[9, 9]"})
+
+    assert errors[0] == errors[1]
+    assert "model/layers.0.up.weight is 'float32[9, 9]' here and 'float32[3, 5]' in the checkpoint" in errors[0]
+
+
+def test_the_mesh_is_told_to_people_and_may_change(tmp_path: Path) -> None:
+    """The manifest says how many ranks saved, and how they were laid out."""
+    run_on_ranks(2, save_task, FSDP, tmp_path, [{}, {}])
+    manifest = json.loads((tmp_path / "step-1" / "checkpoint.json").read_text())
+
+    assert manifest["num_ranks"] == 2
+    assert manifest["mesh"] == FSDP.mesh
+    assert run_on_ranks(2, go_on, PIPELINE, tmp_path, {}) == ["nothing", "nothing"]
+
+
+def choose(folder: Path) -> str:
+    """Resume with a folder that only the main process sees as it is."""
+    job = Job(FSDP, folder)
+    if rank() == 1:
+        job.checkpointer._config = CheckpointingConfig(folder=folder / "not there yet")
+    job.checkpointer.resume()
+    return f"{job.stepper.current_step}"
+
+
+def test_the_main_process_chooses_for_all(tmp_path: Path) -> None:
+    """A file system may show others an older state of the folder."""
+    run_on_ranks(2, save_task, FSDP, tmp_path, [{}, {}])
+
+    assert run_on_ranks(2, choose, tmp_path) == ["1", "1"]

@@ -1,0 +1,256 @@
+"""Several processes report as one would that has all of their samples."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import run_on_ranks
+from torch import distributed
+
+from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
+from d9d.core.metric import MaxMetric, Metric, Reduction, SumMetric, WeightedMeanMetric
+from d9d.core.stepper import Stepper
+from d9d.loop.component.reporting import build_reporter
+from d9d.loop.config import ConfigurationError, InferenceConfig, ReportingConfig
+from d9d.loop.control import BaseTask, CreateMetricsContext
+
+NUM_STEPS, NUM_SAMPLES = 7, 4
+SPEEDS = {"steps_per_second", "samples_per_second", "run", "time", "loop"}
+SHARD = DeviceMeshParameters(data_parallel_shard=2)
+
+
+class Smallest:
+    """A metric of one's own: the smallest value."""
+
+    reduction: Reduction = "min"
+
+    def __init__(self) -> None:
+        self._smallest = torch.tensor(torch.inf)
+
+    def update(self, values: torch.Tensor) -> None:
+        self._smallest = torch.minimum(self._smallest, values.min())
+
+    def share(self) -> torch.Tensor:
+        return self._smallest.reshape(1)
+
+    def compute(self, reduced: torch.Tensor, /) -> float:
+        return reduced.item()
+
+    def reset(self) -> None:
+        self._smallest = torch.tensor(torch.inf)
+
+
+class Signs:
+    """A metric of one's own with two numbers: how many values are negative, and how many are not."""
+
+    reduction: Reduction = "sum"
+
+    def __init__(self) -> None:
+        self._counts = torch.zeros(2, dtype=torch.int64)
+
+    def update(self, values: torch.Tensor) -> None:
+        self._counts += torch.stack([(values < 0).sum(), (values >= 0).sum()])
+
+    def share(self) -> torch.Tensor:
+        return self._counts
+
+    def compute(self, reduced: torch.Tensor, /) -> Mapping[str, float]:
+        return dict(zip(["negative", "other"], reduced.tolist(), strict=True))
+
+    def reset(self) -> None:
+        self._counts.zero_()
+
+
+class Measuring(BaseTask):
+    """Measures random values by all kinds of metrics."""
+
+    def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
+        device = ctx.dist_context.device
+        self.total, self.mean, self.largest = SumMetric(device), WeightedMeanMetric(device), MaxMetric(device)
+        self.smallest, self.signs = Smallest(), Signs()
+        return {
+            "total": self.total,
+            "smallest": self.smallest,
+            "mean": self.mean,
+            "largest": self.largest,
+            "signs": self.signs,
+        }
+
+    def measure(self, values: torch.Tensor) -> None:
+        self.total.update(values)
+        self.mean.update(values, values.abs())
+        for metric in (self.largest, self.smallest, self.signs):
+            metric.update(values)
+
+
+def measure(
+    folder: Path,
+    mesh: DeviceMeshParameters,
+    first_step: int = 0,
+    work_in_step: Callable[[int, int], object] = lambda rank, step: None,
+) -> None:
+    """Run a loop whose processes each measure their part of the values of a step.
+
+    Args:
+        folder: Each process would write a file of its own name there.
+        mesh: How the processes divide the samples; with a pipeline, the last of them measures all.
+        first_step: The step to begin with, as a resumed run does.
+        work_in_step: What else a process does in each step, given its rank and the step.
+    """
+    context, task, stepper = DistributedContext.start("cpu", mesh), Measuring(), Stepper(NUM_STEPS, first_step)
+    config = InferenceConfig(
+        global_batch_size=NUM_SAMPLES,
+        mesh=mesh,
+        reporting=ReportingConfig(
+            progress_bar=False, period_steps=3, json_lines=folder / f"{context.rank}.jsonl", tensorboard=None
+        ),
+    )
+    with build_reporter("infer", config, task=task, stepper=stepper, dist_context=context) as reporter:
+        while not stepper.is_finished:
+            generator = torch.Generator().manual_seed(stepper.current_step)
+            values = torch.randn(NUM_SAMPLES, generator=generator, dtype=torch.float64)
+            if context.pipeline_rank == mesh.pipeline_parallel - 1:
+                task.measure(values.chunk(mesh.data_parallel_size)[context.data_parallel_rank])
+            work_in_step(context.rank, stepper.current_step)
+            reporter.step_done()
+            stepper.advance()
+
+
+def reported(folder: Path) -> list[dict[str, Any]]:
+    """Read what the main process has reported, which is the only one to write."""
+    assert [path.name for path in folder.iterdir()] == ["0.jsonl"]
+    lines = map(json.loads, (folder / "0.jsonl").read_text(encoding="utf-8").splitlines())
+    return [{name: number for name, number in line.items() if name not in SPEEDS} for line in lines]
+
+
+def report_of(folder: Path, num_ranks: int, *arguments: Any) -> list[dict[str, Any]]:
+    folder.mkdir()
+    run_on_ranks(num_ranks, measure, folder, *arguments)
+    return reported(folder)
+
+
+def require_same(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
+    """Hold reports against each other; sums in another order differ in the last bits."""
+    assert [line.keys() for line in left] == [line.keys() for line in right]
+    for one, other in zip(left, right, strict=True):
+        assert one == pytest.approx(other, rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What one process reports that has all samples."""
+    return report_of(tmp_path_factory.mktemp("alone") / "reports", 1, DeviceMeshParameters())
+
+
+def test_one_process_reports_all_it_measures(alone: list[dict[str, Any]]) -> None:
+    """Metrics of one's own as well, with a number or several."""
+    values = torch.stack(
+        [torch.randn(4, generator=torch.Generator().manual_seed(step), dtype=torch.float64) for step in range(3)]
+    )
+
+    assert [line["step"] for line in alone] == [3, 6, 7]
+    assert alone[0] == pytest.approx(
+        {
+            "step": 3,
+            "total": values.sum().item(),
+            "mean": (values * values.abs()).sum().item() / values.abs().sum().item(),
+            "signs/negative": (values < 0).sum().item(),
+            "signs/other": (values >= 0).sum().item(),
+            "largest": values.max().item(),
+            "smallest": values.float().min().item(),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param(SHARD, id="samples"),
+        pytest.param(DeviceMeshParameters(pipeline_parallel=2), id="stages-of-which-the-last-measures"),
+        pytest.param(DeviceMeshParameters(tensor_parallel=2), id="matrices-so-that-both-measure-all"),
+        pytest.param(
+            DeviceMeshParameters(data_parallel_replicate=2, tensor_parallel=2),
+            id="samples-and-matrices",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_several_processes_report_as_one(
+    mesh: DeviceMeshParameters, alone: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Whatever they divide, each value counts once, and the main process alone writes."""
+    require_same(report_of(tmp_path / "reports", mesh.world_size, mesh), alone)
+
+
+def lag_and_talk(rank: int, step: int) -> None:
+    """Be late by turns, and add something up with the others as training does."""
+    time.sleep(0.02 * ((rank + step) % 2))
+    number = torch.tensor([float(step)])
+    distributed.all_reduce(number)
+    assert number.item() == 2.0 * step
+
+
+def test_a_report_on_its_way_does_not_mix_with_what_processes_do_meanwhile(
+    alone: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Processes that are late by turns begin their collective operations in one order."""
+    require_same(report_of(tmp_path / "reports", 2, SHARD, 0, lag_and_talk), alone)
+
+
+def test_a_resumed_run_reports_in_the_same_steps(alone: list[dict[str, Any]], tmp_path: Path) -> None:
+    """What began after the first report is reported as it would have been."""
+    require_same(report_of(tmp_path / "reports", 2, SHARD, 3), alone[1:])
+
+
+class Unequal(BaseTask):
+    """Has a metric on the main process alone."""
+
+    def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
+        return {"a": SumMetric(ctx.dist_context.device)} if ctx.dist_context.is_main_process else {}
+
+
+class UnequallyWrong(BaseTask):
+    """Names a metric on one process as no metric may be."""
+
+    def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
+        return {"a" if ctx.dist_context.is_main_process else "loss": SumMetric(ctx.dist_context.device)}
+
+
+def refusal(task: BaseTask, json_lines: Path | None) -> str:
+    """Return why this process refuses."""
+    config = InferenceConfig(global_batch_size=2, mesh=SHARD, reporting=ReportingConfig(json_lines=json_lines))
+    context = DistributedContext.start("cpu", SHARD)
+    with pytest.raises(ConfigurationError) as raised:
+        build_reporter("infer", config, task=task, stepper=Stepper(1), dist_context=context)
+    return str(raised.value)
+
+
+def test_processes_with_other_metrics_are_refused_on_all_of_them() -> None:
+    """They would wait for each other for ever."""
+    first, second = run_on_ranks(2, refusal, Unequal(), None)
+
+    assert first == second
+    assert first == (
+        "Unequal.create_metrics returned nothing on rank 1, and a (sum of 1) on rank 0: create the same metrics in one "
+        "order on all ranks; those that have nothing to count there are left as they are"
+    )
+
+
+def test_a_mistake_of_one_process_is_told_by_all() -> None:
+    """Those that made none, too."""
+    first, second = run_on_ranks(2, refusal, UnequallyWrong(), None)
+
+    assert first == second
+    assert "names a metric 'loss', and the loop has that name already" in first
+
+
+def test_what_the_main_process_cannot_write_is_refused_by_all(tmp_path: Path) -> None:
+    """The others have no file of their own to look at."""
+    first, second = run_on_ranks(2, refusal, BaseTask(), tmp_path)
+
+    assert first == second
+    assert first == f"reporting.json_lines={tmp_path} is no file: name one, or None to write none"

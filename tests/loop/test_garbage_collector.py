@@ -1,0 +1,178 @@
+"""Garbage is collected after the same steps on all ranks, and not in between."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from d9d.core.stepper import Stepper
+from d9d.loop.component.garbage_collector import GarbageCollector
+from d9d.loop.config import DataLoadingConfig
+from d9d.loop.control import ComputeLossContext, ComputeLossResult
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE, EventStepContext
+
+from .toy_job import (
+    NUM_FEATURES,
+    Sample,
+    StoppedError,
+    ToyTask,
+    configure_inference,
+    configure_training,
+    inference_config,
+    training_config,
+)
+
+
+class Circle:
+    """An object that only the collector frees."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def collections() -> Iterator[list[int]]:
+    """The generations of all collections, as they happen."""
+    seen: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            seen.append(info["generation"])
+
+    gc.callbacks.append(note)
+    yield seen
+    gc.callbacks.remove(note)
+
+
+@pytest.fixture(autouse=True)
+def _left_as_found() -> Iterator[None]:
+    """Hold each test to leaving the collector as it was."""
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    yield
+    try:
+        assert gc.isenabled()
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def test_garbage_is_collected_after_each_period(collections: list[int]) -> None:
+    """Fully, once before the first step and once after every second one."""
+    stepper = Stepper(5)
+    collected: list[int] = []
+    with GarbageCollector(2, stepper) as collector:
+        while not stepper.is_finished:
+            stepper.advance()
+            collector.collect_if_due()
+            collected.append(len(collections))
+
+    assert collected == [1, 2, 2, 3, 3]
+    assert {*collections} == {2}
+
+
+def test_no_garbage_is_collected_within_a_step(collections: list[int]) -> None:
+    """However many objects a handler makes; all of them are gone after the period."""
+    trainer = configure_training(training_config(total_steps=4, garbage_collection_period_steps=2))
+    circles: list[weakref.ref[Circle]] = []
+    num_alive: list[int] = []
+    num_collections: list[int] = []
+
+    def litter(ctx: EventStepContext) -> None:
+        num_alive.append(sum(circle() is not None for circle in circles))
+        num_collections.append(len(collections))
+        circles.extend(weakref.ref(Circle()) for _ in range(5000))
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, litter)
+    del collections[:]
+    trainer.train()
+
+    assert num_alive == [0, 5000, 0, 5000]
+    assert num_collections == [1, 1, 2, 2]
+
+
+def test_inference_collects_by_the_same_setting(collections: list[int]) -> None:
+    """Once before its three steps, and after each of them."""
+    run = configure_inference(inference_config(garbage_collection_period_steps=1))
+    del collections[:]
+    run.infer()
+
+    assert len(collections) == 1 + 3
+
+
+def test_a_collection_does_not_look_at_what_was_there_before_the_loop() -> None:
+    """Torch and the model alone are hundreds of thousands of objects."""
+    num_before = len(gc.get_objects())
+    with GarbageCollector(1, Stepper(1)):
+        assert len(gc.get_objects()) < num_before / 100
+
+
+def test_the_collector_is_left_as_it_was_found_after_an_exception() -> None:
+    """The fixture of all of these tests looks."""
+    trainer = configure_training(training_config())
+
+    def stop(ctx: EventStepContext) -> None:
+        assert not gc.isenabled()
+        raise StoppedError
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, stop)
+    with pytest.raises(StoppedError):
+        trainer.train()
+
+
+def test_what_someone_else_switched_off_stays_off() -> None:
+    """And what they set aside stays aside; a loop in a handler of another loop is such a case."""
+    with GarbageCollector(1, Stepper(1)):
+        num_frozen = gc.get_freeze_count()
+        assert num_frozen > 0
+        with GarbageCollector(1, Stepper(1)):
+            pass
+        assert not gc.isenabled()
+        assert gc.get_freeze_count() == num_frozen
+
+
+def test_without_a_period_python_does_as_it_likes(collections: list[int]) -> None:
+    """Nothing is switched off, set aside or collected."""
+    stepper = Stepper(1)
+    with GarbageCollector(None, stepper) as collector:
+        stepper.advance()
+        collector.collect_if_due()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() == 0
+
+    assert 2 not in collections
+
+
+class WatchingDataset(Dataset[Sample]):
+    """Samples that tell whether automatic collection is on where they are read."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Sample:
+        return {"features": torch.ones(NUM_FEATURES), "target": torch.ones(1), "is_on": torch.tensor(gc.isenabled())}
+
+
+class WatchingTask(ToyTask):
+    """Keeps what samples tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_on: list[bool] = []
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        self.is_on += ctx.batch["is_on"].tolist()
+        return super().compute_loss(ctx)
+
+
+def test_workers_collect_as_they_like() -> None:
+    """They are started before the loop switches automatic collection off, which a fork would take over."""
+    task = WatchingTask()
+    config = training_config(data_loading=DataLoadingConfig(num_workers=1))
+    configure_training(config, task=task, dataset=WatchingDataset()).train()
+
+    assert task.is_on == [True] * 12

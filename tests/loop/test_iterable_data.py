@@ -1,0 +1,237 @@
+"""Data that comes in a row is trained on, and a resumed run goes on in it where it was, bit for bit."""
+
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from d9d.loop.component.saved_state import CheckpointError
+from d9d.loop.config import CheckpointingConfig, ConfigurationError, DataLoadingConfig
+from d9d.loop.control import ComputeLossContext, ComputeLossResult
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepContext
+from d9d.loop.run import Trainer
+
+from .toy_job import (
+    NUM_FEATURES,
+    Sample,
+    StoppedError,
+    ToyTask,
+    configure_training,
+    same_tensors,
+    training_config,
+    weights_of,
+)
+
+NUM_STEPS = 6
+
+
+def sample_at(index: int) -> Sample:
+    """Make a sample with noise, from torch and from Python, that differs each time it is read."""
+    features = torch.randn(NUM_FEATURES) + random.gauss() + index
+    return {"features": features, "target": torch.ones(1), "index": torch.tensor(index)}
+
+
+class Row(IterableDataset[Sample]):
+    """The numbers from 0, shared among workers, from a place that it carries; an iterator is made of it anew.
+
+    Args:
+        num_samples: How many samples there are.
+    """
+
+    def __init__(self, num_samples: int = 1000) -> None:
+        self.num_samples = num_samples
+        self.num_read = 0
+        self.indices_read: list[int] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        worker = get_worker_info()
+        start, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for index in range(start + self.num_read * step, self.num_samples, step):
+            self.num_read += 1
+            self.indices_read.append(index)
+            yield sample_at(index)
+
+    def state_dict(self) -> dict[str, Any]:
+        # The list itself, which goes on changing.
+        return {"num_read": self.num_read, "indices_read": self.indices_read}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.num_read, self.indices_read = state_dict["num_read"], list(state_dict["indices_read"])
+        worker = get_worker_info()
+        start, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        assert self.indices_read == list(range(start, start + self.num_read * step, step))
+
+
+class Tape(IterableDataset[Sample]):
+    """The numbers from 0, for one worker; its own iterator, which begins anew when it is asked for one."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        self.index = 0
+        return self
+
+    def __next__(self) -> Sample:
+        self.index += 1
+        return sample_at(self.index - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"index": getattr(self, "index", 0)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.index = state_dict["index"]
+
+
+class Stateless(IterableDataset[Sample]):
+    """The numbers from 0, without a place."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        yield from (sample_at(index) for index in range(1000))
+
+
+class NotingTask(ToyTask):
+    """Notes which samples each micro-batch has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[list[int]] = []
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        self.noted.append(ctx.batch["index"].tolist())
+        return super().compute_loss(ctx)
+
+
+def configured(
+    dataset: IterableDataset[Sample],
+    checkpointing: CheckpointingConfig | None = None,
+    num_workers: int = 0,
+    task: ToyTask | None = None,
+) -> Trainer:
+    loading = DataLoadingConfig(num_workers=num_workers)
+    config = training_config(checkpointing, total_steps=NUM_STEPS, data_loading=loading)
+    return configure_training(config, dataset=dataset, task=task)
+
+
+def stop_after(trainer: Trainer, step: int) -> None:
+    """Train until a handler at the end of a step raises."""
+
+    def stop(ctx: EventStepContext) -> None:
+        if ctx.stepper.current_step == step:
+            raise StoppedError
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, stop)
+    with pytest.raises(StoppedError):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "expected"),
+    [(0, [[0, 1], [2, 3], [4, 5], [6, 7]]), (2, [[0, 2], [1, 3], [4, 6], [5, 7]])],
+)
+def test_micro_batches_come_as_the_dataset_yields_them(num_workers: int, expected: list[list[int]]) -> None:
+    """From one worker after the other, where there are several."""
+    task = NotingTask()
+    configured(Row(), num_workers=num_workers, task=task).train()
+
+    assert task.noted[:4] == expected
+    assert len(task.noted) == NUM_STEPS * 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "num_workers"), [(Row, 0), (Row, 2), (Tape, 0), (Tape, 1)], ids=["row", "row-2", "tape", "tape-1"]
+)
+@pytest.mark.parametrize("stopped_in", [0, 1, 4])
+def test_a_resumed_run_ends_as_one_left_alone(
+    dataset: type[Row | Tape], num_workers: int, stopped_in: int, every_step: CheckpointingConfig
+) -> None:
+    """With the same samples and the same noise, whether an iterator is made of the dataset or is the dataset."""
+    left_alone = configured(dataset(), num_workers=num_workers)
+    left_alone.train()
+
+    stop_after(configured(dataset(), every_step, num_workers), stopped_in)
+    task = NotingTask()
+    resumed = configured(dataset(), every_step, num_workers, task)
+    resumed.train()
+
+    assert len(task.noted) == (NUM_STEPS - stopped_in) * 2
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(left_alone.modules[0]))
+
+
+def test_a_run_that_is_resumed_twice_ends_as_one_left_alone(every_step: CheckpointingConfig) -> None:
+    """The place that was loaded is saved again."""
+    left_alone = configured(Row(), num_workers=2)
+    left_alone.train()
+
+    stop_after(configured(Row(), every_step, 2), 1)
+    stop_after(configured(Row(), every_step, 2), 2)
+    resumed = configured(Row(), every_step, 2)
+    resumed.train()
+
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(left_alone.modules[0]))
+
+
+def test_configuration_reads_nothing(every_step: CheckpointingConfig) -> None:
+    """The dataset is asked for its samples when the loop begins."""
+
+    class Untouched(Row):
+        def __iter__(self) -> Iterator[Sample]:
+            raise StoppedError
+
+    trainer = configured(Untouched(), every_step)
+    with pytest.raises(StoppedError):
+        trainer.train()
+
+
+@pytest.mark.parametrize(("num_samples", "num_steps"), [(8, 2), (11, 2), (3, 0)])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_data_that_ends_too_early_is_told_with_both_numbers(num_samples: int, num_steps: int, num_workers: int) -> None:
+    """What is left does not fill a step of two micro-batches of two samples."""
+    expected = f"the data ended after {num_steps} of total_steps={NUM_STEPS} steps, .*lower total_steps to {num_steps}"
+    with pytest.raises(RuntimeError, match=expected):
+        configured(Row(num_samples), num_workers=num_workers).train()
+
+
+def test_data_may_end_with_the_last_step() -> None:
+    """No further sample is asked for."""
+    configured(Row(NUM_STEPS * 4)).train()
+
+
+def test_data_without_a_place_can_be_trained_on() -> None:
+    """Where nothing has to be resumed."""
+    configured(Stateless()).train()
+
+
+def test_data_without_a_place_is_refused_where_there_are_checkpoints(every_step: CheckpointingConfig) -> None:
+    """A resumed run would begin with the first sample again."""
+    with pytest.raises(
+        ConfigurationError,
+        match=r"Stateless, is iterable and carries no state, .*define state_dict and load_state_dict on it",
+    ):
+        configured(Stateless(), every_step)
+
+
+def test_another_number_of_workers_is_refused_on_resuming(every_step: CheckpointingConfig) -> None:
+    """Each has a place of its own."""
+    stop_after(configured(Row(), every_step), 1)
+    with pytest.raises(CheckpointError, match=r"data_loading.num_workers is 2 here and 0 in the checkpoint"):
+        configured(Row(), every_step, 2).train()
+
+
+def test_without_torchdata_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And another way out."""
+    monkeypatch.delitem(sys.modules, "d9d.loop.component.iterable_data", raising=False)
+    monkeypatch.setitem(sys.modules, "torchdata", None)
+    monkeypatch.setitem(sys.modules, "torchdata.stateful_dataloader", None)
+    with pytest.raises(
+        ConfigurationError, match=r"Row, is iterable, .*run `pip install 'd9d\[torchdata\]'`, or define"
+    ):
+        configured(Row())
+
+
+def test_data_with_an_index_needs_no_torchdata() -> None:
+    """It has torch's own loader, whose shuffling is a function of seed and step."""
+    trainer = configure_training(training_config())
+
+    assert type(trainer.data_loader) is DataLoader

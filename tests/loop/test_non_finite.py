@@ -1,0 +1,256 @@
+"""A step whose gradients are not finite is taken, left out, or the end, as the configuration says."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from d9d.core.protocol import OptimizerProtocol
+from d9d.loop.component.non_finite_gradients import NonFiniteGradientsError
+from d9d.loop.config import CheckpointingConfig, ConfigurationError
+from d9d.loop.control import ComputeLossContext, ComputeLossResult, InitializeOptimizerContext, OptimizerProvider
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
+from d9d.loop.run import Trainer
+
+from .toy_job import (
+    ToyModelProvider,
+    ToyTask,
+    configure_training,
+    cpu_context,
+    same_tensors,
+    steps_saved,
+    training_config,
+    weights_of,
+)
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+class FailingTask(ToyTask):
+    """Computes losses of which some steps are not finite.
+
+    Args:
+        failing: What the loss is multiplied by, for each of these steps.
+    """
+
+    def __init__(self, failing: dict[int, float]) -> None:
+        super().__init__()
+        self._failing = failing
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        loss = super().compute_loss(ctx).loss
+        return ComputeLossResult(loss=loss * self._failing.get(ctx.stepper.current_step, 1.0))
+
+
+def fused(kind: type[torch.optim.Optimizer], **settings: Any) -> OptimizerProvider:
+    def provide(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+        return kind(ctx.parameters(), lr=0.01, fused=True, **settings)  # type: ignore[call-arg] # all kinds here
+
+    return provide
+
+
+FUSED = {
+    "AdamW": fused(torch.optim.AdamW),
+    "Adam": fused(torch.optim.Adam, amsgrad=True),
+    "SGD": fused(torch.optim.SGD),
+    "SGD with momentum": fused(torch.optim.SGD, momentum=0.9, weight_decay=0.1),
+    "SGD with Nesterov momentum": fused(torch.optim.SGD, momentum=0.9, nesterov=True),
+    "Adagrad": fused(torch.optim.Adagrad, lr_decay=0.1),
+}
+
+
+def trainer_of(failing: dict[int, float], optimizer: str = "AdamW", **settings: Any) -> Trainer:
+    return configure_training(
+        training_config(**{"total_steps": 8, **settings}),
+        task=FailingTask(failing),
+        optimizer_provider=FUSED[optimizer],
+    )
+
+
+def states_after_steps(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
+    """Train, and return weights and optimizer state after each step."""
+    states: list[dict[str, torch.Tensor]] = []
+
+    def keep(ctx: object) -> None:
+        assert isinstance(trainer.optimizer, torch.optim.Optimizer)
+        state = {
+            f"{index}.{name}": value.clone()
+            for index, values in trainer.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+            if value is not None
+        }
+        states.append({**weights_of(trainer.modules[0]), **state})
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, keep)
+    trainer.train()
+    return states
+
+
+@pytest.mark.parametrize("factor", [NAN, INFINITE])
+@pytest.mark.parametrize("optimizer", FUSED)
+def test_a_skipped_step_changes_nothing(optimizer: str, factor: float) -> None:
+    """Neither weights nor the state of the optimizer, be it the first step or a later one; the others do."""
+    trainer = trainer_of({0: factor, 3: factor, 4: factor}, optimizer, non_finite_gradients="skip")
+    initial = weights_of(trainer.modules[0])
+
+    states = states_after_steps(trainer)
+
+    assert all(value.isfinite().all() for state in states for value in state.values())
+    assert same_tensors({name: states[0][name] for name in initial}, initial)
+    same = [same_tensors(before, after) for before, after in itertools.pairwise(states)]
+    assert same == [False, False, True, True, False, False, False]
+    assert trainer.non_finite_gradients.num_skipped is not None
+    assert trainer.non_finite_gradients.num_skipped.item() == 3
+
+
+class Gradients(nn.Module):
+    """Has gradients that a test chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+
+@settings(deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.sampled_from(sorted(FUSED)))
+def test_skipped_steps_might_as_well_not_have_been(are_finite: list[bool], optimizer: str) -> None:
+    """The weights are those of the same optimizer in a plain loop over the finite steps, bit for bit."""
+    model, reference = Gradients(), Gradients()
+    ours, theirs = (_optimizer_of(each, optimizer) for each in (model, reference))
+    trainer = configure_training(training_config(non_finite_gradients="skip"))
+    guard = type(trainer.non_finite_gradients)(training_config(non_finite_gradients="skip"), ours, trainer.stepper)
+    for index, is_finite in enumerate(are_finite):
+        gradient = torch.tensor([index + 1.0, -1.0, 0.5])
+        model.weight.grad = gradient if is_finite else gradient / 0
+        guard.judge(model.weight.grad.norm())
+        ours.step()
+        if is_finite:
+            reference.weight.grad = gradient
+            theirs.step()
+
+    assert torch.equal(model.weight, reference.weight)
+    assert guard.num_skipped is not None
+    assert guard.num_skipped.item() == are_finite.count(False)
+
+
+def _optimizer_of(model: Gradients, optimizer: str) -> torch.optim.Optimizer:
+    ctx = InitializeOptimizerContext(dist_context=cpu_context(), modules=[model])
+    made = FUSED[optimizer](ctx)
+    assert isinstance(made, torch.optim.Optimizer)
+    return made
+
+
+def test_finite_steps_are_what_they_were() -> None:
+    """No setting changes a bit of a run in which all is finite."""
+    runs = [states_after_steps(trainer_of({}, non_finite_gradients=policy))[-1] for policy in ("allow", "skip", "stop")]
+
+    assert same_tensors(runs[0], runs[1])
+    assert same_tensors(runs[0], runs[2])
+
+
+def test_skipping_does_not_need_a_bound() -> None:
+    """The norm is then measured for this alone."""
+    trainer = trainer_of({2: NAN}, non_finite_gradients="skip", max_gradient_norm=None)
+
+    trainer.train()
+
+    assert all(weight.isfinite().all() for weight in trainer.modules[0].parameters())
+
+
+def test_a_step_that_is_allowed_is_taken() -> None:
+    """By default the weights become what the gradients make of them."""
+    trainer = trainer_of({2: NAN})
+
+    trainer.train()
+
+    assert trainer.non_finite_gradients.num_skipped is None
+    assert all(weight.isnan().all() for weight in trainer.modules[0].parameters())
+
+
+@pytest.mark.parametrize(("factor", "shown"), [(NAN, "nan"), (INFINITE, "nan|inf")])
+def test_a_run_is_stopped_a_fixed_number_of_steps_later(factor: float, shown: str) -> None:
+    """With the weights from before the bad step, which is named as reports count; what comes after it is not taken."""
+    trainer = trainer_of({2: factor}, total_steps=20, non_finite_gradients="stop")
+    with pytest.raises(NonFiniteGradientsError, match=rf"norm of the gradients is ({shown}) in step 3, on all"):
+        trainer.train()
+
+    reference = trainer_of({}, total_steps=2)
+    reference.train()
+    assert trainer.stepper.current_step == 2 + 4
+    assert same_tensors(weights_of(trainer.modules[0]), weights_of(reference.modules[0]))
+
+
+@pytest.mark.parametrize("bad_step", [0, 1, 2, 3, 4, 5, 6, 7])
+def test_nothing_is_saved_that_was_stopped(bad_step: int, every_step: CheckpointingConfig) -> None:
+    """Before a checkpoint the run is stopped at once."""
+    checkpointing = every_step.model_copy(update={"period_steps": 3})
+    trainer = trainer_of({bad_step: NAN}, checkpointing=checkpointing, non_finite_gradients="stop")
+
+    with pytest.raises(NonFiniteGradientsError, match=f"in step {bad_step + 1},"):
+        trainer.train()
+
+    assert steps_saved(every_step.folder) == [step for step in (3, 6) if step <= bad_step]
+
+
+def test_the_last_step_is_looked_at_as_well() -> None:
+    """A run does not end well with steps that were left out."""
+    with pytest.raises(NonFiniteGradientsError, match="in step 8,"):
+        trainer_of({7: NAN}, non_finite_gradients="stop").train()
+
+
+def not_fused(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    return torch.optim.SGD(ctx.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_an_optimizer_that_would_ask_the_host_is_refused(policy: str) -> None:
+    """With what would do."""
+    with pytest.raises(ConfigurationError) as raised:
+        configure_training(training_config(non_finite_gradients=policy), optimizer_provider=not_fused)
+
+    assert str(raised.value) == (
+        f"non_finite_gradients='{policy}' needs an optimizer that leaves out a step on the device, as AdamW, Adam, SGD "
+        "and Adagrad of torch.optim do with fused=True, and SGD as it was made does not: make it with fused=True if it "
+        "is one of them; otherwise use torch.optim.AdamW(…, fused=True), or set non_finite_gradients='allow'"
+    )
+
+
+def test_momentum_that_cannot_start_late_is_refused() -> None:
+    """With dampening the first step is another than the later ones, and torch decides on the host which it is."""
+    provider = fused(torch.optim.SGD, momentum=0.9, dampening=0.1)
+
+    with pytest.raises(ConfigurationError, match="cannot leave out its first step with momentum and dampening: set d"):
+        configure_training(training_config(non_finite_gradients="skip"), optimizer_provider=provider)
+
+
+def test_a_skipping_run_goes_on_from_a_checkpoint(every_step: CheckpointingConfig) -> None:
+    """To the same bits, with momentum that began in the first process."""
+
+    def run(checkpointing: CheckpointingConfig | None, total_steps: int) -> Trainer:
+        trainer = configure_training(
+            training_config(checkpointing, total_steps=8, non_finite_gradients="skip"),
+            task=FailingTask({0: NAN, 5: NAN}),
+            model_provider=ToyModelProvider(),
+            optimizer_provider=FUSED["SGD with momentum"],
+        )
+        if total_steps < 8:
+            trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, lambda ctx: _stop_after(ctx.stepper, total_steps))
+        return trainer
+
+    whole = run(None, 8)
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        run(every_step, 3).train()
+    resumed = run(every_step, 8)
+    resumed.train()
+
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(whole.modules[0]))
+
+
+def _stop_after(stepper: Any, num_steps: int) -> None:
+    if stepper.current_step == num_steps:
+        raise KeyboardInterrupt

@@ -1,0 +1,208 @@
+"""Some steps are recorded, each window of them in one trace for each rank."""
+
+import gzip
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, supported_activities
+
+from d9d.core.dist_context import DistributedContext
+from d9d.core.stepper import Stepper
+from d9d.loop.component.profiler import Profiler, _activities
+from d9d.loop.config import CheckpointingConfig, ConfigurationError, ProfilingConfig
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepContext
+from d9d.loop.run import Trainer
+
+from .toy_job import (
+    StoppedError,
+    configure_inference,
+    configure_training,
+    cpu_context,
+    inference_config,
+    same_tensors,
+    training_config,
+    weights_of,
+)
+
+ENDING = ".rank-0.pt.trace.json.gz"
+
+
+def profiling(folder: Path, **settings: Any) -> ProfilingConfig:
+    """Let one step pass, warm up in one, and record two."""
+    return ProfilingConfig(**{"folder": folder, "wait_steps": 1, "warmup_steps": 1, "active_steps": 2, **settings})
+
+
+def windows_in(folder: Path) -> list[str]:
+    """Return the windows whose traces a folder holds, and the names of all other files in full."""
+    return sorted(path.name.removesuffix(ENDING) for path in folder.iterdir())
+
+
+def labels_in(path: Path) -> set[str]:
+    """Return the labels of the steps in a trace."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        events = json.load(file)["traceEvents"]
+    return {event["name"] for event in events if event.get("name", "").startswith("ProfilerStep")}
+
+
+def fail_in(trainer: Trainer, step: int) -> None:
+    """Let a handler raise at the end of a step."""
+
+    def fail(ctx: EventStepContext) -> None:
+        if ctx.stepper.current_step == step:
+            raise StoppedError
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, fail)
+
+
+def test_each_window_has_a_trace_that_is_named_by_its_steps(tmp_path: Path) -> None:
+    """Two cycles of four steps each, of which the last two are recorded; nothing after them."""
+    configure_training(training_config(total_steps=14, profiling=profiling(tmp_path, num_cycles=2))).train()
+
+    assert windows_in(tmp_path) == ["step-2-to-3", "step-6-to-7"]
+
+
+def test_a_trace_holds_the_steps_of_its_name(tmp_path: Path) -> None:
+    """And what they ran."""
+    configure_training(training_config(total_steps=6, profiling=profiling(tmp_path))).train()
+    trace = tmp_path / f"step-2-to-3{ENDING}"
+
+    assert labels_in(trace) == {"ProfilerStep#2", "ProfilerStep#3"}
+    with gzip.open(trace, "rt", encoding="utf-8") as file:
+        assert "aten::addmm" in file.read()
+
+
+def test_inference_is_recorded_as_well(tmp_path: Path) -> None:
+    """By the same settings."""
+    configure_inference(inference_config(profiling=profiling(tmp_path, active_steps=1))).infer()
+
+    assert windows_in(tmp_path) == ["step-2-to-2"]
+
+
+@pytest.mark.parametrize(("total_steps", "expected"), [(3, ["step-2-to-2"]), (4, ["step-2-to-3"])])
+def test_a_window_that_the_end_cuts_short_is_kept(total_steps: int, expected: list[str], tmp_path: Path) -> None:
+    """Under the name of the steps that ran."""
+    configure_training(training_config(total_steps=total_steps, profiling=profiling(tmp_path))).train()
+
+    assert windows_in(tmp_path) == expected
+
+
+def test_a_window_without_a_step_has_no_trace(tmp_path: Path) -> None:
+    """The loop ends where the second window would have begun."""
+    configure_training(training_config(total_steps=6, profiling=profiling(tmp_path, num_cycles=2))).train()
+
+    assert windows_in(tmp_path) == ["step-2-to-3"]
+
+
+def test_a_resumed_run_counts_from_where_it_goes_on_and_names_the_steps_of_the_job(
+    every_step: CheckpointingConfig, tmp_path: Path
+) -> None:
+    """The first steps of a process are the slow ones, whichever steps of the job they are."""
+    config = training_config(every_step, total_steps=10)
+    stopped = configure_training(config)
+    fail_in(stopped, 4)
+    with pytest.raises(StoppedError):
+        stopped.train()
+
+    folder = tmp_path / "traces"
+    configure_training(config.model_copy(update={"profiling": profiling(folder)})).train()
+
+    assert windows_in(folder) == ["step-6-to-7"]
+    assert labels_in(folder / f"step-6-to-7{ENDING}") == {"ProfilerStep#6", "ProfilerStep#7"}
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 4])
+def test_what_a_step_raises_is_what_people_see(step: int, tmp_path: Path) -> None:
+    """Whether the profiler waits, warms up, records or is done; and the next run can record again."""
+    trainer = configure_training(training_config(total_steps=6, profiling=profiling(tmp_path)))
+    fail_in(trainer, step)
+    with pytest.raises(StoppedError):
+        trainer.train()
+
+    assert windows_in(tmp_path) == (["step-2-to-3"] if step > 3 else [])
+    configure_training(training_config(total_steps=6, profiling=profiling(tmp_path / "again"))).train()
+    assert windows_in(tmp_path / "again") == ["step-2-to-3"]
+
+
+def test_a_trace_that_cannot_be_written_is_told_and_the_loop_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No part of it is left."""
+    (tmp_path / f"step-2-to-3{ENDING}").mkdir()
+    trainer = configure_training(training_config(total_steps=6, profiling=profiling(tmp_path)))
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+
+    assert [path.name for path in tmp_path.iterdir()] == [f"step-2-to-3{ENDING}"]
+    assert "step-2-to-3.rank-0.pt.trace.json.gz could not be written" in caplog.text
+    assert trainer.stepper.is_finished
+
+
+def test_a_rank_writes_under_its_own_name(tmp_path: Path) -> None:
+    """So that all ranks share a folder."""
+    stepper = Stepper(3)
+    dist_context = DistributedContext(device=torch.device("cpu"), rank=3, world_size=4)
+    with Profiler(profiling(tmp_path, wait_steps=0), dist_context, stepper) as profiler:
+        while not stepper.is_finished:
+            stepper.advance()
+            profiler.step_done()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1-to-2.rank-3.pt.trace.json.gz"]
+
+
+def test_the_device_decides_what_is_recorded_beside_the_cpu() -> None:
+    """The kind of accelerator that the loop runs on, where torch can record it, and no other."""
+    assert _activities(torch.device("cpu")) == [ProfilerActivity.CPU]
+    for name in ("cuda", "xpu"):
+        possible = {ProfilerActivity.CPU, ProfilerActivity.__members__[name.upper()]}
+        assert {*_activities(torch.device(name))} == possible & {*supported_activities()}  # type: ignore[no-untyped-call]  # torch's own
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_a_trace_of_a_gpu_holds_its_kernels(tmp_path: Path) -> None:
+    """Not only who launched them."""
+    configure_training(training_config(device="cuda", total_steps=6, profiling=profiling(tmp_path))).train()
+    with gzip.open(tmp_path / f"step-2-to-3{ENDING}", "rt", encoding="utf-8") as file:
+        assert "kernel" in {event.get("cat") for event in json.load(file)["traceEvents"]}
+
+
+def test_recording_changes_no_weight(tmp_path: Path) -> None:
+    """Nor draws a random number."""
+    ends = []
+    for settings in (None, profiling(tmp_path)):
+        trainer = configure_training(training_config(total_steps=6, profiling=settings))
+        trainer.train()
+        ends.append(weights_of(trainer.modules[0]))
+
+    assert same_tensors(*ends)
+
+
+def test_without_settings_nothing_is_recorded() -> None:
+    """Torch's profiler is not even made."""
+    stepper = Stepper(1)
+    with Profiler(None, cpu_context(), stepper) as profiler:
+        profiler.step_done()
+        assert not torch.autograd.profiler._is_profiler_enabled
+
+
+def test_settings_that_leave_no_step_to_record_are_refused(tmp_path: Path) -> None:
+    """The message says how many steps there are, and how many would do."""
+    config = training_config(total_steps=3, profiling=profiling(tmp_path, wait_steps=2))
+    with pytest.raises(
+        ConfigurationError,
+        match=r"profiling.wait_steps=2 and profiling.warmup_steps=1 leave no step to record of total_steps=3: lower "
+        r"the first, so that both come to at most 2",
+    ):
+        configure_training(config)
+
+
+def test_a_folder_that_cannot_hold_traces_is_refused(tmp_path: Path) -> None:
+    """At configuration, not at the first trace."""
+    (tmp_path / "a_file").write_text("mine")
+    config = training_config(total_steps=6, profiling=profiling(tmp_path / "a_file"))
+    with pytest.raises(ConfigurationError, match=r"profiling.folder='.*a_file' cannot be written to"):
+        configure_training(config)
