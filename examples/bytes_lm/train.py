@@ -76,7 +76,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="demo")
     parser.add_argument("--run-folder", type=Path, default=Path("runs/bytes_lm"))
-    parser.add_argument("--no-checkpoints", action="store_true", help="save nothing")
     parser.add_argument("--micro-batch-size", type=int, help="how many windows go through the model at once")
     Layout.add_flags(parser)
     arguments = parser.parse_args()
@@ -84,7 +83,7 @@ def main() -> None:
     preset = PRESETS[arguments.preset]
     if arguments.micro_batch_size is not None:
         preset = dataclasses.replace(preset, micro_batch_size=arguments.micro_batch_size)
-    configure(preset, None if arguments.no_checkpoints else arguments.run_folder, Layout.of(arguments)).train()
+    configure(preset, arguments.run_folder, Layout.of(arguments)).train()
     leave_processes()
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,10 +86,10 @@ class Outcome:
     lines: list[str]
 
 
-def train_in(where: Layout, preset: Preset = TINY) -> Outcome:
+def train_in(where: Layout, preset: Preset = TINY, run_folder: Path | None = None) -> Outcome:
     """Train the example, as one of its processes."""
     with small_corpus():
-        trainer = train.configure(preset, None, where)
+        trainer = train.configure(preset, run_folder, where)
     losses, gradients, shares = record_losses(trainer), record_gradients(trainer), record_shares(trainer.task)
     handler = ListHandler()
     logging.getLogger("task").addHandler(handler)
@@ -180,6 +181,24 @@ def test_a_pipeline_of_two_processes_with_two_stages_each_trains_as_one_process(
     expect_the_same(run_on_ranks(2, train_in, layout("zbv", pipeline_parallel=2), FOUR_BLOCKS), expected)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("experts", "pipeline"),
+        pytest.param("pipeline", "fsdp", marks=pytest.mark.slow),
+        pytest.param("fsdp", "experts", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_goes_on_in_another_layout(before: str, after: str, alone: Outcome, tmp_path: Path) -> None:
+    """As if it had been one process all along."""
+    preset = dataclasses.replace(TINY, checkpoint_period_steps=NUM_STEPS // 2)
+    run_on_ranks(2, train_in, LAYOUTS[before], preset, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / f"step-{NUM_STEPS}")
+
+    for outcome in run_on_ranks(2, train_in, LAYOUTS[after], preset, tmp_path):
+        assert outcome.losses == pytest.approx(alone.losses[NUM_STEPS // 2 :], abs=1e-4)
+
+
 def test_more_stages_than_blocks_are_refused() -> None:
     """With what would work."""
     with pytest.raises(Exception, match="the model has 2 layers to divide among them: use at most 2 stages"):
@@ -237,15 +256,16 @@ def run_script(script: str, num_ranks: int, *flags: str) -> str:
     ("num_ranks", "flags"),
     [
         (2, "--pipeline-parallel 2"),
-        pytest.param(2, "--data-parallel-shard 2", marks=pytest.mark.slow),
+        pytest.param(2, "--data-parallel-shard 2 --expert-parallel 2", marks=pytest.mark.slow),
         pytest.param(4, "--data-parallel-replicate 2 --data-parallel-shard 2", marks=pytest.mark.slow),
         pytest.param(4, "--pipeline-parallel 2 --data-parallel-shard 2 --schedule gpipe", marks=pytest.mark.slow),
     ],
 )
-def test_train_runs_under_torchrun(num_ranks: int, flags: str) -> None:
+def test_train_runs_under_torchrun(num_ranks: int, flags: str, tmp_path: Path) -> None:
     """Flags say how the processes divide the work, and one of them tells how it goes."""
-    printed = run_script("train.py", num_ranks, "--no-checkpoints", *flags.split())
+    printed = run_script("train.py", num_ranks, "--run-folder", str(tmp_path), *flags.split())
 
+    assert printed.count(f"saved {tmp_path / 'checkpoints' / 'step-20'}") == 1
     assert printed.count("step 20 of 20: loss") == 1
     assert [printed.count(f"step 20, MoE layer {index}: experts take") for index in (0, 1)] == [1, 1]
 
