@@ -5,7 +5,8 @@ python examples/bytes_lm/train.py --preset demo --run-folder runs/bytes_lm
 On several processes, the same under torchrun, with flags that say how they divide the work; their product, that of
 --expert-parallel aside, is the number of processes:
 
-torchrun --nproc-per-node 4 examples/bytes_lm/train.py --data-parallel-replicate 2 --data-parallel-shard 2
+torchrun --nproc-per-node 2 examples/bytes_lm/train.py --data-parallel-shard 2
+torchrun --nproc-per-node 4 examples/bytes_lm/train.py --preset tiny --data-parallel-replicate 2 --data-parallel-shard 2
 torchrun --nproc-per-node 2 examples/bytes_lm/train.py --data-parallel-shard 2 --expert-parallel 2
 torchrun --nproc-per-node 2 examples/bytes_lm/train.py --pipeline-parallel 2 --schedule zbv
 """
