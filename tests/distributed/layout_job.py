@@ -57,6 +57,7 @@ class Stage(nn.Module):
 
     def __init__(self, position: StagePosition) -> None:
         super().__init__()
+        self.position = position
         self.entry = nn.Linear(NUM_FEATURES, WIDTH) if position.is_first else nn.Identity()
         self.layers = nn.ModuleDict({str(index): Layer() for index in position.layers(NUM_LAYERS)})
         self.exit = nn.Linear(WIDTH, NUM_CLASSES) if position.is_last else nn.Identity()
@@ -155,12 +156,14 @@ LAYOUTS = {
 class Provider(ModelProvider):
     """Brings the stages of a layout."""
 
+    stage_kind: type[Stage] = Stage
+
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         with torch.device("meta"):
-            return InitializeModelStageResult(model=Stage(ctx.stage))
+            return InitializeModelStageResult(model=self.stage_kind(ctx.stage))
 
     def parallelize_model_stage(self, ctx: ParallelizeModelStageContext) -> None:
         self._layout.parallelize(ctx)
@@ -215,8 +218,11 @@ class Outcome:
     num_passes: list[int]
 
 
-def configure(layout: Layout, num_ranks: int, task: TrainTask, **settings: Any) -> Trainer:
+def configure(
+    layout: Layout, num_ranks: int, task: TrainTask, *, provider: type[Provider] = Provider, **settings: Any
+) -> Trainer:
     """Assemble the job in a layout; on one rank all layouts are the same."""
+    pipeline = {"schedule": layout.schedule, "activation_dtype": settings.pop("activation_dtype", None)}
     defaults: dict[str, Any] = {
         "total_steps": NUM_STEPS,
         "global_batch_size": 32,
@@ -227,11 +233,11 @@ def configure(layout: Layout, num_ranks: int, task: TrainTask, **settings: Any) 
             **{**defaults, **settings},
             device="cpu",
             mesh=DeviceMeshParameters() if num_ranks == 1 else layout.mesh[num_ranks],
-            pipeline=PipelineConfig.model_validate({"schedule": layout.schedule}),
+            pipeline=PipelineConfig.model_validate(pipeline),
             reporting=QUIET,
         ),
         task=task,
-        model_provider=Provider(layout),
+        model_provider=provider(layout),
         dataset_provider=provide_dataset,
         # The rate moves the weights far in a few steps.
         optimizer_provider=OptimizerBuilder(torch.optim.AdamW, lr=0.01),

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import distributed
 
 from d9d.loop.component.activation_shapes import Shapes
@@ -18,7 +17,6 @@ class ActivationTracer:
         stages: The stages of this process.
         owners: The place in the pipeline of the process that holds each stage, in the order of the stages.
         group: The processes of the pipeline.
-        dtype: The number format in which activations travel; `None` keeps that of the stages.
     """
 
     def __init__(
@@ -26,12 +24,10 @@ class ActivationTracer:
         stages: Sequence[ModelStage],
         owners: Sequence[int],
         group: distributed.ProcessGroup,
-        dtype: torch.dtype | None,
     ) -> None:
         self._stages = {stage.position.index: stage for stage in stages}
         self._owners = owners
         self._group = group
-        self._dtype = dtype
 
     def trace(self, inputs: BuildForwardInputsResult) -> list[Shapes]:
         """Follow the shapes through all stages; all processes of the pipeline do so together.
@@ -73,7 +69,4 @@ class ActivationTracer:
             shapes = stage.outline.outputs(received, keywords)
         except Exception as error:  # noqa: BLE001 -- raised in all processes
             return (), f"{type(error).__qualname__}: {error}"
-        return tuple((shape, self._traveling(dtype)) for shape, dtype in shapes), None
-
-    def _traveling(self, dtype: torch.dtype) -> torch.dtype:
-        return self._dtype if self._dtype is not None and dtype.is_floating_point else dtype
+        return shapes, None

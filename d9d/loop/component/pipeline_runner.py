@@ -61,7 +61,8 @@ class PipelineRunner(ModelRunner):
         self._group = dist_context.mesh_for("dense").get_group("pipeline_parallel")
         self._num_processes = config.mesh.pipeline_parallel
         self._samples_per_micro_batch = config.samples_per_micro_batch
-        self._tracer = ActivationTracer(stages, _owners(config), self._group, _DTYPES[config.pipeline.activation_dtype])
+        self._tracer = ActivationTracer(stages, _owners(config), self._group)
+        self._traveling_dtype = _DTYPES[config.pipeline.activation_dtype]
         self._schedules: OrderedDict[_Kind, PipelineSchedule] = OrderedDict()
         for stage in stages:
             _prepare_sharding(stage, self._traits)
@@ -110,6 +111,7 @@ class PipelineRunner(ModelRunner):
                 stage,
                 received=() if stage.position.is_first else sent[stage.position.index - 1],
                 sent=() if stage.position.is_last else sent[stage.position.index],
+                traveling_dtype=self._traveling_dtype,
                 is_training=is_training,
                 precision=self._precision,
                 device=self._device,

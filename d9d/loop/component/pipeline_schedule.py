@@ -1,5 +1,6 @@
 """One of torch's schedules over the stages of a process, for steps of one number of micro-batches of one shape."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -9,6 +10,9 @@ from torch.distributed import pipelining
 from d9d.core.pipeline import ScheduleTraits
 from d9d.loop.component.pipeline_stage import LoopStage
 from d9d.loop.control import BuildForwardInputsResult
+
+# When anything in a step raises, torch writes the whole schedule, hundreds of lines, before what the user has to see.
+logging.getLogger("torch.distributed.pipelining.schedules").setLevel(logging.CRITICAL)
 
 LossOf: TypeAlias = Callable[[int, Any], torch.Tensor]
 """Takes the number of a micro-batch and what the last stage returned for it, and returns its loss."""

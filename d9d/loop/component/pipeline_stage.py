@@ -10,6 +10,7 @@ from torch.distributed.pipelining import PipelineStage
 from d9d.loop.component.activation_shapes import Shapes, as_tuple, shapes_of
 from d9d.loop.component.model_builder import ModelStage
 from d9d.loop.component.precision import ForwardPrecision
+from d9d.loop.component.tensor_tree import list_tensors
 from d9d.loop.control import BuildForwardInputsResult
 
 
@@ -23,6 +24,7 @@ class LoopStage(PipelineStage):
         stage: The stage of the model.
         received: The shapes of what it receives from the stage before it.
         sent: The shapes of what it sends to the one after it.
+        traveling_dtype: The number format of floating numbers on their way; `None` keeps that of the stages.
         is_training: Whether there will be backward passes.
         precision: The number format of forward passes.
         device: Where it runs.
@@ -41,6 +43,7 @@ class LoopStage(PipelineStage):
         *,
         received: Shapes,
         sent: Shapes,
+        traveling_dtype: torch.dtype | None,
         is_training: bool,
         precision: ForwardPrecision,
         device: torch.device,
@@ -52,12 +55,15 @@ class LoopStage(PipelineStage):
             stage.position.index,
             stage.position.num_stages,
             device,
-            input_args=_examples(received, is_training=is_training),
-            output_args=_examples(sent, is_training=is_training),
+            input_args=_examples(received, traveling_dtype, is_training=is_training),
+            output_args=_examples(sent, traveling_dtype, is_training=is_training),
             group=group,
         )
+        self._received = received
         self._sent = sent
+        self._traveling_dtype = traveling_dtype
         self._precision = precision
+        self._outputs: Any = None
         self._failure: Exception | None = None
 
     def forward_one_chunk(  # noqa: D102 -- inherited
@@ -71,21 +77,29 @@ class LoopStage(PipelineStage):
         built = self.inputs[fwd_chunk_id]
         keywords = {**(built.inputs if self.is_first else {}), **built.shared_inputs}
         try:
-            outputs = super().forward_one_chunk(fwd_chunk_id, (), keywords, save_forward_output=False)
+            sent = super().forward_one_chunk(fwd_chunk_id, (), keywords, save_forward_output=False)
         except RuntimeError:
             # torch wraps whatever the model raises; the user sees what was raised.
             if self._failure is not None:
                 raise self._failure from None
             raise
-        if self.is_last and self.use_outputs is not None:
+        if not self.is_last:
+            return sent
+        outputs, self._outputs = self._outputs, None
+        if self.use_outputs is not None:
             self.use_outputs(fwd_chunk_id, outputs)
         return outputs
 
     def forward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 -- inherited
+        own = [tensor.to(dtype) for tensor, (_, dtype) in zip(args, self._received, strict=True)]
         try:
             with self._precision.context():
-                outputs = super().forward_maybe_with_nosync(*args, **kwargs)  # type: ignore[no-untyped-call]
-                return outputs if self.is_last else self._checked(as_tuple(outputs))
+                outputs = super().forward_maybe_with_nosync(*own, **kwargs)  # type: ignore[no-untyped-call]
+                if not self.is_last:
+                    return self._checked(as_tuple(outputs))
+                # torch keeps what is returned here, and takes it for tensors.
+                self._outputs = outputs
+                return tuple(list_tensors(outputs))
         except Exception as error:
             self._failure = error
             raise
@@ -119,7 +133,7 @@ class LoopStage(PipelineStage):
                 "outputs depend on the shapes of its inputs alone"
             )
         return tuple(
-            _as_source(tensor.to(dtype).contiguous(), is_training=self.has_backward)
+            _as_source(tensor.to(_on_the_way(dtype, self._traveling_dtype)).contiguous(), is_training=self.has_backward)
             for tensor, (_, dtype) in zip(outputs, self._sent, strict=True)
         )
 
@@ -131,8 +145,17 @@ def _as_source(activation: torch.Tensor, *, is_training: bool) -> torch.Tensor:
     return activation
 
 
-def _examples(shapes: Shapes, *, is_training: bool) -> tuple[torch.Tensor, ...]:
+def _on_the_way(dtype: torch.dtype, traveling_dtype: torch.dtype | None) -> torch.dtype:
+    return traveling_dtype if traveling_dtype is not None and dtype.is_floating_point else dtype
+
+
+def _examples(shapes: Shapes, traveling_dtype: torch.dtype | None, *, is_training: bool) -> tuple[torch.Tensor, ...]:
     return tuple(
-        torch.empty(shape, dtype=dtype, device="meta", requires_grad=is_training and dtype.is_floating_point)
+        torch.empty(
+            shape,
+            dtype=_on_the_way(dtype, traveling_dtype),
+            device="meta",
+            requires_grad=is_training and dtype.is_floating_point,
+        )
         for shape, dtype in shapes
     )

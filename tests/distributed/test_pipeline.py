@@ -1,0 +1,303 @@
+"""What a pipeline makes of micro-batches that are not all alike, and of stages that fail."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from layout_job import LAYOUTS, ClassifyTask, Layout, Provider, Stage, configure, full_weights, record_losses
+from ranks import run_on_ranks
+from torch import nn
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from d9d.core.dist_context import DeviceMeshParameters
+from d9d.loop.component import pipeline_runner
+from d9d.loop.component.pipeline_runner import PipelineRunner
+from d9d.loop.control import (
+    BuildForwardInputsContext,
+    BuildForwardInputsResult,
+    ComputeLossContext,
+    ComputeLossResult,
+    InitializeModelStageContext,
+    InitializeModelStageResult,
+    ParallelizeModelStageContext,
+)
+
+PIPELINES = ["1f1b", "zbv"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class SequencesTask(ClassifyTask):
+    """Classifies each of several copies of the features, whose number differs from step to step."""
+
+    def length(self, step: int) -> int:
+        return 1 + step % 3
+
+    def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
+        length = self.length(ctx.stepper.current_step)
+        return BuildForwardInputsResult(inputs={"features": ctx.batch["features"][:, None].expand(-1, length, -1)})
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        classes = ctx.batch["class"][:, None].expand(-1, ctx.outputs.shape[1])
+        loss = nn.functional.cross_entropy(ctx.outputs.flatten(0, 1), classes.flatten())
+        return ComputeLossResult(loss=loss, loss_weight=(classes >= 0).sum())
+
+
+class ManyLengthsTask(SequencesTask):
+    """Has more lengths than schedules are kept."""
+
+    def length(self, step: int) -> int:
+        return 1 + step % 10
+
+
+class UnevenTask(SequencesTask):
+    """Has another length for each micro-batch."""
+
+    num_built = 0
+
+    def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
+        self.num_built += 1
+        features = ctx.batch["features"][:, None].expand(-1, self.num_built, -1)
+        return BuildForwardInputsResult(inputs={"features": features})
+
+
+def train_with(
+    task_kind: type[ClassifyTask], name: str, num_ranks: int, *, provider: type[Provider] = Provider, **settings: Any
+) -> tuple[list[float], dict[str, torch.Tensor], list[int], int]:
+    """Train, and return losses, weights, the number of passes of each stage, and how many schedules are kept."""
+    trainer = configure(LAYOUTS[name], num_ranks, task_kind(), provider=provider, **settings)
+    losses = record_losses(trainer)
+    trainer.train()
+    runner = trainer.model_runner
+    return (
+        [loss.item() for loss in losses],
+        full_weights(trainer),
+        [module.num_passes for module in trainer.modules if isinstance(module, Stage)],
+        len(runner._schedules) if isinstance(runner, PipelineRunner) else 0,
+    )
+
+
+@functools.cache
+def varying(name: str) -> list[tuple[list[float], dict[str, torch.Tensor], list[int], int]]:
+    found: list[tuple[list[float], dict[str, torch.Tensor], list[int], int]]
+    found = run_on_ranks(2, train_with, SequencesTask, name, 2)
+    return found
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_steps_may_differ_in_shape(name: str) -> None:
+    """Losses and weights are those of one process, for three shapes in turn."""
+    losses, weights, _, _ = train_with(SequencesTask, "plain", 1)
+
+    for own_losses, own_weights, _, _ in varying(name):
+        torch.testing.assert_close(own_losses, losses, atol=1e-4, rtol=0)
+        for each, weight in own_weights.items():
+            torch.testing.assert_close(weight, weights[each], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_each_shape_has_one_schedule_and_costs_no_pass(name: str) -> None:
+    """Twenty steps of 16 micro-batches are 320 passes of each stage, whatever their shapes."""
+    for _, _, num_passes, num_schedules in varying(name):
+        assert set(num_passes) == {20 * 16}
+        assert num_schedules == 3
+
+
+def test_schedules_are_not_kept_for_ever() -> None:
+    """Ten shapes in turn leave the last eight."""
+    outcomes = run_on_ranks(2, train_with, ManyLengthsTask, "1f1b", 2)
+
+    assert [num_schedules for _, _, _, num_schedules in outcomes] == [8, 8]
+
+
+def test_micro_batches_of_one_step_must_be_alike() -> None:
+    """The error says which is not, and what to do."""
+    with pytest.raises(
+        ProcessRaisedException, match=r"differ in shape: .* number 1 .* pad all samples of a step alike"
+    ):
+        run_on_ranks(2, train_with, UnevenTask, "1f1b", 2)
+
+
+class SeveralStage(Stage):
+    """Returns a mapping from the last stage, and several tensors from others, of which one wants no gradient."""
+
+    def forward(self, features: torch.Tensor, counts: torch.Tensor | None = None) -> Any:
+        if counts is None:
+            counts = torch.zeros(len(features), dtype=torch.int64, device=features.device)
+        outputs = super().forward(features)
+        return {"logits": outputs, "counts": counts} if self.position.is_last else (outputs, counts + 1)
+
+
+class SeveralProvider(Provider):
+    stage_kind = SeveralStage
+
+
+class OutputsTask(ClassifyTask):
+    """Checks what the stages have passed on."""
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        assert ctx.outputs["counts"].tolist() == [3] * len(ctx.outputs["counts"])
+        context = ComputeLossContext(outputs=ctx.outputs["logits"], batch=ctx.batch, stepper=ctx.stepper)
+        return super().compute_loss(context)
+
+
+def test_stages_pass_on_several_tensors_and_the_last_returns_anything() -> None:
+    """Whole numbers travel without gradients, and what the last stage returns travels nowhere."""
+    losses = train_with(ClassifyTask, "plain", 1)[0]
+
+    for own_losses, *_ in run_on_ranks(
+        2, functools.partial(train_with, provider=SeveralProvider), OutputsTask, "zbv", 2
+    ):
+        torch.testing.assert_close(own_losses, losses, atol=1e-4, rtol=0)
+
+
+class FrozenProvider(Provider):
+    """Brings stages of which the first is frozen as a whole."""
+
+    def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+        model = super().initialize_model_stage(ctx).model
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(("entry", "layers.0", "layers.1", "layers.2", "layers.3")))
+        return InitializeModelStageResult(model=model)
+
+
+def test_a_stage_may_be_frozen() -> None:
+    """It has nothing to train, and its activations need gradients none the less for torch to send them."""
+    losses, weights, *_ = train_with(ClassifyTask, "plain", 1, provider=FrozenProvider)
+    initial = full_weights(configure(LAYOUTS["plain"], 1, ClassifyTask()))
+
+    for own_losses, own_weights, *_ in run_on_ranks(
+        2, functools.partial(train_with, provider=FrozenProvider), ClassifyTask, "1f1b", 2
+    ):
+        torch.testing.assert_close(own_losses, losses, atol=1e-4, rtol=0)
+        for each, weight in own_weights.items():
+            torch.testing.assert_close(weight, weights[each], atol=1e-4, rtol=0)
+    assert torch.equal(weights["entry.weight"], initial["entry.weight"])
+
+
+class FailingStage(Stage):
+    """Raises in the fourth pass of the first stage."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if self.position.is_first and self.num_passes == 3:
+            raise ZeroDivisionError("the user's own")
+        return super().forward(features)
+
+
+class FailingProvider(Provider):
+    stage_kind = FailingStage
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_what_a_stage_raises_is_what_the_user_sees(name: str) -> None:
+    """Not the error that torch makes of it."""
+    with pytest.raises(ProcessRaisedException) as raised:
+        run_on_ranks(2, functools.partial(train_with, provider=FailingProvider), ClassifyTask, name, 2)
+
+    assert str(raised.value).rstrip().endswith("ZeroDivisionError: the user's own")
+
+
+class ShiftyStage(Stage):
+    """Returns other shapes from the first stage than it would on the meta device."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        outputs = super().forward(features)
+        return outputs[:1] if self.position.is_first and not features.is_meta else outputs
+
+
+class ShiftyProvider(Provider):
+    stage_kind = ShiftyStage
+
+
+def test_shapes_that_depend_on_more_than_shapes_are_refused() -> None:
+    """Rather than received into a buffer of another size."""
+    with pytest.raises(ProcessRaisedException, match="stage 0 of the pipeline returned tensors of the shapes"):
+        run_on_ranks(2, functools.partial(train_with, provider=ShiftyProvider), ClassifyTask, "1f1b", 2)
+
+
+class ReadingStage(Stage):
+    """Reads values, which the meta device has not."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features * features.sum().item())
+
+
+class ReadingProvider(Provider):
+    stage_kind = ReadingStage
+
+
+def refused(provider: type[Provider]) -> str:
+    try:
+        train_with(ClassifyTask, "1f1b", 2, provider=provider)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def test_a_stage_that_cannot_run_on_meta_is_refused_everywhere() -> None:
+    """Also by those that wait for its shapes, and with its own error."""
+    for message in run_on_ranks(2, refused, ReadingProvider):
+        assert message.startswith("stage 0 of the pipeline cannot tell the shapes of what it returns")
+        assert "RuntimeError: Tensor.item() cannot be called on meta tensors" in message
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_activations_travel_in_the_format_that_is_asked_for(dtype: str) -> None:
+    """In 16 bits the losses are near those of one process, and not the same."""
+    losses = train_with(ClassifyTask, "plain", 1, total_steps=3)[0]
+    train = functools.partial(train_with, total_steps=3, activation_dtype=dtype)
+    (own_losses, *_), _ = run_on_ranks(2, train, ClassifyTask, "1f1b", 2)
+
+    torch.testing.assert_close(own_losses, losses, atol=2e-2, rtol=0)
+    assert (own_losses == pytest.approx(losses, abs=1e-5)) == (dtype == "fp32")
+
+
+def parts_sharded(ctx: ParallelizeModelStageContext) -> None:
+    """Shard the layers, and forget the stage."""
+    from torch.distributed.fsdp import fully_shard  # noqa: PLC0415 -- the loop must find it by itself
+
+    assert isinstance(ctx.model, Stage)
+    mesh = ctx.dist_context.mesh_for("dense")["data_parallel_shard"]
+    for layer in ctx.model.blocks():
+        fully_shard(layer, mesh=mesh)
+    ctx.model.entry.requires_grad_(requires_grad=False)
+    ctx.model.exit.requires_grad_(requires_grad=False)
+
+
+def test_a_stage_must_be_sharded_as_a_whole() -> None:
+    """Torch would not add the gradients of its parts up."""
+    mesh = DeviceMeshParameters(pipeline_parallel=2, data_parallel_shard=2)
+    layout = Layout({4: mesh}, parts_sharded, "1f1b")
+
+    with pytest.raises(
+        ProcessRaisedException, match=r"parts of stage . of the pipeline are sharded, and the stage itself"
+    ):
+        run_on_ranks(4, configure_only, layout)
+
+
+def configure_only(layout: Layout) -> None:
+    configure(layout, 4, ClassifyTask())
+
+
+def train_unguarded() -> dict[str, torch.Tensor]:
+    """Train without what makes FSDP right for a schedule that splits the backward pass."""
+    pipeline_runner._prepare_sharding = lambda stage, traits: None
+    return train_with(ClassifyTask, "zbv+fsdp", 4, total_steps=2)[1]
+
+
+def test_fsdp_keeps_its_weights_where_a_schedule_splits_the_backward_pass() -> None:
+    """Without that torch falsifies gradients in silence, as the same run without the guard shows."""
+    expected = train_with(ClassifyTask, "plain", 1, total_steps=2)[1]
+    guarded = run_on_ranks(4, functools.partial(train_with, total_steps=2), ClassifyTask, "zbv+fsdp", 4)
+
+    assert distance([weights for _, weights, *_ in guarded], expected) < 1e-4
+    assert distance(run_on_ranks(4, train_unguarded), expected) > 1e-3
+
+
+def distance(found: list[dict[str, torch.Tensor]], expected: dict[str, torch.Tensor]) -> float:
+    """Return the largest difference of any weight of any rank."""
+    return max((weight - expected[name]).abs().max().item() for each in found for name, weight in each.items())
