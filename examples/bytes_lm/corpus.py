@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import sysconfig
 from pathlib import Path
 
@@ -78,12 +79,14 @@ class HeldOutWindows(Dataset[dict[str, torch.Tensor]]):
     Args:
         files: The corpus; training files are left out.
         context_length: How many tokens a window has.
+        multiple_of: What number of windows to fill up to, with some in which nothing is to be predicted: processes that
+            exchange tokens need batches of one size.
     """
 
     IGNORED = -100
     """The target at which nothing is to be predicted: past the end of a file."""
 
-    def __init__(self, files: list[SourceFile], context_length: int) -> None:
+    def __init__(self, files: list[SourceFile], context_length: int, *, multiple_of: int = 1) -> None:
         self.files = [file for file in files if file.is_held_out]
         self._tokens = [file.tokens() for file in self.files]
         self._context_length = context_length
@@ -92,15 +95,18 @@ class HeldOutWindows(Dataset[dict[str, torch.Tensor]]):
             for index, file in enumerate(self.files)
             for start in range(0, len(file.content), context_length)
         ]
+        self._num_windows = math.ceil(len(self._starts) / multiple_of) * multiple_of
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return self._num_windows
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        file, start = self._starts[index]
-        window = self._tokens[file][start : start + self._context_length + 1]
         tokens = torch.zeros(self._context_length, dtype=torch.int64)
         targets = torch.full((self._context_length,), self.IGNORED)
+        if index >= len(self._starts):
+            return {"tokens": tokens, "targets": targets, "file": torch.tensor(0)}
+        file, start = self._starts[index]
+        window = self._tokens[file][start : start + self._context_length + 1]
         tokens[: len(window) - 1] = window[:-1]
         targets[: len(window) - 1] = window[1:]
         return {"tokens": tokens, "targets": targets, "file": torch.tensor(file)}

@@ -4,54 +4,98 @@ import dataclasses
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.nn import functional
 
+from d9d.core.dist_context import DistributedContext
+from d9d.core.parallel import shard_experts
+from layers import INITIAL_STD, Projection
 
-@dataclasses.dataclass(frozen=True)
-class RoutingStatistics:
-    """How one layer has spread its tokens over its experts since the statistics were last reset.
 
-    Attributes:
-        shares: The share of all choices that went to each expert, float32 [num_experts]; sums to 1.
-        balance: The entropy of the shares over that of an even spread: 1 is even, 0 is all to one expert.
+class Experts(nn.Module):
+    """SwiGLU experts, their matrices stacked; those of Shazeer 2020, "GLU Variants Improve Transformer".
+
+    Rows are multiplied in groups whose bounds stay on the device, so that nothing waits for it: accelerators have such
+    a product for bfloat16, which the experts therefore compute in there. See arXiv:2002.05202 for the formula.
+
+    Args:
+        width: How many features a token has.
+        hidden_width: How many features an expert has inside.
+        num_experts: How many experts there are.
+        output_std: The standard deviation that the last matrices are drawn with.
     """
 
-    shares: torch.Tensor
-    balance: torch.Tensor
+    def __init__(self, *, width: int, hidden_width: int, num_experts: int, output_std: float) -> None:
+        super().__init__()
+        self.output_std = output_std
+        self.gate_and_up = nn.Parameter(torch.empty(num_experts, width, 2 * hidden_width))
+        self.down = nn.Parameter(torch.empty(num_experts, hidden_width, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all matrices."""
+        nn.init.normal_(self.gate_and_up, std=INITIAL_STD)
+        nn.init.normal_(self.down, std=self.output_std)
+
+    def forward(self, rows: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+        """Run the experts of this process over their rows.
+
+        Args:
+            rows: Float [num_rows, width], sorted by expert.
+            bounds: Where the rows of each expert of this process end, int32 [num_own_experts]. What comes after the
+                last of them is for experts of other processes.
+
+        Returns:
+            The outputs, of the same shape, and zeros for rows of other processes.
+        """
+        if not isinstance(self.gate_and_up, DTensor) or not isinstance(self.down, DTensor):
+            return _swiglu(rows, bounds, self.gate_and_up, self.down)
+        # Past the last bound the grouped product leaves what was in memory before, in gradients as well.
+        is_own = (torch.arange(len(rows), device=rows.device) < bounds[-1]).unsqueeze(-1)
+        outputs = _swiglu(torch.where(is_own, rows, 0), bounds, self.gate_and_up.to_local(), self.down.to_local())
+        return torch.where(is_own, outputs, 0)
 
 
 class MixtureOfExperts(nn.Module):
-    """SwiGLU experts behind a top-k router whose load is balanced by a bias, without a loss of its own.
+    """Experts behind a top-k router whose load is balanced by a bias, without a loss of its own.
 
     Each expert's bias is added to its score when experts are chosen, and not when their outputs are weighed; after each
     step it rises where an expert had too few tokens and falls where it had too many (Wang et al. 2024,
-    "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", arXiv:2408.15664). The experts themselves are
-    those of Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202.
-
-    Tokens are sorted by expert and multiplied in groups whose bounds stay on the device, so that nothing waits for it:
-    accelerators have such a product for bfloat16, which the experts therefore compute in there.
+    "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", arXiv:2408.15664).
 
     Args:
         width: How many features a token has.
         hidden_width: How many features an expert has inside.
         num_experts: How many experts there are.
         top_k: How many of them each token goes to.
+        output_std: The standard deviation that the last matrices of the experts are drawn with.
     """
 
     bias: torch.Tensor
-    counts: torch.Tensor
     step_counts: torch.Tensor
 
-    def __init__(self, *, width: int, hidden_width: int, num_experts: int, top_k: int) -> None:
+    def __init__(self, *, width: int, hidden_width: int, num_experts: int, top_k: int, output_std: float) -> None:
         super().__init__()
         self.num_experts = num_experts
         self.top_k = top_k
-        self.router = nn.Linear(width, num_experts, bias=False)
-        self.gate_and_up = nn.Parameter(torch.empty(num_experts, width, 2 * hidden_width))
-        self.down = nn.Parameter(torch.empty(num_experts, hidden_width, width))
-        self.register_buffer("bias", torch.zeros(num_experts))
-        self.register_buffer("step_counts", torch.zeros(num_experts), persistent=False)
-        self.register_buffer("counts", torch.zeros(num_experts), persistent=False)
+        self.router = Projection(width, num_experts)
+        self.experts = Experts(width=width, hidden_width=hidden_width, num_experts=num_experts, output_std=output_std)
+        self.register_buffer("bias", torch.empty(num_experts))
+        self.register_buffer("step_counts", torch.empty(num_experts), persistent=False)
+        self._exchange: TokenExchange | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin with no bias, and nothing counted."""
+        nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.step_counts)
+
+    def divide_experts(self, dist_context: DistributedContext) -> None:
+        """Give each process experts of its own, where `expert_parallel` of the mesh is more than 1."""
+        shard_experts(self.experts, dist_context)
+        if dist_context.mesh_parameters.expert_parallel > 1:
+            self._exchange = TokenExchange(dist_context.mesh_for("expert")["expert_parallel"])
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Send each token through its experts.
@@ -64,15 +108,29 @@ class MixtureOfExperts(nn.Module):
         """
         tokens = features.reshape(-1, features.shape[-1])
         weights, choices = self._route(tokens)
-        # Rows are (token, choice) pairs; sorted, those of one expert lie together.
-        order = choices.flatten().argsort(stable=True)
+        if self._exchange is None:
+            return self._mix(tokens, weights, choices, own=range(self.num_experts)).view_as(features)
+        mixed = self._mix(
+            self._exchange.gather(tokens),
+            self._exchange.gather(weights),
+            self._exchange.gather(choices),
+            own=self._exchange.own(self.num_experts),
+        )
+        return self._exchange.add_and_return(mixed).view_as(features)
+
+    def _mix(self, tokens: torch.Tensor, weights: torch.Tensor, choices: torch.Tensor, own: range) -> torch.Tensor:
+        """Add up what the experts of this process, which are successive, make of tokens [num_tokens, width]."""
         num_rows = torch.zeros(self.num_experts, device=tokens.device, dtype=torch.int32)
         num_rows.scatter_add_(0, choices.flatten(), torch.ones_like(choices.flatten(), dtype=torch.int32))
         if self.training:
             self.step_counts += num_rows
-        outputs = self._experts(tokens[order // self.top_k], num_rows.cumsum(0, dtype=torch.int32))
+        # Rows are (token, choice) pairs; sorted, those of one expert lie together, and this process's own come first.
+        order = ((choices.flatten() - own.start) % self.num_experts).argsort(stable=True)
+        bounds = num_rows[own.start : own.stop].cumsum(0, dtype=torch.int32)
+        outputs = self.experts(tokens[order // self.top_k], bounds)
         unsorted = outputs[order.argsort()].view(len(tokens), self.top_k, -1)
-        return (unsorted * weights.unsqueeze(-1).to(unsorted.dtype)).sum(1).view_as(features)
+        mixed: torch.Tensor = (unsorted * weights.unsqueeze(-1).to(unsorted.dtype)).sum(1)
+        return mixed
 
     def _route(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Choose experts: weights and indices, both [num_tokens, top_k]."""
@@ -81,26 +139,48 @@ class MixtureOfExperts(nn.Module):
         chosen = scores.gather(-1, choices)
         return chosen / chosen.sum(-1, keepdim=True), choices
 
-    def _experts(self, rows: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
-        """Run the experts over rows [num_rows, width], the rows of expert `e` ending at `bounds[e]`."""
-        dtype = rows.dtype if rows.device.type == "cpu" else torch.bfloat16
-        gate, up = functional.grouped_mm(rows.to(dtype), self.gate_and_up.to(dtype), offs=bounds).chunk(2, dim=-1)
-        return functional.grouped_mm(functional.silu(gate) * up, self.down.to(dtype), offs=bounds)
-
     @torch.no_grad()
-    def balance_load(self, rate: float) -> None:
-        """Move the bias towards an even load, by the counts since the last call.
+    def balance_load(self, num_tokens: torch.Tensor, rate: float) -> None:
+        """Move the bias towards an even load, and begin to count anew.
 
         Args:
+            num_tokens: How many tokens each expert had in the step, of all processes, [num_experts].
             rate: By how much each expert's bias moves.
         """
-        self.bias += rate * (self.step_counts.mean() - self.step_counts).sign()
-        self.counts += self.step_counts
+        self.bias += rate * (num_tokens.mean() - num_tokens).sign()
         self.step_counts.zero_()
 
-    def take_statistics(self) -> RoutingStatistics:
-        """Return the statistics of the steps since they were last taken; they stay on the device."""
-        shares = self.counts / self.counts.sum()
-        balance = torch.special.entr(shares).sum() / torch.tensor(self.num_experts, device=shares.device).log()
-        self.counts.zero_()
-        return RoutingStatistics(shares=shares, balance=balance)
+
+@dataclasses.dataclass(frozen=True)
+class TokenExchange:
+    """Brings all tokens of some processes to each of them, and adds up what they make of them.
+
+    How many tokens go to which process is known to the device alone, and to send each to its experts only, the host
+    would have to wait for these numbers in every layer. So all tokens go everywhere: more is sent, and nothing waits.
+
+    Attributes:
+        mesh: The processes, which have equally many tokens each.
+    """
+
+    mesh: DeviceMesh
+
+    def own(self, num_experts: int) -> range:
+        """Return the indices of the experts of this process."""
+        num_own = num_experts // self.mesh.size()
+        start = self.mesh.get_local_rank() * num_own
+        return range(start, start + num_own)
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows for the tokens of all processes; the sum of all gradients of a row goes to where it came from."""
+        gathered = DTensor.from_local(rows, self.mesh, [Shard(0)]).redistribute(placements=[Replicate()])
+        return gathered.to_local(grad_placements=[Partial()])
+
+    def add_and_return(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Add up, over all processes, what they made of the gathered tokens; each gets back those that it brought."""
+        return DTensor.from_local(outputs, self.mesh, [Partial()]).redistribute(placements=[Shard(0)]).to_local()
+
+
+def _swiglu(rows: torch.Tensor, bounds: torch.Tensor, gate_and_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    dtype = rows.dtype if rows.device.type == "cpu" else torch.bfloat16
+    gate, up = functional.grouped_mm(rows.to(dtype), gate_and_up.to(dtype), offs=bounds).chunk(2, dim=-1)
+    return functional.grouped_mm(functional.silu(gate) * up, down.to(dtype), offs=bounds)

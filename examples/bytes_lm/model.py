@@ -1,13 +1,18 @@
 """A byte-level Transformer with a mixture of experts in each block."""
 
 import dataclasses
+import math
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from corpus import START_OF_FILE, VOCABULARY_SIZE
+from d9d.core.pipeline import StagePosition
 from experts import MixtureOfExperts
+from layers import INITIAL_STD, Projection, RotaryPositions, TokenEmbedding
+
+WHOLE_MODEL = StagePosition()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,47 +37,38 @@ class ModelConfig:
     top_k: int = 2
     expert_width: int = 128
 
+    @property
+    def residual_std(self) -> float:
+        """The standard deviation of what ends in the residual stream, which as in GPT-2 falls with each addition."""
+        return INITIAL_STD / math.sqrt(2 * self.num_blocks)
+
 
 class Attention(nn.Module):
     """Causal self-attention with rotary positions and normalised queries and keys.
-
-    Rotary positions are those of Su et al. 2021, "RoFormer", arXiv:2104.09864.
 
     Args:
         config: The shape of the model.
     """
 
-    cosine: torch.Tensor
-    sine: torch.Tensor
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         head_width = config.width // config.num_heads
-        self.query_key_value = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.output = nn.Linear(config.width, config.width, bias=False)
+        self.query_key_value = Projection(config.width, 3 * config.width)
+        self.output = Projection(config.width, config.width, std=config.residual_std)
         self.query_norm = nn.RMSNorm(head_width)
         self.key_norm = nn.RMSNorm(head_width)
-        frequencies = 10_000.0 ** (-torch.arange(0, head_width, 2) / head_width)
-        angles = torch.outer(torch.arange(config.context_length), frequencies)
-        self.register_buffer("cosine", angles.cos(), persistent=False)
-        self.register_buffer("sine", angles.sin(), persistent=False)
+        self.rotate = RotaryPositions(head_width, config.context_length)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Let each token attend to those before it; float [batch, time, width] to the same."""
         batch, time, _ = features.shape
         projected = self.query_key_value(features).view(batch, time, 3, self.num_heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4)
-        query, key = self._rotate(self.query_norm(query)), self._rotate(self.key_norm(key))
+        query, key = self.rotate(self.query_norm(query)), self.rotate(self.key_norm(key))
         attended = functional.scaled_dot_product_attention(query, key, value.to(query.dtype), is_causal=True)
         output: torch.Tensor = self.output(attended.transpose(1, 2).reshape(batch, time, -1))
         return output
-
-    def _rotate(self, heads: torch.Tensor) -> torch.Tensor:
-        """Turn pairs of features by their position; float [batch, heads, time, head_width] to the same."""
-        first, second = heads.chunk(2, dim=-1)
-        cosine, sine = self.cosine[: heads.shape[-2]], self.sine[: heads.shape[-2]]
-        return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
 class Block(nn.Module):
@@ -86,60 +82,61 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.width)
         self.attention = Attention(config)
-        self.experts_norm = nn.RMSNorm(config.width)
-        self.experts = MixtureOfExperts(
+        self.mixture_norm = nn.RMSNorm(config.width)
+        self.mixture = MixtureOfExperts(
             width=config.width,
             hidden_width=config.expert_width,
             num_experts=config.num_experts,
             top_k=config.top_k,
+            output_std=config.residual_std,
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Transform the features; float [batch, time, width] to the same."""
         features = features + self.attention(self.attention_norm(features))
-        mixed: torch.Tensor = features + self.experts(self.experts_norm(features))
+        mixed: torch.Tensor = features + self.mixture(self.mixture_norm(features))
         return mixed
 
 
 class BytesLM(nn.Module):
-    """Predicts each next byte of a text.
+    """Predicts each next byte of a text; or one stage of what does, whose weights have the names of the whole model's.
+
+    Each module draws its own initial values: what ends in the residual stream smaller than other matrices, and the head
+    as zeros, so that the first predictions are even.
 
     Args:
-        config: The shape of the model.
+        config: The shape of the whole model.
+        stage: Which part of it this is.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, stage: StagePosition = WHOLE_MODEL) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(VOCABULARY_SIZE, config.width)
-        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.num_blocks)))
-        self.norm = nn.RMSNorm(config.width)
-        self.head = nn.Linear(config.width, VOCABULARY_SIZE, bias=False)
-        self._initialize()
+        self.embedding = TokenEmbedding(VOCABULARY_SIZE, config.width) if stage.is_first else nn.Identity()
+        self.blocks = nn.ModuleDict({str(index): Block(config) for index in stage.layers(config.num_blocks)})
+        self.norm = nn.RMSNorm(config.width) if stage.is_last else nn.Identity()
+        self.head = Projection(config.width, VOCABULARY_SIZE, std=0.0) if stage.is_last else nn.Identity()
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    @property
+    def mixtures(self) -> dict[int, MixtureOfExperts]:
+        """The mixtures of experts, by the index of their block in the whole model."""
+        return {int(index): block.mixture for index, block in self.blocks.items() if isinstance(block, Block)}
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predict what follows each token.
 
         Args:
-            tokens: Int64 [batch, time], with time at most the context length.
+            inputs: Tokens, int64 [batch, time], with time at most the context length. Other stages than the first take
+                what the one before them returned.
 
         Returns:
-            Logits, float [batch, time, vocabulary].
+            Logits, float [batch, time, vocabulary]; from other stages than the last, features, [batch, time, width].
         """
-        logits: torch.Tensor = self.head(self.norm(self.blocks(self.embedding(tokens))))
+        features = self.embedding(inputs)
+        for block in self.blocks.values():
+            features = block(features)
+        logits: torch.Tensor = self.head(self.norm(features))
         return logits
-
-    def _initialize(self) -> None:
-        """Draw all matrices with a standard deviation of 0.02, and begin with even predictions.
-
-        What ends in the residual stream is drawn smaller by the square root of the number of additions, as in GPT-2.
-        """
-        residual_scale = (2 * self.config.num_blocks) ** -0.5
-        for name, parameter in self.named_parameters():
-            if parameter.ndim > 1:
-                ends_in_stream = name.endswith(("attention.output.weight", "experts.down"))
-                nn.init.normal_(parameter, std=0.02 * (residual_scale if ends_in_stream else 1.0))
-        nn.init.zeros_(self.head.weight)
 
 
 @torch.inference_mode()
@@ -147,7 +144,7 @@ def continue_text(model: BytesLM, prompt: bytes, num_bytes: int, *, temperature:
     """Write on from a prompt, one byte after the other.
 
     Args:
-        model: A trained model, in evaluation mode.
+        model: A trained model, whole and in evaluation mode.
         prompt: What the text begins with; may be empty.
         num_bytes: How many bytes to add.
         temperature: How far to stray from the likeliest byte.
@@ -156,7 +153,7 @@ def continue_text(model: BytesLM, prompt: bytes, num_bytes: int, *, temperature:
     Returns:
         The prompt and what follows it.
     """
-    device = model.embedding.weight.device
+    device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     text = torch.tensor([[START_OF_FILE, *prompt]], device=device)
     for _ in range(num_bytes):

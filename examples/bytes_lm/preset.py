@@ -19,7 +19,7 @@ class Preset:
         warmup_steps: How many steps the learning rate rises for.
         precision: The number format of forward passes.
         checkpoint_period_steps: How often to save, in steps.
-        report_period_steps: How often to report losses and routing, in steps.
+        report_period_steps: How often to report losses and routing, in steps; `None` never does.
     """
 
     model: ModelConfig
@@ -30,7 +30,7 @@ class Preset:
     warmup_steps: int
     precision: Precision = "fp32"
     checkpoint_period_steps: int = 50
-    report_period_steps: int = 20
+    report_period_steps: int | None = 20
 
 
 PRESETS = {
@@ -38,7 +38,7 @@ PRESETS = {
         model=ModelConfig(context_length=64, width=32, num_blocks=2, num_heads=2, num_experts=4, expert_width=32),
         total_steps=20,
         global_batch_size=8,
-        micro_batch_size=4,
+        micro_batch_size=2,
         learning_rate=3e-3,
         warmup_steps=5,
         checkpoint_period_steps=7,

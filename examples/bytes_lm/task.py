@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 from torch.nn import functional
 
+from balancing import LoadBalancer
 from corpus import HeldOutWindows
+from d9d.core.parallel import shard_data_parallel
 from d9d.loop.control import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,
@@ -19,6 +22,7 @@ from d9d.loop.control import (
     InitializeModelStageContext,
     InitializeModelStageResult,
     ModelProvider,
+    ParallelizeModelStageContext,
     ProcessOutputsContext,
     RegisterTaskEventsContext,
     TrainTask,
@@ -30,6 +34,7 @@ from d9d.loop.event.catalogue.inference import (
     EventInferenceFinishedContext,
 )
 from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_CONFIG_STARTED,
     EVENT_TRAIN_MODEL_STAGES_READY,
     EVENT_TRAIN_OPTIMIZER_STEP_POST,
     EVENT_TRAIN_STEP_POST,
@@ -37,8 +42,7 @@ from d9d.loop.event.catalogue.train import (
     EventModelStagesReadyContext,
     EventStepContext,
 )
-from experts import MixtureOfExperts
-from model import BytesLM, ModelConfig
+from model import Block, BytesLM, ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -50,20 +54,26 @@ class BytesLMProvider(ModelProvider):
         self._config = config
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
-        return InitializeModelStageResult(model=BytesLM(self._config))
+        with torch.device("meta"):
+            return InitializeModelStageResult(model=BytesLM(self._config, ctx.stage))
+
+    def parallelize_model_stage(self, ctx: ParallelizeModelStageContext) -> None:
+        assert isinstance(ctx.model, BytesLM)
+        for mixture in ctx.model.mixtures.values():
+            mixture.divide_experts(ctx.dist_context)
+        shard_data_parallel(ctx.model, ctx.dist_context, blocks=Block)
 
 
 def _model_inputs(ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
-    return BuildForwardInputsResult(inputs={"tokens": ctx.batch["tokens"]})
+    return BuildForwardInputsResult(inputs={"inputs": ctx.batch["tokens"]})
 
 
 class LanguageModelTask(TrainTask):
     """Trains on the next byte, keeps the load of the experts even, and reports how they share the work."""
 
-    def __init__(self, *, report_period_steps: int, balancing_rate: float = 0.01) -> None:
+    def __init__(self, *, report_period_steps: int | None, balancing_rate: float = 0.01) -> None:
         self._report_period_steps = report_period_steps
         self._balancing_rate = balancing_rate
-        self._expert_layers: list[MixtureOfExperts] = []
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         subscribe_annotated(ctx.event_bus, self)
@@ -76,35 +86,46 @@ class LanguageModelTask(TrainTask):
         loss = functional.cross_entropy(ctx.outputs.flatten(0, 1).float(), targets.flatten())
         return ComputeLossResult(loss=loss, loss_weight=targets.numel())
 
+    @subscribe(EVENT_TRAIN_CONFIG_STARTED)
+    def _note_processes(self, ctx: EventConfigurationStartedContext) -> None:
+        self._dist_context = ctx.dist_context
+
     @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)
-    def _find_expert_layers(self, ctx: EventModelStagesReadyContext) -> None:
-        self._expert_layers = [
-            module for stage in ctx.modules for module in stage.modules() if isinstance(module, MixtureOfExperts)
-        ]
+    def _find_layers(self, ctx: EventModelStagesReadyContext) -> None:
+        stages = [stage for stage in ctx.modules if isinstance(stage, BytesLM)]
+        self._load_balancer = LoadBalancer(
+            {index: layer for stage in stages for index, layer in stage.mixtures.items()},
+            num_layers=stages[0].config.num_blocks,
+            rate=self._balancing_rate,
+            dist_context=self._dist_context,
+        )
 
     @subscribe(EVENT_TRAIN_OPTIMIZER_STEP_POST)
     def _balance_load(self, ctx: EventStepContext) -> None:
-        for layer in self._expert_layers:
-            layer.balance_load(self._balancing_rate)
+        self._load_balancer.step()
 
     @subscribe(EVENT_TRAIN_STEP_POST)
     def _report_routing(self, ctx: EventStepContext) -> None:
         if not ctx.stepper.is_due(self._report_period_steps):
             return
-        for index, layer in enumerate(self._expert_layers):
-            statistics = layer.take_statistics()
-            shares = " ".join(f"{share:4.0%}" for share in statistics.shares.tolist())
+        statistics = self._load_balancer.take_statistics()
+        if not self._dist_context.is_main_process:
+            return
+        for index, (own_shares, balance) in enumerate(
+            zip(statistics.shares.tolist(), statistics.balance.tolist(), strict=True)
+        ):
+            shares = " ".join(f"{share:4.0%}" for share in own_shares)
             logger.info(
                 "step %d, MoE layer %d: experts take %s; balance %.3f",
                 ctx.stepper.current_step + 1,
                 index,
                 shares,
-                statistics.balance.item(),
+                balance,
             )
 
 
 class BitsPerByteTask(InferenceTask):
-    """Computes bits per byte for each held-out file, and writes them to a file when all are seen."""
+    """Computes bits per byte for each held-out file, and writes them to a file when all processes have seen theirs."""
 
     def __init__(self, held_out: HeldOutWindows, output: Path) -> None:
         self._held_out = held_out
@@ -132,10 +153,18 @@ class BitsPerByteTask(InferenceTask):
 
     @subscribe(EVENT_INFERENCE_CONFIG_STARTED)
     def _move_to_device(self, ctx: EventConfigurationStartedContext) -> None:
+        self._dist_context = ctx.dist_context
         self._nats = self._nats.to(ctx.dist_context.device)
 
     @subscribe(EVENT_INFERENCE_FINISHED)
-    def _write(self, ctx: EventInferenceFinishedContext) -> None:
+    def _finish(self, ctx: EventInferenceFinishedContext) -> None:
+        if self._dist_context.world_size > 1:
+            # Each has windows of its own, and in a pipeline only the last processes see any outputs.
+            distributed.all_reduce(self._nats, group=self._dist_context.mesh_for("loss").get_group("loss"))
+        if self._dist_context.is_main_process:
+            self._write_report()
+
+    def _write_report(self) -> None:
         bits = (self._nats / math.log(2)).tolist()
         num_bytes = [len(file.content) for file in self._held_out.files]
         report = {

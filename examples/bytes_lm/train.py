@@ -1,10 +1,18 @@
 """Train the language model; run it again to go on from where it was.
 
 python examples/bytes_lm/train.py --preset demo --run-folder runs/bytes_lm
+
+On several processes, the same under torchrun, with flags that say how they divide the work; their product, that of
+--expert-parallel aside, is the number of processes:
+
+torchrun --nproc-per-node 2 examples/bytes_lm/train.py --data-parallel-shard 2
+torchrun --nproc-per-node 4 examples/bytes_lm/train.py --preset tiny --data-parallel-replicate 2 --data-parallel-shard 2
+torchrun --nproc-per-node 2 examples/bytes_lm/train.py --data-parallel-shard 2 --expert-parallel 2
+torchrun --nproc-per-node 2 examples/bytes_lm/train.py --pipeline-parallel 2 --schedule zbv
 """
 
 import argparse
-import logging
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +24,7 @@ from d9d.loop.component import LRSchedule, OptimizerBuilder, ParameterGroup
 from d9d.loop.config import CheckpointingConfig, ReportingConfig, TrainingConfig
 from d9d.loop.control import InitializeDatasetContext, InitializeDatasetResult
 from d9d.loop.run import Trainer, TrainingConfigurator
+from layout import ONE_PROCESS, Layout, leave_processes, start_logging
 from preset import PRESETS, Preset
 from task import BytesLMProvider, LanguageModelTask
 
@@ -28,19 +37,27 @@ def is_vector(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim <= 1
 
 
-def configure(preset: Preset, run_folder: Path, device: str | None = None) -> Trainer:
-    """Assemble the training of a preset, with its checkpoints below a folder."""
+def configure(preset: Preset, run_folder: Path | None, layout: Layout = ONE_PROCESS) -> Trainer:
+    """Assemble the training of a preset, with its checkpoints below a folder; without one it saves nothing."""
+    checkpointing = None
+    if run_folder is not None:
+        checkpointing = CheckpointingConfig(
+            folder=run_folder / "checkpoints", period_steps=preset.checkpoint_period_steps
+        )
     return TrainingConfigurator(
         config=TrainingConfig(
             total_steps=preset.total_steps,
             global_batch_size=preset.global_batch_size,
             micro_batch_size=preset.micro_batch_size,
             precision=preset.precision,
-            device=device,
-            checkpointing=CheckpointingConfig(
-                folder=run_folder / "checkpoints", period_steps=preset.checkpoint_period_steps
+            device=layout.device,
+            mesh=layout.mesh,
+            pipeline=layout.pipeline,
+            checkpointing=checkpointing,
+            reporting=ReportingConfig(
+                period_steps=preset.report_period_steps,
+                json_lines=None if run_folder is None else run_folder / "metrics.jsonl",
             ),
-            reporting=ReportingConfig(period_steps=preset.report_period_steps, json_lines=run_folder / "metrics.jsonl"),
         ),
         task=LanguageModelTask(report_period_steps=preset.report_period_steps),
         model_provider=BytesLMProvider(preset.model),
@@ -60,10 +77,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="demo")
     parser.add_argument("--run-folder", type=Path, default=Path("runs/bytes_lm"))
-    parser.add_argument("--device", help="by default the accelerator where there is one")
+    parser.add_argument("--micro-batch-size", type=int, help="how many windows go through the model at once")
+    Layout.add_flags(parser)
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    configure(PRESETS[arguments.preset], arguments.run_folder, arguments.device).train()
+    start_logging()
+    preset = PRESETS[arguments.preset]
+    if arguments.micro_batch_size is not None:
+        preset = dataclasses.replace(preset, micro_batch_size=arguments.micro_batch_size)
+    configure(preset, arguments.run_folder, Layout.of(arguments)).train()
+    leave_processes()
 
 
 if __name__ == "__main__":

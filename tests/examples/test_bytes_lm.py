@@ -15,11 +15,14 @@ from corpus import HeldOutWindows, SourceFile, TrainingWindows, read_corpus
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepContext
 from experts import MixtureOfExperts
+from layers import INITIAL_STD, Projection
+from layout import Layout
 from model import BytesLM, continue_text
 from preset import PRESETS, Preset
 
 TINY = PRESETS["tiny"]
 NUM_STEPS = 20
+CPU = Layout(device="cpu")
 
 
 class RecordingTask(TrainTask):
@@ -36,18 +39,19 @@ class RecordingTask(TrainTask):
 
 
 def train_with_d9d(preset: Preset, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
-    trainer = train.configure(preset, folder, device="cpu")
+    trainer = train.configure(preset, folder, CPU)
     trainer.task = task = RecordingTask(trainer.task)
     trainer.train()
     return task.losses, trainer.modules[0].state_dict()
 
 
 def train_by_hand(preset: Preset, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Train as one would without any framework, over the batches that the example's loader yields."""
-    micro_batches = list(train.configure(preset, folder, device="cpu").data_loader)
+    """Train as one would without any framework, over the batches and from the weights that the example begins with."""
+    trainer = train.configure(preset, folder, CPU)
+    micro_batches = list(trainer.data_loader)
     num_micro_batches = preset.global_batch_size // preset.micro_batch_size
-    torch.manual_seed(0)
     model = BytesLM(preset.model)
+    model.load_state_dict(trainer.modules[0].state_dict())
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
@@ -75,7 +79,7 @@ def train_by_hand(preset: Preset, folder: Path) -> tuple[list[float], dict[str, 
         optimizer.step()
         for layer in model.modules():
             if isinstance(layer, MixtureOfExperts):
-                layer.balance_load(0.01)
+                layer.balance_load(layer.step_counts, 0.01)
         optimizer.zero_grad()
     return losses, model.state_dict()
 
@@ -103,13 +107,13 @@ def test_a_run_that_fails_and_is_run_again_ends_like_one_that_did_not(tmp_path: 
         if ctx.stepper.current_step == 11:
             raise InterruptedError
 
-    trainer = train.configure(TINY, tmp_path / "disturbed", device="cpu")
+    trainer = train.configure(TINY, tmp_path / "disturbed", CPU)
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, fail)
     with pytest.raises(InterruptedError):
         trainer.train()
     losses, weights = train_with_d9d(TINY, tmp_path / "disturbed")
 
-    assert len(losses) == (TINY.total_steps - TINY.checkpoint_period_steps) * 2
+    assert len(losses) == (TINY.total_steps - TINY.checkpoint_period_steps) * 4
     assert all(torch.equal(value, weights[name]) for name, value in expected.items())
 
 
@@ -132,7 +136,7 @@ def test_inference_writes_the_bits_per_byte_of_each_held_out_file(
     trained: Path, small_corpus: list[SourceFile], tmp_path: Path
 ) -> None:
     """What is written equals what the trained model gives for each window on its own."""
-    inference = infer.configure(TINY, trained / "checkpoints", tmp_path / "report.json", device="cpu")
+    inference = infer.configure(TINY, trained / "checkpoints", tmp_path / "report.json", CPU)
     inference.infer()
     report = json.loads((tmp_path / "report.json").read_text())
 
@@ -154,7 +158,7 @@ def test_training_lowers_the_bits_per_byte(trained: Path, tmp_path: Path) -> Non
     """Untrained, all 257 tokens are equally likely; even twenty steps help."""
     reports = []
     for source in (None, trained / "checkpoints"):
-        infer.configure(TINY, source, tmp_path / "report.json", device="cpu").infer()
+        infer.configure(TINY, source, tmp_path / "report.json", CPU).infer()
         reports.append(json.loads((tmp_path / "report.json").read_text())["bits_per_byte"])
 
     assert reports[0] == pytest.approx(math.log2(257), rel=1e-3)
@@ -173,12 +177,26 @@ def test_training_and_held_out_files_are_apart() -> None:
     assert {file.name for file in held_out.files} == {file.name for file in corpus if file.is_held_out}
 
 
+def test_matrices_are_drawn_as_in_gpt_2() -> None:
+    """What ends in the residual stream is smaller by the square root of the number of additions; the head is zero."""
+    weights = train.configure(TINY, None, CPU).modules[0].state_dict()
+
+    smaller = INITIAL_STD / math.sqrt(2 * TINY.model.num_blocks)
+    for name, weight in weights.items():
+        if name.endswith(("norm.weight", "bias")):
+            assert torch.equal(weight, torch.full_like(weight, "norm" in name)), name
+        elif name == "head.weight":
+            assert torch.equal(weight, torch.zeros_like(weight))
+        else:
+            ends_in_stream = name.endswith(("attention.output.weight", "experts.down"))
+            assert weight.std().item() == pytest.approx(smaller if ends_in_stream else INITIAL_STD, rel=0.15), name
+
+
 def test_each_token_gets_the_weighted_outputs_of_the_experts_it_chose() -> None:
     """Sorting tokens by expert and multiplying in groups equals asking each expert in turn."""
     torch.manual_seed(1)
-    layer = MixtureOfExperts(width=16, hidden_width=8, num_experts=4, top_k=2)
-    torch.nn.init.normal_(layer.gate_and_up)
-    torch.nn.init.normal_(layer.down)
+    layer = MixtureOfExperts(width=16, hidden_width=8, num_experts=4, top_k=2, output_std=1.0)
+    torch.nn.init.normal_(layer.experts.gate_and_up)
     features = torch.randn(3, 5, 16)
 
     scores = layer.router(features).sigmoid()
@@ -186,9 +204,9 @@ def test_each_token_gets_the_weighted_outputs_of_the_experts_it_chose() -> None:
     weights = scores.gather(-1, choices) / scores.gather(-1, choices).sum(-1, keepdim=True)
     every = torch.stack(
         [
-            (functional.silu(gate) * up) @ layer.down[expert]
+            (functional.silu(gate) * up) @ layer.experts.down[expert]
             for expert in range(4)
-            for gate, up in [(features @ layer.gate_and_up[expert]).chunk(2, dim=-1)]
+            for gate, up in [(features @ layer.experts.gate_and_up[expert]).chunk(2, dim=-1)]
         ],
         dim=-2,
     )
@@ -202,6 +220,7 @@ def test_no_prediction_depends_on_what_comes_later() -> None:
     """Changing a token changes no logits before it."""
     torch.manual_seed(1)
     model = BytesLM(TINY.model).eval()
+    assert isinstance(model.head, Projection)
     torch.nn.init.normal_(model.head.weight)
     tokens = torch.randint(256, (1, 32))
     changed = tokens.clone()

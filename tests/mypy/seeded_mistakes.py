@@ -21,10 +21,6 @@ _IMPORT_STEP_OF_INFERENCE: Final = (
     "    EVENT_INFERENCE_FINISHED,\n",
     "    EVENT_INFERENCE_FINISHED,\n    EVENT_INFERENCE_STEP_POST,\n",
 )
-_IMPORT_START_OF_TRAINING: Final = (
-    "from d9d.loop.event.catalogue.train import (\n",
-    "from d9d.loop.event.catalogue.train import (\n    EVENT_TRAIN_CONFIG_STARTED,\n",
-)
 _REGISTER: Final = "        subscribe_annotated(ctx.event_bus, self)\n\n    def build_forward_inputs"
 _BALANCE: Final = "    def _balance_load(self, ctx: EventStepContext) -> None:\n"
 _REPORT: Final = "    def _report_routing(self, ctx: EventStepContext) -> None:\n"
@@ -126,10 +122,7 @@ MISTAKES: Final = (
     ),
     SeededMistake(
         "a task of inference waits for training to begin",
-        (
-            _IMPORT_START_OF_TRAINING,
-            ("@subscribe(EVENT_INFERENCE_CONFIG_STARTED)", "@subscribe(EVENT_TRAIN_CONFIG_STARTED)"),
-        ),
+        (("@subscribe(EVENT_INFERENCE_CONFIG_STARTED)", "@subscribe(EVENT_TRAIN_CONFIG_STARTED)"),),
         "d9d-scope",
         ("_move_to_device", "EVENT_TRAIN_CONFIG_STARTED", "EVENT_INFERENCE_CONFIG_STARTED"),
     ),
@@ -182,9 +175,10 @@ MISTAKES: Final = (
         "an event is called by its old name",
         (
             (
-                "from experts import MixtureOfExperts\n",
+                "from model import Block, BytesLM, ModelConfig\n",
                 (
-                    "from experts import MixtureOfExperts\nfrom lab.events.trial import EVENT_TRIAL_TURN_POST\n"
+                    "from model import Block, BytesLM, ModelConfig\n"
+                    "from lab.events.trial import EVENT_TRIAL_TURN_POST\n"
                     "from lab.events.trial import EventRoundContext\n"
                 ),
             ),
@@ -204,10 +198,10 @@ MISTAKES: Final = (
         "a step branches on a tensor",
         (
             (
-                "            layer.balance_load(self._balancing_rate)\n",
+                "        self._load_balancer.step()\n",
                 (
-                    "            if layer.take_statistics().balance > 2:\n"
-                    "                layer.balance_load(self._balancing_rate)\n"
+                    "        if self._load_balancer.take_statistics().balance.min() < 1:\n"
+                    "            self._load_balancer.step()\n"
                 ),
             ),
         ),
@@ -224,11 +218,11 @@ MISTAKES: Final = (
         "only one rank calls a collective",
         (
             (
-                "            statistics = layer.take_statistics()\n",
+                "        statistics = self._load_balancer.take_statistics()\n",
                 (
-                    "            statistics = layer.take_statistics()\n"
-                    "            if torch.distributed.get_rank() == 0:\n"
-                    "                torch.distributed.all_reduce(statistics.balance)\n"
+                    "        statistics = self._load_balancer.take_statistics()\n"
+                    "        if torch.distributed.get_rank() == 0:\n"
+                    "            torch.distributed.all_reduce(statistics.balance)\n"
                 ),
             ),
         ),
@@ -238,19 +232,17 @@ MISTAKES: Final = (
     SeededMistake(
         "a handler reads what a later one assigns",
         (
-            ("        self._expert_layers: list[MixtureOfExperts] = []\n", ""),
-            _IMPORT_START_OF_TRAINING,
             (
                 "    @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)\n",
                 (
                     "    @subscribe(EVENT_TRAIN_CONFIG_STARTED)\n"
-                    "    def _count_layers(self, ctx: EventConfigurationStartedContext) -> None:\n"
-                    '        logger.info("%d layers of experts", len(self._expert_layers))\n\n'
+                    "    def _tell_balancer(self, ctx: EventConfigurationStartedContext) -> None:\n"
+                    '        logger.info("balanced by %s", self._load_balancer)\n\n'
                     "    @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)\n"
                 ),
             ),
         ),
         "d9d-order",
-        ("_expert_layers", "EVENT_TRAIN_CONFIG_STARTED", "EVENT_TRAIN_MODEL_STAGES_READY"),
+        ("_load_balancer", "EVENT_TRAIN_CONFIG_STARTED", "EVENT_TRAIN_MODEL_STAGES_READY"),
     ),
 )
