@@ -5,11 +5,13 @@ import os
 
 import torch
 from torch import distributed
-from torch.distributed import HashStore, PrefixStore  # type: ignore[attr-defined] # torch exports them in effect
+from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined] # torch exports them in effect
 from torch.distributed.rendezvous import rendezvous
 
 # Device types whose own backend speaks for tensors on the CPU as well, or for which there is none.
 _ON_THE_HOST = frozenset({"cpu", "meta"})
+# Where this process has met the others; empty if it is alone, or met them in a way of its own.
+_meeting_places: list[Store] = []
 
 
 def num_launched() -> int:
@@ -34,13 +36,21 @@ def join_process_group(device: torch.device, timeout: dt.timedelta) -> None:
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     # A restarted job finds the store of the one before, with the addresses of processes that are gone.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    distributed.init_process_group(
-        _backend(device),
-        store=PrefixStore(f"attempt-{attempt}", store),
-        rank=rank,
-        world_size=world_size,
-        timeout=timeout,
-    )
+    store = PrefixStore(f"attempt-{attempt}", store)
+    _meeting_places.append(store)
+    distributed.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def job_store() -> Store | None:
+    """Return the store that the processes of the job met at, through a connection of its own.
+
+    Returns:
+        The store; `None` if this process is alone, or has not met the others yet, or met them in a way of its own.
+    """
+    if not _meeting_places:
+        return None
+    connection: Store = _meeting_places[-1].clone()  # type: ignore[attr-defined] # torch's stubs leave it out
+    return connection
 
 
 def _backend(device: torch.device) -> str:

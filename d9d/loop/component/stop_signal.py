@@ -1,0 +1,137 @@
+"""Signals that ask a job to stop: all ranks learn of them, and stop after the same step."""
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+from torch import distributed
+from torch.distributed import Work
+
+from d9d.core.dist_context import DistributedContext
+from d9d.loop.component.job_end import FAILED, kill_children
+from d9d.loop.component.last_words import LastWords
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What asks a job to stop: launchers and shells send the first, Slurm the second if told to, before it ends a job."""
+
+# A scheduler may signal all processes of a job, and the launcher passes on what it got: that is one request.
+_SAME_REQUEST_SECONDS = 1.0
+_POLL_SECONDS = 0.2
+_CLOSE = b"\0"
+
+
+class StopSignal:
+    """Listens for signals within its context, and has all ranks agree on the step after which they stop.
+
+    A process alone merely looks at a flag. Several send their flags through an asynchronous reduction on the host, and
+    read it a step later, when it is long complete.
+
+    A handler of Python's does not run while the process is inside a collective operation. A thread hears of the signal
+    at once, and ends the process if the same signal comes again a second or more later, or if another rank has failed:
+    then the launcher means to end what is left.
+
+    Args:
+        dist_context: The processes.
+    """
+
+    def __init__(self, dist_context: DistributedContext) -> None:
+        self._is_alone = dist_context.world_size == 1
+        self._received = 0
+        self._first_heard: dict[int, float] = {}
+        self._pending: tuple[torch.Tensor, Work] | None = None
+        self._restore: list[Callable[[], object]] = []
+
+    def __enter__(self) -> Self:
+        """Begin to listen; only the main thread of a process can."""
+        if threading.current_thread() is threading.main_thread():
+            self._listen()
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave all signals to those who had them before."""
+        while self._restore:
+            self._restore.pop()()
+        pending, self._pending = self._pending, None
+        if error is None and pending is not None:
+            pending[1].wait()
+
+    def step_done(self) -> int:
+        """Return the signal that ranks have agreed to stop for after this step; 0 means to go on."""
+        if self._is_alone:
+            return self._received
+        agreed = 0
+        if self._pending is not None:
+            flag, work = self._pending
+            work.wait()
+            agreed = int(flag.item())  # on the host, where nothing has to be waited for
+        flag = torch.tensor(self._received, dtype=torch.int32)
+        work = distributed.all_reduce(flag, distributed.ReduceOp.MAX, async_op=True)
+        self._pending = (flag, work)
+        return agreed
+
+    def _listen(self) -> None:
+        for number in SIGNALS:
+            previous = signal.getsignal(number)
+            # Who ignores a signal wants it ignored; what is not Python's cannot be put back.
+            if previous in (signal.SIG_IGN, None):
+                continue
+            signal.signal(number, self._note)
+            self._restore.append(_restoring(number, previous))
+        receiver, sender = socket.socketpair()
+        sender.settimeout(0)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._hear, args=(receiver,), name="d9d-signals", daemon=True)
+        thread.start()
+
+        def close() -> None:
+            signal.set_wakeup_fd(before)
+            sender.send(_CLOSE)
+            thread.join()
+            sender.close()
+            receiver.close()
+
+        self._restore.append(close)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._received = max(self._received, number)
+
+    def _hear(self, receiver: socket.socket) -> None:
+        """Run in a thread of its own, where signals are heard while the main one is busy."""
+        words: LastWords | None = None
+        while True:
+            is_readable = select.select([receiver], [], [], _POLL_SECONDS if self._first_heard else None)[0]
+            numbers = receiver.recv(64) if is_readable else b""
+            if _CLOSE in numbers:
+                return
+            for number in set(numbers) & set(SIGNALS):
+                self._judge(number)
+            if not self._is_alone and self._first_heard:
+                with suppress(Exception):  # the store may be gone
+                    words = words or LastWords.of_job()
+                    if words is not None and words.cause is not None:
+                        _leave(FAILED)
+
+    def _judge(self, number: int) -> None:
+        now = time.monotonic()
+        if now - self._first_heard.setdefault(number, now) >= _SAME_REQUEST_SECONDS:
+            _leave(128 + number)
+        self._received = max(self._received, number)
+
+
+def _restoring(number: int, previous: Any) -> Callable[[], object]:
+    return lambda: signal.signal(number, previous)
+
+
+def _leave(status: int) -> None:
+    kill_children()
+    os._exit(status)
