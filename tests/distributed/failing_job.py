@@ -47,6 +47,7 @@ from d9d.loop.event.catalogue import inference, train
 from d9d.loop.run import InferenceConfigurator, TrainingConfigurator, launch
 
 RANK, NUM_RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+GLOBAL_BATCH_SIZE = 8
 ATTEMPT = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
@@ -61,8 +62,8 @@ class Plan:
     """To which rank."""
     step: int = 3
     """In which step, counted from 0, before its gradients are computed."""
-    each_attempt: bool = False
-    """Whether it happens in each life of the job, so many steps later each time."""
+    num_lives: int = 1
+    """In how many lives of the job it happens, a step later each time."""
     finally_: str = ""
     """What `main` does on the way out, the name of a function below."""
     num_steps: int = 8
@@ -96,6 +97,10 @@ def be_preempted() -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
+def go_on() -> None:
+    """Do nothing, and be noted."""
+
+
 def leave() -> None:
     """Leave with a status of its own."""
     sys.exit(3)
@@ -114,8 +119,11 @@ def tear_down() -> None:
 class Noise(Dataset[dict[str, torch.Tensor]]):
     """Features `[feature]`."""
 
+    def __init__(self, num_samples: int) -> None:
+        self._num_samples = num_samples
+
     def __len__(self) -> int:
-        return 64
+        return self._num_samples
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {"input": torch.randn(4, generator=torch.Generator().manual_seed(index))}
@@ -156,8 +164,7 @@ class Listener:
 
     def _act(self, ctx: train.EventStepContext) -> None:
         plan, step = self._plan, ctx.stepper.current_step
-        planned = plan.step + (ATTEMPT if plan.each_attempt else 0)
-        if plan.event and plan.rank == RANK and step == planned and (plan.each_attempt or ATTEMPT == 0):
+        if plan.event and plan.rank == RANK and plan.num_lives > ATTEMPT and step == plan.step + ATTEMPT:
             self.note("at", time.time())
             globals()[plan.event]()
 
@@ -181,17 +188,16 @@ class Task(TrainTask, InferenceTask):
         """Use none of them."""
 
 
-def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
-    """Bring the data."""
-    return InitializeDatasetResult(dataset=Noise())
-
-
 def run(plan: Plan) -> None:
     """Run the loop."""
     task = Task(Listener(plan))
+
+    def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
+        return InitializeDatasetResult(dataset=Noise(GLOBAL_BATCH_SIZE * plan.num_steps))
+
     settings: dict[str, Any] = {
         "device": "cpu",
-        "global_batch_size": 8,
+        "global_batch_size": GLOBAL_BATCH_SIZE,
         "mesh": DeviceMeshParameters(data_parallel_shard=NUM_RANKS),
         "timeouts": TimeoutConfig(start_seconds=60.0, step_seconds=plan.step_seconds),
         "data_loading": DataLoadingConfig(num_workers=plan.num_workers),

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 STOPPED = os.EX_TEMPFAIL
 """The exit status of a job that stopped on a signal: 75, what sysexits.h has for "try again"."""
 
-_GRACE_SECONDS = 1.0
+_GRACE_SECONDS = 0.5
 
 
 class StopRequest(SystemExit):
@@ -109,9 +109,7 @@ def _end_if_alone(error: BaseException) -> None:
     ranks have, such as a refused checkpoint, are left to the caller.
     """
     words = LastWords.of_job()
-    if words is None:
-        return
-    if is_echo(error):
+    if words is None or is_echo(error):
         return
     words.tell(f"rank {words.rank}: {describe(error)}")
     deadline = time.monotonic() + _GRACE_SECONDS

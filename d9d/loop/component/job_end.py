@@ -41,9 +41,9 @@ def end_job(error: BaseException) -> NoReturn:
     with contextlib.suppress(Exception):  # the store may be gone
         words = LastWords.of_job()
     finding = _finding(words, error)
+    say(_told(error, finding), words)
     if finding is not None:
         error.add_note(finding)
-    _print(error, finding, words)
     _record(error)
     kill_children()
     os._exit(_status(error))
@@ -88,10 +88,12 @@ def _found_elsewhere(words: LastWords) -> str:
             "network between them failed"
         )
     ranks = ", ".join(str(rank) for rank in silent)
-    return (
+    finding = (
         f"rank{'s' * (len(silent) > 1)} {ranks} of {words.num_ranks} told nothing while this one gave up: look there, "
-        "since what hangs, or was killed, is there"
+        "for what hangs or was killed"
     )
+    words.blame(silent, finding)
+    return finding
 
 
 def _wait(is_over: Callable[[], bool]) -> None:
@@ -100,19 +102,28 @@ def _wait(is_over: Callable[[], bool]) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _print(error: BaseException, finding: str | None, words: LastWords | None) -> None:
-    where = "" if words is None else f"[rank {words.rank} of {words.num_ranks}] "
+def _told(error: BaseException, finding: str | None) -> str:
     if not isinstance(error, SystemExit):
         text = "".join(traceback.format_exception(error))
     elif isinstance(error.code, int):
         text = f"left with exit status {error.code}\n"
     else:
         text = f"{error.code}\n"
-    headline = "" if finding is None else f"{where}{finding}\n"
+    return text if finding is None else f"{finding}\n{text}"
+
+
+def say(text: str, words: LastWords | None) -> None:
+    """Print what this process has to say at its end.
+
+    Args:
+        text: Whole lines.
+        words: Know the rank, where there are several.
+    """
+    where = "" if words is None else f"[rank {words.rank} of {words.num_ranks}] "
     with contextlib.suppress(OSError, ValueError):  # whoever read it may be gone
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{headline}{where}{text}")  # at once, so that lines of other ranks do not come between
+        sys.stderr.write(where + text)  # at once, so that lines of other ranks do not come between
         sys.stderr.flush()
 
 

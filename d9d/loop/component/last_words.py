@@ -1,15 +1,14 @@
 """What the ranks of a job tell one another when they end, through the store that they met at."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Self
 
-from torch import distributed
-from torch.distributed import Store  # type: ignore[attr-defined] # torch exports it in effect
-
-from d9d.core.dist_context.process_group import job_store
+from d9d.core.dist_context.process_group import MeetingPlace, meeting_place
 
 _STORE_TIMEOUT = dt.timedelta(seconds=3)
 _CAUSE = "last-words/cause"
+_BLAMED = "last-words/blamed"
 _NUM_TOLD = "last-words/num-told"
 _NUM_SPEAKERS = "last-words/num-speakers"
 
@@ -18,24 +17,20 @@ class LastWords:
     """Tells the others how this rank ends, and knows what they told; no process waits for another in it.
 
     Args:
-        store: Where they are kept; belongs to this object alone, since another's wait would delay it.
-        rank: The index of this process, from 0.
-        num_ranks: How many there are.
+        place: Where they are kept; the connection belongs to this object alone, since another's wait would delay it.
     """
 
-    def __init__(self, store: Store, rank: int, num_ranks: int) -> None:
-        store.set_timeout(_STORE_TIMEOUT)
-        self._store = store
-        self.rank = rank
-        self.num_ranks = num_ranks
+    def __init__(self, place: MeetingPlace) -> None:
+        place.store.set_timeout(_STORE_TIMEOUT)
+        self._store = place.store
+        self.rank = place.rank
+        self.num_ranks = place.num_ranks
 
     @classmethod
     def of_job(cls) -> Self | None:
         """Return those of this process, if it has met others."""
-        store = job_store()
-        if store is None or not distributed.is_initialized():
-            return None
-        return cls(store, distributed.get_rank(), distributed.get_world_size())
+        place = meeting_place()
+        return None if place is None else cls(place)
 
     @property
     def cause(self) -> str | None:
@@ -51,6 +46,21 @@ class LastWords:
     def have_all_told(self) -> bool:
         """Whether every rank has told that it ends."""
         return self._store.add(_NUM_TOLD, 0) >= self.num_ranks
+
+    @property
+    def is_blamed(self) -> bool:
+        """Whether others have given up since this rank told nothing."""
+        return self._store.check([_BLAMED]) and str(self.rank) in self._store.get(_BLAMED).decode().split()
+
+    def blame(self, ranks: Sequence[int], cause: str) -> None:
+        """Tell that others are the cause.
+
+        Args:
+            ranks: Those that told nothing.
+            cause: What is known.
+        """
+        self._store.set(_BLAMED, " ".join(str(rank) for rank in ranks))
+        self._store.compare_set(_CAUSE, "", cause)
 
     def tell(self, cause: str | None = None) -> None:
         """Tell that this rank ends; telling it twice is telling it once.

@@ -4,8 +4,10 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
@@ -16,7 +18,7 @@ from torch import distributed
 from torch.distributed import Work
 
 from d9d.core.dist_context import DistributedContext
-from d9d.loop.component.job_end import FAILED, kill_children
+from d9d.loop.component.job_end import FAILED, kill_children, say
 from d9d.loop.component.last_words import LastWords
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -26,6 +28,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SAME_REQUEST_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 _CLOSE = b"\0"
+
+
+def leave_stopping_to_the_loop(worker: int) -> None:  # noqa: ARG001 -- torch's signature
+    """Have a worker process ignore the signal that its rank takes as a request; a scheduler may send it to both.
+
+    SIGTERM is left to torch, which ends workers by it.
+
+    Args:
+        worker: The index of the worker.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 class StopSignal:
@@ -119,7 +132,7 @@ class StopSignal:
                 with suppress(Exception):  # the store may be gone
                     words = words or LastWords.of_job()
                     if words is not None and words.cause is not None:
-                        _leave(FAILED)
+                        _leave_failed_job(words)
 
     def _judge(self, number: int) -> None:
         now = time.monotonic()
@@ -130,6 +143,15 @@ class StopSignal:
 
 def _restoring(number: int, previous: Any) -> Callable[[], object]:
     return lambda: signal.signal(number, previous)
+
+
+def _leave_failed_job(words: LastWords) -> None:
+    """End this process after another one; if that one waited for this one, with where this one is."""
+    if words.is_blamed:
+        frames = sys._current_frames()  # noqa: SLF001 -- Python's documented way
+        frame = frames[threading.main_thread().ident or 0]
+        say(f"others waited in vain while this rank was here:\n{''.join(traceback.format_stack(frame))}", words)
+    _leave(FAILED)
 
 
 def _leave(status: int) -> None:

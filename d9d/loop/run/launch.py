@@ -1,6 +1,7 @@
 """How a script starts, so that its end is told truly."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,6 +45,8 @@ def launch(main: Callable[[], object]) -> None:
     except SystemExit as stop:
         if stop.code not in (None, 0) and not isinstance(stop, StopRequest):
             end_job(stop)
+        # The launcher ends the others as soon as the first has left, and all have done what was asked for.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _leave_together()
         raise
     except BaseException as error:  # noqa: BLE001 -- even Ctrl-C, and torch's CheckpointException
@@ -61,6 +64,7 @@ def _leave_together() -> None:
         deadline = time.monotonic() + _FAREWELL_SECONDS
         while time.monotonic() < deadline:
             if words.have_all_told:
-                distributed.destroy_process_group()
+                if distributed.is_initialized():
+                    distributed.destroy_process_group()
                 return
             time.sleep(0.01)
