@@ -2,7 +2,6 @@
 
 import datetime as dt
 import logging
-import os
 import signal
 import threading
 import time
@@ -19,8 +18,8 @@ from d9d.loop.config import TimeoutConfig
 
 logger = logging.getLogger(__name__)
 
-STOPPED = os.EX_TEMPFAIL
-"""The exit status of a job that stopped on a signal: 75, what sysexits.h has for "try again"."""
+STOPPED = 75
+"""The exit status of a job that stopped on a signal: EX_TEMPFAIL of sysexits.h, which invites to try again."""
 
 _GRACE_SECONDS = 0.5
 

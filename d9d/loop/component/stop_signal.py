@@ -30,14 +30,16 @@ _POLL_SECONDS = 0.2
 _CLOSE = b"\0"
 
 
-def leave_stopping_to_the_loop(worker: int) -> None:  # noqa: ARG001 -- torch's signature
-    """Have a worker process ignore the signal that its rank takes as a request; a scheduler may send it to both.
+def stand_apart(worker: int) -> None:  # noqa: ARG001 -- torch's signature
+    """Have a process that reads data be out of reach of what asks its rank to stop.
 
-    SIGTERM is left to torch, which ends workers by it.
+    torchrun sends SIGTERM to the process group of each rank, and schedulers may send SIGUSR1 to all processes of a job:
+    a rank whose reader was ended could not complete its step. Readers end when their rank asks them to, or is gone.
 
     Args:
-        worker: The index of the worker.
+        worker: The index of the process among those of its rank.
     """
+    os.setpgid(0, 0)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
