@@ -1,11 +1,13 @@
 """A process alone that is asked to stop, or that fails, and what `launch` does for it."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +124,26 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     assert trace[-1] == "train.finished"
 
 
+def test_processes_that_are_forked_meanwhile_can_be_ended() -> None:
+    """The signal that ends one of them asks nothing of the run."""
+    trace: list[str] = []
+    statuses: list[int | None] = []
+
+    def start_and_end() -> None:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+        child.start()
+        child.terminate()
+        child.join()
+        statuses.append(child.exitcode)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+        configure_training(training_config(), task=ToyTask(in_step(1, start_and_end, trace))).train()
+
+    assert statuses == [-signal.SIGTERM]
+    assert trace[-1] == "train.finished"
+
+
 def test_a_loop_in_another_thread_leaves_signals_alone() -> None:
     """Python lets only the main one handle them."""
     seen: list[object] = []
@@ -136,17 +158,19 @@ def test_a_loop_in_another_thread_leaves_signals_alone() -> None:
 
 
 SCRIPT = """
-import sys, time, signal
-from tests.loop.test_stop_signal import in_step
+import signal, time
 from tests.loop.toy_job import ToyTask, configure_training, training_config
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
 from d9d.loop.run import launch
 
-def act():
-    print("in the step", flush=True)
-    {act}
+def act(ctx):
+    if ctx.stepper.current_step == 1:
+        print("in the step", flush=True)
+        {act}
 
 def main():
-    configure_training(training_config(), task=ToyTask(in_step(1, act))).train()
+    task = ToyTask(lambda bus: bus.subscribe(EVENT_TRAIN_STEP_POST, act))
+    configure_training(training_config(), task=task).train()
 
 if __name__ == "__main__":
     launch(main)

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -28,6 +27,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SAME_REQUEST_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 _CLOSE = b"\0"
+
+_listening: "list[StopSignal]" = []
 
 
 def stand_apart(worker: int) -> None:  # noqa: ARG001 -- torch's signature
@@ -62,7 +63,7 @@ class StopSignal:
         self._received = 0
         self._first_heard: dict[int, float] = {}
         self._pending: tuple[torch.Tensor, Work] | None = None
-        self._restore: list[Callable[[], object]] = []
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         """Begin to listen; only the main thread of a process can."""
@@ -74,8 +75,8 @@ class StopSignal:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave all signals to those who had them before."""
-        while self._restore:
-            self._restore.pop()()
+        if self in _listening:
+            self._end_listening()
         pending, self._pending = self._pending, None
         if error is None and pending is not None:
             pending[1].wait()
@@ -98,24 +99,29 @@ class StopSignal:
         for number in SIGNALS:
             previous = signal.getsignal(number)
             # Who ignores a signal wants it ignored; what is not Python's cannot be put back.
-            if previous in (signal.SIG_IGN, None):
-                continue
-            signal.signal(number, self._note)
-            self._restore.append(_restoring(number, previous))
-        receiver, sender = socket.socketpair()
-        sender.settimeout(0)
-        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        thread = threading.Thread(target=self._hear, args=(receiver,), name="d9d-signals", daemon=True)
-        thread.start()
+            if previous not in (signal.SIG_IGN, None):
+                self._previous[number] = previous
+                signal.signal(number, self._note)
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.settimeout(0)
+        self._woken_before = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._hear, args=(self._receiver,), name="d9d-signals", daemon=True)
+        self._thread.start()
+        _listening.append(self)
 
-        def close() -> None:
-            signal.set_wakeup_fd(before)
-            sender.send(_CLOSE)
-            thread.join()
-            sender.close()
-            receiver.close()
+    def give_back(self) -> None:
+        """Leave all signals to those who had them before."""
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        signal.set_wakeup_fd(self._woken_before)
 
-        self._restore.append(close)
+    def _end_listening(self) -> None:
+        _listening.remove(self)
+        self.give_back()
+        self._sender.send(_CLOSE)
+        self._thread.join()
+        self._sender.close()
+        self._receiver.close()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._received = max(self._received, number)
@@ -143,10 +149,6 @@ class StopSignal:
         self._received = max(self._received, number)
 
 
-def _restoring(number: int, previous: Any) -> Callable[[], object]:
-    return lambda: signal.signal(number, previous)
-
-
 def _leave_failed_job(words: LastWords) -> None:
     """End this process after another one; if that one waited for this one, with where this one is."""
     if words.is_blamed:
@@ -159,3 +161,13 @@ def _leave_failed_job(words: LastWords) -> None:
 def _leave(status: int) -> None:
     kill_children()
     os._exit(status)
+
+
+def _give_back_in_child() -> None:
+    """Let a process that this one forks, whoever does it, be ended by the signals that this one listens for."""
+    for listening in _listening:
+        listening.give_back()
+    _listening.clear()
+
+
+os.register_at_fork(after_in_child=_give_back_in_child)
