@@ -72,8 +72,7 @@ class InferenceConfigurator:
             CheckpointError: If the source of the weights cannot be loaded; the model is not built then.
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
-        config = self._config
-        bus = EventBus()
+        config, bus = self._config, EventBus()
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         ranks = Ranks.of(dist_context)
         source = None if config.source_checkpoint is None else find_source(config.source_checkpoint, ranks)
