@@ -163,11 +163,22 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
+def _hold_back() -> None:
+    """Hold signals back around a fork, lest one to the new process come before it can tell that it is another one."""
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _go_on_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
 def _give_back_in_child() -> None:
     """Let a process that this one forks, whoever does it, be ended by the signals that this one listens for."""
     for listening in _listening:
         listening.give_back()
     _listening.clear()
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
 
 
-os.register_at_fork(after_in_child=_give_back_in_child)
+_forking = threading.local()
+os.register_at_fork(before=_hold_back, after_in_parent=_go_on_in_parent, after_in_child=_give_back_in_child)
