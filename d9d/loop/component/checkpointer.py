@@ -83,8 +83,11 @@ class Checkpointer:
         # A process that was killed after its last save has left this to do, and no save may follow.
         self._remove_surplus(config)
 
-    def save_if_due(self) -> None:
+    def save_if_due(self, *, now: bool = False) -> None:
         """Save the state when a period of steps, or the last step, has been completed; then remove surplus ones.
+
+        Args:
+            now: Whether to save in any case, since the job is about to stop.
 
         Raises:
             CheckpointError: On all ranks, if it cannot be written.
@@ -93,7 +96,7 @@ class Checkpointer:
         if self._config is None:
             return
         num_steps = self._stepper.current_step
-        if num_steps % self._config.period_steps and not self._stepper.is_finished:
+        if num_steps % self._config.period_steps and not self._stepper.is_finished and not now:
             return
         try:
             saved = Checkpoint.write(

@@ -15,6 +15,7 @@ from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.device_transfer import DeviceTransfer
 from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_mode import without_gradients
+from d9d.loop.component.interruption import Interruption
 from d9d.loop.component.model_runner import ModelRunner
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
@@ -56,6 +57,7 @@ class Inference:
         checkpointer: Saves the state of this run, and gives it back.
         garbage_collector: Collects garbage between steps.
         profiler: Records some of them.
+        interruption: Ends the loop before its last step, where it has to.
     """
 
     event_bus: EventBus
@@ -73,6 +75,7 @@ class Inference:
     checkpointer: Checkpointer
     garbage_collector: GarbageCollector
     profiler: Profiler
+    interruption: Interruption
 
     def infer(self) -> None:
         """Run the model over all samples, from where the newest checkpoint of this run was taken if there is one.
@@ -80,6 +83,7 @@ class Inference:
         Raises:
             CheckpointError: If the weights cannot be loaded, or there are checkpoints of this run and none can be gone
                 on from.
+            StopRequest: After a checkpoint, if a signal asked to stop; `launch` makes it the exit status 75.
         """
         if self.source is not None:
             load_weights(self.source, self.modules, self.ranks)
@@ -91,13 +95,15 @@ class Inference:
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.reporter, self.garbage_collector, self.profiler, without_gradients(self.modules):
+        with self.interruption, self.reporter, self.garbage_collector, self.profiler, without_gradients(self.modules):
             while not self.stepper.is_finished:
                 self._run_step(moment, micro_batches)
                 self.stepper.advance()
-                self.checkpointer.save_if_due()
+                self.interruption.step_done()
+                self.checkpointer.save_if_due(now=self.interruption.is_due)
                 self.garbage_collector.collect_if_due()
                 self.profiler.step_done()
+                self.interruption.stop_if_due()
         self.event_bus.trigger(EVENT_INFERENCE_FINISHED, EventInferenceFinishedContext())
 
     def _run_step(self, moment: EventStepContext, micro_batches: Iterator[Any]) -> None:

@@ -10,6 +10,7 @@ from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.device_transfer import DeviceTransfer
 from d9d.loop.component.garbage_collector import GarbageCollector
+from d9d.loop.component.interruption import Interruption
 from d9d.loop.component.model_state import describe_model
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
@@ -71,8 +72,7 @@ class InferenceConfigurator:
             CheckpointError: If the source of the weights cannot be loaded; the model is not built then.
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
-        config = self._config
-        bus = EventBus()
+        config, bus = self._config, EventBus()
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         ranks = Ranks.of(dist_context)
         source = None if config.source_checkpoint is None else find_source(config.source_checkpoint, ranks)
@@ -105,6 +105,7 @@ class InferenceConfigurator:
             random_state=random_state,
             garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
             profiler=profiler,
+            interruption=Interruption(dist_context, stepper, config.timeouts),
             checkpointer=self._build_checkpointer(
                 num_samples, source, dist_context, stepper=stepper, modules=modules, random=random_state
             ),

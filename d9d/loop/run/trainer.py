@@ -18,6 +18,7 @@ from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.gradient_format import GradientFormat
+from d9d.loop.component.interruption import Interruption
 from d9d.loop.component.model_runner import ModelRunner
 from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.profiler import Profiler
@@ -65,6 +66,7 @@ class Trainer:
         checkpointer: Saves the state of the job, and gives it back.
         garbage_collector: Collects garbage between steps.
         profiler: Records some of them.
+        interruption: Ends the loop before its last step, where it has to.
     """
 
     event_bus: EventBus
@@ -86,12 +88,14 @@ class Trainer:
     checkpointer: Checkpointer
     garbage_collector: GarbageCollector
     profiler: Profiler
+    interruption: Interruption
 
     def train(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one.
 
         Raises:
             CheckpointError: If there are checkpoints and none can be gone on from.
+            StopRequest: After a checkpoint, if a signal asked to stop; `launch` makes it the exit status 75.
             RuntimeError: If the data ends before the last step.
         """
         self.checkpointer.resume()
@@ -103,13 +107,15 @@ class Trainer:
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = begin_reading(self.data_loader, self.stepper)
-        with self.reporter, self.garbage_collector, self.profiler:
+        with self.interruption, self.reporter, self.garbage_collector, self.profiler:
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
                 self.stepper.advance()
-                self.checkpointer.save_if_due()
+                self.interruption.step_done()
+                self.checkpointer.save_if_due(now=self.interruption.is_due)
                 self.garbage_collector.collect_if_due()
                 self.profiler.step_done()
+                self.interruption.stop_if_due()
         self.event_bus.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext())
 
     def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:

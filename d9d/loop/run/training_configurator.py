@@ -16,6 +16,7 @@ from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.gradient_format import GradientFormat
+from d9d.loop.component.interruption import Interruption
 from d9d.loop.component.model_builder import ModelStage
 from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.optimizer_builder import OptimizerBuilder
@@ -172,6 +173,7 @@ class TrainingConfigurator:
             random_state=parts.random_state,
             garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
             profiler=parts.profiler,
+            interruption=Interruption(dist_context, stepper, config.timeouts),
             checkpointer=self._build_checkpointer(parts),
         )
 
