@@ -97,7 +97,6 @@ class Checkpoint:
             CheckpointException: On all ranks, if any of them cannot write. It is no `Exception`.
         """
         checkpoint = cls(folder / f"{_PREFIX}{num_steps}")
-        partial = folder / f"{_TRANSIENT_PREFIX}{checkpoint.path.name}"
         tensors, outline = unite(state, ranks, differing)
         manifest = {
             "format": FORMAT,
@@ -108,7 +107,7 @@ class Checkpoint:
             **(notes or {}),
             "settings": settings,
         }
-        ranks.on_main(functools.partial(_make_empty, partial))
+        partial = ranks.on_main(functools.partial(_make_empty, checkpoint.path))
         try:
             save_tensors(partial, tensors, ranks)
             ranks.on_main(lambda: checkpoint._complete(partial, outline, manifest))
@@ -242,6 +241,10 @@ def _own_version() -> str:
         return "unknown"
 
 
-def _make_empty(partial: Path) -> None:
-    remove_transient(partial.parent)
-    partial.mkdir(parents=True)
+def _make_empty(path: Path) -> Path:
+    """Make a folder on the way to a path; another name each time, lest a process that was left behind writes to it."""
+    remove_transient(path.parent)
+    partial = path.with_name(f"{_TRANSIENT_PREFIX}{path.name}-{secrets.token_hex(4)}")
+    # Where all of the path has vanished, a disk has: what is written in its place is found by nobody.
+    partial.mkdir()
+    return partial

@@ -7,7 +7,7 @@ from torch import nn
 
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpoint_folder import find_complete
-from d9d.loop.component.checkpointer import require_same
+from d9d.loop.component.checkpoint_settings import require_same
 from d9d.loop.component.model_state import ModelState, describe_model
 from d9d.loop.component.ranks import ALONE, Ranks
 from d9d.loop.component.saved_state import CheckpointError

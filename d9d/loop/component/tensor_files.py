@@ -43,16 +43,14 @@ def save_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], ranks: Ranks
     Raises:
         CheckpointException: On all ranks, if any of them fails. It is no `Exception`.
     """
-    with warnings.catch_warnings():
-        # One process saving alone is what is meant.
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        save(
-            dict(tensors),
-            storage_writer=_Writer(folder),
-            planner=DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
-            process_group=ranks.group,
-            no_dist=ranks.is_alone,
-        )
+    _allow_one_process()
+    save(
+        dict(tensors),
+        storage_writer=_Writer(folder),
+        planner=DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+        process_group=ranks.group,
+        no_dist=ranks.is_alone,
+    )
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -81,15 +79,20 @@ def load_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], index: Mappi
     Raises:
         CheckpointException: On all ranks, if any of them fails. It is no `Exception`.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        load(
-            dict(tensors),
-            storage_reader=_Reader(folder, index),
-            planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
-            process_group=ranks.group,
-            no_dist=ranks.is_alone,
-        )
+    _allow_one_process()
+    load(
+        dict(tensors),
+        storage_reader=_Reader(folder, index),
+        planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+        process_group=ranks.group,
+        no_dist=ranks.is_alone,
+    )
+
+
+def _allow_one_process() -> None:
+    """Have torch take one process that saves alone for what is meant."""
+    # For good: the list of filters belongs to all threads, and a save beside the loop could not put the old one back.
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 class _Writer(FileSystemWriter):

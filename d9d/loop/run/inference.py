@@ -91,7 +91,7 @@ class Inference:
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.reporter, self.garbage_collector, self.profiler, without_gradients(self.modules):
+        with self.checkpointer, self.reporter, self.garbage_collector, self.profiler, without_gradients(self.modules):
             while not self.stepper.is_finished:
                 self._run_step(moment, micro_batches)
                 self.stepper.advance()

@@ -103,7 +103,7 @@ class Trainer:
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = begin_reading(self.data_loader, self.stepper)
-        with self.reporter, self.garbage_collector, self.profiler:
+        with self.checkpointer, self.reporter, self.garbage_collector, self.profiler:
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
                 self.stepper.advance()

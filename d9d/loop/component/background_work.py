@@ -1,0 +1,37 @@
+"""Work beside the loop, one piece after the other."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+
+class BackgroundWork:
+    """Does one piece of work at a time in a thread of its own, which outlives a loop that fails until it is done."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._running: Future[None] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a piece of work is not done yet."""
+        return self._running is not None and not self._running.done()
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin a piece of work, after `wait` has returned for the one before.
+
+        Args:
+            work: Speaks to other processes only through a group that nothing else uses.
+        """
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="d9d-background")
+        self._running = self._thread.submit(work)
+
+    def wait(self) -> None:
+        """Wait for the piece of work that was begun, if there is one whose end nobody has waited for.
+
+        Raises:
+            BaseException: What it raised.
+        """
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()

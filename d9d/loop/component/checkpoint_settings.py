@@ -1,0 +1,37 @@
+"""What a checkpoint shares with a job that goes on from it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from d9d.loop.component.checkpoint import Checkpoint
+from d9d.loop.component.saved_state import CheckpointError
+
+_ABSENT = "absent"
+_NUM_DIFFERENCES_SHOWN = 10
+
+
+def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], checkpoint: Checkpoint, *, remedy: str) -> None:
+    """Refuse a checkpoint that belongs to other settings.
+
+    Args:
+        expected: The settings of this job.
+        found: The settings of the checkpoint.
+        checkpoint: The checkpoint.
+        remedy: What to do about differences.
+
+    Raises:
+        CheckpointError: If any of them differ, with both values of each.
+    """
+    differences = [
+        f"{name} is {expected.get(name, _ABSENT)!r} here and {found.get(name, _ABSENT)!r} in the checkpoint"
+        for name in dict.fromkeys([*expected, *found])
+        if expected.get(name, _ABSENT) != found.get(name, _ABSENT)
+    ]
+    if not differences:
+        return
+    shown = differences[:_NUM_DIFFERENCES_SHOWN]
+    if len(differences) > len(shown):
+        shown.append(f"… and {len(differences) - len(shown)} more")
+    raise CheckpointError(
+        f"{checkpoint.path} belongs to a job of other settings:\n  " + "\n  ".join(shown) + f"\n{remedy}"
+    )
