@@ -1,7 +1,13 @@
 """Work beside the loop, one piece after the other."""
 
+import contextlib
+import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+
+_NICENESS = 10
 
 
 class BackgroundWork:
@@ -23,7 +29,7 @@ class BackgroundWork:
             work: Speaks to other processes only through a group that nothing else uses.
         """
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="d9d-background")
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="d9d-background", initializer=_give_way)
         self._running = self._thread.submit(work)
 
     def wait(self) -> None:
@@ -35,3 +41,10 @@ class BackgroundWork:
         running, self._running = self._running, None
         if running is not None:
             running.result()
+
+
+def _give_way() -> None:
+    """Have this thread take what time of the processors the loop leaves; Linux alone has priorities of threads."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # some sandboxes forbid it, and it is a courtesy
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

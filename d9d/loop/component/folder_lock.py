@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import platform
-from io import FileIO
 from pathlib import Path
 
 from d9d.loop.component.saved_state import CheckpointError
@@ -16,6 +15,7 @@ from d9d.loop.component.saved_state import CheckpointError
 logger = logging.getLogger(__name__)
 
 _NAME = ".lock"
+_MAX_BYTES = 1000
 # What a file system says that keeps no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -33,7 +33,8 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / _NAME
-        self._file: FileIO | None = None
+        # Not a file object: a loop that fails keeps its lock until the process ends, and a save beside it may go on.
+        self._descriptor: int | None = None
 
     def acquire(self) -> None:
         """Take the folder.
@@ -41,13 +42,13 @@ class FolderLock:
         Raises:
             CheckpointError: If another job has it, with its machine, process and start; or if there can be no file.
         """
-        while self._file is None:
-            file = self._open()
+        while self._descriptor is None:
+            descriptor = self._open()
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                holder = file.read()
-                file.close()
+                holder = os.read(descriptor, _MAX_BYTES)
+                os.close(descriptor)
                 if error.errno not in _NO_LOCKS:
                     raise self._in_use(holder) from error
                 logger.warning(
@@ -55,38 +56,36 @@ class FolderLock:
                 )
                 return
             # The holder before may have removed the file between the two lines above.
-            if self._is_at_its_path(file):
-                self._file = file
+            if self._is_at_its_path(descriptor):
+                self._descriptor = descriptor
             else:
-                file.close()
+                os.close(descriptor)
         started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        holder = {"host": platform.node(), "pid": os.getpid(), "started": started}
+        holder = json.dumps({"host": platform.node(), "pid": os.getpid(), "started": started}).encode()
         with contextlib.suppress(OSError):  # on a full disk the lock holds, and does not say whose it is
-            self._file.truncate(0)
-            self._file.write(json.dumps(holder).encode())
+            os.truncate(self._descriptor, 0)
+            os.write(self._descriptor, holder)
 
     def release(self) -> None:
         """Give the folder back, if it is held."""
-        file, self._file = self._file, None
-        if file is None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
             return
         with contextlib.suppress(OSError):  # the file alone keeps nobody out
             self._path.unlink()
-        file.close()
+        os.close(descriptor)
 
-    def _open(self) -> FileIO:
+    def _open(self) -> int:
         try:
-            file = self._path.open("a+b", buffering=0)
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise CheckpointError(
                 f"checkpointing.folder={str(self._folder)!r} cannot be written to ({error}): mend that, and run again"
             ) from error
-        file.seek(0)
-        return file
 
-    def _is_at_its_path(self, file: FileIO) -> bool:
+    def _is_at_its_path(self, descriptor: int) -> bool:
         try:
-            return os.path.samestat(self._path.stat(), os.fstat(file.fileno()))
+            return os.path.samestat(self._path.stat(), os.fstat(descriptor))
         except FileNotFoundError:
             return False
 
