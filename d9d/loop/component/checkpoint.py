@@ -1,6 +1,7 @@
 """One checkpoint on disk: whole, or visibly not."""
 
 import dataclasses
+import datetime as dt
 import functools
 import importlib.metadata
 import json
@@ -102,6 +103,7 @@ class Checkpoint:
             "format": FORMAT,
             "id": secrets.token_hex(8),
             "num_steps": num_steps,
+            "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "num_ranks": ranks.num_ranks,
             "versions": {"d9d": _own_version(), "torch": torch.__version__, "python": platform.python_version()},
             **(notes or {}),

@@ -1,22 +1,22 @@
 """What a checkpoint shares with a job that goes on from it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.saved_state import CheckpointError
 
 _ABSENT = "absent"
 _NUM_DIFFERENCES_SHOWN = 10
 
 
-def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], checkpoint: Checkpoint, *, remedy: str) -> None:
+def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], path: Path, *, remedy: str) -> None:
     """Refuse a checkpoint that belongs to other settings.
 
     Args:
         expected: The settings of this job.
         found: The settings of the checkpoint.
-        checkpoint: The checkpoint.
+        path: The checkpoint.
         remedy: What to do about differences.
 
     Raises:
@@ -32,6 +32,4 @@ def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], checkpoi
     shown = differences[:_NUM_DIFFERENCES_SHOWN]
     if len(differences) > len(shown):
         shown.append(f"… and {len(differences) - len(shown)} more")
-    raise CheckpointError(
-        f"{checkpoint.path} belongs to a job of other settings:\n  " + "\n  ".join(shown) + f"\n{remedy}"
-    )
+    raise CheckpointError(f"{path} belongs to a job of other settings:\n  " + "\n  ".join(shown) + f"\n{remedy}")

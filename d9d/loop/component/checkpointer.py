@@ -157,5 +157,5 @@ class Checkpointer:
     def _find(self, config: CheckpointingConfig) -> Checkpoint | None:
         checkpoint = find_complete(config.folder)
         if checkpoint is not None:
-            require_same(self._settings, checkpoint.manifest()["settings"], checkpoint, remedy=_REMEDY)
+            require_same(self._settings, checkpoint.manifest()["settings"], checkpoint.path, remedy=_REMEDY)
         return checkpoint

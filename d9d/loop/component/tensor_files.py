@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.storage import StorageReader, WriteResult
 
 from d9d.loop.component.durable_file import write_json
 from d9d.loop.component.ranks import Ranks
@@ -79,10 +79,24 @@ def load_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], index: Mappi
     Raises:
         CheckpointException: On all ranks, if any of them fails. It is no `Exception`.
     """
+    fill_tensors(tensors, _Reader(folder, index), ranks)
+
+
+def fill_tensors(tensors: Mapping[str, torch.Tensor], reader: StorageReader, ranks: Ranks) -> None:
+    """Fill tensors from wherever a reader finds them.
+
+    Args:
+        tensors: Which to read, by name, and where to.
+        reader: Reads them.
+        ranks: Who reads.
+
+    Raises:
+        CheckpointException: On all ranks, if any of them fails. It is no `Exception`.
+    """
     _allow_one_process()
     load(
         dict(tensors),
-        storage_reader=_Reader(folder, index),
+        storage_reader=reader,
         planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
         process_group=ranks.group,
         no_dist=ranks.is_alone,

@@ -24,6 +24,7 @@ from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporter import Reporter
 from d9d.loop.component.reporting import build_reporter
+from d9d.loop.component.weight_exporter import WeightExporter
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -173,6 +174,7 @@ class TrainingConfigurator:
             garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
             profiler=parts.profiler,
             checkpointer=self._build_checkpointer(parts),
+            weight_exporter=WeightExporter(parts.modules, Ranks.of(dist_context)),
         )
 
     def _build_optimizer(
