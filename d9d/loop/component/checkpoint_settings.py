@@ -22,14 +22,29 @@ def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], path: Pa
     Raises:
         CheckpointError: If any of them differ, with both values of each.
     """
+    differences = find_differences(expected, found)
+    if differences:
+        raise CheckpointError(
+            f"{path} belongs to a job of other settings:\n  " + "\n  ".join(differences) + f"\n{remedy}"
+        )
+
+
+def find_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Say what differs.
+
+    Args:
+        expected: What this job has, by name.
+        found: What the checkpoint has.
+
+    Returns:
+        A line for each of the first differences, with both values.
+    """
     differences = [
         f"{name} is {expected.get(name, _ABSENT)!r} here and {found.get(name, _ABSENT)!r} in the checkpoint"
         for name in dict.fromkeys([*expected, *found])
         if expected.get(name, _ABSENT) != found.get(name, _ABSENT)
     ]
-    if not differences:
-        return
     shown = differences[:_NUM_DIFFERENCES_SHOWN]
     if len(differences) > len(shown):
         shown.append(f"… and {len(differences) - len(shown)} more")
-    raise CheckpointError(f"{path} belongs to a job of other settings:\n  " + "\n  ".join(shown) + f"\n{remedy}")
+    return shown

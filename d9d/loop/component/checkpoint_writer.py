@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from torch.distributed.checkpoint.api import CheckpointException
 
 from d9d.loop.component.background_work import BackgroundWork
-from d9d.loop.component.checkpoint import Checkpoint, remove_transient
+from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.host_snapshot import HostSnapshot
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.saved_state import CheckpointError, SavedState
+from d9d.loop.component.transient_folder import remove_transient
 from d9d.loop.config import CheckpointingConfig
 
 logger = logging.getLogger(__name__)

@@ -10,11 +10,12 @@ from typing import Any, Self
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpoint_folder import find_complete
-from d9d.loop.component.checkpoint_settings import require_same
+from d9d.loop.component.checkpoint_settings import find_differences, require_same
 from d9d.loop.component.checkpoint_writer import CheckpointWriter, SharedState
 from d9d.loop.component.folder_lock import FolderLock
 from d9d.loop.component.ranks import ALONE, Ranks
 from d9d.loop.component.save_schedule import SaveSchedule
+from d9d.loop.component.state_tree import describe_state
 from d9d.loop.config import CheckpointingConfig
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Checkpointer:
         self._stepper = stepper
         self._state = state
         self._settings = settings
+        self._notes = notes or {}
         self._ranks = ranks
         self._num_steps_saved: int | None = None
         self._saving: _Saving | None = None
@@ -149,7 +151,7 @@ class Checkpointer:
             return
         self._state.load(checkpoint.open(self._ranks))
         if self._ranks.is_main:
-            logger.info("resumed from %s", checkpoint.path)
+            self._tell(checkpoint)
         self._num_steps_saved = checkpoint.num_steps
         # A process that was killed after its last save has left this to do, and no save may follow.
         saving.writer.remove_surplus()
@@ -159,3 +161,11 @@ class Checkpointer:
         if checkpoint is not None:
             require_same(self._settings, checkpoint.manifest()["settings"], checkpoint.path, remedy=_REMEDY)
         return checkpoint
+
+    def _tell(self, checkpoint: Checkpoint) -> None:
+        """Say what the job goes on from, and which settings are others now that may be."""
+        found = checkpoint.manifest()
+        differences = find_differences(
+            describe_state(self._notes), describe_state({name: found[name] for name in self._notes if name in found})
+        )
+        logger.info("resumed from %s%s", checkpoint.path, "".join(f"\n  {line}" for line in differences))

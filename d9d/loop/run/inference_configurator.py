@@ -9,6 +9,7 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.device_transfer import DeviceTransfer
 from d9d.loop.component.garbage_collector import GarbageCollector
+from d9d.loop.component.job_description import describe_job
 from d9d.loop.component.model_state import describe_model
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
@@ -141,5 +142,5 @@ class InferenceConfigurator:
             state=state,
             settings=settings,
             ranks=ranks,
-            notes={"mesh": dist_context.mesh_parameters.model_dump()},
+            notes=describe_job(config),
         )

@@ -16,6 +16,7 @@ from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.gradient_format import GradientFormat
+from d9d.loop.component.job_description import describe_job
 from d9d.loop.component.model_builder import ModelStage
 from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.optimizer_builder import OptimizerBuilder
@@ -220,5 +221,5 @@ class TrainingConfigurator:
             state=state,
             settings=settings,
             ranks=ranks,
-            notes={"mesh": config.mesh.model_dump()},
+            notes=describe_job(config),
         )
