@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -109,8 +110,19 @@ def _allow_one_process() -> None:
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
+class _PresentFolder(FileSystem):
+    """Makes no folder: one that has vanished is an error, and not to be made anew somewhere else."""
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        """Leave things as they are."""
+
+
 class _Writer(FileSystemWriter):
     """Writes an index in JSON where torch would write a pickle."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.fs = _PresentFolder()
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         places = {result.index: result.storage_data for results_of_rank in results for result in results_of_rank}
