@@ -103,7 +103,9 @@ class Checkpointer:
     def save(self) -> None:
         """Save the state as it is between two steps, due or not; nothing where this step is saved already.
 
-        With `asynchronous` this returns when the state is copied, and `wait` when it is on disk.
+        Between two steps is where the loop itself saves, and a handler of `train.step.pre` or `inference.step.pre`;
+        later in a step, the state is no longer that of the steps which are complete. With `asynchronous` this returns
+        when the state is copied, and `wait` when it is on disk.
 
         Raises:
             CheckpointError: On all ranks, if it cannot be written, or the save before, beside the loop, could not.
