@@ -241,6 +241,20 @@ def test_state_that_cannot_be_kept_is_raised_with_its_path(beside: Checkpointing
         checkpointer.wait()
 
 
+def test_a_save_that_has_failed_can_be_tried_again(beside: CheckpointingConfig) -> None:
+    """In the same step, as soon as the disk has room."""
+    checkpointer, stepper, _ = checkpointer_of(beside, value=1)
+    stepper.advance()
+    with largest_file(10):
+        checkpointer.save()
+        with pytest.raises(CheckpointError, match="File too large"):
+            checkpointer.wait()
+    checkpointer.save()
+    checkpointer.wait()
+
+    assert steps_saved(beside.folder) == [1]
+
+
 def test_a_loop_that_fails_lets_the_save_that_goes_on_end(beside: CheckpointingConfig) -> None:
     """Its own error is what is raised, without a wait; the checkpoint is whole some time later."""
 

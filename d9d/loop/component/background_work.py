@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
+
 _NICENESS = 10
 
 
@@ -29,7 +31,9 @@ class BackgroundWork:
             work: Speaks to other processes only through a group that nothing else uses.
         """
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="d9d-background", initializer=_give_way)
+            self._thread = ThreadPoolExecutor(
+                max_workers=1, thread_name_prefix="d9d-background", initializer=_begin, initargs=(_device(),)
+            )
         self._running = self._thread.submit(work)
 
     def wait(self) -> None:
@@ -43,8 +47,14 @@ class BackgroundWork:
             running.result()
 
 
-def _give_way() -> None:
-    """Have this thread take what time of the processors the loop leaves; Linux alone has priorities of threads."""
-    if sys.platform == "linux":
+def _device() -> int | None:
+    return torch.accelerator.current_device_index() if torch.accelerator.is_available() else None
+
+
+def _begin(device: int | None) -> None:
+    """Have this thread use the device of the loop, and what time of the processors the loop leaves."""
+    if device is not None:  # or it would be the first one, on every process of the machine
+        torch.accelerator.set_device_index(device)
+    if sys.platform == "linux":  # which alone has priorities of threads
         with contextlib.suppress(OSError):  # some sandboxes forbid it, and it is a courtesy
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

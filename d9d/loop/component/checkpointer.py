@@ -125,8 +125,13 @@ class Checkpointer:
             CheckpointError: On all ranks, if it could not be written.
             StateError: On all ranks, if the state held what a checkpoint cannot keep.
         """
-        if self._saving is not None:
+        if self._saving is None:
+            return
+        try:
             self._saving.writer.wait()
+        except BaseException:
+            self._num_steps_saved = None
+            raise
 
     def __enter__(self) -> Self:
         """Begin the loop."""
