@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 
 from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import MicroBatchSamples, StepBatchSampler
-from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.device_transfer import DeviceTransfer
 from d9d.loop.component.garbage_collector import GarbageCollector
@@ -21,7 +20,7 @@ from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporter import Reporter
-from d9d.loop.component.source_checkpoint import load_weights
+from d9d.loop.component.source_checkpoint import WeightSource, load_weights
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.inference import (
@@ -69,7 +68,7 @@ class Inference:
     modules: Sequence[nn.Module]
     model_runner: ModelRunner
     reporter: Reporter
-    source: Checkpoint | None
+    source: WeightSource | None
     ranks: Ranks
     random_state: RandomState
     checkpointer: Checkpointer
@@ -95,7 +94,14 @@ class Inference:
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.interruption, self.reporter, self.garbage_collector, self.profiler, without_gradients(self.modules):
+        with (
+            self.interruption,
+            self.checkpointer,
+            self.reporter,
+            self.garbage_collector,
+            self.profiler,
+            without_gradients(self.modules),
+        ):
             while not self.stepper.is_finished:
                 self._run_step(moment, micro_batches)
                 self.stepper.advance()

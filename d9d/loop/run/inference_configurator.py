@@ -6,17 +6,17 @@ from torch import nn
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.device_transfer import DeviceTransfer
 from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.interruption import Interruption
+from d9d.loop.component.job_description import describe_job
 from d9d.loop.component.model_state import describe_model
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import build_reporter
-from d9d.loop.component.source_checkpoint import find_source
+from d9d.loop.component.source_checkpoint import WeightSource, find_source, identify_source
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -114,7 +114,7 @@ class InferenceConfigurator:
     def _build_checkpointer(
         self,
         num_samples: int,
-        source: Checkpoint | None,
+        source: WeightSource | None,
         dist_context: DistributedContext,
         *,
         stepper: Stepper,
@@ -132,7 +132,7 @@ class InferenceConfigurator:
             "precision": config.precision,
             "num_samples": num_samples,
             # Outputs of two sets of weights must not mix in one run.
-            "source_checkpoint": None if source is None else f"{source.path.name} ({source.manifest()['id']})",
+            "source_checkpoint": None if source is None else identify_source(source),
             **(describe_model(modules, ranks) if config.checkpointing is not None else {}),
         }
         if config.checkpointing is not None:
@@ -143,5 +143,5 @@ class InferenceConfigurator:
             state=state,
             settings=settings,
             ranks=ranks,
-            notes={"mesh": dist_context.mesh_parameters.model_dump()},
+            notes=describe_job(config),
         )

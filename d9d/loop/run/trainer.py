@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.reporter import Reporter
+from d9d.loop.component.weight_exporter import WeightExporter
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
@@ -64,6 +66,7 @@ class Trainer:
         reporter: Tells how far the run is, and its numbers.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of the job, and gives it back.
+        weight_exporter: Writes the weights for other tools.
         garbage_collector: Collects garbage between steps.
         profiler: Records some of them.
         interruption: Ends the loop before its last step, where it has to.
@@ -86,6 +89,7 @@ class Trainer:
     reporter: Reporter
     random_state: RandomState
     checkpointer: Checkpointer
+    weight_exporter: WeightExporter
     garbage_collector: GarbageCollector
     profiler: Profiler
     interruption: Interruption
@@ -107,7 +111,7 @@ class Trainer:
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = begin_reading(self.data_loader, self.stepper)
-        with self.interruption, self.reporter, self.garbage_collector, self.profiler:
+        with self.interruption, self.checkpointer, self.reporter, self.garbage_collector, self.profiler:
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
                 self.stepper.advance()
@@ -117,6 +121,17 @@ class Trainer:
                 self.profiler.step_done()
                 self.interruption.stop_if_due()
         self.event_bus.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext())
+
+    def export(self, folder: Path) -> None:
+        """Write the weights as they are, as files of safetensors with an index; all processes call this.
+
+        Args:
+            folder: Where to; is not there yet, or empty. All processes see the same.
+
+        Raises:
+            CheckpointError: On all processes, if the weights cannot be written, or the folder holds something.
+        """
+        self.weight_exporter.export(folder)
 
     def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:
         bus = self.event_bus
