@@ -50,12 +50,17 @@ def ask(number: int) -> Callable[[], object]:
     return lambda: os.kill(os.getpid(), number)
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_stops_training_after_its_step_with_a_checkpoint(number: int, tmp_path: Path) -> None:
+def test_a_signal_stops_training_after_its_step_with_a_checkpoint(
+    number: int,
+    asynchronous: bool,  # noqa: FBT001 -- a parameter of pytest
+    tmp_path: Path,
+) -> None:
     """All events of the step are triggered, and none that would claim success; the status invites to try again."""
     trace: list[str] = []
     before = signal.getsignal(number)
-    config = training_config(CheckpointingConfig(folder=tmp_path), total_steps=9)
+    config = training_config(CheckpointingConfig(folder=tmp_path, asynchronous=asynchronous), total_steps=9)
     trainer = configure_training(config, task=ToyTask(in_step(4, ask(number), trace)))
 
     with pytest.raises(StopRequest) as stop:
