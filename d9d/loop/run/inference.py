@@ -9,18 +9,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from d9d.core.stepper import Stepper
-from d9d.loop.component.batch_sampler import MicroBatchSamples, StepBatchSampler
-from d9d.loop.component.checkpointer import Checkpointer
-from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.checkpoint.checkpointer import Checkpointer
+from d9d.loop.component.checkpoint.source_checkpoint import WeightSource, load_weights
+from d9d.loop.component.data.batch_sampler import MicroBatchSamples, StepBatchSampler
+from d9d.loop.component.data.device_transfer import DeviceTransfer
+from d9d.loop.component.ending.interruption import Interruption
 from d9d.loop.component.garbage_collector import GarbageCollector
-from d9d.loop.component.gradient_mode import without_gradients
-from d9d.loop.component.interruption import Interruption
-from d9d.loop.component.model_runner import ModelRunner
+from d9d.loop.component.model.gradient_mode import without_gradients
+from d9d.loop.component.model.model_runner import ModelRunner
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.reporter import Reporter
-from d9d.loop.component.source_checkpoint import WeightSource, load_weights
+from d9d.loop.component.report.reporter import Reporter
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.inference import (
