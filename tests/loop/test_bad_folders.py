@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from d9d.loop.component import checkpoint as checkpoint_module
+from d9d.loop.component.checkpoint import checkpoint as checkpoint_module
 from d9d.loop.component.checkpoint.checkpoint import Checkpoint
 from d9d.loop.component.checkpoint.saved_state import CheckpointError
 from d9d.loop.component.checkpoint.tensor_files import save_tensors
