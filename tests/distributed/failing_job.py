@@ -58,12 +58,14 @@ class Plan:
     home: str
     event: str = ""
     """What happens, the name of a function below; nothing by default."""
-    rank: int = 1
-    """To which rank."""
+    rank: int | None = 1
+    """To which rank; `None` means to all."""
     step: int = 3
     """In which step, counted from 0, before its gradients are computed."""
     num_lives: int = 1
     """In how many lives of the job it happens, a step later each time."""
+    catches: bool = False
+    """Whether `main` catches what is raised, waits for all others, and goes on."""
     finally_: str = ""
     """What `main` does on the way out, the name of a function below."""
     num_steps: int = 8
@@ -223,6 +225,11 @@ def main() -> None:
     plan = Plan(**json.loads(sys.argv[1]))
     try:
         run(plan)
+    except LookupError:
+        if not plan.catches:
+            raise
+        time.sleep(2)
+        meet()
     finally:
         if plan.finally_:
             globals()[plan.finally_]()

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,36 @@ def test_what_is_raised_on_any_rank_ends_the_job(
 
     assert_cause_on_top(outcome, rank)
     assert outcome.seconds < two_seconds * num_ranks / 2
+
+
+@pytest.mark.slow
+def test_what_all_ranks_raise_alike_may_be_caught(tmp_path: Path) -> None:
+    """Nobody waits for anybody then, and the job goes on."""
+    outcome = run(tmp_path, event="fail", rank=None, catches=True)
+
+    assert outcome.status == 0, outcome.output
+    assert "Traceback" not in outcome.output
+
+
+@pytest.mark.slow
+def test_what_one_rank_catches_ends_the_job_all_the_same(tmp_path: Path, two_seconds: float) -> None:
+    """The others are in the middle of a step, and would wait for it."""
+    outcome = run(tmp_path, event="fail", catches=True)
+
+    assert_cause_on_top(outcome)
+    assert outcome.seconds < two_seconds
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_job(tmp_path: Path, two_seconds: float) -> None:
+    """While one rank waits for the other."""
+    job = Job(SCRIPT, tmp_path, 2, event="hang")
+    job.wait_for(lambda: any(True for _ in job.notes("at")))
+    asked_at = time.time()
+    job.process.send_signal(signal.SIGINT)
+    job.end()
+
+    assert time.time() - asked_at < 2 * two_seconds  # torchrun itself included
 
 
 @pytest.mark.slow

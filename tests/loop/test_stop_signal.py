@@ -250,5 +250,9 @@ def test_what_came_first_decides_whether_an_error_is_an_echo() -> None:
     wrapped = RuntimeError("the save failed")
     wrapped.__cause__ = RuntimeError("Application timeout caused pair closure")
 
+    interrupted = KeyboardInterrupt()
+    interrupted.__context__ = wrapped
+
     assert not is_echo(lost)
+    assert not is_echo(interrupted)
     assert is_echo(wrapped)

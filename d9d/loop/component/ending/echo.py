@@ -21,6 +21,8 @@ def is_echo(error: BaseException) -> bool:
     Returns:
         Whether it is an echo.
     """
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return False
     root, seen = error, {error}
     while (earlier := root.__cause__ or root.__context__) is not None and earlier not in seen:
         root = earlier

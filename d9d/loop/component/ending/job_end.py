@@ -37,16 +37,13 @@ def end_job(error: BaseException) -> NoReturn:
     """
     if not _ending.acquire(blocking=False):
         threading.Event().wait()  # another thread is at it
-    words = None
-    with contextlib.suppress(Exception):  # the store may be gone
-        words = LastWords.of_job()
-    finding = _finding(words, error)
-    say(_told(error, finding), words)
-    if finding is not None:
-        error.add_note(finding)
-    _record(error)
-    kill_children()
-    os._exit(_status(error))
+    try:
+        _tell(error)
+    except BaseException:  # noqa: BLE001 -- such as Ctrl-C while it waits
+        traceback.print_exc()
+    finally:
+        kill_children()
+        os._exit(_status(error))
 
 
 def describe(error: BaseException) -> str:
@@ -58,6 +55,17 @@ def kill_children() -> None:
     """End the processes that this one has started, such as those that read data, which nobody would wait for."""
     for child in multiprocessing.active_children():
         child.kill()
+
+
+def _tell(error: BaseException) -> None:
+    words = None
+    with contextlib.suppress(Exception):  # the store may be gone
+        words = LastWords.of_job()
+    finding = _finding(words, error)
+    say(_told(error, finding), words)
+    if finding is not None:
+        error.add_note(finding)
+    _record(error)
 
 
 def _finding(words: LastWords | None, error: BaseException) -> str | None:
