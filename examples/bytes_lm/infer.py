@@ -15,7 +15,7 @@ from torch import nn
 from corpus import HeldOutWindows, read_corpus
 from d9d.loop.config import InferenceConfig, ReportingConfig
 from d9d.loop.control import InitializeDatasetResult
-from d9d.loop.run import Inference, InferenceConfigurator
+from d9d.loop.run import Inference, InferenceConfigurator, launch
 from layout import ONE_PROCESS, Layout, is_main_process, leave_processes, start_logging
 from model import BytesLM, continue_text
 from preset import PRESETS, Preset
@@ -83,4 +83,4 @@ def show_continuation(model: nn.Module, prompt: str, num_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -23,7 +23,7 @@ from corpus import TrainingWindows, read_corpus
 from d9d.loop.component import LRSchedule, OptimizerBuilder, ParameterGroup
 from d9d.loop.config import CheckpointingConfig, ReportingConfig, TrainingConfig
 from d9d.loop.control import InitializeDatasetContext, InitializeDatasetResult
-from d9d.loop.run import Trainer, TrainingConfigurator
+from d9d.loop.run import Trainer, TrainingConfigurator, launch
 from layout import ONE_PROCESS, Layout, leave_processes, start_logging
 from preset import PRESETS, Preset
 from task import BytesLMProvider, LanguageModelTask
@@ -89,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)
