@@ -17,7 +17,7 @@ from d9d.loop.component.durable_file import synchronize_folder, write_json
 from d9d.loop.component.ranks import ALONE, Ranks
 from d9d.loop.component.saved_state import READ_ERRORS, SavedState, damage_error, require_consistent
 from d9d.loop.component.state_tree import empty_tensors, join_state
-from d9d.loop.component.tensor_files import read_index, save_tensors
+from d9d.loop.component.tensor_index import read_index
 from d9d.loop.component.united_state import unite
 
 FORMAT = 2
@@ -96,6 +96,8 @@ class Checkpoint:
             OSError: On all ranks, if the main one cannot write.
             CheckpointException: On all ranks, if any of them cannot write. It is no `Exception`.
         """
+        from d9d.loop.component.tensor_files import save_tensors  # noqa: PLC0415 -- it loads torch's checkpoints
+
         checkpoint = cls(folder / f"{_PREFIX}{num_steps}")
         partial = folder / f"{_TRANSIENT_PREFIX}{checkpoint.path.name}"
         tensors, outline = unite(state, ranks, differing)

@@ -4,12 +4,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from torch.distributed.checkpoint.api import CheckpointException
-
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint import Checkpoint, remove_transient
 from d9d.loop.component.checkpoint_folder import find_complete
-from d9d.loop.component.ranks import ALONE, Ranks
+from d9d.loop.component.ranks import ALONE, Ranks, or_checkpoint_exception
 from d9d.loop.component.saved_state import CheckpointError, SavedState
 from d9d.loop.config import CheckpointingConfig
 
@@ -105,7 +103,7 @@ class Checkpointer:
                 differing=self._state.differing(),
                 notes=self._notes,
             )
-        except (OSError, CheckpointException) as error:  # torch's is no Exception
+        except or_checkpoint_exception(OSError) as error:
             raise CheckpointError(
                 f"the checkpoint after {num_steps} steps could not be written to {self._config.folder} "
                 f"({_cause(error)}); those before it are intact: mend that, and run again"
@@ -132,10 +130,11 @@ class Checkpointer:
         self._ranks.on_main(remove)
 
 
-def _cause(error: OSError | CheckpointException) -> str:
+def _cause(error: BaseException) -> str:
     """Say what went wrong, which torch wraps once for each rank."""
-    if isinstance(error, CheckpointException):
-        return "; ".join(f"rank {rank}: {wrapped}" for rank, (wrapped, _) in error.failures.items())
+    failures: dict[int, Any] | None = getattr(error, "failures", None)
+    if failures is not None:
+        return "; ".join(f"rank {rank}: {wrapped}" for rank, (wrapped, _) in failures.items())
     return str(error)
 
 
