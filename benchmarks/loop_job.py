@@ -1,4 +1,4 @@
-"""A small job on one thread, in which what a loop adds to PyTorch stands out, and a clock that any loop can be timed by.
+"""A small job on one thread, in which what a loop adds to PyTorch stands out, and a clock for any loop.
 
 Rows go through three layers, eight at a time. The data loader fetches a batch at once, in an order that is given, so
 that all loops read alike and little beside the loop takes time.

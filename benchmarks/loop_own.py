@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from loop_job import BATCH_SIZE, LEARNING_RATE, NUM_SAMPLES, Job, keep, loss_of
 
+from d9d.core.stepper import Stepper
 from d9d.loop import control
 from d9d.loop.component import OptimizerBuilder
 from d9d.loop.component.batch_sampler import SequentialBatchSampler, ShufflingBatchSampler, StepBatchSampler
 from d9d.loop.config import InferenceConfig, ReportingConfig, TrainingConfig
 from d9d.loop.event.catalogue import inference, train
 from d9d.loop.run import InferenceConfigurator, TrainingConfigurator
-from d9d.core.stepper import Stepper
 
 SILENT = ReportingConfig(progress_bar=False, period_steps=None)
 TRAIN_EVENTS = (

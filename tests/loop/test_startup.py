@@ -52,5 +52,5 @@ def test_importing_the_loops_loads_nothing_that_one_process_can_do_without() -> 
 
 
 def test_inference_in_one_process_without_checkpoints_loads_none_of_it_either() -> None:
-    """Whether anything is sharded is told without loading what shards; in training, any optimizer of torch loads all of it."""
+    """Whether anything is sharded is told without loading what shards. In training torch's optimizers load it."""
     assert loaded_by(IMPORT + INFER + PRINT) & (SHARDING | CHECKPOINTS) == set()
