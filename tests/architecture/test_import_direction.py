@@ -15,6 +15,7 @@ LAYERS = [
     {"d9d.loop.component"},
     {"d9d.loop.state"},
     {"d9d.loop.run"},
+    {"d9d.__main__"},
 ]
 # Modules that come with later Pythons than the one that runs the tests.
 NEW_IN_THE_STANDARD_LIBRARY = {"annotationlib"}

@@ -95,7 +95,7 @@ PUBLIC_NAMES = {
         "EventTrainFinishedContext",
         "EventTrainReadyContext",
     },
-    "d9d.loop.run": {"Inference", "InferenceConfigurator", "Trainer", "TrainingConfigurator"},
+    "d9d.loop.run": {"Inference", "InferenceConfigurator", "Trainer", "TrainingConfigurator", "launch"},
 }
 
 

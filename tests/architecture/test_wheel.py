@@ -87,11 +87,12 @@ def test_extras_bring_their_own(wheel: zipfile.ZipFile, extra: str, packages: se
     assert requirements_of(wheel, extra) == packages
 
 
-def test_the_wheel_names_its_pythons_its_license_and_its_command(wheel: zipfile.ZipFile) -> None:
-    """From 3.11 to 3.14, Apache-2.0, `d9d-catalogue`."""
+def test_the_wheel_names_its_pythons_its_license_and_its_commands(wheel: zipfile.ZipFile) -> None:
+    """From 3.11 to 3.14, Apache-2.0, `d9d` and `d9d-catalogue`."""
     metadata = metadata_of(wheel)
     (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
 
     assert metadata["Requires-Python"] == "<3.15,>=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
+    assert "d9d = d9d.__main__:main" in wheel.read(entry_points).decode()
     assert "d9d-catalogue = d9d_codegen.__main__:main" in wheel.read(entry_points).decode()

@@ -30,7 +30,7 @@ from d9d.loop.control import (
     RegisterTaskEventsContext,
     TrainTask,
 )
-from d9d.loop.event import Event
+from d9d.loop.event import Event, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue import train
 from d9d.loop.run import Trainer, TrainingConfigurator
 
@@ -145,6 +145,9 @@ LAYOUTS = {
     ),
     "replicate": Layout({n: DeviceMeshParameters(data_parallel_replicate=n) for n in (2, 4)}, sharded),
     "tensor": Layout({n: DeviceMeshParameters(tensor_parallel=n) for n in (2, 4)}, tensor_parallel),
+    "context": Layout(
+        {n: DeviceMeshParameters(context_parallel=2, data_parallel_shard=n // 2) for n in (2, 4)}, sharded
+    ),
     "gpipe": Layout(_pipeline(), schedule="gpipe"),
     "1f1b": Layout(_pipeline(), schedule="1f1b"),
     "interleaved": Layout(_pipeline(), schedule="interleaved_1f1b"),
@@ -178,8 +181,10 @@ class ClassifyTask(TrainTask):
     def __init__(self) -> None:
         self.trace: list[str] = []
         self.num_losses = 0
+        self._part, self._num_parts = 0, 1
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
         for name in train.__all__:
             if isinstance(event := getattr(train, name), Event):
                 ctx.event_bus.subscribe(event, self._noting(event.id))
@@ -187,12 +192,22 @@ class ClassifyTask(TrainTask):
     def _noting(self, event_id: str) -> Callable[[object], None]:
         return lambda ctx: self.trace.append(event_id)
 
+    @subscribe(train.EVENT_TRAIN_CONFIG_STARTED)
+    def _find_part(self, ctx: train.EventConfigurationStartedContext) -> None:
+        self._num_parts = ctx.dist_context.mesh_parameters.context_parallel
+        if self._num_parts > 1:
+            self._part = ctx.dist_context.mesh_for("batch").get_local_rank("context_parallel")
+
+    def own(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Take this process's part of what context parallelism divides; here samples stand for a sequence."""
+        return tensor.chunk(self._num_parts)[self._part]
+
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
-        return BuildForwardInputsResult(inputs={"features": ctx.batch["features"]})
+        return BuildForwardInputsResult(inputs={"features": self.own(ctx.batch["features"])})
 
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
         self.num_losses += 1
-        classes = ctx.batch["class"]
+        classes = self.own(ctx.batch["class"])
         loss = nn.functional.cross_entropy(ctx.outputs, classes)
         return ComputeLossResult(loss=loss, loss_weight=(classes >= 0).sum())
 

@@ -23,6 +23,7 @@ NAMES = {
     "hsdp": "HSDP",
     "replicate": "replicate",
     "tensor": "tensor-parallel MLP",
+    "context": "context parallel",
     "gpipe": "GPipe",
     "1f1b": "1F1B",
     "interleaved": "Interleaved 1F1B",

@@ -1,5 +1,6 @@
 """Checkpoints of several ranks: what they hold together, what each has of its own, and what fails on one of them."""
 
+import dataclasses
 import json
 import logging
 import resource
@@ -164,7 +165,7 @@ def infer(folder: Path, num_ranks: int) -> str:
     """Save the outputs of as many ranks, or load them."""
     ranks = Ranks(rank(), num_ranks)
     state = JobState({"task": Part(Holder({"outputs": [rank()]}), Held.APART_AND_NEEDED)}, ranks)
-    if not folder.exists():
+    if not Checkpoint.list_in(folder):
         Checkpoint.write(folder, 1, state.state_dict(), {}, ranks=ranks)
         return ""
     return raised_by(lambda: state.load(Checkpoint(folder / "step-1").open(ranks)))
@@ -172,6 +173,7 @@ def infer(folder: Path, num_ranks: int) -> str:
 
 def test_outputs_of_inference_are_not_lost_on_another_number_of_ranks(tmp_path: Path) -> None:
     """Going on is refused, with how many ranks it takes."""
+    (tmp_path / "outputs").mkdir()
     run_on_ranks(2, infer, tmp_path / "outputs", 2)
 
     assert run_on_ranks(2, infer, tmp_path / "outputs", 2) == ["nothing", "nothing"]
@@ -327,7 +329,9 @@ def choose(folder: Path) -> str:
     """Resume with a folder that only the main process sees as it is."""
     job = Job(FSDP, folder)
     if rank() == 1:
-        job.checkpointer._config = CheckpointingConfig(folder=folder / "not there yet")
+        assert job.checkpointer._saving is not None
+        elsewhere = CheckpointingConfig(folder=folder / "not there yet")
+        job.checkpointer._saving = dataclasses.replace(job.checkpointer._saving, config=elsewhere)
     job.checkpointer.resume()
     return f"{job.stepper.current_step}"
 

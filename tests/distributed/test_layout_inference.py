@@ -9,6 +9,8 @@ from inference_job import NUM_SAMPLES, NUM_STEPS, Found, infer_in
 from layout_job import LAYOUTS, Samples
 from ranks import run_on_ranks
 
+from d9d.core.dist_context import DeviceMeshParameters
+
 SHORT = [(name, 4 if "+" in name else 2) for name in LAYOUTS if name != "plain"]
 LONG = [(name, 2 if "+" in name else 4) for name, _ in SHORT]
 EVERY_LAYOUT = [*SHORT, *(pytest.param(*each, marks=pytest.mark.slow) for each in LONG)]
@@ -34,9 +36,10 @@ def together(name: str, num_ranks: int) -> list[Found]:
 
 @pytest.mark.parametrize(("name", "num_ranks"), [("plain", 1), *EVERY_LAYOUT])
 def test_each_sample_is_handed_over_once(name: str, num_ranks: int) -> None:
-    """By one process, or by each of those that divide its matrices; the last step is not full."""
+    """By one process, or by each of those that divide its matrices or itself; the last step is not full."""
     found = [alone()] if num_ranks == 1 else together(name, num_ranks)
-    num_copies = LAYOUTS[name].mesh[num_ranks].tensor_parallel if num_ranks > 1 else 1
+    mesh = LAYOUTS[name].mesh[num_ranks] if num_ranks > 1 else DeviceMeshParameters()
+    num_copies = mesh.tensor_parallel * mesh.context_parallel
 
     assert sorted(sample for each in found for sample in each.samples) == sorted([*range(NUM_SAMPLES)] * num_copies)
 

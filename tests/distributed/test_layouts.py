@@ -86,9 +86,9 @@ def test_final_weights_are_those_of_one_process(name: str, num_ranks: int) -> No
 
 @pytest.mark.parametrize(("name", "num_ranks"), EVERY_LAYOUT)
 def test_each_loss_is_computed_once(name: str, num_ranks: int) -> None:
-    """Where the last stage is; a metric that is counted there is counted once. Tensor parallel ranks have the same."""
+    """Where the last stage is, so that a metric counts once. Ranks that divide matrices or sequences have each one."""
     layout = LAYOUTS[name].mesh[num_ranks]
-    num_samples_seen = NUM_STEPS * 32 * layout.tensor_parallel
+    num_samples_seen = NUM_STEPS * 32 * layout.tensor_parallel * layout.context_parallel
 
     assert sum(outcome.num_losses for outcome in together(name, num_ranks)) == num_samples_seen // 2
 

@@ -129,7 +129,12 @@ def kill_in_save(folder: Path, nth_operation: int) -> None:
 
 
 def main(
-    *, folder: str, trace: str, kill_at: tuple[str, int] | None = None, kill_in_nth_operation: int | None = None
+    *,
+    folder: str,
+    trace: str,
+    kill_at: tuple[str, int] | None = None,
+    kill_in_nth_operation: int | None = None,
+    asynchronous: bool = False,
 ) -> None:
     """Train, until the end or until killed.
 
@@ -138,6 +143,7 @@ def main(
         trace: The file to which the id of each event is appended.
         kill_at: The event, and the step, whose handler kills the process.
         kill_in_nth_operation: Which operation on the files of the checkpoints kills the process.
+        asynchronous: Whether checkpoints are written beside the loop.
     """
     torch.set_num_threads(1)
     if kill_in_nth_operation is not None:
@@ -149,7 +155,9 @@ def main(
             micro_batch_size=4,
             device="cpu",
             max_gradient_norm=0.5,
-            checkpointing=CheckpointingConfig(folder=Path(folder), period_steps=PERIOD_STEPS, num_to_keep=2),
+            checkpointing=CheckpointingConfig(
+                folder=Path(folder), period_steps=PERIOD_STEPS, num_to_keep=2, asynchronous=asynchronous
+            ),
             reporting=ReportingConfig(progress_bar=False, json_lines=None),
         ),
         task=WeighingTask(Path(trace), None if kill_at is None else (kill_at[0], kill_at[1])),

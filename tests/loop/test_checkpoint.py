@@ -1,5 +1,7 @@
 """Checkpoints appear whole or not at all, and damaged ones are never loaded silently."""
 
+import datetime as dt
+import importlib.resources
 import json
 import resource
 import shutil
@@ -62,9 +64,6 @@ DAMAGES = [
     pytest.param("checkpoint.json", Path.unlink, "its checkpoint.json cannot be read", id="no-manifest"),
     pytest.param("checkpoint.json", garble, "its checkpoint.json cannot be read", id="garbled-manifest"),
     pytest.param("checkpoint.json", make_list, "its checkpoint.json cannot be read", id="manifest-of-something-else"),
-    pytest.param(
-        "checkpoint.json", future_format, f"it has format {FORMAT + 1}, and this version of d9d reads", id="format"
-    ),
     pytest.param("state.json", Path.unlink, "its file state.json is missing", id="no-outline"),
     pytest.param("state.json", truncate, "its file state.json has ", id="short-outline"),
     pytest.param("tensors.json", Path.unlink, "its file tensors.json is missing", id="no-index"),
@@ -199,6 +198,53 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     assert warnings[0].endswith(f"going back to {every_step.folder / 'step-2'}")
     assert same_tensors(weights_of(again.modules[0]), weights_of(first.modules[0]))
     assert Checkpoint(every_step.folder / "step-3").defect() is None
+
+
+def test_a_checkpoint_of_a_newer_version_is_neither_passed_over_nor_replaced(
+    every_step: CheckpointingConfig,
+) -> None:
+    """Going back to an older one would lose steps in silence: the version to go on with is named."""
+    every_step_of(every_step)
+    future_format(every_step.folder / "step-3" / "checkpoint.json")
+
+    with pytest.raises(CheckpointError) as caught:
+        every_step_of(every_step)
+
+    version = Checkpoint(every_step.folder / "step-3").manifest()["versions"]["d9d"]
+    assert str(caught.value) == (
+        f"{every_step.folder / 'step-3'} cannot be gone on from: it has format {FORMAT + 1}, and this version of d9d "
+        f"reads format {FORMAT}: go on with the version that wrote it, {version}, or name another folder"
+    )
+    assert steps_saved(every_step.folder) == [1, 2, 3]
+
+
+def test_a_checkpoint_describes_its_job(every_step: CheckpointingConfig) -> None:
+    """When it was taken and by what, on which mesh, with which settings and events; digests tell jobs apart."""
+    every_step_of(every_step)
+    configure_training(training_config(every_step.model_copy(update={"folder": every_step.folder / "other"}))).train()
+    manifest = Checkpoint(every_step.folder / "step-1").manifest()
+    other = Checkpoint(every_step.folder / "other" / "step-1").manifest()
+    index = json.loads((importlib.resources.files("d9d.loop.event.catalogue") / "index.json").read_text())
+
+    assert dt.datetime.fromisoformat(manifest["time"]) <= dt.datetime.now(dt.UTC)
+    assert manifest["num_ranks"] == manifest["mesh"]["data_parallel_shard"] == 1
+    assert manifest["configuration"]["seed"] == 0
+    assert manifest["catalogue_digest"] in index["digests"]
+    assert manifest["catalogue_digest"] == other["catalogue_digest"]
+    assert manifest["configuration_digest"] != other["configuration_digest"]
+
+
+def test_settings_that_may_change_are_told_when_they_do(
+    every_step: CheckpointingConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the line that says what the run goes on from."""
+    caplog.set_level("INFO", logger="d9d")
+    every_step_of(every_step)
+    every_step_of(every_step.model_copy(update={"num_to_keep": 2}))
+
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("resumed from")]
+    assert line.startswith(f"resumed from {every_step.folder / 'step-3'}\n  configuration_digest is '")
+    assert line.endswith("\n  configuration/checkpointing/num_to_keep is 2 here and 1000 in the checkpoint")
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_stops(every_step: CheckpointingConfig) -> None:

@@ -176,23 +176,32 @@ def test_a_run_killed_in_handlers_ends_as_one_left_alone(run: Run, left_alone: R
     assert_same_end(run, left_alone)
 
 
-def test_a_run_killed_at_each_operation_of_a_save_ends_as_one_left_alone(run: Run, left_alone: Run) -> None:
+@pytest.mark.parametrize("asynchronous", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_killed_at_each_operation_of_a_save_ends_as_one_left_alone(
+    run: Run, left_alone: Run, *, asynchronous: bool
+) -> None:
     """Killed before each single change to the files of checkpoints; none ever appears under its name unless whole."""
     num_kills = 0
-    while run.resume(kill_in_nth_operation=num_kills + 1) == KILLED:
+    while run.resume(kill_in_nth_operation=num_kills + 1, asynchronous=asynchronous) == KILLED:
         num_kills += 1
 
     assert run.num_kills_in_saves > 15
     assert_same_end(run, left_alone)
 
 
-def test_a_run_killed_at_random_moments_ends_as_one_left_alone(run: Run, left_alone: Run) -> None:
-    """Killed from outside, at whatever it was about to do."""
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_run_killed_at_random_moments_ends_as_one_left_alone(
+    run: Run, left_alone: Run, *, asynchronous: bool
+) -> None:
+    """Killed from outside, at whatever it was about to do, with saves that the loop waits for, or beside it."""
     delays = random.Random(0)  # noqa: S311 -- not for secrets
-    statuses = [run.resume(kill_after=(delays.randrange(80), delays.uniform(0.0, 0.03))) for _ in range(5)]
+    statuses = [
+        run.resume(kill_after=(delays.randrange(80), delays.uniform(0.0, 0.03)), asynchronous=asynchronous)
+        for _ in range(5)
+    ]
 
     assert KILLED in statuses
-    assert run.resume() == 0
+    assert run.resume(asynchronous=asynchronous) == 0
     assert_same_end(run, left_alone)
 
 

@@ -1,23 +1,22 @@
 """One checkpoint on disk: whole, or visibly not."""
 
 import dataclasses
+import datetime as dt
 import functools
-import importlib.metadata
 import json
-import platform
 import secrets
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
 from d9d.loop.component.durable_file import synchronize_folder, write_json
+from d9d.loop.component.job_description import describe_software
 from d9d.loop.component.ranks import ALONE, Ranks
 from d9d.loop.component.saved_state import READ_ERRORS, SavedState, damage_error, require_consistent
 from d9d.loop.component.state_tree import empty_tensors, join_state
 from d9d.loop.component.tensor_index import read_index
+from d9d.loop.component.transient_folder import make_transient, remove_at_once
 from d9d.loop.component.united_state import unite
 
 FORMAT = 2
@@ -25,8 +24,6 @@ _MANIFEST = "checkpoint.json"
 _OUTLINE = "state.json"
 _MANIFEST_FIELDS = {"format": int, "id": str, "num_steps": int, "files": dict, "settings": dict}
 _PREFIX = "step-"
-# Folders of this prefix are on their way in or out; they belong to no checkpoint and may be removed at any time.
-_TRANSIENT_PREFIX = ".transient-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,18 +96,18 @@ class Checkpoint:
         from d9d.loop.component.tensor_files import save_tensors  # noqa: PLC0415 -- it loads torch's checkpoints
 
         checkpoint = cls(folder / f"{_PREFIX}{num_steps}")
-        partial = folder / f"{_TRANSIENT_PREFIX}{checkpoint.path.name}"
         tensors, outline = unite(state, ranks, differing)
         manifest = {
             "format": FORMAT,
             "id": secrets.token_hex(8),
             "num_steps": num_steps,
+            "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "num_ranks": ranks.num_ranks,
-            "versions": {"d9d": _own_version(), "torch": torch.__version__, "python": platform.python_version()},
+            "versions": describe_software(),
             **(notes or {}),
             "settings": settings,
         }
-        ranks.on_main(functools.partial(_make_empty, partial))
+        partial = ranks.on_main(functools.partial(make_transient, checkpoint.path))
         try:
             save_tensors(partial, tensors, ranks)
             ranks.on_main(lambda: checkpoint._complete(partial, outline, manifest))
@@ -148,7 +145,11 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             return f"its {_MANIFEST} cannot be read ({error})"
         if manifest["format"] != FORMAT:
-            return f"it has format {manifest['format']!r}, and this version of d9d reads format {FORMAT}"
+            writer = manifest.get("versions", {}).get("d9d")
+            return (
+                f"it has format {manifest['format']!r}, and this version of d9d reads format {FORMAT}: go on with the "
+                f"version that wrote it, {writer}"
+            )
         if manifest["num_steps"] != self.num_steps:
             return f"it was taken after {manifest['num_steps']} steps, and has been renamed or copied since"
         for name, size in manifest["files"].items():
@@ -158,6 +159,13 @@ class Checkpoint:
             if file.stat().st_size != size:
                 return f"its file {name} has {file.stat().st_size} bytes instead of {size}"
         return None
+
+    def is_of_newer_format(self) -> bool:
+        """Say whether a newer version of d9d has written it, whose checkpoints this one cannot judge."""
+        try:
+            return bool(self.manifest()["format"] > FORMAT)
+        except (OSError, ValueError):
+            return False
 
     def manifest(self) -> dict[str, Any]:
         """Read what the folder must hold, and which settings it belongs to.
@@ -221,29 +229,4 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Remove the checkpoint, if it is there, at one instant."""
-        leaving = self.path.with_name(f"{_TRANSIENT_PREFIX}removed-{self.path.name}")
-        if self.path.exists():
-            self.path.rename(leaving)
-            shutil.rmtree(leaving)
-
-
-def remove_transient(folder: Path) -> None:
-    """Remove what killed processes left on its way in or out.
-
-    Args:
-        folder: Where a job keeps its checkpoints.
-    """
-    for leftover in folder.glob(f"{_TRANSIENT_PREFIX}*"):
-        shutil.rmtree(leftover)
-
-
-def _own_version() -> str:
-    try:
-        return importlib.metadata.version("d9d")
-    except importlib.metadata.PackageNotFoundError:  # used from a source tree
-        return "unknown"
-
-
-def _make_empty(partial: Path) -> None:
-    remove_transient(partial.parent)
-    partial.mkdir(parents=True)
+        remove_at_once(self.path)

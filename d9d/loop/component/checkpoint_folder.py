@@ -42,7 +42,8 @@ def find_complete(folder: Path) -> Checkpoint | None:
         The checkpoint, or `None` if there is none at all.
 
     Raises:
-        CheckpointError: If there are checkpoints and none is complete.
+        CheckpointError: If there are checkpoints and none is complete, or a newer version of d9d has written one of
+            those that are newer.
     """
     checkpoint, defects = _newest_complete(folder)
     if checkpoint is None and defects:
@@ -61,5 +62,7 @@ def _newest_complete(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         defect = checkpoint.defect()
         if defect is None:
             return checkpoint, defects
+        if checkpoint.is_of_newer_format():  # going back would be to lose steps, and in time to overwrite it
+            raise CheckpointError(f"{checkpoint.path} cannot be gone on from: {defect}, or name another folder")
         defects.append(f"{checkpoint.path} is incomplete: {defect}")
     return None, defects

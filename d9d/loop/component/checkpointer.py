@@ -1,38 +1,42 @@
-"""When checkpoints are taken, which are kept, and which one a job goes on from."""
+"""When checkpoints are taken, and which one a job goes on from."""
 
+import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Self
 
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint import Checkpoint, remove_transient
+from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpoint_folder import find_complete
-from d9d.loop.component.ranks import ALONE, Ranks, or_checkpoint_exception
-from d9d.loop.component.saved_state import CheckpointError, SavedState
+from d9d.loop.component.checkpoint_settings import find_differences, require_same
+from d9d.loop.component.checkpoint_writer import CheckpointWriter, SharedState
+from d9d.loop.component.folder_lock import FolderLock
+from d9d.loop.component.ranks import ALONE, Ranks
+from d9d.loop.component.save_schedule import SaveSchedule
+from d9d.loop.component.state_tree import describe_state
 from d9d.loop.config import CheckpointingConfig
 
 logger = logging.getLogger(__name__)
 
-_ABSENT = "absent"
-_NUM_DIFFERENCES_SHOWN = 10
 _REMEDY = "Restore these settings to go on from it, or name another checkpointing.folder to begin anew."
 
 
-class SharedState(Protocol):
-    """What a checkpointer saves: the state of a job, of which each rank tells and takes its part."""
+@dataclasses.dataclass(frozen=True)
+class _Saving:
+    """What takes part in saving, where there is any."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what this rank holds, under names that no other rank uses for anything else."""
-
-    def differing(self) -> set[str]:
-        """Return the paths of tensors that several ranks hold and need not be the same."""
-
-    def load(self, saved: SavedState) -> None:
-        """Go on from what was saved."""
+    config: CheckpointingConfig
+    lock: FolderLock
+    schedule: SaveSchedule
+    writer: CheckpointWriter
 
 
 class Checkpointer:
-    """Saves the state of a job every few steps, and gives it back to the job when it is run again.
+    """Saves the state of a job from time to time, and gives it back to the job when it is run again.
+
+    As a context it lasts as long as the loop: at the end, the last save is complete, or its failure is raised.
 
     Args:
         config: Where, how often, and how many to keep; `None` saves nothing.
@@ -54,112 +58,127 @@ class Checkpointer:
         ranks: Ranks = ALONE,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        self._config = config
         self._stepper = stepper
         self._state = state
         self._settings = settings
+        self._notes = notes or {}
         self._ranks = ranks
-        self._notes = notes
+        self._num_steps_saved: int | None = None
+        self._saving: _Saving | None = None
+        if config is not None:
+            write = functools.partial(Checkpoint.write, settings=settings, notes=notes)
+            self._saving = _Saving(
+                config=config,
+                lock=FolderLock(config.folder),
+                schedule=SaveSchedule(config, stepper, ranks),
+                writer=CheckpointWriter(config, state, ranks, write),
+            )
 
     def resume(self) -> None:
-        """Go on from the newest complete checkpoint, if there is one.
+        """Take the folder, and go on from the newest complete checkpoint, if there is one.
 
         Raises:
-            CheckpointError: On all ranks, if there are checkpoints and none is complete, or the newest complete one
-                belongs to other settings.
+            CheckpointError: On all ranks, if another job uses the folder; if there are checkpoints and none is
+                complete; or the newest complete one belongs to other settings.
         """
-        config = self._config
-        if config is None:
+        if self._saving is None:
             return
+        self._ranks.on_main(self._saving.lock.acquire)
+        try:
+            self._load_newest(self._saving)
+        except BaseException:
+            self._saving.lock.release()
+            raise
+
+    def save_if_due(self, *, now: bool = False) -> None:
+        """Save the state when a period, or the last step, has been completed; then remove surplus ones.
+
+        Args:
+            now: Whether to save in any case, and to wait until that is on disk, since the job is about to stop.
+
+        Raises:
+            CheckpointError: As `save`.
+            StateError: As `save`.
+        """
+        if now:
+            self.save()
+            self.wait()
+        elif self._saving is not None and self._saving.schedule.is_due():
+            self.save()
+
+    def save(self) -> None:
+        """Save the state as it is between two steps, due or not; nothing where this step is saved already.
+
+        Between two steps is where the loop itself saves, and a handler of `train.step.pre` or `inference.step.pre`;
+        later in a step, the state is no longer that of the steps which are complete. With `asynchronous` this returns
+        when the state is copied, and `wait` when it is on disk.
+
+        Raises:
+            CheckpointError: On all ranks, if it cannot be written, or the save before, beside the loop, could not.
+            StateError: On all ranks, if the state holds what a checkpoint cannot keep.
+        """
+        num_steps = self._stepper.current_step
+        if self._saving is None or self._num_steps_saved == num_steps:
+            return
+        self._saving.writer.save(num_steps)
+        self._num_steps_saved = num_steps
+        self._saving.schedule.saved()
+
+    def wait(self) -> None:
+        """Wait until the last save is on disk.
+
+        Raises:
+            CheckpointError: On all ranks, if it could not be written.
+            StateError: On all ranks, if the state held what a checkpoint cannot keep.
+        """
+        if self._saving is None:
+            return
+        try:
+            self._saving.writer.wait()
+        except BaseException:
+            self._num_steps_saved = None
+            raise
+
+    def __enter__(self) -> Self:
+        """Begin the loop."""
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the loop; where it has failed, nothing waits, and a save that goes on is left to its end."""
+        if self._saving is None:
+            return
+        try:
+            if error is None:
+                self.wait()
+        finally:
+            # Whoever came next would remove what is still written.
+            if not self._saving.writer.is_writing:
+                self._saving.lock.release()
+
+    def _load_newest(self, saving: _Saving) -> None:
         # A shared file system may show the others an older state of the folder.
-        checkpoint = self._ranks.on_main(lambda: self._find(config))
+        checkpoint = self._ranks.on_main(lambda: self._find(saving.config))
         if checkpoint is None:
             return
         self._state.load(checkpoint.open(self._ranks))
         if self._ranks.is_main:
-            logger.info("resumed from %s", checkpoint.path)
+            self._tell(checkpoint)
+        self._num_steps_saved = checkpoint.num_steps
         # A process that was killed after its last save has left this to do, and no save may follow.
-        self._remove_surplus(config)
-
-    def save_if_due(self) -> None:
-        """Save the state when a period of steps, or the last step, has been completed; then remove surplus ones.
-
-        Raises:
-            CheckpointError: On all ranks, if it cannot be written.
-            StateError: On all ranks, if the state holds what a checkpoint cannot keep.
-        """
-        if self._config is None:
-            return
-        num_steps = self._stepper.current_step
-        if num_steps % self._config.period_steps and not self._stepper.is_finished:
-            return
-        try:
-            saved = Checkpoint.write(
-                self._config.folder,
-                num_steps,
-                self._state.state_dict(),
-                self._settings,
-                ranks=self._ranks,
-                differing=self._state.differing(),
-                notes=self._notes,
-            )
-        except or_checkpoint_exception(OSError) as error:
-            raise CheckpointError(
-                f"the checkpoint after {num_steps} steps could not be written to {self._config.folder} "
-                f"({_cause(error)}); those before it are intact: mend that, and run again"
-            ) from error
-        if self._ranks.is_main:
-            logger.info("saved %s", saved.path)
-        self._remove_surplus(self._config)
+        saving.writer.remove_surplus()
 
     def _find(self, config: CheckpointingConfig) -> Checkpoint | None:
         checkpoint = find_complete(config.folder)
         if checkpoint is not None:
-            require_same(self._settings, checkpoint.manifest()["settings"], checkpoint, remedy=_REMEDY)
+            require_same(self._settings, checkpoint.manifest()["settings"], checkpoint.path, remedy=_REMEDY)
         return checkpoint
 
-    def _remove_surplus(self, config: CheckpointingConfig) -> None:
-        """Keep the newest checkpoints, and remove older ones and what killed processes left of others."""
-
-        def remove() -> None:
-            remove_transient(config.folder)
-            complete = [found for found in Checkpoint.list_in(config.folder) if found.defect() is None]
-            for surplus in complete[config.num_to_keep :]:
-                surplus.remove()
-
-        self._ranks.on_main(remove)
-
-
-def _cause(error: BaseException) -> str:
-    """Say what went wrong, which torch wraps once for each rank."""
-    failures: dict[int, Any] | None = getattr(error, "failures", None)
-    if failures is not None:
-        return "; ".join(f"rank {rank}: {wrapped}" for rank, (wrapped, _) in failures.items())
-    return str(error)
-
-
-def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], checkpoint: Checkpoint, *, remedy: str) -> None:
-    """Refuse a checkpoint that belongs to other settings.
-
-    Args:
-        expected: The settings of this job.
-        found: The settings of the checkpoint.
-        checkpoint: The checkpoint.
-        remedy: What to do about differences.
-
-    Raises:
-        CheckpointError: If any of them differ, with both values of each.
-    """
-    differences = [
-        f"{name} is {expected.get(name, _ABSENT)!r} here and {found.get(name, _ABSENT)!r} in the checkpoint"
-        for name in dict.fromkeys([*expected, *found])
-        if expected.get(name, _ABSENT) != found.get(name, _ABSENT)
-    ]
-    if not differences:
-        return
-    shown = differences[:_NUM_DIFFERENCES_SHOWN]
-    if len(differences) > len(shown):
-        shown.append(f"… and {len(differences) - len(shown)} more")
-    raise CheckpointError(
-        f"{checkpoint.path} belongs to a job of other settings:\n  " + "\n  ".join(shown) + f"\n{remedy}"
-    )
+    def _tell(self, checkpoint: Checkpoint) -> None:
+        """Say what the job goes on from, and which settings are others now that may be."""
+        found = checkpoint.manifest()
+        differences = find_differences(
+            describe_state(self._notes), describe_state({name: found[name] for name in self._notes if name in found})
+        )
+        logger.info("resumed from %s%s", checkpoint.path, "".join(f"\n  {line}" for line in differences))

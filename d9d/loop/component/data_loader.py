@@ -14,6 +14,7 @@ from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import StepBatchSampler
 from d9d.loop.component.device_transfer import takes_pinned_memory
+from d9d.loop.component.stop_signal import stand_apart
 from d9d.loop.component.worker_dataset import WorkerDataset
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
@@ -138,6 +139,7 @@ def build_data_loader(
         batch_sampler=batch_sampler,
         collate_fn=data.collate,
         num_workers=num_workers,
+        worker_init_fn=stand_apart,
         pin_memory=takes_pinned_memory(device),
         # Without a generator of its own, each iteration would draw from the global one and a resumed run would differ.
         generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),

@@ -48,6 +48,18 @@ class HostCopy:
         return list(torch.split(self._host, [len(tensor) for tensor in self._tensors]))
 
 
+def has_streams(device: torch.device) -> bool:
+    """Say whether work on a device goes on in streams, which the host need not wait for.
+
+    Args:
+        device: The device.
+
+    Returns:
+        Whether it does.
+    """
+    return device.type not in {"cpu", "meta", "mps"}
+
+
 def _new_stream(device: torch.device) -> torch.Stream | None:
     """Make a stream on a device that has them: the CPU has none, and neither do Apple's and the meta device."""
-    return None if device.type in {"cpu", "meta", "mps"} else torch.Stream(device=device)
+    return torch.Stream(device=device) if has_streams(device) else None

@@ -18,6 +18,7 @@ from d9d.core.dist_context import DistributedContext
 from d9d.core.seed import derive_seed
 from d9d.loop.component.device_transfer import takes_pinned_memory
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.stop_signal import stand_apart
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
 
@@ -52,6 +53,7 @@ class IterableDataLoader(StatefulDataLoader[Any]):
                 drop_last=True,
                 collate_fn=data.collate,
                 num_workers=config.data_loading.num_workers,
+                worker_init_fn=stand_apart,
                 pin_memory=takes_pinned_memory(dist_context.device),
                 # Without one of its own, iteration would draw from the global one and a resumed run would differ.
                 generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),

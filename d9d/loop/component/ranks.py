@@ -33,6 +33,12 @@ class Ranks:
         """Return all processes of a job."""
         return cls(dist_context.rank, dist_context.world_size)
 
+    def apart(self) -> Self:
+        """Return the same processes, who speak through a group of their own, beside whatever else they say."""
+        if self.is_alone:
+            return self
+        return type(self)(self.rank, self.num_ranks, distributed.new_group(backend="gloo"))
+
     @property
     def is_alone(self) -> bool:
         """Whether there is no other."""

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -21,7 +22,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.storage import StorageReader, WriteResult
 
 from d9d.loop.component.durable_file import write_json
 from d9d.loop.component.ranks import Ranks
@@ -41,16 +42,14 @@ def save_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], ranks: Ranks
     Raises:
         CheckpointException: On all ranks, if any of them fails. It is no `Exception`.
     """
-    with warnings.catch_warnings():
-        # One process saving alone is what is meant.
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        save(
-            dict(tensors),
-            storage_writer=_Writer(folder),
-            planner=DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
-            process_group=ranks.group,
-            no_dist=ranks.is_alone,
-        )
+    _allow_one_process()
+    save(
+        dict(tensors),
+        storage_writer=_Writer(folder),
+        planner=DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+        process_group=ranks.group,
+        no_dist=ranks.is_alone,
+    )
 
 
 def load_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], index: Mapping[str, Any], ranks: Ranks) -> None:
@@ -65,19 +64,49 @@ def load_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], index: Mappi
     Raises:
         CheckpointException: On all ranks, if any of them fails. It is no `Exception`.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        load(
-            dict(tensors),
-            storage_reader=_Reader(folder, index),
-            planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
-            process_group=ranks.group,
-            no_dist=ranks.is_alone,
-        )
+    fill_tensors(tensors, _Reader(folder, index), ranks)
+
+
+def fill_tensors(tensors: Mapping[str, torch.Tensor], reader: StorageReader, ranks: Ranks) -> None:
+    """Fill tensors from wherever a reader finds them.
+
+    Args:
+        tensors: Which to read, by name, and where to.
+        reader: Reads them.
+        ranks: Who reads.
+
+    Raises:
+        CheckpointException: On all ranks, if any of them fails. It is no `Exception`.
+    """
+    _allow_one_process()
+    load(
+        dict(tensors),
+        storage_reader=reader,
+        planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+        process_group=ranks.group,
+        no_dist=ranks.is_alone,
+    )
+
+
+def _allow_one_process() -> None:
+    """Have torch take one process that saves alone for what is meant."""
+    # For good: the list of filters belongs to all threads, and a save beside the loop could not put the old one back.
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+
+class _PresentFolder(FileSystem):
+    """Makes no folder: one that has vanished is an error, and not to be made anew somewhere else."""
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        """Leave things as they are."""
 
 
 class _Writer(FileSystemWriter):
     """Writes an index in JSON where torch would write a pickle."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.fs = _PresentFolder()
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         places = {result.index: result.storage_data for results_of_rank in results for result in results_of_rank}

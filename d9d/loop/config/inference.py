@@ -9,5 +9,6 @@ class InferenceConfig(LoopConfig):
     """Everything about an inference run that is a number, a name or a path."""
 
     source_checkpoint: Path | None = None
-    """Where the weights come from: one checkpoint of a training run, or the folder that holds them, whose newest
-    complete one is taken. `None` keeps the weights that the model provider made."""
+    """Where the weights come from: one checkpoint of a training run; the folder that holds them, whose newest complete
+    one is taken; or exported weights, a file of safetensors or a folder of such. `None` keeps those that the model
+    provider made."""

@@ -3,24 +3,23 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.utils.data import DataLoader
 
 from d9d.core.stepper import Stepper
 from d9d.loop.component.batch_sampler import MicroBatchSamples, StepBatchSampler
-from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.device_transfer import DeviceTransfer
 from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_mode import without_gradients
+from d9d.loop.component.interruption import Interruption
 from d9d.loop.component.model_runner import ModelRunner
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporter import Reporter
-from d9d.loop.component.source_checkpoint import load_weights
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.inference import (
@@ -34,6 +33,9 @@ from d9d.loop.event.catalogue.inference import (
     EventInferenceReadyContext,
     EventStepContext,
 )
+
+if TYPE_CHECKING:
+    from d9d.loop.component.source_checkpoint import WeightSource
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -56,6 +58,7 @@ class Inference:
         checkpointer: Saves the state of this run, and gives it back.
         garbage_collector: Collects garbage between steps.
         profiler: Records some of them.
+        interruption: Ends the loop before its last step, where it has to.
     """
 
     event_bus: EventBus
@@ -67,12 +70,13 @@ class Inference:
     modules: Sequence[nn.Module]
     model_runner: ModelRunner
     reporter: Reporter
-    source: Checkpoint | None
+    source: "WeightSource | None"
     ranks: Ranks
     random_state: RandomState
     checkpointer: Checkpointer
     garbage_collector: GarbageCollector
     profiler: Profiler
+    interruption: Interruption
 
     def infer(self) -> None:
         """Run the model over all samples, from where the newest checkpoint of this run was taken if there is one.
@@ -80,8 +84,11 @@ class Inference:
         Raises:
             CheckpointError: If the weights cannot be loaded, or there are checkpoints of this run and none can be gone
                 on from.
+            StopRequest: After a checkpoint, if a signal asked to stop; `launch` makes it the exit status 75.
         """
         if self.source is not None:
+            from d9d.loop.component.source_checkpoint import load_weights  # noqa: PLC0415 -- it loads torch's checkpoints
+
             load_weights(self.source, self.modules, self.ranks)
         self.checkpointer.resume()
         for module in self.modules:
@@ -91,13 +98,22 @@ class Inference:
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = iter(self.data_loader)
-        with self.reporter, self.garbage_collector, self.profiler, without_gradients(self.modules):
+        with (
+            self.interruption,
+            self.checkpointer,
+            self.reporter,
+            self.garbage_collector,
+            self.profiler,
+            without_gradients(self.modules),
+        ):
             while not self.stepper.is_finished:
                 self._run_step(moment, micro_batches)
                 self.stepper.advance()
-                self.checkpointer.save_if_due()
+                self.interruption.step_done()
+                self.checkpointer.save_if_due(now=self.interruption.is_due)
                 self.garbage_collector.collect_if_due()
                 self.profiler.step_done()
+                self.interruption.stop_if_due()
         self.event_bus.trigger(EVENT_INFERENCE_FINISHED, EventInferenceFinishedContext())
 
     def _run_step(self, moment: EventStepContext, micro_batches: Iterator[Any]) -> None:

@@ -1,21 +1,22 @@
 """Inference, assembled."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint import Checkpoint
 from d9d.loop.component.checkpointer import Checkpointer
 from d9d.loop.component.device_transfer import DeviceTransfer
 from d9d.loop.component.garbage_collector import GarbageCollector
+from d9d.loop.component.interruption import Interruption
+from d9d.loop.component.job_description import describe_job
 from d9d.loop.component.model_state import describe_model
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import build_reporter
-from d9d.loop.component.source_checkpoint import find_source
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -36,6 +37,9 @@ from d9d.loop.run.inference import Inference
 from d9d.loop.run.model import build_runner, build_stages
 from d9d.loop.run.start import seed_apart, start_run
 from d9d.loop.state import inference_state
+
+if TYPE_CHECKING:
+    from d9d.loop.component.source_checkpoint import WeightSource
 
 
 class InferenceConfigurator:
@@ -71,11 +75,10 @@ class InferenceConfigurator:
             CheckpointError: If the source of the weights cannot be loaded; the model is not built then.
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
-        config = self._config
-        bus = EventBus()
+        config, bus = self._config, EventBus()
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         ranks = Ranks.of(dist_context)
-        source = None if config.source_checkpoint is None else find_source(config.source_checkpoint, ranks)
+        source, identity = self._find_source(ranks)
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         data = build_inference_data(self._dataset_provider, config, dist_context)
         stepper, num_samples = data.stepper, data.num_samples
@@ -105,15 +108,28 @@ class InferenceConfigurator:
             random_state=random_state,
             garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
             profiler=profiler,
+            interruption=Interruption(dist_context, stepper, config.timeouts),
             checkpointer=self._build_checkpointer(
-                num_samples, source, dist_context, stepper=stepper, modules=modules, random=random_state
+                num_samples, identity, dist_context, stepper=stepper, modules=modules, random=random_state
             ),
         )
+
+    def _find_source(self, ranks: Ranks) -> tuple["WeightSource | None", str | None]:
+        """Find the weights, and what tells them from all others."""
+        if self._config.source_checkpoint is None:
+            return None, None
+        from d9d.loop.component.source_checkpoint import (  # noqa: PLC0415 -- it loads torch's checkpoints
+            find_source,
+            identify_source,
+        )
+
+        source = find_source(self._config.source_checkpoint, ranks)
+        return source, identify_source(source)
 
     def _build_checkpointer(
         self,
         num_samples: int,
-        source: Checkpoint | None,
+        source: str | None,
         dist_context: DistributedContext,
         *,
         stepper: Stepper,
@@ -131,7 +147,7 @@ class InferenceConfigurator:
             "precision": config.precision,
             "num_samples": num_samples,
             # Outputs of two sets of weights must not mix in one run.
-            "source_checkpoint": None if source is None else f"{source.path.name} ({source.manifest()['id']})",
+            "source_checkpoint": source,
             **(describe_model(modules, ranks) if config.checkpointing is not None else {}),
         }
         if config.checkpointing is not None:
@@ -142,5 +158,5 @@ class InferenceConfigurator:
             state=state,
             settings=settings,
             ranks=ranks,
-            notes={"mesh": dist_context.mesh_parameters.model_dump()},
+            notes=describe_job(config),
         )

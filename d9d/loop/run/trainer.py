@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +19,14 @@ from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.gradient_format import GradientFormat
+from d9d.loop.component.interruption import Interruption
 from d9d.loop.component.model_runner import ModelRunner
 from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.reporter import Reporter
+from d9d.loop.component.weight_exporter import WeightExporter
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
@@ -63,8 +66,10 @@ class Trainer:
         reporter: Tells how far the run is, and its numbers.
         random_state: The random number generators of the process.
         checkpointer: Saves the state of the job, and gives it back.
+        weight_exporter: Writes the weights for other tools.
         garbage_collector: Collects garbage between steps.
         profiler: Records some of them.
+        interruption: Ends the loop before its last step, where it has to.
     """
 
     event_bus: EventBus
@@ -84,14 +89,17 @@ class Trainer:
     reporter: Reporter
     random_state: RandomState
     checkpointer: Checkpointer
+    weight_exporter: WeightExporter
     garbage_collector: GarbageCollector
     profiler: Profiler
+    interruption: Interruption
 
     def train(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one.
 
         Raises:
             CheckpointError: If there are checkpoints and none can be gone on from.
+            StopRequest: After a checkpoint, if a signal asked to stop; `launch` makes it the exit status 75.
             RuntimeError: If the data ends before the last step.
         """
         self.checkpointer.resume()
@@ -103,14 +111,27 @@ class Trainer:
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
         moment = EventStepContext(stepper=self.stepper)
         micro_batches = begin_reading(self.data_loader, self.stepper)
-        with self.reporter, self.garbage_collector, self.profiler:
+        with self.interruption, self.checkpointer, self.reporter, self.garbage_collector, self.profiler:
             while not self.stepper.is_finished:
                 self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
                 self.stepper.advance()
-                self.checkpointer.save_if_due()
+                self.interruption.step_done()
+                self.checkpointer.save_if_due(now=self.interruption.is_due)
                 self.garbage_collector.collect_if_due()
                 self.profiler.step_done()
+                self.interruption.stop_if_due()
         self.event_bus.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext())
+
+    def export(self, folder: Path) -> None:
+        """Write the weights as they are, as files of safetensors with an index; all processes call this.
+
+        Args:
+            folder: Where to; is not there yet, or empty. All processes see the same.
+
+        Raises:
+            CheckpointError: On all processes, if the weights cannot be written, or the folder holds something.
+        """
+        self.weight_exporter.export(folder)
 
     def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:
         bus = self.event_bus

@@ -16,6 +16,8 @@ from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient_clipper import GradientClipper
 from d9d.loop.component.gradient_format import GradientFormat
+from d9d.loop.component.interruption import Interruption
+from d9d.loop.component.job_description import describe_job
 from d9d.loop.component.model_builder import ModelStage
 from d9d.loop.component.non_finite_gradients import NonFiniteGradients
 from d9d.loop.component.optimizer_builder import OptimizerBuilder
@@ -24,6 +26,7 @@ from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporter import Reporter
 from d9d.loop.component.reporting import build_reporter
+from d9d.loop.component.weight_exporter import WeightExporter
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -172,7 +175,9 @@ class TrainingConfigurator:
             random_state=parts.random_state,
             garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
             profiler=parts.profiler,
+            interruption=Interruption(dist_context, stepper, config.timeouts),
             checkpointer=self._build_checkpointer(parts),
+            weight_exporter=WeightExporter(parts.modules, Ranks.of(dist_context)),
         )
 
     def _build_optimizer(
@@ -218,5 +223,5 @@ class TrainingConfigurator:
             state=state,
             settings=settings,
             ranks=ranks,
-            notes={"mesh": config.mesh.model_dump()},
+            notes=describe_job(config),
         )

@@ -1,0 +1,112 @@
+"""Checkpoints of several ranks that are written beside a loop which speaks all the time."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from divided_job import DIVISIONS, Division, Job
+from ranks import run_on_ranks
+from torch import distributed
+
+from d9d.loop.component.checkpoint import Checkpoint
+from d9d.loop.component.checkpointer import Checkpointer
+from d9d.loop.component.state_tree import split_state
+from d9d.loop.config import CheckpointingConfig
+
+NUM_STEPS = 4
+
+
+def checkpointer_of(job: Job, folder: Path, **settings: Any) -> Checkpointer:
+    """Make another checkpointer for a job."""
+    return Checkpointer(
+        CheckpointingConfig(folder=folder, num_to_keep=1000, **settings),
+        stepper=job.stepper,
+        state=job.state,
+        settings=job.state.describe("model"),
+        ranks=job.ranks,
+    )
+
+
+def speak() -> None:
+    """Sum numbers over all ranks, as training does."""
+    for _ in range(20):
+        distributed.all_reduce(torch.ones(1000))
+
+
+def save_twice(division: Division, folder: Path) -> None:
+    """Save each step while the loop waits, and beside it; the loop speaks as long as saves go on."""
+    job = Job(division, folder / "unused")
+    awaited = checkpointer_of(job, folder / "awaited", period_steps=1)
+    with checkpointer_of(job, folder / "beside", period_steps=1, asynchronous=True) as beside:
+        for _ in range(NUM_STEPS):
+            job.step()
+            awaited.save_if_due()
+            beside.save_if_due()
+            speak()
+
+
+@pytest.mark.parametrize("name", ["fsdp", "pipeline", "replicated", "tensor"])
+def test_a_save_beside_the_loop_is_the_one_that_the_loop_waits_for(name: str, tmp_path: Path) -> None:
+    """Bit for bit, for whatever the ranks hold; neither side takes what the other has said."""
+    for folder in ("awaited", "beside"):
+        (tmp_path / folder).mkdir()
+    run_on_ranks(2, save_twice, DIVISIONS[name], tmp_path)
+
+    for step in range(1, NUM_STEPS + 1):
+        (expected, expected_outline), (found, outline) = (
+            split_state(Checkpoint(tmp_path / folder / f"step-{step}").read()) for folder in ("awaited", "beside")
+        )
+        assert outline == expected_outline
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[path], expected[path]) for path in expected)
+
+
+def fill_disk(folder: Path, full_on: int) -> tuple[str, list[str]]:
+    job = Job(DIVISIONS["fsdp"], folder / "unused")
+    checkpointer = checkpointer_of(job, folder, asynchronous=True)
+    job.step()
+    checkpointer.save()
+    checkpointer.wait()
+    if distributed.get_rank() == full_on:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    job.step()
+    checkpointer.save()
+    speak()
+    job.step()
+    error = "nothing"
+    try:
+        checkpointer.save()
+    except Exception as raised:  # noqa: BLE001 -- whatever it is
+        error = f"{type(raised).__qualname__}: {raised}"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return error, sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("full_on", [0, 1])
+def test_a_save_that_fails_on_one_rank_is_raised_on_all_at_the_next(full_on: int, tmp_path: Path) -> None:
+    """In the same words, though the loops had gone on."""
+    (first, files), (second, _) = run_on_ranks(2, fill_disk, tmp_path, full_on)
+
+    assert first == second
+    assert first.startswith(f"CheckpointError: the checkpoint after 2 steps could not be written to {tmp_path} (")
+    assert "File too large" in first
+    assert files == ["step-1"]
+
+
+def save_by_the_clock(folder: Path, minutes: float, num_steps: int) -> None:
+    job = Job(DIVISIONS["replicated"], folder / "unused")
+    minutes = minutes if distributed.get_rank() == 0 else 1e9 - minutes
+    checkpointer = checkpointer_of(job, folder, period_steps=None, period_minutes=minutes)
+    for _ in range(num_steps):
+        job.step()
+        checkpointer.save_if_due()
+
+
+@pytest.mark.parametrize(("minutes", "steps"), [(1e-9, ["step-11", "step-16", "step-6"]), (1e8, [])])
+def test_the_clock_of_the_main_process_decides_for_all(minutes: float, steps: list[str], tmp_path: Path) -> None:
+    """Whatever that of another says; they learn of it every five steps, one step later."""
+    run_on_ranks(2, save_by_the_clock, tmp_path, minutes, 19)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == steps

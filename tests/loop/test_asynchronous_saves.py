@@ -1,0 +1,331 @@
+"""Checkpoints that are written beside the loop: as exact, never two at once, and never lost in silence."""
+
+import logging
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from d9d.core.stepper import Stepper
+from d9d.loop.component import checkpoint_writer
+from d9d.loop.component.checkpoint import Checkpoint
+from d9d.loop.component.checkpointer import Checkpointer
+from d9d.loop.component.host_snapshot import HostSnapshot
+from d9d.loop.component.saved_state import CheckpointError
+from d9d.loop.component.state_tree import StateError, split_state
+from d9d.loop.config import CheckpointingConfig
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_FINISHED, EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE
+
+from .test_checkpoint import largest_file
+from .toy_job import (
+    StoppedError,
+    ToyTask,
+    configure_inference,
+    configure_training,
+    inference_config,
+    same_tensors,
+    steps_saved,
+    training_config,
+)
+
+
+class Counting(ToyTask):
+    """Changes its state in place, in each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state: dict[str, Any] = {"seen": [], "sum": torch.zeros(3)}
+
+    def compute_loss(self, ctx: Any) -> Any:
+        self._state["seen"].append(ctx.stepper.current_step)
+        self._state["sum"] += 1
+        return super().compute_loss(ctx)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._state
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        self._state = state_dict
+
+
+class Holder:
+    """Any state."""
+
+    def __init__(self, **state: Any) -> None:
+        self.state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def differing(self) -> set[str]:
+        return set()
+
+    def load(self, saved: Any) -> None:
+        raise AssertionError
+
+
+@pytest.fixture
+def beside(every_step: CheckpointingConfig) -> CheckpointingConfig:
+    """Settings that save after each step, beside the loop."""
+    return every_step.model_copy(update={"asynchronous": True})
+
+
+def hold_writes(monkeypatch: pytest.MonkeyPatch, release: threading.Event) -> list[int]:
+    """Let no write begin before it is released; return the list of those that have asked."""
+    asked: list[int] = []
+    wait = HostSnapshot.wait
+
+    def wait_longer(snapshot: HostSnapshot) -> None:
+        asked.append(threading.get_ident())
+        release.wait(30)
+        wait(snapshot)
+
+    monkeypatch.setattr(HostSnapshot, "wait", wait_longer)
+    return asked
+
+
+def checkpointer_of(config: CheckpointingConfig, **state: Any) -> tuple[Checkpointer, Stepper, Holder]:
+    stepper, holder = Stepper(10), Holder(**state)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    return Checkpointer(config, stepper=stepper, state=holder, settings={}), stepper, holder
+
+
+def test_what_is_saved_beside_the_loop_is_the_state_of_its_own_step(
+    every_step: CheckpointingConfig, tmp_path: Path
+) -> None:
+    """Each checkpoint is bit for bit the one that a loop which waits has written."""
+    apart = CheckpointingConfig(folder=tmp_path / "beside", period_steps=1, num_to_keep=1000, asynchronous=True)
+    for config in (every_step, apart):
+        configure_training(training_config(config, total_steps=6), task=Counting()).train()
+
+    for step in range(1, 7):
+        expected, found = (
+            split_state(Checkpoint(config.folder / f"step-{step}").read()) for config in (every_step, apart)
+        )
+        assert same_tensors(found[0], expected[0])
+        assert found[1] == expected[1]
+
+
+def test_what_changes_while_a_save_waits_is_not_saved(
+    beside: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is copied before the loop goes on, lists and tensors alike."""
+    release = threading.Event()
+    hold_writes(monkeypatch, release)
+    checkpointer, stepper, holder = checkpointer_of(beside, numbers=torch.zeros(3), seen=[1])
+    stepper.advance()
+    checkpointer.save()
+    holder.state["numbers"] += 7
+    holder.state["seen"].append(2)
+    release.set()
+    checkpointer.wait()
+
+    state = Checkpoint(beside.folder / "step-1").read()
+    assert torch.equal(state["numbers"], torch.zeros(3))
+    assert state["seen"] == [1]
+
+
+def test_the_memory_of_one_copy_is_taken_for_the_next() -> None:
+    """Steady state: nothing is allocated, and what has changed its shape is copied anew."""
+    snapshot = HostSnapshot()
+    state = {"same": torch.zeros(3), "grown": torch.zeros(2)}
+    first = snapshot.take(state)
+    state = {"same": torch.ones(3), "grown": torch.ones(4)}
+    second = snapshot.take(state)
+
+    assert second["same"] is first["same"]
+    assert same_tensors(second, state)
+    assert second["grown"] is not state["grown"]
+
+
+def test_a_save_waits_for_the_one_before(beside: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never are there two at once; a loop that is held up for long says so."""
+    release = threading.Event()
+    asked = hold_writes(monkeypatch, release)
+    checkpointer, stepper, _ = checkpointer_of(beside, value=1)
+    stepper.advance()
+    checkpointer.save()
+    stepper.advance()
+    threading.Timer(0.2, release.set).start()
+    began = time.monotonic()
+    checkpointer.save()
+
+    assert time.monotonic() - began > 0.15
+    assert steps_saved(beside.folder)[:1] == [1]
+    checkpointer.wait()
+    assert steps_saved(beside.folder) == [1, 2]
+    assert len(set(asked)) == 1
+
+
+def test_a_loop_that_is_held_up_by_a_save_says_so(
+    beside: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a line with the step, the seconds and the remedy."""
+    monkeypatch.setattr(checkpoint_writer, "_NOTABLE_WAIT_SECONDS", 0.01)
+    release = threading.Event()
+    hold_writes(monkeypatch, release)
+    checkpointer, stepper, _ = checkpointer_of(beside, value=1)
+    for _ in range(2):
+        stepper.advance()
+        threading.Timer(0.1, release.set).start()
+        checkpointer.save()
+    checkpointer.wait()
+
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert line.startswith("step 2 waited 0.")
+    assert line.endswith("save less often, or to a faster disk")
+
+
+def test_the_last_save_is_on_disk_before_the_end_is_told(beside: CheckpointingConfig) -> None:
+    """Handlers of `train.finished` find the last checkpoint."""
+    found: list[list[int]] = []
+    trainer = configure_training(training_config(beside))
+    trainer.event_bus.subscribe(EVENT_TRAIN_FINISHED, lambda ctx: found.append(steps_saved(beside.folder)))
+    trainer.train()
+
+    assert found == [[1, 2, 3]]
+    assert not list(beside.folder.glob(".*"))
+
+
+def test_inference_saves_beside_the_loop_as_well(beside: CheckpointingConfig) -> None:
+    """With the last save on disk at the end."""
+    configure_inference(inference_config(beside)).infer()
+
+    assert steps_saved(beside.folder) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("failing_step", [1, 3])
+def test_a_save_that_fails_is_raised_at_the_next_one_or_at_the_end(
+    failing_step: int, beside: CheckpointingConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged at once, and nothing of it stays; the checkpoints before it are intact."""
+    trainer = configure_training(training_config(beside))
+    steps: list[int] = []
+
+    def fill_disk(ctx: Any) -> None:
+        trainer.checkpointer.wait()
+        if ctx.stepper.current_step + 1 == failing_step:
+            monkey.__enter__()
+
+    monkey = largest_file(100)
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, fill_disk)
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, lambda ctx: steps.append(ctx.stepper.current_step))
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            trainer.train()
+    finally:
+        monkey.__exit__(None, None, None)
+
+    message = str(caught.value)
+    assert message.startswith(f"the checkpoint after {failing_step} steps could not be written to {beside.folder} (")
+    assert "File too large" in message
+    assert message.endswith("those before it are intact: mend that, and run again")
+    assert steps_saved(beside.folder) == list(range(1, failing_step))
+    assert f"the checkpoint after {failing_step} steps failed; the next save, or the end, raises this" in caplog.text
+    assert not list(beside.folder.glob(".*"))
+
+
+def test_state_that_cannot_be_kept_is_raised_with_its_path(beside: CheckpointingConfig) -> None:
+    """Though it is found beside the loop."""
+    checkpointer, stepper, _ = checkpointer_of(beside, thing=object())
+    stepper.advance()
+    checkpointer.save()
+
+    with pytest.raises(StateError, match="'thing' is a object, which a checkpoint cannot keep"):
+        checkpointer.wait()
+
+
+def test_a_save_that_has_failed_can_be_tried_again(beside: CheckpointingConfig) -> None:
+    """In the same step, as soon as the disk has room."""
+    checkpointer, stepper, _ = checkpointer_of(beside, value=1)
+    stepper.advance()
+    with largest_file(10):
+        checkpointer.save()
+        with pytest.raises(CheckpointError, match="File too large"):
+            checkpointer.wait()
+    checkpointer.save()
+    checkpointer.wait()
+
+    assert steps_saved(beside.folder) == [1]
+
+
+def test_a_loop_that_fails_lets_the_save_that_goes_on_end(beside: CheckpointingConfig) -> None:
+    """Its own error is what is raised, without a wait; the checkpoint is whole some time later."""
+
+    def stop(ctx: Any) -> None:
+        if ctx.stepper.current_step == 2:
+            raise StoppedError
+
+    trainer = configure_training(training_config(beside))
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, stop)
+    with pytest.raises(StoppedError):
+        trainer.train()
+    trainer.checkpointer.wait()
+
+    assert steps_saved(beside.folder) == [1, 2]
+    assert [checkpoint.defect() for checkpoint in Checkpoint.list_in(beside.folder)] == [None, None]
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+@pytest.mark.slow
+def test_a_step_beside_a_save_takes_hardly_longer_than_one_without(tmp_path: Path) -> None:
+    """At most 1.1 times as long, in steps of a quarter of a second and a state of a quarter of a gigabyte.
+
+    The two kinds of steps take turns, so that other work on this machine slows both alike. The step that begins a save
+    also copies the state, and is told apart: the CPU copies at the speed of its memory.
+    """
+    torch.set_num_threads(1)
+    model = nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(5)])
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    features = torch.randn(256, 2048)
+    stepper = Stepper(1000)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(features).square().mean().backward()
+        optimizer.step()
+        stepper.advance()
+
+    holder = Holder(model=model.state_dict(), optimizer={})
+    config = CheckpointingConfig(folder=tmp_path, asynchronous=True, num_to_keep=1)
+    checkpointer = Checkpointer(config, stepper=stepper, state=holder, settings={})
+    for _ in range(3):
+        step()
+    holder.state["optimizer"] = {str(key): value for key, value in optimizer.state_dict()["state"].items()}
+    checkpointer.save()  # the first copy takes memory
+    alone: list[float] = []
+    beside: list[float] = []
+    copying: list[float] = []
+    writer = checkpointer._saving.writer if checkpointer._saving else None
+    assert writer is not None
+    for _ in range(8):
+        checkpointer.wait()
+        copying.append(seconds_of(checkpointer.save))
+        num_steps = 0
+        while writer.is_writing and num_steps < 8:
+            seconds = seconds_of(step)
+            if writer.is_writing:  # all of it was beside a save
+                beside.append(seconds)
+                num_steps += 1
+        checkpointer.wait()
+        alone += [seconds_of(step) for _ in range(max(num_steps, 1))]
+
+    plain = statistics.median(alone)
+    ratio = statistics.median(beside) / plain
+    print(  # noqa: T201 -- the ratio is what one runs this for
+        f"\na step: {plain * 1e3:.0f} ms alone, {ratio:.2f} times that beside a save ({len(beside)} steps); "
+        f"the copy: {statistics.median(copying) * 1e3:.0f} ms, {statistics.median(copying) / plain:.2f} of a step"
+    )
+    assert len(beside) > 5
+    assert ratio < 1.1

@@ -1,0 +1,119 @@
+"""The command `d9d checkpoint`, as people use it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from d9d.__main__ import main
+from d9d.loop.config import CheckpointingConfig
+
+from .test_checkpoint import every_step_of, truncate
+from .toy_job import configure_training, same_tensors, training_config, weights_of
+
+
+def test_ls_is_a_table(every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Newest first: step, time, size, mesh, and whether it is complete."""
+    every_step_of(every_step)
+    truncate(every_step.folder / "step-2" / "state.json")
+
+    assert main(["checkpoint", "ls", str(every_step.folder)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+
+    assert head.split() == ["step", "time", "size", "mesh", "state"]
+    time, size = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", r"\d+\.\d KB"
+    for row, step, state in zip(rows, (3, 2, 1), ("complete", "its file state.json has .*", "complete"), strict=True):
+        assert re.fullmatch(rf"{step} +{time} +{size} +one process +{state}", row)
+
+
+def test_verify_finds_nothing_wrong_with_what_is_right(
+    every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All checkpoints of a folder, or one."""
+    every_step_of(every_step)
+
+    assert main(["checkpoint", "verify", str(every_step.folder)]) == 0
+    assert main(["checkpoint", "verify", str(every_step.folder / "step-1")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{every_step.folder / f'step-{step}'}: complete, and all of it can be read" for step in (3, 2, 1, 1)
+    ]
+
+
+def test_verify_reads_every_number(every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """One bit that has changed is found, though all sizes are right."""
+    trainer = configure_training(training_config(every_step))
+    trainer.train()
+    weight = weights_of(trainer.modules[0])["0.weight"]
+    file = every_step.folder / "step-3" / "__0_0.distcp"
+    content = bytearray(file.read_bytes())
+    content[content.index(weight.numpy().tobytes())] ^= 1
+    file.write_bytes(content)
+
+    assert main(["checkpoint", "verify", str(every_step.folder)]) == 1
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith(
+        f"{every_step.folder / 'step-3'}: the tensor 'model/0.weight' in __0_0.distcp: the bytes of "
+    )
+    assert len(others) == 2
+
+
+def test_verify_tells_what_is_missing(every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the exit status of a failure."""
+    every_step_of(every_step)
+    (every_step.folder / "step-2" / "tensors.json").unlink()
+
+    assert main(["checkpoint", "verify", str(every_step.folder / "step-2")]) == 1
+    assert capsys.readouterr().out == f"{every_step.folder / 'step-2'}: its file tensors.json is missing\n"
+
+
+@pytest.mark.parametrize("name", ["", "step-3"])
+def test_export_takes_the_weights_from_the_files_alone(
+    name: str, every_step: CheckpointingConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No model is built; of a folder, the newest complete checkpoint is taken."""
+    trainer = configure_training(training_config(every_step))
+    trainer.train()
+    to = tmp_path / "exported"
+
+    assert main(["checkpoint", "export", str(every_step.folder / name), str(to)]) == 0
+    assert capsys.readouterr().out == f"the weights of {every_step.folder / 'step-3'} are in {to}\n"
+    assert same_tensors(load_file(to / "model-00001-of-00001.safetensors"), weights_of(trainer.modules[0]))
+
+
+@pytest.mark.parametrize("command", [["ls"], ["verify"], ["export", "to"]])
+def test_a_folder_without_checkpoints_is_an_error(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the path, and what to name."""
+    name, *rest = command
+
+    assert main(["checkpoint", name, str(tmp_path), *rest]) == 1
+    assert capsys.readouterr().err == (
+        f"d9d: {tmp_path} holds no checkpoint: name one, or the folder that a job saves into\n"
+    )
+
+
+def test_an_incomplete_checkpoint_is_not_exported(
+    every_step: CheckpointingConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is missing is told, and nothing is written."""
+    every_step_of(every_step)
+    step = every_step.folder / "step-3"
+    (step / "state.json").unlink()
+
+    assert main(["checkpoint", "export", str(step), str(tmp_path / "exported")]) == 1
+    assert capsys.readouterr().err == f"d9d: {step} is incomplete: its file state.json is missing\n"
+    assert not (tmp_path / "exported").exists()
+
+
+def test_the_command_explains_itself() -> None:
+    """As a program of its own."""
+    run = subprocess.run(
+        [sys.executable, "-m", "d9d", "checkpoint", "--help"], check=True, capture_output=True, text=True
+    )
+
+    for word in ("ls", "verify", "export", "safetensors"):
+        assert word in run.stdout

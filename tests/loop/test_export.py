@@ -1,0 +1,225 @@
+"""Weights leave as files of safetensors, which other tools and inference load."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from d9d.loop.component.checkpoint import Checkpoint
+from d9d.loop.component.exported_weights import ExportedWeights
+from d9d.loop.component.safetensors_file import TensorDescription, read_safetensors, write_safetensors
+from d9d.loop.component.saved_state import CheckpointError
+from d9d.loop.component.weight_exporter import export_weights
+from d9d.loop.config import CheckpointingConfig
+from d9d.loop.run import Trainer
+
+from .test_checkpoint import largest_file
+from .toy_job import (
+    ToyInferenceTask,
+    ToyModelProvider,
+    configure_inference,
+    configure_training,
+    inference_config,
+    same_tensors,
+    training_config,
+    weights_of,
+)
+
+FILE = "model-00001-of-00001.safetensors"
+NUMBERS = {
+    "wide": torch.arange(6, dtype=torch.float64).reshape(2, 3),
+    "odd": torch.arange(3, dtype=torch.bfloat16),
+    "flags": torch.tensor([True, False, True]),
+    "single": torch.tensor(7, dtype=torch.int64),
+    "empty": torch.zeros(0, 4),
+    "eight": torch.arange(5).to(torch.float8_e4m3fn),
+    "complex": torch.tensor([1 + 2j], dtype=torch.complex64),
+    "float": torch.randn(3, 5),
+}
+
+
+def described(tensors: dict[str, torch.Tensor]) -> dict[str, TensorDescription]:
+    return {name: TensorDescription(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def trained(every_step: CheckpointingConfig) -> Trainer:
+    trainer = configure_training(training_config(every_step))
+    trainer.train()
+    return trainer
+
+
+def bits(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.dtype, list[int], bytes]]:
+    return {
+        name: (tensor.dtype, list(tensor.shape), tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, tensor in tensors.items()
+    }
+
+
+def test_the_package_of_that_name_reads_what_is_written(tmp_path: Path) -> None:
+    """Numbers of every width, single ones and none, bit for bit, each where its width wants it."""
+    path = tmp_path / FILE
+    write_safetensors(path, described(NUMBERS), NUMBERS.__getitem__)
+
+    assert bits(load_file(path)) == bits(NUMBERS)
+    for tensor in read_safetensors(path)[0].values():
+        assert tensor.start % tensor.description.dtype.itemsize == 0
+
+
+def test_what_the_package_of_that_name_writes_is_read(tmp_path: Path) -> None:
+    """Whatever its order."""
+    path = tmp_path / "theirs.safetensors"
+    save_file(NUMBERS, path, metadata={"made": "elsewhere"})
+    found, _ = read_safetensors(path)
+
+    assert bits({name: tensor.map() for name, tensor in found.items()}) == bits(NUMBERS)
+
+
+def test_training_exports_its_weights(every_step: CheckpointingConfig, tmp_path: Path) -> None:
+    """As they are at that moment, with an index as Hugging Face lays it out, and nothing beside."""
+    trainer = trained(every_step)
+    trainer.export(tmp_path / "exported")
+    weights = weights_of(trainer.modules[0])
+
+    assert same_tensors(load_file(tmp_path / "exported" / FILE), weights)
+    with safe_open(tmp_path / "exported" / FILE, framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    index = json.loads((tmp_path / "exported" / "model.safetensors.index.json").read_text())
+    assert index == {
+        "metadata": {"total_size": sum(weight.nbytes for weight in weights.values())},
+        "weight_map": dict.fromkeys(sorted(weights), FILE),
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "exported"]
+
+
+def test_a_large_model_is_divided_among_files(every_step: CheckpointingConfig, tmp_path: Path) -> None:
+    """None is larger than asked for, but for a tensor that is; together they are the model."""
+    weights = weights_of(trained(every_step).modules[0])
+    export_weights(Checkpoint(every_step.folder / "step-3"), tmp_path / "exported", max_file_bytes=32)
+    files = sorted((tmp_path / "exported").glob("*.safetensors"))
+    parts = [load_file(file) for file in files]
+
+    assert [file.name for file in files] == [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    assert [sum(tensor.nbytes for tensor in part.values()) for part in parts] == [48, 32, 4]
+    assert same_tensors({name: tensor for part in parts for name, tensor in part.items()}, weights)
+    assert ExportedWeights.open(tmp_path / "exported").tensors.keys() == weights.keys()
+
+
+@pytest.mark.parametrize("source", ["exported", f"exported/{FILE}"])
+def test_inference_starts_from_exported_weights(source: str, every_step: CheckpointingConfig, tmp_path: Path) -> None:
+    """From the folder, or from one file; the outputs are those of the checkpoint."""
+    trained(every_step).export(tmp_path / "exported")
+    tasks = [ToyInferenceTask(), ToyInferenceTask()]
+    for task, path in zip(tasks, (every_step.folder, tmp_path / source), strict=True):
+        configure_inference(inference_config(source_checkpoint=path, seed=5), task=task).infer()
+
+    assert tasks[0].predictions == tasks[1].predictions
+    assert len(tasks[0].predictions) == 12
+
+
+def test_inference_does_not_go_on_with_other_exported_weights(every_step: CheckpointingConfig, tmp_path: Path) -> None:
+    """Though they have the same names, types and shapes."""
+    trainer = configure_training(training_config())
+    trainer.export(tmp_path / "exported")
+    config = inference_config(every_step, source_checkpoint=tmp_path / "exported")
+    configure_inference(config).infer()
+    shutil.rmtree(tmp_path / "exported")
+    trainer.train()
+    trainer.export(tmp_path / "exported")
+
+    with pytest.raises(CheckpointError, match=r"source_checkpoint is 'exported \(.*\)' here and 'exported \("):
+        configure_inference(config).infer()
+
+
+def test_exported_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    """With name, type and shape of each that differs."""
+    configure_training(training_config()).export(tmp_path / "exported")
+    inference = configure_inference(
+        inference_config(source_checkpoint=tmp_path / "exported"), model_provider=ToyModelProvider(num_hidden=5)
+    )
+
+    with pytest.raises(CheckpointError) as caught:
+        inference.infer()
+    assert str(caught.value).startswith(f"{tmp_path / 'exported'} belongs to a job of other settings:")
+    assert "model/0.weight is 'float32[5, 3]' here and 'float32[4, 3]' in the checkpoint" in str(caught.value)
+
+
+def cut_off(folder: Path) -> None:
+    content = (folder / FILE).read_bytes()
+    (folder / FILE).write_bytes(content[:-1])
+
+
+def leave_nothing(folder: Path) -> None:
+    (folder / FILE).write_bytes(b"")
+
+
+def lose_file(folder: Path) -> None:
+    (folder / FILE).rename(folder / "other.safetensors")
+
+
+def leave_folder(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(FILE, f"../{FILE}"))
+
+
+def garble(folder: Path) -> None:
+    (folder / FILE).write_bytes((8).to_bytes(8, "little") + b'{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut_off, " bytes instead of "),
+        (leave_nothing, "has a header that is no|is no safetensors file|Expecting value"),
+        (lose_file, "No such file"),
+        (leave_folder, "which is not in its folder"),
+        (garble, "has a header that is no safetensors header"),
+    ],
+)
+def test_damaged_weights_are_refused(damage: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
+    """With the path, what is wrong, and what to do."""
+    folder = tmp_path / "exported"
+    configure_training(training_config()).export(folder)
+    damage(folder)
+
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        configure_inference(inference_config(source_checkpoint=folder))
+    assert str(caught.value).startswith(f"{folder} holds weights that cannot be read (")
+    assert str(caught.value).endswith("export or download them again")
+
+
+def test_an_export_does_not_replace_anything(tmp_path: Path) -> None:
+    """A folder that holds something is refused; an empty one is taken."""
+    trainer = configure_training(training_config())
+    (tmp_path / "empty").mkdir()
+    trainer.export(tmp_path / "empty")
+
+    with pytest.raises(CheckpointError, match="empty holds something already: name a folder for the weights alone"):
+        trainer.export(tmp_path / "empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize("num_bytes", [0, 2000])
+def test_an_export_that_fails_leaves_nothing(num_bytes: int, tmp_path: Path) -> None:
+    """On a full disk an error names the folder."""
+    trainer = configure_training(training_config())
+
+    with pytest.raises(CheckpointError) as caught, largest_file(num_bytes):
+        trainer.export(tmp_path / "exported")
+
+    assert str(caught.value).startswith(f"the weights could not be exported to {tmp_path / 'exported'} (")
+    assert "File too large" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_the_format_has_no_name_for_are_refused(tmp_path: Path) -> None:
+    """By the name of the weight."""
+    numbers: dict[str, Any] = {"weight": torch.zeros(1, dtype=torch.complex128)}
+
+    with pytest.raises(TypeError, match=r"'weight' is of torch\.complex128, for which safetensors has no name"):
+        write_safetensors(tmp_path / FILE, described(numbers), numbers.__getitem__)

@@ -1,0 +1,77 @@
+"""When a state is saved: every few steps or minutes, at the end, and on demand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from d9d.loop.config import CheckpointingConfig
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE
+
+from .toy_job import configure_training, steps_saved, training_config
+
+
+@pytest.mark.parametrize(
+    ("periods", "expected"),
+    [
+        ({"period_steps": 2}, [2, 4, 5]),
+        ({"period_steps": None}, [5]),
+        ({"period_steps": None, "period_minutes": 1e-9}, [1, 2, 3, 4, 5]),
+        ({"period_steps": 2, "period_minutes": 1e9}, [2, 4, 5]),
+        ({"period_steps": None, "period_minutes": 1e9}, [5]),
+    ],
+)
+def test_periods_of_steps_and_of_minutes_are_saved(
+    periods: dict[str, Any], expected: list[int], tmp_path: Path
+) -> None:
+    """Whichever comes first, and the last step always."""
+    config = CheckpointingConfig(folder=tmp_path, num_to_keep=1000, **periods)
+    configure_training(training_config(config, total_steps=5)).train()
+
+    assert steps_saved(tmp_path) == expected
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_state_is_saved_on_demand_between_two_steps(tmp_path: Path, *, asynchronous: bool) -> None:
+    """Once for each step, however often it is asked for; the run goes on from it."""
+    config = CheckpointingConfig(folder=tmp_path, asynchronous=asynchronous)
+    trainer = configure_training(training_config(config, total_steps=5))
+
+    def stop(ctx: Any) -> None:
+        if ctx.stepper.current_step == 3:
+            for _ in range(2):
+                trainer.checkpointer.save()
+            raise KeyboardInterrupt
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, stop)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.checkpointer.wait()
+    assert steps_saved(tmp_path) == [3]
+
+    steps: list[int] = []
+    again = configure_training(training_config(config, total_steps=5))
+    again.event_bus.subscribe(EVENT_TRAIN_STEP_POST, lambda ctx: steps.append(ctx.stepper.current_step))
+    again.train()
+    assert steps == [3, 4]
+
+
+def test_a_state_that_was_resumed_from_is_not_saved_again(tmp_path: Path) -> None:
+    """Whoever is stopped before the first step replaces no checkpoint, not even by its like."""
+    config = CheckpointingConfig(folder=tmp_path)
+    configure_training(training_config(config)).train()
+    changed = (tmp_path / "step-3").stat().st_mtime_ns
+    trainer = configure_training(training_config(config))
+    trainer.checkpointer.resume()
+    trainer.checkpointer.save()
+
+    assert (tmp_path / "step-3").stat().st_mtime_ns == changed
+
+
+def test_saving_where_nothing_shall_be_saved_does_nothing(tmp_path: Path) -> None:
+    """Whoever asks need not know."""
+    trainer = configure_training(training_config())
+    trainer.checkpointer.save()
+    trainer.checkpointer.wait()
+
+    assert list(tmp_path.iterdir()) == []
