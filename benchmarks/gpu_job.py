@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from d9d.core.stepper import Stepper
 from d9d.loop import control
 from d9d.loop.component import OptimizerBuilder
-from d9d.loop.component.batch_sampler import ShufflingBatchSampler
+from d9d.loop.component.data.batch_sampler import ShufflingBatchSampler
 from d9d.loop.config import DataLoadingConfig, ReportingConfig, TrainingConfig
 from d9d.loop.event import subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol, Stateful
-from d9d.loop.component.divided_state import DividedState
-from d9d.loop.component.model_state import ModelState
-from d9d.loop.component.optimizer_state import OptimizerState
+from d9d.loop.component.checkpoint.divided_state import DividedState
+from d9d.loop.component.checkpoint.model_state import ModelState
+from d9d.loop.component.checkpoint.optimizer_state import OptimizerState
+from d9d.loop.component.checkpoint.saved_state import CheckpointError, SavedState
+from d9d.loop.component.checkpoint.state_tree import describe_outline, empty_tensors, join_state, split_state
+from d9d.loop.component.checkpoint.united_state import is_alike, unite
 from d9d.loop.component.ranks import ALONE, Ranks
-from d9d.loop.component.saved_state import CheckpointError, SavedState
-from d9d.loop.component.state_tree import describe_outline, empty_tensors, join_state, split_state
-from d9d.loop.component.united_state import is_alike, unite
 
 logger = logging.getLogger(__name__)
 

@@ -124,7 +124,7 @@ def test_the_mypy_plugin_imports_only_mypy_and_itself() -> None:
 
 def test_the_loops_need_three_packages() -> None:
     """Those that the runtime depends on, and in one module that of an extra."""
-    extra = "d9d.loop.component.iterable_data"
+    extra = "d9d.loop.component.data.iterable_data"
     loops = [imported for module, imported in D9D.items() if not is_within(module, "d9d.mypy") and module != extra]
 
     assert third_party(D9D[extra]) == {"d9d", "torch", "torchdata"}

@@ -13,10 +13,10 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpointer import Checkpointer
+from d9d.loop.component.checkpoint.checkpointer import Checkpointer
+from d9d.loop.component.checkpoint.source_checkpoint import find_source, load_weights
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.source_checkpoint import find_source, load_weights
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.state import JobState, training_state
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
-from d9d.loop.component.gradient_format import GradientFormat
+from d9d.loop.component.gradient.gradient_format import GradientFormat
 
 # The first gradient is so large that in 16 bits none of the others, alone, changes the sum.
 NUM_SMALL = 256

@@ -11,8 +11,8 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from d9d.core.dist_context import DeviceMeshParameters
-from d9d.loop.component import pipeline_runner
-from d9d.loop.component.pipeline_runner import PipelineRunner
+from d9d.loop.component.pipeline import pipeline_runner
+from d9d.loop.component.pipeline.pipeline_runner import PipelineRunner
 from d9d.loop.control import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.parallel import shard_data_parallel, shard_experts
-from d9d.loop.component.synchronization import require_synchronized
+from d9d.loop.component.model.synchronization import require_synchronized
 
 
 def layers() -> nn.Sequential:

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from d9d.core.stepper import Stepper
-from d9d.loop.component import checkpoint_writer
-from d9d.loop.component.checkpoint import Checkpoint
-from d9d.loop.component.checkpointer import Checkpointer
-from d9d.loop.component.host_snapshot import HostSnapshot
-from d9d.loop.component.saved_state import CheckpointError
-from d9d.loop.component.state_tree import StateError, split_state
+from d9d.loop.component.checkpoint import checkpoint_writer
+from d9d.loop.component.checkpoint.checkpoint import Checkpoint
+from d9d.loop.component.checkpoint.checkpointer import Checkpointer
+from d9d.loop.component.checkpoint.host_snapshot import HostSnapshot
+from d9d.loop.component.checkpoint.saved_state import CheckpointError
+from d9d.loop.component.checkpoint.state_tree import StateError, split_state
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_FINISHED, EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from d9d.loop.component import checkpoint as checkpoint_module
-from d9d.loop.component.checkpoint import Checkpoint
-from d9d.loop.component.saved_state import CheckpointError
-from d9d.loop.component.tensor_files import save_tensors
+from d9d.loop.component.checkpoint.checkpoint import Checkpoint
+from d9d.loop.component.checkpoint.saved_state import CheckpointError
+from d9d.loop.component.checkpoint.tensor_files import save_tensors
 from d9d.loop.config import CheckpointingConfig, ConfigurationError
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE
 

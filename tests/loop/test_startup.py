@@ -36,7 +36,7 @@ run.InferenceConfigurator(
 PRINT = "print(*sorted(set(sys.modules) - before))"
 
 SHARDING = {"torch.distributed.tensor", "torch.distributed.fsdp", "torch.distributed.pipelining"}
-CHECKPOINTS = {"torch.distributed.checkpoint", "d9d.loop.component.tensor_files"}
+CHECKPOINTS = {"torch.distributed.checkpoint", "d9d.loop.component.checkpoint.tensor_files"}
 CONSOLE = {"tqdm", "tensorboard"}
 
 

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.batch_sampler import DataShare, SequentialBatchSampler, ShufflingBatchSampler
-from d9d.loop.component.data_loader import TrainingData, build_data_loader, count_samples, load_iterable_data
+from d9d.loop.component.data.batch_sampler import DataShare, SequentialBatchSampler, ShufflingBatchSampler
+from d9d.loop.component.data.data_loader import TrainingData, build_data_loader, count_samples, load_iterable_data
 from d9d.loop.component.provided import expect_result
 from d9d.loop.config import InferenceConfig, TrainingConfig
 from d9d.loop.control import DatasetProvider, InitializeDatasetContext, InitializeDatasetResult

@@ -9,17 +9,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from d9d.core.stepper import Stepper
-from d9d.loop.component.batch_sampler import MicroBatchSamples, StepBatchSampler
-from d9d.loop.component.checkpointer import Checkpointer
-from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.checkpoint.checkpointer import Checkpointer
+from d9d.loop.component.data.batch_sampler import MicroBatchSamples, StepBatchSampler
+from d9d.loop.component.data.device_transfer import DeviceTransfer
+from d9d.loop.component.ending.interruption import Interruption
 from d9d.loop.component.garbage_collector import GarbageCollector
-from d9d.loop.component.gradient_mode import without_gradients
-from d9d.loop.component.interruption import Interruption
-from d9d.loop.component.model_runner import ModelRunner
+from d9d.loop.component.model.gradient_mode import without_gradients
+from d9d.loop.component.model.model_runner import ModelRunner
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.reporter import Reporter
+from d9d.loop.component.report.reporter import Reporter
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.inference import (
@@ -35,7 +35,7 @@ from d9d.loop.event.catalogue.inference import (
 )
 
 if TYPE_CHECKING:
-    from d9d.loop.component.source_checkpoint import WeightSource
+    from d9d.loop.component.checkpoint.source_checkpoint import WeightSource
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -87,7 +87,7 @@ class Inference:
             StopRequest: After a checkpoint, if a signal asked to stop; `launch` makes it the exit status 75.
         """
         if self.source is not None:
-            from d9d.loop.component.source_checkpoint import load_weights  # noqa: PLC0415 -- it loads torch's checkpoints
+            from d9d.loop.component.checkpoint.source_checkpoint import load_weights  # noqa: PLC0415 -- it loads torch's checkpoints
 
             load_weights(self.source, self.modules, self.ranks)
         self.checkpointer.resume()

@@ -7,16 +7,16 @@ from torch import nn
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpointer import Checkpointer
-from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.checkpoint.checkpointer import Checkpointer
+from d9d.loop.component.checkpoint.job_description import describe_job
+from d9d.loop.component.checkpoint.model_state import describe_model
+from d9d.loop.component.data.device_transfer import DeviceTransfer
+from d9d.loop.component.ending.interruption import Interruption
 from d9d.loop.component.garbage_collector import GarbageCollector
-from d9d.loop.component.interruption import Interruption
-from d9d.loop.component.job_description import describe_job
-from d9d.loop.component.model_state import describe_model
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.reporting import build_reporter
+from d9d.loop.component.report.reporting import build_reporter
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -39,7 +39,7 @@ from d9d.loop.run.start import seed_apart, start_run
 from d9d.loop.state import inference_state
 
 if TYPE_CHECKING:
-    from d9d.loop.component.source_checkpoint import WeightSource
+    from d9d.loop.component.checkpoint.source_checkpoint import WeightSource
 
 
 class InferenceConfigurator:
@@ -118,7 +118,7 @@ class InferenceConfigurator:
         """Find the weights, and what tells them from all others."""
         if self._config.source_checkpoint is None:
             return None, None
-        from d9d.loop.component.source_checkpoint import (  # noqa: PLC0415 -- it loads torch's checkpoints
+        from d9d.loop.component.checkpoint.source_checkpoint import (  # noqa: PLC0415 -- it loads torch's checkpoints
             find_source,
             identify_source,
         )

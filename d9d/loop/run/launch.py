@@ -9,10 +9,10 @@ from contextlib import suppress
 from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from d9d.loop.component.interruption import Interruption, StopRequest
-from d9d.loop.component.job_end import end_job
-from d9d.loop.component.last_words import LastWords
-from d9d.loop.component.launcher_watch import end_with_launcher
+from d9d.loop.component.ending.interruption import Interruption, StopRequest
+from d9d.loop.component.ending.job_end import end_job
+from d9d.loop.component.ending.last_words import LastWords
+from d9d.loop.component.ending.launcher_watch import end_with_launcher
 
 _FAREWELL_SECONDS = 5.0
 

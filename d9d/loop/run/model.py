@@ -6,14 +6,14 @@ from torch import nn
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.model_builder import ModelStage, build_model_stage
-from d9d.loop.component.model_inputs import ModelInputs
-from d9d.loop.component.model_runner import ModelRunner, WholeModelRunner
-from d9d.loop.component.precision import ForwardPrecision
+from d9d.loop.component.model.model_builder import ModelStage, build_model_stage
+from d9d.loop.component.model.model_inputs import ModelInputs
+from d9d.loop.component.model.model_runner import ModelRunner, WholeModelRunner
+from d9d.loop.component.model.precision import ForwardPrecision
+from d9d.loop.component.model.stage_names import require_own_names
+from d9d.loop.component.model.synchronization import require_synchronized
+from d9d.loop.component.model.weight_initializer import initialize_weights
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.stage_names import require_own_names
-from d9d.loop.component.synchronization import require_synchronized
-from d9d.loop.component.weight_initializer import initialize_weights
 from d9d.loop.config import LoopConfig
 from d9d.loop.control import BaseTask, ModelProvider
 
@@ -68,7 +68,7 @@ def build_runner(
     if config.mesh.pipeline_parallel == 1:
         return WholeModelRunner(stages[0].module, inputs, precision, config.num_micro_batches)
     # Loading torch's pipelines takes as long as loading all of the loop.
-    from d9d.loop.component.pipeline_runner import PipelineRunner  # noqa: PLC0415 -- for pipelines alone
+    from d9d.loop.component.pipeline.pipeline_runner import PipelineRunner  # noqa: PLC0415 -- for pipelines alone
 
     return PipelineRunner(stages, config=config, inputs=inputs, precision=precision, dist_context=dist_context)
 

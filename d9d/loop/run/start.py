@@ -6,7 +6,7 @@ from torch import nn
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.seed import derive_seed
-from d9d.loop.component.checkpoint_folder import prepare_folder
+from d9d.loop.component.checkpoint.checkpoint_folder import prepare_folder
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import BaseTask, ModelProvider, RegisterModelEventsContext, RegisterTaskEventsContext

@@ -12,21 +12,21 @@ from torch.utils.data import DataLoader
 
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpointer import Checkpointer
-from d9d.loop.component.data_loader import begin_reading
-from d9d.loop.component.device_transfer import DeviceTransfer
+from d9d.loop.component.checkpoint.checkpointer import Checkpointer
+from d9d.loop.component.checkpoint.weight_exporter import WeightExporter
+from d9d.loop.component.data.data_loader import begin_reading
+from d9d.loop.component.data.device_transfer import DeviceTransfer
+from d9d.loop.component.ending.interruption import Interruption
 from d9d.loop.component.garbage_collector import GarbageCollector
-from d9d.loop.component.gradient_accumulator import GradientAccumulator
-from d9d.loop.component.gradient_clipper import GradientClipper
-from d9d.loop.component.gradient_format import GradientFormat
-from d9d.loop.component.interruption import Interruption
-from d9d.loop.component.model_runner import ModelRunner
-from d9d.loop.component.non_finite_gradients import NonFiniteGradients
+from d9d.loop.component.gradient.gradient_accumulator import GradientAccumulator
+from d9d.loop.component.gradient.gradient_clipper import GradientClipper
+from d9d.loop.component.gradient.gradient_format import GradientFormat
+from d9d.loop.component.gradient.non_finite_gradients import NonFiniteGradients
+from d9d.loop.component.model.model_runner import ModelRunner
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
-from d9d.loop.component.reporter import Reporter
-from d9d.loop.component.weight_exporter import WeightExporter
+from d9d.loop.component.report.reporter import Reporter
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (

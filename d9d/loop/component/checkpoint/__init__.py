@@ -1,0 +1,1 @@
+"""The state of a job on disk: taken, kept, found, given back."""

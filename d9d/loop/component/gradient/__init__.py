@@ -1,0 +1,1 @@
+"""The gradients of a step: gathered, measured, bounded, judged."""

@@ -1,0 +1,1 @@
+"""The stages of the model in this process, and what runs them."""

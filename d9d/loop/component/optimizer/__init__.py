@@ -1,0 +1,1 @@
+"""Optimizers and learning rates for those who bring none of their own."""

@@ -1,0 +1,1 @@
+"""A model that is cut into stages, on the schedules of torch."""

@@ -1,0 +1,1 @@
+"""The numbers of a run: reduced over processes, and told to people and files."""
