@@ -10,7 +10,7 @@ MYPY := $(BIN)/mypy && cd examples/subscriber && ../../$(BIN)/mypy
 RECORDED_RUN := tests/loop/test_trace_order.py::test_a_run_triggers_each_event_in_the_declared_order
 
 .DEFAULT_GOAL := help
-.PHONY: help setup generate check lint typecheck test test-all demo layouts bench-codegen bench-mypy clean
+.PHONY: help setup generate check lint typecheck test test-all demo layouts bench bench-quick bench-codegen bench-mypy clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,7 @@ typecheck: setup ## mypy, strict, with the project's own plugin
 
 test: check lint typecheck ## everything that CI runs
 	$(BIN)/pytest --numprocesses $(TEST_WORKERS) -m "not slow"
+	$(BIN)/python benchmarks/quick.py
 
 test-all: check lint typecheck ## the same, and the exhaustive variants
 	$(BIN)/pytest --numprocesses $(TEST_WORKERS)
@@ -57,6 +58,16 @@ demo: setup ## generate, type-check, train and infer, in a few minutes
 
 layouts: setup ## run one job in each layout of its processes; writes docs/layouts.md
 	PYTHONPATH=tests/harness $(BIN)/python tests/distributed/layout_page.py > docs/layouts.md
+
+bench: .venv-bench/installed ## measure bus, loop and startup beside others, in minutes; writes docs/benchmarks
+	.venv-bench/bin/python -W ignore benchmarks/bus.py
+	.venv-bench/bin/python -W ignore benchmarks/loop.py
+	.venv-bench/bin/python -W ignore benchmarks/startup.py
+	.venv-bench/bin/python -W ignore benchmarks/gpu.py
+	.venv-bench/bin/python benchmarks/page.py
+
+bench-quick: setup ## hold bus and loop against bounds, in under a minute; fails past twice a bound
+	$(BIN)/python benchmarks/quick.py
 
 bench-codegen: .venv-bench/installed ## measure the compiler beside others; writes docs/benchmarks/codegen.md
 	.venv-bench/bin/python benchmarks/codegen.py

@@ -6,17 +6,17 @@ machine that grows busier or hotter does so for all of them. Bytecode is in plac
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
+
+from process import cost
 
 PROJECT = Path(__file__).parents[1]
 RUNS = 5
@@ -66,21 +66,6 @@ class Cost(NamedTuple):
         return min(self.seconds)
 
 
-def run(command: Sequence[str], folder: Path) -> tuple[float, float]:
-    """Run a command; return its CPU seconds, and the peak of its memory in MiB.
-
-    Raises:
-        RuntimeError: It fails.
-    """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603 -- ours
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode} in {folder}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
 def measure(programs: dict[str, Program], folder: Path) -> dict[str, Cost]:
     """Run programs in turn, each as often as it says."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
@@ -88,7 +73,7 @@ def measure(programs: dict[str, Program], folder: Path) -> dict[str, Cost]:
         for name, program in programs.items():
             if number < program.num_runs:
                 program.prepare()
-                found[name].append(run(program.command, folder))
+                found[name].append(cost(program.command, folder))
     return {name: Cost([seconds for seconds, _ in runs], max(peak for _, peak in runs)) for name, runs in found.items()}
 
 
@@ -236,7 +221,7 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="numbers of events")
     parser.add_argument("--output", type=Path, default=PROJECT / "docs/benchmarks/codegen.md", help="the page")
     options = parser.parse_args()
-    run([*OWN, "check"], PROJECT)  # leaves the bytecode behind
+    cost([*OWN, "check"], PROJECT)  # leaves the bytecode behind
     own = measure({name: Program([*OWN, name], options.runs) for name in ("generate", "check")}, PROJECT)
     measured = {size: side_by_side(size, options.runs) for size in options.sizes}
     page = report(own, measured, options.runs)

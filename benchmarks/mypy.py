@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from process import cpu_seconds
+from process import cost
 
 PROJECT = Path(__file__).parents[1]
 RUNS = 15
@@ -121,7 +121,7 @@ def in_turn(commands: Sequence[Sequence[str]], folder: Path, num_runs: int, prep
     for number in range(num_runs + 1):
         prepare(number)
         for command, taken in zip(commands, seconds, strict=True):
-            taken.append(cpu_seconds(command, folder, {"PYTHONPATH": str(PROJECT)}))
+            taken.append(cost(command, folder, {"PYTHONPATH": str(PROJECT)}).seconds)
     return Pair(seconds[0][1:], seconds[1][1:])
 
 

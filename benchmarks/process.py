@@ -4,12 +4,25 @@ import os
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 
-def cpu_seconds(
+class Cost(NamedTuple):
+    """What a process took.
+
+    Attributes:
+        seconds: Those of CPU.
+        mebibytes: The peak of its memory.
+    """
+
+    seconds: float
+    mebibytes: float
+
+
+def cost(
     command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None, statuses: Collection[int] = (0,)
-) -> float:
-    """Run a command, and return the seconds of CPU that it took.
+) -> Cost:
+    """Run a command, and return what it took.
 
     Bytecode is written, so that a later run finds it in place, as after an installation.
 
@@ -30,4 +43,4 @@ def cpu_seconds(
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in statuses:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode} in {folder}")
-    return usage.ru_utime + usage.ru_stime
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)

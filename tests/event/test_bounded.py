@@ -110,3 +110,13 @@ def test_bounded_nests(bus: EventBus) -> None:
         pass
 
     assert seen == ["user.inner.pre", "user.inner.post", "user.save.post"]
+
+
+def test_who_subscribes_in_the_block_hears_its_end(bus: EventBus) -> None:
+    """Handlers are looked up when a side is reached, not when the moment begins."""
+    seen: list[SavedContext] = []
+
+    with bus.bounded(EVENT_SAVE_PRE, EVENT_SAVE_POST, CONTEXT):
+        bus.subscribe(EVENT_SAVE_POST, seen.append)
+
+    assert seen == [CONTEXT]

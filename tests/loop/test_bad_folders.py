@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from d9d.loop.component.checkpoint import checkpoint as checkpoint_module
+from d9d.loop.component.checkpoint import tensor_files
 from d9d.loop.component.checkpoint.checkpoint import Checkpoint
 from d9d.loop.component.checkpoint.saved_state import CheckpointError
 from d9d.loop.component.checkpoint.tensor_files import save_tensors
@@ -127,7 +127,7 @@ def test_a_folder_that_vanishes_while_it_is_written_to_is_told(
             shutil.rmtree(folder)
         save_tensors(to, tensors, ranks)
 
-    monkeypatch.setattr(checkpoint_module, "save_tensors", lose_and_save)
+    monkeypatch.setattr(tensor_files, "save_tensors", lose_and_save)
     message = train(folder, lambda: vanishes.append(True), asynchronous=asynchronous)
 
     assert_tells(message, folder, "No such file or directory")

@@ -1,11 +1,11 @@
 """The processes of a job, as those who must agree: what fails on one fails on all, in the same words."""
 
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 from torch import distributed
-from torch.distributed.checkpoint.api import CheckpointException
 
 from d9d.core.dist_context import DistributedContext
 
@@ -104,10 +104,22 @@ ALONE = Ranks()
 """A process that is its whole job."""
 
 
+def or_checkpoint_exception(*kinds: type[BaseException]) -> tuple[type[BaseException], ...]:
+    """Return kinds of errors to catch, and with them what torch's checkpoints raise, which is no `Exception`.
+
+    Where nobody has loaded them, nobody raises it, and they are not loaded for it.
+
+    Args:
+        kinds: The others.
+    """
+    api: Any = sys.modules.get("torch.distributed.checkpoint.api")
+    return kinds if api is None else (*kinds, api.CheckpointException)
+
+
 def _attempt(work: Callable[[], TValue]) -> tuple[TValue | None, BaseException | None]:
     try:
         return work(), None
-    except (Exception, CheckpointException) as error:  # noqa: BLE001 -- raised again, on all ranks; torch's is no Exception
+    except or_checkpoint_exception(Exception) as error:
         return None, error
 
 

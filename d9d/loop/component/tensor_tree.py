@@ -20,12 +20,12 @@ def map_tensors(tree: Any, function: Callable[[torch.Tensor], Any]) -> Any:
     match tree:
         case torch.Tensor():
             return function(tree)
-        case Mapping():
-            return {key: map_tensors(value, function) for key, value in tree.items()}
         case tuple() if hasattr(tree, "_fields"):
             return type(tree)(*(map_tensors(value, function) for value in tree))
         case list() | tuple():
-            return type(tree)(map_tensors(value, function) for value in tree)
+            return type(tree)([map_tensors(value, function) for value in tree])
+        case Mapping():
+            return {key: map_tensors(value, function) for key, value in tree.items()}
         case _ if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
             fields = [field.name for field in dataclasses.fields(tree) if field.init]
             return dataclasses.replace(tree, **{name: map_tensors(getattr(tree, name), function) for name in fields})

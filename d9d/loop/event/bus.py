@@ -1,16 +1,21 @@
 """The event and the bus that carries it. Standard library only."""
 
+import collections
 import dataclasses
 import functools
 import inspect
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar, final
+from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar, final
 
 # Declared, not inferred: the `class Event[TContext]` syntax of Python 3.12 infers a covariant parameter, and type
 # checkers then accept wrong contexts. See docs/decisions/0002-invariant-context.md.
 TContext = TypeVar("TContext")
+
+# Tuples, replaced and never changed: a handler that subscribes during a trigger starts with the next one. An event that
+# is triggered and has none gets an empty one for good, and no trigger after the first has to ask.
+_Handlers: TypeAlias = collections.defaultdict[str, tuple[Callable[[Any], None], ...]]
 
 
 @final
@@ -47,26 +52,34 @@ class Event(Generic[TContext]):
 
 @final
 class Bounded(Generic[TContext]):
-    """The `with` block between the two sides of a moment; made by `EventBus.bounded`."""
+    """The `with` block between the two sides of a moment.
 
-    __slots__ = ("_bus", "_context", "_event_post", "_event_pre")
+    `EventBus.bounded` makes it and fills its attributes in: a call of `__init__` would take a tenth of the whole.
 
-    def __init__(
-        self, bus: "EventBus", event_pre: Event[TContext], event_post: Event[TContext], context: TContext
-    ) -> None:
-        self._bus = bus
-        self._event_pre = event_pre
-        self._event_post = event_post
-        self._context = context
+    Attributes:
+        handlers: Those of the bus, by the ids of their events.
+        event_pre: The event of the block's beginning.
+        event_post: The event of the block's successful end.
+        context: What the handlers of both receive.
+    """
 
+    __slots__ = ("context", "event_post", "event_pre", "handlers")
+
+    handlers: "_Handlers"
+    event_pre: Event[TContext]
+    event_post: Event[TContext]
+    context: TContext
+
+    # Both look before they call: mostly nobody listens.
     def __enter__(self) -> None:
-        self._bus.trigger(self._event_pre, self._context)
+        if handlers := self.handlers[self.event_pre.id]:
+            _call(handlers, self.event_pre, self.context)
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error_type is None:
-            self._bus.trigger(self._event_post, self._context)
+        if error_type is None and (handlers := self.handlers[self.event_post.id]):
+            _call(handlers, self.event_post, self.context)
 
 
 @final
@@ -81,8 +94,7 @@ class EventBus:
 
     def __init__(self) -> None:
         """Construct a bus that nobody listens to yet."""
-        # Tuples, replaced and never changed: a handler that subscribes during a trigger starts with the next one.
-        self._handlers: dict[str, tuple[Callable[[Any], None], ...]] = {}
+        self._handlers: _Handlers = collections.defaultdict(tuple)
         self._events: dict[str, Event[Any]] = {}
         # By identity, since targets need not be hashable; the values keep the targets alive and so their ids unique.
         self._claimed: dict[int, object] = {}
@@ -105,7 +117,7 @@ class EventBus:
                 f"handler {describe_handler(handler)} listens to a second Event object with the id {event.id!r}: one "
                 "moment, defined twice, perhaps with two contexts. Define the event once and import it from there."
             )
-        self._handlers[event.id] = (*self._handlers.get(event.id, ()), handler)
+        self._handlers[event.id] += (handler,)
 
     def trigger(self, event: Event[TContext], context: TContext) -> None:
         """Call all handlers of an event, in the order in which they subscribed.
@@ -118,14 +130,13 @@ class EventBus:
             BaseException: Whatever a handler raises, unchanged but for a note that names the event and the handler. The
                 handlers after it are not called.
         """
-        handlers = self._handlers.get(event.id)
-        if handlers is None:
-            return
+        handlers = self._handlers[event.id]
+        # `_call` written out: calling it would take as long as a handler that does nothing.
         try:
             for handler in handlers:
                 handler(context)
         except BaseException as error:
-            error.add_note(f"while event {event.id!r} was handled by {describe_handler(handler)}")
+            error.add_note(_note(event, handler))
             raise
 
     def bounded(self, event_pre: Event[TContext], event_post: Event[TContext], context: TContext) -> Bounded[TContext]:
@@ -139,7 +150,12 @@ class EventBus:
         Returns:
             The context manager to use in the `with` statement.
         """
-        return Bounded(self, event_pre, event_post, context)
+        block: Bounded[TContext] = Bounded()
+        block.handlers = self._handlers
+        block.event_pre = event_pre
+        block.event_post = event_post
+        block.context = context
+        return block
 
     def claim(self, target: object) -> None:
         """Note that all annotated handlers of an object are about to be subscribed, which may happen once.
@@ -156,6 +172,20 @@ class EventBus:
                 "would run twice. Call subscribe_annotated once an object: it collects inherited handlers as well."
             )
         self._claimed[id(target)] = target
+
+
+def _call(handlers: tuple[Callable[[Any], None], ...], event: Event[TContext], context: TContext) -> None:
+    """Do what `EventBus.trigger` does, with handlers that have been looked up."""
+    try:
+        for handler in handlers:
+            handler(context)
+    except BaseException as error:
+        error.add_note(_note(event, handler))
+        raise
+
+
+def _note(event: Event[Any], handler: object) -> str:
+    return f"while event {event.id!r} was handled by {describe_handler(handler)}"
 
 
 def describe_handler(handler: object) -> str:

@@ -3,14 +3,13 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.utils.data import DataLoader
 
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.checkpointer import Checkpointer
-from d9d.loop.component.checkpoint.source_checkpoint import WeightSource, load_weights
 from d9d.loop.component.data.batch_sampler import MicroBatchSamples, StepBatchSampler
 from d9d.loop.component.data.device_transfer import DeviceTransfer
 from d9d.loop.component.ending.interruption import Interruption
@@ -34,6 +33,9 @@ from d9d.loop.event.catalogue.inference import (
     EventInferenceReadyContext,
     EventStepContext,
 )
+
+if TYPE_CHECKING:
+    from d9d.loop.component.checkpoint.source_checkpoint import WeightSource
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -68,7 +70,7 @@ class Inference:
     modules: Sequence[nn.Module]
     model_runner: ModelRunner
     reporter: Reporter
-    source: WeightSource | None
+    source: "WeightSource | None"
     ranks: Ranks
     random_state: RandomState
     checkpointer: Checkpointer
@@ -85,6 +87,8 @@ class Inference:
             StopRequest: After a checkpoint, if a signal asked to stop; `launch` makes it the exit status 75.
         """
         if self.source is not None:
+            from d9d.loop.component.checkpoint.source_checkpoint import load_weights  # noqa: PLC0415 -- it loads torch's checkpoints
+
             load_weights(self.source, self.modules, self.ranks)
         self.checkpointer.resume()
         for module in self.modules:

@@ -1,6 +1,7 @@
 """Inference, assembled."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -9,7 +10,6 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.checkpointer import Checkpointer
 from d9d.loop.component.checkpoint.job_description import describe_job
 from d9d.loop.component.checkpoint.model_state import describe_model
-from d9d.loop.component.checkpoint.source_checkpoint import WeightSource, find_source, identify_source
 from d9d.loop.component.data.device_transfer import DeviceTransfer
 from d9d.loop.component.ending.interruption import Interruption
 from d9d.loop.component.garbage_collector import GarbageCollector
@@ -37,6 +37,9 @@ from d9d.loop.run.inference import Inference
 from d9d.loop.run.model import build_runner, build_stages
 from d9d.loop.run.start import seed_apart, start_run
 from d9d.loop.state import inference_state
+
+if TYPE_CHECKING:
+    from d9d.loop.component.checkpoint.source_checkpoint import WeightSource
 
 
 class InferenceConfigurator:
@@ -75,7 +78,7 @@ class InferenceConfigurator:
         config, bus = self._config, EventBus()
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         ranks = Ranks.of(dist_context)
-        source = None if config.source_checkpoint is None else find_source(config.source_checkpoint, ranks)
+        source, identity = self._find_source(ranks)
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         data = build_inference_data(self._dataset_provider, config, dist_context)
         stepper, num_samples = data.stepper, data.num_samples
@@ -107,14 +110,26 @@ class InferenceConfigurator:
             profiler=profiler,
             interruption=Interruption(dist_context, stepper, config.timeouts),
             checkpointer=self._build_checkpointer(
-                num_samples, source, dist_context, stepper=stepper, modules=modules, random=random_state
+                num_samples, identity, dist_context, stepper=stepper, modules=modules, random=random_state
             ),
         )
+
+    def _find_source(self, ranks: Ranks) -> tuple["WeightSource | None", str | None]:
+        """Find the weights, and what tells them from all others."""
+        if self._config.source_checkpoint is None:
+            return None, None
+        from d9d.loop.component.checkpoint.source_checkpoint import (  # noqa: PLC0415 -- it loads torch's checkpoints
+            find_source,
+            identify_source,
+        )
+
+        source = find_source(self._config.source_checkpoint, ranks)
+        return source, identify_source(source)
 
     def _build_checkpointer(
         self,
         num_samples: int,
-        source: WeightSource | None,
+        source: str | None,
         dist_context: DistributedContext,
         *,
         stepper: Stepper,
@@ -132,7 +147,7 @@ class InferenceConfigurator:
             "precision": config.precision,
             "num_samples": num_samples,
             # Outputs of two sets of weights must not mix in one run.
-            "source_checkpoint": None if source is None else identify_source(source),
+            "source_checkpoint": source,
             **(describe_model(modules, ranks) if config.checkpointing is not None else {}),
         }
         if config.checkpointing is not None:

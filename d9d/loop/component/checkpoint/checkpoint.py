@@ -14,7 +14,7 @@ from d9d.loop.component.checkpoint.durable_file import synchronize_folder, write
 from d9d.loop.component.checkpoint.job_description import describe_software
 from d9d.loop.component.checkpoint.saved_state import READ_ERRORS, SavedState, damage_error, require_consistent
 from d9d.loop.component.checkpoint.state_tree import empty_tensors, join_state
-from d9d.loop.component.checkpoint.tensor_files import read_index, save_tensors
+from d9d.loop.component.checkpoint.tensor_index import read_index
 from d9d.loop.component.checkpoint.transient_folder import make_transient, remove_at_once
 from d9d.loop.component.checkpoint.united_state import unite
 from d9d.loop.component.ranks import ALONE, Ranks
@@ -93,6 +93,8 @@ class Checkpoint:
             OSError: On all ranks, if the main one cannot write.
             CheckpointException: On all ranks, if any of them cannot write. It is no `Exception`.
         """
+        from d9d.loop.component.checkpoint.tensor_files import save_tensors  # noqa: PLC0415 -- it loads torch's checkpoints
+
         checkpoint = cls(folder / f"{_PREFIX}{num_steps}")
         tensors, outline = unite(state, ranks, differing)
         manifest = {

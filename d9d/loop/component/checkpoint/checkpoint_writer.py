@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
-from torch.distributed.checkpoint.api import CheckpointException
-
 from d9d.loop.component.checkpoint.background_work import BackgroundWork
 from d9d.loop.component.checkpoint.checkpoint import Checkpoint
 from d9d.loop.component.checkpoint.host_snapshot import HostSnapshot
 from d9d.loop.component.checkpoint.saved_state import CheckpointError, SavedState
 from d9d.loop.component.checkpoint.transient_folder import remove_transient
-from d9d.loop.component.ranks import Ranks
+from d9d.loop.component.ranks import Ranks, or_checkpoint_exception
 from d9d.loop.config import CheckpointingConfig
 
 logger = logging.getLogger(__name__)
@@ -129,7 +127,7 @@ class CheckpointWriter:
             saved = self._write_checkpoint(
                 self._config.folder, num_steps, state, ranks=self._writers, differing=differing
             )
-        except (OSError, CheckpointException) as error:  # torch's is no Exception
+        except or_checkpoint_exception(OSError) as error:
             raise CheckpointError(
                 f"the checkpoint after {num_steps} steps could not be written to {self._config.folder} "
                 f"({_cause(error)}); those before it are intact: mend that, and run again"
@@ -139,8 +137,9 @@ class CheckpointWriter:
         self.remove_surplus(self._writers)
 
 
-def _cause(error: OSError | CheckpointException) -> str:
+def _cause(error: BaseException) -> str:
     """Say what went wrong, which torch wraps once for each rank."""
-    if isinstance(error, CheckpointException):
-        return "; ".join(f"rank {rank}: {wrapped}" for rank, (wrapped, _) in error.failures.items())
+    failures: dict[int, Any] | None = getattr(error, "failures", None)
+    if failures is not None:
+        return "; ".join(f"rank {rank}: {wrapped}" for rank, (wrapped, _) in failures.items())
     return str(error)

@@ -20,12 +20,11 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.futures import Future
 
-from d9d.loop.component.checkpoint.safetensors_file import StoredTensor, read_safetensors
+from d9d.loop.component.checkpoint.safetensors_file import INDEX, StoredTensor, read_safetensors
 from d9d.loop.component.checkpoint.saved_state import READ_ERRORS, CheckpointError
 from d9d.loop.component.checkpoint.tensor_files import fill_tensors
 from d9d.loop.component.ranks import Ranks
 
-INDEX = "model.safetensors.index.json"
 _SUFFIX = ".safetensors"
 
 

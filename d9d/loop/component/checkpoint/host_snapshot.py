@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
+from d9d.core.sharding import is_dtensor
 from d9d.loop.component.report.host_copy import has_streams
 from d9d.loop.component.tensor_tree import map_tensors
 
@@ -62,10 +62,10 @@ def _copied(tensor: torch.Tensor, room: torch.Tensor | None) -> torch.Tensor:
 def _fits(room: torch.Tensor, tensor: torch.Tensor) -> bool:
     if (type(room), room.shape, room.dtype) != (type(tensor), tensor.shape, tensor.dtype):
         return False
-    if isinstance(room, DTensor) and isinstance(tensor, DTensor):
+    if is_dtensor(room) and is_dtensor(tensor):
         return room.device_mesh == tensor.device_mesh and room.placements == tensor.placements
     return True
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_dtensor(tensor) else tensor

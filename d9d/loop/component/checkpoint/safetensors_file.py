@@ -37,6 +37,8 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
+INDEX = "model.safetensors.index.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class TensorDescription:

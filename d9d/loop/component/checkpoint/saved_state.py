@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
 
 from d9d.loop.component.checkpoint.state_tree import dtype_of, empty_tensors
-from d9d.loop.component.checkpoint.tensor_files import load_tensors
-from d9d.loop.component.ranks import Ranks
+from d9d.loop.component.ranks import Ranks, or_checkpoint_exception
 
 READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pickle.PickleError)
 """What reading damaged files raises."""
@@ -71,9 +69,11 @@ class SavedState:
         Raises:
             CheckpointError: On all ranks, if what the files hold is damaged.
         """
+        from d9d.loop.component.checkpoint.tensor_files import load_tensors  # noqa: PLC0415 -- it loads torch's checkpoints
+
         try:
             load_tensors(self.folder, tensors, self.index, self.ranks)
-        except (*READ_ERRORS, CheckpointException) as error:  # torch's is no Exception
+        except or_checkpoint_exception(*READ_ERRORS) as error:
             raise damage_error(self.folder, error) from error
 
     def _find(self, path: tuple[str, ...]) -> Any:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor, Replicate
+
+from d9d.core.sharding import is_dtensor
 
 
 class StateError(TypeError):
@@ -191,11 +192,13 @@ def _brief(outline: Any) -> str:
 
 def _room(shape: list[int], dtype: torch.dtype, model: torch.Tensor | None) -> torch.Tensor:
     # What is single numbers, such as the count of steps, is held whole by each process.
-    if not isinstance(model, DTensor) or not shape:
+    if not is_dtensor(model) or not shape:
         return torch.empty(shape, dtype=dtype)
     if list(model.shape) == shape:
         return torch.empty_like(model, dtype=dtype)
     # Of another shape, such as one moment for each row: held whole as well, but among DTensors.
+    from torch.distributed.tensor import DTensor, Replicate  # noqa: PLC0415 -- see d9d.core.sharding
+
     whole = torch.empty(shape, dtype=dtype, device=model.device)
     return DTensor.from_local(whole, model.device_mesh, [Replicate()] * model.device_mesh.ndim, run_check=False)
 

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -27,9 +26,8 @@ from torch.distributed.checkpoint.storage import StorageReader, WriteResult
 
 from d9d.loop.component.checkpoint.durable_file import write_json
 from d9d.loop.component.checkpoint.state_tree import dtype_of
+from d9d.loop.component.checkpoint.tensor_index import INDEX
 from d9d.loop.component.ranks import Ranks
-
-INDEX = "tensors.json"
 
 
 def save_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
@@ -52,20 +50,6 @@ def save_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], ranks: Ranks
         process_group=ranks.group,
         no_dist=ranks.is_alone,
     )
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """Read which tensors there are, and where in which file each part of them lies.
-
-    Args:
-        folder: What `save_tensors` wrote to.
-
-    Returns:
-        For each name the `dtype`, the `shape` of the whole, and `chunks`: their offsets in it and their sizes, then
-        their file, where in it they begin, and how many bytes they have.
-    """
-    index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    return index
 
 
 def load_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], index: Mapping[str, Any], ranks: Ranks) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
+from d9d.core.sharding import is_dtensor
 from d9d.loop.component.checkpoint.state_tree import StateError, is_same_outline, merge_outlines, split_state
 from d9d.loop.component.ranks import Ranks
 
@@ -66,7 +66,7 @@ def is_alike(state: Mapping[str, Any], ranks: Ranks, name: str = "") -> bool:
 def _take_apart(state: Mapping[str, Any], name: str = "") -> tuple[dict[str, torch.Tensor], Any, dict[str, int]]:
     """Return the tensors, the outline, and the digests of those tensors that a rank holds whole."""
     tensors, outline = split_state(state, name)
-    return tensors, outline, _digests({path: held for path, held in tensors.items() if not isinstance(held, DTensor)})
+    return tensors, outline, _digests({path: held for path, held in tensors.items() if not is_dtensor(held)})
 
 
 def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

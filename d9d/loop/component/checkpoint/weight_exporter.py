@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.api import CheckpointException
 
 from d9d.loop.component.checkpoint.checkpoint import Checkpoint
 from d9d.loop.component.checkpoint.durable_file import synchronize_folder, write_json
-from d9d.loop.component.checkpoint.exported_weights import INDEX
 from d9d.loop.component.checkpoint.model_state import ModelState
-from d9d.loop.component.checkpoint.safetensors_file import TensorDescription, write_safetensors
+from d9d.loop.component.checkpoint.safetensors_file import INDEX, TensorDescription, write_safetensors
 from d9d.loop.component.checkpoint.saved_state import CheckpointError, SavedState
 from d9d.loop.component.checkpoint.state_tree import dtype_of, empty_tensors
-from d9d.loop.component.ranks import ALONE, Ranks
+from d9d.loop.component.ranks import ALONE, Ranks, or_checkpoint_exception
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +54,7 @@ class WeightExporter:
         try:
             checkpoint = Checkpoint.write(scratch, 0, state, {}, ranks=self._ranks, differing=differing)
             export_weights(checkpoint, folder, self._ranks)
-        except (OSError, CheckpointException) as error:  # torch's is no Exception
+        except or_checkpoint_exception(OSError) as error:
             raise _failure(folder, error) from error
         finally:
             if self._ranks.is_main:

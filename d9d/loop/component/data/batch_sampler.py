@@ -22,6 +22,8 @@ class MicroBatchSamples(list[int]):
         is_repeated: Whether another process has the same, and this one only keeps step with it.
     """
 
+    __slots__ = ("is_repeated", "number", "step")
+
     def __init__(self, samples: Iterable[int], step: int, number: int, *, is_repeated: bool = False) -> None:
         super().__init__(samples)
         self.step = step
@@ -47,6 +49,7 @@ class DataShare:
 
 
 _ALL = DataShare()
+_BLOCK_SAMPLES = 8192  # so many positions of an order are lists at a time: long beside a step, short beside an epoch
 
 
 class StepBatchSampler(Sampler[list[int]], abc.ABC):
@@ -62,8 +65,8 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
     def __init__(self, stepper: Stepper, share: DataShare) -> None:
         self._stepper = stepper
         self._share = share
+        self._latest: tuple[int | None, list[MicroBatchSamples]] = (None, [])
 
-    @abc.abstractmethod
     def micro_batches(self, step: int) -> list[MicroBatchSamples]:
         """Return this process's samples of one step.
 
@@ -73,6 +76,14 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
         Returns:
             The indices of the samples, a list for each micro-batch.
         """
+        # Inference and its data loader ask for the same, one after the other.
+        if self._latest[0] != step:
+            self._latest = (step, self._cut(step))
+        return self._latest[1]
+
+    @abc.abstractmethod
+    def _cut(self, step: int) -> list[MicroBatchSamples]:
+        """Choose this process's samples of one step."""
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the samples of each micro-batch from the current step on."""
@@ -111,12 +122,14 @@ class ShufflingBatchSampler(StepBatchSampler):
         self._micro_batch_size = micro_batch_size
         self._seed = seed
         self._orders: dict[int, torch.Tensor] = {}
+        self._block_start = 0
+        self._block: list[int] = []
 
     def __len__(self) -> int:
         """Return the number of micro-batches of the whole run that are this process's own."""
         return self._stepper.total_steps * (self._global_batch_size // (self._micro_batch_size * self._share.count))
 
-    def micro_batches(self, step: int) -> list[MicroBatchSamples]:  # noqa: D102 -- inherited
+    def _cut(self, step: int) -> list[MicroBatchSamples]:
         start, size = step * self._global_batch_size, self._micro_batch_size
         return [
             MicroBatchSamples(self._samples(start + number * size, start + (number + 1) * size), step, number)
@@ -127,10 +140,19 @@ class ShufflingBatchSampler(StepBatchSampler):
         """Return what stands at some positions of the endless row of epochs."""
         samples: list[int] = []
         while start < stop:
-            epoch, position = divmod(start, self._num_samples)
-            samples += self._order(epoch)[position : position + stop - start].tolist()
-            start = min(stop, (epoch + 1) * self._num_samples)
+            if not 0 <= start - self._block_start < len(self._block):
+                self._block_start, self._block = start, self._read(start)
+            position = start - self._block_start
+            found = self._block[position : position + stop - start]
+            samples += found
+            start += len(found)
         return samples
+
+    def _read(self, start: int) -> list[int]:
+        """Return what stands from a position on, no further than to the end of its epoch."""
+        epoch, position = divmod(start, self._num_samples)
+        block: list[int] = self._order(epoch)[position : position + _BLOCK_SAMPLES].tolist()
+        return block
 
     def _order(self, epoch: int) -> torch.Tensor:
         if epoch not in self._orders:
@@ -188,21 +210,18 @@ class SequentialBatchSampler(StepBatchSampler):
         num_in_last = math.ceil(num_left / self._micro_batch_size)
         return num_full_steps * num_per_step // self._share.count + math.ceil(num_in_last / self._share.count)
 
-    def micro_batches(self, step: int) -> list[MicroBatchSamples]:  # noqa: D102 -- inherited
+    def _cut(self, step: int) -> list[MicroBatchSamples]:
         start, size = step * self._global_batch_size, self._micro_batch_size
         stop = min(start + self._global_batch_size, self._num_samples)
-        num_in_all = math.ceil((stop - start) / size)
-        last = num_in_all - 1
-        return [
-            self._micro_batch(step, min(number, last), is_repeated=number > last)
-            for number in range(self._share.index, _rounded_up(num_in_all, self._share.count), self._share.count)
-        ]
-
-    def _micro_batch(self, step: int, number: int, *, is_repeated: bool) -> MicroBatchSamples:
-        start = step * self._global_batch_size + number * self._micro_batch_size
-        stop = min(start + self._micro_batch_size, (step + 1) * self._global_batch_size, self._num_samples)
-        return MicroBatchSamples(range(start, stop), step, number, is_repeated=is_repeated)
+        last = (stop - start - 1) // size
+        micro_batches = []
+        for number in range(self._share.index, _rounded_up(last + 1, self._share.count), self._share.count):
+            own = min(number, last)
+            first = start + own * size
+            samples = range(first, min(first + size, stop))
+            micro_batches.append(MicroBatchSamples(samples, step, own, is_repeated=number > last))
+        return micro_batches
 
 
 def _rounded_up(number: int, multiple: int) -> int:
-    return math.ceil(number / multiple) * multiple
+    return -(-number // multiple) * multiple

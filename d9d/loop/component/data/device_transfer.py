@@ -34,7 +34,11 @@ def move_to_device(batch: Any, device: torch.device) -> Any:
     Returns:
         A batch of the same structure.
     """
-    return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
+
+    return map_tensors(batch, move)
 
 
 @dataclasses.dataclass(frozen=True)

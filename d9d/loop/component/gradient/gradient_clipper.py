@@ -34,7 +34,6 @@ class GradientClipper:
         self._max_norm = max_norm
         self._norm = GradientNorm(parameters, dist_context) if always_measure or max_norm is not None else None
 
-    @torch.no_grad()
     def clip(self) -> torch.Tensor | None:
         """Clip the gradients in place, without waiting for the device; every process must call this.
 
@@ -45,8 +44,12 @@ class GradientClipper:
             return None
         norm = self._norm.measure()
         if self._max_norm is not None:
-            # The formula of `torch.nn.utils.clip_grads_with_norm_`, which takes no tensors of several meshes.
-            factor = torch.clamp(self._max_norm / (norm + _EPSILON), max=1.0)
-            for group in local_gradients(self._parameters):
-                torch._foreach_mul_(group, factor.to(group[0].device))
+            self._scale(norm, self._max_norm)
         return norm
+
+    @torch.no_grad()
+    def _scale(self, norm: torch.Tensor, max_norm: float) -> None:
+        # The formula of `torch.nn.utils.clip_grads_with_norm_`, which takes no tensors of several meshes.
+        factor = torch.clamp(max_norm / (norm + _EPSILON), max=1.0)
+        for group in local_gradients(self._parameters):
+            torch._foreach_mul_(group, factor.to(group[0].device))

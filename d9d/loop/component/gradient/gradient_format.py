@@ -4,11 +4,9 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.distributed._composable.contract import _get_registry
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from d9d.core.sharding import is_composed_replica, is_dtensor, is_fsdp_module
 from d9d.loop.config import ConfigurationError
 
 _HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
@@ -83,9 +81,9 @@ def _sharding_policies(modules: list[nn.Module]) -> dict[nn.Parameter, Any]:
     """Return the mixed-precision policy of each parameter that FSDP holds."""
     policies: dict[nn.Parameter, Any] = {}
     for module in (inner for outer in modules for inner in outer.modules()):  # from the outside in: the innermost holds
-        if isinstance(module, FSDPModule):
+        if is_fsdp_module(module):
             policy = module._get_fsdp_state()._mp_policy  # noqa: SLF001 -- FSDP tells it nowhere else
-            policies.update({each: policy for each in module.parameters() if isinstance(each, DTensor)})
+            policies.update({each: policy for each in module.parameters() if is_dtensor(each)})
     return policies
 
 
@@ -104,7 +102,7 @@ def _refuse_replicas(modules: list[nn.Module]) -> None:
     for module in (inner for outer in modules for inner in outer.modules()):
         is_replica = isinstance(module, DistributedDataParallel) or (
             # `replicate` of torch's composable interface leaves no other sign; its newer form is FSDP's.
-            "replicate" in (_get_registry(module) or {}) and not isinstance(module, FSDPModule)
+            is_composed_replica(module)
         )
         if is_replica and any(parameter.dtype in _HALF_PRECISION for parameter in module.parameters()):
             raise ConfigurationError(

@@ -1,15 +1,18 @@
 """The L2 norm over all gradients of a job."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate
-from torch.distributed.tensor.placement_types import Placement
 
 from d9d.core.dist_context import DistributedContext
+from d9d.core.sharding import is_dtensor
 from d9d.loop.component.gradient.local_gradients import local_gradients
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor.placement_types import Placement
 
 _HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
@@ -73,7 +76,7 @@ class GradientNorm:
 
     def _is_counted_here(self, gradient: torch.Tensor | None) -> bool:
         """Say whether this process is the first, of those with the same stage, that holds its part of a gradient."""
-        if not isinstance(gradient, DTensor):
+        if not is_dtensor(gradient):
             return self._rank == self._first_rank
         key = (gradient.device_mesh, gradient.placements)
         if key not in self._counted:
@@ -95,6 +98,8 @@ def _first_rank_of_stage(dist_context: DistributedContext) -> int:
 def _reduce_partial(parameter: nn.Parameter) -> None:
     """Add up a gradient of which each process still holds a summand: such parts have no norm of their own."""
     gradient = parameter.grad
-    if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
+    if is_dtensor(gradient) and any(placement.is_partial() for placement in gradient.placements):
+        from torch.distributed.tensor import Replicate  # noqa: PLC0415 -- see d9d.core.sharding
+
         placements = [Replicate() if placement.is_partial() else placement for placement in gradient.placements]
         parameter.grad = gradient.redistribute(placements=placements)

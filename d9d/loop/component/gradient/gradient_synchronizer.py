@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+
+from d9d.core.sharding import is_fsdp_module
 
 
 class GradientSynchronizer:
@@ -16,7 +17,7 @@ class GradientSynchronizer:
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        sharded = [module for stage in modules for module in stage.modules() if isinstance(module, FSDPModule)]
+        sharded = [module for stage in modules for module in stage.modules() if is_fsdp_module(module)]
         for module in sharded:
             module.set_gradient_divide_factor(1.0)
             # Without it a factor of its own needs a kind of reduction that only some backends have.

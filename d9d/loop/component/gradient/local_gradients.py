@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
+
+from d9d.core.sharding import is_dtensor
 
 
 def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tensor]]:
@@ -27,6 +28,6 @@ def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tenso
     with torch.no_grad():
         for gradient in [parameter.grad for parameter in parameters]:
             if gradient is not None:
-                tensor = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+                tensor = gradient.to_local() if is_dtensor(gradient) else gradient
                 groups[tensor.device, tensor.dtype].append(tensor)
     return list(groups.values())

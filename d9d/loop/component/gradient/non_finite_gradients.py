@@ -5,9 +5,9 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from d9d.core.protocol import OptimizerProtocol
+from d9d.core.sharding import is_dtensor
 from d9d.core.stepper import Stepper
 from d9d.loop.config import ConfigurationError, TrainingConfig
 
@@ -134,7 +134,7 @@ def _require_support(policy: str, optimizer: OptimizerProtocol) -> None:
             f"of them; otherwise {remedy}"
         )
     groups: list[dict[str, Any]] = getattr(optimizer, "param_groups", [])
-    is_sharded = [{isinstance(parameter, DTensor) for parameter in group["params"]} for group in groups]
+    is_sharded = [{is_dtensor(parameter) for parameter in group["params"]} for group in groups]
     if isinstance(optimizer, torch.optim.SGD | torch.optim.Adagrad) and any(True in kinds for kinds in is_sharded):
         raise ConfigurationError(f"{setting}: torch's fused {name} takes no sharded parameters (DTensor): {remedy}")
     if isinstance(optimizer, torch.optim.Optimizer) and any(len(kinds) > 1 for kinds in is_sharded):

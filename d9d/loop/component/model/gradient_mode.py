@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+
+from d9d.core.sharding import is_fsdp_module
 
 
 def without_gradients(modules: Sequence[nn.Module]) -> AbstractContextManager[object]:
@@ -18,5 +19,5 @@ def without_gradients(modules: Sequence[nn.Module]) -> AbstractContextManager[ob
     Returns:
         The context.
     """
-    is_sharded = any(isinstance(module, FSDPModule) for stage in modules for module in stage.modules())
+    is_sharded = any(is_fsdp_module(module) for stage in modules for module in stage.modules())
     return torch.no_grad() if is_sharded else torch.inference_mode()

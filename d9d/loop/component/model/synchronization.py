@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 
 from torch import nn
-from torch.distributed._composable.contract import _get_registry  # torch offers no other way to see what was applied
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DistributedContext
+from d9d.core.sharding import is_composed_replica, is_dtensor
 from d9d.loop.component.ranks import Ranks
 
 _REMEDY = (
@@ -46,7 +44,7 @@ def require_synchronized(
 def _averaging(modules: list[nn.Module], schedule: str | None) -> str | None:
     """Describe the first module that synchronises its gradients by means over the processes."""
     for name, module in (pair for stage in modules for pair in stage.named_modules()):
-        composed = "replicate" in (_get_registry(module) or {}) and not isinstance(module, FSDPModule)
+        composed = is_composed_replica(module)
         if isinstance(module, DistributedDataParallel) or composed:
             with_schedule = f", and with a V schedule such as {schedule} it fails" if schedule in _V_SCHEDULES else ""
             return (
@@ -83,4 +81,4 @@ def _unsynchronized(modules: list[nn.Module], dist_context: DistributedContext) 
 
 
 def _processes_of(parameter: nn.Parameter) -> set[int]:
-    return {*parameter.device_mesh.mesh.flatten().tolist()} if isinstance(parameter, DTensor) else set()
+    return {*parameter.device_mesh.mesh.flatten().tolist()} if is_dtensor(parameter) else set()

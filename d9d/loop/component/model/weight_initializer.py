@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from d9d.core.configuration import ConfigurationError
 from d9d.core.seed import derive_seed
+from d9d.core.sharding import is_dtensor
 from d9d.loop.component.random_state import RandomState
 
 # What wrappers put into the names of modules, so that weights are the same with and without them.
@@ -125,15 +125,17 @@ def _full(tensor: torch.Tensor, device: torch.device, *, blank: bool) -> torch.T
         full = torch.full(tensor.shape, fill, dtype=tensor.dtype, device=device)
     else:
         # It may set what another module has set: that goes to a copy.
-        full = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().to(device, copy=True)
+        full = (tensor.full_tensor() if is_dtensor(tensor) else tensor).detach().to(device, copy=True)
     return nn.Parameter(full, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else full
 
 
 def _keep_part(tensor: torch.Tensor, full: torch.Tensor) -> None:
     """Copy into a tensor what of the full one it is to hold on this process."""
-    if not isinstance(tensor, DTensor):
+    if not is_dtensor(tensor):
         tensor.copy_(full)
         return
+    from torch.distributed.tensor import distribute_tensor  # noqa: PLC0415 -- see d9d.core.sharding
+
     # Without a source rank nothing is sent: each process takes its part of what all have computed alike.
     part = distribute_tensor(full.detach(), tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
     local = tensor.to_local()

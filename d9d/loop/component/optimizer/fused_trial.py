@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
+
+from d9d.core.sharding import is_dtensor
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def can_be_fused(
     stand_ins: dict[tuple[object, ...], nn.Parameter] = {}
     for parameter in parameters:
         kind: tuple[object, ...] = (parameter.device, parameter.dtype, parameter.ndim)
-        if isinstance(parameter, DTensor):
+        if is_dtensor(parameter):
             kind += (parameter.device_mesh, parameter.placements)
         elif type(parameter) is not nn.Parameter:
             logger.debug("%s runs without fused=True: a parameter is a %s", name, type(parameter).__qualname__)
@@ -60,14 +61,16 @@ def by_distribution(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Paramet
     distributed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for parameter in parameters:
-        (distributed if isinstance(parameter, DTensor) else plain).append(parameter)
+        (distributed if is_dtensor(parameter) else plain).append(parameter)
     return distributed, plain
 
 
 def _stand_in(parameter: nn.Parameter) -> nn.Parameter:
     # Two elements along each dimension: beside a DTensor, a plain tensor of one element would be taken for a scalar.
     local = torch.zeros([2] * parameter.ndim, dtype=parameter.dtype, device=parameter.device)
-    if isinstance(parameter, DTensor):
+    if is_dtensor(parameter):
+        from torch.distributed.tensor import DTensor  # noqa: PLC0415 -- see d9d.core.sharding
+
         local = DTensor.from_local(local, parameter.device_mesh, parameter.placements, run_check=False)
     stand_in = nn.Parameter(local)
     stand_in.grad = torch.zeros_like(local)

@@ -2,8 +2,6 @@
 
 import logging
 
-from tqdm.auto import tqdm
-
 from d9d.core.stepper import Stepper
 from d9d.loop.component.report.report import Report
 
@@ -24,6 +22,8 @@ class Console:
     target = "the console"
 
     def __init__(self, loop: str, stepper: Stepper, *, is_bar: bool | None) -> None:
+        from tqdm.auto import tqdm  # noqa: PLC0415 -- only the main process has a console, and not at once
+
         self._bar = tqdm(
             desc=loop,
             unit="step",

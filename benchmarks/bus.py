@@ -1,0 +1,84 @@
+"""Measures what triggering an event costs, beside a `for` loop over the handlers and beside other libraries."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping
+
+from bus_peers import PEERS, Carrier, Context, d9d, d9d_bounded, for_loop
+from measurement import Case, Timing, WrongResultError, machine, measure, write_result
+
+NUM_ROUNDS = 40
+COUNTS = (0, 1, 4, 16)
+PACKAGES = ("torchtnt", "pyee", "pluggy", "psygnal", "blinker", "pytorch-ignite", "lightning")
+BOUNDS = {
+    **{f"trigger, {count}": bound for count, bound in zip(COUNTS, (3.0, 1.75, 1.25, 1.10), strict=True)},
+    "bounded, 0": 9.0,
+    "bounded, 1": 8.0,
+}
+"""Ratios to the `for` loop over as many handlers, in the same run."""
+
+
+def case(carrier: Carrier, number: int, calls_per_time: int) -> Case:
+    """Make a case of a carrier that checks how often the handlers were called."""
+    context = Context()
+    run = carrier(context, number)
+
+    def check(times: int) -> None:
+        if context.count != times * calls_per_time:
+            raise WrongResultError(f"{context.count} calls in place of {times * calls_per_time}")
+        context.count = 0
+
+    return Case(run, check)
+
+
+def cases(peers: Iterable[str]) -> tuple[dict[str, Case], dict[str, str]]:
+    """Return all cases, and why peers have none."""
+    made: dict[str, Case] = {}
+    skipped: dict[str, str] = {}
+    for count in COUNTS:
+        made[f"for loop, {count}"] = case(for_loop, count, count)
+        made[f"trigger, {count}"] = case(d9d, count, count)
+        made[f"bounded, {count}"] = case(d9d_bounded, count, 2 * count)
+        for peer in peers:
+            try:
+                made[f"{peer}, {count}"] = case(PEERS[peer], count, count)
+            except ImportError as error:
+                skipped[peer] = str(error)
+    return made, skipped
+
+
+def ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
+    """Return how each case compares with the `for` loop over as many handlers, by the least of each."""
+    return {name: timing.least / timings[f"for loop, {name.split(', ')[1]}"].least for name, timing in timings.items()}
+
+
+def main() -> int:
+    """Measure, write the result, and say what takes more than it may."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=NUM_ROUNDS, help="how often each case is measured")
+    options = parser.parse_args()
+    made, skipped = cases(PEERS)
+    timings = measure(made, options.rounds)
+    found = ratios(timings)
+    result = {
+        "machine": machine(*PACKAGES),
+        "unit": "ns",
+        "rounds": options.rounds,
+        "cases": {
+            name: {"least": timing.least, "median": timing.median, "ratio": found[name]}
+            for name, timing in timings.items()
+        },
+        "bounds": BOUNDS,
+        "skipped": skipped,
+    }
+    write_result("bus", result)
+    for name, timing in timings.items():
+        bound = f" of at most {BOUNDS[name]}" if name in BOUNDS else ""
+        sys.stdout.write(f"{name:16} {timing.least:8.1f} ns, ratio {found[name]:.2f}{bound}\n")
+    for name, reason in skipped.items():
+        sys.stdout.write(f"{name:16} skipped: {reason}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""One event, some handlers, and whoever carries the one to the others: this project's bus, and its peers.
+
+Each carrier is made with a number of handlers, that all count, and returns what triggers the event for so many times,
+in a loop of its own, so that no call stands between the loop and the library.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+Run: TypeAlias = Callable[[int], object]
+Carrier: TypeAlias = Callable[["Context", int], Run]
+"""Takes what the handlers count in, and how many there are."""
+
+
+class Context:
+    """What handlers count their calls in."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+def handlers(number: int) -> list[Callable[[Any], None]]:
+    """Return handlers, each a function of its own, since some peers tell them apart."""
+
+    def handler() -> Callable[[Any], None]:
+        def count(context: Any) -> None:
+            context.count += 1
+
+        return count
+
+    return [handler() for _ in range(number)]
+
+
+def for_loop(context: Context, number: int) -> Run:
+    """Call the handlers by hand: the least that can be."""
+    called = handlers(number)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            for handler in called:
+                handler(context)
+
+    return run
+
+
+def d9d(context: Context, number: int) -> Run:
+    """Trigger an event of this project."""
+    from d9d.loop.event import Event, EventBus  # noqa: PLC0415 -- each carrier imports its own
+
+    event, bus = Event[Context](id="bench.step"), EventBus()
+    for handler in handlers(number):
+        bus.subscribe(event, handler)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            bus.trigger(event, context)
+
+    return run
+
+
+def d9d_bounded(context: Context, number: int) -> Run:
+    """Enter and leave a `with` block between two events, with so many handlers on each side."""
+    from d9d.loop.event import Event, EventBus  # noqa: PLC0415 -- each carrier imports its own
+
+    pre, post, bus = Event[Context](id="bench.step.pre"), Event[Context](id="bench.step.post"), EventBus()
+    for handler in handlers(number):
+        bus.subscribe(pre, handler)
+        bus.subscribe(post, handler)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            with bus.bounded(pre, post, context):
+                pass
+
+    return run
+
+
+def torchtnt(context: Context, number: int) -> Run:
+    """Call the callbacks of TorchTNT."""
+    from torchtnt.framework._callback_handler import CallbackHandler  # noqa: PLC0415 -- each carrier imports its own
+    from torchtnt.framework.callback import Callback  # noqa: PLC0415 -- the same
+
+    class Counting(Callback):
+        def on_train_step_start(self, state: Any, unit: Any) -> None:
+            state.count += 1
+
+    called = CallbackHandler([Counting() for _ in range(number)])
+    state: Any = context
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            called.on_train_step_start(state, None)  # type: ignore[arg-type]
+
+    return run
+
+
+def pyee(context: Context, number: int) -> Run:
+    """Emit an event of pyee."""
+    from pyee import EventEmitter  # noqa: PLC0415 -- each carrier imports its own
+
+    emitter = EventEmitter()
+    for handler in handlers(number):
+        emitter.on("step", handler)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            emitter.emit("step", context)
+
+    return run
+
+
+def pluggy(context: Context, number: int) -> Run:
+    """Call a hook of pluggy."""
+    import pluggy as library  # noqa: PLC0415 -- each carrier imports its own
+
+    specification, implementation = library.HookspecMarker("bench"), library.HookimplMarker("bench")
+
+    class Specified:
+        @specification
+        def step(self, context: Context) -> None:
+            """Happen."""
+
+    class Counting:
+        @implementation
+        def step(self, context: Context) -> None:
+            context.count += 1
+
+    manager = library.PluginManager("bench")
+    manager.add_hookspecs(Specified)
+    for _ in range(number):
+        manager.register(Counting())
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            manager.hook.step(context=context)
+
+    return run
+
+
+def psygnal(context: Context, number: int) -> Run:
+    """Emit a signal of psygnal."""
+    from psygnal import Signal  # noqa: PLC0415 -- each carrier imports its own
+
+    class Loop:
+        step = Signal(object)
+
+    loop, kept = Loop(), handlers(number)
+    for handler in kept:
+        loop.step.connect(handler)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            loop.step.emit(context)
+
+    return run
+
+
+def blinker(context: Context, number: int) -> Run:
+    """Send a signal of blinker."""
+    from blinker import Signal  # noqa: PLC0415 -- each carrier imports its own
+
+    signal = Signal()
+    for handler in handlers(number):
+        signal.connect(handler, weak=False)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            signal.send(context)
+
+    return run
+
+
+def ignite(context: Context, number: int) -> Run:
+    """Fire an event of an Ignite engine."""
+    from ignite.engine import Engine, Events  # noqa: PLC0415 -- each carrier imports its own
+
+    def handler() -> Callable[[Any], None]:
+        def count(_: Any) -> None:
+            context.count += 1
+
+        return count
+
+    engine = Engine(lambda *_: None)
+    for _ in range(number):
+        engine.add_event_handler(Events.ITERATION_STARTED, handler())
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            engine.fire_event(Events.ITERATION_STARTED)
+
+    return run
+
+
+def lightning(context: Context, number: int) -> Run:
+    """Call the callbacks of a Lightning trainer."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    from lightning.pytorch import Callback, Trainer  # noqa: PLC0415 -- each carrier imports its own
+    from lightning.pytorch.trainer.call import _call_callback_hooks  # noqa: PLC0415 -- what its loops call
+
+    class Counting(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            batch.count += 1
+
+    trainer = Trainer(
+        callbacks=[Counting() for _ in range(number)],
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            _call_callback_hooks(trainer, "on_train_batch_start", context, 0)
+
+    return run
+
+
+PEERS: dict[str, Carrier] = {
+    "TorchTNT": torchtnt,
+    "pyee": pyee,
+    "pluggy": pluggy,
+    "psygnal": psygnal,
+    "blinker": blinker,
+    "Ignite": ignite,
+    "Lightning": lightning,
+}

@@ -1,0 +1,202 @@
+"""Writes the page of all benchmarks, with tables and plots, from the results that they left."""
+
+import json
+import sys
+from html import escape
+from typing import Any
+
+from measurement import RESULTS
+
+BAR_HEIGHT, LABEL_WIDTH, BAR_WIDTH, NUMBER_WIDTH = 22, 190, 420, 110
+OWN = "#2f6f9f"
+OTHER = "#b8b8b8"
+
+
+def bars(title: str, numbers: dict[str, float], unit: str) -> str:
+    """Draw a bar for each number, this project's own in colour.
+
+    Args:
+        title: What is shown.
+        numbers: The numbers, by their names.
+        unit: Their unit.
+
+    Returns:
+        A drawing in SVG.
+    """
+    largest = max(numbers.values())
+    height = BAR_HEIGHT * (len(numbers) + 1) + 8
+    parts = [
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{LABEL_WIDTH + BAR_WIDTH + NUMBER_WIDTH}" '
+            f'height="{height}" font-family="sans-serif" font-size="12">'
+        ),
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="4" y="15" font-weight="bold">{escape(title)}</text>',
+    ]
+    for row, (name, number) in enumerate(sorted(numbers.items(), key=lambda pair: pair[1]), start=1):
+        top = row * BAR_HEIGHT
+        width = max(1.0, BAR_WIDTH * number / largest)
+        parts += [
+            f'<text x="{LABEL_WIDTH - 6}" y="{top + 15}" text-anchor="end">{escape(name)}</text>',
+            (
+                f'<rect x="{LABEL_WIDTH}" y="{top + 3}" width="{width:.1f}" height="{BAR_HEIGHT - 6}" '
+                f'fill="{OWN if name.startswith("d9d") else OTHER}"/>'
+            ),
+            f'<text x="{LABEL_WIDTH + width + 5:.1f}" y="{top + 15}">{number:,.0f} {unit}</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """Return what a benchmark left, if it has been run."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def draw(name: str, title: str, numbers: dict[str, float], unit: str) -> str:
+    """Write a drawing, and return the line that shows it."""
+    (RESULTS / f"{name}.svg").write_text(bars(title, numbers, unit), encoding="utf-8")
+    return f"![{title}]({name}.svg)"
+
+
+def conditions(result: dict[str, Any]) -> str:
+    """Say what was measured on, and what was left out."""
+    described = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    skipped = "; ".join(f"{name} ({reason})" for name, reason in result["skipped"].items())
+    return f"Measured with {described}." + (f" Skipped: {skipped}." if skipped else "")
+
+
+def bus(result: dict[str, Any]) -> list[str]:
+    """Return the section on the bus."""
+    cases = result["cases"]
+    names = list(dict.fromkeys(name.split(", ")[0] for name in cases))
+    counts = list(dict.fromkeys(name.split(", ")[1] for name in cases))
+
+    def cell(name: str, count: str) -> str:
+        case = cases.get(f"{name}, {count}")
+        bound = result["bounds"].get(f"{name}, {count}")
+        at_most = "" if bound is None else f" (≤ {bound:.2f})"
+        return "" if case is None else f"{case['least']:,.0f} · {case['ratio']:.2f}{at_most}"
+
+    shown = {
+        {"trigger": "d9d", "bounded": "d9d, bounded"}.get(name, name): cases[f"{name}, 4"]["least"] for name in names
+    }
+    return [
+        "## The bus",
+        "",
+        (
+            "What triggering an event costs with so many handlers that count their calls: nanoseconds · times the "
+            "`for` loop over as many. `bounded` has them on both sides of its block. In brackets, the bounds."
+        ),
+        "",
+        f"| | {' | '.join(counts)} |",
+        f"|---|{'---|' * len(counts)}",
+        *(f"| {name} | {' | '.join(cell(name, count) for count in counts)} |" for name in names),
+        "",
+        draw("bus", "One event, four handlers", shown, "ns"),
+        "",
+        conditions(result),
+    ]
+
+
+def loop(result: dict[str, Any]) -> list[str]:
+    """Return the section on the loops."""
+    cases = result["cases"]
+    rows = []
+    for name, case in cases.items():
+        bound = result["bounds"].get(name)
+        at_most = "" if bound is None else f" (≤ {bound:.0f})"
+        rows.append(f"| {name} | {case['least']:.0f} | {case['median']:.0f} | {case['over']:+.1f}{at_most} |")
+    trained = {name.removeprefix("train, "): case["least"] for name, case in cases.items() if name.startswith("train")}
+    trained["by hand"] = trained.pop("train by hand")
+    return [
+        "## The loop",
+        "",
+        (
+            "Microseconds a step of three small layers (64-64-1, batches of 8, SGD) on one thread, with a handler on "
+            "every event of a step. The loops of this project leave the same weights and outputs as those written by "
+            "hand, bit for bit, which each run checks."
+        ),
+        "",
+        "| | least | median | over by hand |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        draw("loop", "A step of training", trained, "µs"),
+        "",
+        conditions(result),
+    ]
+
+
+def startup(result: dict[str, Any]) -> list[str]:
+    """Return the section on imports."""
+    cases, bounds = result["cases"], result["bounds"]
+    rows = [
+        f"| {name} | {case['over_ms']:.0f} | {case['over_mib']:.1f} |"
+        for name, case in cases.items()
+        if not name.startswith("torch")
+    ]
+    return [
+        "## Startup",
+        "",
+        (
+            f"What an import adds to a process that has imported torch. Bounds: {bounds['ms']} ms of CPU and "
+            f"{bounds['mib']} MiB. Python collects garbage once enough objects have been made, torch's among them, and "
+            "in whose import that falls depends on what torch left: so there is a row without it."
+        ),
+        "",
+        "| | ms | MiB |",
+        "|---|---|---|",
+        *rows,
+        "",
+        conditions(result),
+    ]
+
+
+def gpu(result: dict[str, Any]) -> list[str]:
+    """Return the section on accelerators."""
+    if result["skipped"]:
+        return ["## On a GPU", "", f"Not measured: {'; '.join(result['skipped'].values())}."]
+    rows = [
+        f"| {name} | {case['by_hand']:,.0f} | {case['own']:,.0f} | {case['ratio']:.4f} | {case['idle']:.2%} |"
+        for name, case in result["cases"].items()
+    ]
+    return [
+        "## On a GPU",
+        "",
+        (
+            f"Tokens a second; bounds: a ratio of at least {result['bounds']['ratio']}, and gaps of at most "
+            f"{result['bounds']['idle']:.1%} of a step more than by hand."
+        ),
+        "",
+        "| | by hand | d9d | ratio | idle |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        conditions(result),
+    ]
+
+
+def main() -> int:
+    """Write the page."""
+    lines = [
+        "<!-- Written by `make bench`. -->",
+        "",
+        "# How fast it is",
+        "",
+        (
+            "CPU time of one thread; cases in a new random order each round; by the least of all rounds, which is the "
+            "one that was disturbed least. What was measured is checked after each run. Beside these: "
+            "[the compiler](codegen.md), and [the mypy plugin](mypy.md)."
+        ),
+    ]
+    for name, section in (("bus", bus), ("loop", loop), ("startup", startup), ("gpu", gpu)):
+        result = read(name)
+        if result is not None:
+            lines += ["", *section(result)]
+    (RESULTS / "README.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

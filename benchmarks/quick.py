@@ -1,0 +1,57 @@
+"""Holds the bus and the loop against bounds in under a minute, and fails only where one is passed twice over.
+
+A machine that does other work moves even ratios; what a change has made twice as slow shows all the same.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import bus
+import loop
+from bus_peers import d9d, d9d_bounded, for_loop
+from measurement import measure
+
+FAILING = 2.0
+BUS_BOUNDS = {name: bound * 1.1 for name, bound in bus.BOUNDS.items()}
+LOOP_BOUNDS = {"train, d9d": 1.25, "train, d9d with reports": 1.5, "predict, d9d": 2.0}
+"""Times the loop written by hand, in the same run."""
+
+
+def bus_ratios(num_rounds: int) -> dict[str, float]:
+    """Return how triggering compares with the `for` loop."""
+    made = {}
+    for count in bus.COUNTS:
+        made[f"for loop, {count}"] = bus.case(for_loop, count, count)
+        made[f"trigger, {count}"] = bus.case(d9d, count, count)
+        made[f"bounded, {count}"] = bus.case(d9d_bounded, count, 2 * count)
+    found = bus.ratios(measure(made, num_rounds))
+    return {name: found[name] for name in BUS_BOUNDS}
+
+
+def loop_ratios(num_rounds: int) -> dict[str, float]:
+    """Return how a step of the loops compares with one written by hand."""
+    with tempfile.TemporaryDirectory() as folder:
+        raced = loop.contestants(Path(folder), with_peers=False)
+        found, _ = loop.measure(raced, num_rounds)
+    return {name: min(found[name]) / min(found[raced[name].reference]) for name in LOOP_BOUNDS}
+
+
+def main() -> int:
+    """Measure, print all ratios, and fail past twice a bound."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="how often each case is measured")
+    options = parser.parse_args()
+    bounds = BUS_BOUNDS | LOOP_BOUNDS
+    found = bus_ratios(4 * options.rounds) | loop_ratios(options.rounds)
+    for name, ratio in found.items():
+        past = ratio / bounds[name]
+        verdict = "" if past <= 1 else " OVER" if past <= FAILING else " FAILED: more than twice the bound"
+        sys.stdout.write(f"{name:24} {ratio:6.2f} times by hand, at most {bounds[name]:.2f}{verdict}\n")
+    worst = max(ratio / bounds[name] for name, ratio in found.items())
+    return 1 if worst > FAILING else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
