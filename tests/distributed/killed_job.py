@@ -113,7 +113,7 @@ class WeighingTask(TrainTask):
         time.sleep(STEP_SECONDS)
 
     def _end_step(self, ctx: train.EventStepContext) -> None:
-        print("loss", ctx.stepper.current_step, self.losses[-1].item().hex(), file=self._file)
+        print("loss", ctx.stepper.current_step, float(self.losses[-1]).hex(), file=self._file)
 
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
         return BuildForwardInputsResult(inputs={"input": ctx.batch["features"]})
