@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# By which all processes of a job are found, whoever is their parent.
+_MARK = "D9D_TEST_JOB"
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -50,7 +53,7 @@ class Job:
             ],
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", _MARK: str(home)},
         )
 
     def notes(self, kind: str) -> Iterator[tuple[int, str]]:
@@ -63,6 +66,15 @@ class Job:
     def events(self, rank: int) -> list[str]:
         """Return the ids of the events of a rank."""
         return [event for noted, event in self.notes("event") if noted == rank]
+
+    def processes(self) -> list[int]:
+        """Return all processes of the job that run: launcher, ranks, and whatever these have started."""
+        mark, found = f"{_MARK}={self.home}".encode(), []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it may end at any time, or be another user's
+                if mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
 
     def wait_for(self, is_so: Callable[[], bool]) -> None:
         """Wait until something is so."""

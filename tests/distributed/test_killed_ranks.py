@@ -1,0 +1,219 @@
+"""A job of several ranks that is killed by SIGKILL, and run again, ends as one that was left alone: bit for bit."""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pytest
+import torch
+from killed_job import NUM_STEPS, NUM_TO_KEEP, PERIOD_STEPS, STEP_SECONDS
+from torchrun import Job, Outcome
+
+from d9d.loop.component.checkpoint.checkpoint import Checkpoint
+from d9d.loop.component.checkpoint.state_tree import split_state
+
+SCRIPT = Path(__file__).with_name("killed_job.py")
+
+Victim: TypeAlias = Literal["rank", "ranks", "launcher"]
+
+
+class Run:
+    """One training run, over all the jobs that it takes, each started by the same command.
+
+    Attributes:
+        num_kills: How often it was killed.
+        num_kills_in_saves: How many of these fell inside a save: the folder that it writes to was there before the
+            signals, and still there after them.
+        num_saves_lost: How many saves were never complete.
+        losses: All losses that ranks have noted, with their steps; those of steps that were repeated must agree.
+    """
+
+    def __init__(self, home: Path, num_ranks: int, *options: str, asynchronous: bool = False) -> None:
+        self.home = home
+        self.folder = home / "checkpoints"
+        self.num_kills = self.num_kills_in_saves = self.num_saves_lost = 0
+        self.losses: set[tuple[int, str]] = set()
+        self._num_ranks = num_ranks
+        self._options = options
+        self._asynchronous = asynchronous
+        self._leftovers: set[str] = set()
+
+    def start(self) -> Job:
+        """Start a job that goes on with the run."""
+        return Job(SCRIPT, self.home, self._num_ranks, *self._options, asynchronous=self._asynchronous)
+
+    def finish(self) -> None:
+        """Run on to the end."""
+        newest = self.num_steps_saved
+        outcome = self.end(self.start())
+        assert outcome.status == 0, outcome.output
+        assert self._resumed_from(outcome) == newest
+
+    def go_on_and_kill(self, victim: Victim, moments: random.Random, *, in_save: bool) -> None:
+        """Run on, and kill; arguments as those of `kill`."""
+        newest = self.num_steps_saved
+        job = self.start()
+        self.kill(job, victim, moments, in_save=in_save)
+        outcome = self.end(job)
+        assert outcome.status != 0, outcome.output
+        assert self._resumed_from(outcome) == newest
+
+    def kill(self, job: Job, victim: Victim, moments: random.Random, *, in_save: bool) -> None:
+        """Kill processes of a job that is about to begin, in the first half of what is left of the run.
+
+        Args:
+            job: The job.
+            victim: Which of its processes: one rank, all of them, or the launcher.
+            moments: Says when.
+            in_save: Whether to wait from that moment on until a save has begun.
+        """
+        num_steps = moments.uniform(0, (NUM_STEPS - self.num_steps_saved) / 2)
+        last = self._num_steps_begun(job) + int(num_steps)
+        job.wait_for(lambda: self._num_steps_begun(job) > last)
+        if in_save:
+            while not self._saves() and job.process.poll() is None:
+                time.sleep(0.0005)
+            time.sleep(moments.uniform(0.0, 0.01))
+        else:
+            time.sleep(num_steps % 1 * 2 * STEP_SECONDS)
+        saves = self._saves()
+        for pid in self._pids(job, victim, moments):
+            os.kill(pid, signal.SIGKILL)
+        self.num_kills += 1
+        self.num_kills_in_saves += bool(saves & self._saves())
+
+    def end(self, job: Job) -> Outcome:
+        """Wait until all processes of a job are gone, and verify that a next one finds nothing that is incomplete."""
+        outcome = job.end()
+        job.wait_for(lambda: not job.processes())
+        assert [found.defect() for found in Checkpoint.list_in(self.folder) if found.defect() is not None] == []
+        lost = self._saves()
+        self.num_saves_lost += bool(lost)
+        self._leftovers |= lost
+        self.losses = set(job.notes("loss"))
+        return outcome
+
+    @property
+    def num_steps_saved(self) -> int:
+        """After how many steps the newest checkpoint was taken; 0 where there is none."""
+        return max((checkpoint.num_steps for checkpoint in Checkpoint.list_in(self.folder)), default=0)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], Any]:
+        """Return all state at the end: weights, optimizer, schedule, task, and each generator of each rank."""
+        return split_state(Checkpoint(self.folder / f"step-{NUM_STEPS}").read())
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights that the job itself had at its end."""
+        weights: dict[str, torch.Tensor] = torch.load(self.home / "weights")
+        return weights
+
+    def _resumed_from(self, outcome: Outcome) -> int:
+        """Return after how many steps the checkpoint was taken that a job says it has loaded; 0 where it says none."""
+        loaded = [line.split("resumed from ")[1] for line in outcome.output.splitlines() if "resumed from " in line]
+        assert len(loaded) <= 1
+        return Checkpoint(Path(loaded[0])).num_steps if loaded else 0
+
+    def _num_steps_begun(self, job: Job) -> int:
+        return sum(rank == 0 for rank, _ in job.notes("step"))
+
+    def _saves(self) -> set[str]:
+        """Return the names of the folders that saves write to, without those of saves that came to nothing before."""
+        with contextlib.suppress(FileNotFoundError):
+            names = {path.name for path in self.folder.iterdir() if path.name.startswith(".transient-step-")}
+            return names - self._leftovers
+        return set()
+
+    def _pids(self, job: Job, victim: Victim, moments: random.Random) -> list[int]:
+        if victim == "launcher":
+            return [job.process.pid]
+        newest = [int(pid) for pid in dict(job.notes("pid")).values()]
+        return newest if victim == "ranks" else [moments.choice(newest)]
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Run]:
+    """Returns a run that nobody killed, on a number of ranks."""
+    runs: dict[int, Run] = {}
+
+    def run_on(num_ranks: int) -> Run:
+        if num_ranks not in runs:
+            run = Run(tmp_path_factory.mktemp("left_alone"), num_ranks)
+            run.finish()
+            runs[num_ranks] = run
+        return runs[num_ranks]
+
+    return run_on
+
+
+def assert_same_end(run: Run, expected: Run) -> None:
+    """Compare all that there is, bit for bit: losses of all steps, weights, and the rest of the state."""
+    assert run.losses == expected.losses
+    assert len(expected.losses) == NUM_STEPS * len({rank for rank, _ in expected.losses})
+    (tensors, outline), (expected_tensors, expected_outline) = run.state(), expected.state()
+    assert outline == expected_outline
+    for found, wanted in ((run.weights(), expected.weights()), (tensors, expected_tensors)):
+        assert found.keys() == wanted.keys()
+        assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        f"step-{NUM_STEPS - PERIOD_STEPS * number}" for number in reversed(range(NUM_TO_KEEP))
+    ]
+
+
+def test_a_job_that_is_killed_ends_as_one_left_alone(tmp_path: Path, left_alone: Callable[[int], Run]) -> None:
+    """One rank of two, both at once inside a save, and the launcher; checkpoints are written beside the loop."""
+    moments = random.Random(1)  # noqa: S311 -- not for secrets
+    run = Run(tmp_path, 2, asynchronous=True)
+    run.go_on_and_kill("rank", moments, in_save=False)
+    run.go_on_and_kill("ranks", moments, in_save=True)
+    run.go_on_and_kill("launcher", moments, in_save=False)
+    run.finish()
+
+    assert run.num_kills_in_saves >= 1
+    assert_same_end(run, left_alone(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_job_that_is_killed_again_and_again_ends_as_one_left_alone(
+    seed: int, num_ranks: int, tmp_path: Path, left_alone: Callable[[int], Run]
+) -> None:
+    """Five times each, twenty on one rank and on two; every second one waits for a save to begin."""
+    moments = random.Random(seed)  # noqa: S311 -- not for secrets
+    run = Run(tmp_path, num_ranks, asynchronous=seed % 2 == 1)
+    victims: list[Victim] = ["ranks", "rank", "launcher"]
+    for number in range(5):
+        run.go_on_and_kill(victims[(seed + number) % 3], moments, in_save=number % 2 == 0)
+    run.finish()
+
+    print(  # noqa: T201 -- for people who count
+        f"{num_ranks} ranks, seed {seed}: {run.num_kills} kills, {run.num_kills_in_saves} inside saves, "
+        f"{run.num_saves_lost} saves lost"
+    )
+    assert run.num_kills == 5
+    assert run.num_kills_in_saves >= 1
+    assert_same_end(run, left_alone(num_ranks))
+
+
+@pytest.mark.slow
+def test_a_job_that_its_launcher_restarts_after_kills_ends_as_one_left_alone(
+    tmp_path: Path, left_alone: Callable[[int], Run]
+) -> None:
+    """One rank is killed twice, and `--max-restarts` does the rest."""
+    moments = random.Random(0)  # noqa: S311 -- not for secrets
+    run = Run(tmp_path, 2, "--max-restarts", "2")
+    job = run.start()
+    run.kill(job, "rank", moments, in_save=True)
+    job.wait_for(lambda: len([*job.notes("pid")]) == 4)
+    run.kill(job, "rank", moments, in_save=False)
+    outcome = run.end(job)
+
+    assert outcome.status == 0, outcome.output
+    assert len([*job.notes("pid")]) == 6
+    assert "resumed from " in outcome.output
+    assert_same_end(run, left_alone(2))
