@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.checkpointer import Checkpointer
 from d9d.loop.component.data.batch_sampler import MicroBatchSamples, StepBatchSampler
+from d9d.loop.component.data.data_loader import read
 from d9d.loop.component.data.device_transfer import DeviceTransfer
 from d9d.loop.component.ending.interruption import Interruption
 from d9d.loop.component.garbage_collector import GarbageCollector
@@ -97,7 +98,7 @@ class Inference:
         with self.random_state.preserved():
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
         moment = EventStepContext(stepper=self.stepper)
-        micro_batches = iter(self.data_loader)
+        micro_batches = read(self.data_loader)
         with (
             self.interruption,
             self.checkpointer,

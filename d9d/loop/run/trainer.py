@@ -146,8 +146,7 @@ class Trainer:
             self.gradient_format.narrow()
             with bus.bounded(EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST, moment):
                 self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.gradient_accumulator.discard()
+            self.gradient_accumulator.discard(self.optimizer)
             self.reporter.step_done(loss, gradient_norm, self.optimizer)
             self.lr_scheduler.step()
 
