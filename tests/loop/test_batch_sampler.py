@@ -147,3 +147,14 @@ def test_the_steps_of_the_sequential_sampler_are_full_but_for_the_last(
 def test_there_are_as_many_steps_as_samples_need(num_samples: int, num_steps: int) -> None:
     """Rounded up."""
     assert SequentialBatchSampler.num_steps(num_samples, 4) == num_steps
+
+
+def test_an_epoch_longer_than_what_is_read_at_a_time_is_whole() -> None:
+    """Blocks of an order are read one after the other, and again where a run begins in the middle."""
+    num_samples, batch = 20_001, (7, 7)
+    num_steps = num_samples // 7
+    samples = flat(list(shuffling(num_samples, batch, total_steps=num_steps)))
+
+    assert len(set(samples)) == num_steps * 7
+    resumed = flat(list(shuffling(num_samples, batch, total_steps=num_steps, current_step=1_500)))
+    assert resumed == samples[1_500 * 7 :]

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import OptimizerProtocol
+from d9d.loop.component.gradient_accumulator import GradientAccumulator
 from d9d.loop.control import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,
@@ -136,3 +138,28 @@ def test_a_trainer_that_was_interrupted_in_a_step_can_train_on() -> None:
     disturbed.train()
 
     assert same_tensors(weights_of(undisturbed.modules[0]), weights_of(disturbed.modules[0]))
+
+
+class Counting(torch.optim.SGD):
+    """Knows how often it was asked to forget."""
+
+    num_calls = 0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 -- torch's own signature
+        self.num_calls += 1
+        super().zero_grad(set_to_none)
+
+
+@pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, Counting])
+def test_an_optimizer_forgets_gradients_of_parameters_outside_the_model(
+    optimizer_class: type[torch.optim.SGD],
+) -> None:
+    """Such as those of a learned loss; by its own method, where it has one."""
+    inside, outside = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = optimizer_class([outside], lr=0.1)
+    (inside * outside).sum().backward()
+
+    GradientAccumulator([inside], DistributedContext.start("cpu")).discard(optimizer)
+
+    assert (inside.grad, outside.grad) == (None, None)
+    assert getattr(optimizer, "num_calls", 1) == 1
