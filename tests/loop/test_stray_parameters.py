@@ -157,7 +157,7 @@ def test_an_optimizer_forgets_gradients_of_parameters_outside_the_model(
     """Such as those of a learned loss; by its own method, where it has one."""
     inside, outside = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = optimizer_class([outside], lr=0.1)
-    (inside * outside).sum().backward()
+    torch.autograd.backward((inside * outside).sum())
 
     GradientAccumulator([inside], DistributedContext.start("cpu")).discard(optimizer)
 
