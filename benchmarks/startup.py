@@ -1,51 +1,57 @@
-"""Measures what importing the loops adds to a process that has imported torch, beside other libraries."""
+"""Measures what importing the loops takes in a process that has imported torch, beside other libraries."""
 
 import argparse
 import importlib.util
+import json
+import os
 import random
 import statistics
+import subprocess
 import sys
-from typing import NamedTuple
 
 from measurement import PROJECT, machine, write_result
-from process import Cost, cost
 
 NUM_ROUNDS = 7
 PACKAGES = ("torch", "pydantic", "pytorch-ignite", "lightning", "accelerate", "torchtnt", "transformers")
-BOUND_MILLISECONDS, BOUND_MEBIBYTES = 120, 15
-TORCH = "torch alone"
-OWN, OWN_UNCOLLECTED = "d9d", "d9d, no garbage collected"
-
-
-class Start(NamedTuple):
-    """A process that imports something after torch.
-
-    Attributes:
-        code: What it runs.
-        reference: What it is compared with.
-    """
-
-    code: str
-    reference: str = TORCH
-
-
-UNCOLLECTED = "import gc; gc.disable(); import torch"
-STARTS = {
-    TORCH: Start("import torch"),
-    "torch alone, no garbage collected": Start(UNCOLLECTED),
-    OWN: Start("import torch; import d9d.loop.run"),
-    OWN_UNCOLLECTED: Start(f"{UNCOLLECTED}; import d9d.loop.run", "torch alone, no garbage collected"),
-    "Ignite": Start("import torch; import ignite.engine"),
-    "Fabric": Start("import torch; import lightning.fabric"),
-    "Accelerate": Start("import torch; import accelerate"),
-    "TorchTNT": Start("import torch; import torchtnt.framework.train"),
-    "Lightning": Start("import torch; import lightning.pytorch"),
-    "Transformers": Start("import torch; from transformers import Trainer"),
+BOUNDS = {"ms": 120, "mib": 15}
+PROGRAM = """
+import gc, json, resource, sys, time
+import torch
+{before}
+def memory():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+memory_before, started = memory(), time.process_time()
+import {module}
+print(json.dumps([(time.process_time() - started) * 1000, memory() - memory_before]))
+"""
+IMPORTS = {
+    "d9d": ("d9d.loop.run", ""),
+    "d9d, no garbage collected": ("d9d.loop.run", "gc.disable()"),
+    "Ignite": ("ignite.engine", ""),
+    "Fabric": ("lightning.fabric", ""),
+    "Accelerate": ("accelerate", ""),
+    "TorchTNT": ("torchtnt.framework.train", ""),
+    "Lightning": ("lightning.pytorch", ""),
+    "Transformers": ("transformers.trainer", ""),
 }
-"""Python collects garbage whenever enough objects have been made, torch's own among them: it depends on what torch left
-behind in whose import that falls. So the loops are measured without it as well."""
-MODULES = {"Ignite": "ignite", "Fabric": "lightning", "Accelerate": "accelerate", "TorchTNT": "torchtnt"}
-MODULES |= {"Lightning": "lightning", "Transformers": "transformers"}
+"""What is imported, and what is done before. Python collects garbage whenever enough objects have been made, torch's own
+among them: it depends on what torch left behind in whose import that falls. So there is one without it as well."""
+
+
+def run(name: str) -> tuple[float, float]:
+    """Return the milliseconds of CPU that an import takes, and by how many MiB the peak of memory rises."""
+    module, before = IMPORTS[name]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    finished = subprocess.run(  # noqa: S603 -- ours
+        [sys.executable, "-W", "ignore", "-c", PROGRAM.format(module=module, before=before)],
+        cwd=PROJECT,
+        env={**environment, "PYTHONPATH": str(PROJECT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    milliseconds, mebibytes = json.loads(finished.stdout.splitlines()[-1])
+    return milliseconds, mebibytes
 
 
 def main() -> int:
@@ -53,40 +59,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=NUM_ROUNDS, help="how often each process is run")
     options = parser.parse_args()
-    skipped = {name: "not installed" for name, module in MODULES.items() if importlib.util.find_spec(module) is None}
-    names = [name for name in STARTS if name not in skipped]
-    found: dict[str, list[Cost]] = {name: [] for name in names}
+    packages = {name: module.partition(".")[0] for name, (module, _) in IMPORTS.items()}
+    skipped = {name: "not installed" for name, each in packages.items() if importlib.util.find_spec(each) is None}
+    names = [name for name in IMPORTS if name not in skipped]
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     order = random.Random(0)  # noqa: S311 -- no secret
     for number in range(options.rounds + 1):
         for name in order.sample(names, len(names)):
-            taken = cost(
-                [sys.executable, "-W", "ignore", "-c", STARTS[name].code], PROJECT, {"PYTHONPATH": str(PROJECT)}
-            )
+            taken = run(name)
             if number:  # the first fills the caches
                 found[name].append(taken)
-    seconds = {name: min(each.seconds for each in costs) for name, costs in found.items()}
-    memory = {name: statistics.median(each.mebibytes for each in costs) for name, costs in found.items()}
     cases = {
         name: {
-            "seconds": seconds[name],
-            "over_ms": (seconds[name] - seconds[STARTS[name].reference]) * 1000,
-            "over_mib": memory[name] - memory[STARTS[name].reference],
+            "over_ms": min(milliseconds for milliseconds, _ in each),
+            "over_mib": statistics.median(mebibytes for _, mebibytes in each),
         }
-        for name in names
+        for name, each in found.items()
     }
-    bounds = {"ms": BOUND_MILLISECONDS, "mib": BOUND_MEBIBYTES}
-    write_result(
-        "startup",
-        {
-            "machine": machine(*PACKAGES),
-            "rounds": options.rounds,
-            "cases": cases,
-            "bounds": bounds,
-            "skipped": skipped,
-        },
-    )
+    result = {"machine": machine(*PACKAGES), "rounds": options.rounds, "cases": cases, "bounds": BOUNDS}
+    write_result("startup", {**result, "skipped": skipped})
     for name, case in cases.items():
-        sys.stdout.write(f"{name:34} {case['over_ms']:7.0f} ms, {case['over_mib']:6.1f} MiB over torch\n")
+        sys.stdout.write(f"{name:28} {case['over_ms']:7.0f} ms, {case['over_mib']:6.1f} MiB\n")
     return 0
 
 
