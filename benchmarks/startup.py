@@ -11,7 +11,7 @@ import sys
 
 from measurement import PROJECT, machine, write_result
 
-NUM_ROUNDS = 7
+NUM_ROUNDS = 5
 PACKAGES = ("torch", "pydantic", "pytorch-ignite", "lightning", "accelerate", "torchtnt", "transformers")
 BOUNDS = {"ms": 120, "mib": 15}
 PROGRAM = """
@@ -34,8 +34,8 @@ IMPORTS = {
     "Lightning": ("lightning.pytorch", ""),
     "Transformers": ("transformers.trainer", ""),
 }
-"""What is imported, and what is done before. Python collects garbage whenever enough objects have been made, torch's own
-among them: it depends on what torch left behind in whose import that falls. So there is one without it as well."""
+"""What is imported, and what is done before. Python collects garbage whenever enough objects have been made, torch's
+own among them: it depends on what torch left behind in whose import that falls. So there is one without it as well."""
 
 
 def run(name: str) -> tuple[float, float]:
