@@ -14,8 +14,14 @@ from d9d.loop.component import OptimizerBuilder
 from d9d.loop.control import ComputeLossContext, ComputeLossResult
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
 
-# Tensors that are on the host on every machine: the order of samples, and the number of a micro-batch.
-OF_THE_HOST = {"tolist in _samples", "__int__ in _compute_loss", "aten::_local_scalar_dense in _compute_loss"}
+# Tensors that are on the host everywhere: the order of samples, the number of a micro-batch, and the wish to stop.
+OF_THE_HOST = {
+    "tolist in _read",
+    "__int__ in _compute_loss",
+    "aten::_local_scalar_dense in _compute_loss",
+    "item in _read_flag",
+    "aten::_local_scalar_dense in _read_flag",
+}
 
 
 class WaitingTask(ClassifyTask):

@@ -198,7 +198,7 @@ def test_what_a_stage_raises_is_what_the_user_sees(name: str) -> None:
     with pytest.raises(ProcessRaisedException) as raised:
         run_on_ranks(2, functools.partial(train_with, provider=FailingProvider), ClassifyTask, name, 2)
 
-    assert str(raised.value).rstrip().endswith("ZeroDivisionError: the user's own")
+    assert str(raised.value).rstrip().endswith("ZeroDivisionError: the user's own\non rank 0 of 2, in step 1 of 20")
 
 
 class ShiftyStage(Stage):

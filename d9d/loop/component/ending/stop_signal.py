@@ -87,9 +87,7 @@ class StopSignal:
             return self._received
         agreed = 0
         if self._pending is not None:
-            flag, work = self._pending
-            work.wait()
-            agreed = int(flag.item())  # on the host, where nothing has to be waited for
+            agreed = _read_flag(*self._pending)
         flag = torch.tensor(self._received, dtype=torch.int32)
         work = distributed.all_reduce(flag, distributed.ReduceOp.MAX, async_op=True)
         self._pending = (flag, work)
@@ -182,3 +180,9 @@ def _give_back_in_child() -> None:
 
 _forking = threading.local()
 os.register_at_fork(before=_hold_back, after_in_parent=_go_on_in_parent, after_in_child=_give_back_in_child)
+
+
+def _read_flag(flag: torch.Tensor, work: distributed.Work) -> int:
+    """Return what the last step's exchange has come to: on the host, where no device is waited for."""
+    work.wait()
+    return int(flag.item())
