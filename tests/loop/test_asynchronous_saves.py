@@ -300,7 +300,7 @@ def test_a_step_beside_a_save_takes_hardly_longer_than_one_without(tmp_path: Pat
     torch.set_num_threads(1)
     model = nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(5)])
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    features = torch.randn(256, 2048)
+    features = torch.randn(64, 2048)
     stepper = Stepper(1000)
     crowded = is_crowded()
 
@@ -322,7 +322,7 @@ def test_a_step_beside_a_save_takes_hardly_longer_than_one_without(tmp_path: Pat
     copying: list[tuple[float, float]] = []
     assert checkpointer._saving is not None
     writer = checkpointer._saving.writer
-    for _ in range(4):
+    for _ in range(16):
         checkpointer.wait()
         copying.append(seconds_of(checkpointer.save))
         num_steps = 0
