@@ -4,13 +4,14 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping
 
-from bus_peers import PEERS, Carrier, Context, d9d, d9d_bounded, for_loop
+from bus_peers import PEERS, Carrier, Context, d9d, d9d_bounded, d9d_emitter, for_loop
 from measurement import Case, Timing, WrongResultError, machine, measure, write_result
 
 NUM_ROUNDS = 40
 COUNTS = (0, 1, 4, 16)
 PACKAGES = ("torchtnt", "pyee", "pluggy", "psygnal", "blinker", "pytorch-ignite", "lightning")
 BOUNDS = {
+    **{f"emitter, {count}": 1.0 for count in COUNTS},
     **{f"trigger, {count}": bound for count, bound in zip(COUNTS, (3.0, 1.75, 1.25, 1.10), strict=True)},
     "bounded, 0": 9.0,
     "bounded, 1": 8.0,
@@ -37,6 +38,7 @@ def cases(peers: Iterable[str]) -> tuple[dict[str, Case], dict[str, str]]:
     skipped: dict[str, str] = {}
     for count in COUNTS:
         made[f"for loop, {count}"] = case(for_loop, count, count)
+        made[f"emitter, {count}"] = case(d9d_emitter, count, count)
         made[f"trigger, {count}"] = case(d9d, count, count)
         made[f"bounded, {count}"] = case(d9d_bounded, count, 2 * count)
         for peer in peers:

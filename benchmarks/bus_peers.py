@@ -62,6 +62,22 @@ def d9d(context: Context, number: int) -> Run:
     return run
 
 
+def d9d_emitter(context: Context, number: int) -> Run:
+    """Trigger an event of this project as its loops do: through an emitter that they keep."""
+    from d9d.loop.event import Event, EventBus  # noqa: PLC0415 -- each carrier imports its own
+
+    event, bus = Event[Context](id="bench.step"), EventBus()
+    for handler in handlers(number):
+        bus.subscribe(event, handler)
+    emit = bus.emitter(event)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            emit(context)
+
+    return run
+
+
 def d9d_bounded(context: Context, number: int) -> Run:
     """Enter and leave a `with` block between two events, with so many handlers on each side."""
     from d9d.loop.event import Event, EventBus  # noqa: PLC0415 -- each carrier imports its own

@@ -79,14 +79,18 @@ def bus(result: dict[str, Any]) -> list[str]:
         return "" if case is None else f"{case['least']:,.0f} · {case['ratio']:.2f}{at_most}"
 
     shown = {
-        {"trigger": "d9d", "bounded": "d9d, bounded"}.get(name, name): cases[f"{name}, 4"]["least"] for name in names
+        {"emitter": "d9d, emitter", "trigger": "d9d", "bounded": "d9d, bounded"}.get(name, name): cases[f"{name}, 4"][
+            "least"
+        ]
+        for name in names
     }
     return [
         "## The bus",
         "",
         (
             "What triggering an event costs with so many handlers that count their calls: nanoseconds · times the "
-            "`for` loop over as many. `bounded` has them on both sides of its block. In brackets, the bounds."
+            "`for` loop over as many. The loops of this project hold emitters. `bounded` has handlers on both sides "
+            "of its block. In brackets, the bounds."
         ),
         "",
         f"| | {' | '.join(counts)} |",

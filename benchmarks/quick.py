@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bus
 import loop
-from bus_peers import d9d, d9d_bounded, for_loop
+from bus_peers import d9d, d9d_bounded, d9d_emitter, for_loop
 from measurement import measure
 
 FAILING = 2.0
@@ -24,6 +24,7 @@ def bus_ratios(num_rounds: int) -> dict[str, float]:
     made = {}
     for count in bus.COUNTS:
         made[f"for loop, {count}"] = bus.case(for_loop, count, count)
+        made[f"emitter, {count}"] = bus.case(d9d_emitter, count, count)
         made[f"trigger, {count}"] = bus.case(d9d, count, count)
         made[f"bounded, {count}"] = bus.case(d9d_bounded, count, 2 * count)
     found = bus.ratios(measure(made, num_rounds))

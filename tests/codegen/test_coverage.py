@@ -19,7 +19,7 @@ WHOLE_DAY = """\
             serve(step)
     bus.trigger(EVENT_SALE_CLOSED, day)
 """
-EVENT = re.compile(r"\bEVENT_(?:TRAIN|INFERENCE)_[A-Z_]+\b(?=, )")
+EVENT = re.compile(r"\bEVENT_(?:TRAIN|INFERENCE)_[A-Z_]+\b(?=, |\))")
 
 
 def said(workspace: Workspace, *bodies: str, head: str = IMPORTS) -> tuple[int, list[str]]:
@@ -228,6 +228,64 @@ def test_a_block_between_events_that_are_no_pair_is_refused(small: Workspace) ->
     """`bounded` takes the two sides of one moment."""
     _, problems = said(small, "    with bus.bounded(EVENT_SALE_CUSTOMER_PRE, EVENT_SALE_CLOSED, step):\n        pass\n")
     assert "not-a-pair: EVENT_SALE_CUSTOMER_PRE and EVENT_SALE_CLOSED are not the two sides of one moment" in problems
+
+
+EMITTED = """\
+    opened, closed = bus.emitter(EVENT_SALE_OPENED), bus.emitter(EVENT_SALE_CLOSED)
+    pre = bus.emitter(EVENT_SALE_CUSTOMER_PRE)
+    post = bus.emitter(event=EVENT_SALE_CUSTOMER_POST)
+    opened(day)
+    for step in steps:
+        pre(step)
+        post(step)
+    closed(day)
+"""
+
+
+def test_a_call_of_an_emitter_triggers_its_event(small: Workspace) -> None:
+    """Where it is made says nothing of the order; where it is called does."""
+    assert said(small, EMITTED) == (0, [])
+
+
+CALLS = ["opened(day)", "pre(step)", "post(step)", "closed(day)"]
+
+
+# Of a phase that repeats, and has no more than two sides, only a run can tell which comes first.
+@pytest.mark.parametrize("calls", [pair for pair in itertools.combinations(CALLS, 2) if pair != tuple(CALLS[1:3])])
+def test_calls_of_emitters_that_change_places_are_found(small: Workspace, calls: tuple[str, str]) -> None:
+    """The variable tells which event it is."""
+    one, two = calls
+    status, problems = said(small, EMITTED.replace(one, "SWAP").replace(two, one).replace("SWAP", two))
+    assert status == 1
+    assert any(problem.startswith("out-of-order") for problem in problems)
+
+
+@pytest.mark.parametrize("line", ["", "        post = None\n", "        late.post(step)\n"])
+def test_an_emitter_that_is_never_called_triggers_nothing(small: Workspace, line: str) -> None:
+    """Though it was made."""
+    status, problems = said(small, EMITTED.replace("        post(step)\n", line))
+    assert status == 1
+    assert [problem for problem in problems if problem.startswith("never-triggered")] == [
+        'never-triggered: no source in view triggers EVENT_SALE_CUSTOMER_POST ("sale.customer.post")'
+    ]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "    day.post = bus.emitter(EVENT_SALE_CUSTOMER_POST)\n",
+        "    return bus.emitter(EVENT_SALE_CUSTOMER_POST)\n",
+        "    serve(bus.emitter(EVENT_SALE_CUSTOMER_POST))\n",
+        "    post = bus.emitter(EVENT_SALE_CUSTOMER_POST)\n    serve(post)\n",
+        "    post = bus.emitter(EVENT_SALE_CUSTOMER_POST)\n    def later():\n        post(step)\n",
+    ],
+)
+def test_an_emitter_that_is_handed_on_may_be_called_at_any_time(small: Workspace, use: str) -> None:
+    """In no order, but triggered."""
+    begun = EMITTED.replace("        post(step)\n", "").replace(
+        "    post = bus.emitter(event=EVENT_SALE_CUSTOMER_POST)\n", ""
+    )
+    assert said(small, begun, use) == (0, [])
 
 
 def test_an_alias_of_an_event_need_not_be_triggered(small: Workspace) -> None:

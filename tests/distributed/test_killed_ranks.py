@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import pytest
 import torch
 from killed_job import NUM_STEPS, NUM_TO_KEEP, PERIOD_STEPS, STEP_SECONDS
-from torchrun import Job, Outcome
+from torchrun import Job, Outcome, children_of
 
 from d9d.loop.component.checkpoint.checkpoint import Checkpoint
 from d9d.loop.component.checkpoint.state_tree import split_state
@@ -30,6 +30,7 @@ class Run:
         num_kills_in_saves: How many of these fell inside a save: the folder that it writes to was there before the
             signals, and still there after them.
         num_saves_lost: How many saves were never complete.
+        start_seconds: How long after its start a job begins with its first step.
         losses: All losses that ranks have noted, with their steps; those of steps that were repeated must agree.
     """
 
@@ -37,6 +38,7 @@ class Run:
         self.home = home
         self.folder = home / "checkpoints"
         self.num_kills = self.num_kills_in_saves = self.num_saves_lost = 0
+        self.start_seconds = 0.0
         self.losses: set[tuple[int, str]] = set()
         self._num_ranks = num_ranks
         self._options = options
@@ -50,7 +52,11 @@ class Run:
     def finish(self) -> None:
         """Run on to the end."""
         newest = self.num_steps_saved
-        outcome = self.end(self.start())
+        began, job = time.monotonic(), self.start()
+        num_steps_begun = self._num_steps_begun(job)
+        job.wait_for(lambda: self._num_steps_begun(job) > num_steps_begun)
+        self.start_seconds = time.monotonic() - began
+        outcome = self.end(job)
         assert outcome.status == 0, outcome.output
         assert self._resumed_from(outcome) == newest
 
@@ -86,6 +92,19 @@ class Run:
             os.kill(pid, signal.SIGKILL)
         self.num_kills += 1
         self.num_kills_in_saves += bool(saves & self._saves())
+
+    def start_and_kill(self, victim: Victim, moments: random.Random) -> None:
+        """Start a job, and kill processes of it before its first step; arguments as those of `kill`."""
+        newest = self.num_steps_saved
+        job = self.start()
+        time.sleep(moments.uniform(0, self.start_seconds))
+        for pid in self._started(job, victim, moments):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.num_kills += 1
+        outcome = self.end(job)
+        assert outcome.status != 0, outcome.output
+        assert self._resumed_from(outcome) in (0, newest)
 
     def end(self, job: Job) -> Outcome:
         """Wait until all processes of a job are gone, and verify that a next one finds nothing that is incomplete."""
@@ -127,6 +146,13 @@ class Run:
             names = {path.name for path in self.folder.iterdir() if path.name.startswith(".transient-step-")}
             return names - self._leftovers
         return set()
+
+    def _started(self, job: Job, victim: Victim, moments: random.Random) -> list[int]:
+        """Return processes of a job that has not begun; the launcher where it has not started any."""
+        ranks = children_of(job.process.pid)
+        if victim == "launcher" or not ranks:
+            return [job.process.pid]
+        return ranks if victim == "ranks" else [moments.choice(ranks)]
 
     def _pids(self, job: Job, victim: Victim, moments: random.Random) -> list[int]:
         if victim == "launcher":
@@ -197,6 +223,25 @@ def test_a_job_that_is_killed_again_and_again_ends_as_one_left_alone(
     )
     assert run.num_kills == 5
     assert run.num_kills_in_saves >= 1
+    assert_same_end(run, left_alone(num_ranks))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_job_that_is_killed_while_it_starts_ends_as_one_left_alone(
+    num_ranks: int, tmp_path: Path, left_alone: Callable[[int], Run]
+) -> None:
+    """Ten times: before its ranks are there, while they meet, and while they load the checkpoint."""
+    moments = random.Random(num_ranks + 1)  # noqa: S311 -- not for secrets
+    run = Run(tmp_path, num_ranks)
+    run.start_seconds = left_alone(num_ranks).start_seconds
+    run.go_on_and_kill("ranks", moments, in_save=False)
+    assert run.num_steps_saved > 0
+    victims: list[Victim] = ["ranks", "rank", "launcher"]
+    for number in range(10):
+        run.start_and_kill(victims[number % 3], moments)
+    run.finish()
+
     assert_same_end(run, left_alone(num_ranks))
 
 

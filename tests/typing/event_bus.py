@@ -73,6 +73,17 @@ def bounded_takes_two_events_of_one_context(bus: EventBus) -> None:
         pass
 
 
+def an_emitter_takes_the_context_of_its_event(bus: EventBus) -> None:
+    emit = bus.emitter(EVENT)
+    assert_type(emit, Callable[[Context], None])
+    emit(CONTEXT)
+    emit(DETAILED)
+    emit(OTHER)  # type: ignore[arg-type]
+    emit()  # type: ignore[call-arg]
+    bus.emitter(EVENT_DETAILED)(CONTEXT)  # type: ignore[arg-type]
+    bus.emitter("user.moment")  # type: ignore[arg-type]
+
+
 class Target:
     @subscribe(EVENT)
     def on_event(self, ctx: Context, scale: float = 1.0) -> None: ...
@@ -121,6 +132,7 @@ def generic_code_passes_contexts_through(
 ) -> None:
     bus.subscribe(event, handler)
     bus.trigger(event, context)
+    bus.emitter(event)(context)
     with bus.bounded(event, event, context):
         pass
 

@@ -1,7 +1,8 @@
 """The ways through a function, and the triggers on them."""
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from d9d_codegen.coverage.lookup import Lookup
 from d9d_codegen.coverage.order import Order
@@ -41,11 +42,21 @@ class Flow:
         self._state: State | None = {}
         self._firsts: list[Site] = []
         self._returns: list[State | None] = []
+        self._emitters: dict[str, Site] = {}  # by the local variables that hold them
+        self._emitted: set[str] = set()
         self._jumps: list[list[State | None]] = []  # for each loop around, the states at its break and continue
 
-    def run(self, body: Iterable[ast.stmt]) -> Summary:
+    def run(self, body: Sequence[ast.stmt]) -> Summary:
         """Go through the body of the function."""
         self._block(body)
+        # An emitter that is not called here, but named, is called by somebody else: who knows when.
+        named = {
+            node.id
+            for statement in body
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
+        self._sites.triggers += [site for name, site in self._emitters.items() if name in named - self._emitted]
         return Summary(self._firsts, merged([*self._returns, self._state]) or {})
 
     def _block(self, body: Iterable[ast.stmt]) -> None:
@@ -67,6 +78,8 @@ class Flow:
             case ast.Match(subject=subject, cases=cases):
                 self._visit(subject)
                 self._branch([*(_later(self._block, case.body) for case in cases), lambda: None])
+            case ast.Assign(targets=[target], value=value):
+                self._assign(target, value)
             case ast.ClassDef(body=body):
                 self._block(body)
             case ast.FunctionDef() | ast.AsyncFunctionDef():
@@ -117,7 +130,7 @@ class Flow:
         posts: list[Site] = []
         for item in items:
             call = item.context_expr
-            if isinstance(call, ast.Call) and self._method(call) == "bounded":
+            if isinstance(call, ast.Call) and self._lookup.method(call, self._scope) == "bounded":
                 self._visit_all([*call.args, *(keyword.value for keyword in call.keywords)])
                 pre, post = self._sides(call)
                 if pre:
@@ -129,6 +142,17 @@ class Flow:
         self._block(body)
         for post in reversed(posts):
             self._trigger(post)
+
+    def _assign(self, target: ast.expr, value: ast.expr) -> None:
+        match target, value:
+            case ast.Tuple(elts=targets), ast.Tuple(elts=values) if len(targets) == len(values):
+                for pair in zip(targets, values, strict=True):
+                    self._assign(*pair)
+            case ast.Name(id=name), ast.Call() if self._lookup.method(value, self._scope) == "emitter":
+                for site in self._event(value):
+                    self._emitters[name] = site
+            case _:
+                self._visit(value)
 
     def _visit_all(self, nodes: Iterable[ast.AST]) -> None:
         for node in nodes:
@@ -153,14 +177,19 @@ class Flow:
 
     def _call(self, call: ast.Call, *, is_awaited: bool = False) -> None:
         self._visit_all(ast.iter_child_nodes(call))
-        match self._method(call):
+        match self._lookup.method(call, self._scope):
+            case _ if isinstance(call.func, ast.Name) and call.func.id in self._emitters:
+                self._emitted.add(call.func.id)
+                self._trigger(replace(self._emitters[call.func.id], span=self._lookup.file.span(call.func)))
+            case "emitter":  # not in a variable of this function: who knows when
+                self._sites.triggers += self._event(call)
             case "trigger":
-                for site in self._arguments(call, "event"):
+                for site in self._event(call):
                     self._trigger(site)
             case "bounded":  # not in a `with` of this function: who knows when
                 self._sites.triggers += [site for site in self._sides(call) if site]
             case "subscribe":
-                self._sites.handlers += self._arguments(call, "event")
+                self._sites.handlers += self._event(call)
             case _:
                 self._inline(call, is_awaited=is_awaited)
 
@@ -175,32 +204,18 @@ class Flow:
             self._compare(first)
         self._state = after_call(self._state, summary.exits)
 
-    def _method(self, call: ast.Call) -> str:
-        """Return the last part of what is called, by its own name where it was imported under another."""
-        match call.func:
-            case ast.Name(id=name):
-                return (self._scope.bindings.get(name) or name).rpartition(".")[2]
-            case ast.Attribute(attr=name):
-                return name
-            case _:
-                return ""
-
     def _sides(self, call: ast.Call) -> tuple[Site | None, Site | None]:
-        pre, post = (self._argument(call, at, name) for at, name in enumerate(("event_pre", "event_post")))
+        pre, post = (
+            self._lookup.argument(call, at, name, self._scope) for at, name in enumerate(("event_pre", "event_post"))
+        )
         is_known = pre and post and {pre.event, post.event} <= self._order.events.keys()
         if is_known and pre and post and self._order.other_side(pre.event) != post.event:
             self._sites.unpaired.append((pre, post))
         return pre, post
 
-    def _arguments(self, call: ast.Call, name: str) -> Iterator[Site]:
-        site = self._argument(call, 0, name)
-        if site:
-            yield site
-
-    def _argument(self, call: ast.Call, at: int, name: str) -> Site | None:
-        given = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
-        node = call.args[at] if len(call.args) > at else given
-        return self._lookup.site(node, self._scope) if node is not None else None
+    def _event(self, call: ast.Call) -> list[Site]:
+        site = self._lookup.argument(call, 0, "event", self._scope)
+        return [site] if site else []
 
     def _trigger(self, site: Site) -> None:
         self._sites.triggers.append(site)

@@ -56,6 +56,29 @@ class Lookup:
             case _:
                 return self._exported.get(self._names.resolve(node.func, scope.bindings, self.file) or "")
 
+    def method(self, call: ast.Call, scope: Scope) -> str:
+        """Return the last part of what is called, by its own name where it was imported under another."""
+        match call.func:
+            case ast.Name(id=name):
+                return (scope.bindings.get(name) or name).rpartition(".")[2]
+            case ast.Attribute(attr=name):
+                return name
+            case _:
+                return ""
+
+    def argument(self, call: ast.Call, at: int, name: str, scope: Scope) -> Site | None:
+        """Return the place where an argument of a call names an event.
+
+        Args:
+            call: The call.
+            at: The position of the argument.
+            name: Its name.
+            scope: What is in scope.
+        """
+        given = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+        node = call.args[at] if len(call.args) > at else given
+        return self.site(node, scope) if node is not None else None
+
     def site(self, node: ast.expr, scope: Scope) -> Site | None:
         """Return the place where an event is named, or nothing where the expression names none."""
         path = self._names.resolve(node, scope.bindings, self.file)

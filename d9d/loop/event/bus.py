@@ -2,12 +2,12 @@
 
 import collections
 import dataclasses
-import functools
-import inspect
-import sys
 from collections.abc import Callable
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar, final
+
+from d9d.loop.event.emitter import add_handler, make_emitter
+from d9d.loop.event.handler import describe_handler, note, verify_handler
 
 # Declared, not inferred: the `class Event[TContext]` syntax of Python 3.12 infers a covariant parameter, and type
 # checkers then accept wrong contexts. See docs/decisions/0002-invariant-context.md.
@@ -90,17 +90,20 @@ class EventBus:
     dispatch and propagates, with a note that names the event and the handler.
     """
 
-    __slots__ = ("_claimed", "_events", "_handlers")
+    __slots__ = ("_claimed", "_emitters", "_events", "_handlers")
 
     def __init__(self) -> None:
         """Construct a bus that nobody listens to yet."""
         self._handlers: _Handlers = collections.defaultdict(tuple)
+        self._emitters: dict[str, FunctionType] = {}
         self._events: dict[str, Event[Any]] = {}
         # By identity, since targets need not be hashable; the values keep the targets alive and so their ids unique.
         self._claimed: dict[int, object] = {}
 
     def subscribe(self, event: Event[TContext], handler: Callable[[TContext], None]) -> None:
         """Call a handler whenever an event is triggered, after the handlers that subscribed before it.
+
+        A handler that subscribes while the event is triggered is called from the next time on.
 
         Args:
             event: The event to listen to.
@@ -111,13 +114,11 @@ class EventBus:
             ValueError: If another `Event` object of the same id has been subscribed to on this bus.
         """
         _verify_event(event)
-        _verify_handler(event, handler)
-        if self._events.setdefault(event.id, event) is not event:
-            raise ValueError(
-                f"handler {describe_handler(handler)} listens to a second Event object with the id {event.id!r}: one "
-                "moment, defined twice, perhaps with two contexts. Define the event once and import it from there."
-            )
+        verify_handler(event.id, handler)
+        self._verify_only(event, f"handler {describe_handler(handler)} listens to")
         self._handlers[event.id] += (handler,)
+        if event.id in self._emitters:
+            add_handler(self._emitters[event.id], handler)
 
     def trigger(self, event: Event[TContext], context: TContext) -> None:
         """Call all handlers of an event, in the order in which they subscribed.
@@ -136,7 +137,7 @@ class EventBus:
             for handler in handlers:
                 handler(context)
         except BaseException as error:
-            error.add_note(_note(event, handler))
+            error.add_note(note(event.id, handler))
             raise
 
     def bounded(self, event_pre: Event[TContext], event_post: Event[TContext], context: TContext) -> Bounded[TContext]:
@@ -157,6 +158,31 @@ class EventBus:
         block.context = context
         return block
 
+    def emitter(self, event: Event[TContext]) -> Callable[[TContext], None]:
+        """Return a function that triggers one event, for loops: it costs no more than the calls of the handlers.
+
+        ```python
+        step_pre = bus.emitter(EVENT_TRAIN_STEP_PRE)
+        while not stepper.is_finished:
+            step_pre(context)
+        ```
+
+        Args:
+            event: The event.
+
+        Returns:
+            What `trigger` does, with the context as its only argument. It calls those too that subscribe later.
+
+        Raises:
+            TypeError: If the event is no `Event`.
+            ValueError: If another `Event` object of the same id has been subscribed to on this bus.
+        """
+        _verify_event(event)
+        self._verify_only(event, "an emitter is asked for")
+        if event.id not in self._emitters:
+            self._emitters[event.id] = make_emitter(event.id, self._handlers[event.id])
+        return self._emitters[event.id]
+
     def claim(self, target: object) -> None:
         """Note that all annotated handlers of an object are about to be subscribed, which may happen once.
 
@@ -173,51 +199,12 @@ class EventBus:
             )
         self._claimed[id(target)] = target
 
-
-def _call(handlers: tuple[Callable[[Any], None], ...], event: Event[TContext], context: TContext) -> None:
-    """Do what `EventBus.trigger` does, with handlers that have been looked up."""
-    try:
-        for handler in handlers:
-            handler(context)
-    except BaseException as error:
-        error.add_note(_note(event, handler))
-        raise
-
-
-def _note(event: Event[Any], handler: object) -> str:
-    return f"while event {event.id!r} was handled by {describe_handler(handler)}"
-
-
-def describe_handler(handler: object) -> str:
-    """Name a handler as its author would look for it.
-
-    Args:
-        handler: Any callable.
-
-    Returns:
-        Its module and qualified name.
-    """
-    if isinstance(handler, functools.partial):
-        return f"partial of {describe_handler(handler.func)}"
-    named = handler if hasattr(handler, "__qualname__") else type(handler)
-    module = getattr(named, "__module__", None)
-    return f"{module}.{named.__qualname__}" if module else str(named.__qualname__)
-
-
-def _signature(handler: Callable[[Any], None]) -> inspect.Signature:
-    if sys.version_info >= (3, 14):
-        # Annotations are evaluated when they are asked for, and may name what only type checkers import.
-        import annotationlib  # noqa: PLC0415 -- new in Python 3.14
-
-        return inspect.signature(handler, annotation_format=annotationlib.Format.FORWARDREF)
-    return inspect.signature(handler)
-
-
-def _body(handler: Callable[..., None]) -> Callable[..., None]:
-    """Return the function that runs when the handler is called, as far as that can be seen."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    return handler if inspect.isroutine(handler) else type(handler).__call__
+    def _verify_only(self, event: Event[Any], who: str) -> None:
+        if self._events.setdefault(event.id, event) is not event:
+            raise ValueError(
+                f"{who} a second Event object with the id {event.id!r}: one moment, defined twice, perhaps with two "
+                "contexts. Define the event once and import it from there."
+            )
 
 
 def _verify_event(event: object) -> None:
@@ -226,23 +213,11 @@ def _verify_event(event: object) -> None:
         raise TypeError(f"expected an Event, such as an EVENT_… constant of a catalogue, and found {event!r}")
 
 
-def _verify_handler(event: Event[Any], handler: Callable[[Any], None]) -> None:
-    """Refuse a handler that could never run, or whose body never would, when the event is triggered."""
-    named = f"handler {describe_handler(handler)} of event {event.id!r}"
-    if not callable(handler):
-        raise TypeError(f"{named} is not callable: pass a function or a bound method that takes the context")
-    body = _body(handler)
-    if inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body):
-        raise TypeError(f"{named} is asynchronous, and the bus awaits nothing: define it with `def`, not `async def`")
-    if inspect.isgeneratorfunction(body):
-        raise TypeError(f"{named} is a generator, and the bus does not iterate it: remove the `yield`")
+def _call(handlers: tuple[Callable[[Any], None], ...], event: Event[TContext], context: TContext) -> None:
+    """Do what `EventBus.trigger` does, with handlers that have been looked up."""
     try:
-        signature = _signature(handler)
-    except ValueError:  # some built-in callables do not tell theirs
-        return
-    try:
-        signature.bind(None)
-    except TypeError as error:
-        raise TypeError(
-            f"{named} must accept exactly one argument, the context, and its signature is {signature}: {error}"
-        ) from None
+        for handler in handlers:
+            handler(context)
+    except BaseException as error:
+        error.add_note(note(event.id, handler))
+        raise

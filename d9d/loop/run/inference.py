@@ -97,7 +97,6 @@ class Inference:
         # A resumed run triggers this event once more: what its handlers draw must not shift the steps' random numbers.
         with self.random_state.preserved():
             self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
-        moment = EventStepContext(stepper=self.stepper)
         micro_batches = read(self.data_loader)
         with (
             self.interruption,
@@ -107,24 +106,31 @@ class Inference:
             self.profiler,
             without_gradients(self.modules),
         ):
-            while not self.stepper.is_finished:
-                self._run_step(moment, micro_batches)
-                self.stepper.advance()
-                self.interruption.step_done()
-                self.checkpointer.save_if_due(now=self.interruption.is_due)
-                self.garbage_collector.collect_if_due()
-                self.profiler.step_done()
-                self.interruption.stop_if_due()
+            self._run_steps(micro_batches)
         self.event_bus.trigger(EVENT_INFERENCE_FINISHED, EventInferenceFinishedContext())
 
-    def _run_step(self, moment: EventStepContext, micro_batches: Iterator[Any]) -> None:
-        bus = self.event_bus
-        with bus.bounded(EVENT_INFERENCE_STEP_PRE, EVENT_INFERENCE_STEP_POST, moment):
+    def _run_steps(self, micro_batches: Iterator[Any]) -> None:
+        bus, moment = self.event_bus, EventStepContext(stepper=self.stepper)
+        step_pre, step_post = bus.emitter(EVENT_INFERENCE_STEP_PRE), bus.emitter(EVENT_INFERENCE_STEP_POST)
+        forward_pre, forward_post = bus.emitter(EVENT_INFERENCE_FORWARD_PRE), bus.emitter(EVENT_INFERENCE_FORWARD_POST)
+        while not self.stepper.is_finished:
+            step_pre(moment)
             samples = self.batch_sampler.micro_batches(self.stepper.current_step)
             batches = self.device_transfer.move(itertools.islice(micro_batches, len(samples)))
-            with bus.bounded(EVENT_INFERENCE_FORWARD_PRE, EVENT_INFERENCE_FORWARD_POST, moment):
-                self._forward(samples, batches)
+            forward_pre(moment)
+            self._forward(samples, batches)
+            forward_post(moment)
             self.reporter.step_done()
+            step_post(moment)
+            self._end_step()
+
+    def _end_step(self) -> None:
+        self.stepper.advance()
+        self.interruption.step_done()
+        self.checkpointer.save_if_due(now=self.interruption.is_due)
+        self.garbage_collector.collect_if_due()
+        self.profiler.step_done()
+        self.interruption.stop_if_due()
 
     def _forward(self, samples: Sequence[MicroBatchSamples], batches: Iterable[Any]) -> None:
         def use_outputs(number: int, batch: Any, outputs: Any) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +109,9 @@ class Trainer:
         # A resumed run triggers this event once more: what its handlers draw must not shift the steps' random numbers.
         with self.random_state.preserved():
             self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
-        moment = EventStepContext(stepper=self.stepper)
         micro_batches = begin_reading(self.data_loader, self.stepper)
         with self.interruption, self.checkpointer, self.reporter, self.garbage_collector, self.profiler:
-            while not self.stepper.is_finished:
-                self._run_step(moment, itertools.islice(micro_batches, self.num_micro_batches))
-                self.stepper.advance()
-                self.interruption.step_done()
-                self.checkpointer.save_if_due(now=self.interruption.is_due)
-                self.garbage_collector.collect_if_due()
-                self.profiler.step_done()
-                self.interruption.stop_if_due()
+            self._run_steps(micro_batches)
         self.event_bus.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext())
 
     def export(self, folder: Path) -> None:
@@ -133,22 +125,40 @@ class Trainer:
         """
         self.weight_exporter.export(folder)
 
-    def _run_step(self, moment: EventStepContext, micro_batches: Iterable[Any]) -> None:
-        bus = self.event_bus
-        with bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, moment):
-            moved = self.device_transfer.move(micro_batches)
+    def _run_steps(self, micro_batches: Iterator[Any]) -> None:
+        bus, moment = self.event_bus, EventStepContext(stepper=self.stepper)
+        step_pre, step_post = bus.emitter(EVENT_TRAIN_STEP_PRE), bus.emitter(EVENT_TRAIN_STEP_POST)
+        forward_backward_pre = bus.emitter(EVENT_TRAIN_FORWARD_BACKWARD_PRE)
+        forward_backward_post = bus.emitter(EVENT_TRAIN_FORWARD_BACKWARD_POST)
+        optimizer_step_pre = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_PRE)
+        optimizer_step_post = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_POST)
+        while not self.stepper.is_finished:
+            step_pre(moment)
+            moved = self.device_transfer.move(itertools.islice(micro_batches, self.num_micro_batches))
             self.gradient_format.widen()
-            with bus.bounded(EVENT_TRAIN_FORWARD_BACKWARD_PRE, EVENT_TRAIN_FORWARD_BACKWARD_POST, moment):
-                self.model_runner.forward_backward(moved, self._compute_loss)
+            forward_backward_pre(moment)
+            self.model_runner.forward_backward(moved, self._compute_loss)
+            forward_backward_post(moment)
             loss = self.gradient_accumulator.finish()
             gradient_norm = self.gradient_clipper.clip()
             self.non_finite_gradients.judge(gradient_norm)
             self.gradient_format.narrow()
-            with bus.bounded(EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST, moment):
-                self.optimizer.step()
+            optimizer_step_pre(moment)
+            self.optimizer.step()
+            optimizer_step_post(moment)
             self.gradient_accumulator.discard(self.optimizer)
             self.reporter.step_done(loss, gradient_norm, self.optimizer)
             self.lr_scheduler.step()
+            step_post(moment)
+            self._end_step()
+
+    def _end_step(self) -> None:
+        self.stepper.advance()
+        self.interruption.step_done()
+        self.checkpointer.save_if_due(now=self.interruption.is_due)
+        self.garbage_collector.collect_if_due()
+        self.profiler.step_done()
+        self.interruption.stop_if_due()
 
     def _compute_loss(self, outputs: Any, batch: Any) -> torch.Tensor:
         result = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=self.stepper))
