@@ -1,37 +1,30 @@
-"""Measures the loop on an accelerator, where there is one, beside one written by hand: tokens a second, and gaps."""
+"""Measures the loops on an accelerator beside loops written by hand: tokens a second, gaps, and memory."""
 
 import argparse
+import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from gpu_job import Job, train_by_hand, train_with
+from gpu_job import LARGE, SMALL, Job, Scale
+from gpu_loops import LOOPS, Loop
 from measurement import WrongResultError, machine, write_result
-from torch import nn
+from torch.autograd import DeviceType  # type: ignore[attr-defined] # torch's own, and in its documentation
 from torch.profiler import profile, supported_activities
 
-NUM_ROUNDS, NUM_STEPS = 3, 100
-BOUND_RATIO, BOUND_IDLE = 0.995, 0.005
-Train = Callable[[Job], nn.Module]
+BOUNDS = {"ratio": 0.995, "idle": 0.005, "memory": 2**20}
+"""Tokens a second, at least, as a ratio to the loop by hand; at most so much more of a step in which the device idles,
+and so many bytes more of its memory."""
 
 
-def idle_share(train: Train, job: Job) -> float:
-    """Return the share of a run in which no kernel ran on the device, from its profile.
+def idle_share(spans: Sequence[tuple[float, float]]) -> float:
+    """Return the share of the time, from the first to the last of some spans, that lies in none of them.
 
     Args:
-        train: The loop.
-        job: A short run; its first and last kernels bound what is looked at.
+        spans: The start and the end of each, by their starts.
     """
-    activities: set[torch.profiler.ProfilerActivity] = supported_activities()  # type: ignore[no-untyped-call]
-    with profile(activities=activities) as recorded:
-        train(job)
-    spans = sorted(
-        (event.time_range.start, event.time_range.end)
-        for event in recorded.events() or ()
-        if event.device_type != torch.autograd.DeviceType.CPU
-    )
-    spans = spans[len(spans) * 2 // 3 :]  # the steps that warm up come first
     reached, idle = spans[0][0], 0.0
     for start, end in spans:
         idle += max(0.0, start - reached)
@@ -39,43 +32,114 @@ def idle_share(train: Train, job: Job) -> float:
     return idle / (reached - spans[0][0])
 
 
-def measure(device: torch.device, *, is_compiled: bool) -> dict[str, float]:
-    """Run both loops in turn, and hold their weights against each other."""
-    speeds: dict[str, list[float]] = {"by_hand": [], "own": []}
-    weights: dict[str, list[torch.Tensor]] = {}
-    loops: dict[str, Train] = {"by_hand": train_by_hand, "own": train_with}
-    for number in range(NUM_ROUNDS):
-        for name in sorted(loops, reverse=number % 2 == 1):
-            job = Job(device, NUM_STEPS, is_compiled)
-            weights[name] = [parameter.detach().cpu() for parameter in loops[name](job).parameters()]
-            speeds[name].append(job.tokens_per_second)
-        if not all(torch.isfinite(tensor).all() for tensors in weights.values() for tensor in tensors):
-            raise WrongResultError("the weights are not finite")
-        # Kernels that add in no fixed order keep two runs of one loop from being equal bit for bit.
-        if not all(torch.allclose(*pair, atol=1e-2) for pair in zip(*weights.values(), strict=True)):
-            raise WrongResultError("the two loops have come to other weights")
-    idle = {name: idle_share(train, Job(device, NUM_STEPS // 10, is_compiled)) for name, train in loops.items()}
-    by_hand, own = (statistics.median(speeds[name]) for name in ("by_hand", "own"))
-    return {"by_hand": by_hand, "own": own, "ratio": own / by_hand, "idle": idle["own"] - idle["by_hand"]}
+def measure_idle(loop: Loop, job: Job) -> float:
+    """Return the share of the measured steps in which nothing ran on the device, from a profile.
+
+    Args:
+        loop: The loop.
+        job: A short run.
+    """
+    activities: set[torch.profiler.ProfilerActivity] = supported_activities()  # type: ignore[no-untyped-call]
+    with profile(activities=activities) as recorded:
+        loop(job)
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in recorded.events() or ()
+        # A range that the host has named spans, on the device as well, all that lies between its kernels.
+        if event.device_type != DeviceType.CPU and not event.is_user_annotation
+    )
+    return idle_share(spans[len(spans) * job.scale.num_warmup_steps // job.total_steps :])
+
+
+def require_close(results: Sequence[list[torch.Tensor]]) -> None:
+    """Hold the weights or losses of two loops against each other."""
+    if not all(torch.isfinite(tensor).all() for tensors in results for tensor in tensors):
+        raise WrongResultError("the weights or the losses are not finite")
+    # Kernels that add in no fixed order keep two runs of one loop from being equal bit for bit.
+    if not all(torch.allclose(one, other, atol=1e-2) for one, other in zip(*results, strict=True)):
+        raise WrongResultError("the two loops have come to other weights or losses")
+
+
+def measure(pair: tuple[Loop, Loop], device: torch.device, scale: Scale, *, is_compiled: bool) -> dict[str, float]:
+    """Run a loop by hand and one of this project in turn, in another order each round.
+
+    Args:
+        pair: The two loops.
+        device: Where.
+        scale: How large the job is.
+        is_compiled: Whether the model goes through `torch.compile`.
+    """
+    by_hand, own = pair
+    rounds: list[dict[Loop, Job]] = []
+    for number in range(scale.num_rounds):
+        jobs = {loop: Job(device, scale, is_compiled, scale.num_steps) for loop in pair}
+        order = pair if number % 2 == 0 else pair[::-1]
+        require_close([[tensor.detach().cpu() for tensor in loop(jobs[loop])] for loop in order])
+        rounds.append(jobs)
+    speeds = [statistics.median(jobs[loop].tokens_per_second for jobs in rounds) for loop in pair]
+    found: dict[str, float] = {"by_hand": speeds[0], "own": speeds[1], "ratio": speeds[1] / speeds[0]}
+    if device.type != "cpu":
+        idle = [measure_idle(loop, Job(device, scale, is_compiled, scale.num_profiled_steps)) for loop in pair]
+        found["idle"] = idle[1] - idle[0]
+        # The first round makes room for what libraries keep, in whichever loop comes first.
+        found["memory"] = statistics.median(jobs[own].peak_bytes - jobs[by_hand].peak_bytes for jobs in rounds)
+    return found
+
+
+def measure_all(device: torch.device, scale: Scale) -> dict[str, Any]:
+    """Measure all loops, with and without `torch.compile`, and return the result."""
+    described, skipped = machine("torch"), {}
+    if device.type == "cpu":
+        skipped = dict.fromkeys(("idle", "memory"), "not counted on a CPU")
+    else:
+        described["accelerator"] = torch.get_device_module(device).get_device_name(device)
+    cases = {
+        f"{name}, torch.compile {'on' if is_compiled else 'off'}": measure(pair, device, scale, is_compiled=is_compiled)
+        for name, pair in LOOPS.items()
+        for is_compiled in (False, True)
+    }
+    return {"machine": described, "bounds": BOUNDS, "cases": cases, "skipped": skipped}
+
+
+def misses(result: dict[str, Any]) -> list[str]:
+    """Say where a bound is missed."""
+    bounds = result["bounds"]
+    return [
+        f"{name}: {key} is {case[key]:.4g}, and the bound {bounds[key]:.4g}"
+        for name, case in result.get("cases", {}).items()
+        for key in bounds
+        if key in case and (case[key] < bounds[key] if key == "ratio" else case[key] > bounds[key])
+    ]
+
+
+def tell(result: dict[str, Any]) -> int:
+    """Print the result, and return the exit status."""
+    missed = misses(result)
+    sys.stdout.write(f"{result.get('cases') or result['skipped']}\n" + "".join(f"MISSED {line}\n" for line in missed))
+    return 1 if missed else 0
 
 
 def main() -> int:
-    """Measure if there is an accelerator, and write the result, or why there is none."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    result = {"machine": machine("torch"), "bounds": {"ratio": BOUND_RATIO, "idle": BOUND_IDLE}, "skipped": {}}
-    if torch.accelerator.is_available():
-        device = torch.accelerator.current_accelerator()
-        assert device is not None  # noqa: S101 -- for the type checker
-        result["machine"]["accelerator"] = torch.get_device_module(device).get_device_name(device)
-        result["cases"] = {
-            f"torch.compile {'on' if is_compiled else 'off'}": measure(device, is_compiled=is_compiled)
-            for is_compiled in (False, True)
-        }
+    """Measure if there is an accelerator, write the result, or why there is none, and fail where a bound is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="only show that it works: print the result for a tiny model, on a CPU if need be, and hold it to no bound",
+    )
+    options = parser.parse_args()
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if options.small:
+        result = measure_all(device or torch.device("cpu"), SMALL)
+        sys.stdout.write(json.dumps(result) + "\n")
+        return 0
+    if device is None:
+        skipped = {"gpu": "this machine has no accelerator"}
+        result = {"machine": machine("torch"), "bounds": BOUNDS, "skipped": skipped}
     else:
-        result["skipped"] = {"gpu": "this machine has no accelerator"}
+        result = measure_all(device, LARGE)
     write_result("gpu", result)
-    sys.stdout.write(f"{result.get('cases') or result['skipped']}\n")
-    return 0
+    return tell(result)
 
 
 if __name__ == "__main__":

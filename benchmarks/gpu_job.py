@@ -1,49 +1,108 @@
-"""A Transformer of about 125 million parameters, trained in bf16: by hand, and in the loop of this project."""
+"""A Transformer, its data, and a meter of the steps that run it; of about 125 million parameters, or tiny."""
 
 import copy
 import dataclasses
+import gc
 import time
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from d9d.core.stepper import Stepper
-from d9d.loop import control
-from d9d.loop.component import OptimizerBuilder
-from d9d.loop.component.data.batch_sampler import ShufflingBatchSampler
-from d9d.loop.config import DataLoadingConfig, ReportingConfig, TrainingConfig
-from d9d.loop.event import subscribe, subscribe_annotated
-from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
-from d9d.loop.run import TrainingConfigurator
 
-NUM_TOKENS, WIDTH, NUM_LAYERS, NUM_HEADS, LENGTH = 32_768, 768, 12, 12, 1024
-BATCH_SIZE, LEARNING_RATE, NUM_SAMPLES = 16, 3e-4, 4096
-NUM_WARMUP_STEPS = 20
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large a job is.
+
+    Attributes:
+        num_tokens: The size of the vocabulary.
+        width: The features of each position.
+        num_layers: How many blocks there are.
+        num_heads: Of attention.
+        length: The positions of a sample.
+        batch_size: The samples of a step.
+        num_warmup_steps: How many steps come before those that are measured.
+        num_steps: How many steps are measured.
+        num_profiled_steps: How many are when they are profiled.
+        num_rounds: How often each loop runs.
+        num_workers: How many processes read the data.
+        compiler: What `torch.compile` compiles with.
+    """
+
+    num_tokens: int
+    width: int
+    num_layers: int
+    num_heads: int
+    length: int
+    batch_size: int
+    num_warmup_steps: int
+    num_steps: int
+    num_profiled_steps: int
+    num_rounds: int
+    num_workers: int
+    compiler: str
+
+
+LARGE = Scale(
+    num_tokens=32_768,
+    width=768,
+    num_layers=12,
+    num_heads=12,
+    length=1024,
+    batch_size=16,
+    num_warmup_steps=20,
+    num_steps=100,
+    num_profiled_steps=10,
+    num_rounds=3,
+    num_workers=4,
+    compiler="inductor",
+)
+SMALL = Scale(
+    num_tokens=64,
+    width=16,
+    num_layers=1,
+    num_heads=2,
+    length=8,
+    batch_size=4,
+    num_warmup_steps=2,
+    num_steps=4,
+    num_profiled_steps=2,
+    num_rounds=1,
+    num_workers=1,
+    compiler="eager",
+)
+"""Takes seconds on a CPU, where no C++ compiler is needed."""
 
 
 class Texts(Dataset[torch.Tensor]):
     """Random tokens."""
 
+    def __init__(self, num_samples: int, scale: Scale) -> None:
+        self._num_samples, self._scale = num_samples, scale
+
     def __len__(self) -> int:
-        return NUM_SAMPLES
+        return self._num_samples
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.randint(NUM_TOKENS, (LENGTH + 1,), generator=torch.Generator().manual_seed(index))
+        generator = torch.Generator().manual_seed(index)
+        return torch.randint(self._scale.num_tokens, (self._scale.length + 1,), generator=generator)
 
 
 class Block(nn.Module):
     """Attention and a network of two layers, each over normalised inputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)])
-        self.attention_inputs, self.attention_outputs = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.network = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+        self._num_heads = num_heads
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.attention_inputs, self.attention_outputs = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return hidden states `[sample, position, width]`."""
-        split = self.attention_inputs(self.norms[0](hidden)).unflatten(-1, (3, NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
+        inputs = self.attention_inputs(self.norms[0](hidden))
+        split = inputs.unflatten(-1, (3, self._num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = nn.functional.scaled_dot_product_attention(split[0], split[1], split[2], is_causal=True)
         hidden = hidden + self.attention_outputs(attended.transpose(1, 2).flatten(2))
         outputs: torch.Tensor = hidden + self.network(self.norms[1](hidden))
@@ -53,133 +112,96 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Predicts each next token; returns the mean loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: Scale) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(NUM_TOKENS, WIDTH), nn.Embedding(LENGTH, WIDTH)
-        self.blocks = nn.Sequential(*(Block() for _ in range(NUM_LAYERS)))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, NUM_TOKENS, bias=False)
+        width = scale.width
+        self.tokens, self.positions = nn.Embedding(scale.num_tokens, width), nn.Embedding(scale.length, width)
+        self.blocks = nn.Sequential(*(Block(width, scale.num_heads) for _ in range(scale.num_layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, scale.num_tokens, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the loss over tokens `[sample, position]`."""
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
-        hidden = self.tokens(inputs) + self.positions(torch.arange(LENGTH, device=tokens.device))
+        hidden = self.tokens(inputs) + self.positions(torch.arange(inputs.shape[1], device=tokens.device))
         scores = self.head(self.norm(self.blocks(hidden)))
         return nn.functional.cross_entropy(scores.float().flatten(0, 1), targets.flatten())
 
 
 @dataclasses.dataclass
 class Job:
-    """One training run.
+    """One run of a loop.
 
     Attributes:
         device: Where.
-        num_steps: How many steps are timed, after those that warm up.
+        scale: How large.
         is_compiled: Whether the model goes through `torch.compile`.
-        seconds: What the timed steps took, device and all.
+        num_steps: How many steps are measured, after those that warm up.
+        seconds: What the measured steps took, device and all.
+        peak_bytes: The most memory of the device that tensors took in them; none is counted on a CPU.
     """
 
     device: torch.device
-    num_steps: int
+    scale: Scale
     is_compiled: bool
+    num_steps: int
     seconds: float = 0.0
+    peak_bytes: int = 0
+
+    @property
+    def is_accelerated(self) -> bool:
+        """Whether the device is another than the CPU."""
+        return self.device.type != "cpu"
 
     @property
     def total_steps(self) -> int:
         """How many steps there are with those that warm up."""
-        return NUM_WARMUP_STEPS + self.num_steps
+        return self.scale.num_warmup_steps + self.num_steps
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples they take."""
+        return self.total_steps * self.scale.batch_size
 
     @property
     def tokens_per_second(self) -> float:
         """How fast it was."""
-        return self.num_steps * BATCH_SIZE * LENGTH / self.seconds
+        return self.num_steps * self.scale.batch_size * self.scale.length / self.seconds
 
     def model(self) -> nn.Module:
-        """Return a new model, with the same weights each time."""
+        """Return a new model, with the same weights each time; what an earlier run has left does not count."""
+        gc.collect()
+        self._bytes_before = torch.accelerator.memory_allocated(self.device) if self.is_accelerated else 0
         torch.manual_seed(0)
-        model = copy.deepcopy(Transformer()).to(self.device)
+        model = copy.deepcopy(Transformer(self.scale)).to(self.device)
         if self.is_compiled:
-            model.compile()
+            model.compile(backend=self.scale.compiler)
         return model
 
-    def start(self) -> None:
-        """Begin to time, once the device has done what it was given."""
-        torch.accelerator.synchronize(self.device)
-        self._started = time.perf_counter()
+    def data(self) -> Texts:
+        """Return the samples."""
+        return Texts(self.num_samples, self.scale)
 
-    def stop(self) -> None:
-        """End timing, once the device has done what it was given."""
-        torch.accelerator.synchronize(self.device)
-        self.seconds = time.perf_counter() - self._started
+    def loader(self, order: Iterable[Iterable[int]]) -> "DataLoader[torch.Tensor]":
+        """Return what reads the samples of each step, into pinned memory where that matters."""
+        return DataLoader(
+            self.data(),
+            batch_sampler=[list(batch) for batch in order],
+            num_workers=self.scale.num_workers,
+            pin_memory=self.is_accelerated,
+        )
 
+    def begin_step(self, number: int) -> None:
+        """Begin to measure with the first step after those that warm up, once the device has done those."""
+        if number == self.scale.num_warmup_steps:
+            if self.is_accelerated:
+                torch.accelerator.synchronize(self.device)
+                torch.accelerator.reset_peak_memory_stats(self.device)
+            self._started = time.perf_counter()
 
-def train_by_hand(job: Job) -> nn.Module:
-    """Train as one writes it down without any library, with batches from pinned memory."""
-    model, data = job.model(), Texts()
-    sampler = ShufflingBatchSampler(
-        num_samples=NUM_SAMPLES,
-        global_batch_size=BATCH_SIZE,
-        micro_batch_size=BATCH_SIZE,
-        seed=0,
-        stepper=Stepper(job.total_steps),
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
-    loader = DataLoader(data, batch_sampler=[list(batch) for batch in sampler], num_workers=4, pin_memory=True)
-    for number, tokens in enumerate(loader):
-        if number == NUM_WARMUP_STEPS:
-            job.start()
-        with torch.autocast(job.device.type, dtype=torch.bfloat16):
-            loss = model(tokens.to(job.device, non_blocking=True))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    job.stop()
-    return model
-
-
-class _Task(control.TrainTask):
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def register_events(self, ctx: control.RegisterTaskEventsContext) -> None:
-        subscribe_annotated(ctx.event_bus, self)
-
-    def build_forward_inputs(self, ctx: control.BuildForwardInputsContext) -> control.BuildForwardInputsResult:
-        return control.BuildForwardInputsResult(inputs={"tokens": ctx.batch})
-
-    def compute_loss(self, ctx: control.ComputeLossContext) -> control.ComputeLossResult:
-        return control.ComputeLossResult(loss=ctx.outputs)
-
-    @subscribe(EVENT_TRAIN_STEP_PRE)
-    def _start_clock(self, ctx: EventStepContext) -> None:
-        if ctx.stepper.current_step == NUM_WARMUP_STEPS:
-            self._job.start()
-
-
-class _Model(control.ModelProvider):
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def initialize_model_stage(self, ctx: control.InitializeModelStageContext) -> control.InitializeModelStageResult:
-        return control.InitializeModelStageResult(model=self._model)
-
-
-def train_with(job: Job) -> nn.Module:
-    """Train in the loop of this project, with everything that it does by default but checkpoints and clipping."""
-    model = job.model()
-    TrainingConfigurator(
-        config=TrainingConfig(
-            total_steps=job.total_steps,
-            global_batch_size=BATCH_SIZE,
-            device=str(job.device),
-            precision="bf16-autocast",
-            max_gradient_norm=None,
-            data_loading=DataLoadingConfig(num_workers=4),
-            reporting=ReportingConfig(progress_bar=False, json_lines=None),
-        ),
-        task=_Task(job),
-        model_provider=_Model(model),
-        dataset_provider=lambda ctx: control.InitializeDatasetResult(dataset=Texts()),
-        optimizer_provider=OptimizerBuilder(torch.optim.AdamW, lr=LEARNING_RATE, fused=True),
-    ).configure().train()
-    job.stop()
-    return model
+    def end_step(self, number: int) -> None:
+        """End measuring with the last step, once the device has done what it was given."""
+        if number + 1 == self.total_steps:
+            if self.is_accelerated:
+                torch.accelerator.synchronize(self.device)
+                self.peak_bytes = torch.accelerator.max_memory_allocated(self.device) - self._bytes_before
+            self.seconds = time.perf_counter() - self._started

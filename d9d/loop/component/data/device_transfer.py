@@ -1,12 +1,11 @@
 """Batches on their way to the device."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
-from d9d.loop.component.tensor_tree import map_tensors
+from d9d.loop.component.tensor_tree import list_tensors, map_tensors
 
 # Device types whose copies from the host are no faster from pinned memory, and leave no room for anything beside them.
 _UNPINNED_DEVICE_TYPES = frozenset({"cpu", "meta", "mps"})
@@ -41,26 +40,12 @@ def move_to_device(batch: Any, device: torch.device) -> Any:
     return map_tensors(batch, move)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Transfer:
-    """A micro-batch whose tensors are still on their way.
-
-    Attributes:
-        batch: The micro-batch on the device.
-        tensors: Its tensors.
-        arrival: Happens on the device once they are there.
-    """
-
-    batch: Any
-    tensors: list[torch.Tensor]
-    arrival: torch.Event
-
-
 class DeviceTransfer:
-    """Moves the micro-batches of a step to the device, each while those before it are computed.
+    """Moves the micro-batches of a step to the device, each when it is asked for.
 
-    On an accelerator copies run on a stream of their own. The host waits for none of them; the stream of the
-    computations waits for each micro-batch right before it is used.
+    So there is room for one of them at a time. On an accelerator copies run on a stream of their own: the host, which
+    is ahead of the device, sends a micro-batch while those before it are computed, and waits for none. The stream of
+    the computations waits for each.
 
     Args:
         device: Where the micro-batches go.
@@ -70,38 +55,26 @@ class DeviceTransfer:
         self._device = device
         self._stream = torch.Stream(device) if takes_pinned_memory(device) else None
 
-    def move(self, micro_batches: Iterable[Any]) -> Iterable[Any]:
-        """Send the micro-batches of a step on their way, all of them at once.
+    def move(self, micro_batches: Iterable[Any]) -> Iterator[Any]:
+        """Move micro-batches to the device, one after the other.
 
         Args:
-            micro_batches: What the data loader yielded.
+            micro_batches: What the data loader yields.
 
         Returns:
-            The micro-batches on the device; to be used one after the other, in the stream that is current when each is
-            taken.
+            The micro-batches on the device; each to be used in the stream that is current when it is taken.
         """
+        return map(self._move, micro_batches)
+
+    def _move(self, micro_batch: Any) -> Any:
         if self._stream is None:
-            return [move_to_device(micro_batch, self._device) for micro_batch in micro_batches]
-        with self._stream as stream:
-            transfers = [self._send(micro_batch, stream) for micro_batch in micro_batches]
-        return self._receive(transfers)
-
-    def _send(self, micro_batch: Any, stream: torch.Stream) -> _Transfer:
-        tensors: list[torch.Tensor] = []
-
-        def send(tensor: torch.Tensor) -> torch.Tensor:
-            tensors.append(tensor.to(self._device, non_blocking=True))
-            return tensors[-1]
-
-        batch = map_tensors(micro_batch, send)
-        return _Transfer(batch, tensors, stream.record_event())
-
-    def _receive(self, transfers: list[_Transfer]) -> Iterator[Any]:
-        for transfer in transfers:
-            stream = torch.accelerator.current_stream(self._device)
-            stream.wait_event(transfer.arrival)
-            for tensor in transfer.tensors:
-                # Their memory belongs to the stream of the copies, which would use it again once the host lets go of
-                # them, though the computations that read them may not have run by then.
-                tensor.record_stream(stream)
-            yield transfer.batch
+            return move_to_device(micro_batch, self._device)
+        with self._stream:
+            moved = move_to_device(micro_batch, self._device)
+        computing = torch.accelerator.current_stream(self._device)
+        computing.wait_stream(self._stream)
+        for tensor in list_tensors(moved):
+            # Their memory belongs to the stream of the copies, which would use it again once the host lets go of them,
+            # though the computations that read them may not have run by then.
+            tensor.record_stream(computing)
+        return moved

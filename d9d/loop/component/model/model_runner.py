@@ -75,6 +75,7 @@ class WholeModelRunner(ModelRunner):
             with self._precision.context():
                 outputs = self._run(batch)
             use_outputs(number, batch, outputs)
+            del outputs  # or they would lie beside those of the next micro-batch
 
     def _run(self, batch: Any) -> Any:
         built = self._inputs.build(batch)

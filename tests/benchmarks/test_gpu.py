@@ -1,0 +1,91 @@
+"""The benchmark of accelerators runs anywhere at a small scale, and fails where a bound is missed."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).parents[2]
+BOUNDS = {"ratio": 0.995, "idle": 0.005, "memory": 1024}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import the benchmark, which finds what lies beside it."""
+    # It comes last: benchmarks/mypy.py is another than mypy.
+    monkeypatch.setattr(sys, "path", [*sys.path, str(PROJECT / "benchmarks")])
+    return importlib.import_module("gpu")
+
+
+@pytest.fixture
+def page(gpu: Any) -> Any:
+    """Import what writes the page."""
+    return importlib.import_module("page")
+
+
+def test_it_runs_at_a_small_scale(page: Any) -> None:
+    """Training and inference, with and without `torch.compile`, in both loops; the page shows all, and what is not."""
+    written = PROJECT / "docs/benchmarks/gpu.json"
+    before = written.read_bytes()
+
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "benchmarks/gpu.py", "--small"],
+        cwd=PROJECT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    jobs = [f"{name}, torch.compile {switch}" for name in ("train", "infer") for switch in ("off", "on")]
+    assert list(result["cases"]) == jobs
+    assert all(case["ratio"] == case["own"] / case["by_hand"] > 0 for case in result["cases"].values())
+    measured = {"idle", "memory"} if torch.accelerator.is_available() else set()
+    assert all(case.keys() == {"by_hand", "own", "ratio"} | measured for case in result["cases"].values())
+    assert result["skipped"].keys() == {"idle", "memory"} - measured
+    assert written.read_bytes() == before
+    shown = page.gpu(result)
+    assert [line.split("|")[1].strip() for line in shown if line.startswith("| ")] == ["", *jobs]
+
+
+def test_what_is_not_measured_is_shown_as_such(page: Any) -> None:
+    """No machine without an accelerator has numbers for it."""
+    shown = page.gpu({"bounds": BOUNDS, "skipped": {"gpu": "this machine has no accelerator"}})
+
+    assert shown[-1] == "Not measured: this machine has no accelerator."
+
+
+CASE = {"by_hand": 1000.0, "own": 995.0, "ratio": 0.995, "idle": 0.005, "memory": 1024}
+
+
+@pytest.mark.parametrize(
+    ("found", "missed"),
+    [
+        ({}, []),
+        ({"ratio": 0.99}, ["train: ratio is 0.99, and the bound 0.995"]),
+        ({"idle": 0.006}, ["train: idle is 0.006, and the bound 0.005"]),
+        ({"memory": 1536}, ["train: memory is 1536, and the bound 1024"]),
+        ({"ratio": 1.2, "idle": -0.1, "memory": -5000}, []),
+    ],
+)
+def test_it_fails_where_a_bound_is_missed(
+    gpu: Any, capsys: pytest.CaptureFixture[str], found: dict[str, float], missed: list[str]
+) -> None:
+    """And says which, and by how much."""
+    status = gpu.tell({"bounds": BOUNDS, "cases": {"train": {**CASE, **found}}, "skipped": {}})
+
+    assert status == len(missed)
+    assert capsys.readouterr().out.splitlines()[1:] == [f"MISSED {line}" for line in missed]
+
+
+def test_idle_is_what_no_span_covers(gpu: Any) -> None:
+    """Spans may overlap, or lie within others."""
+    assert gpu.idle_share([(0.0, 4.0), (1.0, 2.0), (3.0, 5.0), (7.0, 10.0)]) == 0.2

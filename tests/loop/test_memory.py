@@ -1,0 +1,237 @@
+"""The loops take as much memory as loops that are written by hand, and under 1 MB more.
+
+Weights, gradients, a micro-batch and its outputs are each larger than that. What the peak of a whole step would hide is
+seen by its parts. On the CPU nothing has to be moved; on the meta device there is nothing to report.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from live_memory import LiveMemory
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from d9d.loop.component import OptimizerBuilder
+from d9d.loop.config import ReportingConfig
+from d9d.loop.control import (
+    ComputeLossContext,
+    ComputeLossResult,
+    InitializeModelStageContext,
+    InitializeModelStageResult,
+    ModelProvider,
+    ProcessOutputsContext,
+)
+from d9d.loop.event import EventBus
+from d9d.loop.event.catalogue import inference, train
+
+from .toy_job import (
+    QUIET,
+    Listen,
+    Sample,
+    ToyInferenceTask,
+    ToyTask,
+    configure_inference,
+    configure_training,
+    inference_config,
+    listen_to_nothing,
+    training_config,
+)
+
+BOUND = 1_000_000  # bytes
+NUM_FEATURES, NUM_HIDDEN, MICRO_BATCH_SIZE, NUM_MICRO_BATCHES, NUM_STEPS = 2560, 256, 128, 3, 2
+SIZES: dict[str, Any] = {
+    "global_batch_size": MICRO_BATCH_SIZE * NUM_MICRO_BATCHES,
+    "micro_batch_size": MICRO_BATCH_SIZE,
+}
+MAX_NORM = 0.1
+
+
+class WideDataset(Dataset[Sample]):
+    """Random features `[feature]`."""
+
+    def __init__(self) -> None:
+        self._features = torch.randn(MICRO_BATCH_SIZE * NUM_MICRO_BATCHES * NUM_STEPS, NUM_FEATURES)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {"features": self._features[index]}
+
+
+class WideModel(ModelProvider):
+    """Two wide layers."""
+
+    def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+        return InitializeModelStageResult(model=new_model())
+
+
+class WideTask(ToyTask):
+    """Predicts its input; keeps the outputs if it is told to."""
+
+    def __init__(self, listen: Listen, *, keeps_outputs: bool = False) -> None:
+        super().__init__(listen)
+        self._keeps_outputs = keeps_outputs
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        self.kept = ctx.outputs if self._keeps_outputs else None
+        return ComputeLossResult(loss=nn.functional.l1_loss(ctx.outputs, ctx.batch["features"]))
+
+
+class WideInferenceTask(ToyInferenceTask):
+    """Uses the outputs at once; keeps them if it is told to."""
+
+    def __init__(self, listen: Listen, *, keeps_outputs: bool = False) -> None:
+        super().__init__(listen)
+        self._keeps_outputs = keeps_outputs
+
+    def process_outputs(self, ctx: ProcessOutputsContext) -> None:
+        self.kept = ctx.outputs if self._keeps_outputs else ctx.outputs.mean()
+
+
+def new_model() -> nn.Module:
+    return nn.Sequential(nn.Linear(NUM_FEATURES, NUM_HIDDEN), nn.Tanh(), nn.Linear(NUM_HIDDEN, NUM_FEATURES))
+
+
+def new_batches() -> Iterator[Sample]:
+    return iter(DataLoader(WideDataset(), batch_size=MICRO_BATCH_SIZE))
+
+
+def train_by_hand(device: str) -> list[int]:
+    """Train, with accumulation and clipping, and return the peaks of each step: of its passes, and of its update."""
+    peaks: list[int] = []
+    model, batches, live = new_model().to(device), new_batches(), LiveMemory(device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=False)
+
+    def accumulate(batch: Sample) -> torch.Tensor:
+        features = batch["features"].to(device)
+        loss = nn.functional.l1_loss(model(features), features) / NUM_MICRO_BATCHES
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    with live:
+        for _ in range(NUM_STEPS):
+            sum(accumulate(batch) for batch in itertools.islice(batches, NUM_MICRO_BATCHES))
+            peaks.append(live.take_peak())
+            nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+            optimizer.step()
+            optimizer.zero_grad()
+            peaks.append(live.take_peak())
+    return peaks
+
+
+def train_with_loop(
+    device: str, reporting: ReportingConfig = QUIET, listen: Listen = listen_to_nothing, *, keeps_outputs: bool = False
+) -> list[int]:
+    """Train in the loop, and return the same."""
+    peaks: list[int] = []
+    live = LiveMemory(device)
+
+    def listen_to_parts(bus: EventBus) -> None:
+        listen(bus)
+        for event in (train.EVENT_TRAIN_FORWARD_BACKWARD_POST, train.EVENT_TRAIN_STEP_POST):
+            bus.subscribe(event, lambda ctx: peaks.append(live.take_peak()))
+
+    trainer = configure_training(
+        training_config(**SIZES, device=device, total_steps=NUM_STEPS, max_gradient_norm=MAX_NORM, reporting=reporting),
+        task=WideTask(listen_to_parts, keeps_outputs=keeps_outputs),
+        model_provider=WideModel(),
+        dataset=WideDataset(),
+        optimizer_provider=OptimizerBuilder(torch.optim.AdamW, fused=False),
+    )
+    with live:
+        trainer.train()
+    return peaks
+
+
+def infer_by_hand(device: str) -> list[int]:
+    """Run the model over all samples, and return the peaks of each step."""
+    peaks: list[int] = []
+    model, batches, live = new_model().to(device), new_batches(), LiveMemory(device)
+    with live, torch.inference_mode():
+        for _ in range(NUM_STEPS):
+            for batch in itertools.islice(batches, NUM_MICRO_BATCHES):
+                model(batch["features"].to(device)).mean()
+            peaks.append(live.take_peak())
+    return peaks
+
+
+def infer_with_loop(device: str, reporting: ReportingConfig = QUIET, *, keeps_outputs: bool = False) -> list[int]:
+    """Infer in the loop, and return the same."""
+    peaks: list[int] = []
+    live = LiveMemory(device)
+
+    def listen(bus: EventBus) -> None:
+        bus.subscribe(inference.EVENT_INFERENCE_STEP_POST, lambda ctx: peaks.append(live.take_peak()))
+
+    run = configure_inference(
+        inference_config(**SIZES, device=device, reporting=reporting),
+        task=WideInferenceTask(listen, keeps_outputs=keeps_outputs),
+        model_provider=WideModel(),
+        dataset=WideDataset(),
+    )
+    with live:
+        run.infer()
+    return peaks
+
+
+def added(own: list[int], by_hand: list[int]) -> int:
+    """Return by how many bytes a loop takes more than another, in the part of a step where it is most."""
+    return max(more - less for more, less in zip(own, by_hand, strict=True))
+
+
+def reporting_on(device: str, folder: Path) -> ReportingConfig:
+    """Report all that there is; the meta device has no numbers to report."""
+    if device == "meta":
+        return QUIET
+    return ReportingConfig(progress_bar=True, period_steps=1, json_lines=folder / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_training_adds_under_1_mb(device: str, tmp_path: Path) -> None:
+    """With micro-batches, clipping and reports, at any time of any step."""
+    assert added(train_with_loop(device, reporting_on(device, tmp_path)), train_by_hand(device)) < BOUND
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_inference_adds_under_1_mb(device: str, tmp_path: Path) -> None:
+    """With micro-batches and reports."""
+    assert added(infer_with_loop(device, reporting_on(device, tmp_path)), infer_by_hand(device)) < BOUND
+
+
+def weight_of(parameter: nn.Parameter) -> torch.Tensor:
+    return parameter.detach()
+
+
+def gradient_of(parameter: nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+@pytest.mark.parametrize("tensor_of", [weight_of, gradient_of])
+def test_a_copy_that_a_handler_keeps_is_seen(tensor_of: Callable[[nn.Parameter], torch.Tensor]) -> None:
+    """One of all weights, or of all gradients, from a step's update on."""
+    modules: list[nn.Module] = []
+    kept: list[torch.Tensor] = []
+
+    def keep(ctx: train.EventStepContext) -> None:
+        kept[:] = [tensor_of(parameter).clone() for module in modules for parameter in module.parameters()]
+
+    def listen(bus: EventBus) -> None:
+        bus.subscribe(train.EVENT_TRAIN_MODEL_STAGES_READY, lambda ctx: modules.extend(ctx.modules))
+        bus.subscribe(train.EVENT_TRAIN_OPTIMIZER_STEP_PRE, keep)
+
+    own = train_with_loop("meta", listen=listen)
+
+    assert added(own, train_by_hand("meta")) > BOUND
+    assert kept != []
+
+
+def test_outputs_that_a_task_keeps_are_seen() -> None:
+    """In training and in inference, those of one micro-batch."""
+    assert added(train_with_loop("meta", keeps_outputs=True), train_by_hand("meta")) > BOUND
+    assert added(infer_with_loop("meta", keeps_outputs=True), infer_by_hand("meta")) > BOUND
