@@ -13,7 +13,7 @@ class ConfigurationError(ValueError):
 class Settings(BaseModel):
     """A group of settings: checked whole, unchanging, and aware of their fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -1,5 +1,8 @@
 """A configuration that cannot work is refused before the model is built, in words that name the field."""
 
+import ast
+import inspect
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +10,11 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from d9d.core.configuration import Settings
 from d9d.loop.config import (
-    CheckpointingConfig,
     ConfigurationError,
-    DataLoadingConfig,
     DeviceMeshParameters,
     InferenceConfig,
-    LoopConfig,
     ReportingConfig,
     TrainingConfig,
 )
@@ -123,13 +124,19 @@ def test_settings_do_not_change() -> None:
         setattr(config, field, 1)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [LoopConfig, TrainingConfig, InferenceConfig, CheckpointingConfig, ReportingConfig, DataLoadingConfig],
-)
-def test_each_setting_says_what_it_means(config: type[LoopConfig]) -> None:
-    """The description that tools show is the docstring below the field."""
-    assert [name for name, field in config.model_fields.items() if not field.description] == []
+def settings_below(config: type[Settings]) -> list[type[Settings]]:
+    return [config, *(found for below in config.__subclasses__() for found in settings_below(below))]
+
+
+@pytest.mark.parametrize("config", [found for found in settings_below(Settings) if found.__module__.startswith("d9d.")])
+def test_each_setting_says_what_it_means(config: type[Settings]) -> None:
+    """There is a docstring below each field. Editors show it; at run time nothing reads it, which takes 20 ms."""
+    (defined,) = ast.parse(inspect.getsource(config)).body
+    assert isinstance(defined, ast.ClassDef)
+    for statement, below in itertools.pairwise([*defined.body, ast.Pass()]):
+        if isinstance(statement, ast.AnnAssign):
+            assert isinstance(below, ast.Expr), ast.unparse(statement)
+            assert isinstance(below.value, ast.Constant), ast.unparse(statement)
 
 
 @pytest.mark.parametrize(

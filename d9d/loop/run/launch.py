@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from torch import distributed
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from d9d.loop.component.ending.interruption import Interruption, StopRequest
 from d9d.loop.component.ending.job_end import end_job
@@ -37,9 +36,11 @@ def launch(main: Callable[[], object]) -> None:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         main()
         return
+    from torch.distributed.elastic.multiprocessing import errors  # noqa: PLC0415 -- torchrun's processes alone need it
+
     end_with_launcher()
     Interruption.ends_failed_jobs = True
-    get_error_handler().initialize()
+    errors.get_error_handler().initialize()
     try:
         main()
     except SystemExit as stop:

@@ -10,8 +10,6 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
 from d9d.loop.component.ending.echo import is_echo
 from d9d.loop.component.ending.last_words import LastWords
 
@@ -141,7 +139,9 @@ def _record(error: BaseException) -> None:
         raise error  # noqa: TRY301 -- what is written is the error that is being handled
     except BaseException:  # noqa: BLE001 -- even Ctrl-C
         with contextlib.suppress(Exception):
-            get_error_handler().record_exception(error)
+            from torch.distributed.elastic.multiprocessing import errors  # noqa: PLC0415 -- see d9d.loop.run.launch
+
+            errors.get_error_handler().record_exception(error)
 
 
 def _status(error: BaseException) -> int:
