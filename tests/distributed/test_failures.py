@@ -3,6 +3,9 @@
 import itertools
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -207,3 +210,24 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
     job.end()
 
     job.wait_for(lambda: not any(map(is_running, started)))
+
+
+def test_a_rank_whose_launcher_was_killed_before_it_could_look_ends() -> None:
+    """What is its parent then would never end; the launcher's store says so."""
+    with socket.create_server(("localhost", 0)) as closed:
+        port = closed.getsockname()[1]
+    script = "from d9d.loop.run import launch; launch(lambda: print('running'))"
+    launched = {
+        "TORCHELASTIC_RUN_ID": "none",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+    }
+
+    rank = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **launched}, capture_output=True, text=True, check=False
+    )
+
+    assert rank.returncode == 1
+    assert rank.stdout == ""
+    assert rank.stderr == "the launcher is gone: its store does not answer; start the job again\n"

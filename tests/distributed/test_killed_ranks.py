@@ -195,11 +195,13 @@ def test_a_job_that_is_killed_ends_as_one_left_alone(tmp_path: Path, left_alone:
     moments = random.Random(1)  # noqa: S311 -- not for secrets
     run = Run(tmp_path, 2, asynchronous=True)
     run.go_on_and_kill("rank", moments, in_save=False)
-    run.go_on_and_kill("ranks", moments, in_save=True)
+    for _ in range(4):
+        if not run.num_kills_in_saves:  # on a busy machine a save may end before the signals are sent
+            run.go_on_and_kill("ranks", moments, in_save=True)
     run.go_on_and_kill("launcher", moments, in_save=False)
     run.finish()
 
-    assert run.num_kills_in_saves >= 1
+    assert run.num_kills_in_saves == 1
     assert_same_end(run, left_alone(2))
 
 
