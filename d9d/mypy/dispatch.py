@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from mypy.nodes import Context, FuncBase
+from mypy.nodes import FuncBase
 from mypy.options import Options
 from mypy.plugin import (
     AnalyzeTypeContext,
@@ -31,6 +31,7 @@ from d9d.mypy.checks import (
     context,
     deprecated,
     dropped,
+    emitter,
     event_id,
     handler,
     host_sync,
@@ -40,6 +41,7 @@ from d9d.mypy.checks import (
     unregistered,
 )
 from d9d.mypy.class_check import ClassCheck
+from d9d.mypy.crash import CrashTold
 from d9d.mypy.index import Indexes
 from d9d.mypy.installation import project_folders
 from d9d.mypy.module_check import ModuleCheck, ModuleWatch
@@ -61,6 +63,7 @@ BESIDE_SIGNATURES: Final[dict[str, tuple[Callable[[MethodSigContext, Indexes], N
 
 METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] = {
     names.EVENT_BUS_BOUNDED: (pair.check_block,),
+    names.EVENT_BUS_EMITTER: (emitter.check_use,),
     names.EVENT_BUS_SUBSCRIBE: (of_subscribed(host_sync.check_host_sync), of_subscribed(collective.check_collectives)),
 }
 """Checks of calls of methods, after mypy's own."""
@@ -146,20 +149,20 @@ class D9dPlugin(Plugin):
         return self._indexes.that_deprecates(fullname, self._modules or {}) is not None
 
     def _check_field(self, fullname: str, ctx: AttributeContext) -> Type:
-        with _CrashTold(deprecated.check_field, ctx.api.msg.note, ctx.context):
+        with CrashTold(deprecated.check_field, ctx.api.msg.note, ctx.context):
             deprecated.check_field(fullname, ctx, self._indexes)
         return ctx.default_attr_type
 
     def _check_type(self, fullname: str, ctx: AnalyzeTypeContext) -> Type:
         if isinstance(ctx.api, TypeAnalyser):
-            with _CrashTold(deprecated.check_type, ctx.api.note, ctx.context):
+            with CrashTold(deprecated.check_type, ctx.api.note, ctx.context):
                 deprecated.check_type(fullname, ctx, self._indexes)
         self._resumed = fullname  # mypy asks again for what it now analyses by itself
         return ctx.api.analyze_type(ctx.type)
 
     def _check_module(self, module: ModuleCheck) -> None:
         for each in MODULES:
-            with _CrashTold(each, module.api.note, module.tree):
+            with CrashTold(each, module.api.note, module.tree):
                 each(module, self._indexes)
 
     def _check_later(self, ctx: ClassDefContext) -> None:
@@ -183,7 +186,7 @@ class D9dPlugin(Plugin):
                 for trigger in facts.triggers(definition.info):
                     api.add_plugin_dependency(trigger, module.fullname)
                 for each in CLASSES:
-                    with _CrashTold(each, api.note, definition):
+                    with CrashTold(each, api.note, definition):
                         each(ClassCheck(definition.info, api, self._indexes))
 
         api.schedule_patch(_AFTER_ALL_PATCHES, check)
@@ -207,9 +210,9 @@ def _answer(
 ) -> FunctionLike:
     """Run a check that decides on a signature, and those beside it; mypy's own is the answer where there is none."""
     for other in beside:
-        with _CrashTold(other, ctx.api.msg.note, ctx.context):
+        with CrashTold(other, ctx.api.msg.note, ctx.context):
             other(ctx, indexes)
-    with _CrashTold(check, ctx.api.msg.note, ctx.context):
+    with CrashTold(check, ctx.api.msg.note, ctx.context):
         return check(ctx, indexes)
     return ctx.default_signature
 
@@ -217,7 +220,7 @@ def _answer(
 def _observe(checks: Sequence[Callable[[TCallContext, Indexes], None]], indexes: Indexes, ctx: TCallContext) -> Type:
     """Run checks that leave the type of a call as it is."""
     for check in checks:
-        with _CrashTold(check, ctx.api.msg.note, ctx.context):
+        with CrashTold(check, ctx.api.msg.note, ctx.context):
             check(ctx, indexes)
     return ctx.default_return_type
 
@@ -225,24 +228,3 @@ def _observe(checks: Sequence[Callable[[TCallContext, Indexes], None]], indexes:
 def _within(function: FuncBase | None, api: SemanticAnalyzer) -> contextlib.AbstractContextManager[None]:
     """Return a block whose errors are those of a function: the daemon keeps them until that is checked again."""
     return contextlib.nullcontext() if function is None else api.scope.function_scope(function)
-
-
-class _CrashTold:
-    """Tells a fault of a check as a note: it says nothing about the checked code, and would stop mypy for all files."""
-
-    def __init__(self, check: Callable[..., object], note: Callable[[str, Context], object], where: Context) -> None:
-        self._check = check
-        self._note = note
-        self._where = where
-
-    def __enter__(self) -> None:
-        """Begin to watch the check."""
-
-    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> bool:
-        """Tell the fault, if there is one."""
-        if not isinstance(error, Exception):
-            return False
-        name = f"{self._check.__module__}.{self._check.__name__}"
-        raised = f"{type(error).__name__}: {error}"
-        self._note(f"d9d.mypy could not check this: {name} raised {raised}. Please report it.", self._where)
-        return True

@@ -19,6 +19,7 @@ CONTEXT: Final = ErrorCode(
 PAIR: Final = ErrorCode(
     "d9d-pair", "Check that a bounded moment has its own two sides, and a block between them", "d9d", sub_code_of=MISC
 )
+EMITTER: Final = ErrorCode("d9d-emitter", "Check that an emitter is called", "d9d", sub_code_of=MISC)
 SCOPE: Final = ErrorCode("d9d-scope", "Check that a task listens to the loop that runs it", "d9d", sub_code_of=MISC)
 UNREGISTERED: Final = ErrorCode(
     "d9d-unregistered", "Check that the subscribed methods of a task are registered", "d9d", sub_code_of=MISC

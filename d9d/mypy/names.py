@@ -5,6 +5,7 @@ from typing import Final
 EVENT_PACKAGE: Final = "d9d.loop.event"
 EVENT: Final = "d9d.loop.event.bus.Event"
 EVENT_BUS_BOUNDED: Final = "d9d.loop.event.bus.EventBus.bounded"
+EVENT_BUS_EMITTER: Final = "d9d.loop.event.bus.EventBus.emitter"
 EVENT_BUS_SUBSCRIBE: Final = "d9d.loop.event.bus.EventBus.subscribe"
 EVENT_BUS_TRIGGER: Final = "d9d.loop.event.bus.EventBus.trigger"
 CATALOGUE: Final = "d9d.loop.event.catalogue"

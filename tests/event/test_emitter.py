@@ -83,12 +83,12 @@ def test_an_emitter_of_a_second_event_of_an_id_is_refused(bus: EventBus) -> None
     bus.subscribe(EVENT_SAVED, lambda _: None)
 
     with pytest.raises(ValueError, match=r"an emitter is asked for a second Event object with the id 'user\.saved'"):
-        bus.emitter(Event[int](id="user.saved"))  # type: ignore[d9d-event-id]  # what is tested
+        bus.emitter(Event[int](id="user.saved"))(3)  # type: ignore[d9d-event-id]  # what is tested
 
 
 def test_whoever_listens_to_a_second_event_of_an_emitter_s_id_is_refused(bus: EventBus) -> None:
     """The other way round."""
-    bus.emitter(EVENT_SAVED)
+    bus.emitter(EVENT_SAVED)(CONTEXT)
 
     with pytest.raises(ValueError, match=r"listens to a second Event object with the id 'user\.saved'"):
         bus.subscribe(Event[int](id="user.saved"), lambda _: None)  # type: ignore[d9d-event-id]  # what is tested

@@ -115,6 +115,17 @@ MISTAKES: Final = (
         ("EVENT_ROUTING_PRE", '"with bus.bounded(...):"'),
     ),
     SeededMistake(
+        "an emitter is never called",
+        (
+            _IMPORT_EVENT,
+            _OWN_EVENTS,
+            (_REGISTER, _REGISTER.replace("self)\n", "self)\n        self._bus = ctx.event_bus\n", 1)),
+            (_REPORT, _REPORT + "        self._bus.emitter(EVENT_ROUTING_PRE)\n"),
+        ),
+        "d9d-emitter",
+        ("EVENT_ROUTING_PRE", "keep it, and call it"),
+    ),
+    SeededMistake(
         "a task of training waits for a step of inference",
         (_IMPORT_STEP_OF_INFERENCE, ("@subscribe(EVENT_TRAIN_STEP_POST)", "@subscribe(EVENT_INFERENCE_STEP_POST)")),
         "d9d-scope",

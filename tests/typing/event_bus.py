@@ -81,7 +81,7 @@ def an_emitter_takes_the_context_of_its_event(bus: EventBus) -> None:
     emit(OTHER)  # type: ignore[arg-type]
     emit()  # type: ignore[call-arg]
     bus.emitter(EVENT_DETAILED)(CONTEXT)  # type: ignore[arg-type]
-    bus.emitter("user.moment")  # type: ignore[arg-type]
+    bus.emitter("user.moment")(CONTEXT)  # type: ignore[arg-type]
 
 
 class Target:

@@ -4,7 +4,7 @@ from typing import Final
 
 from mypy.checker import TypeChecker
 from mypy.messages import format_type_distinctly
-from mypy.nodes import GDEF, AssignmentStmt, CallExpr, Expression, ExpressionStmt, NameExpr
+from mypy.nodes import CallExpr, Expression
 from mypy.plugin import MethodContext, MethodSigContext
 from mypy.subtypes import is_same_type
 from mypy.types import FunctionLike
@@ -14,7 +14,7 @@ from d9d.mypy.checks import context
 from d9d.mypy.errors import Mistake
 from d9d.mypy.events import EventName, name_event
 from d9d.mypy.index import Indexes
-from d9d.mypy.tree import descend
+from d9d.mypy.results import is_dropped
 
 _PRE: Final = ".pre"
 _POST: Final = ".post"
@@ -48,7 +48,7 @@ def check_block(ctx: MethodContext, indexes: Indexes) -> None:
         indexes: The indexes of all catalogues.
     """
     api = ctx.api
-    if isinstance(api, TypeChecker) and isinstance(ctx.context, CallExpr) and _is_dropped(ctx.context, api):
+    if isinstance(api, TypeChecker) and isinstance(ctx.context, CallExpr) and is_dropped(ctx.context, api):
         pre = ctx.args[0][0] if ctx.args[0] else None
         mistake = _no_block(name_event(pre, api.modules, indexes))
         api.fail(mistake.message, ctx.context, code=mistake.code)
@@ -87,25 +87,6 @@ def _has_sides(event: EventName, api: TypeChecker, indexes: Indexes) -> bool:
     module = api.modules.get(event.full_name.rpartition(".")[0])
     is_declared = module is not None and indexes.beside(module.path).event(event.full_name) is not None
     return is_declared or _other_side(event.id or "") is not None
-
-
-def _is_dropped(call: CallExpr, api: TypeChecker) -> bool:
-    """Say whether a call is a statement of its own, or kept under a local name that nothing reads."""
-    for node in descend(api.tree):
-        if isinstance(node, ExpressionStmt) and node.expr is call:
-            return True
-        if isinstance(node, AssignmentStmt) and node.rvalue is call:
-            return all(isinstance(target, NameExpr) and not _is_read(target, api) for target in node.lvalues)
-    return False
-
-
-def _is_read(target: NameExpr, api: TypeChecker) -> bool:
-    """Say whether a name is used anywhere but where it is assigned; one that other modules can see may well be."""
-    if target.kind == GDEF:
-        return True
-    return any(
-        isinstance(node, NameExpr) and node is not target and node.node is target.node for node in descend(api.tree)
-    )
 
 
 def _one_side_twice(event: EventName) -> Mistake:
