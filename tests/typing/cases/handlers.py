@@ -253,6 +253,12 @@ def bounds_two(bus: EventBus) -> None:
         pass
 
 
+# wrong: an emitter called with the context of another event
+def emits_another(bus: EventBus) -> None:
+    emit = bus.emitter(EVENT_FIT_STEP_PRE)
+    emit(EventReadyContext(num_steps=1))
+
+
 # wrong: an event passed on as one of a wider context
 def passes_wider(bus: EventBus) -> None:
     def listen(event: Event[object]) -> None: ...
@@ -314,6 +320,11 @@ def bounds_a_wrong_pair(bus: EventBus) -> None:
 # silent: `bounded` outside of a `with`
 def bounds_nothing(bus: EventBus) -> None:
     bus.bounded(EVENT_FIT_STEP_PRE, EVENT_FIT_STEP_POST, EventStepContext(step=0))
+
+
+# silent: an emitter that is never called
+def emits_nothing(bus: EventBus) -> None:
+    bus.emitter(EVENT_FIT_STEP_PRE)
 
 
 # silent: a deprecated event
@@ -458,6 +469,12 @@ def triggers_what_is_right(bus: EventBus) -> None:
     bus.trigger(EVENT_DETAILED, LongStep("a"))
     with bus.bounded(EVENT_FIT_STEP_PRE, EVENT_FIT_STEP_POST, EventStepContext(step=0)):
         pass
+
+
+# right: an emitter
+def emits_what_is_right(bus: EventBus) -> None:
+    emit = bus.emitter(EVENT_FIT_STEP_PRE)
+    emit(EventStepContext(step=0))
 
 
 # right: events of code's own
