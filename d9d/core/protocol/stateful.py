@@ -1,8 +1,9 @@
 """What a checkpoint asks of whatever it holds."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """Anything whose state can be taken, and given back to go on from there."""
 

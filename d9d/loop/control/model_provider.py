@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from typing import Any
 
 from torch import nn
 
@@ -95,4 +96,15 @@ class ModelProvider(abc.ABC):
 
         Args:
             ctx: Holds the bus to subscribe on.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the provider: tensors, numbers, strings, and lists and dicts of them."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Go on from what `state_dict` returned when the checkpoint was taken; the model is built by then.
+
+        Args:
+            state_dict: The state.
         """

@@ -183,6 +183,13 @@ class EventBus:
             self._emitters[event.id] = make_emitter(event.id, self._handlers[event.id])
         return self._emitters[event.id]
 
+    @property
+    def subscribers(self) -> list[object]:
+        """The objects whose methods are handlers, each once, by events and in order of subscription."""
+        handlers = (handler for handlers in self._handlers.values() for handler in handlers)
+        owners = (getattr(handler, "__self__", None) for handler in handlers)
+        return [*{id(owner): owner for owner in owners if owner is not None}.values()]
+
     def claim(self, target: object) -> None:
         """Note that all annotated handlers of an object are about to be subscribed, which may happen once.
 

@@ -1,11 +1,12 @@
 """Inference, assembled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from d9d.core.dist_context import DistributedContext
+from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.checkpointer import Checkpointer
 from d9d.loop.component.checkpoint.job_description import describe_job
@@ -36,7 +37,7 @@ from d9d.loop.run.data import build_inference_data
 from d9d.loop.run.inference import Inference
 from d9d.loop.run.model import build_runner, build_stages
 from d9d.loop.run.start import seed_apart, start_run
-from d9d.loop.state import inference_state
+from d9d.loop.state import find_participants, inference_state
 
 if TYPE_CHECKING:
     from d9d.loop.component.checkpoint.source_checkpoint import WeightSource
@@ -50,6 +51,8 @@ class InferenceConfigurator:
         task: Uses the outputs of the model.
         model_provider: Brings the model.
         dataset_provider: Brings the data, which is run through once and in order.
+        stateful: Anything else whose state belongs into checkpoints, by name. Providers, and objects whose methods
+            listen to events, need not be named: those that have a `state_dict` and a `load_state_dict` take part.
     """
 
     def __init__(
@@ -59,11 +62,13 @@ class InferenceConfigurator:
         task: InferenceTask,
         model_provider: ModelProvider,
         dataset_provider: DatasetProvider,
+        stateful: Mapping[str, Stateful] | None = None,
     ) -> None:
         self._config = config
         self._task = task
         self._model_provider = model_provider
         self._dataset_provider = dataset_provider
+        self._stateful = stateful or {}
 
     def configure(self) -> Inference:
         """Build everything that inference needs.
@@ -110,7 +115,7 @@ class InferenceConfigurator:
             profiler=profiler,
             interruption=Interruption(dist_context, stepper, config.timeouts),
             checkpointer=self._build_checkpointer(
-                num_samples, identity, dist_context, stepper=stepper, modules=modules, random=random_state
+                num_samples, identity, dist_context, bus=bus, stepper=stepper, modules=modules, random=random_state
             ),
         )
 
@@ -132,13 +137,15 @@ class InferenceConfigurator:
         source: str | None,
         dist_context: DistributedContext,
         *,
+        bus: EventBus,
         stepper: Stepper,
         modules: Sequence[nn.Module],
         random: RandomState,
     ) -> Checkpointer:
         config = self._config
         ranks = Ranks.of(dist_context)
-        state = inference_state(ranks, stepper=stepper, task=self._task, random=random)
+        participants = self._find_participants(bus, modules, ranks) if config.checkpointing is not None else {}
+        state = inference_state(ranks, stepper=stepper, task=self._task, random=random, participants=participants)
         settings = {
             "loop": "inference",
             "global_batch_size": config.global_batch_size,
@@ -160,3 +167,12 @@ class InferenceConfigurator:
             ranks=ranks,
             notes=describe_job(config),
         )
+
+    def _find_participants(self, bus: EventBus, modules: Sequence[nn.Module], ranks: Ranks) -> dict[str, Stateful]:
+        given = {
+            "model_provider": self._model_provider,
+            "dataset_provider": self._dataset_provider,
+            **{f"stateful {name}": holder for name, holder in self._stateful.items()},
+        }
+        layers = [layer for module in modules for layer in module.modules()]
+        return find_participants(given, bus.subscribers, others=[self._task, *layers], ranks=ranks)

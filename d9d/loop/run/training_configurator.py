@@ -1,12 +1,13 @@
 """Training, assembled."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from d9d.core.dist_context import DistributedContext
-from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.checkpointer import Checkpointer
 from d9d.loop.component.checkpoint.job_description import describe_job
@@ -54,7 +55,7 @@ from d9d.loop.run.data import build_training_data
 from d9d.loop.run.model import build_runner, build_stages
 from d9d.loop.run.start import seed_apart, start_run
 from d9d.loop.run.trainer import Trainer
-from d9d.loop.state import training_state
+from d9d.loop.state import find_participants, training_state
 
 _ADAMW = OptimizerBuilder(torch.optim.AdamW)
 
@@ -89,6 +90,8 @@ class TrainingConfigurator:
         dataset_provider: Brings the data.
         optimizer_provider: Brings the optimizer; by default torch's AdamW with its own defaults.
         lr_scheduler_provider: Brings the learning rate scheduler; by default the rate stays as it is.
+        stateful: Anything else whose state belongs into checkpoints, by name. Providers, and objects whose methods
+            listen to events, need not be named: those that have a `state_dict` and a `load_state_dict` take part.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class TrainingConfigurator:
         dataset_provider: DatasetProvider,
         optimizer_provider: OptimizerProvider = _ADAMW,
         lr_scheduler_provider: LRSchedulerProvider = constant_lr,
+        stateful: Mapping[str, Stateful] | None = None,
     ) -> None:
         self._config = config
         self._task = task
@@ -107,6 +111,7 @@ class TrainingConfigurator:
         self._dataset_provider = dataset_provider
         self._optimizer_provider = optimizer_provider
         self._lr_scheduler_provider = lr_scheduler_provider
+        self._stateful = stateful or {}
 
     def configure(self) -> Trainer:
         """Build everything that training needs.
@@ -204,6 +209,7 @@ class TrainingConfigurator:
             lr_scheduler=parts.lr_scheduler,
             task=self._task,
             random=parts.random_state,
+            participants=self._find_participants(parts) if config.checkpointing is not None else {},
         )
         settings = {
             "loop": "train",
@@ -225,3 +231,15 @@ class TrainingConfigurator:
             ranks=ranks,
             notes=describe_job(config),
         )
+
+    def _find_participants(self, parts: "_Parts") -> dict[str, Stateful]:
+        given = {
+            "model_provider": self._model_provider,
+            "dataset_provider": self._dataset_provider,
+            "optimizer_provider": self._optimizer_provider,
+            "lr_scheduler_provider": self._lr_scheduler_provider,
+            **{f"stateful {name}": holder for name, holder in self._stateful.items()},
+        }
+        layers = [layer for module in parts.modules for layer in module.modules()]
+        others = [self._task, parts.optimizer, parts.lr_scheduler, *parts.data.state.values(), *layers]
+        return find_participants(given, parts.event_bus.subscribers, others=others, ranks=Ranks.of(parts.dist_context))

@@ -37,6 +37,10 @@ class SavedState:
     num_ranks: int
     ranks: Ranks
 
+    def names(self) -> set[str]:
+        """Return the names of all parts."""
+        return {name for name, _ in self.outline["dict"]}
+
     def has(self, *path: str) -> bool:
         """Say whether anything lies at a path."""
         return self._find(path) is not None

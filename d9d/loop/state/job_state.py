@@ -3,16 +3,14 @@
 import dataclasses
 import enum
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
-from d9d.core.protocol import OptimizerProtocol, Stateful
+from d9d.core.protocol import Stateful
 from d9d.loop.component.checkpoint.divided_state import DividedState
 from d9d.loop.component.checkpoint.model_state import ModelState
-from d9d.loop.component.checkpoint.optimizer_state import OptimizerState
 from d9d.loop.component.checkpoint.saved_state import CheckpointError, SavedState
 from d9d.loop.component.checkpoint.state_tree import describe_outline, empty_tensors, join_state, split_state
 from d9d.loop.component.checkpoint.united_state import is_alike, unite
@@ -46,10 +44,12 @@ class Part:
     Attributes:
         holder: Whose state it is.
         held: How the processes hold it.
+        may_begin_anew: Whether the job goes on from a checkpoint without it.
     """
 
     holder: Stateful
     held: Held = Held.TOGETHER
+    may_begin_anew: bool = False
 
 
 class JobState:
@@ -109,6 +109,8 @@ class JobState:
             CheckpointError: On all processes, if it cannot be read, or needs another number of processes.
             Exception: On all processes, if any part fails to take its state on any of them.
         """
+        for name in saved.names() - self._parts.keys():
+            self._warn("%s has state of %r, which nobody takes back", saved.folder, name)
         outlines, rooms = self._ranks.everywhere(lambda: self._prepare(saved))
         saved.fill(rooms)
         self._ranks.everywhere(lambda: self._restore(outlines, rooms))
@@ -140,6 +142,9 @@ class JobState:
 
     def _path_to(self, name: str, part: Part, saved: SavedState) -> tuple[str, ...] | None:
         """Find where the state of a part lies for this process, if anywhere."""
+        if part.may_begin_anew and not saved.has(name):
+            self._warn("%s has no state of %r, which begins anew", saved.folder, name)
+            return None
         if part.held is Held.TOGETHER:
             return (name,)
         if part.held is Held.ALIKE_OR_APART and saved.has(name, _ALL_RANKS):
@@ -151,86 +156,21 @@ class JobState:
                 f"each of {saved.num_ranks} processes had a state of its own of the {name}, and there are "
                 f"{self._ranks.num_ranks} now: go on with {saved.num_ranks}, or begin anew in another folder"
             )
-        if self._ranks.is_main:
-            logger.warning(
-                "each of %d processes had a state of its own of the part %r, and there are %d now: it begins anew",
-                saved.num_ranks,
-                name,
-                self._ranks.num_ranks,
-            )
+        self._warn(
+            "each of %d processes had a state of its own of the part %r, and there are %d now: it begins anew",
+            saved.num_ranks,
+            name,
+            self._ranks.num_ranks,
+        )
         return None
+
+    def _warn(self, message: str, *arguments: object) -> None:
+        if self._ranks.is_main:
+            logger.warning(message, *arguments)
 
     def _restore(self, outlines: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         for name, outline in outlines.items():
             self._parts[name].holder.load_state_dict(join_state(outline, tensors))
-
-
-def training_state(
-    ranks: Ranks,
-    *,
-    stepper: Stateful,
-    modules: Sequence[nn.Module],
-    optimizer: OptimizerProtocol,
-    lr_scheduler: Stateful,
-    task: Stateful,
-    random: Stateful,
-    data: Mapping[str, Stateful] | None = None,
-) -> JobState:
-    """Return the state of a training run.
-
-    Args:
-        ranks: The processes of the job.
-        stepper: Counts the steps.
-        modules: The stages of the model that this process holds.
-        optimizer: Updates their parameters.
-        lr_scheduler: Sets the learning rate.
-        task: May carry something of its own.
-        random: The random number generators of this process.
-        data: What the data of this process needs to go on, by name; nothing where the step alone decides.
-
-    Returns:
-        The state, in the order in which its parts take it back.
-    """
-    model = ModelState(modules)
-    parts = {
-        "stepper": Part(stepper),
-        # Another number of processes would read some samples twice, and others never.
-        **{name: Part(holder, Held.APART_AND_NEEDED) for name, holder in (data or {}).items()},
-        "model": Part(model),
-        "optimizer": _optimizer_part(optimizer, model),
-        "lr_scheduler": Part(lr_scheduler),
-        "task": Part(task, Held.ALIKE_OR_APART),
-        "random": Part(random, Held.APART),
-    }
-    return JobState(parts, ranks)
-
-
-def inference_state(ranks: Ranks, *, stepper: Stateful, task: Stateful, random: Stateful) -> JobState:
-    """Return the state of an inference run.
-
-    Args:
-        ranks: The processes of the job.
-        stepper: Counts the steps.
-        task: Carries the outputs of this process, or how far it has written them.
-        random: The random number generators of this process.
-
-    Returns:
-        The state, in the order in which its parts take it back.
-    """
-    parts = {
-        "stepper": Part(stepper),
-        # Another number of processes could not tell which outputs are there and whose they are.
-        "task": Part(task, Held.APART_AND_NEEDED),
-        "random": Part(random, Held.APART),
-    }
-    return JobState(parts, ranks)
-
-
-def _optimizer_part(optimizer: OptimizerProtocol, model: ModelState) -> Part:
-    if isinstance(optimizer, torch.optim.Optimizer):
-        return Part(OptimizerState(optimizer, model))
-    # Of another kind nothing is known about which state belongs to which parameter.
-    return Part(optimizer, Held.APART_AND_NEEDED)
 
 
 def _key_of(rank: int) -> str:

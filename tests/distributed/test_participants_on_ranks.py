@@ -1,0 +1,83 @@
+"""Whoever listens on some ranks alone takes part in the checkpoints of all."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from layout_job import LAYOUTS, ClassifyTask, configure
+from ranks import run_on_ranks
+from torch import distributed
+
+from d9d.loop.config import CheckpointingConfig
+from d9d.loop.control import RegisterTaskEventsContext
+from d9d.loop.event import subscribe, subscribe_annotated
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepContext
+
+
+class StepCount:
+    """Counts steps, those of earlier runs as well."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def add(self, ctx: EventStepContext) -> None:
+        self.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        self.count = state_dict["count"]
+
+
+class CountedTask(ClassifyTask):
+    """Has one listener on all ranks, and one on the main rank alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = [StepCount(), *([StepCount()] if distributed.get_rank() == 0 else [])]
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        super().register_events(ctx)
+        for count in self.counts:
+            subscribe_annotated(ctx.event_bus, count)
+
+
+def count_steps(num_ranks: int, folder: Path, begun: int) -> list[int]:
+    """Train two steps, or on from there; return what the listeners of this rank count, who begin with a number."""
+    logging.getLogger("d9d").setLevel(logging.ERROR)
+    task = CountedTask()
+    for count in task.counts:
+        count.count = begun
+    configure(
+        LAYOUTS["fsdp"],
+        num_ranks,
+        task,
+        total_steps=4,
+        checkpointing=CheckpointingConfig(folder=folder, period_steps=1, num_to_keep=10),
+    ).train()
+    return [count.count for count in task.counts]
+
+
+def keep_two_steps(folder: Path) -> None:
+    for step in (3, 4):
+        (folder / f"step-{step}").rename(folder.parent / f"{folder.name}-{step}")
+
+
+def test_a_listener_on_the_main_rank_alone_goes_on_there(tmp_path: Path) -> None:
+    """And nobody waits for the other."""
+    folder = tmp_path / "checkpoints"
+    assert run_on_ranks(2, count_steps, 2, folder, 0) == [[4, 4], [4]]
+    keep_two_steps(folder)
+
+    assert run_on_ranks(2, count_steps, 2, folder, 100) == [[4, 4], [4]]
+
+
+def test_on_another_number_of_ranks_what_all_had_goes_on_and_what_one_had_begins_anew(tmp_path: Path) -> None:
+    """As it is with the state of a task."""
+    folder = tmp_path / "checkpoints"
+    run_on_ranks(2, count_steps, 2, folder, 0)
+    keep_two_steps(folder)
+
+    assert run_on_ranks(1, count_steps, 1, folder, 100) == [[4, 102]]
