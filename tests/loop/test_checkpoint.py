@@ -98,6 +98,7 @@ def test_the_outline_of_the_state_is_plain_json(every_step: CheckpointingConfig)
         "optimizer",
         "lr_scheduler",
         "task",
+        "model_provider",
         "random",
     ]
 
