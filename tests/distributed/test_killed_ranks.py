@@ -94,10 +94,12 @@ class Run:
         self.num_kills_in_saves += bool(saves & self._saves())
 
     def start_and_kill(self, victim: Victim, moments: random.Random) -> None:
-        """Start a job, and kill processes of it before its first step; arguments as those of `kill`."""
+        """Start a job, and kill processes of it in its first step at the latest; arguments as those of `kill`."""
         newest = self.num_steps_saved
-        job = self.start()
-        time.sleep(moments.uniform(0, self.start_seconds))
+        began, job = time.monotonic(), self.start()
+        num_steps_begun, seconds = self._num_steps_begun(job), moments.uniform(0, self.start_seconds)
+        while time.monotonic() - began < seconds and self._num_steps_begun(job) == num_steps_begun:
+            time.sleep(0.01)
         for pid in self._started(job, victim, moments):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
