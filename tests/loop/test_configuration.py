@@ -72,7 +72,6 @@ REFUSED_IN_TRAINING = [
     pytest.param({"max_gradient_norm": 0}, "max_gradient_norm\n  Input should be greater than 0", id="no-norm"),
     pytest.param({"max_gradient_norm": -1.0}, "max_gradient_norm\n  Input should be greater than 0", id="norm"),
     pytest.param({"total_step": 3}, "TrainingConfig has no field 'total_step'; did you mean 'total_steps'?", id="name"),
-    pytest.param({"source_checkpoint": "x"}, "Config has no field 'source_checkpoint'", id="of-inference"),
 ]
 
 

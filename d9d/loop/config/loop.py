@@ -1,5 +1,6 @@
 """What training and inference have in common."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -43,6 +44,11 @@ class LoopConfig(Settings):
 
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Where all random numbers of the job come from: initial weights, dropout, and the order of the data."""
+
+    source_checkpoint: Path | None = None
+    """Where the weights come from: one checkpoint of a training run; the folder that holds them, whose newest complete
+    one is taken; or exported weights, a file of safetensors or a folder of such. `None` keeps those that the model
+    provider made. Training that has a checkpoint of its own goes on from that one, and needs these no more."""
 
     data_loading: DataLoadingConfig = DataLoadingConfig()
     """How samples come from the dataset to the device."""

@@ -34,6 +34,7 @@ from d9d.loop.event.catalogue.inference import (
     EventInferenceReadyContext,
     EventStepContext,
 )
+from d9d.loop.run.source import load_source
 
 if TYPE_CHECKING:
     from d9d.loop.component.checkpoint.source_checkpoint import WeightSource
@@ -87,10 +88,7 @@ class Inference:
                 on from.
             StopRequest: After a checkpoint, if a signal asked to stop; `launch` makes it the exit status 75.
         """
-        if self.source is not None:
-            from d9d.loop.component.checkpoint.source_checkpoint import load_weights  # noqa: PLC0415 -- it loads torch's checkpoints
-
-            load_weights(self.source, self.modules, self.ranks)
+        load_source(self.source, self.modules, self.ranks)
         self.checkpointer.resume()
         for module in self.modules:
             module.eval()

@@ -36,6 +36,7 @@ from d9d.loop.event.catalogue.inference import (
 from d9d.loop.run.data import build_inference_data
 from d9d.loop.run.inference import Inference
 from d9d.loop.run.model import build_runner, build_stages
+from d9d.loop.run.source import find_source, identify
 from d9d.loop.run.start import seed_apart, start_run
 from d9d.loop.state import find_participants, inference_state
 
@@ -83,7 +84,7 @@ class InferenceConfigurator:
         config, bus = self._config, EventBus()
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
         ranks = Ranks.of(dist_context)
-        source, identity = self._find_source(ranks)
+        source = find_source(config, ranks)
         bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         data = build_inference_data(self._dataset_provider, config, dist_context)
         stepper, num_samples = data.stepper, data.num_samples
@@ -115,26 +116,14 @@ class InferenceConfigurator:
             profiler=profiler,
             interruption=Interruption(dist_context, stepper, config.timeouts),
             checkpointer=self._build_checkpointer(
-                num_samples, identity, dist_context, bus=bus, stepper=stepper, modules=modules, random=random_state
+                num_samples, source, dist_context, bus=bus, stepper=stepper, modules=modules, random=random_state
             ),
         )
-
-    def _find_source(self, ranks: Ranks) -> tuple["WeightSource | None", str | None]:
-        """Find the weights, and what tells them from all others."""
-        if self._config.source_checkpoint is None:
-            return None, None
-        from d9d.loop.component.checkpoint.source_checkpoint import (  # noqa: PLC0415 -- it loads torch's checkpoints
-            find_source,
-            identify_source,
-        )
-
-        source = find_source(self._config.source_checkpoint, ranks)
-        return source, identify_source(source)
 
     def _build_checkpointer(
         self,
         num_samples: int,
-        source: str | None,
+        source: "WeightSource | None",
         dist_context: DistributedContext,
         *,
         bus: EventBus,
@@ -144,7 +133,7 @@ class InferenceConfigurator:
     ) -> Checkpointer:
         config = self._config
         ranks = Ranks.of(dist_context)
-        participants = self._find_participants(bus, modules, ranks) if config.checkpointing is not None else {}
+        participants = self._find_participants(bus, modules, ranks)
         state = inference_state(ranks, stepper=stepper, task=self._task, random=random, participants=participants)
         settings = {
             "loop": "inference",
@@ -154,7 +143,7 @@ class InferenceConfigurator:
             "precision": config.precision,
             "num_samples": num_samples,
             # Outputs of two sets of weights must not mix in one run.
-            "source_checkpoint": source,
+            "source_checkpoint": identify(source),
             **(describe_model(modules, ranks) if config.checkpointing is not None else {}),
         }
         if config.checkpointing is not None:
@@ -169,10 +158,9 @@ class InferenceConfigurator:
         )
 
     def _find_participants(self, bus: EventBus, modules: Sequence[nn.Module], ranks: Ranks) -> dict[str, Stateful]:
-        given = {
-            "model_provider": self._model_provider,
-            "dataset_provider": self._dataset_provider,
-            **{f"stateful {name}": holder for name, holder in self._stateful.items()},
-        }
-        layers = [layer for module in modules for layer in module.modules()]
-        return find_participants(given, bus.subscribers, others=[self._task, *layers], ranks=ranks)
+        if self._config.checkpointing is None:
+            return {}
+        providers = {"model_provider": self._model_provider, "dataset_provider": self._dataset_provider}
+        return find_participants(
+            providers, self._stateful, bus.subscribers, others=[self._task], modules=modules, ranks=ranks
+        )

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from d9d.loop.component.model.model_runner import ModelRunner
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.provided import expect_result
 from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.report.reporter import Reporter
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, TrainTask
 from d9d.loop.event import EventBus
@@ -42,6 +43,10 @@ from d9d.loop.event.catalogue.train import (
     EventTrainFinishedContext,
     EventTrainReadyContext,
 )
+from d9d.loop.run.source import load_source
+
+if TYPE_CHECKING:
+    from d9d.loop.component.checkpoint.source_checkpoint import WeightSource
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -54,6 +59,8 @@ class Trainer:
         task: Computes the loss.
         data_loader: Yields one micro-batch after the other.
         modules: The stages of the model that this process holds, in pipeline order; one, unless there is a pipeline.
+        source: Holds the weights to begin with; `None` keeps those that the model provider made.
+        ranks: The processes of the job.
         optimizer: Updates the parameters of the model.
         lr_scheduler: Sets the learning rate.
         num_micro_batches: How many micro-batches a step has in this process.
@@ -77,6 +84,8 @@ class Trainer:
     task: TrainTask
     data_loader: DataLoader[Any]
     modules: Sequence[nn.Module]
+    source: "WeightSource | None"
+    ranks: Ranks
     optimizer: OptimizerProtocol
     lr_scheduler: LRSchedulerProtocol
     num_micro_batches: int
@@ -98,11 +107,13 @@ class Trainer:
         """Train to the last step, from the newest checkpoint if there is one.
 
         Raises:
-            CheckpointError: If there are checkpoints and none can be gone on from.
+            CheckpointError: If there are checkpoints and none can be gone on from, or the weights to begin with cannot
+                be loaded.
             StopRequest: After a checkpoint, if a signal asked to stop; `launch` makes it the exit status 75.
             RuntimeError: If the data ends before the last step.
         """
-        self.checkpointer.resume()
+        if not self.checkpointer.resume():
+            load_source(self.source, self.modules, self.ranks)
         self.gradient_accumulator.discard()
         for module in self.modules:
             module.train()

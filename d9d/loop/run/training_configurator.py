@@ -1,6 +1,5 @@
 """Training, assembled."""
 
-import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +11,6 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.checkpointer import Checkpointer
 from d9d.loop.component.checkpoint.job_description import describe_job
 from d9d.loop.component.checkpoint.weight_exporter import WeightExporter
-from d9d.loop.component.data.data_loader import TrainingData
 from d9d.loop.component.data.device_transfer import DeviceTransfer
 from d9d.loop.component.ending.interruption import Interruption
 from d9d.loop.component.garbage_collector import GarbageCollector
@@ -20,13 +18,10 @@ from d9d.loop.component.gradient.gradient_accumulator import GradientAccumulator
 from d9d.loop.component.gradient.gradient_clipper import GradientClipper
 from d9d.loop.component.gradient.gradient_format import GradientFormat
 from d9d.loop.component.gradient.non_finite_gradients import NonFiniteGradients
-from d9d.loop.component.model.model_builder import ModelStage
 from d9d.loop.component.optimizer.constant_lr import constant_lr
 from d9d.loop.component.optimizer.optimizer_builder import OptimizerBuilder
 from d9d.loop.component.profiler import Profiler
-from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.report.reporter import Reporter
 from d9d.loop.component.report.reporting import build_reporter
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
@@ -53,31 +48,13 @@ from d9d.loop.event.catalogue.train import (
 )
 from d9d.loop.run.data import build_training_data
 from d9d.loop.run.model import build_runner, build_stages
+from d9d.loop.run.source import find_initial_source
 from d9d.loop.run.start import seed_apart, start_run
 from d9d.loop.run.trainer import Trainer
+from d9d.loop.run.training_parts import TrainingParts
 from d9d.loop.state import find_participants, training_state
 
 _ADAMW = OptimizerBuilder(torch.optim.AdamW)
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class _Parts:
-    """What a trainer is made of, once all events of its configuration have been triggered."""
-
-    event_bus: EventBus
-    dist_context: DistributedContext
-    random_state: RandomState
-    stepper: Stepper
-    reporter: Reporter
-    data: TrainingData
-    profiler: Profiler
-    stages: list[ModelStage]
-    optimizer: OptimizerProtocol
-    lr_scheduler: LRSchedulerProtocol
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        return [stage.module for stage in self.stages]
 
 
 class TrainingConfigurator:
@@ -120,11 +97,13 @@ class TrainingConfigurator:
             The trainer, which has not loaded a checkpoint yet.
 
         Raises:
+            CheckpointError: If the weights to begin with cannot be loaded; the model is not built then.
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
         config = self._config
         bus = EventBus()
         dist_context, random_state = start_run(bus, config, self._task, self._model_provider)
+        source = find_initial_source(config, Ranks.of(dist_context))
         bus.trigger(EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         stepper = Stepper(config.total_steps)
         reporter = build_reporter("train", config, task=self._task, stepper=stepper, dist_context=dist_context)
@@ -137,7 +116,7 @@ class TrainingConfigurator:
         optimizer, lr_scheduler = self._build_optimizer(bus, dist_context, modules)
         seed_apart(random_state, config, dist_context)
         return self._assemble(
-            _Parts(
+            TrainingParts(
                 event_bus=bus,
                 dist_context=dist_context,
                 random_state=random_state,
@@ -145,13 +124,14 @@ class TrainingConfigurator:
                 reporter=reporter,
                 data=data,
                 profiler=profiler,
+                source=source,
                 stages=stages,
                 optimizer=optimizer,
                 lr_scheduler=lr_scheduler,
             )
         )
 
-    def _assemble(self, parts: "_Parts") -> Trainer:
+    def _assemble(self, parts: TrainingParts) -> Trainer:
         config, dist_context, stepper = self._config, parts.dist_context, parts.stepper
         parameters = [parameter for module in parts.modules for parameter in module.parameters()]
         return Trainer(
@@ -160,6 +140,8 @@ class TrainingConfigurator:
             task=self._task,
             data_loader=parts.data.loader,
             modules=parts.modules,
+            source=parts.source,
+            ranks=Ranks.of(dist_context),
             optimizer=parts.optimizer,
             lr_scheduler=parts.lr_scheduler,
             num_micro_batches=config.num_micro_batches,
@@ -198,7 +180,7 @@ class TrainingConfigurator:
         bus.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext(lr_scheduler=lr_scheduler))
         return optimizer, lr_scheduler
 
-    def _build_checkpointer(self, parts: "_Parts") -> Checkpointer:
+    def _build_checkpointer(self, parts: TrainingParts) -> Checkpointer:
         config, ranks = self._config, Ranks.of(parts.dist_context)
         state = training_state(
             ranks,
@@ -209,7 +191,7 @@ class TrainingConfigurator:
             lr_scheduler=parts.lr_scheduler,
             task=self._task,
             random=parts.random_state,
-            participants=self._find_participants(parts) if config.checkpointing is not None else {},
+            participants=self._find_participants(parts, ranks),
         )
         settings = {
             "loop": "train",
@@ -232,14 +214,17 @@ class TrainingConfigurator:
             notes=describe_job(config),
         )
 
-    def _find_participants(self, parts: "_Parts") -> dict[str, Stateful]:
-        given = {
+    def _find_participants(self, parts: TrainingParts, ranks: Ranks) -> dict[str, Stateful]:
+        if self._config.checkpointing is None:
+            return {}
+        providers = {
             "model_provider": self._model_provider,
             "dataset_provider": self._dataset_provider,
             "optimizer_provider": self._optimizer_provider,
             "lr_scheduler_provider": self._lr_scheduler_provider,
-            **{f"stateful {name}": holder for name, holder in self._stateful.items()},
         }
-        layers = [layer for module in parts.modules for layer in module.modules()]
-        others = [self._task, parts.optimizer, parts.lr_scheduler, *parts.data.state.values(), *layers]
-        return find_participants(given, parts.event_bus.subscribers, others=others, ranks=Ranks.of(parts.dist_context))
+        others = [self._task, parts.optimizer, parts.lr_scheduler, *parts.data.state.values()]
+        subscribers = parts.event_bus.subscribers
+        return find_participants(
+            providers, self._stateful, subscribers, others=others, modules=parts.modules, ranks=ranks
+        )

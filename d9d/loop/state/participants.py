@@ -5,26 +5,38 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
+from torch import nn
+
 from d9d.core.protocol import Stateful
 from d9d.loop.component.ranks import Ranks
 
 
 def find_participants(
-    given: Mapping[str, object], subscribers: Iterable[object], *, others: Iterable[object], ranks: Ranks
+    providers: Mapping[str, object],
+    stateful: Mapping[str, Stateful],
+    subscribers: Iterable[object],
+    *,
+    others: Iterable[object],
+    modules: Iterable[nn.Module],
+    ranks: Ranks,
 ) -> dict[str, Stateful]:
     """Find all that has a `state_dict` and a `load_state_dict`.
 
     All processes call this. A part that only some of them have is one of all, and empty elsewhere.
 
     Args:
-        given: What users have given to the configurator, by the names under which it is saved.
+        providers: What has provided the parts of the run, by the names under which they are saved.
+        stateful: What users have named.
         subscribers: Whose methods listen; they are saved under the names of their classes, numbered from the second.
-        others: Whose state is saved elsewhere, such as the layers of the model.
+        others: Whose state is saved elsewhere.
+        modules: The stages of the model, whose layers are saved with it.
         ranks: The processes of the job.
 
     Returns:
         Who takes part, by name; the same names in all processes.
     """
+    given = {**providers, **{f"stateful {name}": holder for name, holder in stateful.items()}}
+    others = [*others, *(layer for module in modules for layer in module.modules())]
     known = {id(other) for other in others}
     found: dict[str, Stateful] = {}
     numbers: collections.Counter[str] = collections.Counter()

@@ -74,18 +74,21 @@ class Checkpointer:
                 writer=CheckpointWriter(config, state, ranks, write),
             )
 
-    def resume(self) -> None:
+    def resume(self) -> bool:
         """Take the folder, and go on from the newest complete checkpoint, if there is one.
+
+        Returns:
+            Whether there is.
 
         Raises:
             CheckpointError: On all ranks, if another job uses the folder; if there are checkpoints and none is
                 complete; or the newest complete one belongs to other settings.
         """
         if self._saving is None:
-            return
+            return False
         self._ranks.on_main(self._saving.lock.acquire)
         try:
-            self._load_newest(self._saving)
+            return self._load_newest(self._saving)
         except BaseException:
             self._saving.lock.release()
             raise
@@ -157,17 +160,18 @@ class Checkpointer:
             if not self._saving.writer.is_writing:
                 self._saving.lock.release()
 
-    def _load_newest(self, saving: _Saving) -> None:
+    def _load_newest(self, saving: _Saving) -> bool:
         # A shared file system may show the others an older state of the folder.
         checkpoint = self._ranks.on_main(lambda: self._find(saving.config))
         if checkpoint is None:
-            return
+            return False
         self._state.load(checkpoint.open(self._ranks))
         if self._ranks.is_main:
             self._tell(checkpoint)
         self._num_steps_saved = checkpoint.num_steps
         # A process that was killed after its last save has left this to do, and no save may follow.
         saving.writer.remove_surplus()
+        return True
 
     def _find(self, config: CheckpointingConfig) -> Checkpoint | None:
         checkpoint = find_complete(config.folder)
