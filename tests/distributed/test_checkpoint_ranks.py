@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -341,3 +342,22 @@ def test_the_main_process_chooses_for_all(tmp_path: Path) -> None:
     run_on_ranks(2, save_task, FSDP, tmp_path, [{}, {}])
 
     assert run_on_ranks(2, choose, tmp_path) == ["1", "1"]
+
+
+def save_apart(division: Division, home: Path) -> tuple[str, list[str]]:
+    """Save into a folder that each rank has for itself; return what that raises, and what is left."""
+    folder = home / f"disk-{rank()}" / "checkpoints"
+    folder.mkdir(parents=True)
+    os.chdir(folder.parent)
+    job = Job(division, Path("checkpoints"))
+    job.step()
+    return raised_by(job.checkpointer.save), [path.name for path in folder.glob("step-*")]
+
+
+def test_ranks_whose_disks_are_not_shared_are_told(tmp_path: Path) -> None:
+    """In the first save; nothing is left that looks like a checkpoint."""
+    (first, first_left), (second, second_left) = run_on_ranks(2, save_apart, FSDP, tmp_path)
+
+    assert first == second
+    assert "rank 0 sees that folder, and rank 1 does not: all processes need the same one" in first
+    assert first_left == second_left == []

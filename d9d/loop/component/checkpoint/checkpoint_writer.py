@@ -141,5 +141,9 @@ def _cause(error: BaseException) -> str:
     """Say what went wrong, which torch wraps once for each rank."""
     failures: dict[int, Any] | None = getattr(error, "failures", None)
     if failures is not None:
-        return "; ".join(f"rank {rank}: {wrapped}" for rank, (wrapped, _) in failures.items())
+        told = [f"rank {rank}: {wrapped}" for rank, (wrapped, _) in failures.items()]
+        blind = [rank for rank, (wrapped, _) in failures.items() if isinstance(wrapped, FileNotFoundError)]
+        if blind and 0 not in failures:
+            told.append(f"rank 0 sees that folder, and rank {blind[0]} does not: all processes need the same one")
+        return "; ".join(told)
     return str(error)
