@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from declared import record, violation
 
 from d9d.loop.component.ending.echo import is_echo
 from d9d.loop.component.ending.interruption import StopRequest
+from d9d.loop.component.ending.stop_signal import StopSignal
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue import inference, train
@@ -25,6 +27,7 @@ from .toy_job import (
     ToyTask,
     configure_inference,
     configure_training,
+    cpu_context,
     inference_config,
     steps_saved,
     training_config,
@@ -256,3 +259,14 @@ def test_what_came_first_decides_whether_an_error_is_an_echo() -> None:
     assert not is_echo(lost)
     assert not is_echo(interrupted)
     assert is_echo(wrapped)
+
+
+def test_a_signal_in_the_moment_in_which_a_loop_ends_is_heard() -> None:
+    """The launcher ends a rank just when that one has lost another, which is why its loop ends."""
+    listening = StopSignal(cpu_context())
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        sender.send(bytes([signal.SIGTERM, 0]))
+        listening._hear(receiver)
+
+    assert listening._received == signal.SIGTERM

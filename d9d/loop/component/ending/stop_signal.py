@@ -130,8 +130,6 @@ class StopSignal:
         while True:
             is_readable = select.select([receiver], [], [], _POLL_SECONDS if self._first_heard else None)[0]
             numbers = receiver.recv(64) if is_readable else b""
-            if _CLOSE in numbers:
-                return
             for number in set(numbers) & set(SIGNALS):
                 self._judge(number)
             if not self._is_alone and self._first_heard:
@@ -139,6 +137,9 @@ class StopSignal:
                     words = words or LastWords.of_job()
                     if words is not None and words.cause is not None:
                         _leave_failed_job(words)
+            # Last: the launcher may end this rank in the very moment in which it loses the one that failed.
+            if _CLOSE in numbers:
+                return
 
     def _judge(self, number: int) -> None:
         now = time.monotonic()
