@@ -10,7 +10,7 @@ from torch import nn
 from d9d.core.stepper import Stepper
 from d9d.loop import control
 from d9d.loop.component import OptimizerBuilder
-from d9d.loop.component.data.batch_sampler import SequentialBatchSampler, ShufflingBatchSampler
+from d9d.loop.component.sampler import SequentialBatchSampler, ShufflingBatchSampler
 from d9d.loop.config import DataLoadingConfig, InferenceConfig, ReportingConfig, TrainingConfig
 from d9d.loop.event.catalogue import inference, train
 from d9d.loop.run import InferenceConfigurator, TrainingConfigurator

@@ -8,7 +8,7 @@ from loop_job import BATCH_SIZE, LEARNING_RATE, NUM_SAMPLES, Job, keep, loss_of
 from d9d.core.stepper import Stepper
 from d9d.loop import control
 from d9d.loop.component import OptimizerBuilder
-from d9d.loop.component.data.batch_sampler import SequentialBatchSampler, ShufflingBatchSampler, StepBatchSampler
+from d9d.loop.component.sampler import SequentialBatchSampler, ShufflingBatchSampler, StepBatchSampler
 from d9d.loop.config import InferenceConfig, ReportingConfig, TrainingConfig
 from d9d.loop.event.catalogue import inference, train
 from d9d.loop.run import InferenceConfigurator, TrainingConfigurator

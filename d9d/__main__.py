@@ -5,14 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from d9d.loop.component.checkpoint.checkpoint_inspection import (
+from d9d.loop.component.checkpoint.export import export_weights
+from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.storage import (
     CheckpointSummary,
     choose_checkpoint,
     find_checkpoints,
     find_faults,
 )
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
-from d9d.loop.component.checkpoint.weight_exporter import export_weights
 
 _KILO = 1000
 _UNITS = ("B", "KB", "MB", "GB", "TB")

@@ -16,7 +16,7 @@ SUBSCRIPTION_CALL: Final = "d9d.loop.event.subscription.Subscription.__call__"
 BASE_TASK: Final = "d9d.loop.control.task.BaseTask"
 TRAIN_TASK: Final = "d9d.loop.control.task.TrainTask"
 INFERENCE_TASK: Final = "d9d.loop.control.task.InferenceTask"
-MODEL_PROVIDER: Final = "d9d.loop.control.model_provider.ModelProvider"
+MODEL_PROVIDER: Final = "d9d.loop.control.provider.ModelProvider"
 REGISTER_TASK_EVENTS_CONTEXT: Final = "d9d.loop.control.task.RegisterTaskEventsContext"
 REGISTER_EVENTS: Final = "register_events"
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DistributedContext
+from d9d.core.settings import ConfigurationError
 
 
 @pytest.fixture(autouse=True)

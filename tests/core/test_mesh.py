@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from ranks import run_on_ranks
 from torch import distributed
 
-from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
+from d9d.core.settings import ConfigurationError
 
 SIZES = st.tuples(*[st.integers(1, 4)] * 5)
 

@@ -13,7 +13,7 @@ from torch import distributed
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from d9d.core.dist_context import DeviceMeshParameters
-from d9d.loop.component.pipeline.pipeline_stage import LoopStage
+from d9d.loop.component.pipeline import LoopStage
 from d9d.loop.control import ParallelizeModelStageContext
 
 NUM_RANKS = 64

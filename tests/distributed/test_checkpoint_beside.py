@@ -10,9 +10,9 @@ from divided_job import DIVISIONS, Division, Job
 from ranks import run_on_ranks
 from torch import distributed
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.checkpointer import Checkpointer
-from d9d.loop.component.checkpoint.state_tree import split_state
+from d9d.loop.component.checkpoint.manager import Checkpointer
+from d9d.loop.component.checkpoint.state_dict import split_state
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig
 
 NUM_STEPS = 4

@@ -7,7 +7,7 @@ import torch
 from divided_job import DIVISIONS, RowOptimizer, resume, save, weights
 from ranks import run_on_ranks
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
+from d9d.loop.component.checkpoint.storage import Checkpoint
 
 SHORT = ["fsdp", "tensor", "v-shaped pipeline"]
 

@@ -17,11 +17,11 @@ from torch import distributed, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.model_state import ModelState
+from d9d.loop.component.checkpoint.job_state import Held, JobState, Part
+from d9d.loop.component.checkpoint.sharded_state import ModelState
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.config import CheckpointingConfig
-from d9d.loop.state import Held, JobState, Part
 
 FSDP = DIVISIONS["fsdp"]
 REPLICATED = DIVISIONS["replicated"]

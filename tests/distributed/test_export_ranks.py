@@ -9,9 +9,8 @@ from divided_job import DIVISIONS, Division, Job
 from ranks import run_on_ranks
 from safetensors.torch import load_file
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.source_checkpoint import find_source, load_weights
-from d9d.loop.component.checkpoint.weight_exporter import WeightExporter, export_weights
+from d9d.loop.component.checkpoint.export import WeightExporter, export_weights, find_source, load_weights
+from d9d.loop.component.checkpoint.storage import Checkpoint
 
 
 def export(division: Division, folder: Path) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ import pytest
 from declared import violation
 from torchrun import Job, Outcome, children_of, is_running
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
+from d9d.loop.component.checkpoint.storage import Checkpoint
 
 SCRIPT = Path(__file__).with_name("failing_job.py")
 

@@ -11,9 +11,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
-from d9d.loop.component.gradient.gradient_format import GradientFormat
+from d9d.core.settings import ConfigurationError
+from d9d.loop.component.gradients import GradientFormat
 
 # The first gradient is so large that in 16 bits none of the others, alone, changes the sum.
 NUM_SMALL = 256

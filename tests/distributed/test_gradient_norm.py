@@ -12,8 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext, MeshName
-from d9d.loop.component.gradient.gradient_clipper import GradientClipper
-from d9d.loop.component.gradient.gradient_norm import GradientNorm
+from d9d.loop.component.gradients import GradientClipper, GradientNorm
 
 MAX_NORM = 3.0
 ALONE = DistributedContext(device=torch.device("cpu"))

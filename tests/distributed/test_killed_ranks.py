@@ -14,8 +14,8 @@ import torch
 from killed_job import NUM_STEPS, NUM_TO_KEEP, PERIOD_STEPS, STEP_SECONDS
 from torchrun import Job, Outcome, children_of
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.state_tree import split_state
+from d9d.loop.component.checkpoint.state_dict import split_state
+from d9d.loop.component.checkpoint.storage import Checkpoint
 
 SCRIPT = Path(__file__).with_name("killed_job.py")
 

@@ -11,9 +11,9 @@ from ranks import run_on_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DeviceMeshParameters
 from d9d.core.pipeline import StagePosition
+from d9d.core.settings import ConfigurationError
 from d9d.loop.config import PipelineConfig, TrainingConfig
 from d9d.loop.control import InitializeModelStageContext, InitializeModelStageResult, ParallelizeModelStageContext
 

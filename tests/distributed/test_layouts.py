@@ -10,7 +10,7 @@ from ranks import run_on_ranks
 from torch import nn
 
 from d9d.core.pipeline import StagePosition
-from d9d.loop.component.model.weight_initializer import initialize_weights
+from d9d.loop.component.weight_init import initialize_weights
 
 TOLERANCE = 1e-4
 # Two processes divide either the layers or the weights; where both are divided there are four.

@@ -9,11 +9,10 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
+from d9d.core.settings import ConfigurationError
 from d9d.core.stepper import Stepper
-from d9d.loop.component.gradient.gradient_clipper import GradientClipper
-from d9d.loop.component.gradient.non_finite_gradients import NonFiniteGradients, NonFiniteGradientsError
+from d9d.loop.component.gradients import GradientClipper, NonFiniteGradients, NonFiniteGradientsError
 from d9d.loop.config import TrainingConfig
 
 SHAPES = [(5, 3), (4, 3), (7,)]

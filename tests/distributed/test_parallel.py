@@ -9,9 +9,9 @@ from torch import distributed, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
-from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.parallel import shard_data_parallel, shard_experts
+from d9d.core.settings import ConfigurationError
 
 WIDTH = 6
 NUM_EXPERTS = 4

@@ -11,8 +11,8 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from d9d.core.dist_context import DeviceMeshParameters
-from d9d.loop.component.pipeline import pipeline_runner
-from d9d.loop.component.pipeline.pipeline_runner import PipelineRunner
+from d9d.loop.component import pipeline
+from d9d.loop.component.pipeline import PipelineRunner
 from d9d.loop.control import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,
@@ -285,7 +285,7 @@ def configure_only(layout: Layout) -> None:
 
 def train_unguarded() -> dict[str, torch.Tensor]:
     """Train without what makes FSDP right for a schedule that splits the backward pass."""
-    pipeline_runner._prepare_sharding = lambda stage, traits: None
+    pipeline._prepare_sharding = lambda stage, traits: None
     return train_with(ClassifyTask, "zbv+fsdp", 4, total_steps=2)[1]
 
 

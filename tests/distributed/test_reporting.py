@@ -14,7 +14,7 @@ from torch import distributed
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.metric import MaxMetric, Metric, Reduction, SumMetric, WeightedMeanMetric
 from d9d.core.stepper import Stepper
-from d9d.loop.component.report.reporting import build_reporter
+from d9d.loop.component.reporting import build_reporter
 from d9d.loop.config import ConfigurationError, InferenceConfig, ReportingConfig
 from d9d.loop.control import BaseTask, CreateMetricsContext
 

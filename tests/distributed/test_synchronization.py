@@ -8,10 +8,10 @@ from torch.distributed._composable.replicate import replicate
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from d9d.core.configuration import ConfigurationError
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.parallel import shard_data_parallel, shard_experts
-from d9d.loop.component.model.synchronization import require_synchronized
+from d9d.core.settings import ConfigurationError
+from d9d.loop.component.model import require_synchronized
 
 
 def layers() -> nn.Sequential:

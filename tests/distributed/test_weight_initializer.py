@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.parallel import shard_data_parallel, shard_experts
-from d9d.loop.component.model.weight_initializer import initialize_weights
+from d9d.loop.component.weight_init import initialize_weights
 
 SEED = 3
 # Divided by two and by four with a remainder, so that some processes have less than others, or nothing.

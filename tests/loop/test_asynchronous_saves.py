@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint import checkpoint_writer
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.checkpointer import Checkpointer
-from d9d.loop.component.checkpoint.host_snapshot import HostSnapshot
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
-from d9d.loop.component.checkpoint.state_tree import StateError, split_state
+from d9d.loop.component.checkpoint import manager
+from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.manager import Checkpointer, HostSnapshot
+from d9d.loop.component.checkpoint.state_dict import StateError, split_state
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_FINISHED, EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE
 
@@ -168,7 +167,7 @@ def test_a_loop_that_is_held_up_by_a_save_says_so(
     beside: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In a line with the step, the seconds and the remedy."""
-    monkeypatch.setattr(checkpoint_writer, "_NOTABLE_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(manager, "_NOTABLE_WAIT_SECONDS", 0.01)
     release = threading.Event()
     hold_writes(monkeypatch, release)
     checkpointer, stepper, _ = checkpointer_of(beside, value=1)

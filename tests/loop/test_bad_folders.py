@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from d9d.loop.component.checkpoint import tensor_files
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
-from d9d.loop.component.checkpoint.tensor_files import save_tensors
+from d9d.loop.component.checkpoint import storage
+from d9d.loop.component.checkpoint.dcp import save_tensors
+from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig, ConfigurationError
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE
 
@@ -127,7 +127,7 @@ def test_a_folder_that_vanishes_while_it_is_written_to_is_told(
             shutil.rmtree(folder)
         save_tensors(to, tensors, ranks)
 
-    monkeypatch.setattr(tensor_files, "save_tensors", lose_and_save)
+    monkeypatch.setattr(storage, "save_tensors", lose_and_save)
     message = train(folder, lambda: vanishes.append(True), asynchronous=asynchronous)
 
     assert_tells(message, folder, "No such file or directory")

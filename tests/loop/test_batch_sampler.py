@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from d9d.core.stepper import Stepper
-from d9d.loop.component.data.batch_sampler import SequentialBatchSampler, ShufflingBatchSampler
+from d9d.loop.component.sampler import SequentialBatchSampler, ShufflingBatchSampler
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 4)).map(lambda pair: (pair[0] * pair[1], pair[1]))
 nums_samples = st.integers(1, 30)

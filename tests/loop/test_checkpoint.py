@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from d9d.loop.component.checkpoint.checkpoint import FORMAT, Checkpoint
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
+from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.storage import FORMAT, Checkpoint
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
-from d9d.loop.component.checkpoint.state_tree import StateError
+from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.state_dict import StateError
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from d9d.core.configuration import Settings
+from d9d.core.settings import Settings
 from d9d.loop.config import (
     ConfigurationError,
     DeviceMeshParameters,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from d9d.loop.component.data.device_transfer import DeviceTransfer, move_to_device, takes_pinned_memory
+from d9d.loop.component.data import DeviceTransfer, move_to_device, takes_pinned_memory
 
 META = torch.device("meta")
 

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from d9d.loop.component.checkpoint.model_state import ModelState
-from d9d.loop.component.checkpoint.optimizer_state import OptimizerState
-from d9d.loop.component.checkpoint.state_tree import StateError, merge_outlines, split_state
+from d9d.loop.component.checkpoint.sharded_state import ModelState, OptimizerState
+from d9d.loop.component.checkpoint.state_dict import StateError, merge_outlines, split_state
 
 from .toy_job import same_tensors
 

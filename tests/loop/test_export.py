@@ -11,11 +11,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.exported_weights import ExportedWeights
-from d9d.loop.component.checkpoint.safetensors_file import TensorDescription, read_safetensors, write_safetensors
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
-from d9d.loop.component.checkpoint.weight_exporter import export_weights
+from d9d.loop.component.checkpoint.export import (
+    ExportedWeights,
+    TensorDescription,
+    export_weights,
+    read_safetensors,
+    write_safetensors,
+)
+from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.run import Trainer
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from d9d.loop.component.checkpoint.folder_lock import FolderLock
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
+from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock
 from d9d.loop.config import CheckpointingConfig
 
 from .test_checkpoint import every_step_of
@@ -20,7 +19,7 @@ from .toy_job import configure_training, steps_saved, training_config
 # Takes the folder, forks a process that lives on, says so, and waits.
 HOLDER = """
 import os, pathlib, sys, time
-from d9d.loop.component.checkpoint.folder_lock import FolderLock
+from d9d.loop.component.checkpoint.files import FolderLock
 lock = FolderLock(pathlib.Path(sys.argv[1]))
 lock.acquire()
 if os.fork() == 0:

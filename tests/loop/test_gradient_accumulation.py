@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol
-from d9d.loop.component.gradient.gradient_accumulator import GradientAccumulator
-from d9d.loop.component.gradient.gradient_clipper import GradientClipper
+from d9d.loop.component.gradients import GradientAccumulator, GradientClipper
 from d9d.loop.control import (
     ComputeLossContext,
     ComputeLossResult,

@@ -5,9 +5,7 @@ import torch
 from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol
-from d9d.loop.component.gradient.gradient_accumulator import GradientAccumulator
-from d9d.loop.component.gradient.gradient_clipper import GradientClipper
-from d9d.loop.component.gradient.gradient_format import GradientFormat
+from d9d.loop.component.gradients import GradientAccumulator, GradientClipper, GradientFormat
 from d9d.loop.control import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
+from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.event import Event

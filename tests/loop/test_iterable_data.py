@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
+from d9d.loop.component.checkpoint.files import CheckpointError
 from d9d.loop.config import CheckpointingConfig, ConfigurationError, DataLoadingConfig
 from d9d.loop.control import ComputeLossContext, ComputeLossResult
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepContext
@@ -221,7 +221,7 @@ def test_another_number_of_workers_is_refused_on_resuming(every_step: Checkpoint
 
 def test_without_torchdata_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """And another way out."""
-    monkeypatch.delitem(sys.modules, "d9d.loop.component.data.iterable_data", raising=False)
+    monkeypatch.delitem(sys.modules, "d9d.loop.component.iterable_data", raising=False)
     monkeypatch.setitem(sys.modules, "torchdata", None)
     monkeypatch.setitem(sys.modules, "torchdata.stateful_dataloader", None)
     with pytest.raises(

@@ -16,8 +16,8 @@ import pytest
 import torch
 from declared import declared_ids, declared_run, violation
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.state_tree import split_state
+from d9d.loop.component.checkpoint.state_dict import split_state
+from d9d.loop.component.checkpoint.storage import Checkpoint
 
 from .endurance import NUM_STEPS, PERIOD_STEPS
 from .toy_job import same_tensors, steps_saved

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d9d.loop.component import LRSchedule, OptimizerBuilder, ParameterGroup
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
-from d9d.loop.component.optimizer.lr_factor import REMAINDERS, DecayShape, LRFactor
+from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.optim import REMAINDERS, DecayShape, LRFactor
 from d9d.loop.config import CheckpointingConfig, ConfigurationError
 from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
 from d9d.loop.event import EventBus

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol
-from d9d.loop.component.gradient.non_finite_gradients import NonFiniteGradientsError
+from d9d.loop.component.gradients import NonFiniteGradientsError
 from d9d.loop.config import CheckpointingConfig, ConfigurationError
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, InitializeOptimizerContext, OptimizerProvider
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from d9d.core.protocol import LRSchedulerProtocol
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.state_tree import StateError
+from d9d.loop.component.checkpoint.state_dict import StateError
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.control import (
     InitializeDatasetContext,

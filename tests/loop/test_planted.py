@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
-from d9d.loop.component.checkpoint.source_checkpoint import load_weights
+from d9d.loop.component.checkpoint.export import load_weights
+from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.run import Trainer
 

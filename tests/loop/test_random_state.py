@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from d9d.loop.component.checkpoint.state_tree import join_state, split_state
+from d9d.loop.component.checkpoint.state_dict import join_state, split_state
 from d9d.loop.component.random_state import RandomState
 
 

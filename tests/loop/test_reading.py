@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from d9d.loop.component.data.data_loader import read
+from d9d.loop.component.data import read
 
 
 class Rows(Dataset[torch.Tensor]):

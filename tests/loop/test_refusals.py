@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
+from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig, ConfigurationError
 from d9d.loop.control import (
     ComputeLossContext,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from d9d.core.protocol import LRSchedulerProtocol
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.state_tree import split_state
+from d9d.loop.component.checkpoint.state_dict import split_state
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig, DataLoadingConfig
 from d9d.loop.control import (
     ComputeLossContext,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from d9d.loop.component.checkpoint.saved_state import CheckpointError
+from d9d.loop.component.checkpoint.files import CheckpointError
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_READY

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.checkpoint.state_tree import StateError, describe_state, empty_tensors, join_state, split_state
+from d9d.loop.component.checkpoint.state_dict import StateError, describe_state, empty_tensors, join_state, split_state
+from d9d.loop.component.checkpoint.storage import Checkpoint
 
 DTYPES = [
     torch.float64,

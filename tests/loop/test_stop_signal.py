@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 from declared import record, violation
 
-from d9d.loop.component.ending.echo import is_echo
-from d9d.loop.component.ending.interruption import StopRequest
-from d9d.loop.component.ending.stop_signal import StopSignal
+from d9d.loop.component.failure import is_echo
+from d9d.loop.component.shutdown import StopRequest, StopSignal
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue import inference, train

@@ -6,7 +6,7 @@ from torch import nn
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import OptimizerProtocol
-from d9d.loop.component.gradient.gradient_accumulator import GradientAccumulator
+from d9d.loop.component.gradients import GradientAccumulator
 from d9d.loop.control import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from d9d.core.configuration import ConfigurationError
-from d9d.loop.component.model.weight_initializer import initialize_weights
+from d9d.core.settings import ConfigurationError
+from d9d.loop.component.weight_init import initialize_weights
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.data.worker_dataset import WorkerDataset
+from d9d.loop.component.checkpoint.storage import Checkpoint
+from d9d.loop.component.data import WorkerDataset
 from d9d.loop.config import CheckpointingConfig, DataLoadingConfig
 
 from .toy_job import NUM_FEATURES, Sample, configure_training, same_tensors, training_config, weights_of

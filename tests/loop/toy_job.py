@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from d9d.core.dist_context import DistributedContext
 from d9d.loop.component import OptimizerBuilder
-from d9d.loop.component.checkpoint.checkpoint import Checkpoint
-from d9d.loop.component.optimizer.constant_lr import constant_lr
+from d9d.loop.component.checkpoint.storage import Checkpoint
+from d9d.loop.component.optim import constant_lr
 from d9d.loop.config import CheckpointingConfig, InferenceConfig, ReportingConfig, TrainingConfig
 from d9d.loop.control import (
     BuildForwardInputsContext,

@@ -1,13 +1,53 @@
-"""The event and the bus that carries it. Standard library only."""
+"""The Event Bus: events, handlers, and the bus that connects them."""
 
 import collections
 import dataclasses
-from collections.abc import Callable
-from types import FunctionType, TracebackType
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from types import CodeType, FunctionType, TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar, final
 
-from d9d.loop.event.emitter import add_handler, make_emitter
-from d9d.loop.event.handler import describe_handler, note, verify_handler
+
+def make_emitter(event_id: str, handlers: Iterable[Callable[[Any], None]]) -> FunctionType:
+    """Return a function that calls handlers, one by one, as in code written by hand for these very handlers.
+
+    A loop over them, or a variable for the one that runs, would take a tenth longer: see
+    docs/decisions/0013-loops-hold-emitters.md.
+
+    Args:
+        event_id: The id of the event that they hear.
+        handlers: What to call, in order.
+    """
+    # Emitters share their code, and each finds its handlers among its own global names.
+    emitter = FunctionType(_code(0), {"handlers": [], "note": functools.partial(note, event_id)}, "emit")
+    for handler in handlers:
+        add_handler(emitter, handler)
+    return emitter
+
+
+def add_handler(emitter: FunctionType, handler: Callable[[Any], None]) -> None:
+    """Have an emitter call one more handler, from the next time on that it is called."""
+    names = emitter.__globals__
+    names[f"handler_{len(names['handlers'])}"] = handler
+    names["handlers"].append(handler)
+    emitter.__code__ = _code(len(names["handlers"]))  # a call that goes on meanwhile keeps its own
+
+
+@functools.cache
+def _code(num_handlers: int) -> CodeType:
+    """Return the code that calls so many handlers."""
+    calls = "".join(
+        f"    try: handler_{number}(context)\n"
+        f"    except BaseException as error: error.add_note(note(handler_{number})); raise\n"
+        for number in range(num_handlers)
+    )
+    defined: dict[str, FunctionType] = {}
+    source = f"def emit(context, /):\n{calls or '    pass'}"
+    exec(compile(source, "<emitter of an event>", "exec"), defined)  # noqa: S102 -- nothing but numbers is put into it
+    return defined["emit"].__code__
+
 
 # Declared, not inferred: the `class Event[TContext]` syntax of Python 3.12 infers a covariant parameter, and type
 # checkers then accept wrong contexts. See docs/decisions/0002-invariant-context.md.
@@ -228,3 +268,70 @@ def _call(handlers: tuple[Callable[[Any], None], ...], event: Event[TContext], c
     except BaseException as error:
         error.add_note(note(event.id, handler))
         raise
+
+
+def describe_handler(handler: object) -> str:
+    """Name a handler as its author would look for it.
+
+    Args:
+        handler: Any callable.
+
+    Returns:
+        Its module and qualified name.
+    """
+    if isinstance(handler, functools.partial):
+        return f"partial of {describe_handler(handler.func)}"
+    named = handler if hasattr(handler, "__qualname__") else type(handler)
+    module = getattr(named, "__module__", None)
+    return f"{module}.{named.__qualname__}" if module else str(named.__qualname__)
+
+
+def note(event_id: str, handler: object) -> str:
+    """Say where an exception of a handler has come from."""
+    return f"while event {event_id!r} was handled by {describe_handler(handler)}"
+
+
+def verify_handler(event_id: str, handler: Callable[[Any], None]) -> None:
+    """Refuse a handler that could never run, or whose body never would, when an event is triggered.
+
+    Args:
+        event_id: The id of the event.
+        handler: What is to hear it.
+
+    Raises:
+        TypeError: If it is such a one.
+    """
+    named = f"handler {describe_handler(handler)} of event {event_id!r}"
+    if not callable(handler):
+        raise TypeError(f"{named} is not callable: pass a function or a bound method that takes the context")
+    body = _body(handler)
+    if inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body):
+        raise TypeError(f"{named} is asynchronous, and the bus awaits nothing: define it with `def`, not `async def`")
+    if inspect.isgeneratorfunction(body):
+        raise TypeError(f"{named} is a generator, and the bus does not iterate it: remove the `yield`")
+    try:
+        signature = _signature(handler)
+    except ValueError:  # some built-in callables do not tell theirs
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"{named} must accept exactly one argument, the context, and its signature is {signature}: {error}"
+        ) from None
+
+
+def _signature(handler: Callable[[Any], None]) -> inspect.Signature:
+    if sys.version_info >= (3, 14):
+        # Annotations are evaluated when they are asked for, and may name what only type checkers import.
+        import annotationlib  # noqa: PLC0415 -- new in Python 3.14
+
+        return inspect.signature(handler, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(handler)
+
+
+def _body(handler: Callable[..., None]) -> Callable[..., None]:
+    """Return the function that runs when the handler is called, as far as that can be seen."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return handler if inspect.isroutine(handler) else type(handler).__call__

@@ -5,8 +5,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar, final, overload
 
-from d9d.loop.event.bus import Event, EventBus
-from d9d.loop.event.handler import describe_handler
+from d9d.loop.event.bus import Event, EventBus, describe_handler
 
 TContext = TypeVar("TContext")
 TSelf = TypeVar("TSelf")

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from torch import distributed
+from torch.distributed.elastic.multiprocessing import errors
 
-from d9d.loop.component.ending.interruption import Interruption, StopRequest
-from d9d.loop.component.ending.job_end import end_job
-from d9d.loop.component.ending.last_words import LastWords
-from d9d.loop.component.ending.launcher_watch import end_with_launcher
+from d9d.loop.component.failure import LastWords, end_job, end_with_launcher
+from d9d.loop.component.shutdown import Interruption, StopRequest
 
 _FAREWELL_SECONDS = 5.0
 
@@ -36,7 +35,6 @@ def launch(main: Callable[[], object]) -> None:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         main()
         return
-    from torch.distributed.elastic.multiprocessing import errors  # noqa: PLC0415 -- torchrun's processes alone need it
 
     end_with_launcher()
     Interruption.ends_failed_jobs = True

@@ -1,0 +1,131 @@
+"""How the processes of a job are laid out: the dimensions along which they divide the work."""
+
+import math
+from typing import Literal, Self, TypeAlias
+
+from pydantic import PositiveInt, model_validator
+
+from d9d.core.settings import ConfigurationError, Settings
+
+MeshName: TypeAlias = Literal["dense", "batch", "expert", "loss"]
+"""The views of a job's processes; `DeviceMeshParameters.shape_of` says what each is for."""
+
+
+class DeviceMeshParameters(Settings):
+    """How many processes divide the work along each dimension.
+
+    Their product, that of `expert_parallel` aside, is the number of processes. Neighbours along the last dimension,
+    `tensor_parallel`, have neighbouring ranks, so that those who speak most are on one machine.
+    """
+
+    pipeline_parallel: PositiveInt = 1
+    """How many processes hold successive stages of the model."""
+
+    data_parallel_replicate: PositiveInt = 1
+    """How many times the model is held whole, each time with samples of its own."""
+
+    data_parallel_shard: PositiveInt = 1
+    """How many processes share one copy of the model, each with samples of its own."""
+
+    context_parallel: PositiveInt = 1
+    """How many processes divide each sequence. They have the same samples, and share the copy of the model as well."""
+
+    tensor_parallel: PositiveInt = 1
+    """How many processes divide each matrix. They have the same samples."""
+
+    expert_parallel: PositiveInt = 1
+    """How many processes divide the experts of a layer; a divisor of the product of `data_parallel_replicate`,
+    `data_parallel_shard` and `context_parallel`, on whose processes the experts lie."""
+
+    @model_validator(mode="after")
+    def _experts_divide(self) -> Self:
+        num_processes = self.data_parallel_size * self.context_parallel
+        if num_processes % self.expert_parallel:
+            raise ValueError(
+                f"expert_parallel={self.expert_parallel} does not divide the {num_processes} processes of "
+                "data_parallel_replicate × data_parallel_shard × context_parallel, which hold the experts: use one of "
+                f"{', '.join(str(number) for number in _divisors(num_processes))}"
+            )
+        return self
+
+    @property
+    def world_size(self) -> int:
+        """How many processes this takes."""
+        return math.prod(self.shape_of("batch").values())
+
+    @property
+    def data_parallel_size(self) -> int:
+        """How many parts a global batch is divided into."""
+        return self.data_parallel_replicate * self.data_parallel_shard
+
+    def shape_of(self, name: MeshName) -> dict[str, int]:
+        """Return one view of all processes.
+
+        Args:
+            name: `dense` is for parameters, and its `data_parallel_shard` reaches over `context_parallel` as well.
+                `batch` tells who has which samples. `expert` is for the parameters of experts. `loss` is for sums over
+                all that count samples or tokens: over everything but `tensor_parallel`, whose processes have the same.
+
+        Returns:
+            The size of each dimension, by its name, the slowest first.
+        """
+        match name:
+            case "dense":
+                inner = {
+                    "data_parallel_replicate": self.data_parallel_replicate,
+                    "data_parallel_shard": self.data_parallel_shard * self.context_parallel,
+                }
+            case "batch":
+                inner = {"data_parallel": self.data_parallel_size, "context_parallel": self.context_parallel}
+            case "expert":
+                num_processes = self.data_parallel_size * self.context_parallel
+                inner = {
+                    "expert_replicate": num_processes // self.expert_parallel,
+                    "expert_parallel": self.expert_parallel,
+                }
+            case "loss":
+                size = self.pipeline_parallel * self.data_parallel_size * self.context_parallel
+                return {"loss": size, "tensor_parallel": self.tensor_parallel}
+        return {"pipeline_parallel": self.pipeline_parallel, **inner, "tensor_parallel": self.tensor_parallel}
+
+    def require_world_size(self, num_started: int) -> None:
+        """Refuse another number of processes than the mesh is for.
+
+        Args:
+            num_started: How many processes run the job.
+
+        Raises:
+            ConfigurationError: If it is another, with what would work.
+        """
+        if num_started == self.world_size:
+            return
+        factors = {name: size for name in _FACTORS if (size := getattr(self, name)) > 1}
+        product = " × ".join(f"{name}={size}" for name, size in factors.items()) or "all dimensions 1"
+        fitting = [
+            f"{name}={num_started // others}"
+            for name in _FACTORS
+            if num_started % (others := self.world_size // getattr(self, name)) == 0
+        ]
+        remedy = f"start {self.world_size} (`torchrun --nproc-per-node` × `--nnodes`)" if self.world_size > 1 else ""
+        alternatives = f"set {' or '.join(fitting)}" if fitting else ""
+        raise ConfigurationError(
+            f"the mesh is for {_processes(self.world_size)} ({product}), and {_processes(num_started)} "
+            f"{'was' if num_started == 1 else 'were'} started: {', or '.join(filter(None, [remedy, alternatives]))}"
+        )
+
+
+_FACTORS = (
+    "data_parallel_shard",
+    "data_parallel_replicate",
+    "pipeline_parallel",
+    "context_parallel",
+    "tensor_parallel",
+)
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _processes(number: int) -> str:
+    return "one process" if number == 1 else f"{number} processes"

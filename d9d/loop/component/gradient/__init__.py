@@ -1,1 +1,0 @@
-"""The gradients of a step: gathered, measured, bounded, judged."""

@@ -1,0 +1,572 @@
+"""The gradients of a step: accumulated, reduced over processes, scaled, measured and clipped."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import distributed, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.placement_types import Placement
+from torch.nn.parallel import DistributedDataParallel
+
+from d9d.core.dist_context import DistributedContext
+from d9d.core.parallel import is_replicated_by_ddp
+from d9d.core.protocol import OptimizerProtocol
+from d9d.core.stepper import Stepper
+from d9d.loop.config import ConfigurationError, TrainingConfig
+from d9d.loop.control import ComputeLossResult
+
+
+def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tensor]]:
+    """Return the gradients, each as the tensor that this process holds of it.
+
+    What is done to them in place is done to the gradients: with a number that all processes share, for each sharded or
+    replicated tensor on any mesh. `torch._foreach_…` itself takes neither several meshes nor a `DTensor` beside plain
+    tensors, and is fast only where all tensors have one device and number format.
+
+    Args:
+        parameters: Those without a gradient are passed over.
+
+    Returns:
+        The tensors, in a group for each device and number format.
+    """
+    groups: collections.defaultdict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = collections.defaultdict(
+        list
+    )
+    with torch.no_grad():
+        for gradient in [parameter.grad for parameter in parameters]:
+            if gradient is not None:
+                tensor = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+                groups[tensor.device, tensor.dtype].append(tensor)
+    return list(groups.values())
+
+
+class GradientSynchronizer:
+    """Has FSDP sum gradients, where it would average them, and over all replicas only once in a step.
+
+    The loop divides by the weight of the whole step itself, since its processes need not have the same share of it.
+
+    Args:
+        modules: The stages of this process.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        sharded = [module for stage in modules for module in stage.modules() if isinstance(module, FSDPModule)]
+        for module in sharded:
+            module.set_gradient_divide_factor(1.0)
+            # Without it a factor of its own needs a kind of reduction that only some backends have.
+            module.set_force_sum_reduction_for_comms(True)
+        self._sharded = sharded
+
+    def start_micro_batch(self, *, is_last: bool) -> None:
+        """Prepare for the backward pass of a micro-batch.
+
+        Shards are summed after each, so that no process holds gradients of more than its own; replicas after the last.
+
+        Args:
+            is_last: Whether it is the last one of the step.
+        """
+        for module in self._sharded:
+            module.set_requires_all_reduce(is_last, recurse=False)
+
+
+_HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
+
+
+class GradientAccumulator:
+    """Turns the gradients of weighted losses into those of their weighted mean over a step.
+
+    With losses `l_i` and weights `w_i`, over all micro-batches of all processes, the step's loss is
+    `sum(w_i * l_i) / sum(w_i)`. The denominator is known only after the last micro-batch, so it divides the gradients,
+    once, at the end. All of it stays on the device.
+
+    Args:
+        parameters: All parameters of this process; those that are frozen now may be unfrozen later.
+        dist_context: The processes that have a share of the step.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], dist_context: DistributedContext) -> None:
+        self._parameters = parameters
+        self._device = dist_context.device
+        self._group = dist_context.mesh_for("loss").get_group("loss") if dist_context.world_size > 1 else None
+        self._loss_sum: torch.Tensor | None = None
+        self._weight_sum: torch.Tensor | float = 0.0
+
+    def weigh(self, result: ComputeLossResult) -> torch.Tensor:
+        """Note one micro-batch.
+
+        Args:
+            result: Its loss and weight.
+
+        Returns:
+            The weighted loss, whose gradients are wanted.
+
+        Raises:
+            ValueError: If the loss is no scalar.
+        """
+        loss = result.loss
+        if loss.ndim:
+            raise ValueError(f"the loss has the shape {list(loss.shape)}: return its mean, a scalar, from compute_loss")
+        if loss.dtype in _HALF_PRECISION:
+            loss = loss.float()  # sums over many tokens leave the range or the precision of 16 bits
+        loss = _weighted(loss, result.loss_weight)
+        self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
+        self._weight_sum = self._weight_sum + result.loss_weight
+        return loss
+
+    def finish(self) -> torch.Tensor:
+        """Turn the gathered gradients into those of the step's loss, and get ready for the next step.
+
+        Returns:
+            The loss of the step over all processes, a scalar on the device.
+
+        Raises:
+            RuntimeError: If no micro-batch was added.
+        """
+        loss, weight_sum = self._totals()
+        divisor = _nonzero(weight_sum)
+        self._loss_sum, self._weight_sum = None, 0.0
+        if isinstance(divisor, torch.Tensor) or divisor != 1.0:
+            for group in local_gradients(self._parameters):
+                # The operation that torch's own optimizers and clipping use for all tensors at once.
+                torch._foreach_div_(group, divisor)
+            loss = loss / divisor
+        return loss
+
+    def discard(self, optimizer: OptimizerProtocol | None = None) -> None:
+        """Forget what has been gathered, and all gradients, also of parameters that no optimizer holds.
+
+        Args:
+            optimizer: Forgets those of its parameters.
+        """
+        self._loss_sum, self._weight_sum = None, 0.0
+        for parameter in self._parameters:
+            parameter.grad = None
+        if optimizer is not None:
+            _zero_gradients(optimizer)
+
+    def _totals(self) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Return the sums of weighted losses and of weights, over all processes."""
+        if self._group is not None:
+            # Processes that hold no last stage have no losses, and take part with zeros.
+            sums = (0.0 if self._loss_sum is None else self._loss_sum, self._weight_sum)
+            totals = torch.stack([torch.as_tensor(each, dtype=torch.float32, device=self._device) for each in sums])
+            distributed.all_reduce(totals, group=self._group)
+            return totals[0], totals[1]
+        if self._loss_sum is None:
+            raise RuntimeError("no micro-batch was added in this step: add one before finishing the step")
+        return self._loss_sum, self._weight_sum
+
+
+def _zero_gradients(optimizer: OptimizerProtocol) -> None:
+    """Call `zero_grad`; torch's own puts a range for its profiler around this, which takes longer than all of it."""
+    if getattr(optimizer.zero_grad, "__func__", None) is not torch.optim.Optimizer.zero_grad:
+        optimizer.zero_grad()
+        return
+    for group in cast("torch.optim.Optimizer", optimizer).param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
+def _weighted(loss: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
+    """Weigh a loss, with zero to nothing: the mean over no token is NaN, and NaN times zero is NaN still."""
+    if isinstance(weight, torch.Tensor):
+        return torch.where(weight == 0, 0.0, loss) * weight
+    if weight == 0:
+        return loss.nan_to_num() * weight
+    return loss if weight == 1.0 else loss * weight
+
+
+def _nonzero(weight_sum: torch.Tensor | float) -> torch.Tensor | float:
+    """Replace a sum of zero: a step in which nothing counts has gradients of zero, not of NaN."""
+    if isinstance(weight_sum, torch.Tensor):
+        weight_sum = weight_sum.float()
+        return torch.where(weight_sum == 0, 1.0, weight_sum)
+    return weight_sum or 1.0
+
+
+class GradientNorm:
+    """Measures all gradients of a job as if they were one vector.
+
+    Each process adds up the squares of what it is the first to hold, and one sum over all processes does the rest: it
+    brings the shards of all meshes and the stages of a pipeline together, counts nothing twice, and gives every process
+    the same bits. What is not finite on any process makes the norm so. `torch.nn.utils.clip_grad_norm_` takes neither
+    several meshes nor a `DTensor` beside plain tensors.
+
+    A plain tensor counts as the same on all processes that hold the same stage, and once; what is divided between
+    processes must be a `DTensor`. A parameter that two stages hold counts once in each.
+
+    Args:
+        parameters: What this process holds of the model, possibly nothing.
+        dist_context: The processes of the job.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], dist_context: DistributedContext) -> None:
+        self._parameters = parameters
+        self._device = dist_context.device
+        self._is_alone = dist_context.world_size == 1
+        self._rank = dist_context.rank
+        self._first_rank = 0 if self._is_alone else _first_rank_of_stage(dist_context)
+        self._counted: dict[tuple[DeviceMesh, tuple[Placement, ...]], bool] = {}
+
+    @torch.no_grad()
+    def measure(self) -> torch.Tensor:
+        """Return the norm, a scalar on the device, without waiting for it; every process must call this.
+
+        Gradients of 16 bits are added up in fp32. A process alone gets what `torch.nn.utils.get_total_norm` returns for
+        others, bit for bit; several get it in fp32, from a sum of squares in fp64, whose range they cannot leave.
+        """
+        if self._is_alone:
+            return self._norm_of(self._parameters)
+        for parameter in self._parameters:
+            _reduce_partial(parameter)
+        counted: list[nn.Parameter] = []
+        copies: list[nn.Parameter] = []
+        for parameter in self._parameters:
+            (counted if self._is_counted_here(parameter.grad) else copies).append(parameter)
+        # Copies add nothing, unless they are not finite: the others have to know, and zero times infinity is NaN.
+        square = self._norm_of(counted).double().square() + self._norm_of(copies).double() * 0.0
+        distributed.all_reduce(square)
+        return square.sqrt().float()
+
+    def _norm_of(self, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+        norms: list[torch.Tensor] = []
+        for group in local_gradients(parameters):
+            dtype = torch.float32 if group[0].dtype in _HALF_PRECISION else None
+            # `torch.nn.utils.get_total_norm` does this, and passes on no number format.
+            of_group = torch._foreach_norm(group, 2.0, dtype=dtype)  # noqa: SLF001 -- no other takes one
+            is_here = group[0].device == self._device  # FSDP may offload gradients to the host
+            norms.extend(of_group if is_here else (norm.to(self._device) for norm in of_group))
+        if not norms:
+            return torch.zeros((), device=self._device)
+        total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return total
+
+    def _is_counted_here(self, gradient: torch.Tensor | None) -> bool:
+        """Say whether this process is the first, of those with the same stage, that holds its part of a gradient."""
+        if not isinstance(gradient, DTensor):
+            return self._rank == self._first_rank
+        key = (gradient.device_mesh, gradient.placements)
+        if key not in self._counted:
+            mesh, placements = key
+            coordinate = mesh.get_coordinate() or ()
+            # Beside this mesh may lie others with the same gradient, as along a dimension that does not divide it.
+            self._counted[key] = self._first_rank in mesh.mesh.flatten().tolist() and all(
+                index == 0 for index, placement in zip(coordinate, placements, strict=True) if placement.is_replicate()
+            )
+        return self._counted[key]
+
+
+def _first_rank_of_stage(dist_context: DistributedContext) -> int:
+    """Return the lowest rank among the processes that hold the same stages as this one."""
+    ranks = dist_context.mesh_for("dense").mesh  # the dimension of the pipeline comes first
+    return int(ranks[dist_context.pipeline_rank].min())
+
+
+def _reduce_partial(parameter: nn.Parameter) -> None:
+    """Add up a gradient of which each process still holds a summand: such parts have no norm of their own."""
+    gradient = parameter.grad
+    if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
+        placements = [Replicate() if placement.is_partial() else placement for placement in gradient.placements]
+        parameter.grad = gradient.redistribute(placements=placements)
+
+
+_EPSILON = 1e-6  # of `torch.nn.utils.clip_grad_norm_`
+
+
+class GradientClipper:
+    """Scales the gradients down where their norm over all parameters of the job is larger than a bound.
+
+    Args:
+        parameters: The parameters whose gradients are bounded.
+        max_norm: The largest L2 norm; `None` leaves all gradients as they are.
+        dist_context: The processes of the job.
+        always_measure: Whether the norm is wanted even where there is no bound.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        max_norm: float | None,
+        dist_context: DistributedContext,
+        *,
+        always_measure: bool = False,
+    ) -> None:
+        self._parameters = parameters
+        self._max_norm = max_norm
+        self._norm = GradientNorm(parameters, dist_context) if always_measure or max_norm is not None else None
+
+    def clip(self) -> torch.Tensor | None:
+        """Clip the gradients in place, without waiting for the device; every process must call this.
+
+        Returns:
+            Their norm before, a scalar on the device; `None` where nobody wants it.
+        """
+        if self._norm is None:
+            return None
+        norm = self._norm.measure()
+        if self._max_norm is not None:
+            self._scale(norm, self._max_norm)
+        return norm
+
+    @torch.no_grad()
+    def _scale(self, norm: torch.Tensor, max_norm: float) -> None:
+        # The formula of `torch.nn.utils.clip_grads_with_norm_`, which takes no tensors of several meshes.
+        factor = torch.clamp(max_norm / (norm + _EPSILON), max=1.0)
+        for group in local_gradients(self._parameters):
+            torch._foreach_mul_(group, factor.to(group[0].device))
+
+
+class GradientFormat:
+    """Gathers the gradients of parameters of 16 bits in fp32, and gives them to the optimizer in 16.
+
+    The backward pass of a micro-batch makes gradients in the format of the parameters; in fp32 is what they are added
+    to, one micro-batch after the other, divided, measured and clipped. torch's optimizers take gradients in the
+    format of the parameters alone.
+
+    Under FSDP, a sharded parameter receives what the processes have added up in `reduce_dtype`, rounded to the format
+    of the parameter; from there on it is the same.
+
+    Args:
+        modules: All modules that this process holds.
+        gradient_dtype: `None` leaves all gradients as they are.
+
+    Raises:
+        ConfigurationError: If something below would gather gradients in fewer bits all the same.
+    """
+
+    def __init__(self, modules: list[nn.Module], gradient_dtype: Literal["fp32"] | None) -> None:
+        self._autograd_widens: list[nn.Parameter] = []
+        self._hook_widens: list[nn.Parameter] = []
+        if gradient_dtype is None:
+            return
+        policies = _sharding_policies(modules)
+        _refuse_replicas(modules)
+        for parameter in _distinct_parameters(modules):
+            if parameter in policies:
+                _require_fp32_reduction(parameter, policies[parameter])
+            if parameter.dtype not in _HALF_PRECISION:
+                continue
+            if parameter in policies:
+                # FSDP assigns the first gradient in the parameter's own format, which `grad_dtype` would refuse.
+                parameter.grad_dtype = None
+                parameter.register_post_accumulate_grad_hook(_widen)  # type: ignore[no-untyped-call] # torch's own
+                self._hook_widens.append(parameter)
+            else:
+                self._autograd_widens.append(parameter)
+        self.widen()
+
+    def narrow(self) -> None:
+        """Cast the gathered gradients to the format that the optimizer takes, before its step."""
+        for parameter in self._autograd_widens:
+            if parameter.grad is not None:
+                parameter.grad_dtype = None  # any: torch allows no other change beside a gradient
+                parameter.grad = parameter.grad.to(parameter.dtype)
+        for parameter in self._hook_widens:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.to(parameter.dtype)
+
+    def widen(self) -> None:
+        """Get ready to gather the next gradients, when there are none."""
+        for parameter in self._autograd_widens:
+            parameter.grad_dtype = torch.float32
+
+
+def _widen(parameter: torch.Tensor) -> None:
+    """Turn the first gradient of a step into fp32, so that the others are added to it in fp32."""
+    if parameter.grad is not None and parameter.grad.dtype != torch.float32:
+        parameter.grad = parameter.grad.float()
+
+
+def _distinct_parameters(modules: list[nn.Module]) -> list[nn.Parameter]:
+    return list(dict.fromkeys(parameter for module in modules for parameter in module.parameters()))
+
+
+def _sharding_policies(modules: list[nn.Module]) -> dict[nn.Parameter, Any]:
+    """Return the mixed-precision policy of each parameter that FSDP holds."""
+    policies: dict[nn.Parameter, Any] = {}
+    for module in (inner for outer in modules for inner in outer.modules()):  # from the outside in: the innermost holds
+        if isinstance(module, FSDPModule):
+            policy = module._get_fsdp_state()._mp_policy  # noqa: SLF001 -- FSDP tells it nowhere else
+            policies.update({each: policy for each in module.parameters() if isinstance(each, DTensor)})
+    return policies
+
+
+def _require_fp32_reduction(parameter: nn.Parameter, policy: Any) -> None:
+    dtype = policy.reduce_dtype or policy.param_dtype or parameter.dtype
+    if dtype in _HALF_PRECISION:
+        raise ConfigurationError(
+            f"gradient_dtype='fp32' asks for sums of gradients in fp32, and FSDP adds up those of a parameter of shape "
+            f"{list(parameter.shape)} in {dtype}: shard with MixedPrecisionPolicy(reduce_dtype=torch.float32), or set "
+            "gradient_dtype=None"
+        )
+
+
+def _refuse_replicas(modules: list[nn.Module]) -> None:
+    """Refuse DDP over parameters of 16 bits: it copies gradients into buffers of that format."""
+    for module in (inner for outer in modules for inner in outer.modules()):
+        is_replica = isinstance(module, DistributedDataParallel) or (
+            # `replicate` of torch's composable interface leaves no other sign; its newer form is FSDP's.
+            is_replicated_by_ddp(module)
+        )
+        if is_replica and any(parameter.dtype in _HALF_PRECISION for parameter in module.parameters()):
+            raise ConfigurationError(
+                "gradient_dtype='fp32' does not work with DDP over parameters of 16 bits, since it gathers gradients "
+                "in their format: keep the parameters in fp32 with precision='bf16-autocast', or replicate them with "
+                "fully_shard over a mesh (1 shard) and MixedPrecisionPolicy(reduce_dtype=torch.float32)"
+            )
+
+
+_LAG_STEPS = 4  # so many steps are then queued on the device: it never idles while the host waits for an older one
+_UNPINNED_DEVICE_TYPES = frozenset({"cpu", "mps"})
+
+
+class NonFiniteGradientsError(RuntimeError):
+    """The gradients of a step are infinite or not numbers."""
+
+
+class NonFiniteGradients:
+    """Leaves out the steps whose gradient norm is not finite, on every process alike, without waiting for the device.
+
+    The optimizer gets the answer on the device, as `found_inf`, the way `torch.amp.GradScaler` hands it over: its fused
+    kernels then change neither weights nor state. `skip` goes on with the next step. `stop` leaves out all steps
+    from then on and raises a few steps later, at the same step on every process: each reads the norm, which all of them
+    share, a fixed number of steps after it was copied to the host, when the wait for it is over in practice. Before
+    anything is saved, and in the last step, it is read at once, so that no checkpoint holds a step that was left out.
+
+    Args:
+        config: Says what to do, where `allow` is to do nothing at all, and how often a checkpoint is taken.
+        optimizer: Updates the parameters.
+        stepper: Knows the steps.
+
+    Raises:
+        ConfigurationError: If the optimizer cannot leave out a step on the device.
+    """
+
+    def __init__(self, config: TrainingConfig, optimizer: OptimizerProtocol, stepper: Stepper) -> None:
+        self._policy = config.non_finite_gradients
+        if self._policy != "allow":
+            _require_support(self._policy, optimizer)
+        self._optimizer: Any = optimizer
+        self._stepper = stepper
+        self._save_period_steps = config.checkpointing.period_steps if config.checkpointing is not None else None
+        self._num_skipped: torch.Tensor | None = None
+        self._first_norm: torch.Tensor | None = None
+        self._reports: collections.deque[_Report] = collections.deque()
+
+    @property
+    def num_skipped(self) -> torch.Tensor | None:
+        """How many steps were left out since this process began: a scalar on the device; `None` before the first."""
+        return self._num_skipped
+
+    def judge(self, norm: torch.Tensor | None) -> None:
+        """Tell the optimizer whether the step that comes is to be left out.
+
+        Args:
+            norm: That of all gradients of the job, a scalar on the device; may be `None` where the policy is `allow`.
+
+        Raises:
+            NonFiniteGradientsError: If the policy is `stop`, and the norm of a step that is old enough, or of any step
+                where a checkpoint is due or the loop ends, was not finite.
+        """
+        if self._policy == "allow" or norm is None:
+            return
+        if self._num_skipped is None:
+            _start_momentum(self._optimizer)
+            self._num_skipped = norm.new_zeros((), dtype=torch.float32)
+        found = torch.isfinite(norm).logical_not_()
+        if self._policy == "stop":
+            has_stopped = self._num_skipped > 0
+            self._first_norm = norm if self._first_norm is None else torch.where(has_stopped, self._first_norm, norm)
+            found.logical_or_(has_stopped)
+        self._optimizer.found_inf = found.float()  # fp32 is what the fused kernels read
+        self._num_skipped = self._num_skipped + self._optimizer.found_inf
+        if self._first_norm is not None:
+            self._raise_if_old(_Report.send(self._stepper.current_step, self._num_skipped, self._first_norm))
+
+    def _raise_if_old(self, newest: "_Report") -> None:
+        self._reports.append(newest)
+        oldest = self._reports.popleft() if len(self._reports) > _LAG_STEPS else None
+        is_due = self._stepper.is_last or self._stepper.is_due(self._save_period_steps)
+        report = newest if is_due else oldest
+        if report is not None:
+            report.require_finite()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Report:
+    """What the host is told of a step: how many steps were left out, and the norm of the first of them."""
+
+    step: int
+    numbers: torch.Tensor
+    event: torch.Event | None
+
+    @classmethod
+    def send(cls, step: int, num_skipped: torch.Tensor, norm: torch.Tensor) -> "_Report":
+        """Begin to copy the numbers from the device to the host."""
+        numbers = torch.stack([num_skipped, norm.float()])
+        if numbers.device.type == "cpu":
+            return cls(step, numbers, None)
+        received = torch.empty(2, pin_memory=numbers.device.type not in _UNPINNED_DEVICE_TYPES)
+        received.copy_(numbers, non_blocking=True)
+        event = torch.Event(numbers.device)
+        event.record()
+        return cls(step, received, event)
+
+    def require_finite(self) -> None:
+        """Wait until the numbers are here, and raise if a step was left out."""
+        if self.event is not None:
+            self.event.synchronize()
+        num_skipped, norm = self.numbers.tolist()
+        if num_skipped:
+            step = self.step + 2 - int(num_skipped)  # all steps from the first on; people count from 1
+            raise NonFiniteGradientsError(
+                f"the norm of the gradients is {norm} in step {step}, on all processes alike; the weights are those "
+                f"from before that step, and no later one was taken or saved. Look at its batch, loss and learning "
+                f"rate, or set non_finite_gradients='skip' to leave such steps out"
+            )
+
+
+def _require_support(policy: str, optimizer: OptimizerProtocol) -> None:
+    """Refuse an optimizer that would have to ask the host whether to take a step."""
+    name = type(optimizer).__name__
+    setting = f"non_finite_gradients={policy!r}"
+    remedy = "use torch.optim.AdamW(…, fused=True), or set non_finite_gradients='allow'"
+    # The sign of torch's own optimizers, and of others, by which `torch.amp.GradScaler` knows them.
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        raise ConfigurationError(
+            f"{setting} needs an optimizer that leaves out a step on the device, as AdamW, Adam, SGD and Adagrad of "
+            f"torch.optim do with fused=True, and {name} as it was made does not: make it with fused=True if it is one "
+            f"of them; otherwise {remedy}"
+        )
+    groups: list[dict[str, Any]] = getattr(optimizer, "param_groups", [])
+    is_sharded = [{isinstance(parameter, DTensor) for parameter in group["params"]} for group in groups]
+    if isinstance(optimizer, torch.optim.SGD | torch.optim.Adagrad) and any(True in kinds for kinds in is_sharded):
+        raise ConfigurationError(f"{setting}: torch's fused {name} takes no sharded parameters (DTensor): {remedy}")
+    if isinstance(optimizer, torch.optim.Optimizer) and any(len(kinds) > 1 for kinds in is_sharded):
+        raise ConfigurationError(
+            f"{setting}: torch's fused optimizers take no sharded parameters (DTensor) beside plain ones in one group, "
+            f"as in group {[len(kinds) > 1 for kinds in is_sharded].index(True)} of {name}: make a group of each"
+        )
+    if isinstance(optimizer, torch.optim.SGD) and any(group["momentum"] and group["dampening"] for group in groups):
+        raise ConfigurationError(
+            f"{setting}: torch's fused SGD cannot leave out its first step with momentum and dampening: set dampening=0"
+        )
+
+
+def _start_momentum(optimizer: OptimizerProtocol) -> None:
+    """Give SGD momentum of zero, with which its first step is the one that it would take without any.
+
+    Where torch's fused SGD leaves out its first step, it keeps uninitialised memory for the momentum (as of 2.13).
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            state = optimizer.state[parameter]
+            if parameter.requires_grad and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)

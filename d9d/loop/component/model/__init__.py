@@ -1,1 +1,0 @@
-"""The stages of the model in this process, and what runs them."""

@@ -1,0 +1,434 @@
+"""Optimizers and learning rate schedules."""
+
+import dataclasses
+import difflib
+import inspect
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.loop.config import ConfigurationError
+from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
+
+logger = logging.getLogger(__name__)
+
+
+def can_be_fused(
+    optimizer_class: type[torch.optim.Optimizer], options: Mapping[str, Any], parameters: Iterable[nn.Parameter]
+) -> bool:
+    """Say whether an optimizer that knows `fused=True` steps with it, by a step over small stand-ins.
+
+    Torch says no earlier: its lists of devices are private, and what has no fused form for a `DTensor`, as SGD and
+    Adagrad in 2.13, fails in the first step.
+
+    Args:
+        optimizer_class: The optimizer.
+        options: What else it is built with.
+        parameters: The parameters, on their devices. One of a tensor subclass other than `DTensor` decides against it.
+
+    Returns:
+        True if such a step succeeds for each device, type, number of dimensions and sharding among the parameters. No
+        process waits for another, nor for the device.
+    """
+    name = optimizer_class.__qualname__
+    stand_ins: dict[tuple[object, ...], nn.Parameter] = {}
+    for parameter in parameters:
+        kind: tuple[object, ...] = (parameter.device, parameter.dtype, parameter.ndim)
+        if isinstance(parameter, DTensor):
+            kind += (parameter.device_mesh, parameter.placements)
+        elif type(parameter) is not nn.Parameter:
+            logger.debug("%s runs without fused=True: a parameter is a %s", name, type(parameter).__qualname__)
+            return False
+        if kind not in stand_ins:
+            stand_ins[kind] = _stand_in(parameter)
+    try:
+        groups = [{"params": part} for part in by_distribution(stand_ins.values())]
+        optimizer_class(groups, **{**options, "fused": True}).step()
+    except RuntimeError as error:
+        logger.debug("%s runs without fused=True: %s", name, error)
+        return False
+    return True
+
+
+def by_distribution(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Part distributed parameters from plain ones: torch's kernels for many tensors take no list of both.
+
+    Args:
+        parameters: The parameters.
+
+    Returns:
+        Those that are a `DTensor`, and the others; each in the given order.
+    """
+    distributed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for parameter in parameters:
+        (distributed if isinstance(parameter, DTensor) else plain).append(parameter)
+    return distributed, plain
+
+
+def _stand_in(parameter: nn.Parameter) -> nn.Parameter:
+    # Two elements along each dimension: beside a DTensor, a plain tensor of one element would be taken for a scalar.
+    local = torch.zeros([2] * parameter.ndim, dtype=parameter.dtype, device=parameter.device)
+    if isinstance(parameter, DTensor):
+        local = DTensor.from_local(local, parameter.device_mesh, parameter.placements, run_check=False)
+    stand_in = nn.Parameter(local)
+    stand_in.grad = torch.zeros_like(local)
+    return stand_in
+
+
+class ParameterGroup:
+    """Parameters that are optimized with options of their own.
+
+    Args:
+        matches: Says, of a name and a parameter, whether it belongs here.
+        **options: What the optimizer does otherwise with these, such as `weight_decay=0.0`.
+    """
+
+    def __init__(self, matches: Callable[[str, nn.Parameter], bool], **options: Any) -> None:
+        self.matches = matches
+        self.options = options
+
+    def __str__(self) -> str:
+        name = getattr(self.matches, "__qualname__", type(self.matches).__qualname__)
+        return ", ".join([f"ParameterGroup({name}", *(f"{key}={value!r}" for key, value in self.options.items())]) + ")"
+
+
+class OptimizerBuilder:
+    """Brings an optimizer over all parameters that want gradients, fused where it can be.
+
+    Where neither the options nor any group say `fused` or `foreach`, the optimizer is built with `fused=True` if it
+    knows that word and a trial step succeeds for each kind of parameter, and as torch does otherwise. Sparse gradients,
+    as of `nn.Embedding(sparse=True)`, have no fused form; where other modules make them, say `fused=False`.
+
+    Args:
+        optimizer_class: A class as those of `torch.optim`.
+        groups: Parameters with other options. The first that matches a parameter has it; those that none matches come
+            first, with the options of the optimizer.
+        **options: What the optimizer is built with, such as `lr=3e-4`.
+
+    Raises:
+        ConfigurationError: If the optimizer does not take these options.
+    """
+
+    def __init__(
+        self,
+        optimizer_class: type[torch.optim.Optimizer],
+        *,
+        groups: Sequence[ParameterGroup] = (),
+        **options: Any,
+    ) -> None:
+        signature = inspect.signature(optimizer_class)
+        try:
+            signature.bind([], **options)
+        except TypeError as error:
+            known = ", ".join(list(signature.parameters)[1:])
+            raise ConfigurationError(f"{optimizer_class.__qualname__}: {error}; it takes {known}") from error
+        self._optimizer_class = optimizer_class
+        self._groups = groups
+        self._options = options
+
+    def __call__(self, ctx: InitializeOptimizerContext, /) -> OptimizerProtocol:
+        """Build the optimizer.
+
+        Groups without parameters are refused, but left out in a pipeline, where another process may have their
+        parameters. A group with both plain and distributed parameters is
+        built as two, which torch's kernels can update as a whole. Where the optimizer was not told whether to be fused,
+        it does not take that back from a state either.
+
+        Args:
+            ctx: Holds the stages of the model.
+
+        Returns:
+            The optimizer.
+
+        Raises:
+            ConfigurationError: If a group matches no parameter, or has an option that the optimizer does not know; or
+                if no parameter at all wants gradients.
+        """
+        members = self._members(ctx)
+        self._check_members(members, holds_whole_model=ctx.holds_whole_model)
+        groups = [
+            {**options, "params": part}
+            for options, parameters in zip(self._group_options(), members, strict=True)
+            for part in by_distribution(parameters)
+            if part
+        ]
+        implementation = self._implementation(ctx, members)
+        # A stage that is frozen as a whole still has an optimizer, over nothing.
+        optimizer = self._optimizer_class(groups or [{"params": []}], **self._options, **implementation)
+        self._refuse_unknown_options(optimizer)
+        if implementation:
+            optimizer.register_load_state_dict_pre_hook(_keep_implementation)
+        return optimizer
+
+    def _group_options(self) -> list[dict[str, Any]]:
+        return [{}, *(group.options for group in self._groups)]
+
+    def _members(self, ctx: InitializeOptimizerContext) -> list[list[nn.Parameter]]:
+        """Return the parameters that no group matches, and those of each group."""
+        members: list[list[nn.Parameter]] = [[] for _ in range(1 + len(self._groups))]
+        for name, parameter in ctx.named_parameters():
+            if parameter.requires_grad:
+                matching = (index for index, group in enumerate(self._groups, 1) if group.matches(name, parameter))
+                members[next(matching, 0)].append(parameter)
+        return members
+
+    def _check_members(self, members: list[list[nn.Parameter]], *, holds_whole_model: bool) -> None:
+        if holds_whole_model and not any(members):
+            raise ConfigurationError("the model has no parameter that requires gradients: there is nothing to train")
+        for index, (group, parameters) in enumerate(zip(self._groups, members[1:], strict=True)):
+            if parameters:
+                continue
+            if holds_whole_model:
+                raise ConfigurationError(
+                    f"groups[{index}], {group}, matches no parameter that requires gradients and that no group before "
+                    "it has: compare it with the names in model.named_parameters(), or remove it"
+                )
+            logger.info("groups[%d], %s, matches no parameter of this process, and is left out of it", index, group)
+
+    def _refuse_unknown_options(self, optimizer: torch.optim.Optimizer) -> None:
+        for index, group in enumerate(self._groups):
+            for option in group.options.keys() - optimizer.defaults.keys():
+                close = difflib.get_close_matches(option, optimizer.defaults, n=1)
+                remedy = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(sorted(optimizer.defaults))}"
+                raise ConfigurationError(
+                    f"groups[{index}], {group}, has the option {option!r}, which {type(optimizer).__qualname__} does "
+                    f"not know: {remedy}"
+                )
+
+    def _implementation(self, ctx: InitializeOptimizerContext, members: list[list[nn.Parameter]]) -> dict[str, Any]:
+        is_chosen = any({"fused", "foreach"} & options.keys() for options in (self._options, *self._group_options()))
+        if is_chosen or "fused" not in inspect.signature(self._optimizer_class).parameters:
+            return {}
+        if any(_makes_sparse_gradients(module) for stage in ctx.modules for module in stage.modules()):
+            return {"fused": None}
+        parameters = itertools.chain.from_iterable(members)
+        return {"fused": can_be_fused(self._optimizer_class, self._options, parameters) or None}
+
+
+def _keep_implementation(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Take no `fused` back: the state may come from other devices, or another sharding."""
+    groups = [{**group, "fused": optimizer.defaults["fused"]} for group in state_dict["param_groups"]]
+    return {**state_dict, "param_groups": groups}
+
+
+def _makes_sparse_gradients(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
+
+
+class ConstantLRScheduler:
+    """Leaves the learning rate as the optimizer has it."""
+
+    def step(self) -> None:
+        """Do nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: there is no state."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Take nothing back."""
+
+
+def constant_lr(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
+    """Build a scheduler that leaves the learning rate as it is.
+
+    Args:
+        ctx: Unused.
+
+    Returns:
+        The scheduler.
+    """
+    del ctx
+    return ConstantLRScheduler()
+
+
+DecayShape = Literal["linear", "cosine", "1-sqrt"]
+"""How a learning rate falls: along a line, half a cosine (Loshchilov and Hutter, arXiv 1608.03983), or one minus the
+square root of the progress, steep first (Hägele et al., arXiv 2405.18392)."""
+
+# What is left of the height of a fall, from 1 to 0, by how much of it is behind, from 0 to 1.
+REMAINDERS: dict[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+    "1-sqrt": lambda progress: 1 - math.sqrt(progress),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LRFactor:
+    """Rises linearly to 1, stays there, and falls: a pure function of the step.
+
+    `torch.optim.lr_scheduler.LambdaLR` keeps its numbers in the state of the scheduler.
+
+    Attributes:
+        warmup_steps: How many steps it rises in, from `1 / warmup_steps` to 1.
+        decay_start: The index of the step from which it falls; that step still has 1.
+        decay_steps: How many steps later it is at its end, where it stays.
+        final_fraction: Its end.
+        shape: How it falls.
+    """
+
+    warmup_steps: int
+    decay_start: int
+    decay_steps: int
+    final_fraction: float
+    shape: DecayShape
+
+    def __call__(self, step: int) -> float:
+        """Compute the factor of a step.
+
+        Args:
+            step: The index of the step, from 0.
+
+        Returns:
+            The fraction of the largest learning rate.
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = min(max(0, step - self.decay_start) / self.decay_steps, 1)
+        return self.final_fraction + (1 - self.final_fraction) * REMAINDERS[self.shape](progress)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LRSchedule:
+    """Brings a scheduler that multiplies the learning rates of all parameter groups with one factor.
+
+    The factor rises linearly to 1, so that the optimizer's own rate is the largest, and falls in the last steps. Its
+    end is where a step after the last one would stand: no step is spent on a rate of zero.
+
+    Attributes:
+        shape: How the rate falls.
+        warmup_steps: How many steps it rises in; with 0 it begins at its largest.
+        decay_steps: How many steps, the last ones, it falls in; `None` means all that follow the warm-up.
+        final_fraction: Where it ends, as a fraction of the largest.
+
+    Raises:
+        ConfigurationError: If one of them is out of its range.
+    """
+
+    shape: DecayShape
+    warmup_steps: int = 0
+    decay_steps: int | None = None
+    final_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check each number by itself."""
+        if self.shape not in REMAINDERS:
+            raise ConfigurationError(f"shape is {self.shape!r}: choose one of {', '.join(map(repr, REMAINDERS))}")
+        if self.warmup_steps < 0:
+            raise ConfigurationError(f"warmup_steps is {self.warmup_steps}: at least 0 works")
+        if self.decay_steps is not None and self.decay_steps < 1:
+            raise ConfigurationError(
+                f"decay_steps is {self.decay_steps}: at least 1 works, or None for all steps after the warm-up"
+            )
+        if not 0 <= self.final_fraction <= 1:
+            raise ConfigurationError(f"final_fraction is {self.final_fraction}: 0.0 to 1.0 works")
+
+    @classmethod
+    def linear(cls, *, warmup_steps: int = 0, final_fraction: float = 0.0) -> Self:
+        """Let the rate rise, and fall along a line for the rest of the run.
+
+        Args:
+            warmup_steps: How many steps it rises in.
+            final_fraction: Where it ends, as a fraction of the largest.
+
+        Returns:
+            The schedule.
+        """
+        return cls(shape="linear", warmup_steps=warmup_steps, final_fraction=final_fraction)
+
+    @classmethod
+    def cosine(cls, *, warmup_steps: int = 0, final_fraction: float = 0.0) -> Self:
+        """Let the rate rise, and fall along half a cosine for the rest of the run.
+
+        After Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv 1608.03983,
+        equation 5, without restarts.
+
+        Args:
+            warmup_steps: How many steps it rises in.
+            final_fraction: Where it ends, as a fraction of the largest.
+
+        Returns:
+            The schedule.
+        """
+        return cls(shape="cosine", warmup_steps=warmup_steps, final_fraction=final_fraction)
+
+    @classmethod
+    def wsd(
+        cls, *, decay_steps: int, warmup_steps: int = 0, final_fraction: float = 0.0, shape: DecayShape = "1-sqrt"
+    ) -> Self:
+        """Let the rate rise, stay, and fall in the last steps: warm-up, stable, decay.
+
+        After Hu et al., "MiniCPM", arXiv 2404.06395, section 4, with the fall of Hägele et al., "Scaling Laws and
+        Compute-Optimal Training Beyond Fixed Training Durations", arXiv 2405.18392, by default.
+
+        Args:
+            decay_steps: How many steps it falls in; a tenth to a fifth of the run is usual.
+            warmup_steps: How many steps it rises in.
+            final_fraction: Where it ends, as a fraction of the largest.
+            shape: How it falls.
+
+        Returns:
+            The schedule.
+        """
+        return cls(shape=shape, warmup_steps=warmup_steps, decay_steps=decay_steps, final_fraction=final_fraction)
+
+    def factor(self, total_steps: int) -> LRFactor:
+        """Fit the schedule into a run.
+
+        Args:
+            total_steps: How many optimizer steps the run has.
+
+        Returns:
+            What the learning rate of each step is multiplied with.
+
+        Raises:
+            ConfigurationError: If the run is too short for it.
+        """
+        shortest_decay = self.decay_steps or 1
+        if self.warmup_steps + shortest_decay > total_steps:
+            raise ConfigurationError(self._misfit(shortest_decay, total_steps))
+        decay_steps = self.decay_steps or total_steps - self.warmup_steps
+        return LRFactor(
+            warmup_steps=self.warmup_steps,
+            decay_start=total_steps - decay_steps,
+            decay_steps=decay_steps,
+            final_fraction=self.final_fraction,
+            shape=self.shape,
+        )
+
+    def __call__(self, ctx: InitializeLRSchedulerContext, /) -> LRSchedulerProtocol:
+        """Build the scheduler.
+
+        Args:
+            ctx: Holds the optimizer, and knows how many steps the run has.
+
+        Returns:
+            The scheduler.
+
+        Raises:
+            ConfigurationError: If the run is too short for the schedule.
+            TypeError: If the optimizer is none of torch's kind.
+        """
+        return LambdaLR(ctx.torch_optimizer, self.factor(ctx.total_steps))
+
+    def _misfit(self, shortest_decay: int, total_steps: int) -> str:
+        remedies = [f"total_steps of at least {self.warmup_steps + shortest_decay}"]
+        if total_steps >= shortest_decay:
+            remedies.insert(0, f"warmup_steps of at most {total_steps - shortest_decay}")
+        if self.decay_steps is not None and total_steps > self.warmup_steps:
+            remedies.insert(0, f"decay_steps of at most {total_steps - self.warmup_steps}")
+        asked = "at least 1 step of decay" if self.decay_steps is None else f"decay_steps={self.decay_steps}"
+        return (
+            f"warmup_steps={self.warmup_steps} and {asked} do not fit into total_steps={total_steps}: take "
+            f"{', or '.join(remedies)}"
+        )

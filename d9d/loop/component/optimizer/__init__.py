@@ -1,1 +1,0 @@
-"""Optimizers and learning rates for those who bring none of their own."""

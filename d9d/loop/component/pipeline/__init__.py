@@ -1,1 +1,0 @@
-"""A model that is cut into stages, on the schedules of torch."""

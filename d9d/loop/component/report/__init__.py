@@ -1,1 +1,0 @@
-"""The numbers of a run: reduced over processes, and told to people and files."""
