@@ -2,7 +2,8 @@
 
 import ast
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def component_of(module: str) -> str | None:
     return ".".join(parts[:4]) if parts[:3] == ["d9d", "loop", "component"] and len(parts) > 3 else None
 
 
-def circle_in(needed: Mapping[str, Set[str]]) -> dict[str, set[str]]:
+def circle_in(needed: Mapping[str, AbstractSet[str]]) -> dict[str, set[str]]:
     """Return what is left of a graph of imports when all that needs nothing else is taken away, again and again."""
     rest = {name: {other for other in others if other != name} for name, others in needed.items()}
     while leaves := {name for name, others in rest.items() if not others}:

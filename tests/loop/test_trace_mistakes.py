@@ -50,7 +50,7 @@ def test_a_trigger_that_is_left_out_is_named(name: str, monkeypatch: pytest.Monk
     assert name in found()
 
 
-@pytest.mark.parametrize(("name", "other"), itertools.pairwise(PLACES))
+@pytest.mark.parametrize(("name", "other"), [*itertools.pairwise(PLACES)])
 def test_a_trigger_that_changes_places_with_the_next_is_named(
     name: str, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
