@@ -197,7 +197,7 @@ def save(
     job = Job(division, folder, optimizer_type)
     for _ in range(3):
         job.step()
-    job.checkpointer.save_if_due()
+    job.checkpointer.step_done()
     for _ in range(2):
         job.step()
     return job.numbers()

@@ -99,7 +99,7 @@ def be_preempted() -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def go_on() -> None:
+def resume() -> None:
     """Do nothing, and be noted."""
 
 

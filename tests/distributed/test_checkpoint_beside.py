@@ -42,8 +42,8 @@ def save_twice(division: Division, folder: Path) -> None:
     with checkpointer_of(job, folder / "beside", period_steps=1, asynchronous=True) as beside:
         for _ in range(NUM_STEPS):
             job.step()
-            awaited.save_if_due()
-            beside.save_if_due()
+            awaited.step_done()
+            beside.step_done()
             speak()
 
 
@@ -101,7 +101,7 @@ def save_by_the_clock(folder: Path, minutes: float, num_steps: int) -> None:
     checkpointer = checkpointer_of(job, folder, period_steps=None, period_minutes=minutes)
     for _ in range(num_steps):
         job.step()
-        checkpointer.save_if_due()
+        checkpointer.step_done()
 
 
 @pytest.mark.parametrize(("minutes", "steps"), [(1e-9, ["step-11", "step-16", "step-6"]), (1e8, [])])

@@ -80,7 +80,7 @@ def raised_by(work: Callable[[], Any]) -> str:
 def save_task(division: Division, folder: Path, states: list[dict[str, Any]]) -> None:
     job = Job(division, folder, task=Holder(states[rank()]))
     job.step()
-    job.checkpointer.save_if_due()
+    job.checkpointer.step_done()
 
 
 def load_task(division: Division, folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -133,7 +133,7 @@ def average_weights(division: Division, folder: Path) -> torch.Tensor:
     job = Job(division, folder, task=task)
     job.checkpointer.resume()
     job.step()
-    job.checkpointer.save_if_due()
+    job.checkpointer.step_done()
     average: Any = task.state["average"]
     assert type(average) is type(weight.detach())
     return average.full_tensor() if isinstance(average, DTensor) else average
@@ -190,7 +190,7 @@ def draw(folder: Path) -> tuple[list[float], list[float]]:
     job = Job(FSDP, folder)
     torch.manual_seed(rank())
     job.step()
-    job.checkpointer.save_if_due()
+    job.checkpointer.step_done()
     expected = torch.rand(3).tolist()
     again = Job(FSDP, folder)
     again.checkpointer.resume()
@@ -210,7 +210,7 @@ def disagree_in_steps(folder: Path) -> str:
     job = Job(FSDP, folder)
     for _ in range(1 + rank()):
         job.stepper.advance()
-    return raised_by(job.checkpointer.save_if_due)
+    return raised_by(job.checkpointer.step_done)
 
 
 def test_state_that_must_be_the_same_and_is_not_is_refused(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def disagree_in_weights(folder: Path) -> str:
     if rank() == 1:
         with torch.no_grad():
             next(job.stages[0].parameters())[0, 0] += 1
-    return raised_by(job.checkpointer.save_if_due)
+    return raised_by(job.checkpointer.step_done)
 
 
 def test_weights_that_have_drifted_apart_are_refused(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def disagree_in_buffers(folder: Path) -> tuple[int, list[str]]:
     job = Job(REPLICATED, folder)
     job.stages[0].get_submodule("layers.0").register_buffer("num_calls", torch.tensor(10 + rank()))
     job.step()
-    job.checkpointer.save_if_due()
+    job.checkpointer.step_done()
     job.checkpointer.resume()
     return int(job.stages[0].state_dict()["layers.0.num_calls"]), lines.lines
 
@@ -266,11 +266,11 @@ def test_of_buffers_that_differ_the_main_process_s_are_kept(tmp_path: Path) -> N
 def fill_disk(folder: Path, full_on: int, num_bytes: int) -> str:
     job = Job(FSDP, folder)
     job.step()
-    job.checkpointer.save_if_due()
+    job.checkpointer.step_done()
     job.step()
     if rank() == full_on:
         resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
-    error = raised_by(job.checkpointer.save_if_due)
+    error = raised_by(job.checkpointer.step_done)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return error
 
@@ -292,7 +292,7 @@ def fail_to_tell(folder: Path) -> str:
     job = Job(FSDP, folder, task=task)
     job.step()
     task.state["fails"] = True
-    return raised_by(job.checkpointer.save_if_due)
+    return raised_by(job.checkpointer.step_done)
 
 
 def test_a_part_that_fails_on_one_rank_fails_on_all(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_part_that_fails_on_one_rank_fails_on_all(tmp_path: Path) -> None:
     assert run_on_ranks(2, fail_to_tell, tmp_path) == ["LookupError: the task has lost something"] * 2
 
 
-def go_on(division: Division, folder: Path, names: dict[str, str]) -> str:
+def resume(division: Division, folder: Path, names: dict[str, str]) -> str:
     job = Job(division, folder)
     job.checkpointer._settings = {**job.checkpointer._settings, **names}
     return raised_by(job.checkpointer.resume)
@@ -310,7 +310,7 @@ def test_another_model_is_refused_on_all_ranks(tmp_path: Path) -> None:
     """With the whole shape of the weight, not that of a shard."""
     run_on_ranks(2, save_task, FSDP, tmp_path, [{}, {}])
 
-    errors = run_on_ranks(2, go_on, PIPELINE, tmp_path, {"model/layers.0.up.weight": "float32[9, 9]"})
+    errors = run_on_ranks(2, resume, PIPELINE, tmp_path, {"model/layers.0.up.weight": "float32[9, 9]"})
 
     assert errors[0] == errors[1]
     assert "model/layers.0.up.weight is 'float32[9, 9]' here and 'float32[3, 5]' in the checkpoint" in errors[0]
@@ -323,7 +323,7 @@ def test_the_mesh_is_told_to_people_and_may_change(tmp_path: Path) -> None:
 
     assert manifest["num_ranks"] == 2
     assert manifest["mesh"] == FSDP.mesh
-    assert run_on_ranks(2, go_on, PIPELINE, tmp_path, {}) == ["nothing", "nothing"]
+    assert run_on_ranks(2, resume, PIPELINE, tmp_path, {}) == ["nothing", "nothing"]
 
 
 def choose(folder: Path) -> str:

@@ -30,7 +30,7 @@ def export_in_pieces(division: Division, folder: Path) -> None:
     job = Job(division, folder / "checkpoints")
     (folder / "checkpoints").mkdir(exist_ok=True)
     job.step()
-    job.checkpointer.save_if_due()
+    job.checkpointer.step_done()
     export_weights(Checkpoint(folder / "checkpoints" / "step-1"), folder / "exported", job.ranks, max_file_bytes=1)
 
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.settings import ConfigurationError
-from d9d.loop.component.gradients import GradientFormat
+from d9d.loop.component.gradients import GradientDtype
 
 # The first gradient is so large that in 16 bits none of the others, alone, changes the sum.
 NUM_SMALL = 256
@@ -41,15 +41,15 @@ def whole(gradient: torch.Tensor | None) -> tuple[torch.dtype, list[float]]:
 def gather(model: nn.Module, weight: Callable[[], nn.Parameter], **settings: bool) -> list[object]:
     """Gather the gradients of all factors twice; return what was gathered, and what the optimizer got."""
     found: list[object] = []
-    gradient_format = GradientFormat([model], "fp32")
+    gradient_upcast = GradientDtype([model], "fp32")
     for _ in range(2):
-        gradient_format.widen()
+        gradient_upcast.widen()
         for index, factor in enumerate(FACTORS):
             if settings.get("accumulates_unsharded"):
                 model.set_requires_gradient_sync(index == len(FACTORS) - 1)  # type: ignore[operator] # it is FSDP's
             model(torch.tensor(factor, dtype=torch.bfloat16)).backward()
         found.append(whole(weight().grad))
-        gradient_format.narrow()
+        gradient_upcast.narrow()
         found.append(whole(weight().grad))
         model.zero_grad()
     return found
@@ -94,9 +94,9 @@ def refusals() -> list[str]:
     messages = []
     for model in (sharded, computing, inside, DistributedDataParallel(Sum()), composed):
         with pytest.raises(ConfigurationError) as raised:
-            GradientFormat([model], "fp32")
+            GradientDtype([model], "fp32")
         messages.append(str(raised.value))
-        GradientFormat([model], None)
+        GradientDtype([model], None)
     return messages
 
 

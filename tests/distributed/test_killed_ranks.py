@@ -145,7 +145,7 @@ class Run:
     def _saves(self) -> set[str]:
         """Return the names of the folders that saves write to, without those of saves that came to nothing before."""
         with contextlib.suppress(FileNotFoundError):
-            names = {path.name for path in self.folder.iterdir() if path.name.startswith(".transient-step-")}
+            names = {path.name for path in self.folder.iterdir() if path.name.startswith(".staging-step-")}
             return names - self._leftovers
         return set()
 

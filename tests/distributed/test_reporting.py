@@ -116,8 +116,9 @@ def measure(
             if context.pipeline_rank == mesh.pipeline_parallel - 1:
                 task.measure(values.chunk(mesh.data_parallel_size)[context.data_parallel_rank])
             work_in_step(context.rank, stepper.current_step)
-            reporter.step_done()
+            reporter.record()
             stepper.advance()
+            reporter.step_done()
 
 
 def reported(folder: Path) -> list[dict[str, Any]]:

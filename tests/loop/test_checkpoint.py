@@ -154,10 +154,10 @@ def test_a_save_that_fails_leaves_no_checkpoint(num_bytes: int, every_step: Chec
 
     assert steps_saved(every_step.folder) == []
     assert every_step_of(every_step) == [0, 1, 2]
-    assert not list(every_step.folder.glob(".transient-*"))
+    assert not list(every_step.folder.glob(".staging-*"))
 
 
-@pytest.mark.parametrize("name", [".transient-step-3", ".transient-removed-step-1", ".transient-step-1"])
+@pytest.mark.parametrize("name", [".staging-step-3", ".staging-removed-step-1", ".staging-step-1"])
 def test_what_killed_processes_left_is_removed(name: str, every_step: CheckpointingConfig) -> None:
     """Neither halves of checkpoints nor surplus ones stay for ever, and none of them is loaded."""
     leftover = every_step.folder / name
@@ -171,7 +171,7 @@ def test_what_killed_processes_left_is_removed(name: str, every_step: Checkpoint
 def test_a_finished_run_removes_what_killed_processes_left(every_step: CheckpointingConfig) -> None:
     """A process that was killed after its last save has left it to the next one, which saves nothing."""
     every_step_of(every_step)
-    shutil.copytree(every_step.folder / "step-3", every_step.folder / ".transient-removed-step-0")
+    shutil.copytree(every_step.folder / "step-3", every_step.folder / ".staging-removed-step-0")
 
     assert every_step_of(every_step.model_copy(update={"num_to_keep": 2})) == []
     assert sorted(path.name for path in every_step.folder.iterdir()) == ["step-2", "step-3"]

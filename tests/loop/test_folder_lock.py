@@ -45,7 +45,7 @@ def holder_of(folder: Path, child_seconds: float = 0.0) -> Iterator[subprocess.P
 def test_a_second_job_is_refused_and_told_of_the_first(every_step: CheckpointingConfig) -> None:
     """With the path, the machine, the process, since when, and what to do; no file changes."""
     every_step_of(every_step)
-    (every_step.folder / ".transient-step-4").mkdir()  # which the other job is writing
+    (every_step.folder / ".staging-step-4").mkdir()  # which the other job is writing
     with holder_of(every_step.folder) as other:
         with pytest.raises(CheckpointError) as caught:
             configure_training(training_config(every_step)).train()
@@ -54,7 +54,7 @@ def test_a_second_job_is_refused_and_told_of_the_first(every_step: Checkpointing
         assert message.startswith(f"checkpointing.folder={str(every_step.folder)!r} is in use by another job (process ")
         assert f"(process {other.pid} on {os.uname().nodename}, since 20" in message
         assert message.endswith("wait for it or end it, or name another folder")
-        assert (every_step.folder / ".transient-step-4").is_dir()
+        assert (every_step.folder / ".staging-step-4").is_dir()
 
 
 def test_a_job_that_was_killed_keeps_nobody_out(every_step: CheckpointingConfig) -> None:

@@ -68,7 +68,7 @@ def test_garbage_is_collected_after_each_period(collections: list[int]) -> None:
     with GarbageCollector(2, stepper) as collector:
         while not stepper.is_finished:
             stepper.advance()
-            collector.collect_if_due()
+            collector.step_done()
             collected.append(len(collections))
 
     assert collected == [1, 2, 2, 3, 3]
@@ -140,7 +140,7 @@ def test_without_a_period_python_does_as_it_likes(collections: list[int]) -> Non
     stepper = Stepper(1)
     with GarbageCollector(None, stepper) as collector:
         stepper.advance()
-        collector.collect_if_due()
+        collector.step_done()
         assert gc.isenabled()
         assert gc.get_freeze_count() == 0
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol
-from d9d.loop.component.gradients import GradientAccumulator, GradientClipper, GradientFormat
+from d9d.loop.component.gradients import GradientAccumulator, GradientClipper, GradientDtype
 from d9d.loop.control import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,
@@ -46,8 +46,8 @@ def gather(model: OneWeight, losses: list[float]) -> None:
 def test_many_small_gradients_add_up() -> None:
     """As they do in one process with fp32 parameters; without the setting, they are lost beside a large one."""
     plain, configured = OneWeight(), OneWeight()
-    GradientFormat([plain], None)
-    GradientFormat([configured], "fp32")
+    GradientDtype([plain], None)
+    GradientDtype([configured], "fp32")
 
     gather(plain, LOSSES)
     gather(configured, LOSSES)
@@ -63,11 +63,11 @@ def test_many_small_gradients_add_up() -> None:
 def test_the_optimizer_gets_the_format_of_the_parameters() -> None:
     """Rounded once, at the end; the next step gathers in fp32 again."""
     model = OneWeight()
-    gradient_format = GradientFormat([model], "fp32")
+    gradient_upcast = GradientDtype([model], "fp32")
     for _ in range(2):
-        gradient_format.widen()
+        gradient_upcast.widen()
         gather(model, LOSSES)
-        gradient_format.narrow()
+        gradient_upcast.narrow()
         assert model.short.grad is not None
         assert model.short.grad.dtype == torch.bfloat16
         assert model.short.grad.tolist() == [2.0] * 3
@@ -80,11 +80,11 @@ def test_parameters_without_gradients_keep_none() -> None:
     """Those that are frozen, too."""
     model = OneWeight()
     model.short.requires_grad = False
-    gradient_format = GradientFormat([model], "fp32")
+    gradient_upcast = GradientDtype([model], "fp32")
 
     gather_long = GradientAccumulator([model.long], cpu_context())
     torch.autograd.backward(gather_long.weigh(ComputeLossResult(loss=model.long.sum())))
-    gradient_format.narrow()
+    gradient_upcast.narrow()
 
     assert model.short.grad is None
 
@@ -93,14 +93,14 @@ def test_parameters_without_gradients_keep_none() -> None:
 def test_both_formats_in_one_model_are_divided_and_clipped(gradient_dtype: str | None) -> None:
     """By the same numbers."""
     model = OneWeight()
-    gradient_format = GradientFormat([model], gradient_dtype)  # type: ignore[arg-type] # one of both
+    gradient_upcast = GradientDtype([model], gradient_dtype)  # type: ignore[arg-type] # one of both
     accumulator = GradientAccumulator(list(model.parameters()), cpu_context())
     for weight in (1.0, 3.0):
         torch.autograd.backward(accumulator.weigh(ComputeLossResult(loss=model(8.0), loss_weight=torch.tensor(weight))))
 
     accumulator.finish()
     norm = GradientClipper(list(model.parameters()), 1.0, cpu_context()).clip()
-    gradient_format.narrow()
+    gradient_upcast.narrow()
 
     assert norm is not None
     assert norm.item() == pytest.approx(8 * 6**0.5)
@@ -113,7 +113,7 @@ def test_both_formats_in_one_model_are_divided_and_clipped(gradient_dtype: str |
 def test_backward_passes_in_two_halves_gather_in_fp32() -> None:
     """As zero-bubble schedules run them: first for the inputs, later for the weights."""
     model = OneWeight()
-    GradientFormat([model], "fp32")
+    GradientDtype([model], "fp32")
     for factor in LOSSES:
         product = model.short * torch.full((3,), factor, dtype=torch.bfloat16)
         node = product.grad_fn

@@ -95,7 +95,7 @@ class Run:
             with contextlib.suppress(ProcessLookupError):  # it may have ended on its own
                 os.kill(pid, signal.SIGKILL)
         status = self._processes.wait()
-        leftovers = {(path.name, path.stat().st_ctime_ns) for path in self.folder.glob(".transient-*")}
+        leftovers = {(path.name, path.stat().st_ctime_ns) for path in self.folder.glob(".staging-*")}
         self.num_kills_in_saves += bool(leftovers - self._leftovers)
         self._leftovers = leftovers
         self._verify(trace, status)
@@ -143,7 +143,7 @@ def assert_same_end(run: Run, left_alone: Run) -> None:
     expected_tensors, expected_outline = split_state(left_alone.state())
     assert outline == expected_outline
     assert same_tensors(tensors, expected_tensors)
-    assert not list(run.folder.glob(".transient-*"))
+    assert not list(run.folder.glob(".staging-*"))
     assert steps_saved(run.folder) == [NUM_STEPS - PERIOD_STEPS, NUM_STEPS]
 
 

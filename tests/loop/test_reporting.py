@@ -25,7 +25,7 @@ from d9d.loop.control import (
     InitializeOptimizerContext,
     ProcessOutputsContext,
 )
-from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE, EventStepContext
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
 
 from .toy_job import (
     StoppedError,
@@ -186,13 +186,14 @@ def test_a_run_that_resumes_goes_on_in_the_file(tmp_path: Path, every_step: Any)
 
 
 def test_what_was_reported_last_is_written_when_the_loop_fails(tmp_path: Path) -> None:
-    """It may tell why."""
+    """The numbers of the last complete step may show why."""
 
     def fail(ctx: EventStepContext) -> None:
-        raise StoppedError
+        if ctx.stepper.current_step == 1:
+            raise StoppedError
 
     trainer = configure_training(training_config(reporting=reporting_to(tmp_path / "metrics.jsonl")))
-    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, fail)
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, fail)
     with pytest.raises(StoppedError):
         trainer.train()
 
@@ -263,9 +264,10 @@ def test_a_step_in_which_nothing_is_due_computes_nothing(tmp_path: Path) -> None
     with trainer.reporter as reporter:
         while not trainer.stepper.is_finished:
             with CountedOperators() as counted:
-                reporter.step_done(torch.tensor(1.0), torch.tensor(2.0), trainer.optimizer)
+                reporter.record(torch.tensor(1.0), torch.tensor(2.0), trainer.optimizer)
+                trainer.stepper.advance()
+                reporter.step_done()
             num_calls.append(counted.num_calls - 2)  # that make the tensors here
-            trainer.stepper.advance()
 
     assert [num > 0 for num in num_calls] == [False, False, True, True, False, True]
     assert num_calls[:2] == [0, 0]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from declared import record, violation
 
-from d9d.loop.component.failure import is_echo
+from d9d.loop.component.failure import is_secondary_failure
 from d9d.loop.component.shutdown import StopRequest, StopSignal
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event import EventBus
@@ -242,7 +242,7 @@ def test_the_same_signal_again_ends_the_process_at_once() -> None:
 )
 def test_an_echo_is_told_from_a_cause(error: Exception, expected: bool) -> None:  # noqa: FBT001 -- a parameter of pytest
     """By what gloo says; errors of people's own code may sound alike."""
-    assert is_echo(error) == expected
+    assert is_secondary_failure(error) == expected
 
 
 def test_what_came_first_decides_whether_an_error_is_an_echo() -> None:
@@ -255,9 +255,9 @@ def test_what_came_first_decides_whether_an_error_is_an_echo() -> None:
     interrupted = KeyboardInterrupt()
     interrupted.__context__ = wrapped
 
-    assert not is_echo(lost)
-    assert not is_echo(interrupted)
-    assert is_echo(wrapped)
+    assert not is_secondary_failure(lost)
+    assert not is_secondary_failure(interrupted)
+    assert is_secondary_failure(wrapped)
 
 
 def test_a_signal_in_the_moment_in_which_a_loop_ends_is_heard() -> None:

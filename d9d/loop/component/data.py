@@ -14,7 +14,7 @@ from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.sampler import MicroBatchSamples, StepBatchSampler
-from d9d.loop.component.shutdown import stand_apart
+from d9d.loop.component.shutdown import ignore_signals_in_worker
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
 
@@ -197,7 +197,7 @@ def build_data_loader(
         batch_sampler=batch_sampler,
         collate_fn=data.collate,
         num_workers=num_workers,
-        worker_init_fn=stand_apart,
+        worker_init_fn=ignore_signals_in_worker,
         pin_memory=takes_pinned_memory(device),
         # Without a generator of its own, each iteration would draw from the global one and a resumed run would differ.
         generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),

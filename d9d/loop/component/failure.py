@@ -20,13 +20,13 @@ from torch.distributed.elastic.multiprocessing import errors
 from d9d.core.dist_context import MeetingPlace, meeting_place
 
 _STORE_TIMEOUT = dt.timedelta(seconds=3)
-_CAUSE = "last-words/cause"
-_BLAMED = "last-words/blamed"
-_NUM_TOLD = "last-words/num-told"
-_NUM_SPEAKERS = "last-words/num-speakers"
+_CAUSE = "failure/cause"
+_BLAMED = "failure/blamed"
+_NUM_TOLD = "failure/num-told"
+_NUM_SPEAKERS = "failure/num-speakers"
 
 
-class LastWords:
+class FailureStore:
     """Tells the others how this rank ends, and knows what they told; no process waits for another in it.
 
     Args:
@@ -56,7 +56,7 @@ class LastWords:
         return [rank for rank in range(self.num_ranks) if not self._store.check([_told(rank)])]
 
     @property
-    def have_all_told(self) -> bool:
+    def all_reported(self) -> bool:
         """Whether every rank has told that it ends."""
         return self._store.add(_NUM_TOLD, 0) >= self.num_ranks
 
@@ -75,7 +75,7 @@ class LastWords:
         self._store.set(_BLAMED, " ".join(str(rank) for rank in ranks))
         self._store.compare_set(_CAUSE, "", cause)
 
-    def tell(self, cause: str | None = None) -> None:
+    def report(self, cause: str | None = None) -> None:
         """Tell that this rank ends; telling it twice is telling it once.
 
         Args:
@@ -93,7 +93,7 @@ class LastWords:
 
 
 def _told(rank: int) -> str:
-    return f"last-words/told-{rank}"
+    return f"failure/told-{rank}"
 
 
 # What gloo and NCCL say; gloo's errors are plain RuntimeErrors.
@@ -104,7 +104,7 @@ _ECHO = re.compile(
 _FROM_THE_STORE = (distributed.DistNetworkError, distributed.DistStoreError)
 
 
-def is_echo(error: BaseException) -> bool:
+def is_secondary_failure(error: BaseException) -> bool:
     """Say whether an error is no cause, and merely tells that another rank failed or hangs.
 
     Args:
@@ -167,7 +167,7 @@ def kill_children() -> None:
 def _tell(error: BaseException) -> None:
     words = None
     with contextlib.suppress(Exception):  # the store may be gone
-        words = LastWords.of_job()
+        words = FailureStore.of_job()
     finding = _finding(words, error)
     say(_text_of(error, finding), words)
     if finding is not None:
@@ -175,23 +175,23 @@ def _tell(error: BaseException) -> None:
     _record(error)
 
 
-def _finding(words: LastWords | None, error: BaseException) -> str | None:
+def _finding(words: FailureStore | None, error: BaseException) -> str | None:
     """Return what the store tells of the cause, if the error does not."""
     try:
         if words is None:
             return None
-        if is_echo(error):
+        if is_secondary_failure(error):
             return _found_elsewhere(words)
-        words.tell(f"rank {words.rank}: {describe(error)}")
+        words.report(f"rank {words.rank}: {describe(error)}")
     except Exception as problem:  # noqa: BLE001 -- whatever the store raises, the error itself has to be told
         return f"what happened on the other ranks is unknown: {describe(problem)}"
     return None
 
 
-def _found_elsewhere(words: LastWords) -> str:
+def _found_elsewhere(words: FailureStore) -> str:
     """Wait for the cause to show; then, or if none does, find who is silent."""
-    words.tell()
-    _wait(lambda: words.have_all_told and words.cause is None)
+    words.report()
+    _wait(lambda: words.all_reported and words.cause is None)
     if cause := words.cause:
         return f"this rank only lost others; what failed first is {cause}"
     silent = words.silent
@@ -227,7 +227,7 @@ def _text_of(error: BaseException, finding: str | None) -> str:
     return text if finding is None else f"{finding}\n{text}"
 
 
-def say(text: str, words: LastWords | None) -> None:
+def say(text: str, words: FailureStore | None) -> None:
     """Print what this process has to say at its end.
 
     Args:
@@ -261,7 +261,7 @@ _PARENT_POLL_SECONDS = 0.5
 _ANSWER_SECONDS = 5.0
 
 
-def end_with_launcher() -> None:
+def start_parent_watchdog() -> None:
     """Have this process end soon after the one that started it, however that one ended.
 
     Nobody else would end it, and it would write beside the job that takes its place.

@@ -47,7 +47,7 @@ class GarbageCollector:
         if self._was_enabled:
             gc.enable()
 
-    def collect_if_due(self) -> None:
+    def step_done(self) -> None:
         """Collect when a period of steps has been completed."""
         if self._period_steps is not None and self._stepper.current_step % self._period_steps == 0:
             gc.collect()

@@ -321,7 +321,7 @@ class GradientClipper:
             torch._foreach_mul_(group, factor.to(group[0].device))
 
 
-class GradientFormat:
+class GradientDtype:
     """Gathers the gradients of parameters of 16 bits in fp32, and gives them to the optimizer in 16.
 
     The backward pass of a micro-batch makes gradients in the format of the parameters; in fp32 is what they are added

@@ -19,7 +19,7 @@ from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
 from d9d.loop.component.data import takes_pinned_memory
 from d9d.loop.component.random_state import RandomState
-from d9d.loop.component.shutdown import stand_apart
+from d9d.loop.component.shutdown import ignore_signals_in_worker
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
 
@@ -54,7 +54,7 @@ class IterableDataLoader(StatefulDataLoader[Any]):
                 drop_last=True,
                 collate_fn=data.collate,
                 num_workers=config.data_loading.num_workers,
-                worker_init_fn=stand_apart,
+                worker_init_fn=ignore_signals_in_worker,
                 pin_memory=takes_pinned_memory(dist_context.device),
                 # Without one of its own, iteration would draw from the global one and a resumed run would differ.
                 generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),

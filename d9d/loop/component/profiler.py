@@ -58,7 +58,7 @@ class Profiler:
             if self._stepper.current_step == recording.end_step:
                 recording.finish(self._stepper.current_step)
             else:
-                recording.go_on()
+                recording.resume()
                 self._recording = recording
         self._start_if_due(self._config)
 
@@ -109,7 +109,7 @@ class _Recording:
         self._running = ExitStack()
         self._running.enter_context(self._profile)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Go on with the next step."""
         self._profile.step()
 

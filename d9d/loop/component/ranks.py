@@ -33,7 +33,7 @@ class Ranks:
         """Return all processes of a job."""
         return cls(dist_context.rank, dist_context.world_size)
 
-    def apart(self) -> Self:
+    def with_own_group(self) -> Self:
         """Return the same processes, who speak through a group of their own, beside whatever else they say."""
         if self.is_alone:
             return self
@@ -57,7 +57,7 @@ class Ranks:
         distributed.all_gather_object(values, value, group=self.group)
         return values
 
-    def everywhere(self, work: Callable[[], TValue]) -> TValue:
+    def run_on_all_ranks(self, work: Callable[[], TValue]) -> TValue:
         """Have each process do something of its own.
 
         Args:
@@ -77,7 +77,7 @@ class Ranks:
                 _fail(failed, rank, failure if rank == self.rank else None)
         return result  # type: ignore[return-value] # nobody failed, so it is there
 
-    def on_main(self, work: Callable[[], TValue]) -> TValue:
+    def run_on_rank_zero(self, work: Callable[[], TValue]) -> TValue:
         """Have the main process do something for all.
 
         Args:

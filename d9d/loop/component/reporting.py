@@ -365,6 +365,7 @@ class Reporter:
         self._file_sinks = sinks
         self._console: Console | None = None
         self._pending: _PendingReport | None = None
+        self._recorded: dict[str, float | torch.Tensor | None] | None = None
         self._failing: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -389,31 +390,34 @@ class Reporter:
             except OSError as problem:
                 logger.warning("%s: the last reports may be missing in %s (%s)", self._loop, sink.target, problem)
 
-    def step_done(
+    def record(
         self,
         loss: torch.Tensor | None = None,
         gradient_norm: torch.Tensor | None = None,
         optimizer: OptimizerProtocol | None = None,
     ) -> None:
-        """Report if it is due, without waiting for the device.
+        """Take the numbers of a step, before the learning rate changes, if a report of this step is due.
 
         Args:
             loss: The loss of the step over all processes, where there is one.
             gradient_norm: The norm of its gradients over all processes, where there is one.
-            optimizer: Knows the learning rates of the step.
+            optimizer: Holds the learning rates of the step.
         """
+        if self._stepper.is_due(self._period_steps):
+            self._recorded = {"loss": loss, "gradient_norm": gradient_norm, **learning_rates(optimizer)}
+
+    def step_done(self) -> None:
+        """Begin the report of the step if it is due, and publish an earlier one that has arrived on the host."""
         if self._pending is not None:
             self._publish_if_ready()
-        if self._stepper.is_due(self._period_steps):
+        if self._recorded is not None:
             self._publish()
-            self._pending = self._begin(loss, gradient_norm, optimizer)
+            self._pending = self._begin(self._recorded)
+            self._recorded = None
         if self._console is not None:
             self._console.step_done()
 
-    def _begin(
-        self, loss: torch.Tensor | None, gradient_norm: torch.Tensor | None, optimizer: OptimizerProtocol | None
-    ) -> _PendingReport:
-        candidates = {"loss": loss, "gradient_norm": gradient_norm, **learning_rates(optimizer)}
+    def _begin(self, candidates: Mapping[str, float | torch.Tensor | None]) -> _PendingReport:
         on_device = {name: number for name, number in candidates.items() if isinstance(number, torch.Tensor)}
         dtype = accumulation_dtype(self._device)
         scalars = [number.detach().to(self._device, dtype).reshape(1) for number in on_device.values()]
@@ -422,7 +426,7 @@ class Reporter:
         return _PendingReport(
             report=Report(
                 loop=self._loop,
-                num_steps=self._stepper.current_step + 1,
+                num_steps=self._stepper.current_step,
                 total_steps=self._stepper.total_steps,
                 taken_at=dt.datetime.now(dt.UTC),
                 numbers={**known, **self._measure_speed()},
@@ -434,7 +438,7 @@ class Reporter:
     def _measure_speed(self) -> dict[str, float]:
         """Measure how fast the steps since the last report were."""
         before, now = self._measured_steps, time.perf_counter()
-        num_steps, seconds = self._stepper.current_step + 1, max(now - self._measured_at, 1e-9)
+        num_steps, seconds = self._stepper.current_step, max(now - self._measured_at, 1e-9)
         self._measured_steps, self._measured_at = num_steps, now
         num_samples = min(num_steps * self._samples_per_step, self._num_samples) - before * self._samples_per_step
         return {"steps_per_second": (num_steps - before) / seconds, "samples_per_second": num_samples / seconds}

@@ -20,7 +20,7 @@ from torch.distributed import Work
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.failure import FAILED, LastWords, describe, end_job, is_echo, kill_children, say
+from d9d.loop.component.failure import FAILED, FailureStore, describe, end_job, is_secondary_failure, kill_children, say
 from d9d.loop.config import TimeoutConfig
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -34,7 +34,7 @@ _CLOSE = b"\0"
 _listening: "list[StopSignal]" = []
 
 
-def stand_apart(worker: int) -> None:  # noqa: ARG001 -- torch's signature
+def ignore_signals_in_worker(worker: int) -> None:  # noqa: ARG001 -- torch's signature
     """Have a process that reads data be out of reach of what asks its rank to stop.
 
     torchrun sends SIGTERM to the process group of each rank, and schedulers may send SIGUSR1 to all processes of a job:
@@ -129,7 +129,7 @@ class StopSignal:
 
     def _hear(self, receiver: socket.socket) -> None:
         """Run in a thread of its own, where signals are heard while the main one is busy."""
-        words: LastWords | None = None
+        words: FailureStore | None = None
         while True:
             is_readable = select.select([receiver], [], [], _POLL_SECONDS if self._first_heard else None)[0]
             numbers = receiver.recv(64) if is_readable else b""
@@ -137,7 +137,7 @@ class StopSignal:
                 self._judge(number)
             if not self._is_alone and self._first_heard:
                 with suppress(Exception):  # the store may be gone
-                    words = words or LastWords.of_job()
+                    words = words or FailureStore.of_job()
                     if words is not None and words.cause is not None:
                         _leave_failed_job(words)
             # Last: the launcher may end this rank in the very moment in which it loses the one that failed.
@@ -151,7 +151,7 @@ class StopSignal:
         self._received = max(self._received, number)
 
 
-def _leave_failed_job(words: LastWords) -> None:
+def _leave_failed_job(words: FailureStore) -> None:
     """End this process after another one; if that one waited for this one, with where this one is."""
     if words.is_blamed:
         frames = sys._current_frames()  # noqa: SLF001 -- Python's documented way
@@ -207,7 +207,7 @@ class StopRequest(SystemExit):
         super().__init__(STOPPED)
 
 
-class Interruption:
+class Shutdown:
     """Watches over a loop, within its context.
 
     Args:
@@ -283,13 +283,13 @@ def _end_if_alone(error: BaseException) -> None:
     What the caller of the loop does on the way out may wait for them: a barrier in `finally`, say. Errors that all
     ranks have, such as a refused checkpoint, are left to the caller.
     """
-    words = LastWords.of_job()
-    if words is None or is_echo(error):
+    words = FailureStore.of_job()
+    if words is None or is_secondary_failure(error):
         return
-    words.tell(f"rank {words.rank}: {describe(error)}")
+    words.report(f"rank {words.rank}: {describe(error)}")
     deadline = time.monotonic() + _GRACE_SECONDS
     while time.monotonic() < deadline:
-        if words.have_all_told:
+        if words.all_reported:
             return
         time.sleep(0.05)
     end_job(error)

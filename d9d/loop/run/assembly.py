@@ -203,7 +203,7 @@ def build_stages(provider: ModelProvider, config: LoopConfig, dist_context: Dist
     stages = [build_model_stage(provider, dist_context, position) for position in positions]
     modules = [stage.module for stage in stages]
     ranks = Ranks.of(dist_context)
-    ranks.everywhere(lambda: _initialize(modules, config, dist_context))
+    ranks.run_on_all_ranks(lambda: _initialize(modules, config, dist_context))
     require_synchronized(modules, dist_context, schedule=config.pipeline.schedule if len(modules) > 1 else None)
     require_own_names(stages, ranks)
     return stages
@@ -273,7 +273,7 @@ def find_initial_source(config: LoopConfig, ranks: Ranks) -> WeightSource | None
         CheckpointError: On all ranks, if they are needed and are not there.
     """
     own = config.checkpointing
-    if own is not None and ranks.on_main(lambda: bool(Checkpoint.list_in(own.folder))):
+    if own is not None and ranks.run_on_rank_zero(lambda: bool(Checkpoint.list_in(own.folder))):
         return None
     return find_source(config, ranks)
 

@@ -24,7 +24,7 @@ from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import Reporter, build_reporter
 from d9d.loop.component.sampler import MicroBatchSamples, StepBatchSampler
-from d9d.loop.component.shutdown import Interruption
+from d9d.loop.component.shutdown import Shutdown
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import (
     DatasetProvider,
@@ -100,7 +100,7 @@ class Inference:
     checkpointer: Checkpointer
     garbage_collector: GarbageCollector
     profiler: Profiler
-    interruption: Interruption
+    interruption: Shutdown
 
     def infer(self) -> None:
         """Run the model over all samples, from where the newest checkpoint of this run was taken if there is one.
@@ -140,15 +140,16 @@ class Inference:
             forward_pre(moment)
             self._forward(samples, batches)
             forward_post(moment)
-            self.reporter.step_done()
+            self.reporter.record()
             step_post(moment)
             self._end_step()
 
     def _end_step(self) -> None:
         self.stepper.advance()
         self.interruption.step_done()
-        self.checkpointer.save_if_due(now=self.interruption.is_due)
-        self.garbage_collector.collect_if_due()
+        self.reporter.step_done()
+        self.checkpointer.step_done()
+        self.garbage_collector.step_done()
         self.profiler.step_done()
         self.interruption.stop_if_due()
 
@@ -217,6 +218,7 @@ class InferenceConfigurator:
         modules = [stage.module for stage in stages]
         bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=modules))
         seed_apart(random_state, config, dist_context)
+        interruption = Shutdown(dist_context, stepper, config.timeouts)
         return Inference(
             event_bus=bus,
             stepper=stepper,
@@ -234,9 +236,16 @@ class InferenceConfigurator:
             random_state=random_state,
             garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
             profiler=profiler,
-            interruption=Interruption(dist_context, stepper, config.timeouts),
+            interruption=interruption,
             checkpointer=self._build_checkpointer(
-                num_samples, source, dist_context, bus=bus, stepper=stepper, modules=modules, random=random_state
+                num_samples,
+                source,
+                dist_context,
+                bus=bus,
+                stepper=stepper,
+                modules=modules,
+                random=random_state,
+                interruption=interruption,
             ),
         )
 
@@ -250,6 +259,7 @@ class InferenceConfigurator:
         stepper: Stepper,
         modules: Sequence[nn.Module],
         random: RandomState,
+        interruption: Shutdown,
     ) -> Checkpointer:
         config = self._config
         ranks = Ranks.of(dist_context)
@@ -275,6 +285,7 @@ class InferenceConfigurator:
             settings=settings,
             ranks=ranks,
             notes=describe_job(config),
+            is_stopping=lambda: interruption.is_due,
         )
 
     def _find_participants(self, bus: EventBus, modules: Sequence[nn.Module], ranks: Ranks) -> dict[str, Stateful]:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from torch import distributed
 from torch.distributed.elastic.multiprocessing import errors
 
-from d9d.loop.component.failure import LastWords, end_job, end_with_launcher
-from d9d.loop.component.shutdown import Interruption, StopRequest
+from d9d.loop.component.failure import FailureStore, end_job, start_parent_watchdog
+from d9d.loop.component.shutdown import Shutdown, StopRequest
 
 _FAREWELL_SECONDS = 5.0
 
@@ -36,8 +36,8 @@ def launch(main: Callable[[], object]) -> None:
         main()
         return
 
-    end_with_launcher()
-    Interruption.ends_failed_jobs = True
+    start_parent_watchdog()
+    Shutdown.ends_failed_jobs = True
     errors.get_error_handler().initialize()
     try:
         main()
@@ -56,13 +56,13 @@ def launch(main: Callable[[], object]) -> None:
 def _leave_together() -> None:
     """Wait a moment for ranks that still speak: the end of a process closes its connections."""
     with suppress(Exception):  # they may have failed, and say so themselves
-        words = LastWords.of_job()
+        words = FailureStore.of_job()
         if words is None:
             return
-        words.tell()
+        words.report()
         deadline = time.monotonic() + _FAREWELL_SECONDS
         while time.monotonic() < deadline:
-            if words.have_all_told:
+            if words.all_reported:
                 if distributed.is_initialized():
                     distributed.destroy_process_group()
                 return

@@ -19,14 +19,14 @@ from d9d.loop.component.checkpoint.manager import Checkpointer
 from d9d.loop.component.checkpoint.storage import describe_job
 from d9d.loop.component.data import DeviceTransfer, TrainingData, begin_reading
 from d9d.loop.component.garbage_collector import GarbageCollector
-from d9d.loop.component.gradients import GradientAccumulator, GradientClipper, GradientFormat, NonFiniteGradients
+from d9d.loop.component.gradients import GradientAccumulator, GradientClipper, GradientDtype, NonFiniteGradients
 from d9d.loop.component.model import ModelRunner, ModelStage
 from d9d.loop.component.optim import OptimizerBuilder, constant_lr
 from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import Reporter, build_reporter
-from d9d.loop.component.shutdown import Interruption
+from d9d.loop.component.shutdown import Shutdown
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     ComputeLossContext,
@@ -116,7 +116,7 @@ class Trainer:
         model_runner: Runs the model.
         gradient_accumulator: Gathers the losses of a step, and makes its gradients theirs.
         gradient_clipper: Bounds them.
-        gradient_format: Gathers them in more bits than the optimizer gets.
+        gradient_upcast: Gathers them in more bits than the optimizer gets.
         non_finite_gradients: Leaves out steps whose gradients are not finite.
         reporter: Tells how far the run is, and its numbers.
         random_state: The random number generators of the process.
@@ -141,7 +141,7 @@ class Trainer:
     model_runner: ModelRunner
     gradient_accumulator: GradientAccumulator
     gradient_clipper: GradientClipper
-    gradient_format: GradientFormat
+    gradient_upcast: GradientDtype
     non_finite_gradients: NonFiniteGradients
     reporter: Reporter
     random_state: RandomState
@@ -149,7 +149,7 @@ class Trainer:
     weight_exporter: WeightExporter
     garbage_collector: GarbageCollector
     profiler: Profiler
-    interruption: Interruption
+    interruption: Shutdown
 
     def train(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one.
@@ -194,19 +194,19 @@ class Trainer:
         while not self.stepper.is_finished:
             step_pre(moment)
             moved = self.device_transfer.move(itertools.islice(micro_batches, self.num_micro_batches))
-            self.gradient_format.widen()
+            self.gradient_upcast.widen()
             forward_backward_pre(moment)
             self.model_runner.forward_backward(moved, self._compute_loss)
             forward_backward_post(moment)
             loss = self.gradient_accumulator.finish()
             gradient_norm = self.gradient_clipper.clip()
             self.non_finite_gradients.judge(gradient_norm)
-            self.gradient_format.narrow()
+            self.gradient_upcast.narrow()
             optimizer_step_pre(moment)
             self.optimizer.step()
             optimizer_step_post(moment)
             self.gradient_accumulator.discard(self.optimizer)
-            self.reporter.step_done(loss, gradient_norm, self.optimizer)
+            self.reporter.record(loss, gradient_norm, self.optimizer)
             self.lr_scheduler.step()
             step_post(moment)
             self._end_step()
@@ -214,8 +214,9 @@ class Trainer:
     def _end_step(self) -> None:
         self.stepper.advance()
         self.interruption.step_done()
-        self.checkpointer.save_if_due(now=self.interruption.is_due)
-        self.garbage_collector.collect_if_due()
+        self.reporter.step_done()
+        self.checkpointer.step_done()
+        self.garbage_collector.step_done()
         self.profiler.step_done()
         self.interruption.stop_if_due()
 
@@ -304,6 +305,7 @@ class TrainingConfigurator:
     def _assemble(self, parts: TrainingParts) -> Trainer:
         config, dist_context, stepper = self._config, parts.dist_context, parts.stepper
         parameters = [parameter for module in parts.modules for parameter in module.parameters()]
+        interruption = Shutdown(dist_context, stepper, config.timeouts)
         return Trainer(
             event_bus=parts.event_bus,
             stepper=stepper,
@@ -326,14 +328,14 @@ class TrainingConfigurator:
                 dist_context,
                 always_measure=config.non_finite_gradients != "allow",
             ),
-            gradient_format=GradientFormat(parts.modules, config.gradient_dtype),
+            gradient_upcast=GradientDtype(parts.modules, config.gradient_dtype),
             non_finite_gradients=NonFiniteGradients(config, parts.optimizer, stepper),
             reporter=parts.reporter,
             random_state=parts.random_state,
             garbage_collector=GarbageCollector(config.garbage_collection_period_steps, stepper),
             profiler=parts.profiler,
-            interruption=Interruption(dist_context, stepper, config.timeouts),
-            checkpointer=self._build_checkpointer(parts),
+            interruption=interruption,
+            checkpointer=self._build_checkpointer(parts, interruption),
             weight_exporter=WeightExporter(parts.modules, Ranks.of(dist_context)),
         )
 
@@ -350,7 +352,7 @@ class TrainingConfigurator:
         bus.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext(lr_scheduler=lr_scheduler))
         return optimizer, lr_scheduler
 
-    def _build_checkpointer(self, parts: TrainingParts) -> Checkpointer:
+    def _build_checkpointer(self, parts: TrainingParts, interruption: Shutdown) -> Checkpointer:
         config, ranks = self._config, Ranks.of(parts.dist_context)
         state = training_state(
             ranks,
@@ -382,6 +384,7 @@ class TrainingConfigurator:
             settings=settings,
             ranks=ranks,
             notes=describe_job(config),
+            is_stopping=lambda: interruption.is_due,
         )
 
     def _find_participants(self, parts: TrainingParts, ranks: Ranks) -> dict[str, Stateful]:

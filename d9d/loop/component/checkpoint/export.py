@@ -333,7 +333,7 @@ def find_source(path: Path, ranks: Ranks = ALONE) -> WeightSource:
     Raises:
         CheckpointError: On all ranks, if there is none.
     """
-    return ranks.on_main(lambda: _find_source(path))
+    return ranks.run_on_rank_zero(lambda: _find_source(path))
 
 
 def identify_source(source: WeightSource) -> str:
@@ -363,7 +363,7 @@ def load_weights(source: WeightSource, modules: Sequence[nn.Module], ranks: Rank
             or it is damaged.
     """
     expected = describe_model(modules, ranks)
-    ranks.on_main(lambda: require_same(expected, _describe(source), source.path, remedy=_REMEDY))
+    ranks.run_on_rank_zero(lambda: require_same(expected, _describe(source), source.path, remedy=_REMEDY))
     state = ModelState(modules)
     if isinstance(source, ExportedWeights):
         outline = state.narrow(source.describe())
@@ -374,7 +374,7 @@ def load_weights(source: WeightSource, modules: Sequence[nn.Module], ranks: Rank
         outline = state.narrow(saved.outline_at("model"))
         rooms = state.make_room(outline)
         saved.fill(rooms)
-    ranks.everywhere(lambda: state.load_state_dict(join_state(outline, rooms)))
+    ranks.run_on_all_ranks(lambda: state.load_state_dict(join_state(outline, rooms)))
 
 
 def _describe(source: WeightSource) -> dict[str, Any]:
@@ -433,9 +433,9 @@ class WeightExporter:
         Raises:
             CheckpointError: On all ranks, if they cannot be written, or the folder holds something.
         """
-        state = self._ranks.everywhere(lambda: {"model": self._model.state_dict()})
+        state = self._ranks.run_on_all_ranks(lambda: {"model": self._model.state_dict()})
         differing = {f"model/{name}" for name in self._model.buffer_names()}
-        scratch = self._ranks.on_main(lambda: _make_scratch(folder))
+        scratch = self._ranks.run_on_rank_zero(lambda: _make_scratch(folder))
         try:
             checkpoint = Checkpoint.write(scratch, 0, state, {}, ranks=self._ranks, differing=differing)
             export_weights(checkpoint, folder, self._ranks)
@@ -464,11 +464,11 @@ def export_weights(
     saved = checkpoint.open(ranks)
     outline = saved.outline_at("model")
     files = _divide(_weights_in(outline, checkpoint, ranks), max_file_bytes)
-    scratch = ranks.on_main(lambda: _make_scratch(folder))
+    scratch = ranks.run_on_rank_zero(lambda: _make_scratch(folder))
     try:
         own = list(files.items())[ranks.rank :: ranks.num_ranks]
-        ranks.everywhere(lambda: _write_files(scratch, own, checkpoint.open()))
-        ranks.on_main(lambda: _complete(scratch, folder, files))
+        ranks.run_on_all_ranks(lambda: _write_files(scratch, own, checkpoint.open()))
+        ranks.run_on_rank_zero(lambda: _complete(scratch, folder, files))
     except OSError as error:
         raise _failure(folder, error) from error
     finally:

@@ -44,10 +44,10 @@ def synchronize_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-_STAGING_PREFIX = ".transient-"
+_STAGING_PREFIX = ".staging-"
 
 
-def make_transient(path: Path) -> Path:
+def make_staging_directory(path: Path) -> Path:
     """Make a folder for what will be moved to a path when it is complete, and remove what others left.
 
     Args:
@@ -56,7 +56,7 @@ def make_transient(path: Path) -> Path:
     Returns:
         The folder: another one each time, lest a process that was left behind writes to it.
     """
-    remove_transient(path.parent)
+    remove_staging_directories(path.parent)
     folder = path.with_name(f"{_STAGING_PREFIX}{path.name}-{secrets.token_hex(4)}")
     # Where all of the path has vanished, a disk has: what is written in its place is found by nobody.
     folder.mkdir()
@@ -75,7 +75,7 @@ def remove_at_once(path: Path) -> None:
         shutil.rmtree(leaving)
 
 
-def remove_transient(folder: Path) -> None:
+def remove_staging_directories(folder: Path) -> None:
     """Remove what killed processes left on its way in or out.
 
     Args:

@@ -14,7 +14,7 @@ from torch import nn
 from d9d.core.protocol import OptimizerProtocol, Stateful
 from d9d.loop.component.checkpoint.dcp import SavedState
 from d9d.loop.component.checkpoint.files import CheckpointError
-from d9d.loop.component.checkpoint.sharded_state import DividedState, ModelState, OptimizerState, is_alike, unite
+from d9d.loop.component.checkpoint.sharded_state import ModelState, OptimizerState, ShardedState, is_alike, unite
 from d9d.loop.component.checkpoint.state_dict import describe_outline, empty_tensors, join_state, split_state
 from d9d.loop.component.ranks import ALONE, Ranks
 
@@ -75,7 +75,9 @@ class JobState:
         Raises:
             Exception: On all processes, if any part fails to tell its state on any of them.
         """
-        states = self._ranks.everywhere(lambda: {name: part.holder.state_dict() for name, part in self._parts.items()})
+        states = self._ranks.run_on_all_ranks(
+            lambda: {name: part.holder.state_dict() for name, part in self._parts.items()}
+        )
         return {name: self._keyed(name, part, states[name]) for name, part in self._parts.items()}
 
     def differing(self) -> set[str]:
@@ -116,9 +118,9 @@ class JobState:
         """
         for name in saved.names() - self._parts.keys():
             self._warn("%s has state of %r, which nobody takes back", saved.folder, name)
-        outlines, rooms = self._ranks.everywhere(lambda: self._prepare(saved))
+        outlines, rooms = self._ranks.run_on_all_ranks(lambda: self._prepare(saved))
         saved.fill(rooms)
-        self._ranks.everywhere(lambda: self._restore(outlines, rooms))
+        self._ranks.run_on_all_ranks(lambda: self._restore(outlines, rooms))
 
     def _keyed(self, name: str, part: Part, state: dict[str, Any]) -> dict[str, Any]:
         if part.held is Held.TOGETHER:
@@ -136,7 +138,7 @@ class JobState:
             if path is None:
                 continue
             outline = saved.outline_at(*path)
-            if isinstance(part.holder, DividedState):
+            if isinstance(part.holder, ShardedState):
                 outline = part.holder.narrow(outline)
                 rooms |= part.holder.make_room(outline)
             else:
@@ -183,7 +185,7 @@ def _key_of(rank: int) -> str:
 
 
 def _summary(holder: Stateful, outline: Any) -> Any:
-    return holder.summarize(outline) if isinstance(holder, DividedState) else outline
+    return holder.summarize(outline) if isinstance(holder, ShardedState) else outline
 
 
 def training_state(

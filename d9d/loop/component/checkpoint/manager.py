@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.dcp import SavedState
-from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock, remove_transient
+from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock, remove_staging_directories
 from d9d.loop.component.checkpoint.state_dict import describe_state
 from d9d.loop.component.checkpoint.storage import Checkpoint, find_complete, find_differences, require_same
 from d9d.loop.component.data import map_tensors
@@ -160,7 +160,7 @@ class SaveSchedule:
         self._period_steps = config.period_steps
         self._period_seconds = None if config.period_minutes is None else config.period_minutes * _SECONDS_PER_MINUTE
         self._stepper = stepper
-        self._ranks = ranks if self._period_seconds is None else ranks.apart()
+        self._ranks = ranks if self._period_seconds is None else ranks.with_own_group()
         self._has_passed = torch.zeros((), dtype=torch.uint8)
         self._telling: distributed.Work | None = None
         self._saved_at = time.monotonic()
@@ -232,7 +232,7 @@ class CheckpointWriter:
         self._ranks = ranks
         self._write_checkpoint = write
         # What is written beside the loop must not be spoken of where the loop speaks.
-        self._writers = ranks.apart() if config.asynchronous else ranks
+        self._writers = ranks.with_own_group() if config.asynchronous else ranks
         self._snapshot = HostSnapshot()
         self._background = BackgroundWork()
 
@@ -256,7 +256,7 @@ class CheckpointWriter:
         if not self._config.asynchronous:
             self._write(num_steps, state, differing)
             return
-        snapshot = self._ranks.everywhere(lambda: self._snapshot.take(state))
+        snapshot = self._ranks.run_on_all_ranks(lambda: self._snapshot.take(state))
         self._background.start(functools.partial(self._write_beside, num_steps, snapshot, differing))
 
     def wait(self) -> None:
@@ -276,12 +276,12 @@ class CheckpointWriter:
         """
 
         def remove() -> None:
-            remove_transient(self._config.folder)
+            remove_staging_directories(self._config.folder)
             complete = [found for found in Checkpoint.list_in(self._config.folder) if found.defect() is None]
             for surplus in complete[self._config.num_to_keep :]:
                 surplus.remove()
 
-        (ranks or self._ranks).on_main(remove)
+        (ranks or self._ranks).run_on_rank_zero(remove)
 
     def _wait_for_last(self, num_steps: int) -> None:
         was_writing, since = self._background.is_running, time.monotonic()
@@ -357,6 +357,7 @@ class Checkpointer:
             all ranks.
         ranks: The processes of the job, all of which call each method at once.
         notes: What people may want to know of a checkpoint besides, such as the mesh, in JSON's types.
+        is_stopping: Whether the ranks have agreed to stop after the step that was just completed.
     """
 
     def __init__(
@@ -368,8 +369,10 @@ class Checkpointer:
         settings: Mapping[str, Any],
         ranks: Ranks = ALONE,
         notes: Mapping[str, Any] | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._stepper = stepper
+        self._is_stopping = is_stopping
         self._state = state
         self._settings = settings
         self._notes = notes or {}
@@ -397,24 +400,23 @@ class Checkpointer:
         """
         if self._saving is None:
             return False
-        self._ranks.on_main(self._saving.lock.acquire)
+        self._ranks.run_on_rank_zero(self._saving.lock.acquire)
         try:
             return self._load_newest(self._saving)
         except BaseException:
             self._saving.lock.release()
             raise
 
-    def save_if_due(self, *, now: bool = False) -> None:
-        """Save the state when a period, or the last step, has been completed; then remove surplus ones.
+    def step_done(self) -> None:
+        """Save the state when a period, or the last step, has been completed, or the job is about to stop.
 
-        Args:
-            now: Whether to save in any case, and to wait until that is on disk, since the job is about to stop.
+        Before a stop this waits until the checkpoint is on disk.
 
         Raises:
             CheckpointError: As `save`.
             StateError: As `save`.
         """
-        if now:
+        if self._is_stopping():
             self.save()
             self.wait()
         elif self._saving is not None and self._saving.schedule.is_due():
@@ -473,7 +475,7 @@ class Checkpointer:
 
     def _load_newest(self, saving: _Saving) -> bool:
         # A shared file system may show the others an older state of the folder.
-        checkpoint = self._ranks.on_main(lambda: self._find(saving.config))
+        checkpoint = self._ranks.run_on_rank_zero(lambda: self._find(saving.config))
         if checkpoint is None:
             return False
         self._state.load(checkpoint.open(self._ranks))

@@ -21,7 +21,7 @@ from d9d.loop.component.checkpoint.state_dict import (
 from d9d.loop.component.ranks import ALONE, Ranks
 
 
-class DividedState(abc.ABC):
+class ShardedState(abc.ABC):
     """State of which each process holds a share, under names that are the same for any division."""
 
     @abc.abstractmethod
@@ -85,7 +85,7 @@ def unite(
     """
     if ranks.is_alone:
         return split_state(state)
-    tensors, *seen = ranks.everywhere(lambda: _take_apart(state))
+    tensors, *seen = ranks.run_on_all_ranks(lambda: _take_apart(state))
     outlines, digests = zip(*ranks.gather(seen), strict=True)
     # All ranks see the same, and so come to the same error or none.
     merged = merge_outlines(outlines)
@@ -109,7 +109,7 @@ def is_alike(state: Mapping[str, Any], ranks: Ranks, name: str = "") -> bool:
     """
     if ranks.is_alone:
         return True
-    _, *seen = ranks.everywhere(lambda: _take_apart(state, name))
+    _, *seen = ranks.run_on_all_ranks(lambda: _take_apart(state, name))
     (first, first_digests), *others = ranks.gather(seen)
     return all(is_same_outline(other, first) and digests == first_digests for other, digests in others)
 
@@ -157,7 +157,7 @@ def _writers(digests: Collection[Mapping[str, int]], differing: Collection[str],
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
-class ModelState(DividedState):
+class ModelState(ShardedState):
     """The state of all stages of a model that this process holds, as of one model.
 
     Args:
@@ -237,7 +237,7 @@ def describe_model(modules: Sequence[nn.Module], ranks: Ranks = ALONE) -> dict[s
         StateError: On all ranks, if the names do not fit together, or ranks hold different weights of one name.
     """
     model = ModelState(modules)
-    state = ranks.everywhere(lambda: {"model": model.state_dict()})
+    state = ranks.run_on_all_ranks(lambda: {"model": model.state_dict()})
     _, outline = unite(state, ranks, {f"model/{name}" for name in model.buffer_names()})
     return describe_outline(outline)
 
@@ -269,7 +269,7 @@ def _put(state: dict[str, Any], name: str, value: Any) -> None:
 _OF_THE_PROCESS = ("params", "param_names")
 
 
-class OptimizerState(DividedState):
+class OptimizerState(ShardedState):
     """The state of one of torch's optimizers, which any other division of the model can take up.
 
     Each process has the moments of its own parameters, or parts of parameters, as the optimizer has them; and, for each

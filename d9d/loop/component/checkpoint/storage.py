@@ -30,7 +30,7 @@ from d9d.loop.component.checkpoint.dcp import (
 from d9d.loop.component.checkpoint.files import (
     CheckpointError,
     logger,
-    make_transient,
+    make_staging_directory,
     remove_at_once,
     synchronize_folder,
     write_json,
@@ -212,10 +212,10 @@ class Checkpoint:
             **(notes or {}),
             "settings": settings,
         }
-        partial = ranks.on_main(functools.partial(make_transient, checkpoint.path))
+        partial = ranks.run_on_rank_zero(functools.partial(make_staging_directory, checkpoint.path))
         try:
             save_tensors(partial, tensors, ranks)
-            ranks.on_main(lambda: checkpoint._complete(partial, outline, manifest))
+            ranks.run_on_rank_zero(lambda: checkpoint._complete(partial, outline, manifest))
         except BaseException:
             if ranks.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -329,7 +329,7 @@ class Checkpoint:
             except READ_ERRORS as error:
                 raise damage_error(self.path, error) from error
 
-        outline, index, num_ranks = ranks.on_main(read_texts)
+        outline, index, num_ranks = ranks.run_on_rank_zero(read_texts)
         return SavedState(folder=self.path, outline=outline, index=index, num_ranks=num_ranks, ranks=ranks)
 
     def remove(self) -> None:
