@@ -69,11 +69,12 @@ def d9d_emitter(context: Context, number: int) -> Run:
     event, bus = Event[Context](id="bench.step"), EventBus()
     for handler in handlers(number):
         bus.subscribe(event, handler)
-    emit = bus.emitter(event)
+    emitter = bus.emitter(event)
 
     def run(times: int) -> None:
         for _ in range(times):
-            emit(context)
+            if emitter.handlers:
+                emitter.call(context)
 
     return run
 

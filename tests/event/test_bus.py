@@ -47,7 +47,7 @@ def after_a_block(bus: EventBus, event: Event[TContext], context: TContext, /) -
 
 
 def by_an_emitter(bus: EventBus, event: Event[TContext], context: TContext, /) -> None:
-    bus.emitter(event)(context)
+    bus.emitter(event).call(context)
 
 
 @pytest.fixture(name="trigger", params=[plainly, before_a_block, after_a_block, by_an_emitter])

@@ -1,12 +1,12 @@
 """The Event Bus beside a model of it."""
 
 import functools
-from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from d9d.loop.event import Event, EventBus
+from d9d.loop.event.bus import Emitter
 
 EVENTS = [Event[int](id="user.first"), Event[int](id="user.second"), Event[int](id="user.third")]
 OPERATIONS = st.lists(
@@ -26,7 +26,7 @@ def test_any_sequence_of_calls_behaves_as_lists_of_handlers_would(operations: li
     bus = EventBus()
     actual: list[tuple[int, int]] = []
     expected: list[tuple[int, int]] = []
-    emitters: dict[int, Callable[[int], None]] = {}  # kept, as loops do
+    emitters: dict[int, Emitter[int]] = {}  # kept, as loops do
     handlers: dict[int, list[tuple[int, bool]]] = {0: [], 1: [], 2: []}
 
     def handler(name: int, fails: bool, ctx: int) -> None:  # noqa: FBT001 - bound by position
@@ -45,7 +45,7 @@ def test_any_sequence_of_calls_behaves_as_lists_of_handlers_would(operations: li
         expected += [(name, number) for name, _ in reached]
         try:
             if kind == "emit":
-                emitters.setdefault(event, bus.emitter(EVENTS[event]))(number)
+                emitters.setdefault(event, bus.emitter(EVENTS[event])).call(number)
             else:
                 bus.trigger(EVENTS[event], number)
             raised = False

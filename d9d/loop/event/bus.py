@@ -5,56 +5,17 @@ import dataclasses
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable
-from types import CodeType, FunctionType, TracebackType
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeAlias, TypeVar, final
-
-
-def make_emitter(event_id: str, handlers: Iterable[Callable[[Any], None]]) -> FunctionType:
-    """Return a function that calls handlers, one by one, as in code written by hand for these very handlers.
-
-    A loop over them, or a variable for the one that runs, would take a tenth longer: see
-    docs/decisions/0013-loops-hold-emitters.md.
-
-    Args:
-        event_id: The id of the event that they hear.
-        handlers: What to call, in order.
-    """
-    # Emitters share their code, and each finds its handlers among its own global names.
-    emitter = FunctionType(_code(0), {"handlers": [], "note": functools.partial(note, event_id)}, "emit")
-    for handler in handlers:
-        add_handler(emitter, handler)
-    return emitter
-
-
-def add_handler(emitter: FunctionType, handler: Callable[[Any], None]) -> None:
-    """Have an emitter call one more handler, from the next time on that it is called."""
-    names = emitter.__globals__
-    names[f"handler_{len(names['handlers'])}"] = handler
-    names["handlers"].append(handler)
-    emitter.__code__ = _code(len(names["handlers"]))  # a call that goes on meanwhile keeps its own
-
-
-@functools.cache
-def _code(num_handlers: int) -> CodeType:
-    """Return the code that calls so many handlers."""
-    calls = "".join(
-        f"    try: handler_{number}(context)\n"
-        f"    except BaseException as error: error.add_note(note(handler_{number})); raise\n"
-        for number in range(num_handlers)
-    )
-    defined: dict[str, FunctionType] = {}
-    source = f"def emit(context, /):\n{calls or '    pass'}"
-    exec(compile(source, "<emitter of an event>", "exec"), defined)  # noqa: S102 -- nothing but numbers is put into it
-    return defined["emit"].__code__
-
 
 # Declared, not inferred: the `class Event[TContext]` syntax of Python 3.12 infers a covariant parameter, and type
 # checkers then accept wrong contexts. See docs/decisions/0002-invariant-context.md.
 TContext = TypeVar("TContext")
 
-# Tuples, replaced and never changed: a handler that subscribes during a trigger starts with the next one. An event that
-# is triggered and has none gets an empty one for good, and no trigger after the first has to ask.
+
+# A subscription replaces the tuple, so a handler that subscribes during a trigger is first called by the next one. An
+# event that is triggered without handlers gets an empty tuple for good, so that later triggers find a key.
 _Handlers: TypeAlias = collections.defaultdict[str, tuple[Callable[[Any], None], ...]]
 
 
@@ -91,6 +52,47 @@ class Event(Generic[TContext]):
 
 
 @final
+class Emitter(Generic[TContext]):
+    """Triggers one event of one bus. A loop keeps it, so that an event costs no more than the calls of its handlers.
+
+    ```python
+    loss_ready = bus.emitter(EVENT_LOSS_READY)
+    while not stepper.is_finished:
+        ...
+        if loss_ready.handlers:  # an event that nobody listens to builds no context
+            loss_ready.call(LossReadyContext(loss=loss))
+    ```
+
+    Attributes:
+        handlers: The handlers of the event in the order of subscription. A subscription replaces the tuple, so a
+            handler that subscribes during a trigger is first called by the next one.
+    """
+
+    __slots__ = ("_event_id", "handlers")
+
+    def __init__(self, event_id: str, handlers: tuple[Callable[[TContext], None], ...]) -> None:
+        self._event_id = event_id
+        self.handlers = handlers
+
+    def call(self, context: TContext, /) -> None:
+        """Call all handlers, as `EventBus.trigger` does.
+
+        Args:
+            context: What the handlers receive.
+
+        Raises:
+            BaseException: Whatever a handler raises, with a note that names the event and the handler. The handlers
+                after it are not called.
+        """
+        try:
+            for handler in self.handlers:
+                handler(context)
+        except BaseException as error:
+            error.add_note(note(self._event_id, handler))
+            raise
+
+
+@final
 class Bounded(Generic[TContext]):
     """The `with` block between the two sides of a moment.
 
@@ -113,13 +115,13 @@ class Bounded(Generic[TContext]):
     # Both look before they call: mostly nobody listens.
     def __enter__(self) -> None:
         if handlers := self.handlers[self.event_pre.id]:
-            _call(handlers, self.event_pre, self.context)
+            _call(handlers, self.event_pre.id, self.context)
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error_type is None and (handlers := self.handlers[self.event_post.id]):
-            _call(handlers, self.event_post, self.context)
+            _call(handlers, self.event_post.id, self.context)
 
 
 @final
@@ -135,7 +137,7 @@ class EventBus:
     def __init__(self) -> None:
         """Construct a bus that nobody listens to yet."""
         self._handlers: _Handlers = collections.defaultdict(tuple)
-        self._emitters: dict[str, FunctionType] = {}
+        self._emitters: dict[str, Emitter[Any]] = {}
         self._events: dict[str, Event[Any]] = {}
         # By identity, since targets need not be hashable; the values keep the targets alive and so their ids unique.
         self._claimed: dict[int, object] = {}
@@ -158,7 +160,7 @@ class EventBus:
         self._verify_only(event, f"handler {describe_handler(handler)} listens to")
         self._handlers[event.id] += (handler,)
         if event.id in self._emitters:
-            add_handler(self._emitters[event.id], handler)
+            self._emitters[event.id].handlers = self._handlers[event.id]
 
     def trigger(self, event: Event[TContext], context: TContext) -> None:
         """Call all handlers of an event, in the order in which they subscribed.
@@ -172,7 +174,7 @@ class EventBus:
                 handlers after it are not called.
         """
         handlers = self._handlers[event.id]
-        # `_call` written out: calling it would take as long as a handler that does nothing.
+        # `Emitter.call` written out: the call itself would take as long as a handler that does nothing.
         try:
             for handler in handlers:
                 handler(context)
@@ -198,29 +200,23 @@ class EventBus:
         block.context = context
         return block
 
-    def emitter(self, event: Event[TContext]) -> Callable[[TContext], None]:
-        """Return a function that triggers one event, for loops: it costs no more than the calls of the handlers.
-
-        ```python
-        step_pre = bus.emitter(EVENT_TRAIN_STEP_PRE)
-        while not stepper.is_finished:
-            step_pre(context)
-        ```
+    def emitter(self, event: Event[TContext]) -> Emitter[TContext]:
+        """Return the object that triggers one event, for loops that trigger it again and again.
 
         Args:
             event: The event.
 
         Returns:
-            What `trigger` does, with the context as its only argument. It calls those too that subscribe later.
+            The emitter, the same one for each call. Handlers that subscribe later are called as well.
 
         Raises:
-            TypeError: If the event is no `Event`.
+            TypeError: If `event` is not an `Event`.
             ValueError: If another `Event` object of the same id has been subscribed to on this bus.
         """
         _verify_event(event)
         self._verify_only(event, "an emitter is asked for")
         if event.id not in self._emitters:
-            self._emitters[event.id] = make_emitter(event.id, self._handlers[event.id])
+            self._emitters[event.id] = Emitter(event.id, self._handlers[event.id])
         return self._emitters[event.id]
 
     @property
@@ -260,13 +256,13 @@ def _verify_event(event: object) -> None:
         raise TypeError(f"expected an Event, such as an EVENT_… constant of a catalogue, and found {event!r}")
 
 
-def _call(handlers: tuple[Callable[[Any], None], ...], event: Event[TContext], context: TContext) -> None:
+def _call(handlers: tuple[Callable[[Any], None], ...], event_id: str, context: object) -> None:
     """Do what `EventBus.trigger` does, with handlers that have been looked up."""
     try:
         for handler in handlers:
             handler(context)
     except BaseException as error:
-        error.add_note(note(event.id, handler))
+        error.add_note(note(event_id, handler))
         raise
 
 
