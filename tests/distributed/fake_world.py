@@ -53,7 +53,7 @@ def main(rank: int, num_steps: int) -> None:
         "trace": task.trace,
         "placements": {name: str(weight.placements) for name, weight in stage.named_parameters()},  # type: ignore[attr-defined]
         "num_local": sum(weight.to_local().numel() for weight in stage.parameters()),  # type: ignore[attr-defined]
-        "num_micro_batches": trainer.num_micro_batches,
+        "num_micro_batches": trainer._num_micro_batches,
     }
     print(json.dumps(report))  # noqa: T201 -- the answer
 

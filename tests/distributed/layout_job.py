@@ -285,13 +285,13 @@ def train_in(name: str, num_ranks: int) -> Outcome:
 def record_losses(trainer: Trainer) -> list[torch.Tensor]:
     """Note the loss of each step."""
     losses: list[torch.Tensor] = []
-    finish = trainer.gradient_accumulator.finish
+    finish = trainer._gradients._accumulator.finish
 
     def finish_and_note() -> torch.Tensor:
         losses.append(finish())
         return losses[-1]
 
-    trainer.gradient_accumulator.finish = finish_and_note  # type: ignore[method-assign]
+    trainer._gradients._accumulator.finish = finish_and_note  # type: ignore[method-assign]
     return losses
 
 

@@ -43,13 +43,13 @@ def gather(model: nn.Module, weight: Callable[[], nn.Parameter], **settings: boo
     found: list[object] = []
     gradient_upcast = GradientDtype([model], "fp32")
     for _ in range(2):
-        gradient_upcast.widen()
+        gradient_upcast.upcast()
         for index, factor in enumerate(FACTORS):
             if settings.get("accumulates_unsharded"):
                 model.set_requires_gradient_sync(index == len(FACTORS) - 1)  # type: ignore[operator] # it is FSDP's
             model(torch.tensor(factor, dtype=torch.bfloat16)).backward()
         found.append(whole(weight().grad))
-        gradient_upcast.narrow()
+        gradient_upcast.downcast()
         found.append(whole(weight().grad))
         model.zero_grad()
     return found

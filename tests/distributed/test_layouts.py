@@ -38,7 +38,7 @@ def together(name: str, num_ranks: int) -> list[Outcome]:
 
 def test_one_process_does_what_a_hand_written_loop_does() -> None:
     """The reference of all layouts is not only equal to itself."""
-    micro_batches = list(configure(LAYOUTS["plain"], 1, ClassifyTask()).data_loader)
+    micro_batches = list(configure(LAYOUTS["plain"], 1, ClassifyTask())._loop.data_loader)
     with torch.device("meta"):
         model = Stage(StagePosition())
     initialize_weights(model, device=torch.device("cpu"), seed=0)

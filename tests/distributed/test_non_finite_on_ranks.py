@@ -66,7 +66,7 @@ def train(
             with torch.no_grad():
                 (bad.to_local() if isinstance(bad, DTensor) else bad).view(-1)[0] = float("nan")
         try:
-            guard.judge(clipper.clip())
+            guard.check_finite(clipper.clip())
         except NonFiniteGradientsError as error:
             message = str(error)
             break
@@ -133,7 +133,7 @@ def train_model(num_parts: int) -> dict[str, torch.Tensor]:
         if step in (0, 3):
             batch[-1, 0] = float("nan")
         model(batch.chunk(num_parts)[context.rank]).square().mean().backward()
-        guard.judge(clipper.clip())
+        guard.check_finite(clipper.clip())
         optimizer.step()
         optimizer.zero_grad()
     assert guard.num_skipped is not None

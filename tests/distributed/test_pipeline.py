@@ -72,7 +72,7 @@ def train_with(
     trainer = configure(LAYOUTS[name], num_ranks, task_kind(), provider=provider, **settings)
     losses = record_losses(trainer)
     trainer.train()
-    runner = trainer.model_runner
+    runner = trainer._model_runner
     return (
         [loss.item() for loss in losses],
         full_weights(trainer),

@@ -48,7 +48,7 @@ def train_with_d9d(preset: Preset, folder: Path) -> tuple[list[float], dict[str,
 def train_by_hand(preset: Preset, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Train as one would without any framework, over the batches and from the weights that the example begins with."""
     trainer = train.configure(preset, folder, CPU)
-    micro_batches = list(trainer.data_loader)
+    micro_batches = list(trainer._loop.data_loader)
     num_micro_batches = preset.global_batch_size // preset.micro_batch_size
     model = BytesLM(preset.model)
     model.load_state_dict(trainer.modules[0].state_dict())

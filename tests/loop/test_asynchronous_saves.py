@@ -209,7 +209,7 @@ def test_a_save_that_fails_is_raised_at_the_next_one_or_at_the_end(
     steps: list[int] = []
 
     def fill_disk(ctx: Any) -> None:
-        trainer.checkpointer.wait()
+        trainer._loop.checkpointer.wait()
         if ctx.stepper.current_step + 1 == failing_step:
             monkey.__enter__()
 
@@ -266,7 +266,7 @@ def test_a_loop_that_fails_lets_the_save_that_goes_on_end(beside: CheckpointingC
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, stop)
     with pytest.raises(StoppedError):
         trainer.train()
-    trainer.checkpointer.wait()
+    trainer._loop.checkpointer.wait()
 
     assert steps_saved(beside.folder) == [1, 2]
     assert [checkpoint.defect() for checkpoint in Checkpoint.list_in(beside.folder)] == [None, None]

@@ -51,7 +51,7 @@ def train(folder: Path, at_step_2: Callable[[], object], *, asynchronous: bool) 
 
     def act(ctx: Any) -> None:
         if ctx.stepper.current_step == 1:
-            trainer.checkpointer.wait()
+            trainer._loop.checkpointer.wait()
             at_step_2()
 
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, act)

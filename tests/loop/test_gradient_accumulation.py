@@ -25,7 +25,7 @@ from .toy_job import ToyModelProvider, ToyTask, configure_training, cpu_context,
 
 def add(accumulator: GradientAccumulator, result: ComputeLossResult) -> None:
     """Run the backward pass of one micro-batch, as runners of models do."""
-    torch.autograd.backward(accumulator.weigh(result))
+    torch.autograd.backward(accumulator.scale_loss(result))
 
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:

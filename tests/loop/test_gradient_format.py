@@ -40,7 +40,7 @@ def gather(model: OneWeight, losses: list[float]) -> None:
     """Gather the gradients of a sum of losses, without dividing them."""
     accumulator = GradientAccumulator(list(model.parameters()), cpu_context())
     for loss in losses:
-        torch.autograd.backward(accumulator.weigh(ComputeLossResult(loss=model(loss))))
+        torch.autograd.backward(accumulator.scale_loss(ComputeLossResult(loss=model(loss))))
 
 
 def test_many_small_gradients_add_up() -> None:
@@ -65,9 +65,9 @@ def test_the_optimizer_gets_the_format_of_the_parameters() -> None:
     model = OneWeight()
     gradient_upcast = GradientDtype([model], "fp32")
     for _ in range(2):
-        gradient_upcast.widen()
+        gradient_upcast.upcast()
         gather(model, LOSSES)
-        gradient_upcast.narrow()
+        gradient_upcast.downcast()
         assert model.short.grad is not None
         assert model.short.grad.dtype == torch.bfloat16
         assert model.short.grad.tolist() == [2.0] * 3
@@ -83,8 +83,8 @@ def test_parameters_without_gradients_keep_none() -> None:
     gradient_upcast = GradientDtype([model], "fp32")
 
     gather_long = GradientAccumulator([model.long], cpu_context())
-    torch.autograd.backward(gather_long.weigh(ComputeLossResult(loss=model.long.sum())))
-    gradient_upcast.narrow()
+    torch.autograd.backward(gather_long.scale_loss(ComputeLossResult(loss=model.long.sum())))
+    gradient_upcast.downcast()
 
     assert model.short.grad is None
 
@@ -96,11 +96,13 @@ def test_both_formats_in_one_model_are_divided_and_clipped(gradient_dtype: str |
     gradient_upcast = GradientDtype([model], gradient_dtype)  # type: ignore[arg-type] # one of both
     accumulator = GradientAccumulator(list(model.parameters()), cpu_context())
     for weight in (1.0, 3.0):
-        torch.autograd.backward(accumulator.weigh(ComputeLossResult(loss=model(8.0), loss_weight=torch.tensor(weight))))
+        torch.autograd.backward(
+            accumulator.scale_loss(ComputeLossResult(loss=model(8.0), loss_weight=torch.tensor(weight)))
+        )
 
     accumulator.finish()
     norm = GradientClipper(list(model.parameters()), 1.0, cpu_context()).clip()
-    gradient_upcast.narrow()
+    gradient_upcast.downcast()
 
     assert norm is not None
     assert norm.item() == pytest.approx(8 * 6**0.5)

@@ -234,4 +234,4 @@ def test_data_with_an_index_needs_no_torchdata() -> None:
     """It has torch's own loader, whose shuffling is a function of seed and step."""
     trainer = configure_training(training_config())
 
-    assert type(trainer.data_loader) is DataLoader
+    assert type(trainer._loop.data_loader) is DataLoader

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol
-from d9d.loop.component.gradients import NonFiniteGradientsError
+from d9d.loop.component.gradients import NonFiniteGradients, NonFiniteGradientsError
 from d9d.loop.config import CheckpointingConfig, ConfigurationError
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, InitializeOptimizerContext, OptimizerProvider
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
@@ -103,8 +103,8 @@ def test_a_skipped_step_changes_nothing(optimizer: str, factor: float) -> None:
     assert same_tensors({name: states[0][name] for name in initial}, initial)
     same = [same_tensors(before, after) for before, after in itertools.pairwise(states)]
     assert same == [False, False, True, True, False, False, False]
-    assert trainer.non_finite_gradients.num_skipped is not None
-    assert trainer.non_finite_gradients.num_skipped.item() == 3
+    assert trainer.num_skipped_steps is not None
+    assert trainer.num_skipped_steps.item() == 3
 
 
 class Gradients(nn.Module):
@@ -122,11 +122,11 @@ def test_skipped_steps_might_as_well_not_have_been(are_finite: list[bool], optim
     model, reference = Gradients(), Gradients()
     ours, theirs = (_optimizer_of(each, optimizer) for each in (model, reference))
     trainer = configure_training(training_config(non_finite_gradients="skip"))
-    guard = type(trainer.non_finite_gradients)(training_config(non_finite_gradients="skip"), ours, trainer.stepper)
+    guard = NonFiniteGradients(training_config(non_finite_gradients="skip"), ours, trainer.stepper)
     for index, is_finite in enumerate(are_finite):
         gradient = torch.tensor([index + 1.0, -1.0, 0.5])
         model.weight.grad = gradient if is_finite else gradient / 0
-        guard.judge(model.weight.grad.norm())
+        guard.check_finite(model.weight.grad.norm())
         ours.step()
         if is_finite:
             reference.weight.grad = gradient
@@ -167,7 +167,7 @@ def test_a_step_that_is_allowed_is_taken() -> None:
 
     trainer.train()
 
-    assert trainer.non_finite_gradients.num_skipped is None
+    assert trainer.num_skipped_steps is None
     assert all(weight.isnan().all() for weight in trainer.modules[0].parameters())
 
 

@@ -261,7 +261,7 @@ def test_a_step_in_which_nothing_is_due_computes_nothing(tmp_path: Path) -> None
     trainer = configure_training(config, task=CountingTask())
     num_calls: list[int] = []
 
-    with trainer.reporter as reporter:
+    with trainer._loop.reporter as reporter:
         while not trainer.stepper.is_finished:
             with CountedOperators() as counted:
                 reporter.record(torch.tensor(1.0), torch.tensor(2.0), trainer.optimizer)

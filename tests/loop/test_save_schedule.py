@@ -40,13 +40,13 @@ def test_a_state_is_saved_on_demand_between_two_steps(tmp_path: Path, *, asynchr
     def stop(ctx: Any) -> None:
         if ctx.stepper.current_step == 3:
             for _ in range(2):
-                trainer.checkpointer.save()
+                trainer.save()
             raise KeyboardInterrupt
 
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, stop)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    trainer.checkpointer.wait()
+    trainer._loop.checkpointer.wait()
     assert steps_saved(tmp_path) == [3]
 
     steps: list[int] = []
@@ -62,8 +62,8 @@ def test_a_state_that_was_resumed_from_is_not_saved_again(tmp_path: Path) -> Non
     configure_training(training_config(config)).train()
     changed = (tmp_path / "step-3").stat().st_mtime_ns
     trainer = configure_training(training_config(config))
-    trainer.checkpointer.resume()
-    trainer.checkpointer.save()
+    trainer._loop.checkpointer.resume()
+    trainer.save()
 
     assert (tmp_path / "step-3").stat().st_mtime_ns == changed
 
@@ -71,7 +71,7 @@ def test_a_state_that_was_resumed_from_is_not_saved_again(tmp_path: Path) -> Non
 def test_saving_where_nothing_shall_be_saved_does_nothing(tmp_path: Path) -> None:
     """Whoever asks need not know."""
     trainer = configure_training(training_config())
-    trainer.checkpointer.save()
-    trainer.checkpointer.wait()
+    trainer.save()
+    trainer._loop.checkpointer.wait()
 
     assert list(tmp_path.iterdir()) == []

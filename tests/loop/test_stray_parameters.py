@@ -6,7 +6,9 @@ from torch import nn
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import OptimizerProtocol
-from d9d.loop.component.gradients import GradientAccumulator
+from d9d.core.stepper import Stepper
+from d9d.loop.component.gradients import Gradients
+from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,
@@ -159,7 +161,11 @@ def test_an_optimizer_forgets_gradients_of_parameters_outside_the_model(
     optimizer = optimizer_class([outside], lr=0.1)
     torch.autograd.backward((inside * outside).sum())
 
-    GradientAccumulator([inside], DistributedContext.start("cpu")).discard(optimizer)
+    model = nn.Module()
+    model.inside = inside
+    config = TrainingConfig(total_steps=1, global_batch_size=1)
+    context = DistributedContext.start("cpu")
+    Gradients([model], optimizer=optimizer, config=config, stepper=Stepper(1), dist_context=context).zero()
 
     assert (inside.grad, outside.grad) == (None, None)
     assert getattr(optimizer, "num_calls", 1) == 1

@@ -163,7 +163,7 @@ def test_the_contexts_hold_the_very_parts_that_training_uses() -> None:
     assert isinstance(started, EventConfigurationStartedContext)
     assert started.dist_context == DistributedContext(device=torch.device("cpu"))
     assert isinstance(data_loader, EventDataLoaderReadyContext)
-    assert data_loader.data_loader is trainer.data_loader
+    assert data_loader.data_loader is trainer._loop.data_loader
     assert isinstance(model, EventModelStagesReadyContext)
     assert len(model.modules) == 1
     assert model.modules[0] is trainer.modules[0]

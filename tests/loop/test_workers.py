@@ -62,7 +62,7 @@ def test_a_sample_has_new_noise_in_each_step() -> None:
     trainer = configure_training(
         training_config(total_steps=20, data_loading=DataLoadingConfig(num_workers=1)), dataset=NoisyDataset()
     )
-    drawn = [features for batch in trainer.data_loader for features in batch["features"].tolist()]
+    drawn = [features for batch in trainer._loop.data_loader for features in batch["features"].tolist()]
 
-    assert isinstance(trainer.data_loader.dataset, WorkerDataset)
+    assert isinstance(trainer._loop.data_loader.dataset, WorkerDataset)
     assert len({tuple(features) for features in drawn}) == len(drawn) == 20 * 4

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, assert_type
 
 from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
-from d9d.loop.event.bus import Bounded
+from d9d.loop.event.bus import Bounded, Emitter
 from d9d.loop.event.subscription import Subscription
 
 TContext = TypeVar("TContext")
@@ -75,13 +75,13 @@ def bounded_takes_two_events_of_one_context(bus: EventBus) -> None:
 
 def an_emitter_takes_the_context_of_its_event(bus: EventBus) -> None:
     emit = bus.emitter(EVENT)
-    assert_type(emit, Callable[[Context], None])
-    emit(CONTEXT)
-    emit(DETAILED)
-    emit(OTHER)  # type: ignore[arg-type]
-    emit()  # type: ignore[call-arg]
-    bus.emitter(EVENT_DETAILED)(CONTEXT)  # type: ignore[arg-type]
-    bus.emitter("user.moment")(CONTEXT)  # type: ignore[arg-type]
+    assert_type(emit, Emitter[Context])
+    emit.call(CONTEXT)
+    emit.call(DETAILED)
+    emit.call(OTHER)  # type: ignore[arg-type]
+    emit.call()  # type: ignore[call-arg]
+    bus.emitter(EVENT_DETAILED).call(CONTEXT)  # type: ignore[arg-type]
+    bus.emitter("user.moment").call(CONTEXT)  # type: ignore[arg-type]
 
 
 class Target:
@@ -132,7 +132,7 @@ def generic_code_passes_contexts_through(
 ) -> None:
     bus.subscribe(event, handler)
     bus.trigger(event, context)
-    bus.emitter(event)(context)
+    bus.emitter(event).call(context)
     with bus.bounded(event, event, context):
         pass
 

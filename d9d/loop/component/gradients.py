@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import distributed, nn
@@ -19,6 +19,106 @@ from d9d.core.protocol import OptimizerProtocol
 from d9d.core.stepper import Stepper
 from d9d.loop.config import ConfigurationError, TrainingConfig
 from d9d.loop.control import ComputeLossResult
+
+_HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
+# The epsilon of `torch.nn.utils.clip_grad_norm_`.
+_EPSILON = 1e-6
+# How many steps the host stays ahead of a norm that it reads: the device has work queued and never idles meanwhile.
+_LAG_STEPS = 4
+_UNPINNED_DEVICE_TYPES = frozenset({"cpu", "mps"})
+
+
+class NonFiniteGradientsError(RuntimeError):
+    """The gradients of a step are infinite or NaN."""
+
+
+class Gradients:
+    """The gradients of a step, from the first backward pass to the optimizer.
+
+    With losses `l_i` and weights `w_i`, over all micro-batches of all processes, the loss of a step is
+    `sum(w_i * l_i) / sum(w_i)`. A step calls `begin_step`, `scale_loss` once per micro-batch, `finish_step` after the
+    last backward pass, and `zero` after the optimizer's step. Everything stays on the device.
+
+    Args:
+        modules: The stages of the model that this process holds.
+        optimizer: The optimizer that takes the gradients.
+        config: The clipping norm, the dtype of accumulation, and what to do with gradients that are not finite.
+        stepper: Counts the steps.
+        dist_context: The processes of the job.
+
+    Raises:
+        ConfigurationError: If the model cannot accumulate in `gradient_dtype`, or the optimizer cannot skip a step on
+            the device as `non_finite_gradients` needs.
+    """
+
+    def __init__(
+        self,
+        modules: list[nn.Module],
+        *,
+        optimizer: OptimizerProtocol,
+        config: TrainingConfig,
+        stepper: Stepper,
+        dist_context: DistributedContext,
+    ) -> None:
+        # All parameters: those that are frozen now may be unfrozen later.
+        self._parameters = [parameter for module in modules for parameter in module.parameters()]
+        self._optimizer = optimizer
+        self._accumulator = GradientAccumulator(self._parameters, dist_context)
+        self._clipper = GradientClipper(
+            self._parameters,
+            config.max_gradient_norm,
+            dist_context,
+            always_measure=config.non_finite_gradients != "allow",
+        )
+        self._dtype = GradientDtype(modules, config.gradient_dtype)
+        self._non_finite = NonFiniteGradients(config, optimizer, stepper)
+
+    @property
+    def num_skipped_steps(self) -> torch.Tensor | None:
+        """How many steps were skipped since this process started: a scalar on the device; `None` before the first."""
+        return self._non_finite.num_skipped
+
+    def begin_step(self) -> None:
+        """Prepare for the first backward pass of a step."""
+        self._dtype.upcast()
+
+    def scale_loss(self, result: ComputeLossResult) -> torch.Tensor:
+        """Count the loss of one micro-batch.
+
+        Args:
+            result: The loss and its weight.
+
+        Returns:
+            The loss times its weight, a scalar on the device, to run the backward pass on.
+
+        Raises:
+            ValueError: If the loss is not a scalar.
+        """
+        return self._accumulator.scale_loss(result)
+
+    def finish_step(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Turn the accumulated gradients into those that the optimizer takes: scaled, clipped, in its dtype.
+
+        Returns:
+            The loss of the step, and the norm of the gradients before clipping, both over all processes, scalars on
+            the device. The norm is `None` where neither clipping nor `non_finite_gradients` needs it.
+
+        Raises:
+            RuntimeError: If no micro-batch was counted.
+            NonFiniteGradientsError: With `non_finite_gradients="stop"`, a few steps after the one that was not finite.
+        """
+        loss = self._accumulator.finish()
+        norm = self._clipper.clip()
+        self._non_finite.check_finite(norm)
+        self._dtype.downcast()
+        return loss, norm
+
+    def zero(self) -> None:
+        """Drop all gradients, also those of parameters that no optimizer holds, and what was counted of a step."""
+        self._accumulator.reset()
+        self._optimizer.zero_grad()
+        for parameter in self._parameters:
+            parameter.grad = None
 
 
 def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tensor]]:
@@ -74,9 +174,6 @@ class GradientSynchronizer:
             module.set_requires_all_reduce(is_last, recurse=False)
 
 
-_HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
-
-
 class GradientAccumulator:
     """Turns the gradients of weighted losses into those of their weighted mean over a step.
 
@@ -96,7 +193,7 @@ class GradientAccumulator:
         self._loss_sum: torch.Tensor | None = None
         self._weight_sum: torch.Tensor | float = 0.0
 
-    def weigh(self, result: ComputeLossResult) -> torch.Tensor:
+    def scale_loss(self, result: ComputeLossResult) -> torch.Tensor:
         """Note one micro-batch.
 
         Args:
@@ -129,7 +226,7 @@ class GradientAccumulator:
         """
         loss, weight_sum = self._totals()
         divisor = _nonzero(weight_sum)
-        self._loss_sum, self._weight_sum = None, 0.0
+        self.reset()
         if isinstance(divisor, torch.Tensor) or divisor != 1.0:
             for group in local_gradients(self._parameters):
                 # The operation that torch's own optimizers and clipping use for all tensors at once.
@@ -137,17 +234,9 @@ class GradientAccumulator:
             loss = loss / divisor
         return loss
 
-    def discard(self, optimizer: OptimizerProtocol | None = None) -> None:
-        """Forget what has been gathered, and all gradients, also of parameters that no optimizer holds.
-
-        Args:
-            optimizer: Forgets those of its parameters.
-        """
+    def reset(self) -> None:
+        """Forget the losses that were counted."""
         self._loss_sum, self._weight_sum = None, 0.0
-        for parameter in self._parameters:
-            parameter.grad = None
-        if optimizer is not None:
-            _zero_gradients(optimizer)
 
     def _totals(self) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Return the sums of weighted losses and of weights, over all processes."""
@@ -160,16 +249,6 @@ class GradientAccumulator:
         if self._loss_sum is None:
             raise RuntimeError("no micro-batch was added in this step: add one before finishing the step")
         return self._loss_sum, self._weight_sum
-
-
-def _zero_gradients(optimizer: OptimizerProtocol) -> None:
-    """Call `zero_grad`; torch's own puts a range for its profiler around this, which takes longer than all of it."""
-    if getattr(optimizer.zero_grad, "__func__", None) is not torch.optim.Optimizer.zero_grad:
-        optimizer.zero_grad()
-        return
-    for group in cast("torch.optim.Optimizer", optimizer).param_groups:
-        for parameter in group["params"]:
-            parameter.grad = None
 
 
 def _weighted(loss: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
@@ -275,9 +354,6 @@ def _reduce_partial(parameter: nn.Parameter) -> None:
         parameter.grad = gradient.redistribute(placements=placements)
 
 
-_EPSILON = 1e-6  # of `torch.nn.utils.clip_grad_norm_`
-
-
 class GradientClipper:
     """Scales the gradients down where their norm over all parameters of the job is larger than a bound.
 
@@ -340,8 +416,8 @@ class GradientDtype:
     """
 
     def __init__(self, modules: list[nn.Module], gradient_dtype: Literal["fp32"] | None) -> None:
-        self._autograd_widens: list[nn.Parameter] = []
-        self._hook_widens: list[nn.Parameter] = []
+        self._upcast_by_autograd: list[nn.Parameter] = []
+        self._upcast_by_hook: list[nn.Parameter] = []
         if gradient_dtype is None:
             return
         policies = _sharding_policies(modules)
@@ -354,29 +430,29 @@ class GradientDtype:
             if parameter in policies:
                 # FSDP assigns the first gradient in the parameter's own format, which `grad_dtype` would refuse.
                 parameter.grad_dtype = None
-                parameter.register_post_accumulate_grad_hook(_widen)  # type: ignore[no-untyped-call] # torch's own
-                self._hook_widens.append(parameter)
+                parameter.register_post_accumulate_grad_hook(_upcast)  # type: ignore[no-untyped-call] # torch's own
+                self._upcast_by_hook.append(parameter)
             else:
-                self._autograd_widens.append(parameter)
-        self.widen()
+                self._upcast_by_autograd.append(parameter)
+        self.upcast()
 
-    def narrow(self) -> None:
+    def downcast(self) -> None:
         """Cast the gathered gradients to the format that the optimizer takes, before its step."""
-        for parameter in self._autograd_widens:
+        for parameter in self._upcast_by_autograd:
             if parameter.grad is not None:
                 parameter.grad_dtype = None  # any: torch allows no other change beside a gradient
                 parameter.grad = parameter.grad.to(parameter.dtype)
-        for parameter in self._hook_widens:
+        for parameter in self._upcast_by_hook:
             if parameter.grad is not None:
                 parameter.grad = parameter.grad.to(parameter.dtype)
 
-    def widen(self) -> None:
+    def upcast(self) -> None:
         """Get ready to gather the next gradients, when there are none."""
-        for parameter in self._autograd_widens:
+        for parameter in self._upcast_by_autograd:
             parameter.grad_dtype = torch.float32
 
 
-def _widen(parameter: torch.Tensor) -> None:
+def _upcast(parameter: torch.Tensor) -> None:
     """Turn the first gradient of a step into fp32, so that the others are added to it in fp32."""
     if parameter.grad is not None and parameter.grad.dtype != torch.float32:
         parameter.grad = parameter.grad.float()
@@ -421,14 +497,6 @@ def _refuse_replicas(modules: list[nn.Module]) -> None:
             )
 
 
-_LAG_STEPS = 4  # so many steps are then queued on the device: it never idles while the host waits for an older one
-_UNPINNED_DEVICE_TYPES = frozenset({"cpu", "mps"})
-
-
-class NonFiniteGradientsError(RuntimeError):
-    """The gradients of a step are infinite or not numbers."""
-
-
 class NonFiniteGradients:
     """Leaves out the steps whose gradient norm is not finite, on every process alike, without waiting for the device.
 
@@ -463,7 +531,7 @@ class NonFiniteGradients:
         """How many steps were left out since this process began: a scalar on the device; `None` before the first."""
         return self._num_skipped
 
-    def judge(self, norm: torch.Tensor | None) -> None:
+    def check_finite(self, norm: torch.Tensor | None) -> None:
         """Tell the optimizer whether the step that comes is to be left out.
 
         Args:

@@ -1,20 +1,23 @@
-"""Assembling a run: what training and inference configurators share."""
+"""Assembling a run: what the training and the inference configurator share."""
 
 import dataclasses
 import datetime as dt
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from d9d.core.dist_context import DistributedContext
+from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint import export
-from d9d.loop.component.checkpoint.export import WeightSource
-from d9d.loop.component.checkpoint.storage import Checkpoint, prepare_folder
-from d9d.loop.component.data import TrainingData, build_data_loader, count_samples, load_iterable_data
+from d9d.loop.component.checkpoint.export import WeightSource, find_source
+from d9d.loop.component.checkpoint.job_state import JobState, find_participants
+from d9d.loop.component.checkpoint.manager import Checkpointer
+from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
+from d9d.loop.component.data import DeviceTransfer
+from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.model import (
     ForwardPrecision,
     ModelInputs,
@@ -26,11 +29,14 @@ from d9d.loop.component.model import (
     require_synchronized,
 )
 from d9d.loop.component.pipeline import PipelineRunner
+from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.sampler import DataShare, SequentialBatchSampler, ShufflingBatchSampler
+from d9d.loop.component.reporting import Reporter, build_reporter
+from d9d.loop.component.sampler import DataShare
+from d9d.loop.component.shutdown import Shutdown
 from d9d.loop.component.weight_init import initialize_weights
-from d9d.loop.config import ConfigurationError, InferenceConfig, LoopConfig, TrainingConfig
+from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import (
     BaseTask,
     DatasetProvider,
@@ -42,259 +48,254 @@ from d9d.loop.control import (
 )
 from d9d.loop.control.provider import expect_result
 from d9d.loop.event import EventBus
+from d9d.loop.run.loop import Loop, Service
 
 
-def start_run(
-    bus: EventBus, config: LoopConfig, task: BaseTask, model_provider: ModelProvider
-) -> tuple[DistributedContext, RandomState]:
-    """Have everyone subscribe, and initialise the process.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """A run while it is assembled: what the user gave, and the process that it runs in.
 
-    Args:
-        bus: The bus of the run, before its first event.
-        config: Names the device, the seed and the folder of checkpoints.
-        task: Subscribes first.
-        model_provider: Subscribes second.
-
-    Returns:
-        The process, and its random number generators, which are seeded.
-
-    Raises:
-        ConfigurationError: If the task cannot be one, or checkpoints could not be written.
-        RuntimeError: If the device is not there.
-    """
-    if isinstance(task, nn.Module):
-        raise ConfigurationError(
-            f"the task, a {type(task).__qualname__}, is a torch module as well, and its weights would be neither moved "
-            "nor trained: put them into the model, or keep the module in an attribute"
-        )
-    if config.checkpointing is not None:
-        prepare_folder(config.checkpointing.folder)
-    task.register_events(RegisterTaskEventsContext(event_bus=bus))
-    model_provider.register_events(RegisterModelEventsContext(event_bus=bus))
-    dist_context = DistributedContext.start(
-        config.device, config.mesh, dt.timedelta(seconds=config.timeouts.start_seconds)
-    )
-    random_state = RandomState(dist_context.device)
-    random_state.seed(config.seed)
-    return dist_context, random_state
-
-
-def seed_apart(random_state: RandomState, config: LoopConfig, dist_context: DistributedContext) -> None:
-    """Have processes with other samples or other layers draw other random numbers from here on.
-
-    Until then all draw the same, so that they make the same data and the same weights. Processes that divide matrices
-    keep the same, since they have the same activations.
-
-    Args:
-        random_state: The random number generators of this process.
-        config: Holds the seed.
-        dist_context: Says which process this is. A process alone goes on from where it is.
-    """
-    if dist_context.world_size > 1:
-        place = dist_context.mesh_for("loss").get_local_rank("loss")
-        random_state.seed(derive_seed(config.seed, "process", place))
-
-
-@dataclasses.dataclass(frozen=True)
-class InferenceData:
-    """The data of an inference run.
+    A configurator calls the methods in the order in which the events of its configuration are declared.
 
     Attributes:
-        loader: Yields one micro-batch after the other.
-        sampler: Tells which samples each of them has.
-        num_samples: How many samples there are, those of all processes together.
-        stepper: Counts the steps that they take.
+        name: The kind of run in reports: `train` or `infer`.
+        config: The settings of the run.
+        task: The user's task.
+        providers: The user's providers by the names under which checkpoints keep their state.
+        stateful: Further objects of the user whose state belongs into checkpoints, by name.
+        event_bus: The bus of the run.
+        dist_context: The processes of the job, and the device of this one.
+        ranks: The same processes, for what they do together.
+        random_state: The random number generators of this process, seeded alike on all ranks.
     """
 
-    loader: DataLoader[Any]
-    sampler: SequentialBatchSampler
-    num_samples: int
-    stepper: Stepper
+    name: str
+    config: LoopConfig
+    task: BaseTask
+    providers: Mapping[str, object]
+    stateful: Mapping[str, Stateful]
+    event_bus: EventBus
+    dist_context: DistributedContext
+    ranks: Ranks
+    random_state: RandomState
 
+    @classmethod
+    def start(
+        cls,
+        name: str,
+        config: LoopConfig,
+        *,
+        task: BaseTask,
+        model_provider: ModelProvider,
+        providers: Mapping[str, object],
+        stateful: Mapping[str, Stateful] | None,
+    ) -> Self:
+        """Register the handlers of the task and the model provider, join the processes of the job, and seed.
 
-def build_training_data(
-    provider: DatasetProvider, config: TrainingConfig, dist_context: DistributedContext, stepper: Stepper
-) -> TrainingData:
-    """Build what training reads, in a new random order each epoch unless the data is iterable.
+        Raises:
+            ConfigurationError: If the task is a torch module, or checkpoints could not be written.
+            RuntimeError: If this machine does not have the device.
+        """
+        if isinstance(task, nn.Module):
+            raise ConfigurationError(
+                f"the task, a {type(task).__qualname__}, is a torch module as well. Its weights would be neither moved "
+                "nor trained: put them into the model, or keep the module in an attribute of the task"
+            )
+        if config.checkpointing is not None:
+            prepare_folder(config.checkpointing.folder)
+        bus = EventBus()
+        task.register_events(RegisterTaskEventsContext(event_bus=bus))
+        model_provider.register_events(RegisterModelEventsContext(event_bus=bus))
+        dist_context = DistributedContext.start(
+            config.device, config.mesh, dt.timedelta(seconds=config.timeouts.start_seconds)
+        )
+        random_state = RandomState(dist_context.device)
+        random_state.seed(config.seed)
+        return cls(
+            name=name,
+            config=config,
+            task=task,
+            providers={"model_provider": model_provider, **providers},
+            stateful=stateful or {},
+            event_bus=bus,
+            dist_context=dist_context,
+            ranks=Ranks.of(dist_context),
+            random_state=random_state,
+        )
 
-    Args:
-        provider: Brings the dataset.
-        config: Says how many samples go into a step, and holds the seed.
-        dist_context: Says which share of them is this process's own.
-        stepper: Knows the steps.
+    @property
+    def data_share(self) -> DataShare:
+        """Which part of each global batch this process reads."""
+        return DataShare(self.dist_context.data_parallel_rank, self.dist_context.mesh_parameters.data_parallel_size)
 
-    Returns:
-        The data.
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a checkpoint of this run, complete or not; all ranks call this."""
+        own = self.config.checkpointing
+        return own is not None and self.ranks.run_on_rank_zero(lambda: bool(Checkpoint.list_in(own.folder)))
 
-    Raises:
-        ConfigurationError: If the data does not suit the configuration.
-    """
-    provided = _provide(provider, dist_context)
-    if isinstance(provided.dataset, IterableDataset):
-        return load_iterable_data(provided, config, dist_context)
-    num_samples = count_samples(provided)
-    sampler = ShufflingBatchSampler(
-        num_samples=num_samples,
-        global_batch_size=config.global_batch_size,
-        micro_batch_size=config.samples_per_micro_batch,
-        seed=config.seed,
-        stepper=stepper,
-        share=_share(dist_context),
-    )
-    loader = build_data_loader(provided, sampler, config, dist_context.device)
-    return TrainingData(loader, {"num_samples": num_samples})
+    def find_source(self) -> WeightSource | None:
+        """Find the weights that `source_checkpoint` names; all ranks call this.
 
+        Raises:
+            CheckpointError: On all ranks, if there are none.
+        """
+        path = self.config.source_checkpoint
+        return None if path is None else find_source(path, self.ranks)
 
-def build_inference_data(
-    provider: DatasetProvider, config: InferenceConfig, dist_context: DistributedContext
-) -> InferenceData:
-    """Build what inference reads, once and in order.
+    def provide_dataset(self, provider: DatasetProvider) -> InitializeDatasetResult:
+        """Call the dataset provider.
 
-    Args:
-        provider: Brings the dataset.
-        config: Says how many samples go into a step.
-        dist_context: Says which share of them is this process's own.
+        Raises:
+            ConfigurationError: If it returns anything else than its result.
+        """
+        result = provider(InitializeDatasetContext(dist_context=self.dist_context))
+        return expect_result(result, InitializeDatasetResult, provider)
 
-    Returns:
-        The data.
+    def build_reporter(self, stepper: Stepper, num_samples: int | None = None) -> Reporter:
+        """Create the metrics of the task, and the reporter.
 
-    Raises:
-        ConfigurationError: If the data does not suit the configuration.
-    """
-    provided = _provide(provider, dist_context)
-    num_samples = count_samples(provided)
-    stepper = Stepper(SequentialBatchSampler.num_steps(num_samples, config.global_batch_size))
-    sampler = SequentialBatchSampler(
-        num_samples=num_samples,
-        global_batch_size=config.global_batch_size,
-        micro_batch_size=config.samples_per_micro_batch,
-        stepper=stepper,
-        share=_share(dist_context),
-    )
-    loader = build_data_loader(provided, sampler, config, dist_context.device)
-    return InferenceData(loader, sampler, num_samples, stepper)
+        Args:
+            stepper: Counts the steps.
+            num_samples: How many samples a run has that reads each of them once; `None` for training.
 
+        Raises:
+            ConfigurationError: On all ranks, if metrics cannot be reported, or reports cannot be written.
+        """
+        return build_reporter(
+            self.name,
+            self.config,
+            task=self.task,
+            stepper=stepper,
+            dist_context=self.dist_context,
+            num_samples=num_samples,
+        )
 
-def _provide(provider: DatasetProvider, dist_context: DistributedContext) -> InitializeDatasetResult:
-    result = provider(InitializeDatasetContext(dist_context=dist_context))
-    return expect_result(result, InitializeDatasetResult, provider)
+    def build_housekeeping(self, stepper: Stepper) -> list[Service]:
+        """Build the optional services that are configured. This list is the place to add one."""
+        config = self.config
+        services: list[Service] = []
+        if config.garbage_collection_period_steps is not None:
+            services.append(GarbageCollector(config.garbage_collection_period_steps, stepper))
+        if config.profiling is not None:
+            services.append(Profiler(config.profiling, self.dist_context, stepper))
+        return services
 
+    def build_stages(self, provider: ModelProvider) -> list[ModelStage]:
+        """Build all stages of the model that this process holds, and initialise their weights.
 
-def _share(dist_context: DistributedContext) -> DataShare:
-    return DataShare(dist_context.data_parallel_rank, dist_context.mesh_parameters.data_parallel_size)
+        Returns:
+            The stages, in pipeline order.
 
+        Raises:
+            ConfigurationError: On all ranks, if a weight cannot be initialised, two stages use one name for a weight,
+                or gradients would not be summed over processes.
+        """
+        config, dist_context = self.config, self.dist_context
+        positions = config.pipeline.stages_of(dist_context.pipeline_rank, config.mesh.pipeline_parallel)
+        stages = [build_model_stage(provider, dist_context, position) for position in positions]
+        modules = [stage.module for stage in stages]
 
-def build_stages(provider: ModelProvider, config: LoopConfig, dist_context: DistributedContext) -> list[ModelStage]:
-    """Build all stages of the model that this process holds.
+        def initialize() -> None:
+            for module in modules:
+                initialize_weights(module, device=dist_context.device, seed=config.seed)
 
-    Args:
-        provider: Brings them.
-        config: Says how the model is cut.
-        dist_context: Says where they run.
+        self.ranks.run_on_all_ranks(initialize)
+        require_synchronized(modules, dist_context, schedule=config.pipeline.schedule if len(modules) > 1 else None)
+        require_own_names(stages, self.ranks)
+        return stages
 
-    Returns:
-        The stages, in the order of the pipeline.
+    def build_runner(self, stages: Sequence[ModelStage], stepper: Stepper) -> ModelRunner:
+        """Build what runs the model: as a pipeline where the mesh has one, else as a whole."""
+        config = self.config
+        inputs = ModelInputs(self.task, stepper)
+        precision = ForwardPrecision(config.precision, self.dist_context.device)
+        if config.mesh.pipeline_parallel == 1:
+            return WholeModelRunner(stages[0].module, inputs, precision, config.num_micro_batches)
+        return PipelineRunner(stages, config=config, inputs=inputs, precision=precision, dist_context=self.dist_context)
 
-    Raises:
-        ConfigurationError: On all processes, if a weight cannot be initialised, two stages name a weight alike, or
-            gradients would not be added up over processes.
-    """
-    positions = config.pipeline.stages_of(dist_context.pipeline_rank, config.mesh.pipeline_parallel)
-    stages = [build_model_stage(provider, dist_context, position) for position in positions]
-    modules = [stage.module for stage in stages]
-    ranks = Ranks.of(dist_context)
-    ranks.run_on_all_ranks(lambda: _initialize(modules, config, dist_context))
-    require_synchronized(modules, dist_context, schedule=config.pipeline.schedule if len(modules) > 1 else None)
-    require_own_names(stages, ranks)
-    return stages
+    def seed_per_rank(self) -> None:
+        """Give processes with other samples or other layers other random numbers from here on.
 
+        Until then all draw the same, so that they make the same data and the same weights. Processes of one tensor
+        parallel group keep the same, since they hold the same activations.
+        """
+        if self.dist_context.world_size > 1:
+            place = self.dist_context.mesh_for("loss").get_local_rank("loss")
+            self.random_state.seed(derive_seed(self.config.seed, "process", place))
 
-def build_runner(
-    stages: Sequence[ModelStage],
-    *,
-    config: LoopConfig,
-    task: BaseTask,
-    stepper: Stepper,
-    dist_context: DistributedContext,
-) -> ModelRunner:
-    """Build what runs the model.
+    def find_stateful(self, modules: Sequence[nn.Module], others: Iterable[object]) -> dict[str, Stateful]:
+        """Find the objects besides the parts of the loop whose state belongs into checkpoints; all ranks call this.
 
-    Args:
-        stages: The stages of this process.
-        config: Names the number format and the schedule.
-        task: Chooses the inputs of the model.
-        stepper: Knows the steps.
-        dist_context: The processes that hold the other stages.
+        Args:
+            modules: The stages of the model, whose state is saved with it.
+            others: Objects whose state is saved elsewhere.
 
-    Returns:
-        The runner.
-    """
-    inputs = ModelInputs(task, stepper)
-    precision = ForwardPrecision(config.precision, dist_context.device)
-    if config.mesh.pipeline_parallel == 1:
-        return WholeModelRunner(stages[0].module, inputs, precision, config.num_micro_batches)
-    return PipelineRunner(stages, config=config, inputs=inputs, precision=precision, dist_context=dist_context)
+        Returns:
+            Providers, subscribers, and what the user named, by name; nothing without checkpointing.
+        """
+        if self.config.checkpointing is None:
+            return {}
+        return find_participants(
+            self.providers,
+            self.stateful,
+            self.event_bus.subscribers,
+            others=[self.task, *others],
+            modules=modules,
+            ranks=self.ranks,
+        )
 
+    def build_loop(
+        self,
+        *,
+        stepper: Stepper,
+        data_loader: DataLoader[Any],
+        modules: Sequence[nn.Module],
+        source: WeightSource | None,
+        reporter: Reporter,
+        housekeeping: Sequence[Service],
+        state: JobState,
+        settings: Mapping[str, Any],
+    ) -> Loop:
+        """Build the loop.
 
-def _initialize(modules: Sequence[nn.Module], config: LoopConfig, dist_context: DistributedContext) -> None:
-    for module in modules:
-        initialize_weights(module, device=dist_context.device, seed=config.seed)
-
-
-def find_source(config: LoopConfig, ranks: Ranks) -> WeightSource | None:
-    """Find the weights that a configuration names.
-
-    Args:
-        config: Names them, or none.
-        ranks: The processes of the job, all of which call this.
-
-    Returns:
-        The weights, which are complete; `None` where none are named.
-
-    Raises:
-        CheckpointError: On all ranks, if they are not there.
-    """
-    if config.source_checkpoint is None:
-        return None
-    return export.find_source(config.source_checkpoint, ranks)
-
-
-def find_initial_source(config: LoopConfig, ranks: Ranks) -> WeightSource | None:
-    """Find the weights that a run begins with, unless it goes on from a checkpoint of its own.
-
-    Args:
-        config: Names them, or none, and the folder of the run's own checkpoints.
-        ranks: The processes of the job, all of which call this.
-
-    Returns:
-        As `find_source`.
-
-    Raises:
-        CheckpointError: On all ranks, if they are needed and are not there.
-    """
-    own = config.checkpointing
-    if own is not None and ranks.run_on_rank_zero(lambda: bool(Checkpoint.list_in(own.folder))):
-        return None
-    return find_source(config, ranks)
-
-
-def load_source(source: WeightSource | None, modules: Sequence[nn.Module], ranks: Ranks) -> None:
-    """Load weights, if there are any to load.
-
-    Args:
-        source: The weights.
-        modules: The stages of the model that this process holds.
-        ranks: The processes of the job, all of which call this.
-
-    Raises:
-        CheckpointError: On all ranks, if they are those of another model, or damaged.
-    """
-    if source is not None:
-        export.load_weights(source, modules, ranks)
-
-
-def identify(source: WeightSource | None) -> str | None:
-    """Return what tells weights from all others, if there are any."""
-    if source is None:
-        return None
-    return export.identify_source(source)
+        Args:
+            stepper: Counts the steps.
+            data_loader: Yields one micro-batch after the other.
+            modules: The stages of the model that this process holds.
+            source: The weights to start from, if any.
+            reporter: Reports the numbers of the run.
+            housekeeping: The optional services.
+            state: The state of the job.
+            settings: The settings of this kind of run that a job must share with a checkpoint to resume from it.
+        """
+        config = self.config
+        shutdown = Shutdown(self.dist_context, stepper, config.timeouts)
+        checkpointer = Checkpointer(
+            config.checkpointing,
+            stepper=stepper,
+            state=state,
+            settings={
+                "global_batch_size": config.global_batch_size,
+                "micro_batch_size": config.samples_per_micro_batch,
+                "seed": config.seed,
+                "precision": config.precision,
+                **settings,
+            },
+            ranks=self.ranks,
+            notes=describe_job(config),
+            is_stopping=lambda: shutdown.is_due,
+        )
+        return Loop(
+            event_bus=self.event_bus,
+            stepper=stepper,
+            ranks=self.ranks,
+            modules=modules,
+            source=source,
+            random_state=self.random_state,
+            data_loader=data_loader,
+            device_transfer=DeviceTransfer(self.dist_context.device),
+            shutdown=shutdown,
+            reporter=reporter,
+            checkpointer=checkpointer,
+            housekeeping=housekeeping,
+        )
