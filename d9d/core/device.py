@@ -1,10 +1,55 @@
-"""Devices: which one a process uses, and what torch can do on it."""
+"""Devices: which one a process uses, and what torch can do on each type."""
 
 import os
+from types import ModuleType
 
 import torch
 
 from d9d.core.settings import ConfigurationError
+
+
+def accelerator_module(device: torch.device) -> ModuleType | None:
+    """Return torch's module for an accelerator, such as `torch.cuda`.
+
+    What torch can do on a type of device differs, and shows in what its module has: look there for a function instead
+    of comparing names of types.
+
+    Args:
+        device: Any device; this machine need not have it.
+
+    Returns:
+        The module; `None` for the CPU, and for the meta device, which computes nothing.
+
+    Raises:
+        RuntimeError: If torch does not know this type of device.
+    """
+    return None if device.type in {"cpu", "meta"} else torch.get_device_module(device)
+
+
+def has_streams(device: torch.device) -> bool:
+    """Return whether work on a device is queued on streams, which run while the host does something else.
+
+    Only there are copies from and to the host asynchronous, and only from and to pinned memory.
+
+    Args:
+        device: Any device; this machine need not have it.
+
+    Returns:
+        False for the CPU and the meta device, and for `mps`, which has one queue and shares its memory with the host.
+    """
+    return hasattr(accelerator_module(device), "current_stream")
+
+
+def has_own_generator(device: torch.device) -> bool:
+    """Return whether a device has a default random number generator besides the one of the CPU.
+
+    Args:
+        device: Any device; this machine need not have it.
+
+    Returns:
+        False for the CPU and the meta device.
+    """
+    return hasattr(accelerator_module(device), "get_rng_state")
 
 
 def choose_device(name: str | None) -> torch.device:

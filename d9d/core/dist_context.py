@@ -21,10 +21,6 @@ from d9d.core.settings import ConfigurationError
 __all__ = ["DeviceMeshParameters", "DistributedContext", "MeshName"]
 
 
-# Device types whose own backend speaks for tensors on the CPU as well, or for which there is none.
-_ON_THE_HOST = frozenset({"cpu", "meta"})
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeetingPlace:
     """Where the processes of a job have met.
@@ -99,7 +95,7 @@ def _require_host_backend() -> None:
 
 def _backend(device: torch.device) -> str:
     on_device = distributed.get_default_backend_for_device(device)
-    return on_device if device.type in _ON_THE_HOST else f"cpu:gloo,{device.type}:{on_device}"
+    return on_device if device.type == "cpu" else f"cpu:gloo,{device.type}:{on_device}"
 
 
 # The backend of tests of large meshes, which waits for nobody and takes no timeout.

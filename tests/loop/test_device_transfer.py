@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from d9d.loop.component.data import DeviceTransfer, move_to_device, takes_pinned_memory
+from d9d.loop.component.data import DeviceTransfer, move_to_device
 
 META = torch.device("meta")
 
@@ -82,13 +82,6 @@ def test_a_micro_batch_is_read_and_moved_when_it_is_asked_for(device: str) -> No
     ]
 
     assert read_by_batch == [(device, [0]), (device, [0, 1]), (device, [0, 1, 2])]
-
-
-def test_pinned_memory_is_for_devices_that_copy_beside_their_computations() -> None:
-    """Not for the CPU itself, nor where memory is shared or not there."""
-    names = ("cpu", "meta", "mps", "cuda", "xpu")
-
-    assert [takes_pinned_memory(torch.device(name)) for name in names] == [False, False, False, True, True]
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from d9d.core.device import has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
@@ -198,7 +199,7 @@ def build_data_loader(
         collate_fn=data.collate,
         num_workers=num_workers,
         worker_init_fn=ignore_signals_in_worker,
-        pin_memory=takes_pinned_memory(device),
+        pin_memory=has_streams(device),
         # Without a generator of its own, each iteration would draw from the global one and a resumed run would differ.
         generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),
     )
@@ -244,22 +245,6 @@ def list_tensors(tree: Any) -> list[torch.Tensor]:
     return found
 
 
-# Device types whose copies from the host are no faster from pinned memory, and leave no room for anything beside them.
-_UNPINNED_DEVICE_TYPES = frozenset({"cpu", "meta", "mps"})
-
-
-def takes_pinned_memory(device: torch.device) -> bool:
-    """Say whether copies to a device run beside its computations if they come from pinned memory.
-
-    Args:
-        device: Where the copies go.
-
-    Returns:
-        False on a CPU, and wherever pinning gains nothing.
-    """
-    return device.type not in _UNPINNED_DEVICE_TYPES
-
-
 def move_to_device(batch: Any, device: torch.device) -> Any:
     """Move all tensors of a batch to a device, without waiting where they come from pinned memory.
 
@@ -290,7 +275,7 @@ class DeviceTransfer:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.Stream(device) if takes_pinned_memory(device) else None
+        self._stream = torch.Stream(device) if has_streams(device) else None
 
     def move(self, micro_batches: Iterable[Any]) -> Iterator[Any]:
         """Move micro-batches to the device, one after the other.

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.placement_types import Placement
 from torch.nn.parallel import DistributedDataParallel
 
+from d9d.core.device import has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.parallel import is_replicated_by_ddp
 from d9d.core.protocol import OptimizerProtocol
@@ -25,7 +26,6 @@ _HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
 _EPSILON = 1e-6
 # How many steps the host stays ahead of a norm that it reads: the device has work queued and never idles meanwhile.
 _LAG_STEPS = 4
-_UNPINNED_DEVICE_TYPES = frozenset({"cpu", "mps"})
 
 
 class NonFiniteGradientsError(RuntimeError):
@@ -579,7 +579,7 @@ class _Report:
         numbers = torch.stack([num_skipped, norm.float()])
         if numbers.device.type == "cpu":
             return cls(step, numbers, None)
-        received = torch.empty(2, pin_memory=numbers.device.type not in _UNPINNED_DEVICE_TYPES)
+        received = torch.empty(2, pin_memory=has_streams(numbers.device))
         received.copy_(numbers, non_blocking=True)
         event = torch.Event(numbers.device)
         event.record()

@@ -14,10 +14,10 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from d9d.core.device import has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
-from d9d.loop.component.data import takes_pinned_memory
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.shutdown import ignore_signals_in_worker
 from d9d.loop.config import ConfigurationError, LoopConfig
@@ -55,7 +55,7 @@ class IterableDataLoader(StatefulDataLoader[Any]):
                 collate_fn=data.collate,
                 num_workers=config.data_loading.num_workers,
                 worker_init_fn=ignore_signals_in_worker,
-                pin_memory=takes_pinned_memory(dist_context.device),
+                pin_memory=has_streams(dist_context.device),
                 # Without one of its own, iteration would draw from the global one and a resumed run would differ.
                 generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),
             )

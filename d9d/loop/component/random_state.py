@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-# Device types without a generator beside torch's own: on the CPU it is that one, and meta tensors hold no numbers.
-_WITHOUT_GENERATOR = frozenset({"cpu", "meta"})
+from d9d.core.device import has_own_generator
 
 
 class RandomState:
@@ -48,7 +47,7 @@ class RandomState:
             "torch": torch.get_rng_state(),
             "python": {"version": version, "internal": torch.tensor(internal), "gauss_next": gauss_next},
         }
-        if self._device.type not in _WITHOUT_GENERATOR:
+        if has_own_generator(self._device):
             state["device"] = torch.get_device_module(self._device).get_rng_state()
         if "numpy" in sys.modules:
             name, key, *rest = sys.modules["numpy"].random.get_state()
@@ -64,7 +63,7 @@ class RandomState:
         torch.set_rng_state(state_dict["torch"])
         python = state_dict["python"]
         random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss_next"]))
-        if "device" in state_dict and self._device.type not in _WITHOUT_GENERATOR:
+        if "device" in state_dict and has_own_generator(self._device):
             torch.get_device_module(self._device).set_rng_state(state_dict["device"])
         if "numpy" in state_dict:
             numpy = state_dict["numpy"]

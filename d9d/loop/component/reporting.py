@@ -16,6 +16,7 @@ import torch
 from torch import distributed
 from torch.distributed import ProcessGroup, Work
 
+from d9d.core.device import accelerator_module, has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.metric import Metric, Reduction, accumulation_dtype
 from d9d.core.protocol import OptimizerProtocol
@@ -45,7 +46,8 @@ class HostCopy:
     def __init__(self, tensors: Sequence[torch.Tensor], works: Sequence[Work]) -> None:
         self._tensors = tensors  # kept, since another stream reads them
         self._works = works
-        self._stream = _new_stream(tensors[0].device)
+        device = tensors[0].device
+        self._stream = torch.Stream(device=device) if has_streams(device) else None
         if self._stream is None:
             return
         self._event = torch.Event(device=self._stream.device)
@@ -74,23 +76,6 @@ class HostCopy:
             return [tensor.cpu() for tensor in self._tensors]
         self._event.synchronize()
         return list(torch.split(self._host, [len(tensor) for tensor in self._tensors]))
-
-
-def has_streams(device: torch.device) -> bool:
-    """Say whether work on a device goes on in streams, which the host need not wait for.
-
-    Args:
-        device: The device.
-
-    Returns:
-        Whether it does.
-    """
-    return device.type not in {"cpu", "meta", "mps"}
-
-
-def _new_stream(device: torch.device) -> torch.Stream | None:
-    """Make a stream on a device that has them: the CPU has none, and neither do Apple's and the meta device."""
-    return torch.Stream(device=device) if has_streams(device) else None
 
 
 def learning_rates(optimizer: OptimizerProtocol | None) -> dict[str, float | torch.Tensor]:
@@ -139,9 +124,7 @@ class PeakMemory:
         Returns:
             The metric; `None` for devices that do not count their memory, as the CPU.
         """
-        if device.type in {"cpu", "meta"}:
-            return None
-        measure = getattr(torch.get_device_module(device), "max_memory_allocated", None)
+        measure = getattr(accelerator_module(device), "max_memory_allocated", None)
         return None if measure is None else cls(device, measure)
 
     def share(self) -> torch.Tensor:  # noqa: D102 -- inherited

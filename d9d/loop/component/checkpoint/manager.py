@@ -17,6 +17,7 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
+from d9d.core.device import has_streams
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.dcp import SavedState
 from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock, remove_staging_directories
@@ -24,7 +25,6 @@ from d9d.loop.component.checkpoint.state_dict import describe_state
 from d9d.loop.component.checkpoint.storage import Checkpoint, find_complete, find_differences, require_same
 from d9d.loop.component.data import map_tensors
 from d9d.loop.component.ranks import ALONE, Ranks, or_checkpoint_exception
-from d9d.loop.component.reporting import has_streams
 from d9d.loop.config import CheckpointingConfig
 
 _NICENESS = 10
