@@ -27,7 +27,7 @@ generate: setup ## write what catalogue.yaml declares
 	$(BIN)/d9d-catalogue generate --catalogue examples/subscriber/catalogue.yaml
 	$(BIN)/d9d-catalogue generate --catalogue tests/mypy/cases/catalogue.yaml
 	$(BIN)/d9d-catalogue schema > docs/catalogue.schema.json
-	$(BIN)/python -m d9d_codegen.rule_page > docs/catalogue/rules.md
+	$(BIN)/python -m d9d_codegen.rules.page > docs/catalogue/rules.md
 	$(BIN)/python tests/mypy/verification_page.py
 	$(BIN)/python tests/typing/checker_page.py > docs/type-checkers.md
 

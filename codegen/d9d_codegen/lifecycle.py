@@ -1,18 +1,54 @@
-"""The lifecycle that a module declares: which sequences of events a run may show.
-
-Phases, events and pairs make a regular expression over the ids. A phase is the sequence of its events, and a pair is
-one moment: its `pre`, all that stands between, and its `post`. `repeats` puts a `+` behind a phase, an event or a pair,
-`optional` a `?`. Since every id occurs once in the expression, what may follow an event depends on that event alone.
-Events of an `anytime` phase stand outside of the expression: they may fall anywhere, though a `post` not before its
-`pre`. Once a `terminal` phase is through, nothing follows.
-"""
+"""Lifecycle."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from d9d_codegen.model import EventSpec, Module, Phase
-from d9d_codegen.pair import PRE, other_sides
+from d9d_codegen.catalogue import EventSpec, Module, Phase
+
+PRE: Final = ".pre"
+POST: Final = ".post"
+
+
+@dataclass(slots=True)
+class Pair:
+    """The sides of one moment, as far as they are declared."""
+
+    pre: EventSpec | None = None
+    post: EventSpec | None = None
+
+
+def stem(event_id: str) -> str | None:
+    """Return the moment whose side an event is, or nothing where it is none."""
+    if event_id.endswith((PRE, POST)):
+        return event_id.rpartition(".")[0]
+    return None
+
+
+def pairs(module: Module) -> dict[str, Pair]:
+    """Return the pairs of a module by their stems, in the order in which they begin; half ones too."""
+    found: dict[str, Pair] = {}
+    for event in module.own_events:
+        moment = stem(event.id)
+        if moment is None:
+            continue
+        pair = found.setdefault(moment, Pair())
+        if event.id.endswith(PRE):
+            pair.pre = pair.pre or event
+        else:
+            pair.post = pair.post or event
+    return found
+
+
+def other_sides(module: Module) -> dict[str, EventSpec]:
+    """Return, for the id of each side of a pair, the event on the other side."""
+    sides = {}
+    for pair in pairs(module).values():
+        if pair.pre and pair.post:
+            sides[str(pair.pre.id)] = pair.post
+            sides[str(pair.post.id)] = pair.pre
+    return sides
+
 
 _START: Final = ""  # stands for the moment before the first event
 
@@ -48,7 +84,7 @@ class Lifecycle:
 
     @classmethod
     def of(cls, module: Module) -> "Lifecycle":
-        """Build the lifecycle of a module without problems."""
+        """Build the lifecycle of a module without diagnostics."""
         followers: dict[str, list[str]] = {_START: []}
         whole, closing = _Part(), _Part(optional=False)
         anytime: dict[str, str | None] = {}
@@ -83,9 +119,9 @@ class Lifecycle:
         """
         state, last, seen = _START, "", set[str]()
         for number, event_id in enumerate(ids, start=1):
-            problem = self._violation(event_id, state, last, seen)
-            if problem:
-                return f"event {number} of the run: {problem}"
+            diagnostic = self._violation(event_id, state, last, seen)
+            if diagnostic:
+                return f"event {number} of the run: {diagnostic}"
             state = state if event_id in self.anytime else event_id
             last = event_id
             seen.add(event_id)
@@ -152,3 +188,69 @@ def _flagged(part: _Part, flags: Phase | EventSpec, followers: dict[str, list[st
         for last in part.lasts:
             followers[last] += [first for first in part.firsts if first not in followers[last]]
     return _Part(part.firsts, part.lasts, part.optional or flags.optional)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What a run may show right before and right after an event, events of `anytime` phases aside.
+
+    Attributes:
+        before: The ids that may come right before it.
+        after: The ids that may come right after it.
+        begins: Whether a run may begin with it.
+        ends: Whether a complete run may end with it.
+        opening: For an event of an `anytime` phase, the id that must have come before it, if any.
+        is_anytime: Whether it may fall between any two others.
+    """
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    begins: bool
+    ends: bool
+    opening: str | None
+    is_anytime: bool
+
+
+def grammar(module: Module) -> dict[str, object]:
+    """Return the grammar of a module's runs, as a checker without this compiler reads it.
+
+    A run begins with one of `first`; after an event comes one of its `followers`; a complete run ends with one of
+    `last`, or is empty where `may_be_empty`. Ids of `anytime` fall anywhere, each only after the id that it names.
+    Nothing follows an id of `final`.
+    """
+    lifecycle = Lifecycle.of(module)
+    ids = [str(event.id) for event in module.own_events]
+    return {
+        "first": _unique(lifecycle.followers[""]),
+        "followers": {
+            event_id: _unique(lifecycle.followers[event_id]) for event_id in ids if event_id in lifecycle.followers
+        },
+        "last": [event_id for event_id in ids if event_id in lifecycle.ends],
+        "may_be_empty": "" in lifecycle.ends,
+        "anytime": lifecycle.anytime,
+        "final": [event_id for event_id in ids if event_id in lifecycle.final],
+    }
+
+
+def neighbours(module: Module) -> dict[str, Neighbours]:
+    """Return what can come before and after each event of a module, by id."""
+    lifecycle = Lifecycle.of(module)
+    before: dict[str, list[str]] = {str(event.id): [] for event in module.own_events}
+    for event_id, followers in lifecycle.followers.items():
+        for follower in followers if event_id else []:
+            before[follower].append(event_id)
+    return {
+        event_id: Neighbours(
+            before=tuple(_unique(before[event_id])),
+            after=tuple(_unique(lifecycle.followers.get(event_id, []))),
+            begins=event_id in lifecycle.followers[""],
+            ends=event_id in lifecycle.ends or event_id in lifecycle.final,
+            opening=lifecycle.anytime.get(event_id),
+            is_anytime=event_id in lifecycle.anytime,
+        )
+        for event_id in before
+    }
+
+
+def _unique(ids: list[str]) -> list[str]:
+    return list(dict.fromkeys(ids))

@@ -1,9 +1,223 @@
-"""The JSON Schema of a catalogue, by which editors complete keys and show what they mean."""
+"""The shape."""
 
 import json
+from dataclasses import dataclass
 from typing import Final
 
-from d9d_codegen.shape import CATALOGUE, Key, Listed, Named, Shape, Value
+from d9d_codegen.diagnostic import Diagnostics, Text, is_forbidden, suggestion
+from d9d_codegen.read import Mapping, Node, Scalar, Sequence
+
+VERSION: Final = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A scalar.
+
+    Attributes:
+        kinds: What YAML may take it for; anything at all where this is empty.
+        choices: The only values allowed, where there are but a few.
+    """
+
+    kinds: tuple[str, ...] = ("text",)
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list of texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A mapping from names, which the user chooses, to entries of one shape."""
+
+    shape: "Shape"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of an entry.
+
+    Attributes:
+        value: What it holds.
+        doc: What it means.
+        required: Whether the entry must have it.
+    """
+
+    value: "Value | Listed | Named | Shape"
+    doc: str
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An entry: a mapping with keys that are known beforehand.
+
+    Attributes:
+        noun: What such an entry is called.
+        keys: The keys that it may have.
+    """
+
+    noun: str
+    keys: dict[str, Key]
+
+
+_TEXT: Final = Value()
+_FLAG: Final = Value(kinds=("a truth value",))
+_ALLOW: Final = {"allow": Key(Listed(), "The rules that find nothing in it; see docs/catalogue/rules.md.")}
+_DEPRECATED: Final = Shape(
+    "entry",
+    {
+        "since": Key(_TEXT, 'The version that deprecated it, in quotes: "0.2".', required=True),
+        "replaced_by": Key(_TEXT, "The name of what takes its place."),
+        "note": Key(_TEXT, "What else there is to say."),
+    },
+)
+_STATUS: Final = {
+    "since": Key(_TEXT, 'The version that brought it, in quotes: "0.2".'),
+    "stability": Key(Value(choices=("experimental", "stable")), "Whether it may still change."),
+    "deprecated": Key(_DEPRECATED, "Says that it will go."),
+    **_ALLOW,
+}
+_FIELD: Final = Shape(
+    "field",
+    {
+        "type": Key(_TEXT, "A Python type whose names are builtins or full dotted paths.", required=True),
+        "doc": Key(_TEXT, "What it means.", required=True),
+        "default": Key(Value(kinds=()), "A Python literal, where the field may be left out."),
+        **_STATUS,
+    },
+)
+_CONTEXT: Final = Shape(
+    "context",
+    {
+        "doc": Key(_TEXT, "What it means.", required=True),
+        "fields": Key(Named(_FIELD), "What it carries."),
+        **_STATUS,
+    },
+)
+_PHASE: Final = Shape(
+    "phase",
+    {
+        "doc": Key(_TEXT, "What happens in it.", required=True),
+        "repeats": Key(_FLAG, "It may run more than once."),
+        "optional": Key(_FLAG, "A run may pass it over."),
+        "anytime": Key(_FLAG, "Its events may fall between any two others."),
+        "terminal": Key(_FLAG, "Nothing follows it."),
+        **_ALLOW,
+    },
+)
+_EVENT: Final = Shape(
+    "event",
+    {
+        "id": Key(_TEXT, "What the bus knows it by; begins with the module's name.", required=True),
+        "phase": Key(_TEXT, "The phase that it belongs to.", required=True),
+        "context": Key(_TEXT, "Its context: of this module, of common, or a full dotted path.", required=True),
+        "doc": Key(_TEXT, "When it is triggered.", required=True),
+        "repeats": Key(_FLAG, "It may be triggered more than once in a row."),
+        "optional": Key(_FLAG, "A run may leave it out."),
+        **_STATUS,
+    },
+)
+_MODULE: Final = Shape(
+    "module",
+    {
+        "doc": Key(_TEXT, "What it is about.", required=True),
+        "phases": Key(Named(_PHASE), "In the order in which a run passes through them."),
+        "contexts": Key(Named(_CONTEXT), "What its events tell those who hear them."),
+        "events": Key(Named(_EVENT), "In the order in which the loop triggers them."),
+        **_ALLOW,
+    },
+)
+CATALOGUE: Final = Shape(
+    "catalogue",
+    {
+        "version": Key(Value(kinds=("a whole number",), choices=(VERSION,)), "Of this shape.", required=True),
+        "package": Key(_TEXT, "The Python package that the modules are written into.", required=True),
+        "modules": Key(Named(_MODULE), "Each becomes one Python module.", required=True),
+    },
+)
+
+
+def check_shape(node: Node, shape: Shape, diagnostics: Diagnostics, at: Text | None = None) -> None:
+    """Note every way in which an entry differs from its shape.
+
+    Args:
+        node: The entry.
+        shape: What it should look like.
+        diagnostics: Takes what is wrong.
+        at: The key that holds the entry; the catalogue itself has none.
+    """
+    if not isinstance(node, Mapping):
+        _refuse_kind(node, shape.noun if at is None else at, "a mapping", diagnostics)
+        return
+    for key, value in node.entries.items():
+        if key in shape.keys:
+            _check_value(key, value, shape.keys[key], diagnostics)
+        elif key:
+            known = ", ".join(shape.keys)
+            remedy = suggestion(key, shape.keys, f"the keys are {known}")
+            diagnostics.add("unknown-key", key, f'no {shape.noun} has a key "{key}"', remedy)
+    for name, required in shape.keys.items():
+        if required.required and name not in node.entries:
+            owner = f"{shape.noun} {at}" if at else f"the {shape.noun}"
+            remedy = f"add `{name}:`, {required.doc[0].lower()}{required.doc[1:].removesuffix('.')}"
+            diagnostics.add("missing-key", node.span if at is None else at, f'{owner} has no "{name}"', remedy)
+
+
+def _check_value(key: Text, node: Node, expected: Key, diagnostics: Diagnostics) -> None:
+    match expected.value:
+        case Shape():
+            check_shape(node, expected.value, diagnostics, key)
+        case Named():
+            if not isinstance(node, Mapping):
+                _refuse_kind(node, key, "a mapping", diagnostics)
+                return
+            for name, entry in node.entries.items():
+                if name:
+                    check_shape(entry, expected.value.shape, diagnostics, name)
+        case Listed():
+            _check_list(key, node, diagnostics)
+        case Value():
+            _check_scalar(key, node, expected.value, diagnostics)
+
+
+def _check_list(key: Text, node: Node, diagnostics: Diagnostics) -> None:
+    if not isinstance(node, Sequence):
+        _refuse_kind(node, key, "a list", diagnostics)
+        return
+    for item in node.items:
+        _check_scalar(key, item, _TEXT, diagnostics)
+
+
+def _check_scalar(key: Text, node: Node, expected: Value, diagnostics: Diagnostics) -> None:
+    if not node.kind:
+        return
+    if not isinstance(node, Scalar) or (expected.kinds and node.kind not in expected.kinds):
+        _refuse_kind(node, key, expected.kinds[0] if expected.kinds else "a literal", diagnostics)
+    elif not node.text.strip():
+        diagnostics.add("empty-text", node.text, f'"{key}" is empty', "write something")
+    elif not node.text.isprintable() and any(map(is_forbidden, node.text)):
+        diagnostics.add(
+            "control-character", node.text, f'"{key}" holds a character that cannot be shown', "take it out"
+        )
+    elif expected.choices and node.text not in expected.choices:
+        remedy = suggestion(node.text, expected.choices, f"write {' or '.join(expected.choices)}")
+        diagnostics.add(f"unknown-{key}", node.text, f'"{key}" is "{node.text}"', remedy)
+
+
+def _refuse_kind(node: Node, key: str, expected: str, diagnostics: Diagnostics) -> None:
+    if not node.kind:
+        return
+    remedy = (
+        "put it in quotes" if expected == "text" and isinstance(node, Scalar) and node.text else f"write {expected}"
+    )
+    if node.kind == "nothing" and expected == "a mapping":
+        remedy = "write {} or take the key out"
+    where = key if isinstance(key, Text) and node.kind == "nothing" else node.span
+    diagnostics.add("wrong-kind", where, f'"{key}" holds {node.kind}, not {expected}', remedy)
+
 
 _KINDS: Final[dict[tuple[str, ...], dict[str, object]]] = {
     ("text",): {"type": "string", "pattern": r"\S"},

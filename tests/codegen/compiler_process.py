@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from d9d_codegen.__main__ import main
-from d9d_codegen.lint import examine
-from d9d_codegen.model import Catalogue, Context, EventSpec, Module
-from d9d_codegen.status import with_status
+from d9d_codegen.catalogue import Catalogue, Context, EventSpec, Module, with_status
+from d9d_codegen.cli import main
+from d9d_codegen.lint import lint_file
 
 CATALOGUE = Path("catalogue.yaml")
 
@@ -50,7 +49,7 @@ def answer(content: bytes, *, imports: bool) -> dict[str, object]:
         "seconds": seconds,
         "peak_megabytes": peak_megabytes(),
         "files": files,
-        "problems": printed.getvalue().count("]: "),
+        "diagnostics": printed.getvalue().count("]: "),
     }
 
 
@@ -67,7 +66,7 @@ def verify(*, imports: bool) -> None:
     """Compile what was generated; import it and compare all docs if asked to."""
     for path in Path().rglob("*.py"):
         compile(path.read_text(encoding="utf-8"), str(path), "exec")
-    catalogue = examine(CATALOGUE)
+    catalogue = lint_file(CATALOGUE)
     if not imports:
         return
     for name in [name for name in sys.modules if name.partition(".")[0] == catalogue.package.partition(".")[0]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from d9d_codegen.__main__ import main
+from d9d_codegen.cli import main
 
 from .workspace import SMALL, Workspace
 
@@ -30,12 +30,12 @@ def test_check_is_content_with_what_generate_wrote(small: Workspace) -> None:
 
 def test_lint_counts_the_events(small: Workspace) -> None:
     """`lint` of a good catalogue exits with 0."""
-    assert small.run("lint") == (0, "4 events, no problems\n")
+    assert small.run("lint") == (0, "4 events, no diagnostics\n")
 
 
 @pytest.mark.parametrize("command", ["generate", "check", "lint"])
 def test_a_bad_catalogue_ends_every_command_with_1(small: Workspace, command: str) -> None:
-    """Each command lists the problems of a bad catalogue and exits with 1."""
+    """Each command lists the diagnostics of a bad catalogue and exits with 1."""
     small.write(MISSPELT)
     status, output = small.run(command)
     assert status == 1
@@ -94,7 +94,7 @@ def test_problems_as_json(small: Workspace) -> None:
 
 
 def test_problems_as_commands_of_github(small: Workspace) -> None:
-    """`--format github` prints a command for each problem."""
+    """`--format github` prints a command for each diagnostic."""
     small.write(MISSPELT)
     status, output = small.run("lint", "--format", "github")
     assert status == 1
@@ -117,7 +117,7 @@ def test_problems_as_commands_of_github(small: Workspace) -> None:
     ],
 )
 def test_what_is_no_catalogue_is_said_plainly(empty: Workspace, content: bytes | None, message: str) -> None:
-    """A missing, empty, non-UTF-8 or otherwise hopeless file is one problem in plain words."""
+    """A missing, empty, non-UTF-8 or otherwise hopeless file is one diagnostic in plain words."""
     if content is not None:
         (empty.root / "catalogue.yaml").write_bytes(content)
     status, output = empty.run("generate")
@@ -141,7 +141,7 @@ def test_a_folder_is_no_catalogue(empty: Workspace) -> None:
     ],
 )
 def test_a_bad_pyproject_is_said_plainly(small: Workspace, settings: str, message: str) -> None:
-    """A `pyproject.toml` that makes no sense is a problem, and nothing is written."""
+    """A `pyproject.toml` that makes no sense is a diagnostic, and nothing is written."""
     small.write(settings, "pyproject.toml")
     before = small.files()
     status, output = small.run("generate")
@@ -186,7 +186,7 @@ def test_a_catalogue_without_end_is_refused(empty: Workspace) -> None:
 # Runs every command; prints all that they print, and all that is in the files afterwards.
 EVERYTHING = """
 import contextlib, io, pathlib
-from d9d_codegen.__main__ import main
+from d9d_codegen.cli import main
 
 def run(*arguments):
     with contextlib.redirect_stderr(io.StringIO()):
@@ -231,7 +231,7 @@ def test_the_compiler_imports_neither_torch_nor_d9d(small: Workspace) -> None:
     """Generating loads no module of torch or d9d."""
     program = (
         "import sys\n"
-        "from d9d_codegen.__main__ import main\n"
+        "from d9d_codegen.cli import main\n"
         "main(['generate'])\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'torch', 'd9d'}))\n"
     )

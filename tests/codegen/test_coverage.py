@@ -23,13 +23,13 @@ EVENT = re.compile(r"\bEVENT_(?:TRAIN|INFERENCE)_[A-Z_]+\b(?=, |\))")
 
 
 def said(workspace: Workspace, *bodies: str, head: str = IMPORTS) -> tuple[int, list[str]]:
-    """Judge a file with a function for each body; return the exit status and each problem's rule and message."""
+    """Judge a file with a function for each body; return the exit status and each diagnostic's rule and message."""
     functions = "".join(
         f"\n\ndef part{number}(bus, day, step, steps, late):\n{body}" for number, body in enumerate(bodies)
     )
     workspace.write(head + functions, "shop/loop.py")
     status, output = workspace.run("coverage", "shop", "--format", "json")
-    return status, [f"{problem['rule']}: {problem['message']}" for problem in json.loads(output)]
+    return status, [f"{diagnostic['rule']}: {diagnostic['message']}" for diagnostic in json.loads(output)]
 
 
 def test_source_that_triggers_everything_in_order_passes(small: Workspace) -> None:
@@ -50,7 +50,7 @@ def test_an_event_that_is_never_triggered_is_told_at_its_declaration(small: Work
         "      |       ^^^^^^^^^^^^^^^^^\n"
         "home.py:4:12: the module waits for it\n"
         "   trigger it where it belongs, name the source that does, or take it out\n"
-        "home.py:4:12: warning[waits-in-vain]: "
+        "home.py:4:12: warning[never-called]: "
         "a handler waits for EVENT_SALE_CLOSED, which no source in view triggers\n"
         "    4 | @subscribe(EVENT_SALE_CLOSED)\n"
         "      |            ^^^^^^^^^^^^^^^^^\n"
@@ -79,16 +79,16 @@ def test_an_event_is_known_by_whatever_name_it_was_imported(small: Workspace, he
     small.write("", "shop/__init__.py")
     small.write("from shop.events.sale import EVENT_SALE_OPENED as Opened\n", "shop/names.py")
     small.write("from shop.events.sale import *\n", "shop/everything.py")
-    _, problems = said(small, f"    {call}\n", head=head)
-    assert not any("EVENT_SALE_OPENED" in problem for problem in problems)
-    assert len(problems) == 3
+    _, diagnostics = said(small, f"    {call}\n", head=head)
+    assert not any("EVENT_SALE_OPENED" in diagnostic for diagnostic in diagnostics)
+    assert len(diagnostics) == 3
 
 
 def test_a_name_that_is_something_else_is_no_event(small: Workspace) -> None:
     """Parameters hide events, and calls with other arguments mean other things."""
     body = "    def inner(EVENT_SALE_OPENED):\n        bus.trigger(EVENT_SALE_OPENED, day)\n    alarm.trigger('x')\n"
-    _, problems = said(small, body)
-    assert len([problem for problem in problems if problem.startswith("never-triggered")]) == 4
+    _, diagnostics = said(small, body)
+    assert len([diagnostic for diagnostic in diagnostics if diagnostic.startswith("never-triggered")]) == 4
 
 
 @pytest.mark.parametrize(
@@ -105,15 +105,15 @@ def test_handlers_are_found_however_they_subscribe(small: Workspace, subscriptio
     small.write(f"{IMPORTS}{subscription}", "shop/handlers.py")
     status, output = small.run("coverage", "shop/handlers.py")
     assert status == 1
-    assert "warning[waits-in-vain]: a handler waits for EVENT_SALE_OPENED" in output
+    assert "warning[never-called]: a handler waits for EVENT_SALE_OPENED" in output
 
 
 def test_a_handler_of_another_catalogue_waits_in_vain_only_as_a_warning(small: Workspace) -> None:
     """Events of elsewhere may be triggered by source that is not in view."""
     head = f"{IMPORTS}from other.events import EVENT_OTHER\n"
-    status, problems = said(small, WHOLE_DAY, "    bus.subscribe(EVENT_OTHER, print)\n", head=head)
+    status, diagnostics = said(small, WHOLE_DAY, "    bus.subscribe(EVENT_OTHER, print)\n", head=head)
     assert status == 0
-    assert problems == ["waits-in-vain: a handler waits for EVENT_OTHER, which no source in view triggers"]
+    assert diagnostics == ["never-called: a handler waits for EVENT_OTHER, which no source in view triggers"]
 
 
 def test_an_event_that_is_triggered_in_two_places_is_a_warning(small: Workspace) -> None:
@@ -146,9 +146,9 @@ CLOSE, OPEN = "bus.trigger(EVENT_SALE_CLOSED, day)", "bus.trigger(EVENT_SALE_OPE
 )
 def test_triggers_out_of_order_are_found_on_every_way_through_a_function(small: Workspace, body: str) -> None:
     """Branches, loops, handlers of exceptions and calls within the file are followed."""
-    status, problems = said(small, body)
+    status, diagnostics = said(small, body)
     assert status == 1
-    assert CLOSED_FIRST in problems
+    assert CLOSED_FIRST in diagnostics
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_triggers_out_of_order_are_found_on_every_way_through_a_function(small: 
 )
 def test_triggers_on_different_ways_are_in_no_order(small: Workspace, body: str) -> None:
     """What cannot come after another trigger is not held against it."""
-    _, problems = said(small, body)
-    assert not any(problem.startswith("out-of-order") for problem in problems)
+    _, diagnostics = said(small, body)
+    assert not any(diagnostic.startswith("out-of-order") for diagnostic in diagnostics)
 
 
 @pytest.mark.parametrize(
@@ -187,16 +187,16 @@ def test_calls_of_functions_in_other_files_are_followed(small: Workspace, import
     small.write("", "shop/__init__.py")
     small.write("from shop.door import shut\n", "shop/everything.py")
     small.write(f"{IMPORTS}\n\ndef shut(bus, day):\n    {CLOSE}\n", "shop/door.py")
-    _, problems = said(small, f"    {call}\n    {OPEN}\n", head=f"{IMPORTS}{imports}\n")
-    assert CLOSED_FIRST in problems
+    _, diagnostics = said(small, f"    {call}\n    {OPEN}\n", head=f"{IMPORTS}{imports}\n")
+    assert CLOSED_FIRST in diagnostics
     assert "shop/door.py:5:17: EVENT_SALE_CLOSED, in shut" in small.run("coverage", "shop")[1]
 
 
 def test_a_coroutine_that_is_awaited_is_followed(small: Workspace) -> None:
     """It runs where it is awaited, as a function where it is called."""
     body = f"    async def later():\n        await shut(bus, day)\n        {OPEN}\n\n\n"
-    _, problems = said(small, f"{body}async def shut(bus, day):\n    {CLOSE}\n")
-    assert CLOSED_FIRST in problems
+    _, diagnostics = said(small, f"{body}async def shut(bus, day):\n    {CLOSE}\n")
+    assert CLOSED_FIRST in diagnostics
 
 
 def test_scripts_of_one_name_keep_their_own_names(small: Workspace) -> None:
@@ -218,16 +218,20 @@ def test_source_may_be_nested_as_deeply_as_python_allows(small: Workspace, sourc
 def test_a_phase_that_repeats_may_begin_again(small: Workspace) -> None:
     """From the end of a repeating phase to its beginning is no disorder; back within one is."""
     customer = "    with bus.bounded(EVENT_SALE_CUSTOMER_PRE, EVENT_SALE_CUSTOMER_POST, step):\n        pass\n"
-    _, problems = said(small, customer + customer)
-    assert not any(problem.startswith("out-of-order") for problem in problems)
-    _, problems = said(small, "    bus.trigger(EVENT_SALE_CUSTOMER_PRE, 1)\n" * 2)
-    assert "out-of-order: EVENT_SALE_CUSTOMER_PRE is triggered again, and does not repeat" in problems
+    _, diagnostics = said(small, customer + customer)
+    assert not any(diagnostic.startswith("out-of-order") for diagnostic in diagnostics)
+    _, diagnostics = said(small, "    bus.trigger(EVENT_SALE_CUSTOMER_PRE, 1)\n" * 2)
+    assert "out-of-order: EVENT_SALE_CUSTOMER_PRE is triggered again, and does not repeat" in diagnostics
 
 
 def test_a_block_between_events_that_are_no_pair_is_refused(small: Workspace) -> None:
     """`bounded` takes the two sides of one moment."""
-    _, problems = said(small, "    with bus.bounded(EVENT_SALE_CUSTOMER_PRE, EVENT_SALE_CLOSED, step):\n        pass\n")
-    assert "not-a-pair: EVENT_SALE_CUSTOMER_PRE and EVENT_SALE_CLOSED are not the two sides of one moment" in problems
+    _, diagnostics = said(
+        small, "    with bus.bounded(EVENT_SALE_CUSTOMER_PRE, EVENT_SALE_CLOSED, step):\n        pass\n"
+    )
+    assert (
+        "not-a-pair: EVENT_SALE_CUSTOMER_PRE and EVENT_SALE_CLOSED are not the two sides of one moment" in diagnostics
+    )
 
 
 EMITTED = """\
@@ -255,17 +259,17 @@ CALLS = ["opened(day)", "pre(step)", "post(step)", "closed(day)"]
 def test_calls_of_emitters_that_change_places_are_found(small: Workspace, calls: tuple[str, str]) -> None:
     """The variable tells which event it is."""
     one, two = calls
-    status, problems = said(small, EMITTED.replace(one, "SWAP").replace(two, one).replace("SWAP", two))
+    status, diagnostics = said(small, EMITTED.replace(one, "SWAP").replace(two, one).replace("SWAP", two))
     assert status == 1
-    assert any(problem.startswith("out-of-order") for problem in problems)
+    assert any(diagnostic.startswith("out-of-order") for diagnostic in diagnostics)
 
 
 @pytest.mark.parametrize("line", ["", "        post = None\n", "        late.post(step)\n"])
 def test_an_emitter_that_is_never_called_triggers_nothing(small: Workspace, line: str) -> None:
     """Though it was made."""
-    status, problems = said(small, EMITTED.replace("        post(step)\n", line))
+    status, diagnostics = said(small, EMITTED.replace("        post(step)\n", line))
     assert status == 1
-    assert [problem for problem in problems if problem.startswith("never-triggered")] == [
+    assert [diagnostic for diagnostic in diagnostics if diagnostic.startswith("never-triggered")] == [
         'never-triggered: no source in view triggers EVENT_SALE_CUSTOMER_POST ("sale.customer.post")'
     ]
 
@@ -309,7 +313,7 @@ def test_an_alias_of_an_event_need_not_be_triggered(small: Workspace) -> None:
         (None, "unreadable"),
     ],
 )
-def test_source_that_cannot_be_read_is_a_problem(small: Workspace, content: bytes | None, message: str) -> None:
+def test_source_that_cannot_be_read_is_a_diagnostic(small: Workspace, content: bytes | None, message: str) -> None:
     """What is no Python source ends with 1 and is named, without a traceback."""
     if content is not None:
         (small.root / "loop.py").write_bytes(content)
@@ -318,7 +322,7 @@ def test_source_that_cannot_be_read_is_a_problem(small: Workspace, content: byte
     assert f"error[{message}]" in output.partition("\n")[0]
 
 
-def test_a_folder_without_source_is_a_problem(small: Workspace) -> None:
+def test_a_folder_without_source_is_a_diagnostic(small: Workspace) -> None:
     """Nothing to read is not the same as nothing to say."""
     assert rules(small.run("coverage", ".")[1]) == [".: error[no-source]"]
 
@@ -371,7 +375,7 @@ def test_swapping_any_two_events_of_a_file_of_the_loops_is_found(loops: Workspac
         assert one[0] in output or two[0] in output
 
 
-def test_a_path_too_long_for_a_file_is_a_problem(small: Workspace) -> None:
+def test_a_path_too_long_for_a_file_is_a_diagnostic(small: Workspace) -> None:
     """It names nothing that there is."""
     status, output = small.run("coverage", "x" * 5_000)
     assert status == 1

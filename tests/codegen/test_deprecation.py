@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from d9d_codegen.lifecycle import Lifecycle
-from d9d_codegen.lint import examine
+from d9d_codegen.lint import lint_file
 
 from .workspace import Workspace
 
@@ -113,7 +113,7 @@ def test_names_that_stay_warn_of_nothing(train: ModuleType) -> None:
 def test_an_alias_is_no_moment_of_a_run(empty: Workspace) -> None:
     """Nothing triggers an alias: its id is not in the lifecycle."""
     shutil.copy(GOOD / "renamed.yaml", empty.root)
-    _, train = examine(empty.root / "renamed.yaml").modules
+    _, train = lint_file(empty.root / "renamed.yaml").modules
     assert list(Lifecycle.of(train).followers) == [
         "",
         "fit.stream",

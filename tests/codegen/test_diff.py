@@ -1,4 +1,4 @@
-"""What `diff` says of two editions of a catalogue: each change, whom it breaks, and where it stands in both."""
+"""What `diff` says of two versions of a catalogue: each change, whom it breaks, and where it stands in both."""
 
 import json
 import shutil
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d9d_codegen.evolution.change import KINDS
-from d9d_codegen.evolution.phases import moved
-from d9d_codegen.evolution.widening import Relation, relation
+from d9d_codegen.diff.change import KINDS
+from d9d_codegen.diff.compare import moved
+from d9d_codegen.diff.widening import Relation, relation
 
 from .workspace import SMALL, Workspace
 
@@ -105,7 +105,7 @@ def test_what_is_experimental_warns_where_what_is_stable_fails(empty: Workspace)
 
 
 def test_the_stability_that_counts_is_that_of_the_old_edition(empty: Workspace) -> None:
-    """Nothing is excused by becoming experimental in the very edition that breaks it."""
+    """Nothing is excused by becoming experimental in the very version that breaks it."""
     status, found = changes(empty, SMALL, EXPERIMENTAL.replace("type: int", "type: str"))
     assert status == 1
     assert ("type-changed", BOTH, "error") in found
@@ -263,15 +263,15 @@ def test_revisions_of_git_are_compared_without_a_checkout(small: Workspace) -> N
 
 @pytest.mark.parametrize("name", ["no-such-revision", "HEAD:no-such-file.yaml", ":", "", "nul\0l"])
 def test_what_is_neither_file_nor_revision_is_wrong_use(small: Workspace, name: str) -> None:
-    """An edition that cannot be found ends with 2 and says what to name."""
+    """An version that cannot be found ends with 2 and says what to name."""
     status, output = small.run("diff", name, "catalogue.yaml")
     assert status == 2
-    assert "error[unknown-edition]: it is no file" in output
+    assert "error[unknown-version]: it is no file" in output
     assert "name two files, or two revisions of git" in output
 
 
 def test_an_edition_that_is_no_catalogue_is_refused(small: Workspace) -> None:
-    """Problems of either edition's shape are told as ever."""
+    """Diagnostics of either version's shape are told as ever."""
     small.write("version: 1\n", "old.yaml")
     status, output = small.run("diff", "old.yaml", "catalogue.yaml")
     assert status == 1
@@ -369,4 +369,4 @@ def test_a_name_too_long_for_a_file_is_no_edition(small: Workspace) -> None:
     """Whatever is named, it is told and not raised."""
     status, output = small.run("diff", "x" * 5_000, "catalogue.yaml")
     assert status == 2
-    assert "error[unknown-edition]" in output
+    assert "error[unknown-version]" in output

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from d9d_codegen.digest import body_of, digests_in
+from d9d_codegen.files import body_of, digests_in
 
 from .workspace import PYPROJECT, SMALL, Workspace, rules
 
@@ -56,8 +56,8 @@ def test_check_shows_the_difference_and_the_command_to_run(small: Workspace) -> 
 def told(small: Workspace, path: str) -> str:
     """Return what `check` says of one file, without the difference."""
     _, output = small.run("check", "--format", "json")
-    [problem] = [problem for problem in json.loads(output) if problem["path"] == path]
-    return f"{problem['rule']}: {problem['message']}; {problem['remedy']}"
+    [diagnostic] = [diagnostic for diagnostic in json.loads(output) if diagnostic["path"] == path]
+    return f"{diagnostic['rule']}: {diagnostic['message']}; {diagnostic['remedy']}"
 
 
 def test_a_file_that_nobody_edited_is_stale_because_the_catalogue_changed(small: Workspace) -> None:

@@ -28,7 +28,7 @@ def test_only_files_that_change_are_written(small: Workspace) -> None:
 
 
 def test_a_new_event_and_a_new_field_appear_in_code_index_and_pages(small: Workspace) -> None:
-    """One edit of the catalogue reaches every artefact."""
+    """One edit of the catalogue reaches every output."""
     small.run("generate")
     edited = SMALL.replace(
         "doc: The step's index.}", "doc: The step's index.}\n          price: {type: float, doc: In cents.}"
@@ -46,7 +46,7 @@ def test_a_new_event_and_a_new_field_appear_in_code_index_and_pages(small: Works
 
 
 def test_a_bad_catalogue_changes_no_file(small: Workspace) -> None:
-    """Artefacts of the last good catalogue stay as they were."""
+    """Output of the last good catalogue stay as they were."""
     small.run("generate")
     before = small.files()
     small.write(TWO_LOOPS.replace("id: loan.opened", "id: sale.opened"))

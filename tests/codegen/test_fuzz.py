@@ -45,7 +45,7 @@ class Compiler:
         assert reply["peak_megabytes"] < MAX_MEGABYTES
         if reply["status"] != 0:
             assert reply["status"] == 1
-            assert reply["problems"] > 0
+            assert reply["diagnostics"] > 0
             assert reply["files"] == ["catalogue.yaml"]
         return reply
 

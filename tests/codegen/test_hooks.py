@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from d9d_codegen.__main__ import COMMANDS
+from d9d_codegen.cli import COMMANDS
 
 from .workspace import Workspace
 

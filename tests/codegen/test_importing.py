@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d9d_codegen.importable import Importable
+from d9d_codegen.resolve import Resolver
 
 from .workspace import SMALL, Workspace
 
@@ -42,11 +42,11 @@ MODULES = {
 
 
 @pytest.fixture
-def importable(empty: Workspace) -> Importable:
+def resolver(empty: Workspace) -> Resolver:
     """All that can be imported in a project with modules of many kinds."""
     for path, text in MODULES.items():
         empty.write(text, path)
-    return Importable([str(empty.root)])
+    return Resolver([str(empty.root)])
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def importable(empty: Workspace) -> Importable:
         "d9d.loop.event.catalogue.train.EventStepContext",
     ],
 )
-def test_what_can_be_imported_or_cannot_be_known_is_accepted(importable: Importable, path: str) -> None:
+def test_what_can_be_imported_or_cannot_be_known_is_accepted(resolver: Resolver, path: str) -> None:
     """Definitions, re-exports, stubs, branches, classes in classes, lazy names and extension modules all count."""
-    assert importable.missing(path) is None
+    assert resolver.missing(path) is None
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_what_can_be_imported_or_cannot_be_known_is_accepted(importable: Importa
         ("decimal.Decimall", "Decimall", "Decimal"),
     ],
 )
-def test_the_first_part_that_is_missing_is_named(importable: Importable, path: str, part: str, meant: str) -> None:
+def test_the_first_part_that_is_missing_is_named(resolver: Resolver, path: str, part: str, meant: str) -> None:
     """A misspelt package, module or name is found, and so is what was meant."""
-    missing = importable.missing(path)
+    missing = resolver.missing(path)
     assert missing is not None
     assert (missing.part, missing.meant) == (part, meant)
     assert path[missing.offset :].startswith(part)
@@ -126,7 +126,7 @@ def test_the_first_part_that_is_missing_is_named(importable: Importable, path: s
 def test_no_path_leads_to_a_traceback(parts: list[str]) -> None:
     """Whatever is named is there, or one of its parts is missing."""
     path = ".".join(parts)
-    missing = Importable([]).missing(path)
+    missing = Resolver([]).missing(path)
     assert missing is None or path[missing.offset :].startswith(missing.part)
 
 
@@ -142,7 +142,7 @@ def test_a_missing_package_is_said_to_be_installed_where_the_compiler_is(tmp_pat
     (tmp_path / "catalogue.yaml").write_text(SMALL.replace("type: int", "type: torch.Tensor"), encoding="utf-8")
     program = (
         "import sys, jinja2, yaml\n"
-        "from d9d_codegen.__main__ import main\n"
+        "from d9d_codegen.cli import main\n"
         "sys.path = [path for path in sys.path if 'site-packages' not in path]\n"
         "sys.exit(main(['lint']))\n"
     )
@@ -160,5 +160,5 @@ def test_a_module_that_a_lazy_package_never_mentions_is_told(small: Workspace) -
     good = small.read("catalogue.yaml")
     small.write(good.replace("type: int", "type: lazy.later.Thing"))
     assert small.run("lint")[0] == 0
-    [problem] = small.refused(good.replace("type: int", "type: lazy.neural.Thing"))
-    assert 'catalogue.yaml:10:29: error[unknown-module]: the type of field step names "lazy.neural.Thing"' in problem
+    [diagnostic] = small.refused(good.replace("type: int", "type: lazy.neural.Thing"))
+    assert 'catalogue.yaml:10:29: error[unknown-module]: the type of field step names "lazy.neural.Thing"' in diagnostic

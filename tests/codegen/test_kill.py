@@ -26,7 +26,7 @@ def dying(method):
 
 for name in ("write_bytes", "replace", "unlink"):
     setattr(pathlib.Path, name, dying(getattr(pathlib.Path, name)))
-from d9d_codegen.__main__ import main
+from d9d_codegen.cli import main
 sys.exit(main(["generate"]))
 """
 KILLED = -9

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from d9d_codegen.lifecycle import Lifecycle
-from d9d_codegen.lint import examine
+from d9d_codegen.lint import lint_file
 
 from .workspace import Workspace
 
@@ -38,7 +38,7 @@ def lifecycle(workspace: Workspace, phases: dict[str, str], events: dict[str, st
         entry = f"id: sale.{end}, context: EventDayContext, doc: Something happens., phase: {rest}"
         lines.append(f"      {constant}: {{{entry}}}")
     path = workspace.write(HEAD + "\n".join(lines) + "\n")
-    return Lifecycle.of(examine(path).modules[0])
+    return Lifecycle.of(lint_file(path).modules[0])
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ CASES = {
     + "    contexts:\n"
     + lines("EventDay@Context: {doc: A day.}")
     + events(context="EvntDay@Context"),
-    "exemptions": HEAD + "    contexts:\n" + lines("EventDay@Context: {doc: A day., allow: [unused-context]}"),
+    "suppressions": HEAD + "    contexts:\n" + lines("EventDay@Context: {doc: A day., allow: [unused-context]}"),
     "halves": HEAD + PHASES + CONTEXTS + events("sale.e@.pre"),
     "ids": HEAD + PHASES + CONTEXTS + events("sale.same"),
     "keys": HEAD + lines("EventDay@: {doc: A day.}").replace("      ", "    "),

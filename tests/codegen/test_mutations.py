@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from d9d_codegen.lint import examine
-from d9d_codegen.problem import RefusedError
+from d9d_codegen.diagnostic import DiagnosticError
+from d9d_codegen.lint import lint_file
 from d9d_codegen.project import Project
 from d9d_codegen.render import render
 
@@ -51,16 +51,16 @@ def mutations(draw: st.DrawFn) -> str:
 
 
 def compiled(path: Path, text: str) -> dict[str, str]:
-    """Return the modules of a catalogue; none where it is refused, with at least one problem."""
+    """Return the modules of a catalogue; none where it is refused, with at least one diagnostic."""
     path.write_text(text, encoding="utf-8", newline="")
     try:
-        catalogue = examine(path)
-    except RefusedError as error:
-        problems = error.problems
+        catalogue = lint_file(path)
+    except DiagnosticError as error:
+        diagnostics = error.diagnostics
     else:
-        return {str(artefact.path): artefact.text for artefact in render(catalogue, Project(path.parent, None, 88))}
-    assert problems
-    assert all(problem.message and problem.remedy for problem in problems)
+        return {str(output.path): output.text for output in render(catalogue, Project(path.parent, None, 88))}
+    assert diagnostics
+    assert all(diagnostic.message and diagnostic.remedy for diagnostic in diagnostics)
     return {}
 
 
@@ -79,9 +79,9 @@ def test_any_file_at_all_is_refused_in_words(empty: Workspace, content: str | by
     """Random text and random bytes are no catalogue, and that is said."""
     path = empty.root / "catalogue.yaml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(RefusedError) as caught:
-        examine(path)
-    assert caught.value.problems
+    with pytest.raises(DiagnosticError) as caught:
+        lint_file(path)
+    assert caught.value.diagnostics
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

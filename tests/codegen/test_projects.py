@@ -40,7 +40,7 @@ def test_the_catalogues_that_a_project_names_are_generated_and_checked_together(
     """Without `--catalogue` all of them are compiled, even when one names what the other has not generated yet."""
     assert both.run("generate") == (0, "wrote 14 of 14 files\n")
     assert both.run("check") == (0, "all 14 files are as catalogue.yaml and catalogue.yaml say\n")
-    assert both.run("lint") == (0, "6 events, no problems\n")
+    assert both.run("lint") == (0, "6 events, no diagnostics\n")
     assert "EventStepContext" in both.read("loans/events/loan.py")
 
 
@@ -62,7 +62,7 @@ def test_pages_move_when_a_second_catalogue_comes(small: Workspace) -> None:
 
 
 def test_a_problem_of_one_catalogue_keeps_all_files_as_they_were(both: Workspace) -> None:
-    """Either every artefact of every catalogue is written, or none."""
+    """Either every output of every catalogue is written, or none."""
     both.write(SMALL.replace("phase: opening", "phase: openning"))
     before = both.files()
     status, output = both.run("generate")
@@ -138,12 +138,12 @@ def test_a_catalogue_that_is_named_and_missing_is_told(small: Workspace) -> None
 
 
 def test_source_of_two_catalogues_is_told_once(both: Workspace) -> None:
-    """A place in source is a problem of its own, whatever catalogues it is held against."""
+    """A place in source is a diagnostic of its own, whatever catalogues it is held against."""
     both.write(
         "from elsewhere import EVENT_OTHER\n\n\ndef start(bus):\n    bus.subscribe(EVENT_OTHER, print)\n", "start.py"
     )
     _, output = both.run("coverage", "start.py")
-    assert output.count("warning[waits-in-vain]") == 1
+    assert output.count("warning[never-called]") == 1
 
 
 def test_a_package_too_long_for_a_folder_is_refused(small: Workspace) -> None:

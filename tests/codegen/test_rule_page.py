@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from d9d_codegen.lint import RULES
-from d9d_codegen.rule_page import problems_of, rule_page
-from d9d_codegen.rules.examples import EXAMPLES, MENDED, OTHER_RULES
+from d9d_codegen.rules.page import EXAMPLES, MENDED, OTHER_RULES, problems_of, rule_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "catalogue" / "rules.md"
 
@@ -17,7 +16,7 @@ def test_every_rule_has_an_example() -> None:
     assert all(find.__doc__ for find in RULES.values())
 
 
-def test_the_mended_catalogue_has_no_problem() -> None:
+def test_the_mended_catalogue_has_no_diagnostic() -> None:
     """What all examples are edits of is a good catalogue."""
     assert problems_of(MENDED) == []
 
@@ -25,7 +24,7 @@ def test_the_mended_catalogue_has_no_problem() -> None:
 @pytest.mark.parametrize("rule", sorted(EXAMPLES))
 def test_an_example_breaks_its_rule_and_no_other(rule: str) -> None:
     """Each failing example is refused by its very rule."""
-    assert {problem.rule for problem in problems_of(EXAMPLES[rule].catalogue)} == {rule}
+    assert {diagnostic.rule for diagnostic in problems_of(EXAMPLES[rule].catalogue)} == {rule}
 
 
 def test_the_committed_page_is_made_from_the_rules() -> None:

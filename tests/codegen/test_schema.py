@@ -28,7 +28,7 @@ REJECTED = [
 REFERENCES = ["crossed-pair", "duplicate-id", "half-pair", "unknown-context", "unknown-phase", "unused-context"]
 
 
-def problems(catalogue: str) -> list[str]:
+def diagnostics(catalogue: str) -> list[str]:
     """Return where a catalogue differs from the schema, as paths of keys."""
     schema = json.loads((PROJECT / "docs/catalogue.schema.json").read_text(encoding="utf-8"))
     validator: Any = importlib.import_module("jsonschema").Draft202012Validator  # it comes without types
@@ -54,20 +54,20 @@ def test_the_first_line_of_a_catalogue_names_the_schema(path: Path) -> None:
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_good_catalogues_are_valid(path: Path) -> None:
     """What the compiler accepts, the schema accepts."""
-    assert problems(path.read_text(encoding="utf-8")) == []
+    assert diagnostics(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("case", REJECTED)
 def test_bad_catalogues_are_invalid_where_a_schema_can_tell(case: str) -> None:
     """Unknown and missing keys, wrong kinds and misspelt ids are shown while one types."""
-    assert problems((CASES / "bad" / f"{case}.yaml").read_text(encoding="utf-8")) != []
+    assert diagnostics((CASES / "bad" / f"{case}.yaml").read_text(encoding="utf-8")) != []
 
 
 @pytest.mark.parametrize("case", REFERENCES)
 def test_what_entries_say_of_each_other_is_left_to_the_compiler(case: str) -> None:
     """No schema can follow a name."""
     assert case in RULES
-    assert problems((CASES / "bad" / f"{case}.yaml").read_text(encoding="utf-8")) == []
+    assert diagnostics((CASES / "bad" / f"{case}.yaml").read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_entries_say_of_each_other_is_left_to_the_compiler(case: str) -> No
 )
 def test_the_place_of_a_mistake_is_known(right: str, wrong: str, place: str) -> None:
     """Each mistake is shown at the entry that holds it."""
-    assert place in problems(SMALL.replace(right, wrong, 1))
+    assert place in diagnostics(SMALL.replace(right, wrong, 1))
 
 
 def test_every_key_has_a_description() -> None:
@@ -101,4 +101,4 @@ def test_every_key_has_a_description() -> None:
 
 def test_a_catalogue_of_two_loops_is_valid() -> None:
     """Any number of modules may follow each other."""
-    assert problems(TWO_LOOPS) == []
+    assert diagnostics(TWO_LOOPS) == []

@@ -55,7 +55,7 @@ def test_a_project_whose_name_cannot_be_that_of_a_module_gets_another(empty: Wor
     """Neither a namespace of d9d nor a keyword is proposed."""
     empty.write(f'[project]\nname = "{name}"\n', "pyproject.toml")
     empty.run("init")
-    assert empty.run("lint") == (0, "3 events, no problems\n")
+    assert empty.run("lint") == (0, "3 events, no diagnostics\n")
     assert "package: project.events" in empty.read("catalogue.yaml")
 
 

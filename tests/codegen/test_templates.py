@@ -40,7 +40,7 @@ def test_a_template_of_another_name_makes_one_more_file(small: Workspace) -> Non
             "# {{ notice }}\n  {{ module.docstrin }}\n",
             (
                 "module.py.jinja:2:3: error[bad-template]: the template fails: UndefinedError: "
-                "'d9d_codegen.python_module.PythonModule object' has no attribute 'docstrin'"
+                "'d9d_codegen.render.python_module.PythonModule object' has no attribute 'docstrin'"
             ),
         ),
         (
@@ -117,7 +117,7 @@ def test_a_folder_of_templates_must_be_there(small: Workspace) -> None:
 
 
 def test_a_template_that_cannot_be_read_is_told(small: Workspace) -> None:
-    """Bytes that are no text are a problem of the template; a folder called like one is none."""
+    """Bytes that are no text are a diagnostic of the template; a folder called like one is none."""
     (small.root / "own/names.txt.jinja").mkdir(parents=True)
     assert small.run("generate", "--templates", "own")[0] == 0
     (small.root / "own/page.md.jinja").write_bytes(b"\xff")

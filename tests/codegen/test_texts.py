@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from d9d_codegen.character import is_forbidden, is_invisible
-from d9d_codegen.docstring import Docstring, width_of
-from d9d_codegen.literal import parse_literal, write_literal
-from d9d_codegen.markdown import cell, code, prose
+from d9d_codegen.diagnostic import is_forbidden, is_invisible
+from d9d_codegen.expression import parse_literal, write_literal
+from d9d_codegen.render.docstring import Docstring, width_of
+from d9d_codegen.render.page import cell, code, prose
 
 from .workspace import SMALL, Workspace
 

@@ -62,7 +62,7 @@ def test_stale_modules_are_not_checked(small: Workspace) -> None:
 
 
 def test_a_missing_mypy_is_said_plainly(small: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where mypy is not installed, the problem says how to install it."""
+    """Where mypy is not installed, the diagnostic says how to install it."""
     small.run("generate")
     bare = small.write(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n', "python")
     bare.chmod(0o755)
@@ -76,7 +76,7 @@ def test_a_missing_mypy_is_said_plainly(small: Workspace, monkeypatch: pytest.Mo
 
 
 def test_a_mypy_that_cannot_run_is_told_with_its_own_words(small: Workspace) -> None:
-    """A setting that mypy refuses is a problem, not a success."""
+    """A setting that mypy refuses is a diagnostic, not a success."""
     small.run("generate")
     small.write(PYPROJECT + '\n[tool.mypy]\nplugins = ["no.such.plugin"]\n', "pyproject.toml")
     status, output = small.run("types")

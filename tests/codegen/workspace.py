@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from d9d_codegen.__main__ import main
+from d9d_codegen.cli import main
 
 SMALL = """\
 version: 1
@@ -84,7 +84,7 @@ class Workspace:
         return status, self.capture.readouterr().out
 
     def refused(self, catalogue: str) -> list[str]:
-        """Return the first lines of all problems of a catalogue, which must have some."""
+        """Return the first lines of all diagnostics of a catalogue, which must have some."""
         self.write(catalogue)
         status, output = self.run("lint")
         assert status == 1, output
@@ -96,5 +96,5 @@ class Workspace:
 
 
 def rules(output: str) -> list[str]:
-    """Return the heads of printed problems, without their messages."""
+    """Return the heads of printed diagnostics, without their messages."""
     return [line.partition("]")[0] + "]" for line in output.splitlines() if ": error[" in line]

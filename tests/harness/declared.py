@@ -7,16 +7,16 @@ from types import ModuleType
 from typing import Any
 
 from d9d.loop.event import Event, EventBus
+from d9d_codegen.catalogue import Module
 from d9d_codegen.lifecycle import Lifecycle
-from d9d_codegen.lint import examine
-from d9d_codegen.model import Module
+from d9d_codegen.lint import lint_file
 
 CATALOGUE = Path(__file__).parents[2] / "catalogue.yaml"
 
 
 def declared_module(name: str) -> Module:
     """Read one module of the catalogue."""
-    return next(module for module in examine(CATALOGUE).modules if module.name == name)
+    return next(module for module in lint_file(CATALOGUE).modules if module.name == name)
 
 
 def declared_ids(name: str) -> list[str]:

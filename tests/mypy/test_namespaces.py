@@ -7,7 +7,7 @@ import pytest
 
 from d9d.mypy.checks import event_id
 from d9d.mypy.index import Indexes
-from d9d_codegen.rules import ids
+from d9d_codegen.rules import names
 
 
 def write(path: Path, text: str) -> None:
@@ -24,7 +24,7 @@ def write_package(root: Path, package: str, module: str) -> None:
 
 def test_the_checker_and_the_compiler_accept_the_same_ids() -> None:
     """The pattern stands in both, since neither may import the other."""
-    assert event_id.ID.pattern == ids.ID.pattern
+    assert event_id.ID.pattern == names.ID.pattern
 
 
 def test_d9d_owns_the_namespaces_of_its_loops() -> None:

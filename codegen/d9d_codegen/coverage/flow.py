@@ -1,14 +1,288 @@
-"""The ways through a function, and the triggers on them."""
+"""Flow."""
 
 import ast
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
-from d9d_codegen.coverage.lookup import Lookup
-from d9d_codegen.coverage.order import Order
-from d9d_codegen.coverage.scope import FunctionNode, Scope, Summary, is_generator
-from d9d_codegen.coverage.site import Site, Sites
-from d9d_codegen.coverage.state import ENTRY, State, after_call, merged
+from d9d_codegen.catalogue import Catalogue, EventSpec, Module
+from d9d_codegen.coverage.source import Bindings, Names, PythonFile, bind, blocks
+from d9d_codegen.diagnostic import Span
+from d9d_codegen.lifecycle import Lifecycle, other_sides
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place where an event is triggered or subscribed to.
+
+    Attributes:
+        event: The full path of the event's constant.
+        file: The file.
+        span: Where the event is named.
+        function: The function that does it.
+    """
+
+    event: str
+    file: PythonFile = field(compare=False)
+    span: Span
+    function: str
+
+    @property
+    def name(self) -> str:
+        """The event's constant."""
+        return self.event.rpartition(".")[2]
+
+    def __str__(self) -> str:
+        """Return the place as people and editors read it."""
+        return f"{self.file.source.path}:{self.span.line}:{self.span.column}"
+
+
+@dataclass(slots=True)
+class Sites:
+    """All that is done with events in the files in view.
+
+    Attributes:
+        triggers: Where events are triggered.
+        handlers: Where handlers subscribe to events.
+        disorders: Triggers that come after one that they must not come after.
+        unpaired: The sides of `bounded` calls that are no pair.
+    """
+
+    triggers: list[Site] = field(default_factory=list)
+    handlers: list[Site] = field(default_factory=list)
+    disorders: dict[Site, Site] = field(default_factory=dict)
+    unpaired: list[tuple[Site, Site]] = field(default_factory=list)
+
+
+Lasts = frozenset[Site | None]  # None stands for whatever came before the function was called
+State = dict[str, Lasts]  # by the module of the events
+ENTRY: Final[Lasts] = frozenset([None])
+
+
+def merged(states: Iterable[State | None]) -> State | None:
+    """Return the state where several ways meet; nothing where none of them gets there."""
+    live = [state for state in states if state is not None]
+    if not live:
+        return None
+    modules = dict.fromkeys(module for state in live for module in state)
+    return {module: frozenset().union(*(state.get(module, ENTRY) for state in live)) for module in modules}
+
+
+def after_call(state: State, exits: State) -> State:
+    """Return the state after a call of a function.
+
+    Args:
+        state: The state before the call.
+        exits: The state of the function at its end.
+    """
+    changed = {
+        module: (lasts - ENTRY) | (state.get(module, ENTRY) if None in lasts else frozenset())
+        for module, lasts in exits.items()
+    }
+    return {**state, **changed}
+
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(slots=True)
+class Scope:
+    """A function, or a module, and what is in scope in it.
+
+    Attributes:
+        name: Its name, with those of the classes and functions around it.
+        bindings: What the names in it stand for.
+        methods: The methods of the class that it is one of.
+    """
+
+    name: str
+    bindings: Bindings
+    methods: dict[str, FunctionNode] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a call of a function does to a run.
+
+    Attributes:
+        firsts: The triggers that may come first in it.
+        exits: The triggers that may come last.
+    """
+
+    firsts: list[Site]
+    exits: State
+
+
+def is_generator(function: FunctionNode) -> bool:
+    """Return whether a call of a function does not run it yet; functions within it are not meant."""
+    nodes: list[ast.AST] = [*function.body]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Yield | ast.YieldFrom):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            nodes += ast.iter_child_nodes(node)
+    return False
+
+
+class Order:
+    """What a catalogue says of its events that source can be held against.
+
+    Args:
+        catalogue: A catalogue without diagnostics.
+
+    Attributes:
+        events: Every event by its full path, aliases of others too, in the order of the catalogue.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.events: dict[str, EventSpec] = {}
+        self._position: dict[str, tuple[str, int]] = {}
+        self._followers: dict[str, frozenset[str]] = {}
+        self._other_side: dict[str, str] = {}
+        self._stands_for: dict[str, str] = {}
+        for module in catalogue.modules:
+            self._enter(module, f"{catalogue.package}.{module.name}")
+
+    def _enter(self, module: Module, prefix: str) -> None:
+        paths = {str(event.id): f"{prefix}.{event.name}" for event in module.own_events}
+        lifecycle = Lifecycle.of(module)
+        for number, event in enumerate(module.events):
+            path = f"{prefix}.{event.name}"
+            self.events[path] = event
+            if event.status.replaced_by:
+                self._stands_for[path] = f"{prefix}.{event.status.replaced_by}"
+            elif event.id not in lifecycle.anytime:
+                self._position[path] = (prefix, number)
+                self._followers[path] = frozenset(paths[other] for other in lifecycle.followers.get(event.id, ()))
+        for event_id, other in other_sides(module).items():
+            self._other_side[paths[event_id]] = f"{prefix}.{other.name}"
+
+    def canonical(self, path: str) -> str:
+        """Return the event that a deprecated one is an alias of; any other event itself."""
+        return self._stands_for.get(path, path)
+
+    def is_alias(self, path: str) -> bool:
+        """Return whether an event is but an old name of another."""
+        return path in self._stands_for
+
+    def module_of(self, path: str) -> str | None:
+        """Return the module in whose order an event has a place; nothing where it may fall anywhere."""
+        position = self._position.get(path)
+        return position[0] if position else None
+
+    def allows(self, before: str, after: str) -> bool:
+        """Return whether an event of a module may come after another, with others between them or without."""
+        return self._position[after] > self._position[before] or after in self._followers[before]
+
+    def other_side(self, path: str) -> str | None:
+        """Return the other side of the moment whose side an event is, if it is one."""
+        return self._other_side.get(path)
+
+
+class Lookup:
+    """The functions of one file, and what the names in them stand for.
+
+    Args:
+        file: The file.
+        names: What the names of all files stand for.
+        order: The declared order of events.
+        exported: The functions of all files, by their full paths.
+
+    Attributes:
+        file: The file.
+        module: The file itself, as the function that runs when it is imported.
+    """
+
+    def __init__(self, file: PythonFile, names: Names, order: Order, exported: Mapping[str, FunctionNode]) -> None:
+        self.file = file
+        self._names = names
+        self._order = order
+        self._exported = exported
+        self._scopes: dict[FunctionNode, Scope] = {}
+        self.module = Scope("the module", names.of(file))
+        self._functions = self._discover(file.tree.body, "", self.module.bindings)
+
+    def functions(self) -> Iterator[FunctionNode]:
+        """Yield all functions of the file, those within others too."""
+        yield from self._scopes
+
+    def scope(self, function: FunctionNode) -> Scope:
+        """Return what is in scope in a function."""
+        return self._scopes[function]
+
+    def exports(self) -> Iterator[tuple[str, FunctionNode]]:
+        """Yield the functions that other files can import, by their full paths."""
+        for name, function in self._functions.items():
+            yield f"{self.file.module}.{name}", function
+
+    def called(self, node: ast.Call, scope: Scope) -> FunctionNode | None:
+        """Return the function in view that a call calls, if it is one: by its name, or a method of `self`."""
+        match node.func:
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name):
+                return scope.methods.get(name)
+            case ast.Name(id=name) if scope.bindings.get(name) == f"{self.file.module}.{name}":
+                return self._functions.get(name)
+            case _:
+                return self._exported.get(self._names.resolve(node.func, scope.bindings, self.file) or "")
+
+    def method(self, call: ast.Call, scope: Scope) -> str:
+        """Return the last part of what is called, by its own name where it was imported under another."""
+        match call.func:
+            case ast.Name(id=name):
+                return (scope.bindings.get(name) or name).rpartition(".")[2]
+            case ast.Attribute(attr=name):
+                return name
+            case _:
+                return ""
+
+    def argument(self, call: ast.Call, at: int, name: str, scope: Scope) -> Site | None:
+        """Return the place where an argument of a call names an event.
+
+        Args:
+            call: The call.
+            at: The position of the argument.
+            name: Its name.
+            scope: What is in scope.
+        """
+        given = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+        node = call.args[at] if len(call.args) > at else given
+        return self.site(node, scope) if node is not None else None
+
+    def site(self, node: ast.expr, scope: Scope) -> Site | None:
+        """Return the place where an event is named, or nothing where the expression names none."""
+        path = self._names.resolve(node, scope.bindings, self.file)
+        if path is None or not (path in self._order.events or path.rpartition(".")[2].startswith("EVENT_")):
+            return None
+        return Site(self._order.canonical(path), self.file, self.file.span(node), scope.name)
+
+    def _discover(self, body: Iterable[ast.stmt], prefix: str, bindings: Bindings) -> dict[str, FunctionNode]:
+        """Enter the functions in a block, and those within them; return those of the block by name."""
+        found: dict[str, FunctionNode] = {}
+        for statement in body:
+            match statement:
+                case ast.FunctionDef() | ast.AsyncFunctionDef():
+                    name = f"{prefix}{statement.name}"
+                    inner = _inner_bindings(self.file, statement, bindings)
+                    self._scopes[statement] = Scope(name, inner, found)
+                    found[statement.name] = statement
+                    self._discover(statement.body, f"{name}.", inner)
+                case ast.ClassDef():
+                    self._discover(statement.body, f"{prefix}{statement.name}.", bindings)
+                case _:
+                    for block in blocks(statement):
+                        found |= self._discover(block, prefix, bindings)
+        return found
+
+
+def _inner_bindings(file: PythonFile, function: FunctionNode, outer: Bindings) -> Bindings:
+    """Return what is in scope in a function: its parameters hide what is outside, and stand for nothing known."""
+    arguments = function.args
+    parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    parameters += [argument for argument in (arguments.vararg, arguments.kwarg) if argument]
+    inner: Bindings = {**outer, **dict.fromkeys((parameter.arg for parameter in parameters), None)}
+    bind(file, function.body, inner)
+    return inner
 
 
 class Flow:
@@ -238,3 +512,43 @@ class Flow:
 
 def _later(act: Callable[[Iterable[ast.stmt]], None], body: Iterable[ast.stmt]) -> Callable[[], None]:
     return lambda: act(body)
+
+
+class Reader:
+    """Reads files.
+
+    Args:
+        files: The files.
+        order: The declared order of events.
+        sites: Takes what is found.
+    """
+
+    def __init__(self, files: Iterable[PythonFile], order: Order, sites: Sites) -> None:
+        self._order = order
+        self._sites = sites
+        self._summaries: dict[FunctionNode, Summary | None] = {}
+        names = Names(files, order.events)
+        exported: dict[str, FunctionNode] = {}
+        self._lookups = [Lookup(file, names, order, exported) for file in files]
+        self._home = {function: lookup for lookup in self._lookups for function in lookup.functions()}
+        for lookup in self._lookups:
+            for path, function in lookup.exports():
+                exported.setdefault(path, function)
+
+    def read(self) -> None:
+        """Note everything that the files do with events."""
+        for lookup in self._lookups:
+            self._flow(lookup, lookup.module).run(lookup.file.tree.body)
+        for function in self._home:
+            self._summary(function)
+
+    def _summary(self, function: FunctionNode) -> Summary | None:
+        """Return what a function does; nothing while that is being found out, as in a recursion."""
+        if function not in self._summaries:
+            self._summaries[function] = None
+            lookup = self._home[function]
+            self._summaries[function] = self._flow(lookup, lookup.scope(function)).run(function.body)
+        return self._summaries[function]
+
+    def _flow(self, lookup: Lookup, scope: Scope) -> Flow:
+        return Flow(scope, lookup, self._summary, self._order, self._sites)

@@ -1,4 +1,4 @@
-"""Rules about names: Python's, and the house's."""
+"""Names."""
 
 import keyword
 import re
@@ -7,58 +7,57 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
-from d9d_codegen.annotation import BUILTINS
-from d9d_codegen.model import Catalogue
-from d9d_codegen.problem import Finding
-from d9d_codegen.source import Text
+from d9d_codegen.catalogue import Catalogue, EventSpec, Module
+from d9d_codegen.diagnostic import Text, Violation
+from d9d_codegen.expression import BUILTINS
 
 _HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SEGMENT: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
-def bad_package(catalogue: Catalogue) -> Iterator[Finding]:
+def bad_package(catalogue: Catalogue) -> Iterator[Violation]:
     """The package is no dotted name."""
     package = catalogue.package
     if package and not all(_is_python_name(part) for part in package.split(".")):
-        yield Finding(
+        yield Violation(
             package, f'"{package}" is no dotted Python name', "write something like `package: project.events`"
         )
 
 
-def bad_name(catalogue: Catalogue) -> Iterator[Finding]:
+def bad_name(catalogue: Catalogue) -> Iterator[Violation]:
     """A name is no Python identifier, is a keyword, or begins with two underscores."""
     for noun, name in chain(_modules(catalogue), _constants(catalogue), _contexts(catalogue), _fields(catalogue)):
         if keyword.iskeyword(name):
-            yield Finding(name, f'the {noun} "{name}" is called like a keyword of Python', "choose another name")
+            yield Violation(name, f'the {noun} "{name}" is called like a keyword of Python', "choose another name")
         elif not _is_python_name(name):
-            yield Finding(name, f'the {noun} "{name}" is no Python name', "use letters, digits and underscores")
+            yield Violation(name, f'the {noun} "{name}" is no Python name', "use letters, digits and underscores")
         elif name.startswith("__"):
             message = f'the {noun} "{name}" begins with two underscores, which Python reserves'
-            yield Finding(name, message, f'call it "{name.strip("_") or noun}"')
+            yield Violation(name, message, f'call it "{name.strip("_") or noun}"')
     for phase in _phases(catalogue):
         if not phase.isidentifier():
-            yield Finding(phase, f'the phase "{phase}" is no name', "use letters, digits and underscores")
+            yield Violation(phase, f'the phase "{phase}" is no name', "use letters, digits and underscores")
 
 
-def name_style(catalogue: Catalogue) -> Iterator[Finding]:
+def name_style(catalogue: Catalogue) -> Iterator[Violation]:
     """A name is not spelled as names of its kind are."""
     for noun, name in _constants(catalogue):
         if _has_style(name) and (name != name.upper() or name.startswith("_")):
-            yield Finding(name, f'the {noun} "{name}" is not in capitals', f'call it "{_snake(name).upper()}"')
+            yield Violation(name, f'the {noun} "{name}" is not in capitals', f'call it "{_snake(name).upper()}"')
     for noun, name in _contexts(catalogue):
         if _has_style(name) and (not name[0].isupper() or "_" in name):
             capitalised = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
-            yield Finding(name, f'the {noun} "{name}" is not in CapWords', f'call it "{capitalised}"')
+            yield Violation(name, f'the {noun} "{name}" is not in CapWords', f'call it "{capitalised}"')
     for noun, name in chain(_modules(catalogue), _fields(catalogue)):
         if _has_style(name) and (name != name.lower() or name.startswith("_")):
-            yield Finding(name, f'the {noun} "{name}" is not in small letters', f'call it "{_snake(name)}"')
+            yield Violation(name, f'the {noun} "{name}" is not in small letters', f'call it "{_snake(name)}"')
     for phase in _phases(catalogue):
         if phase.isidentifier() and not _SEGMENT.fullmatch(phase):
             remedy = "use small letters, digits and underscores"
-            yield Finding(phase, f'the phase "{phase}" is not in small letters', remedy)
+            yield Violation(phase, f'the phase "{phase}" is not in small letters', remedy)
 
 
-def duplicate_name(catalogue: Catalogue) -> Iterator[Finding]:
+def duplicate_name(catalogue: Catalogue) -> Iterator[Violation]:
     """Two events have one constant, or an event and a context of one module have one name."""
     constants: dict[str, Text] = {}
     for module in catalogue.modules:
@@ -67,18 +66,18 @@ def duplicate_name(catalogue: Catalogue) -> Iterator[Finding]:
             first = constants.setdefault(event.name, event.name)
             if first is not event.name:
                 message = f"the constant {event.name} is declared twice"
-                yield Finding(event.name, message, f"the first one stands in line {first.span.line}")
+                yield Violation(event.name, message, f"the first one stands in line {first.span.line}")
             if event.name in contexts:
                 message = f"a context is called {event.name} as well"
-                yield Finding(event.name, message, f"it stands in line {contexts[event.name].span.line}")
+                yield Violation(event.name, message, f"it stands in line {contexts[event.name].span.line}")
 
 
-def reserved_name(catalogue: Catalogue) -> Iterator[Finding]:
+def reserved_name(catalogue: Catalogue) -> Iterator[Violation]:
     """A context or a constant is called like a class that is built into Python."""
     for noun, name in chain(_contexts(catalogue), _constants(catalogue)):
         if name in BUILTINS:
             better = f"Event{name}Context" if noun == "context" else f"EVENT_{_snake(name).upper()}"
-            yield Finding(name, f'the {noun} "{name}" is called like a class of Python', f'call it "{better}"')
+            yield Violation(name, f'the {noun} "{name}" is called like a class of Python', f'call it "{better}"')
 
 
 def _has_style(name: str) -> bool:
@@ -114,3 +113,78 @@ def _fields(catalogue: Catalogue) -> Iterator[tuple[str, Text]]:
     for module in catalogue.modules:
         for context in module.contexts:
             yield from (("field", field.name) for field in context.fields)
+
+
+ID: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+"""The grammar of ids; the mypy plugin has the same, and a test holds the two together."""
+
+
+def bad_id(catalogue: Catalogue) -> Iterator[Violation]:
+    """An id is not made of lower-case segments that are joined by dots."""
+    for module, event in _events(catalogue):
+        if not ID.fullmatch(event.id):
+            message = f'the id "{event.id}" of {event.name} is not made of lower-case segments joined by dots'
+            yield Violation(event.id, message, f'write something like "{module.name}.something"')
+
+
+def foreign_id(catalogue: Catalogue) -> Iterator[Violation]:
+    """An id does not begin with the name of its module."""
+    modules = {str(module.name) for module in catalogue.modules}
+    owners = catalogue.environment.owners if catalogue.environment else {}
+    for module, event in _events(catalogue):
+        first, _, rest = event.id.partition(".")
+        if first == module.name or not (ID.fullmatch(event.id) and ID.fullmatch(f"{module.name}.{rest}")):
+            continue
+        if first in owners and first not in modules:
+            continue  # told by the rule owned-namespace
+        message = f'the id "{event.id}" of {event.name} is outside its module, "{module.name}"'
+        if first in modules:
+            yield Violation(event.id, message, f'move the event to "{first}", or begin its id with "{module.name}."')
+        else:
+            yield Violation(event.id, message, f'did you mean "{module.name}.{rest}"?')
+
+
+def duplicate_id(catalogue: Catalogue) -> Iterator[Violation]:
+    """Two events have one id, and neither is but another name of the other."""
+    first: dict[str, EventSpec] = {}
+    for module, event in _events(catalogue):
+        other = first.setdefault(event.id, event)
+        if other is not event and not _mean_the_same(event, other, module):
+            message = f'{event.name} has the id "{event.id}", which {other.name} has already'
+            yield Violation(event.id, message, f"the first one stands in line {other.id.span.line}")
+
+
+def _mean_the_same(event: EventSpec, other: EventSpec, module: Module) -> bool:
+    meanings = {str(each.status.replaced_by or each.name) for each in (event, other)}
+    return len(meanings) == 1 and event.name != other.name and other in module.events
+
+
+def _events(catalogue: Catalogue) -> Iterator[tuple[Module, EventSpec]]:
+    """Yield the events that have an id at all, with their modules."""
+    for module in catalogue.modules:
+        yield from ((module, event) for event in module.events if event.id)
+
+
+def owned_namespace(catalogue: Catalogue) -> Iterator[Violation]:
+    """An id begins with the name of a module of another catalogue."""
+    owners = catalogue.environment.owners if catalogue.environment else {}
+    for module in catalogue.modules:
+        for event in module.events:
+            namespace = event.id.partition(".")[0]
+            if namespace in owners and namespace == module.name:
+                message = f'the namespace "{namespace}" of {event.name} is owned by {owners[namespace]}'
+                yield Violation(
+                    event.id, message, "call the module, and with it the beginning of the id, something else"
+                )
+            elif namespace in owners and namespace not in {str(other.name) for other in catalogue.modules}:
+                message = f'the namespace "{namespace}" of {event.name} is owned by {owners[namespace]}'
+                yield Violation(event.id, message, f'begin the id with "{module.name}."')
+
+
+def owned_package(catalogue: Catalogue) -> Iterator[Violation]:
+    """A package is that of another catalogue of the project, or holds its modules."""
+    for other in catalogue.environment.earlier if catalogue.environment else ():
+        package = catalogue.package
+        if package == other.package or package in other.module_paths or other.package in catalogue.module_paths:
+            message = f'the package "{package}" is taken: {other.path} has "{other.package}"'
+            yield Violation(package, message, "give each catalogue a package of its own")

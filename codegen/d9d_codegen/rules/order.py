@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 
-from d9d_codegen.model import Catalogue, EventSpec
-from d9d_codegen.pair import POST, PRE, other_sides, pairs
-from d9d_codegen.problem import Finding
-from d9d_codegen.reference import Scope
-from d9d_codegen.spelling import closest
+from d9d_codegen.catalogue import Catalogue, EventSpec, Scope
+from d9d_codegen.diagnostic import Violation, closest
+from d9d_codegen.lifecycle import POST, PRE, other_sides, pairs
 
 
-def half_pair(catalogue: Catalogue) -> Iterator[Finding]:
+def half_pair(catalogue: Catalogue) -> Iterator[Violation]:
     """An event is one side of a moment whose other side is missing."""
     for module in catalogue.modules:
         halves = {moment: pair for moment, pair in pairs(module).items() if not (pair.pre and pair.post)}
@@ -21,10 +19,10 @@ def half_pair(catalogue: Catalogue) -> Iterator[Finding]:
                 continue
             match = closest(moment, others)
             remedy = f'is "{match}{side}" it, misspelt?' if match else "declare the other side, or choose another id"
-            yield Finding(event.id, f'{event.name} is half a pair: no event has the id "{moment}{side}"', remedy)
+            yield Violation(event.id, f'{event.name} is half a pair: no event has the id "{moment}{side}"', remedy)
 
 
-def crossed_pair(catalogue: Catalogue) -> Iterator[Finding]:
+def crossed_pair(catalogue: Catalogue) -> Iterator[Violation]:
     """A pair ends before it begins, or before another one that began within it."""
     for module in catalogue.modules:
         others = other_sides(module)
@@ -36,16 +34,16 @@ def crossed_pair(catalogue: Catalogue) -> Iterator[Finding]:
             if event.id.endswith(PRE):
                 begun.append(event)
             elif other not in begun:
-                yield Finding(event.id, f"{event.name} comes before {other.name}", "declare the pre side first")
+                yield Violation(event.id, f"{event.name} comes before {other.name}", "declare the pre side first")
             else:
                 inner = begun[-1]
                 begun.remove(other)
                 if inner is not other:
                     message = f"{event.name} ends its pair while {inner.name}, begun within it, is open"
-                    yield Finding(event.id, message, f"declare it after {others[inner.id].name}")
+                    yield Violation(event.id, message, f"declare it after {others[inner.id].name}")
 
 
-def uneven_pair(catalogue: Catalogue) -> Iterator[Finding]:
+def uneven_pair(catalogue: Catalogue) -> Iterator[Violation]:
     """The sides of a pair differ in phase, context, or how often they occur."""
     for module in catalogue.modules:
         scope = Scope(catalogue, module)
@@ -56,16 +54,16 @@ def uneven_pair(catalogue: Catalogue) -> Iterator[Finding]:
             sides = f"{post.name} and {pre.name}"
             if pre.phase and post.phase and post.phase != pre.phase:
                 message = f'{sides} are of one pair, but not of one phase: "{post.phase}" and "{pre.phase}"'
-                yield Finding(post.phase, message, f'write "{pre.phase}" in both')
+                yield Violation(post.phase, message, f'write "{pre.phase}" in both')
             if pre.context and post.context and scope.resolve(post.context) != scope.resolve(pre.context):
                 message = f'{sides} are of one pair, but not of one context: "{post.context}" and "{pre.context}"'
-                yield Finding(post.context, message, f'write "{pre.context}" in both')
+                yield Violation(post.context, message, f'write "{pre.context}" in both')
             if (pre.repeats, pre.optional) != (post.repeats, post.optional):
                 message = f"{sides} are of one pair, but differ in `repeats` or `optional`"
-                yield Finding(post.name, message, "write the same in both")
+                yield Violation(post.name, message, "write the same in both")
 
 
-def phase_order(catalogue: Catalogue) -> Iterator[Finding]:
+def phase_order(catalogue: Catalogue) -> Iterator[Violation]:
     """An event stands after one of a later phase."""
     for module in catalogue.modules:
         positions = {str(phase.name): at for at, phase in enumerate(module.phases) if not phase.anytime}
@@ -75,21 +73,21 @@ def phase_order(catalogue: Catalogue) -> Iterator[Finding]:
                 continue
             if latest and positions[event.phase] < positions[latest.phase]:
                 message = f'{event.name} of phase "{event.phase}" stands after {latest.name} of "{latest.phase}"'
-                yield Finding(event.phase, message, "declare the events in the order of their phases")
+                yield Violation(event.phase, message, "declare the events in the order of their phases")
             else:
                 latest = event
 
 
-def unreachable_phase(catalogue: Catalogue) -> Iterator[Finding]:
+def unreachable_phase(catalogue: Catalogue) -> Iterator[Violation]:
     """No run can reach a phase, since every run has ended before."""
     for module in catalogue.modules:
         end = None
         for phase in module.phases:
             if phase.terminal and phase.repeats:
                 message = f'phase "{phase.name}" is both `terminal` and `repeats`'
-                yield Finding(phase.name, message, "nothing follows a terminal phase: drop one of the two")
+                yield Violation(phase.name, message, "nothing follows a terminal phase: drop one of the two")
             if end and not phase.anytime:
                 message = f'no run reaches phase "{phase.name}": "{end}" before it is terminal'
-                yield Finding(phase.name, message, f'declare it before "{end}", or make "{end}" optional')
+                yield Violation(phase.name, message, f'declare it before "{end}", or make "{end}" optional')
             elif phase.terminal and not phase.optional and not phase.anytime:
                 end = phase.name

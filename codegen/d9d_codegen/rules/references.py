@@ -1,18 +1,13 @@
-"""Rules about what the entries of a catalogue say of each other.
-
-A misspelt use counts as a use, and so may one that is missing altogether: each mistake is told once.
-"""
+"""References."""
 
 from collections.abc import Collection, Iterator
 
-from d9d_codegen import annotation
-from d9d_codegen.model import Catalogue, Module
-from d9d_codegen.problem import Finding
-from d9d_codegen.reference import Scope
-from d9d_codegen.spelling import closest, some_of, suggestion
+from d9d_codegen.catalogue import Catalogue, Module, Scope
+from d9d_codegen.diagnostic import Text, Violation, closest, some_of, suggestion
+from d9d_codegen.expression import BUILTINS, names_in_type
 
 
-def unknown_phase(catalogue: Catalogue) -> Iterator[Finding]:
+def unknown_phase(catalogue: Catalogue) -> Iterator[Violation]:
     """An event names a phase that its module does not declare."""
     for module in catalogue.modules:
         phases = {str(phase.name): phase for phase in module.phases}
@@ -20,10 +15,10 @@ def unknown_phase(catalogue: Catalogue) -> Iterator[Finding]:
             if event.phase and event.phase not in phases:
                 message = f'event {event.name} names phase "{event.phase}"'
                 otherwise = f"the phases of {module.name} are {some_of(phases)}" if phases else "declare it"
-                yield Finding(event.phase, message, suggestion(event.phase, phases, otherwise))
+                yield Violation(event.phase, message, suggestion(event.phase, phases, otherwise))
 
 
-def empty_phase(catalogue: Catalogue) -> Iterator[Finding]:
+def empty_phase(catalogue: Catalogue) -> Iterator[Violation]:
     """No event belongs to a phase."""
     for module in catalogue.modules:
         phases = {phase.name: phase for phase in module.phases}
@@ -31,10 +26,10 @@ def empty_phase(catalogue: Catalogue) -> Iterator[Finding]:
         for phase in phases:
             if phase not in used and "" not in used:
                 message = f'no event of {module.name} belongs to phase "{phase}"'
-                yield Finding(phase, message, "take it out, or give it an event")
+                yield Violation(phase, message, "take it out, or give it an event")
 
 
-def unknown_context(catalogue: Catalogue) -> Iterator[Finding]:
+def unknown_context(catalogue: Catalogue) -> Iterator[Violation]:
     """An event names a context that there is not."""
     paths: dict[str, list[str]] = {}
     for path in catalogue.contexts:
@@ -49,19 +44,19 @@ def unknown_context(catalogue: Catalogue) -> Iterator[Finding]:
                 known = elsewhere or (catalogue.contexts if "." in event.context else scope.names)
                 meant = elsewhere[0] if elsewhere else event.context
                 otherwise = "declare it in this module or in common, or write its full dotted path"
-                yield Finding(event.context, message, suggestion(meant, known, otherwise))
+                yield Violation(event.context, message, suggestion(meant, known, otherwise))
 
 
-def bad_context(catalogue: Catalogue) -> Iterator[Finding]:
+def bad_context(catalogue: Catalogue) -> Iterator[Violation]:
     """An event's context is no dotted path."""
     for module in catalogue.modules:
         for event in module.events:
             if "." in event.context and not all(part.isidentifier() for part in event.context.split(".")):
                 message = f'the context "{event.context}" of {event.name} is no dotted path'
-                yield Finding(event.context, message, "write the name of a context, or its full dotted path")
+                yield Violation(event.context, message, "write the name of a context, or its full dotted path")
 
 
-def unused_context(catalogue: Catalogue) -> Iterator[Finding]:
+def unused_context(catalogue: Catalogue) -> Iterator[Violation]:
     """Neither an event nor another context uses a context."""
     used: set[str] = set()
     for module in catalogue.modules:
@@ -73,16 +68,53 @@ def unused_context(catalogue: Catalogue) -> Iterator[Finding]:
         for context in module.own_contexts:
             if "" not in used and f"{catalogue.package}.{module.name}.{context.name}" not in used:
                 message = f"nothing uses context {context.name}"
-                yield Finding(context.name, message, "take it out, or name it in an event")
+                yield Violation(context.name, message, "take it out, or name it in an event")
 
 
 def _named_contexts(module: Module) -> Iterator[str]:
     yield from (event.context for event in module.events)
     for context in module.contexts:
         for field in context.fields:
-            names = {name.path for name in annotation.names_in(field.type)}
-            yield from names - annotation.BUILTINS - {context.name}
+            names = {name.path for name in names_in_type(field.type)}
+            yield from names - BUILTINS - {context.name}
 
 
 def _meant(name: str, known: Collection[str]) -> str:
     return name if name in known else closest(name, known) or name
+
+
+def import_cycle(catalogue: Catalogue) -> Iterator[Violation]:
+    """Two modules name contexts of each other, directly or through others, so that neither can be imported first."""
+    uses = {str(module.name): _uses(catalogue, module) for module in catalogue.modules}
+    for module, used in uses.items():
+        for other, place in used.items():
+            if other != module and _reaches(other, module, uses):
+                message = f"{module} names a context of {other}, which needs {module} itself"
+                yield Violation(place, message, "move the context that both need to common")
+
+
+def _uses(catalogue: Catalogue, module: Module) -> dict[str, Text]:
+    """Return the modules whose contexts a module names, each with the first place where it does."""
+    scope = Scope(catalogue, module)
+    named = [(str(event.context), event.context) for event in module.events]
+    for context in module.contexts:
+        for field in context.fields:
+            named += [(name.path, field.type) for name in names_in_type(field.type)]
+    used: dict[str, Text] = {}
+    for name, place in named:
+        path = scope.resolve(name)
+        if path in catalogue.contexts:
+            used.setdefault(path.split(".")[-2], place)
+    return used
+
+
+def _reaches(start: str, goal: str, uses: dict[str, dict[str, Text]]) -> bool:
+    seen, waiting = {start}, [start]
+    while waiting:
+        for other in uses.get(waiting.pop(), {}):
+            if other == goal:
+                return True
+            if other not in seen:
+                seen.add(other)
+                waiting.append(other)
+    return False

@@ -1,77 +1,77 @@
-"""Rules about the types and defaults of fields."""
+"""Types."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from d9d_codegen import annotation
-from d9d_codegen.annotation import BUILTINS, TypeSyntaxError
-from d9d_codegen.imports import split
-from d9d_codegen.literal import LiteralSyntaxError, parse_literal
-from d9d_codegen.model import Catalogue, Context, Field, Module
-from d9d_codegen.problem import Finding
-from d9d_codegen.reference import Scope
-from d9d_codegen.spelling import suggestion
+from d9d_codegen.catalogue import Catalogue, Context, Field, Module, Scope
+from d9d_codegen.diagnostic import Span, Text, Violation, suggestion
+from d9d_codegen.expression import (
+    BUILTINS,
+    LiteralSyntaxError,
+    TypeSyntaxError,
+    names_in_type,
+    parse_literal,
+    parse_type,
+    split,
+)
+from d9d_codegen.resolve import Unresolved
 
 _SPELLINGS = {"none": "None", "null": "None", "true": "True", "false": "False", "~": "None"}
 
 
-def bad_type(catalogue: Catalogue) -> Iterator[Finding]:
+def bad_type(catalogue: Catalogue) -> Iterator[Violation]:
     """A field's type is no Python type expression."""
     for _, _, field in _fields(catalogue):
         try:
-            annotation.parse(field.type)
+            parse_type(field.type)
         except TypeSyntaxError as error:
             at = field.type.span
             if error.offset is not None:
                 at = catalogue.source.within(field.type, error.offset, error.length)
             message = f'the type "{field.type.strip()}" of field {field.name} {error}'
-            yield Finding(at, message, "write a Python type such as `list[torch.Tensor] | None`")
+            yield Violation(at, message, "write a Python type such as `list[torch.Tensor] | None`")
 
 
-def unknown_name(catalogue: Catalogue) -> Iterator[Finding]:
+def unknown_name(catalogue: Catalogue) -> Iterator[Violation]:
     """A field's type mentions a name that is neither built in, nor a context, nor a full dotted path."""
     for module in catalogue.modules:
         scope = Scope(catalogue, module)
         for context in module.contexts:
             for field in context.fields:
-                for name in annotation.names_in(field.type):
+                for name in names_in_type(field.type):
                     if name.path in BUILTINS or scope.resolve(name.path):
                         continue
                     at = catalogue.source.within(field.type, name.offset, len(name.path))
                     known = catalogue.contexts if "." in name.path else [*BUILTINS, *scope.names]
                     message = f'the type of field {field.name} names "{name.path}"'
                     otherwise = "write its full dotted path, such as `torch.Tensor`"
-                    yield Finding(at, message, suggestion(name.path, known, otherwise))
+                    yield Violation(at, message, suggestion(name.path, known, otherwise))
 
 
-def hidden_name(catalogue: Catalogue) -> Iterator[Finding]:
+def hidden_name(catalogue: Catalogue) -> Iterator[Violation]:
     """A field, context or constant is called like something that the types beside it need."""
     for module in catalogue.modules:
         roots = {"d9d", "dataclasses", "typing"}
         for context in module.contexts:
             needed = {
-                part
-                for field in context.fields
-                for name in annotation.names_in(field.type)
-                for part in _spelled(name.path)
+                part for field in context.fields for name in names_in_type(field.type) for part in _spelled(name.path)
             }
-            roots |= {
-                name.path.partition(".")[0] for field in context.fields for name in annotation.names_in(field.type)
-            }
+            roots |= {name.path.partition(".")[0] for field in context.fields for name in names_in_type(field.type)}
             if any(field.status.replaced_by for field in context.fields):
                 needed |= {"d9d", "deprecated", "property"}
             for field in context.fields:
                 if field.name in needed:
                     message = f'the field {field.name} hides the "{field.name}" that a type of {context.name} names'
-                    yield Finding(field.name, message, "call it something else")
+                    yield Violation(field.name, message, "call it something else")
         contexts = [context.name for context in module.contexts]
         roots -= {*contexts}
         for name in (*contexts, *(event.name for event in module.events)):
             if name in roots:
                 message = f'{name} hides the "{name}" that a type of {module.name} names'
-                yield Finding(name, message, "call it something else")
+                yield Violation(name, message, "call it something else")
 
 
-def bad_default(catalogue: Catalogue) -> Iterator[Finding]:
+def bad_default(catalogue: Catalogue) -> Iterator[Violation]:
     """A field's default is no Python literal."""
     for _, _, field in _fields(catalogue):
         if field.default is None:
@@ -85,7 +85,9 @@ def bad_default(catalogue: Catalogue) -> Iterator[Finding]:
                 if known
                 else "write a finite number, a text in quotes of its own, True, False, None, or a collection of these"
             )
-            yield Finding(field.default, f'the default "{field.default.strip()}" of field {field.name} {error}', remedy)
+            yield Violation(
+                field.default, f'the default "{field.default.strip()}" of field {field.name} {error}', remedy
+            )
 
 
 def _fields(catalogue: Catalogue) -> Iterator[tuple[Module, Context, Field]]:
@@ -98,3 +100,111 @@ def _fields(catalogue: Catalogue) -> Iterator[tuple[Module, Context, Field]]:
 def _spelled(path: str) -> tuple[str, ...]:
     """Return the names that a module may need to mention a path."""
     return (path, split(path)[1], path.partition(".")[0]) if "." in path else (path,)
+
+
+class _Use(NamedTuple):
+    """A dotted path that leads out of the catalogue: who names it, in which text, and where in that."""
+
+    user: str
+    text: Text
+    path: str
+    offset: int
+
+
+def unknown_module(catalogue: Catalogue) -> Iterator[Violation]:
+    """A field's type or an event's context is in a module that cannot be imported."""
+    for use, missing in _missing(catalogue):
+        if not missing.is_module:
+            continue
+        if missing.module:
+            message = f'{use.user} names "{use.path}", and {missing.module} has no module "{missing.part}"'
+            otherwise = f"name a module of {missing.module}"
+        else:
+            message = f'{use.user} names "{use.path}", and no package "{missing.part}" is installed here'
+            otherwise = "install it where the compiler is, or mend the name"
+        yield Violation(_place(catalogue, use, missing), message, _remedy(missing, otherwise))
+
+
+def unknown_type(catalogue: Catalogue) -> Iterator[Violation]:
+    """A field's type or an event's context is a name that its module does not have."""
+    for use, missing in _missing(catalogue):
+        if not missing.is_module:
+            message = f'{use.user} names "{use.path}", and {missing.module} has no "{missing.part}"'
+            yield Violation(
+                _place(catalogue, use, missing), message, _remedy(missing, f"see what {missing.module} has")
+            )
+    for use, known in _missing_beside(catalogue):
+        message = f'{use.user} names "{use.path}", which no catalogue of this project declares'
+        at = catalogue.source.within(use.text, use.offset, len(use.path))
+        yield Violation(at, message, suggestion(use.path, known, "declare it there"))
+
+
+def not_a_context(catalogue: Catalogue) -> Iterator[Violation]:
+    """An event's context is something else in an installed catalogue, such as an event."""
+    around = catalogue.environment
+    if around is None:
+        return
+    for use in _uses_by_events(catalogue):
+        module, _, name = use.path.rpartition(".")
+        contexts = around.contexts_of(module.rpartition(".")[0])
+        if contexts is None or around.resolver.missing(use.path):
+            continue
+        if name not in {context.rpartition(".")[2] for context in contexts}:
+            message = f'{use.user} names "{use.path}", which is no context'
+            yield Violation(use.text, message, suggestion(use.path, contexts, "name a context of that catalogue"))
+
+
+def _missing(catalogue: Catalogue) -> Iterator[tuple[_Use, Unresolved]]:
+    around = catalogue.environment
+    if around is None:
+        return
+    beside = {path for neighbour in around.neighbours for path in neighbour.module_paths}
+    for use in _uses(catalogue):
+        if use.path.rpartition(".")[0] in beside:
+            continue
+        missing = around.resolver.missing(use.path)
+        if missing:
+            yield use, missing
+
+
+def _missing_beside(catalogue: Catalogue) -> Iterator[tuple[_Use, list[str]]]:
+    """Yield what is named of a catalogue of the same project, whose modules may not be generated yet."""
+    neighbours = catalogue.environment.neighbours if catalogue.environment else ()
+    if not neighbours:
+        return
+    modules = {path for neighbour in neighbours for path in neighbour.module_paths}
+    contexts = [path for neighbour in neighbours for path in neighbour.contexts]
+    for use in _uses(catalogue):
+        if use.path.rpartition(".")[0] in modules and use.path not in contexts:
+            yield use, contexts
+
+
+def _uses(catalogue: Catalogue) -> Iterator[_Use]:
+    yield from _uses_by_events(catalogue)
+    for module in catalogue.modules:
+        for context in module.contexts:
+            for field in context.fields:
+                for name in names_in_type(field.type):
+                    if _leads_out(catalogue, name.path):
+                        yield _Use(f"the type of field {field.name}", field.type, name.path, name.offset)
+
+
+def _uses_by_events(catalogue: Catalogue) -> Iterator[_Use]:
+    for module in catalogue.modules:
+        for event in module.events:
+            if _leads_out(catalogue, event.context):
+                yield _Use(f"event {event.name}", event.context, event.context, 0)
+
+
+def _leads_out(catalogue: Catalogue, path: str) -> bool:
+    first, *others = path.split(".")
+    is_path = first.isidentifier() and others and all(part.isidentifier() for part in others)
+    return bool(is_path) and path.rpartition(".")[0] not in catalogue.module_paths
+
+
+def _place(catalogue: Catalogue, use: _Use, missing: Unresolved) -> Span:
+    return catalogue.source.within(use.text, use.offset + missing.offset, len(missing.part))
+
+
+def _remedy(missing: Unresolved, otherwise: str) -> str:
+    return f'did you mean "{missing.meant}"?' if missing.meant else otherwise

@@ -1,0 +1,408 @@
+"""Compare."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from d9d_codegen.catalogue import Catalogue, Context, EventSpec, Field, Module, Phase, Scope
+from d9d_codegen.diagnostic import Text
+from d9d_codegen.diff.change import Change, Place, excuse
+from d9d_codegen.diff.widening import Relation, relation
+from d9d_codegen.expression import BUILTINS, TypeSyntaxError, parse_type
+
+_Entry = TypeVar("_Entry", EventSpec, Field, Context)
+
+
+class Version:
+    """An version.
+
+    Args:
+        catalogue: What it declares.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.modules = {str(module.name): module for module in catalogue.modules}
+        self._scopes = {name: Scope(catalogue, module) for name, module in self.modules.items()}
+        self._paths = {f".{path.removeprefix(f'{catalogue.package}.')}": path for path in catalogue.contexts}
+
+    def place(self, text: Text) -> Place:
+        """Return the place of a text of this version."""
+        return Place(self.catalogue.source, text)
+
+    def holder(self, module: str) -> Text:
+        """Return what stands for a module: its name, or the package where there is no such module."""
+        return self.modules[module].name if module in self.modules else self.catalogue.package
+
+    def context_path(self, module: Module, name: str) -> str:
+        """Return what a context's name stands for, whatever the package is called."""
+        path = self._scopes[module.name].resolve(name) or name
+        inner = f".{path.removeprefix(f'{self.catalogue.package}.')}"
+        return inner if inner in self._paths and self._paths[inner] == path else path
+
+    def successor(self, path: str) -> str:
+        """Return the context that a deprecated context is an alias of; any other context itself."""
+        context = self.catalogue.contexts[self._paths[path]] if path in self._paths else None
+        if context is None or not context.status.replaced_by:
+            return path
+        return f"{path.rpartition('.')[0]}.{context.status.replaced_by}"
+
+    def type_text(self, module: Module, field: Field, following: "Version") -> str:
+        """Return a field's type with each name as what it stands for in the version that follows."""
+
+        def spell(name: str) -> str:
+            if name in BUILTINS:
+                return name
+            path = following.successor(self.context_path(module, name))
+            return f"own{path}" if path.startswith(".") else path
+
+        try:
+            return parse_type(field.type).write(spell)
+        except TypeSyntaxError:
+            return field.type
+
+
+def event_target(event: EventSpec, module: Module) -> EventSpec:
+    """Return the event that a deprecated event is an alias of; any other event itself."""
+    return _target(event, {str(other.name): other for other in module.events})
+
+
+def field_target(field: Field, context: Context) -> Field:
+    """Return the field that a deprecated field is an alias of; any other field itself."""
+    return _target(field, {str(other.name): other for other in context.fields})
+
+
+def context_target(context: Context, module: Module) -> Context:
+    """Return the context that a deprecated context is an alias of; any other context itself."""
+    return _target(context, {str(other.name): other for other in module.contexts})
+
+
+def _target(entry: _Entry, siblings: dict[str, _Entry]) -> _Entry:
+    return siblings.get(entry.status.replaced_by or "", entry)
+
+
+def status_changes(
+    before: Version, after: Version, old: EventSpec | Context | Field, new: EventSpec | Context | Field
+) -> Iterator[Change]:
+    """Yield what has changed about what is said of an entry that both versions have."""
+    here = before.place(old.name), after.place(new.name)
+    was, now = old.status.deprecated, new.status.deprecated
+    if now and not was:
+        instead = f", in favour of {now.replaced_by}" if now.replaced_by else ""
+        yield Change("deprecated", f"{new.name} is deprecated{instead}", here[0], after.place(now.key))
+    if was and not now:
+        yield Change("undeprecated", f"{new.name} is no longer deprecated", before.place(was.key), here[1])
+    if old.status.stability != new.status.stability:
+        says = f"{new.name} is {new.status.stability or 'of no said stability'}"
+        yield Change("stability-changed", f"{says}, and was {old.status.stability or 'of none'}", *here)
+    note = (was.since, was.replaced_by, was.note) if was else None
+    says_else = now and was and note != (now.since, now.replaced_by, now.note)
+    if old.doc.strip() != new.doc.strip():
+        places = before.place(old.doc), after.place(new.doc)
+        yield Change("documentation-changed", f"the doc of {new.name} has changed", *places)
+    elif says_else or old.status.since != new.status.since:
+        yield Change("documentation-changed", f"what is said of {new.name} has changed", *here)
+
+
+def replacement_changes(
+    before: Version,
+    after: Version,
+    old: Mapping[str, EventSpec | Context | Field],
+    new: Mapping[str, EventSpec | Context | Field],
+) -> Iterator[Change]:
+    """Yield the aliases that stand for something else than before.
+
+    Args:
+        before: The old version.
+        after: The new one.
+        old: The entries of one kind and one owner in the old version, by name.
+        new: The same of the new version.
+    """
+    for name, entry in old.items():
+        stood_for = entry.status.replaced_by
+        if not stood_for or name not in new or stood_for not in new:
+            continue
+        successor = new[stood_for].status.replaced_by or stood_for
+        stands_for = new[name].status.replaced_by or name
+        if stands_for != successor:
+            itself = "itself" if stands_for == name else stands_for
+            place = new[name].status.replaced_by or new[name].name
+            places = before.place(stood_for), after.place(place)
+            message = f"{name} stands for {itself}, and stood for {stood_for}"
+            yield Change("replacement-changed", message, *places, excuse(entry.status))
+
+
+_PHASE_FLAGS = ("repeats", "optional", "anytime", "terminal")
+_EVENT_FLAGS = ("repeats", "optional")
+
+
+def phase_changes(before: Version, after: Version, module: str) -> Iterator[Change]:
+    """Yield what has changed about the phases of a module of both versions, and about the order of its events."""
+    if module not in after.modules:
+        return
+    old = {str(phase.name): phase for phase in before.modules[module].phases}
+    new = {str(phase.name): phase for phase in after.modules[module].phases}
+    for name, phase in old.items():
+        if name not in new:
+            place = after.place(after.holder(module))
+            yield Change("phase-removed", f"{module} has no phase {name} any more", before.place(phase.name), place)
+            continue
+        yield from _flag_changes(before, after, phase, new[name])
+    for name, phase in new.items():
+        if name not in old:
+            place = before.place(before.holder(module))
+            yield Change("phase-added", f"{module} has a new phase {name}", place, after.place(phase.name))
+    for name in moved([name for name in old if name in new], [name for name in new if name in old]):
+        message = f"the phase {name} stands at another place in the order of {module}"
+        yield Change("phase-moved", message, before.place(old[name].name), after.place(new[name].name))
+    yield from _order_changes(before, after, module)
+
+
+def occurrence(entry: Phase | EventSpec) -> str:
+    """Return the flags of an entry, as they are declared."""
+    flags = _PHASE_FLAGS if isinstance(entry, Phase) else _EVENT_FLAGS
+    return ", ".join(flag for flag in flags if getattr(entry, flag)) or "no flags"
+
+
+def moved(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Return the fewest items that have to move to turn one order into the other.
+
+    The others are the longest subsequence that both orders share: patience sorting.
+
+    Args:
+        old: Items, each once.
+        new: The same items.
+    """
+    positions = {name: at for at, name in enumerate(old)}
+    tops: list[int] = []  # the smallest last position of an increasing subsequence of each length
+    lengths = []
+    for name in new:
+        at = bisect_left(tops, positions[name])
+        tops[at : at + 1] = [positions[name]]
+        lengths.append(at + 1)
+    wanted, going = len(tops), []
+    for name, length in zip(reversed(new), reversed(lengths), strict=True):
+        stays = length == wanted
+        wanted -= stays
+        if not stays:
+            going.append(name)
+    return going[::-1]
+
+
+def _flag_changes(before: Version, after: Version, old: Phase, new: Phase) -> Iterator[Change]:
+    places = before.place(old.name), after.place(new.name)
+    if occurrence(old) != occurrence(new):
+        message = f"the phase {new.name} has {occurrence(new)}, and had {occurrence(old)}"
+        yield Change("phase-changed", message, *places)
+    if old.doc.strip() != new.doc.strip():
+        doc_places = before.place(old.doc), after.place(new.doc)
+        yield Change("documentation-changed", f"the doc of phase {new.name} has changed", *doc_places)
+
+
+def _order_changes(before: Version, after: Version, module: str) -> Iterator[Change]:
+    """Yield the events that are triggered at another place; a renamed event stands where its old name stood."""
+    old_module, new_module = before.modules[module], after.modules[module]
+    targets = {str(event.name): event_target(event, new_module) for event in new_module.events}
+    by_id = {str(event.id): event for event in new_module.events}
+    old: dict[str, EventSpec] = {}
+    for event in old_module.events:
+        found = targets.get(event.name) or by_id.get(event.id)
+        if found and event_target(event, old_module) is event:
+            old.setdefault(str(found.name), event)
+    new = {str(event.name): event for event in new_module.events if event.name in old}
+    for name in moved([name for name in old if name in new], list(new)):
+        message = f"{name} stands at another place in the order of {module}"
+        yield Change("order-changed", message, before.place(old[name].name), after.place(new[name].name))
+
+
+def event_changes(before: Version, after: Version, module: str) -> Iterator[Change]:
+    """Yield what has changed about the events of a module that at least one version has."""
+    old_events = before.modules[module].events if module in before.modules else ()
+    new_events = after.modules[module].events if module in after.modules else ()
+    old = {str(event.name): event for event in old_events}
+    new = {str(event.name): event for event in new_events}
+    yield from replacement_changes(before, after, old, new)
+    renamed = {str(event.id): event for event in new_events if event.name not in old}
+    for name, event in old.items():
+        if name in new:
+            yield from _kept(before, after, module, event, new[name])
+        elif event.id in renamed:
+            successor = renamed.pop(event.id)
+            yield from _renamed(before, after, event, successor)
+            yield from _content(before, after, module, event, successor)
+        else:
+            message, place = f"{module} has no event {name} any more", after.place(after.holder(module))
+            reason = excuse(event.status, removal=True)
+            yield Change("event-removed", message, before.place(event.name), place, reason)
+    for event in renamed.values():
+        message, place = f"{module} has a new event {event.name}", before.place(before.holder(module))
+        yield Change("event-added", message, place, after.place(event.name))
+
+
+def _renamed(before: Version, after: Version, old: EventSpec, new: EventSpec) -> Iterator[Change]:
+    message = f'the constant of "{new.id}" is {new.name}, and was {old.name}'
+    places = before.place(old.name), after.place(new.name)
+    yield Change("constant-renamed", message, *places, excuse(old.status, removal=True))
+
+
+def _kept(before: Version, after: Version, module: str, old: EventSpec, new: EventSpec) -> Iterator[Change]:
+    """Yield what has changed about an event whose constant is still there."""
+    yield from status_changes(before, after, old, new)
+    was, stands_for = event_target(old, before.modules[module]), event_target(new, after.modules[module])
+    if was is old and stands_for is new and old.id != new.id:
+        message = f'the id of {new.name} is "{new.id}", and was "{old.id}"'
+        yield Change("id-changed", message, before.place(old.id), after.place(new.id), excuse(old.status))
+    if was is old:  # what an alias stood for is compared on its own
+        yield from _content(before, after, module, old, stands_for)
+
+
+def _content(before: Version, after: Version, module: str, old: EventSpec, new: EventSpec) -> Iterator[Change]:
+    """Yield what has changed about the moment itself, whatever it is called."""
+    old_path = after.successor(before.context_path(before.modules[module], old.context))
+    new_path = after.successor(after.context_path(after.modules[module], new.context))
+    if old_path != new_path:
+        message = f'the context of {new.name} is "{new.context}", and was "{old.context}"'
+        places = before.place(old.context), after.place(new.context)
+        yield Change("context-changed", message, *places, excuse(old.status))
+    if old.phase != new.phase:
+        message = f"{new.name} belongs to phase {new.phase}, and belonged to {old.phase}"
+        yield Change("phase-of-event-changed", message, before.place(old.phase), after.place(new.phase))
+    if occurrence(old) != occurrence(new):
+        message = f"{new.name} has {occurrence(new)}, and had {occurrence(old)}"
+        yield Change("occurrence-changed", message, before.place(old.name), after.place(new.name))
+
+
+class _Pair(NamedTuple):
+    """A context in both versions, and the module that has it."""
+
+    before: Version
+    after: Version
+    module: str
+    old: Context
+    new: Context
+
+
+def context_changes(before: Version, after: Version, module: str) -> Iterator[Change]:
+    """Yield what has changed about the contexts of a module that at least one version has."""
+    old = (
+        {str(context.name): context for context in before.modules[module].contexts} if module in before.modules else {}
+    )
+    new = {str(context.name): context for context in after.modules[module].contexts} if module in after.modules else {}
+    yield from replacement_changes(before, after, old, new)
+    for name, context in old.items():
+        if name not in new:
+            message, place = f"{module} has no context {name} any more", after.place(after.holder(module))
+            reason = excuse(context.status, removal=True)
+            yield Change("context-removed", message, before.place(context.name), place, reason)
+            continue
+        yield from status_changes(before, after, context, new[name])
+        if context_target(context, before.modules[module]) is context:
+            stands_for = context_target(new[name], after.modules[module])
+            yield from _field_changes(_Pair(before, after, module, context, stands_for))
+    for name, context in new.items():
+        if name not in old:
+            message, place = f"{module} has a new context {name}", before.place(before.holder(module))
+            yield Change("context-added", message, place, after.place(context.name))
+
+
+def _field_changes(pair: _Pair) -> Iterator[Change]:
+    before, after, _, old_context, new_context = pair
+    old = {str(field.name): field for field in old_context.fields}
+    new = {str(field.name): field for field in new_context.fields}
+    replacing: set[str] = set()
+    yield from replacement_changes(before, after, old, new)
+    for name, field in old.items():
+        if name not in new:
+            message = f"{new_context.name} has no field {name} any more"
+            reason = excuse(field.status, old_context.status, removal=True)
+            yield Change("field-removed", message, before.place(field.name), after.place(new_context.name), reason)
+            continue
+        yield from status_changes(before, after, field, new[name])
+        stands_for = field_target(new[name], new_context)
+        if stands_for is not new[name]:
+            replacing.add(str(stands_for.name))
+        if field_target(field, old_context) is field:
+            yield from _value_changes(pair, field, stands_for)
+        elif stands_for is new[name] and stands_for.default is None:
+            message = f"{name} is a field of its own now, without a default"
+            places = before.place(field.name), after.place(stands_for.name)
+            yield Change("field-required", message, *places, excuse(old_context.status))
+    for name, field in new.items():
+        if name not in old:
+            is_optional = field.default is not None or name in replacing
+            message = f"{new_context.name} has a new field {name}"
+            places = before.place(old_context.name), after.place(field.name)
+            if is_optional:
+                yield Change("field-added", message, *places)
+            else:
+                yield Change("field-required", f"{message} without a default", *places, excuse(old_context.status))
+
+
+def _value_changes(pair: _Pair, old: Field, new: Field) -> Iterator[Change]:
+    before, after, module, old_context, _ = pair
+    reason = excuse(old.status, old_context.status)
+    old_type = before.type_text(before.modules[module], old, after)
+    new_type = after.type_text(after.modules[module], new, after)
+    kinds = {Relation.WIDENED: "type-widened", Relation.NARROWED: "type-narrowed", Relation.CHANGED: "type-changed"}
+    found = relation(old_type, new_type)
+    message = f'the type of {new.name} is "{new.type.strip()}", and was "{old.type.strip()}"'
+    places = before.place(old.type), after.place(new.type)
+    if found in kinds:
+        yield Change(kinds[found], message, *places, reason)
+    elif old_type != new_type:
+        yield Change("type-respelt", message, *places)
+    yield from _default_changes(pair, old, new, reason)
+
+
+def _default_changes(pair: _Pair, old: Field, new: Field, reason: str | None) -> Iterator[Change]:
+    before, after = pair.before, pair.after
+    if old.default == new.default:
+        return
+    if new.default is None:
+        message = f"{new.name} has no default any more"
+        yield Change("default-removed", message, before.place(old.default or old.name), after.place(new.name), reason)
+    elif old.default is None:
+        message = f"{new.name} has a default now"
+        yield Change("default-added", message, before.place(old.name), after.place(new.default))
+    else:
+        message = f"the default of {new.name} is {new.default}, and was {old.default}"
+        yield Change("default-changed", message, before.place(old.default), after.place(new.default))
+
+
+def compare(old: Catalogue, new: Catalogue) -> list[Change]:
+    """Return every change, in the order of the new version."""
+    before, after = Version(old), Version(new)
+    changes = [*_package_changes(before, after)]
+    for name, module in before.modules.items():
+        if name not in after.modules:
+            changes.append(_removed(before, after, module))
+        changes += phase_changes(before, after, name)
+        changes += context_changes(before, after, name)
+        changes += event_changes(before, after, name)
+    for name, module in after.modules.items():
+        if name not in before.modules:
+            message = f"there is a new module {name}"
+            changes.append(Change("module-added", message, before.place(before.holder(name)), after.place(module.name)))
+            changes += context_changes(before, after, name)
+            changes += event_changes(before, after, name)
+    return sorted(changes, key=lambda change: (change.new.text.span, change.old.text.span, change.kind, change.message))
+
+
+def _package_changes(before: Version, after: Version) -> Iterator[Change]:
+    old, new = before.catalogue.package, after.catalogue.package
+    if old != new:
+        message = f'the package is "{new}", and was "{old}"'
+        yield Change("package-changed", message, before.place(old), after.place(new))
+
+
+def _removed(before: Version, after: Version, module: Module) -> Change:
+    """Return the removal of a module, which is excused where that of everything in it is."""
+    statuses = [event.status for event in module.events] + [context.status for context in module.contexts]
+    excuses = [excuse(status, removal=True) for status in statuses]
+    return Change(
+        "module-removed",
+        f"there is no module {module.name} any more",
+        before.place(module.name),
+        after.place(after.holder(module.name)),
+        excuses[0] if excuses and all(excuses) else None,
+    )

@@ -1,1 +1,0 @@
-"""How a catalogue changes from one edition to the next, and whom each change breaks."""

@@ -1,0 +1,162 @@
+"""Types."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from d9d_codegen.catalogue import Catalogue, Context, Module, Scope
+from d9d_codegen.diagnostic import START, Diagnostic, DiagnosticError, Span
+from d9d_codegen.expression import names_in_type, split
+from d9d_codegen.lint import lint_all
+from d9d_codegen.project import Project, find_project
+
+
+def origins(catalogue: Catalogue, module: Module, text: str) -> dict[int, Span]:
+    """Map the lines of a generated module to the catalogue.
+
+    The text itself is read, so that this holds whatever templates it was made with.
+
+    Args:
+        catalogue: A catalogue without diagnostics.
+        module: The module in question.
+        text: The source that was generated for it.
+
+    Returns:
+        The place that each line comes from, as far as it comes from one: for a field its type, for an event's constant
+        its context, for an import the first mention of what is imported.
+    """
+    found: dict[int, Span] = {}
+    mentions = dict(reversed([*_mentions(catalogue, module)]))
+    contexts = {str(context.name): context for context in module.contexts}
+    events = {str(event.name): event.context.span for event in module.events}
+    for statement in ast.parse(text).body:
+        match statement:
+            case ast.ImportFrom(module=str() as source, names=aliases):
+                places = [(alias.lineno, mentions.get(f"{source}.{alias.name}")) for alias in aliases]
+                given = [(statement.lineno, next((place for _, place in places if place), None)), *places]
+                found |= {line: place for line, place in given if place}
+            case ast.Import(names=[ast.alias(name=source)]):
+                place = next((place for path, place in mentions.items() if path.startswith(f"{source}.")), None)
+                found |= {statement.lineno: place} if place else {}
+            case ast.ClassDef(name=name) if name in contexts:
+                found |= _lines(statement, contexts[name].name.span) | _fields(statement, contexts[name])
+            case ast.AnnAssign(target=ast.Name(id=name)) if name in events:
+                found |= _lines(statement, events[name])
+    return found
+
+
+def _fields(statement: ast.ClassDef, context: Context) -> dict[int, Span]:
+    types = {str(field.name): field.type.span for field in context.fields}
+    found: dict[int, Span] = {}
+    for inner in statement.body:
+        match inner:
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.FunctionDef(name=name) if name in types:
+                found |= _lines(inner, types[name])
+    return found
+
+
+def _lines(statement: ast.stmt, place: Span) -> dict[int, Span]:
+    first = min([statement.lineno, *(decorator.lineno for decorator in getattr(statement, "decorator_list", ()))])
+    return dict.fromkeys(range(first, (statement.end_lineno or statement.lineno) + 1), place)
+
+
+def _mentions(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, Span]]:
+    """Yield what a module may import, with each place that names it."""
+    scope = Scope(catalogue, module)
+    for context in module.contexts:
+        for field in context.fields:
+            for name in names_in_type(field.type):
+                path = scope.resolve(name.path) or name.path
+                if "." in path:
+                    place = catalogue.source.within(field.type, name.offset, len(name.path))
+                    yield ".".join(split(path)[:2]), place
+    for event in module.events:
+        path = scope.resolve(event.context) or event.context
+        yield ".".join(split(path)[:2]), event.context.span
+
+
+_OPTIONS: Final = ("--output=json", "--follow-imports=silent", "--no-error-summary", "--show-column-numbers")
+_MISSING: Final = "No module named mypy"
+
+
+def typecheck(paths: Sequence[Path]) -> int:
+    """Run mypy, in the way that the project has it configured, over the generated modules of catalogues.
+
+    Args:
+        paths: The catalogues, whose modules on disk are as they say.
+
+    Returns:
+        The number of modules.
+
+    Raises:
+        DiagnosticError: mypy is missing, did not run to its end, or found something.
+    """
+    diagnostics: list[Diagnostic] = []
+    num_modules = 0
+    for catalogue in lint_all(paths):
+        num_modules += len(catalogue.modules)
+        diagnostics += _diagnostics(catalogue, find_project(catalogue.source.path))
+    if diagnostics:
+        raise DiagnosticError(diagnostics)
+    return num_modules
+
+
+def _diagnostics(catalogue: Catalogue, project: Project) -> list[Diagnostic]:
+    """Return what mypy finds, in file order."""
+    folder = project.root / project.package_folder(catalogue.package)
+    places = {}
+    for module in catalogue.modules:
+        file = folder / f"{module.name}.py"
+        places[file.resolve()] = origins(catalogue, module, file.read_text(encoding="utf-8"))
+    found = []
+    for complaint in _complaints(catalogue, project):
+        file = (project.root / complaint["file"]).resolve()
+        if complaint["severity"] != "error" or file not in places:
+            continue
+        span = places[file].get(complaint["line"], catalogue.package.span)
+        told = f"mypy says so of {os.path.relpath(file)}:{complaint['line']}"
+        remedy = f"{told}; {complaint['hint']}" if complaint.get("hint") else told
+        line = catalogue.source.line(span.line)
+        found.append(Diagnostic(catalogue.source.path, _rule(complaint), complaint["message"], remedy, span, line))
+    return sorted(
+        dict.fromkeys(found), key=lambda diagnostic: (diagnostic.span or START, diagnostic.rule, diagnostic.message)
+    )
+
+
+def _rule(complaint: dict[str, Any]) -> str:
+    return f"mypy-{complaint['code']}" if complaint.get("code") else "mypy"
+
+
+def _complaints(catalogue: Catalogue, project: Project) -> Iterator[dict[str, Any]]:
+    modules = [f"--module={path}" for path in sorted(catalogue.module_paths)]
+    top = project.package_folder(catalogue.package).parts[0]
+    source = project.root / "src" if top == "src" else project.root
+    given = os.environ.get("MYPYPATH")
+    search = os.pathsep.join([str(source.absolute()), *([given] if given else [])])
+    result = subprocess.run(  # noqa: S603 -- mypy, and names that are checked
+        [sys.executable, "-m", "mypy", *_OPTIONS, *modules],
+        cwd=project.root,
+        env={**os.environ, "MYPYPATH": search},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if result.returncode not in (0, 1) or _MISSING in result.stderr:
+        raise DiagnosticError([_stopped(catalogue, result.stderr or result.stdout)])
+    yield from (json.loads(line) for line in result.stdout.splitlines() if line.startswith("{"))
+
+
+def _stopped(catalogue: Catalogue, said: str) -> Diagnostic:
+    if _MISSING in said:
+        remedy = 'install it where the compiler is: pip install "d9d[mypy]"'
+        return Diagnostic(
+            catalogue.source.path, "no-mypy", "the types cannot be checked: mypy is not installed", remedy
+        )
+    message = "mypy did not run to its end"
+    return Diagnostic(catalogue.source.path, "no-mypy", message, "mend what it says", detail=said.strip())
