@@ -1,4 +1,4 @@
-"""The model."""
+"""A catalogue as data, and how it is built from the YAML tree. Every text in it knows its position."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ _COMMON: Final = "common"
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """One rule that finds nothing in one entry.
+    """One rule that is suppressed in one entry: `allow: [rule]`.
 
     Attributes:
         rule: The name of the rule.
         owner: The name of the entry.
-        start: The line and the column where the entry begins, counted from 1.
-        end: Where it ends, exclusively.
+        start: The line and column where the entry begins, counted from 1.
+        end: Where it ends, exclusive.
     """
 
     rule: Text
@@ -29,20 +29,20 @@ class Suppression:
     start: tuple[int, int]
     end: tuple[int, int]
 
-    def covers(self, place: Span) -> bool:
-        """Return whether a place is within the entry."""
-        return self.start <= (place.line, place.column) < self.end
+    def covers(self, position: Span) -> bool:
+        """Return whether a position is inside the entry."""
+        return self.start <= (position.line, position.column) < self.end
 
 
 @dataclass(frozen=True, slots=True)
 class Deprecation:
-    """Says that something will go.
+    """Announces the removal of an entry.
 
     Attributes:
         key: The key `deprecated` itself.
         since: The version that deprecated it.
-        replaced_by: The name of what takes its place.
-        note: What else there is to say.
+        replaced_by: The name of its replacement.
+        note: Further advice.
     """
 
     key: Text
@@ -53,12 +53,12 @@ class Deprecation:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How settled something is.
+    """The stability of an entry.
 
     Attributes:
-        since: The version that brought it.
+        since: The version that added it.
         stability: "experimental" or "stable".
-        deprecated: Says that it will go.
+        deprecated: Announces its removal.
     """
 
     since: Text | None
@@ -67,7 +67,7 @@ class Status:
 
     @property
     def replaced_by(self) -> Text | None:
-        """The name of what the entry is but an alias of."""
+        """The name that the entry is only an alias of."""
         return self.deprecated.replaced_by if self.deprecated else None
 
 
@@ -79,8 +79,8 @@ class Field:
         name: Its name in Python.
         type: A Python type expression whose names are builtins, contexts or full dotted paths.
         doc: What it means.
-        default: A Python literal, where the field may be left out.
-        status: How settled it is.
+        default: A Python literal, if the field is optional.
+        status: Its stability.
     """
 
     name: Text
@@ -92,13 +92,13 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an event tells those who hear it.
+    """What an event passes to its handlers.
 
     Attributes:
         name: The name of its class.
         doc: What it means.
         fields: Its fields, as declared.
-        status: How settled it is.
+        status: Its stability.
     """
 
     name: Text
@@ -108,19 +108,19 @@ class Context:
 
     @property
     def own_fields(self) -> list[Field]:
-        """Its fields without those that are but aliases of others."""
+        """Its fields without aliases."""
         return [field for field in self.fields if not field.status.replaced_by]
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of a run.
+    """A part of a run.
 
     Attributes:
         name: Its name.
-        doc: What it means.
+        doc: What happens in it.
         repeats: Whether it may run more than once.
-        optional: Whether a run may pass it over.
+        optional: Whether a run may skip it.
         anytime: Whether its events may fall between any two others.
         terminal: Whether nothing follows it.
     """
@@ -139,13 +139,13 @@ class EventSpec:
 
     Attributes:
         name: The name of its constant.
-        id: What the bus knows it by.
-        phase: The name of the phase that it belongs to.
+        id: Its id on the bus.
+        phase: The name of its phase.
         context: The name of its context, or the full dotted path of one.
         doc: When it is triggered.
         repeats: Whether it may be triggered more than once in a row.
-        optional: Whether a run may leave it out.
-        status: How settled it is.
+        optional: Whether a run may skip it.
+        status: Its stability.
     """
 
     name: Text
@@ -160,12 +160,12 @@ class EventSpec:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """What becomes one Python module.
+    """A part of the catalogue that becomes one Python module.
 
     Attributes:
         name: Its name, and the first segment of its events' ids.
         doc: What it is about.
-        phases: In the order in which a run passes through them.
+        phases: In the order of a run.
         contexts: As declared.
         events: In the order in which the loop triggers them.
     """
@@ -178,17 +178,17 @@ class Module:
 
     @property
     def entries(self) -> list[EventSpec | Context]:
-        """All that it names: its events and its contexts."""
+        """Its events and contexts."""
         return [*self.events, *self.contexts]
 
     @property
     def own_contexts(self) -> list[Context]:
-        """Its contexts without those that are but aliases of others."""
+        """Its contexts without aliases."""
         return [context for context in self.contexts if not context.status.replaced_by]
 
     @property
     def own_events(self) -> list[EventSpec]:
-        """Its events without those that are but aliases of others, which nothing triggers."""
+        """Its events without aliases, which are never triggered."""
         return [event for event in self.events if not event.status.replaced_by]
 
 
@@ -197,11 +197,11 @@ class Catalogue:
     """A whole catalogue.
 
     Attributes:
-        source: What it was read from.
+        source: The text that it was read from.
         package: The dotted name of the package that its modules are written into.
         modules: As declared.
-        environment: What lies around it, where that matters.
-        suppressions: From which rules, and where.
+        environment: The other catalogues and the importable modules, once they are known.
+        suppressions: The rules that are suppressed, and where.
     """
 
     source: Source
@@ -212,7 +212,7 @@ class Catalogue:
 
     @cached_property
     def common(self) -> Module | None:
-        """The module whose contexts every other one may name, if there is one."""
+        """The module whose contexts every other module may name, if there is one."""
         return next((module for module in self.modules if module.name == _COMMON), None)
 
     @property
@@ -237,7 +237,7 @@ class Catalogue:
 
     @cached_property
     def renamed_contexts(self) -> dict[str, str]:
-        """The contexts that are but aliases and those that they stand for, all by their full dotted paths."""
+        """The contexts that are aliases, and what they stand for, by full dotted path."""
         return {
             path: f"{path.rpartition('.')[0]}.{context.status.replaced_by}"
             for path, context in self.contexts.items()
@@ -250,7 +250,7 @@ class Scope:
 
     Args:
         catalogue: The whole catalogue.
-        module: The module in question.
+        module: The module.
     """
 
     def __init__(self, catalogue: Catalogue, module: Module) -> None:
@@ -268,9 +268,9 @@ class Scope:
         return list(self._bare)
 
     def resolve(self, name: str) -> str | None:
-        """Return the full dotted path of a context, or nothing where there is no such context.
+        """Return the full dotted path of a context, or None where it does not exist.
 
-        Contexts outside of the catalogue are taken at their word, and an alias for the context that it stands for.
+        Contexts of other catalogues are assumed to exist. An alias resolves to the context that it stands for.
         """
         path = self.path(name)
         if path is None or path in self._catalogue.contexts:
@@ -278,12 +278,12 @@ class Scope:
         return None if path.rpartition(".")[0] in self._catalogue.module_paths else path
 
     def path(self, name: str) -> str | None:
-        """Return the full dotted path that a name stands for, be there such a context or not; nothing if none does."""
+        """Return the full dotted path that a name stands for, whether or not such a context exists."""
         return name if "." in name else self._bare.get(name)
 
 
 def sentences(status: Status) -> Iterator[str]:
-    """Yield what there is to say about an entry: since when, how stable, and whether it will go."""
+    """Yield sentences about the stability of an entry."""
     if status.since:
         yield f"Since {status.since}."
     if status.stability == "experimental":
@@ -295,7 +295,7 @@ def sentences(status: Status) -> Iterator[str]:
 
 
 def deprecation(status: Status) -> str:
-    """Return since when an entry is deprecated, and what to use instead; nothing where it is not."""
+    """Return since when an entry is deprecated and what to use instead; an empty text where it is not deprecated."""
     deprecated = status.deprecated
     if not deprecated:
         return ""
@@ -305,7 +305,7 @@ def deprecation(status: Status) -> str:
 
 
 def with_status(doc: str, status: Status) -> str:
-    """Return a text with a paragraph below it that says how settled the entry is, if anything is said about that."""
+    """Return a text with a paragraph about the stability of its entry, if there is anything to say."""
     paragraph = " ".join(sentences(status))
     return f"{doc.strip()}\n\n{paragraph}" if paragraph else doc
 
@@ -313,14 +313,15 @@ def with_status(doc: str, status: Status) -> str:
 def load(source: Source, diagnostics: Diagnostics) -> Catalogue | None:
     """Build the model of a catalogue.
 
-    What is missing or of a wrong kind is noted and becomes an empty text, so that the rules can look at all the rest.
+    A value that is missing or of the wrong kind is reported and becomes an empty text, so that the rules can check the
+    rest.
 
     Args:
         source: The text of the catalogue.
         diagnostics: Takes what is wrong.
 
     Returns:
-        The model, or nothing where the text is no readable YAML.
+        The model, or None where the text is not readable YAML.
     """
     root = compose(source, diagnostics)
     if root is None:
@@ -332,7 +333,7 @@ def load(source: Source, diagnostics: Diagnostics) -> Catalogue | None:
 
 
 class _Entry:
-    """A mapping whose values are asked for by key; what was refused already reads as missing."""
+    """A mapping whose values are read by key; invalid values read as missing."""
 
     def __init__(self, name: Text, node: Node) -> None:
         self.name = name
@@ -340,12 +341,12 @@ class _Entry:
         self._entries: dict[str, tuple[Text, Node]] = {key: (key, value) for key, value in entries.items()}
 
     def optional_text(self, key: str) -> Text | None:
-        """Return the value of a key, if it is there."""
+        """Return the value of a key, or None where it is missing."""
         _, node = self._entries.get(key, (None, None))
         return node.text if isinstance(node, Scalar) and node.text.strip() else None
 
     def text(self, key: str) -> Text:
-        """Return the value of a key; an empty text where it is missing."""
+        """Return the value of a key, or an empty text where it is missing."""
         return self.optional_text(key) or Text("", self.name.span)
 
     def flag(self, key: str) -> bool:
@@ -359,7 +360,7 @@ class _Entry:
             yield from (_Entry(name, child) for name, child in node.entries.items() if name)
 
     def child(self, key: str) -> "_Entry | None":
-        """Return the entry that a key holds, if it is there."""
+        """Return the entry below a key, or None where it is missing."""
         return _Entry(*self._entries[key]) if key in self._entries else None
 
 
@@ -435,12 +436,12 @@ def _deprecation(entry: _Entry) -> Deprecation:
 
 
 def suppressions_in(node: Node, shape: Shape, name: Text | None = None) -> Iterator[Suppression]:
-    """Yield the suppressions in a tree, as far as it has the right shape.
+    """Yield the suppressions in a tree, where its shape is right.
 
     Args:
         node: An entry.
-        shape: What it should look like.
-        name: The key that holds it; the catalogue itself has none.
+        shape: Its expected shape.
+        name: The key that holds it; None for the catalogue itself.
     """
     if not isinstance(node, Mapping):
         return

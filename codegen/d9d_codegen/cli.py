@@ -98,9 +98,9 @@ def coverage(options: argparse.Namespace) -> tuple[int, str]:
 def schema(options: argparse.Namespace) -> tuple[int, str]:
     """Return the exit status and the text of `schema`, which is the same for every catalogue."""
     del options
-    from d9d_codegen.schema import schema  # noqa: PLC0415 -- no other command needs it
+    from d9d_codegen.schema import json_schema  # noqa: PLC0415 -- no other command needs it
 
-    return 0, schema()
+    return 0, json_schema()
 
 
 REPORTS: Final[dict[str, tuple[Callable[[argparse.Namespace], tuple[int, str]], str]]] = {

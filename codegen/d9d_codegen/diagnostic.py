@@ -1,4 +1,7 @@
-"""Diagnostics: what is wrong, where, and what to do about it."""
+"""Diagnostics: what is wrong, where it is, and how to fix it, for people, programs and GitHub.
+
+Also the text of a file with positions in it, and the suggestion of a name for a misspelt one.
+"""
 
 import json
 import re
@@ -17,28 +20,32 @@ _ARABIC_GAP: Final = range(0xFDD0, 0xFDF0)
 
 
 def is_forbidden(char: str) -> bool:
-    """Return whether no text may hold a character: a control other than tab and line feed, or no character at all."""
+    """Return whether a text may not contain a character: a control other than tab and line feed, or a noncharacter.
+
+    What counts does not change when a new version of Unicode assigns more characters, so that every Python generates
+    the same files.
+    """
     is_no_character = ord(char) & 0xFFFE == 0xFFFE or ord(char) in _ARABIC_GAP  # noqa: PLR2004 -- by definition
     return is_no_character or (unicodedata.category(char) == "Cc" and char not in "\t\n")
 
 
 def is_invisible(char: str) -> bool:
-    """Return whether a reader cannot see a character, or see which one it is, and it is no plain space."""
+    """Return whether a reader cannot see a character, other than a plain space, or cannot tell which one it is."""
     return char != " " and unicodedata.category(char) in _INVISIBLE
 
 
 def width_of(line: str) -> int:
-    """Return the number of columns that a line takes on a screen."""
+    """Return the number of terminal columns that a line takes."""
     if line.isascii():
         return len(line)
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in line)
 
 
-_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # what YAML 1.1 takes for the end of a line
+_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # the line breaks of YAML 1.1
 
 
 class Span(NamedTuple):
-    """A place in a catalogue: so many characters from a line and a column on, both counted from 1."""
+    """A position in a file: a line and a column, both counted from 1, and a length in characters."""
 
     line: int
     column: int
@@ -49,14 +56,14 @@ START = Span(1, 1, 1)
 
 
 class Text(str):
-    """A piece of text of a catalogue that knows where it stands; empty where it was missing or was refused."""
+    """A piece of text that knows its position in the file; empty where the value is missing or invalid."""
 
     __slots__ = ("span",)
 
     span: Span
 
     def __new__(cls, value: str, span: Span) -> Self:
-        """Make the text `value`, standing at `span`."""
+        """Make the text `value` at position `span`."""
         text = super().__new__(cls, value)
         text.span = span
         return text
@@ -64,11 +71,11 @@ class Text(str):
 
 @dataclass(frozen=True)
 class Source:
-    """The text of one catalogue.
+    """The text of a file.
 
     Attributes:
-        path: The catalogue's path, as the user named it.
-        text: Everything in it.
+        path: The file's path, as the user wrote it.
+        text: Its whole text.
     """
 
     path: Path
@@ -76,31 +83,31 @@ class Source:
 
     @cached_property
     def lines(self) -> list[str]:
-        """The lines of the text, without their ends."""
+        """The lines of the text, without line breaks."""
         return _LINE_BREAK.split(self.text)
 
     def line(self, number: int) -> str:
-        """Return the line of this number, counted from 1; nothing past the end of the text."""
+        """Return a line by its number, counted from 1; an empty text past the end."""
         return self.lines[number - 1] if number <= len(self.lines) else ""
 
     def span(self, start: tuple[int, int], end: tuple[int, int]) -> Span:
-        """Return the span of a node, cut at the end of its first line.
+        """Return the position of a node, cut at the end of its first line.
 
         Args:
-            start: Line and column, counted from 0, of its first character.
-            end: The same of the character after its last.
+            start: Line and column of its first character, counted from 0.
+            end: Line and column just after its last character, counted from 0.
         """
         line, column = start
         last = end[1] if end[0] == line else len(self.line(line + 1).rstrip())
         return Span(line + 1, column + 1, max(1, last - column))
 
     def within(self, text: Text, offset: int, length: int) -> Span:
-        """Return the place of a part of a text; that of all of it where the file shows the text in another form.
+        """Return the position of a part of a text; that of the whole text where the file spells it differently.
 
         Args:
-            text: A text of this catalogue.
-            offset: Where the part begins in the text.
-            length: How long the part is.
+            text: A text of this file.
+            offset: Where the part begins in the text, in characters.
+            length: The length of the part, in characters.
         """
         line, column, shown = text.span
         start = self.line(line)[column - 1 : column - 1 + shown].find(text)
@@ -109,17 +116,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One thing that is wrong.
+    """Something that is wrong.
 
     Attributes:
-        path: The file in question, as the user would name it.
-        rule: The name of the rule that found it.
+        path: The file, as the user would name it.
+        rule: The name of the rule that was broken.
         message: What was found.
-        remedy: What to do about it.
-        span: Where in the file, if it is about a place in it.
+        remedy: How to fix it.
+        span: The position in the file, if there is one.
         line: The line of the file at `span`.
-        detail: More to read below the message, such as a diff.
-        severity: "error", or "warning" or "notice" where nothing is refused.
+        detail: More text below the message, such as a diff.
+        severity: "error", or "warning" or "notice", which do not make the command fail.
     """
 
     path: Path
@@ -133,10 +140,10 @@ class Diagnostic:
 
 
 class DiagnosticError(Exception):
-    """What was asked for cannot be done.
+    """A command failed.
 
     Attributes:
-        diagnostics: Why, in the order in which to tell it.
+        diagnostics: Why, in the order in which they are printed.
     """
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
@@ -148,9 +155,9 @@ class Violation(NamedTuple):
     """What a rule found.
 
     Attributes:
-        at: The very key or value that is wrong.
+        at: The key or value that is wrong.
         message: What is wrong with it.
-        remedy: What to do about it.
+        remedy: How to fix it.
     """
 
     at: Text | Span
@@ -166,28 +173,28 @@ class Diagnostics:
         self._found: list[Diagnostic] = []
 
     def add(self, rule: str, at: Span | Text, message: str, remedy: str) -> None:
-        """Note a diagnostic.
+        """Add a diagnostic.
 
         Args:
-            rule: The name of the rule that found it.
-            at: The very key or value that is wrong.
+            rule: The name of the rule that was broken.
+            at: The key or value that is wrong.
             message: What was found.
-            remedy: What to do about it.
+            remedy: How to fix it.
         """
         span = at.span if isinstance(at, Text) else at
         self._found.append(Diagnostic(self._source.path, rule, message, remedy, span, self._source.line(span.line)))
 
     def __bool__(self) -> bool:
-        """Return whether there is any diagnostic."""
+        """Return whether there are any."""
         return bool(self._found)
 
     def in_file_order(self) -> list[Diagnostic]:
-        """Return all diagnostics in the order of their places."""
+        """Return all diagnostics, sorted by position."""
         return sorted(self._found, key=lambda diagnostic: (diagnostic.span or (), diagnostic.rule, diagnostic.message))
 
 
 def as_text(diagnostics: Iterable[Diagnostic]) -> str:
-    """Return diagnostics for people: each with its line, a caret below it, and what to do."""
+    """Return diagnostics for people: the source line with a caret, and how to fix it."""
     return "".join(_text(diagnostic) + "\n" for diagnostic in diagnostics)
 
 
@@ -197,11 +204,11 @@ def as_json(diagnostics: Iterable[Diagnostic]) -> str:
 
 
 def as_github(diagnostics: Iterable[Diagnostic]) -> str:
-    """Return diagnostics as the commands by which GitHub shows them beside the lines of a change."""
+    """Return diagnostics as workflow commands, which GitHub shows next to the lines of a change."""
     return "".join(_command(diagnostic) + "\n" for diagnostic in diagnostics)
 
 
-_MAX_LINE_LENGTH: Final = 400  # a longer line is cut around the place that is shown
+_MAX_LINE_LENGTH: Final = 400  # a longer line is cut around the position that is shown
 _CONTEXT: Final = 80
 
 FORMATS: Final[dict[str, Callable[[Iterable[Diagnostic]], str]]] = {
@@ -212,7 +219,7 @@ FORMATS: Final[dict[str, Callable[[Iterable[Diagnostic]], str]]] = {
 
 
 def excerpt(span: Span, line: str) -> list[str]:
-    """Return a line of a file with a caret below the place in question."""
+    """Return a line of a file, and a line with carets below the given position."""
     number, column, length = span
     start = column - 1 - _CONTEXT if len(line) > _MAX_LINE_LENGTH and column > _CONTEXT else 0
     shown = _shown(line[start : start + _MAX_LINE_LENGTH])
@@ -233,7 +240,7 @@ def _text(diagnostic: Diagnostic) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a text without what would upset a terminal."""
+    """Replace the characters that could confuse a terminal."""
     return "".join("\ufffd" if is_invisible(char) and char != "\t" else char for char in text)
 
 
@@ -262,19 +269,19 @@ def _command(diagnostic: Diagnostic) -> str:
 
 
 def _escaped(text: str, more: str = "") -> str:
-    """Return a text with the characters encoded that mean something in a command of GitHub."""
+    """Percent-encode the characters that have a meaning in a workflow command."""
     return "".join(f"%{ord(char):02X}" if char in f"%\r\n{more}" else char for char in text)
 
 
-_MAX_COMPARED: Final = 50  # of so few names all are compared
-_NUM_BESIDE: Final = 12
-_NUM_ALIKE: Final = 6
+_MAX_COMPARED: Final = 50  # so few names are all compared
+_NUM_ADJACENT: Final = 12
+_NUM_CANDIDATES: Final = 6
 _NUM_SHOWN: Final = 10
 _CLOSE: Final = 0.6  # difflib's own
 
 
-class _Known:
-    """Names that somebody knows, sorted by their beginnings and by their ends."""
+class _KnownNames:
+    """Known names, sorted by their beginnings and by their ends."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._by_beginning = sorted(set(map(str, names)))
@@ -284,7 +291,7 @@ class _Known:
         self._found: dict[tuple[str, float], str | None] = {}
 
     def closest(self, name: str, cutoff: float) -> str | None:
-        """Return the name that comes nearest, if any comes near."""
+        """Return the most similar name, if any is similar enough."""
         key = (str(name), cutoff)
         if key not in self._found:
             self._found[key] = next(iter(get_close_matches(name, self._candidates(name), n=1, cutoff=cutoff)), None)
@@ -293,46 +300,52 @@ class _Known:
     def _candidates(self, name: str) -> list[str]:
         if not self._by_end:
             return self._by_beginning
-        beside = {*_beside(name, self._by_beginning), *(other[::-1] for other in _beside(name[::-1], self._by_end))}
-        return sorted(beside, key=lambda other: (-_num_shared(name, other), other))[:_NUM_ALIKE]
+        adjacent = {
+            *_adjacent(name, self._by_beginning),
+            *(other[::-1] for other in _adjacent(name[::-1], self._by_end)),
+        }
+        return sorted(adjacent, key=lambda other: (-_num_shared(name, other), other))[:_NUM_CANDIDATES]
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = _CLOSE) -> str | None:
-    """Return the known name that `name` most likely means, if any comes near.
+    """Return the known name that a misspelt name most likely means, if any is similar enough.
+
+    Comparing two names letter by letter is slow. Where many names are known, only those are compared that are near the
+    misspelt one when all are sorted by their beginnings, or by their ends: a typo leaves one of the two intact.
 
     Args:
-        name: A name that is not known.
-        known: Those that are.
-        cutoff: How near it has to be, from 0 to 1.
+        name: The misspelt name.
+        known: The names that exist.
+        cutoff: The least similarity, from 0 to 1.
     """
     return _known(tuple(known)).closest(name, cutoff)
 
 
 def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Return the question whether a close match was meant, or what to do where nothing comes near."""
+    """Return "did you mean …?" for a close match, or `otherwise` where nothing is close."""
     match = closest(name, known)
     return f'did you mean "{match}"?' if match else otherwise
 
 
 def some_of(names: Iterable[str]) -> str:
-    """Return names for a message: all of a few, the first of many."""
+    """Return names for a message: all of a few, the first ten of many."""
     shown = list(names)
     more = ["…"] if len(shown) > _NUM_SHOWN else []
     return ", ".join([*shown[:_NUM_SHOWN], *more])
 
 
 @lru_cache(maxsize=8)
-def _known(names: tuple[str, ...]) -> _Known:
-    return _Known(names)
+def _known(names: tuple[str, ...]) -> _KnownNames:
+    return _KnownNames(names)
 
 
-def _beside(name: str, ordered: list[str]) -> list[str]:
+def _adjacent(name: str, ordered: list[str]) -> list[str]:
     at = bisect_left(ordered, name)
-    return ordered[max(0, at - _NUM_BESIDE) : at + _NUM_BESIDE]
+    return ordered[max(0, at - _NUM_ADJACENT) : at + _NUM_ADJACENT]
 
 
 def _num_shared(one: str, other: str) -> int:
-    """Return the number of letters that two names begin and end with alike."""
+    """Return the number of letters that two names share at their beginning and at their end."""
     pairs, reversed_pairs = zip(one, other, strict=False), zip(reversed(one), reversed(other), strict=False)
     return sum(sum(1 for _ in takewhile(_is_same, each)) for each in (pairs, reversed_pairs))
 

@@ -1,4 +1,4 @@
-"""Type expressions and literals."""
+"""Python type expressions and literals: read from a catalogue, written as ruff's formatter writes them."""
 
 import ast
 import builtins
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-MAX_LENGTH: Final = 1000  # keeps every literal far from the limits of the interpreter's recursion
+MAX_LENGTH: Final = 1000  # far below what the interpreter's recursion limit allows
 
 
 class LiteralSyntaxError(Exception):
-    """A text is no Python literal."""
+    """A text is not a Python literal."""
 
 
 def parse_literal(text: str) -> object:
     """Read a Python literal.
 
     Raises:
-        LiteralSyntaxError: It is none, or none that can be written out again.
+        LiteralSyntaxError: It is not a literal, or not one that can be written out again.
     """
     if len(text) > MAX_LENGTH:
         raise LiteralSyntaxError(f"is longer than {MAX_LENGTH} characters")
@@ -30,12 +30,12 @@ def parse_literal(text: str) -> object:
             value: object = ast.literal_eval(text.strip())
         write_literal(value)
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
-        raise LiteralSyntaxError("is no Python literal") from None
+        raise LiteralSyntaxError("is not a Python literal") from None
     return value
 
 
 def is_mutable(value: object) -> bool:
-    """Return whether a dataclass must make a default anew for each instance."""
+    """Return whether a dataclass needs a new default for each instance."""
     return isinstance(value, list | dict | set)
 
 
@@ -43,7 +43,7 @@ def write_literal(value: object) -> str:
     """Return a literal in the formatter's style.
 
     Raises:
-        LiteralSyntaxError: Python has no literal for such a value.
+        LiteralSyntaxError: Python has no literal for the value.
     """
     match value:
         case None | bool() | int():
@@ -61,7 +61,7 @@ def write_literal(value: object) -> str:
         case dict():
             written = "{" + ", ".join(f"{write_literal(k)}: {write_literal(v)}" for k, v in value.items()) + "}"
         case _:
-            raise LiteralSyntaxError("is no Python literal")
+            raise LiteralSyntaxError("is not a Python literal")
     return written
 
 
@@ -87,8 +87,8 @@ class Name:
     """A name in a type expression.
 
     Attributes:
-        path: The name, dotted where it is.
-        offset: Where it stands in the expression, in characters.
+        path: The name, with dots if it has any.
+        offset: Its position in the expression, in characters.
     """
 
     path: str
@@ -96,10 +96,10 @@ class Name:
 
 
 class TypeSyntaxError(Exception):
-    """A type expression cannot be understood."""
+    """A text is not a type expression."""
 
     def __init__(self, reason: str, offset: int | None = None, length: int = 1) -> None:
-        """Say why, and where in the expression if that is known."""
+        """Store the reason, and the position in the expression if it is known."""
         super().__init__(reason)
         self.offset = offset
         self.length = length
@@ -111,7 +111,7 @@ class Annotation:
 
     Attributes:
         text: As it was typed.
-        names: The names that it mentions, in order, builtins too.
+        names: The names in it, in order, builtins included.
     """
 
     text: str
@@ -122,7 +122,7 @@ class Annotation:
         """Return the expression in the formatter's style.
 
         Args:
-            spell: Says how a dotted name is to be written.
+            spell: Returns the spelling of a dotted name.
         """
         return _write(self._tree, spell)
 
@@ -132,7 +132,7 @@ def parse_type(text: str) -> Annotation:
     """Read a type expression.
 
     Raises:
-        TypeSyntaxError: It is no type expression.
+        TypeSyntaxError: It is not a type expression.
     """
     if len(text) > MAX_LENGTH:
         raise TypeSyntaxError(f"is longer than {MAX_LENGTH} characters")
@@ -149,7 +149,7 @@ def parse_type(text: str) -> Annotation:
 
 
 def names_in_type(text: str) -> tuple[Name, ...]:
-    """Return the names that a type expression mentions; none where it is no type expression."""
+    """Return the names in a type expression; none where it is not valid."""
     try:
         return parse_type(text).names
     except TypeSyntaxError:
@@ -157,7 +157,7 @@ def names_in_type(text: str) -> tuple[Name, ...]:
 
 
 def _offset(node: ast.expr, text: str) -> int:
-    """Return where a node begins, in characters: the parser counts bytes, and in its own line."""
+    """Return where a node begins, in characters; the parser counts bytes, line by line."""
     before = text.strip().split("\n")[: node.lineno]
     start = len(before[-1].encode()[: node.col_offset].decode())
     return len(text) - len(text.lstrip()) + sum(len(line) + 1 for line in before[:-1]) + start
@@ -212,9 +212,9 @@ def _value_names(node: ast.expr, text: str) -> Iterator[Name]:
 
 
 def _unexpected(node: ast.expr, text: str) -> TypeSyntaxError:
-    what = "is no type: a type is made of names, [...], | and None"
+    what = "is not a type: a type consists of names, [...], | and None"
     if isinstance(node, ast.Constant):
-        what = f"holds the value {node.value!r} where a type belongs"
+        what = f"contains the value {node.value!r} where a type is expected"
     length = len(ast.get_source_segment(text.strip(), node) or "")
     return TypeSyntaxError(what, _offset(node, text), length)
 
@@ -251,10 +251,10 @@ def _write(node: ast.expr, spell: Callable[[str], str]) -> str:
 
 
 def split(path: str) -> tuple[str, str, str]:
-    """Split a dotted path at its first class, by its capital letter.
+    """Split a dotted path at its first class, which is recognised by its capital letter.
 
     Returns:
-        The module, the name to import from it, and what follows that name, dot included.
+        The module, the name to import from it, and the rest, including its leading dot.
     """
     first, *others = path.split(".")
     position = next((index for index, part in enumerate(others) if part[0].isupper()), len(others) - 1)

@@ -1,4 +1,11 @@
-"""Lifecycle."""
+"""The lifecycle of a module: which sequences of events a run may show.
+
+Phases, events and pairs form a regular expression over ids. A phase is the sequence of its events. A pair, `X.pre` and
+`X.post`, is one moment: its `pre`, everything in between, and its `post`. `repeats` adds a `+` to a phase, an event or
+a pair, `optional` a `?`. Since each id occurs once in the expression, what may follow an event depends on that event
+alone. Events of an `anytime` phase are outside the expression: they may fall anywhere, but a `post` not before its
+`pre`. Nothing follows a `terminal` phase.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,21 +19,21 @@ POST: Final = ".post"
 
 @dataclass(slots=True)
 class Pair:
-    """The sides of one moment, as far as they are declared."""
+    """The declared sides of one moment."""
 
     pre: EventSpec | None = None
     post: EventSpec | None = None
 
 
 def stem(event_id: str) -> str | None:
-    """Return the moment whose side an event is, or nothing where it is none."""
+    """Return the moment that an event is a side of, or None."""
     if event_id.endswith((PRE, POST)):
         return event_id.rpartition(".")[0]
     return None
 
 
 def pairs(module: Module) -> dict[str, Pair]:
-    """Return the pairs of a module by their stems, in the order in which they begin; half ones too."""
+    """Return the pairs of a module by stem, in the order in which they begin, incomplete ones included."""
     found: dict[str, Pair] = {}
     for event in module.own_events:
         moment = stem(event.id)
@@ -50,12 +57,12 @@ def other_sides(module: Module) -> dict[str, EventSpec]:
     return sides
 
 
-_START: Final = ""  # stands for the moment before the first event
+_START: Final = ""  # the state before the first event
 
 
 @dataclass(slots=True)
 class _Part:
-    """A part of the expression: what it can begin and end with, and whether a run can pass it over."""
+    """A part of the expression: the ids that it can begin and end with, and whether a run can skip it."""
 
     firsts: list[str] = field(default_factory=list)
     lasts: list[str] = field(default_factory=list)
@@ -69,10 +76,10 @@ class Lifecycle:
     Attributes:
         module: The name of the module.
         constants: The constant of each id.
-        followers: For each id of the expression, the ids that may come next; for "" those that a run may begin with.
+        followers: For each id of the expression, the ids that may come next; for "", those that a run may begin with.
         ends: The ids that a complete run may end with; "" where it may be empty.
-        anytime: The ids that may fall anywhere, each with the id that must have come before, if any.
-        final: The ids after which nothing follows.
+        anytime: The ids that may fall anywhere, each with the id that must come before it, if any.
+        final: The ids that nothing follows.
     """
 
     module: str
@@ -84,7 +91,7 @@ class Lifecycle:
 
     @classmethod
     def of(cls, module: Module) -> "Lifecycle":
-        """Build the lifecycle of a module without diagnostics."""
+        """Build the lifecycle of a valid module."""
         followers: dict[str, list[str]] = {_START: []}
         whole, closing = _Part(), _Part(optional=False)
         anytime: dict[str, str | None] = {}
@@ -108,14 +115,14 @@ class Lifecycle:
         return cls(module.name, constants, followers, frozenset(ends), anytime, frozenset(final))
 
     def first_violation(self, ids: Iterable[str], *, complete: bool = False) -> str | None:
-        """Say where a run leaves the lifecycle.
+        """Return where a run leaves the lifecycle.
 
         Args:
             ids: The ids of the module's events, in the order in which the run triggered them.
-            complete: Whether the run must have come to its end; else it may have been killed at any moment.
+            complete: Whether the run must have reached its end; otherwise it may have been killed at any moment.
 
         Returns:
-            The first event that is out of order, with what could have come instead; nothing for a legal run.
+            The first event that is out of order, with what could have come instead; None for a legal run.
         """
         state, last, seen = _START, "", set[str]()
         for number, event_id in enumerate(ids, start=1):
@@ -131,10 +138,10 @@ class Lifecycle:
 
     def _violation(self, event_id: str, state: str, last: str, seen: set[str]) -> str | None:
         if event_id not in self.constants:
-            return f'"{event_id}" is no event of {self.module}'
+            return f'"{event_id}" is not an event of {self.module}'
         named = self._named(event_id)
         if last in self.final:
-            return f"{named} comes after {self._named(last)}, which nothing follows"
+            return f"{named} comes after {self._named(last)}, which ends the run"
         if event_id in self.anytime:
             opening = self.anytime[event_id]
             return f"{named} comes before {self._named(opening)}" if opening and opening not in seen else None
@@ -158,7 +165,7 @@ def _opening(event: EventSpec, others: dict[str, EventSpec]) -> str | None:
 def _phase(
     phase: Phase, events: list[EventSpec], others: dict[str, EventSpec], followers: dict[str, list[str]]
 ) -> _Part:
-    """Return the part of a phase; a pair becomes a part of its own within it."""
+    """Return the part of a phase; each pair becomes a part within it."""
     open_parts = [_Part()]
     for event in events:
         followers[event.id] = []
@@ -192,14 +199,14 @@ def _flagged(part: _Part, flags: Phase | EventSpec, followers: dict[str, list[st
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """What a run may show right before and right after an event, events of `anytime` phases aside.
+    """What a run may show directly before and after an event, ignoring events of `anytime` phases.
 
     Attributes:
-        before: The ids that may come right before it.
-        after: The ids that may come right after it.
+        before: The ids that may come directly before it.
+        after: The ids that may come directly after it.
         begins: Whether a run may begin with it.
         ends: Whether a complete run may end with it.
-        opening: For an event of an `anytime` phase, the id that must have come before it, if any.
+        opening: For an event of an `anytime` phase, the id that must come before it, if any.
         is_anytime: Whether it may fall between any two others.
     """
 
@@ -212,7 +219,7 @@ class Neighbours:
 
 
 def grammar(module: Module) -> dict[str, object]:
-    """Return the grammar of a module's runs, as a checker without this compiler reads it.
+    """Return the lifecycle of a module as plain data, for tools that do not import this compiler.
 
     A run begins with one of `first`; after an event comes one of its `followers`; a complete run ends with one of
     `last`, or is empty where `may_be_empty`. Ids of `anytime` fall anywhere, each only after the id that it names.
@@ -233,7 +240,7 @@ def grammar(module: Module) -> dict[str, object]:
 
 
 def neighbours(module: Module) -> dict[str, Neighbours]:
-    """Return what can come before and after each event of a module, by id."""
+    """Return what can come directly before and after each event of a module, by id."""
     lifecycle = Lifecycle.of(module)
     before: dict[str, list[str]] = {str(event.id): [] for event in module.own_events}
     for event_id, followers in lifecycle.followers.items():

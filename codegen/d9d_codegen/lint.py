@@ -1,4 +1,4 @@
-"""Lint."""
+"""The rules of a catalogue, which of them are suppressed where, and the check of catalogues against all of them."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,16 +19,16 @@ class Reading:
     """A catalogue as far as it can be read.
 
     Attributes:
-        path: The catalogue's path, as the user named it.
+        path: The catalogue's path, as the user wrote it.
         diagnostics: What is wrong with it.
-        catalogue: Its model; nothing where the text is no readable YAML.
+        catalogue: Its model; None where the text is not readable YAML.
     """
 
     def __init__(self, path: Path) -> None:
         """Read the catalogue.
 
         Raises:
-            DiagnosticError: There is no text to read.
+            DiagnosticError: The file cannot be read.
         """
         source = read(path)
         self.path = path
@@ -36,32 +36,32 @@ class Reading:
         self.catalogue = load(source, self.diagnostics)
 
     def in_environment(self, readings: Mapping[Path, "Reading"]) -> Catalogue | None:
-        """Return the model with what lies around it.
+        """Return the model with its environment.
 
         Args:
-            readings: The catalogues that are read already, by their paths.
+            readings: The catalogues that are already read, by path.
 
         Raises:
-            DiagnosticError: The project cannot be read.
+            DiagnosticError: The project's settings cannot be read.
         """
         if self.catalogue is None:
             return None
         project = find_project(self.path)
-        neighbours, earlier, is_past = [], [], False
+        siblings, earlier, is_past = [], [], False
         for path in project.catalogues:
             if path.absolute() == self.path.absolute():
                 is_past = True
                 continue
-            neighbour = _model(path, readings)
-            if neighbour is not None:
-                neighbours.append(neighbour.as_sibling)
-                earlier += [] if is_past else [neighbour.as_sibling]
-        around = Environment(project.root, self.catalogue.package, neighbours, earlier)
-        return replace(self.catalogue, environment=around)
+            other = _model(path, readings)
+            if other is not None:
+                siblings.append(other.as_sibling)
+                earlier += [] if is_past else [other.as_sibling]
+        environment = Environment(project.root, self.catalogue.package, siblings, earlier)
+        return replace(self.catalogue, environment=environment)
 
 
 def _model(path: Path, readings: Mapping[Path, Reading]) -> Catalogue | None:
-    """Return another catalogue of the project; nothing where it cannot be read, which is told when it is examined."""
+    """Return another catalogue of the project; None where it cannot be read, which is reported on its own."""
     if path in readings:
         return readings[path].catalogue
     with suppress(DiagnosticError):
@@ -69,13 +69,13 @@ def _model(path: Path, readings: Mapping[Path, Reading]) -> Catalogue | None:
     return None
 
 
-# The rules that are about taste, tidiness and promises. Without any other one the generated code would not work, a run
-# would have no order, or two catalogues would claim one name.
+# These rules are about style, tidiness and promises. Every other rule protects the generated code, the order of a run,
+# or the ownership of a name.
 SUPPRESSIBLE: Final = frozenset({"empty-phase", "half-pair", "less-stable", "name-style", "unused-context"})
 
 
-class _Nest:
-    """The suppressions from one rule; of two entries one lies within the other, or they share no place."""
+class _SuppressionTree:
+    """The suppressions of one rule. Entries nest: two of them share no position, or one contains the other."""
 
     def __init__(self, suppressions: Iterable[Suppression]) -> None:
         by_start = {suppression.start: suppression for suppression in reversed([*suppressions])}
@@ -89,11 +89,11 @@ class _Nest:
             self._around[start] = around[-1] if around else None
             around.append(by_start[start])
 
-    def innermost(self, place: Span) -> Suppression | None:
-        """Return the suppression of the smallest entry around a place, if there is one."""
-        at = bisect_right(self._starts, (place.line, place.column))
+    def innermost(self, position: Span) -> Suppression | None:
+        """Return the suppression of the smallest entry around a position, if there is one."""
+        at = bisect_right(self._starts, (position.line, position.column))
         suppression = self._by_start[self._starts[at - 1]] if at else None
-        while suppression and not suppression.covers(place):
+        while suppression and not suppression.covers(position):
             suppression = self._around[suppression.start]
         return suppression
 
@@ -103,44 +103,43 @@ class Suppressions:
 
     Args:
         suppressions: As declared.
-        rules: The names of all rules.
     """
 
-    def __init__(self, suppressions: Collection[Suppression], rules: Collection[str]) -> None:
+    def __init__(self, suppressions: Collection[Suppression]) -> None:
         self._suppressions = suppressions
-        self._rules = rules
         self._used: set[Span] = set()
-        self._nests = {rule: _Nest(each for each in suppressions if each.rule == rule) for rule in SUPPRESSIBLE}
+        self._trees = {
+            rule: _SuppressionTree(each for each in suppressions if each.rule == rule) for rule in SUPPRESSIBLE
+        }
 
-    def excuse(self, rule: str, at: Text | Span) -> bool:
-        """Return whether a rule may find something at a place; the innermost entry that allows it is the one used."""
+    def covers(self, rule: str, at: Text | Span) -> bool:
+        """Return whether a rule is suppressed at a position, and note that the innermost suppression is used."""
         if rule not in SUPPRESSIBLE:
             return False
-        place = at.span if isinstance(at, Text) else at
-        innermost = self._nests[rule].innermost(place)
+        innermost = self._trees[rule].innermost(at.span if isinstance(at, Text) else at)
         if innermost is None:
             return False
         self._used.add(innermost.rule.span)
         return True
 
-    def bad(self) -> Iterator[Violation]:
-        """Yield the suppressions from what is no rule, and from rules without which nothing would work."""
+    def invalid(self) -> Iterator[Violation]:
+        """Yield the suppressions of unknown rules, and of rules that cannot be suppressed."""
         for suppression in self._suppressions:
             if suppression.rule in SUPPRESSIBLE:
                 continue
-            message = f'{suppression.owner} is exempted from "{suppression.rule}", which is no rule'
+            message = f'{suppression.owner} suppresses "{suppression.rule}", which is not a rule'
             remedy = suggestion(suppression.rule, SUPPRESSIBLE, f"name one of {', '.join(sorted(SUPPRESSIBLE))}")
-            if suppression.rule in self._rules:
-                message = f'nothing can be exempted from "{suppression.rule}": what is generated rests on it'
-                remedy = "take it out, and mend what the rule finds"
+            if suppression.rule in RULES:
+                message = f'the rule "{suppression.rule}" cannot be suppressed: the generated code depends on it'
+                remedy = "remove it, and fix what the rule reports"
             yield Violation(suppression.rule, message, remedy)
 
     def unused(self) -> Iterator[Violation]:
-        """Yield the suppressions from rules that find nothing in the entry anyway; to be asked last."""
+        """Yield the suppressions that suppress nothing; call it last."""
         for suppression in self._suppressions:
             if suppression.rule in SUPPRESSIBLE and suppression.rule.span not in self._used:
-                message = f'{suppression.owner} is exempted from "{suppression.rule}", which finds nothing in it'
-                yield Violation(suppression.rule, message, "take the suppression out")
+                message = f'{suppression.owner} suppresses "{suppression.rule}", which reports nothing in it'
+                yield Violation(suppression.rule, message, "remove the suppression")
 
 
 RULES: Final[dict[str, Callable[[Catalogue], Iterator[Violation]]]] = {
@@ -156,7 +155,7 @@ RULES: Final[dict[str, Callable[[Catalogue], Iterator[Violation]]]] = {
     "empty-phase": references.empty_phase,
     "foreign-id": names.foreign_id,
     "half-pair": order.half_pair,
-    "hidden-name": types.hidden_name,
+    "shadowed-name": types.shadowed_name,
     "import-cycle": references.import_cycle,
     "less-stable": deprecation.less_stable,
     "name-style": names.name_style,
@@ -165,8 +164,8 @@ RULES: Final[dict[str, Callable[[Catalogue], Iterator[Violation]]]] = {
     "owned-package": names.owned_package,
     "phase-order": order.phase_order,
     "reserved-name": names.reserved_name,
-    "uneven-pair": order.uneven_pair,
-    "uneven-replacement": deprecation.uneven_replacement,
+    "mismatched-pair": order.mismatched_pair,
+    "incompatible-replacement": deprecation.incompatible_replacement,
     "unknown-context": references.unknown_context,
     "unknown-module": types.unknown_module,
     "unknown-name": types.unknown_name,
@@ -179,67 +178,67 @@ RULES: Final[dict[str, Callable[[Catalogue], Iterator[Violation]]]] = {
 
 
 def lint_file(path: Path) -> Catalogue:
-    """Read a catalogue and hold it against its shape and every rule.
+    """Read one catalogue and check it against every rule.
 
     Raises:
-        DiagnosticError: It has diagnostics; they are in file order.
+        DiagnosticError: It is not valid; the diagnostics are in file order.
     """
     return lint_all([path])[0]
 
 
 def lint_all(paths: Iterable[Path]) -> list[Catalogue]:
-    """Read catalogues and hold each against its shape, every rule, and the other catalogues of its project.
+    """Read catalogues and check each against every rule and the other catalogues of its project.
 
     Raises:
-        DiagnosticError: They have diagnostics; those of each catalogue are in file order.
+        DiagnosticError: They are not valid; the diagnostics of each catalogue are in file order.
     """
     found: list[Diagnostic] = []
     readings: dict[Path, Reading] = {}
     for path in paths:
         try:
             readings[path] = Reading(path)
-        except DiagnosticError as refused:
-            found += refused.diagnostics
-    examined = []
+        except DiagnosticError as error:
+            found += error.diagnostics
+    linted = []
     for reading in readings.values():
         catalogue = reading.in_environment(readings)
         if catalogue is not None:
-            _hold_to_rules(catalogue, reading.diagnostics)
-            examined.append(catalogue)
+            _apply_rules(catalogue, reading.diagnostics)
+            linted.append(catalogue)
         found += reading.diagnostics.in_file_order()
     if found:
         raise DiagnosticError(found)
-    return examined
+    return linted
 
 
 def lint_text(source: Source, earlier: Sequence[Catalogue] = ()) -> Catalogue:
-    """Hold the text of a catalogue against its shape and every rule, beside what is installed here.
+    """Check the text of a catalogue against every rule, in the environment of the current Python.
 
     Args:
-        source: The text; no file need hold it.
-        earlier: Catalogues of the same project.
+        source: The text; it need not be in a file.
+        earlier: Other catalogues of the same project, named before it.
 
     Raises:
-        DiagnosticError: It has diagnostics; they are in file order.
+        DiagnosticError: It is not valid; the diagnostics are in file order.
     """
     diagnostics = Diagnostics(source)
     catalogue = load(source, diagnostics)
     if catalogue is not None:
-        neighbours = [other.as_sibling for other in earlier]
-        around = Environment(source.path.parent, catalogue.package, neighbours, neighbours)
-        _hold_to_rules(replace(catalogue, environment=around), diagnostics)
+        siblings = [other.as_sibling for other in earlier]
+        environment = Environment(source.path.parent, catalogue.package, siblings, siblings)
+        _apply_rules(replace(catalogue, environment=environment), diagnostics)
     if catalogue is None or diagnostics:
         raise DiagnosticError(diagnostics.in_file_order())
     return catalogue
 
 
-def _hold_to_rules(catalogue: Catalogue, diagnostics: Diagnostics) -> None:
-    suppressions = Suppressions(catalogue.suppressions, RULES)
+def _apply_rules(catalogue: Catalogue, diagnostics: Diagnostics) -> None:
+    suppressions = Suppressions(catalogue.suppressions)
     for rule, find in RULES.items():
         for violation in find(catalogue):
-            if not suppressions.excuse(rule, violation.at):
+            if not suppressions.covers(rule, violation.at):
                 diagnostics.add(rule, *violation)
-    for violation in suppressions.bad():
+    for violation in suppressions.invalid():
         diagnostics.add("bad-suppression", *violation)
     for violation in suppressions.unused():
         diagnostics.add("unused-suppression", *violation)

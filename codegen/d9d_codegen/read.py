@@ -1,4 +1,8 @@
-"""YAML as a tree of nodes."""
+"""YAML as a tree: mappings with unique text keys, lists and scalars, each with its position.
+
+The tree is built from the parser's events, not by PyYAML's own composer, which recurses, builds whatever object a tag
+asks for, follows aliases, and lets the second of two equal keys win.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,12 +16,12 @@ from d9d_codegen.diagnostic import START, Diagnostic, DiagnosticError, Diagnosti
 _MAX_DEPTH: Final = 24  # a catalogue needs 8
 _MAX_BYTES: Final = 1 << 25  # several times what 10,000 events take; a device has no end
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_RESOLVER: Final[Any] = yaml.resolver.Resolver()  # without types in the stubs
+_RESOLVER: Final[Any] = yaml.resolver.Resolver()  # untyped in the stubs
 _KINDS: Final = {
-    "tag:yaml.org,2002:bool": "a truth value",
+    "tag:yaml.org,2002:bool": "a boolean",
     "tag:yaml.org,2002:float": "a number",
-    "tag:yaml.org,2002:int": "a whole number",
-    "tag:yaml.org,2002:null": "nothing",
+    "tag:yaml.org,2002:int": "an integer",
+    "tag:yaml.org,2002:null": "null",
     "tag:yaml.org,2002:timestamp": "a date",
 }
 _REMEDIES: Final = {
@@ -34,7 +38,7 @@ class Scalar:
 
     Attributes:
         text: The value as text.
-        kind: What YAML takes it for: "text", "a truth value", …; "" where it was refused already.
+        kind: What YAML reads it as: "text", "a boolean", …; empty where a diagnostic already covers it.
     """
 
     text: Text
@@ -42,7 +46,7 @@ class Scalar:
 
     @property
     def span(self) -> Span:
-        """Where the value stands."""
+        """The position of the value."""
         return self.text.span
 
 
@@ -57,7 +61,7 @@ class Sequence:
 
 @dataclass(slots=True)
 class Mapping:
-    """Keys and values, in the order of the file; it grows until its end is read."""
+    """Keys and values in file order; it grows until the parser reaches its end."""
 
     span: Span
     entries: "dict[Text, Node]" = field(default_factory=dict)
@@ -69,13 +73,16 @@ Node = Scalar | Sequence | Mapping
 
 
 def compose(source: Source, diagnostics: Diagnostics) -> Node | None:
-    """Return the document's tree, or nothing where it cannot be read to its end."""
+    """Return the document's tree, or None where it cannot be read to the end."""
     composer = _Composer(source, diagnostics)
     try:
         complete = all(composer.take(event) for event in yaml.parse(source.text, Loader=_LOADER))
     except yaml.reader.ReaderError as error:
         diagnostics.add(
-            "bad-yaml", _place_of(source, error), f"YAML allows no character U+{error.character:04X}", "take it out"
+            "bad-yaml",
+            _position_of(source, error),
+            f"YAML does not allow the character U+{error.character:04X}",
+            "remove it",
         )
         return None
     except yaml.MarkedYAMLError as error:
@@ -86,7 +93,7 @@ def compose(source: Source, diagnostics: Diagnostics) -> Node | None:
     return composer.root if complete else None
 
 
-def _place_of(source: Source, error: yaml.reader.ReaderError) -> Span:
+def _position_of(source: Source, error: yaml.reader.ReaderError) -> Span:
     before = source.text.partition(chr(error.character))[0]
     lines = Source(source.path, before).lines
     return Span(len(lines), len(lines[-1]) + 1, 1)
@@ -98,33 +105,33 @@ def _explain(source: Source, error: yaml.MarkedYAMLError) -> tuple[Span, str, st
     span = source.span((mark.line, mark.column), (mark.line, mark.column)) if mark else START
     what = error.problem or "the text ends too early"
     message = f"{error.context}: {what}" if error.context else what
-    remedy = next((remedy for part, remedy in _REMEDIES.items() if part in what), "mend the YAML here or just above")
+    remedy = next((remedy for part, remedy in _REMEDIES.items() if part in what), "correct the YAML here or just above")
     return span, message, remedy
 
 
 class _Composer:
-    """Takes the parser's events one by one and grows the tree."""
+    """Builds the tree from the parser's events, one by one."""
 
     def __init__(self, source: Source, diagnostics: Diagnostics) -> None:
         self.root: Node | None = None
         self._source = source
         self._diagnostics = diagnostics
         self._open: list[Mapping | Sequence] = []
-        self._keys: list[Text | None] = []  # for each open mapping the key whose value comes next
-        self._firsts: list[dict[str, Text]] = []  # for each open mapping its keys, once one of them is given twice
+        self._keys: list[Text | None] = []  # for each open mapping, the key whose value comes next
+        self._firsts: list[dict[str, Text]] = []  # for each open mapping, its keys, once one is repeated
         self._num_documents = 0
 
     def take(self, event: yaml.Event) -> bool:
-        """Take one event; return whether it makes sense to go on."""
+        """Take one event; return whether to read further."""
         if isinstance(event, yaml.DocumentStartEvent):
             return self._start_document(event)
         if isinstance(event, yaml.CollectionEndEvent):
             self._close(event)
         if not isinstance(event, yaml.NodeEvent):
             return True
-        self._refuse_magic(event)
+        self._refuse_extras(event)
         node = self._node(event)
-        self._place(node)
+        self._attach(node)
         if isinstance(node, Scalar):
             return True
         self._open.append(node)
@@ -132,7 +139,7 @@ class _Composer:
         self._firsts.append({})
         if len(self._open) > _MAX_DEPTH:
             self._diagnostics.add(
-                "bad-yaml", node.span, "the catalogue is nested too deeply", "see the shape of a catalogue"
+                "bad-yaml", node.span, "the catalogue is nested too deeply", "a catalogue has at most 8 levels"
             )
         return len(self._open) <= _MAX_DEPTH
 
@@ -153,13 +160,16 @@ class _Composer:
         self._num_documents += 1
         if self._num_documents > 1:
             self._diagnostics.add(
-                "bad-yaml", self._span(event), "a second YAML document begins here", "keep one catalogue a file"
+                "bad-yaml",
+                self._span(event),
+                "a second YAML document begins here",
+                "put each catalogue in a file of its own",
             )
         return self._num_documents == 1
 
-    def _refuse_magic(self, event: yaml.NodeEvent) -> None:
-        for rule, remedy in _magic(event):
-            self._diagnostics.add(rule, self._span(event), f"a catalogue holds no YAML {rule.split('-')[1]}", remedy)
+    def _refuse_extras(self, event: yaml.NodeEvent) -> None:
+        for rule, remedy in _extras(event):
+            self._diagnostics.add(rule, self._span(event), f"YAML {rule.split('-')[1]} in a catalogue", remedy)
 
     def _node(self, event: yaml.NodeEvent) -> Node:
         span = self._span(event)
@@ -172,7 +182,7 @@ class _Composer:
         tag = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)
         return Scalar(Text(event.value, span), _KINDS.get(tag, "text"))
 
-    def _place(self, node: Node) -> None:
+    def _attach(self, node: Node) -> None:
         if not self._open:
             self.root = node
             return
@@ -189,9 +199,9 @@ class _Composer:
         if isinstance(node, Scalar) and node.kind == "text" and node.text:
             return node.text
         if node.kind:
-            found = "nothing" if node.kind == "text" else node.kind
+            found = "empty text" if node.kind == "text" else node.kind
             self._diagnostics.add(
-                "bad-key", node.span, f"a key is a name, not {found}", "write a name, in quotes if need be"
+                "bad-key", node.span, f"a key must be a name, not {found}", "write a name, in quotes if necessary"
             )
         return Text("", node.span)
 
@@ -207,26 +217,26 @@ class _Composer:
             self._diagnostics.add(
                 "duplicate-key",
                 key,
-                f'the key "{key}" is given twice',
-                f"the first one stands in line {firsts[key].span.line}",
+                f'the key "{key}" is repeated',
+                f"it is first given on line {firsts[key].span.line}",
             )
 
 
-def _magic(event: yaml.NodeEvent) -> Iterator[tuple[str, str]]:
+def _extras(event: yaml.NodeEvent) -> Iterator[tuple[str, str]]:
     if isinstance(event, yaml.AliasEvent):
         yield "yaml-alias", "write the value out"
         return
     if event.anchor:
-        yield "yaml-anchor", "take it out: what an alias would repeat is written out"
+        yield "yaml-anchor", "remove it: a catalogue has no aliases"
     if getattr(event, "tag", None):
-        yield "yaml-tag", "take it out: every value is text, a truth value, a number or a mapping"
+        yield "yaml-tag", "remove it: every value is text, a boolean, a number, a list or a mapping"
 
 
 def read(path: Path) -> Source:
     """Read the text of a catalogue.
 
     Raises:
-        DiagnosticError: It cannot be read.
+        DiagnosticError: The file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -235,14 +245,14 @@ def read(path: Path) -> Source:
         raise _unreadable(path, "there is no such file", "name the catalogue with --catalogue PATH") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise _unreadable(path, f"the file cannot be read: {reason}", "name a file that can be read") from None
+        raise _unreadable(path, f"the file cannot be read: {reason}", "check its path and permissions") from None
     if len(content) > _MAX_BYTES:
-        raise _unreadable(path, f"the file holds more than {_MAX_BYTES >> 20} MiB", "name a catalogue, or split it")
+        raise _unreadable(path, f"the file is larger than {_MAX_BYTES >> 20} MiB", "name a catalogue, or split it")
     try:
         return Source(path, content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        message = f"the file is not UTF-8: line {line} holds the byte 0x{content[error.start]:02x}"
+        message = f"the file is not UTF-8: line {line} contains the byte 0x{content[error.start]:02x}"
         raise _unreadable(path, message, "save it as UTF-8") from None
 
 

@@ -1,4 +1,4 @@
-"""Resolver."""
+"""Which modules and names a catalogue can mention, found in sources and stubs without executing their code."""
 
 import ast
 import importlib
@@ -22,13 +22,13 @@ SOURCES: Final = (".pyi", ".py")
 _INITS: Final = tuple(f"{os.sep}__init__{suffix}" for suffix in SOURCES)
 
 
-class Found(NamedTuple):
-    """A module that can be imported.
+class Location(NamedTuple):
+    """Where a module is.
 
     Attributes:
-        folders: Where its submodules lie, if it is a package.
+        folders: Where its submodules are, if it is a package.
         file: Its source or stub, if it has one.
-        is_opaque: Whether its names cannot be seen from outside.
+        is_opaque: Whether its names cannot be read, as in an extension module.
     """
 
     folders: tuple[str, ...] = ()
@@ -36,28 +36,28 @@ class Found(NamedTuple):
     is_opaque: bool = False
 
 
-def find_in(name: str, folders: Iterable[str], *, is_stub: bool = False) -> Found | None:
-    """Look for a module in folders, as Python would, but for stubs, which come first."""
+def find_in(name: str, folders: Iterable[str], *, is_stub: bool = False) -> Location | None:
+    """Look for a module in folders as Python does, except that stubs come first."""
     spaces: list[str] = []
     for folder in folders:
         base = folder if is_stub else f"{folder}{os.sep}{name}"
-        if os.path.isdir(base):  # noqa: PTH112 -- paths of text are several times as quick
+        if os.path.isdir(base):  # noqa: PTH112 -- strings are several times as fast as Path
             for init in _INITS:
                 if os.path.isfile(base + init):  # noqa: PTH113 -- the same
-                    return Found((base,), base + init)
+                    return Location((base,), base + init)
             if any(os.path.isfile(f"{base}{os.sep}__init__{suffix}") for suffix in EXTENSION_SUFFIXES):  # noqa: PTH113
-                return Found((base,), is_opaque=True)
+                return Location((base,), is_opaque=True)
             spaces.append(base)
         for suffix in () if is_stub else SOURCES:
             if os.path.isfile(base + suffix):  # noqa: PTH113 -- the same
-                return Found((), base + suffix)
+                return Location((), base + suffix)
         if any(os.path.isfile(base + suffix) for suffix in (*EXTENSION_SUFFIXES, ".pyc")):  # noqa: PTH113 -- the same
-            return Found(is_opaque=True)
-    return Found(tuple(spaces)) if spaces else None
+            return Location(is_opaque=True)
+    return Location(tuple(spaces)) if spaces else None
 
 
-def find_through_hooks(name: str) -> Found | None:
-    """Ask the import hooks of this Python, say of an editable installation, for a module at the top."""
+def find_through_hooks(name: str) -> Location | None:
+    """Ask Python's import hooks, such as those of an editable installation, for a top-level module."""
     from importlib.util import find_spec  # noqa: PLC0415 -- rarely needed
 
     try:
@@ -68,19 +68,19 @@ def find_through_hooks(name: str) -> Found | None:
         return None
     folders = tuple(spec.submodule_search_locations or ())
     is_source = spec.origin is not None and spec.origin.endswith(SOURCES) and os.path.isfile(spec.origin)  # noqa: PTH113
-    return Found(folders, spec.origin) if is_source else Found(folders, is_opaque=True)
+    return Location(folders, spec.origin) if is_source else Location(folders, is_opaque=True)
 
 
 def listing(folder: str) -> Iterator[str]:
     """Yield the names in a folder; none where it cannot be read."""
     try:
-        yield from os.listdir(folder)  # noqa: PTH208 -- names are all that is wanted
+        yield from os.listdir(folder)  # noqa: PTH208 -- only names are needed
     except OSError:
         return
 
 
-def read(file: str) -> str:
-    """Return the text of a module; where it cannot be read, one that says nothing of the names in it."""
+def read_module(file: str) -> str:
+    """Return the text of a module; where the file cannot be read, a text that does not parse and so hides its names."""
     try:
         with open(file, encoding="utf-8", errors="replace") as opened:  # noqa: PTH123 -- as above
             return opened.read()
@@ -91,7 +91,7 @@ def read(file: str) -> str:
 _STAR: Final = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]+\*", re.MULTILINE)
 _IMPORT: Final = r"^from[ \t]+([\w.]+)[ \t]+import[ \t]+(?:\([^)]*?|[^(#\n]*?)\b{name}\b(?![ \t]+as[ \t]+(?!{name}\b))"
 _DEFINITION: Final = r"^(?:class|def|async[ \t]+def)[ \t]+{name}\b|^{name}[ \t]*(?::|=(?!=))"
-_PATCH: Final = r"^{name}\.[\w.]+[ \t]*=|\bsetattr\({name}\b"  # what a class is given after its body
+_PATCH: Final = r"^{name}\.[\w.]+[ \t]*=|\bsetattr\({name}\b"  # attributes that are set outside the class body
 
 
 @dataclass
@@ -100,8 +100,8 @@ class Names:
 
     Attributes:
         defined: What its source defines, or imports as a module.
-        imported: What it imports from elsewhere, by name: the module, and the name there.
-        stars: The modules of which it imports all names.
+        imported: What it imports from elsewhere: by name, the module and the name there.
+        stars: The modules from which it imports all names.
         is_open: Whether it may have names that its source does not show.
     """
 
@@ -124,10 +124,10 @@ class ModuleText:
         self._package = package
 
     def glimpse(self, name: str) -> tuple[str, str] | bool:
-        """Look for a name without reading all of the text, which takes long where a module is large.
+        """Look for a name with regular expressions, since parsing a large module takes long.
 
         Returns:
-            Whether the text defines the name at its top level, or the module and the name that it is imported from.
+            Whether the text defines the name at its top level, or the module and name that it is imported from.
         """
         if name not in self._text:
             return False
@@ -141,7 +141,7 @@ class ModuleText:
 
     @cached_property
     def stars(self) -> list[str]:
-        """The modules of which all names seem to be imported."""
+        """The modules from which all names seem to be imported."""
         return [_absolute(module, self._package) for module in _STAR.findall(self._text)]
 
     @cached_property
@@ -155,27 +155,27 @@ class ModuleText:
 
     @cached_property
     def names(self) -> Names:
-        """All names of the module; open where the text is no Python of this version."""
+        """All names of the module; open where the text does not parse."""
         return Names(is_open=True) if self._tree is None else _names_in(self._tree.body, self._package)
 
     def class_body(self, name: str) -> "ClassBody | None":
-        """Return the class that the text defines by a name; nothing where it defines none, or several."""
+        """Return the class that the text defines under a name; None where it defines none, or several."""
         found = _class_in(self._tree.body, name) if self._tree else None
         is_patched = re.search(_PATCH.format(name=re.escape(name)), self._text, re.MULTILINE)
         return replace(found, is_open=True) if found and is_patched else found
 
     def mentions(self, name: str) -> bool:
-        """Return whether a word stands anywhere in the text."""
+        """Return whether a word appears anywhere in the text."""
         return name in self._text and re.search(rf"\b{re.escape(name)}\b", self._text) is not None
 
 
 @dataclass
 class ClassBody:
-    """What a class holds.
+    """The contents of a class.
 
     Attributes:
         names: The names in its body.
-        is_open: Whether it may have more, from a base or a decorator.
+        is_open: Whether it may have more names, from a base class or a decorator.
         body: Its statements.
     """
 
@@ -184,7 +184,7 @@ class ClassBody:
     body: list[ast.stmt]
 
     def inner(self, name: str) -> "ClassBody | None":
-        """Return the class that it defines by a name; nothing where it defines none, or several."""
+        """Return the class that it defines under a name; None where it defines none, or several."""
         return _class_in(self.body, name)
 
 
@@ -206,7 +206,7 @@ def _names_in(body: list[ast.stmt], package: str) -> Names:
 
 
 def _absolute(module: str, package: str) -> str:
-    """Return the full name of a module that may be named from where it is imported: `.sibling`."""
+    """Return the full name of a module that may be named relatively, as in `.sibling`."""
     relative = module.lstrip(".")
     num_dots = len(module) - len(relative)
     if not num_dots:
@@ -217,7 +217,7 @@ def _absolute(module: str, package: str) -> str:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements that run when a module is imported, on whatever branch they stand."""
+    """Yield the statements that run when a module is imported, from every branch."""
     for statement in body:
         yield statement
         for block in ("body", "orelse", "finalbody"):
@@ -266,18 +266,18 @@ def _assign(targets: list[ast.expr], names: Names) -> None:
                 names.is_open = True
 
 
-_CLOSE: Final = 0.8  # nearer than for other names: a module that is open may have any name
+_CLOSE: Final = 0.8  # stricter than for other names: an open module may have any name
 
 
 class Unresolved(NamedTuple):
-    """The first part of a dotted path that cannot be imported.
+    """The first part of a dotted path that does not exist.
 
     Attributes:
         part: That part.
-        offset: Where it stands in the path, in characters.
-        module: The module that it should be in; empty where it is a module at the top.
+        offset: Its position in the path, in characters.
+        module: The module that it should be in; empty for a top-level module.
         is_module: Whether it should be a module itself.
-        meant: What was most likely meant.
+        meant: The existing name that was most likely meant.
     """
 
     part: str
@@ -288,35 +288,35 @@ class Unresolved(NamedTuple):
 
 
 class Resolver:
-    """The modules that can be imported, and their names.
+    """Finds the modules that Python can import, and their names.
 
     Args:
-        folders: Where to look, before all folders that this Python imports from.
+        folders: Where to look before the folders of `sys.path`.
     """
 
     def __init__(self, folders: Iterable[str]) -> None:
         self.folders = tuple(dict.fromkeys([*folders, *(folder or "." for folder in sys.path)]))
-        self._modules: dict[str, Found | None] = {}
+        self._modules: dict[str, Location | None] = {}
         self._texts: dict[str, ModuleText | None] = {}
-        self._missing: dict[str, Unresolved | None] = {}
+        self._unresolved: dict[str, Unresolved | None] = {}
         self._seen: dict[str, list[str]] = {}
         self._public: dict[str, list[str]] = {}
 
-    def missing(self, path: str) -> Unresolved | None:
-        """Return what of a dotted path cannot be imported; nothing where all can, or where that cannot be known."""
-        if path not in self._missing:
-            self._missing[path] = self._look(path)
-        return self._missing[path]
+    def unresolved(self, path: str) -> Unresolved | None:
+        """Return the part of a dotted path that does not exist; None where all parts exist, or may exist."""
+        if path not in self._unresolved:
+            self._unresolved[path] = self._look(path)
+        return self._unresolved[path]
 
-    def find(self, module: str) -> Found | None:
-        """Return where a module lies, or nothing where there is none."""
+    def find(self, module: str) -> Location | None:
+        """Return where a module is, or None where it does not exist."""
         if module not in self._modules:
             above, _, name = module.rpartition(".")
             self._modules[module] = self._find_within(above, name) if above else self._find_top(name)
         return self._modules[module]
 
     def has(self, module: str, name: str) -> bool:
-        """Return whether a module has a name, or may have it for all that can be seen."""
+        """Return whether a module has a name, or may have it."""
         live = self._standard(module)
         if live is not None:
             return hasattr(live, name)
@@ -330,19 +330,19 @@ class Resolver:
             above, here = ".".join(parts[:at]), ".".join(parts[: at + 1])
             if self.find(here) or self._standard(here) is not None:
                 continue
-            if above and self.has(above, part) and self._is_told(above, part):
-                return None  # something that only looks like a module: what it has cannot be known
+            if above and self.has(above, part) and self._is_mentioned(above, part):
+                return None  # an attribute that looks like a module: its names cannot be known
             return Unresolved(
                 part, len(here) - len(part), above, is_module=True, meant=closest(part, self._below(above))
             )
         names = [name, *rest.split(".")[1:]]
         if rest and self.find(f"{module}.{name}"):  # a module with a capital, such as xml.etree.ElementTree
             module, names = f"{module}.{name}", names[1:]
-        missing = self._look_within(module, names[0])
-        return self._look_within_class(module, *names) if missing is None and len(names) > 1 else missing
+        unresolved = self._look_within(module, names[0])
+        return self._look_within_class(module, *names) if unresolved is None and len(names) > 1 else unresolved
 
     def _look_within_class(self, module: str, outer: str, *names: str) -> Unresolved | None:
-        """Return what a class does not have; nothing where its source does not show all that it has."""
+        """Return the part that a class does not have; None where its source does not show all of its names."""
         path, holder = f"{module}.{outer}", self._class(module, outer, set())
         for name in names:
             if holder is None or (name not in holder.names and holder.is_open):
@@ -372,7 +372,7 @@ class Resolver:
         return Unresolved(name, len(module) + 1, module, is_module=False, meant=meant)
 
     def _standard(self, module: str) -> object | None:
-        """Return a module of Python itself, if it is loaded already or is written in C: loading that does nothing."""
+        """Return a standard-library module if it is loaded, or written in C, so that importing it is harmless."""
         if module.partition(".")[0] not in sys.stdlib_module_names:
             return None
         found = None if module in sys.modules else self.find(module)
@@ -381,17 +381,17 @@ class Resolver:
                 importlib.import_module(module)
         return sys.modules.get(module)
 
-    def _find_top(self, name: str) -> Found | None:
+    def _find_top(self, name: str) -> Location | None:
         found = find_in(name, [f"{folder}{os.sep}{name}-stubs" for folder in self.folders], is_stub=True)
         source = find_in(name, self.folders)
         if found and source:
-            return Found((*found.folders, *source.folders), found.file)
+            return Location((*found.folders, *source.folders), found.file)
         return found or source or find_through_hooks(name)
 
-    def _find_within(self, above: str, name: str) -> Found | None:
+    def _find_within(self, above: str, name: str) -> Location | None:
         package = self.find(above)
         found = find_in(name, package.folders) if package else None
-        return found or (Found(is_opaque=True) if package and package.is_opaque else None)
+        return found or (Location(is_opaque=True) if package and package.is_opaque else None)
 
     def _text(self, module: str) -> ModuleText | None:
         if module not in self._texts:
@@ -400,11 +400,11 @@ class Resolver:
             if found and found.file:
                 is_package = os.path.basename(found.file).startswith("__init__.")  # noqa: PTH119 -- a quick look
                 package = module if is_package else module.rpartition(".")[0]
-                self._texts[module] = ModuleText(read(found.file), package)
+                self._texts[module] = ModuleText(read_module(found.file), package)
         return self._texts[module]
 
     def _glimpses(self, module: str, name: str, seen: set[str]) -> bool:
-        """Return whether a quick look finds a name, here or where it is imported from."""
+        """Return whether a quick search finds a name, here or where it is imported from."""
         live = self._standard(module)
         if live is not None:
             return hasattr(live, name)
@@ -420,7 +420,7 @@ class Resolver:
         return not name.startswith("_") and any(self._glimpses(star, name, seen) for star in text.stars)
 
     def _reads(self, module: str, name: str, seen: set[tuple[str, str]]) -> bool:
-        """Return whether a module has a name, or may have it, after all of its text is read."""
+        """Return whether a module has a name, or may have it, after parsing all of its text."""
         text, live = self._text(module), self._standard(module)
         if live is not None:
             return hasattr(live, name)
@@ -438,8 +438,8 @@ class Resolver:
         is_here = name in names.defined or any(self._reads(star, name, seen) for star in stars)
         return is_here or (names.is_open and self._may_answer(module, name))
 
-    def _is_told(self, module: str, name: str) -> bool:
-        """Return whether a module as much as mentions a name; a module without a text might."""
+    def _is_mentioned(self, module: str, name: str) -> bool:
+        """Return whether the text of a module contains a name; a module without text might."""
         text = self._text(module)
         return text is None or text.mentions(name) or name in self._all_names(module)
 
@@ -449,7 +449,7 @@ class Resolver:
         return self._seen[module]
 
     def _may_answer(self, module: str, name: str) -> bool:
-        """Return whether a module that makes names up as they are asked for may make this one, and not a close one."""
+        """Return whether a module with `__getattr__` may provide a name, which is not close to one that it defines."""
         text = self._text(module)
         is_mentioned = text is not None and text.mentions(name)
         return is_mentioned or closest(name, self._all_names(module), _CLOSE) is None
@@ -469,7 +469,7 @@ class Resolver:
         return {*names.defined, *names.imported}.union(*(self._names(star, seen) for star in names.stars))
 
     def _below(self, package: str) -> set[str]:
-        """Return the modules in a package, or at the top."""
+        """Return the modules in a package, or at the top level."""
         found = self.find(package) if package else None
         folders = found.folders if found else () if package else self.folders
         files = {name for folder in folders for name in listing(folder)}
@@ -478,16 +478,18 @@ class Resolver:
         return {name for name in names | standard if name.isidentifier() and not name.startswith("_")}
 
 
-_GROUP: Final = "[d9d.catalogues]"  # of entry points, by which an installed project says where its catalogue is
+_GROUP: Final = (
+    "[d9d.catalogues]"  # the entry points by which an installed project names the packages of its catalogues
+)
 _OWN: Final = "d9d.loop.event.catalogue"
 
 
 @dataclass(frozen=True, slots=True)
 class Sibling:
-    """What a catalogue knows of another one of its project.
+    """Another catalogue of the same project.
 
     Attributes:
-        path: The path of the other one, as the user named it.
+        path: Its path, as the user wrote it.
         package: The dotted name of its package.
         modules: The names of its modules.
         contexts: The full dotted paths of its contexts.
@@ -505,42 +507,42 @@ class Sibling:
 
 
 class Environment:
-    """What lies around a catalogue.
+    """The environment of a catalogue: its project's other catalogues, installed ones, and all importable modules.
 
     Args:
         root: The project's root.
         package: The catalogue's own package.
-        neighbours: The other catalogues of the project.
+        siblings: The other catalogues of the project.
         earlier: Those of them that the project names before this one.
     """
 
     def __init__(
-        self, root: Path, package: str, neighbours: Iterable[Sibling] = (), earlier: Sequence[Sibling] = ()
+        self, root: Path, package: str, siblings: Iterable[Sibling] = (), earlier: Sequence[Sibling] = ()
     ) -> None:
-        self.neighbours = tuple(neighbours)
+        self.siblings = tuple(siblings)
         self.earlier = tuple(earlier)
         self.resolver = Resolver([str(root), str(root / "src")])
         self._package = package
 
     @cached_property
     def owners(self) -> dict[str, str]:
-        """The package of the catalogue that owns a namespace, by the namespace, for all owners but this catalogue."""
-        own = {self._package, *(neighbour.package for neighbour in self.neighbours)}
+        """The package that owns each namespace, for all catalogues but this one."""
+        own = {self._package, *(sibling.package for sibling in self.siblings)}
         found: dict[str, str] = {}
         for package in (_OWN, *self._packages_of_entry_points()):
             if package not in own:
                 found |= dict.fromkeys(self._index(package).get("modules", ()), package)
-        for neighbour in reversed(self.earlier):
-            found |= dict.fromkeys(neighbour.modules, neighbour.package)
+        for sibling in reversed(self.earlier):
+            found |= dict.fromkeys(sibling.modules, sibling.package)
         return found
 
     def contexts_of(self, package: str) -> Iterable[str] | None:
-        """Return the full paths of the contexts of an installed catalogue; nothing where it is none."""
+        """Return the full paths of the contexts of an installed catalogue; None where the package has no catalogue."""
         contexts = self._index(package).get("contexts")
         return contexts if isinstance(contexts, dict) else None
 
     def _index(self, package: str) -> dict[str, dict[str, object]]:
-        """Return the index beside the modules of a package; an empty one where there is none that makes sense."""
+        """Return the index next to the modules of a package; an empty one where there is no valid index."""
         found = self.resolver.find(package)
         for folder in found.folders if found else ():
             with suppress(OSError, ValueError):
@@ -550,10 +552,10 @@ class Environment:
         return {}
 
     def _packages_of_entry_points(self) -> Iterator[str]:
-        """Yield what installed projects name; importlib.metadata would take longer than all the rest together."""
+        """Yield the packages that installed projects register; importlib.metadata would be much slower."""
         for folder in self.resolver.folders:
             with suppress(OSError):
-                for name in sorted(os.listdir(folder)):  # noqa: PTH208 -- names are all that is wanted
+                for name in sorted(os.listdir(folder)):  # noqa: PTH208 -- only names are needed
                     if name.endswith(".dist-info"):
                         yield from _entry_points(Path(folder, name, "entry_points.txt"))
 

@@ -1,4 +1,4 @@
-"""The shape."""
+"""The schema of `catalogue.yaml`: its keys, the check of a tree against it, and the JSON Schema for editors."""
 
 import json
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Value:
     """A scalar.
 
     Attributes:
-        kinds: What YAML may take it for; anything at all where this is empty.
-        choices: The only values allowed, where there are but a few.
+        kinds: The kinds of YAML scalar allowed; any where this is empty.
+        choices: The only values allowed, if they are limited.
     """
 
     kinds: tuple[str, ...] = ("text",)
@@ -30,7 +30,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A mapping from names, which the user chooses, to entries of one shape."""
+    """A mapping from names that the user chooses to entries of one shape."""
 
     shape: "Shape"
 
@@ -52,7 +52,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """An entry: a mapping with keys that are known beforehand.
+    """An entry: a mapping with known keys.
 
     Attributes:
         noun: What such an entry is called.
@@ -64,20 +64,20 @@ class Shape:
 
 
 _TEXT: Final = Value()
-_FLAG: Final = Value(kinds=("a truth value",))
-_ALLOW: Final = {"allow": Key(Listed(), "The rules that find nothing in it; see docs/catalogue/rules.md.")}
+_FLAG: Final = Value(kinds=("a boolean",))
+_ALLOW: Final = {"allow": Key(Listed(), "The rules that are suppressed in it; see docs/catalogue/rules.md.")}
 _DEPRECATED: Final = Shape(
-    "entry",
+    "",
     {
         "since": Key(_TEXT, 'The version that deprecated it, in quotes: "0.2".', required=True),
-        "replaced_by": Key(_TEXT, "The name of what takes its place."),
-        "note": Key(_TEXT, "What else there is to say."),
+        "replaced_by": Key(_TEXT, "The name of its replacement."),
+        "note": Key(_TEXT, "Further advice."),
     },
 )
 _STATUS: Final = {
-    "since": Key(_TEXT, 'The version that brought it, in quotes: "0.2".'),
+    "since": Key(_TEXT, 'The version that added it, in quotes: "0.2".'),
     "stability": Key(Value(choices=("experimental", "stable")), "Whether it may still change."),
-    "deprecated": Key(_DEPRECATED, "Says that it will go."),
+    "deprecated": Key(_DEPRECATED, "Announces its removal."),
     **_ALLOW,
 }
 _FIELD: Final = Shape(
@@ -102,7 +102,7 @@ _PHASE: Final = Shape(
     {
         "doc": Key(_TEXT, "What happens in it.", required=True),
         "repeats": Key(_FLAG, "It may run more than once."),
-        "optional": Key(_FLAG, "A run may pass it over."),
+        "optional": Key(_FLAG, "A run may skip it."),
         "anytime": Key(_FLAG, "Its events may fall between any two others."),
         "terminal": Key(_FLAG, "Nothing follows it."),
         **_ALLOW,
@@ -111,12 +111,12 @@ _PHASE: Final = Shape(
 _EVENT: Final = Shape(
     "event",
     {
-        "id": Key(_TEXT, "What the bus knows it by; begins with the module's name.", required=True),
+        "id": Key(_TEXT, "Its id on the bus; begins with the module's name.", required=True),
         "phase": Key(_TEXT, "The phase that it belongs to.", required=True),
         "context": Key(_TEXT, "Its context: of this module, of common, or a full dotted path.", required=True),
         "doc": Key(_TEXT, "When it is triggered.", required=True),
         "repeats": Key(_FLAG, "It may be triggered more than once in a row."),
-        "optional": Key(_FLAG, "A run may leave it out."),
+        "optional": Key(_FLAG, "A run may skip it."),
         **_STATUS,
     },
 )
@@ -125,7 +125,7 @@ _MODULE: Final = Shape(
     {
         "doc": Key(_TEXT, "What it is about.", required=True),
         "phases": Key(Named(_PHASE), "In the order in which a run passes through them."),
-        "contexts": Key(Named(_CONTEXT), "What its events tell those who hear them."),
+        "contexts": Key(Named(_CONTEXT), "What its events pass to their handlers."),
         "events": Key(Named(_EVENT), "In the order in which the loop triggers them."),
         **_ALLOW,
     },
@@ -133,7 +133,7 @@ _MODULE: Final = Shape(
 CATALOGUE: Final = Shape(
     "catalogue",
     {
-        "version": Key(Value(kinds=("a whole number",), choices=(VERSION,)), "Of this shape.", required=True),
+        "version": Key(Value(kinds=("an integer",), choices=(VERSION,)), "The version of this format.", required=True),
         "package": Key(_TEXT, "The Python package that the modules are written into.", required=True),
         "modules": Key(Named(_MODULE), "Each becomes one Python module.", required=True),
     },
@@ -141,29 +141,29 @@ CATALOGUE: Final = Shape(
 
 
 def check_shape(node: Node, shape: Shape, diagnostics: Diagnostics, at: Text | None = None) -> None:
-    """Note every way in which an entry differs from its shape.
+    """Add a diagnostic for each way in which an entry differs from its shape.
 
     Args:
         node: The entry.
-        shape: What it should look like.
+        shape: The expected shape.
         diagnostics: Takes what is wrong.
-        at: The key that holds the entry; the catalogue itself has none.
+        at: The key that holds the entry; None for the catalogue itself.
     """
     if not isinstance(node, Mapping):
         _refuse_kind(node, shape.noun if at is None else at, "a mapping", diagnostics)
         return
+    owner = f"the {shape.noun}" if at is None else f"{shape.noun} {at}" if shape.noun else f'"{at}"'
     for key, value in node.entries.items():
         if key in shape.keys:
             _check_value(key, value, shape.keys[key], diagnostics)
         elif key:
             known = ", ".join(shape.keys)
             remedy = suggestion(key, shape.keys, f"the keys are {known}")
-            diagnostics.add("unknown-key", key, f'no {shape.noun} has a key "{key}"', remedy)
+            diagnostics.add("unknown-key", key, f'unknown key "{key}" in {owner}', remedy)
     for name, required in shape.keys.items():
         if required.required and name not in node.entries:
-            owner = f"{shape.noun} {at}" if at else f"the {shape.noun}"
             remedy = f"add `{name}:`, {required.doc[0].lower()}{required.doc[1:].removesuffix('.')}"
-            diagnostics.add("missing-key", node.span if at is None else at, f'{owner} has no "{name}"', remedy)
+            diagnostics.add("missing-key", node.span if at is None else at, f'{owner} needs the key "{name}"', remedy)
 
 
 def _check_value(key: Text, node: Node, expected: Key, diagnostics: Diagnostics) -> None:
@@ -197,14 +197,14 @@ def _check_scalar(key: Text, node: Node, expected: Value, diagnostics: Diagnosti
     if not isinstance(node, Scalar) or (expected.kinds and node.kind not in expected.kinds):
         _refuse_kind(node, key, expected.kinds[0] if expected.kinds else "a literal", diagnostics)
     elif not node.text.strip():
-        diagnostics.add("empty-text", node.text, f'"{key}" is empty', "write something")
+        diagnostics.add("empty-text", node.text, f'"{key}" is empty', "write some text")
     elif not node.text.isprintable() and any(map(is_forbidden, node.text)):
         diagnostics.add(
-            "control-character", node.text, f'"{key}" holds a character that cannot be shown', "take it out"
+            "control-character", node.text, f'"{key}" contains a character that cannot be shown', "remove it"
         )
     elif expected.choices and node.text not in expected.choices:
-        remedy = suggestion(node.text, expected.choices, f"write {' or '.join(expected.choices)}")
-        diagnostics.add(f"unknown-{key}", node.text, f'"{key}" is "{node.text}"', remedy)
+        remedy = suggestion(node.text, expected.choices, f"use {' or '.join(expected.choices)}")
+        diagnostics.add(f"unknown-{key}", node.text, f'unknown {key} "{node.text}"', remedy)
 
 
 def _refuse_kind(node: Node, key: str, expected: str, diagnostics: Diagnostics) -> None:
@@ -213,16 +213,16 @@ def _refuse_kind(node: Node, key: str, expected: str, diagnostics: Diagnostics) 
     remedy = (
         "put it in quotes" if expected == "text" and isinstance(node, Scalar) and node.text else f"write {expected}"
     )
-    if node.kind == "nothing" and expected == "a mapping":
-        remedy = "write {} or take the key out"
-    where = key if isinstance(key, Text) and node.kind == "nothing" else node.span
-    diagnostics.add("wrong-kind", where, f'"{key}" holds {node.kind}, not {expected}', remedy)
+    if node.kind == "null" and expected == "a mapping":
+        remedy = "write {} or remove the key"
+    where = key if isinstance(key, Text) and node.kind == "null" else node.span
+    diagnostics.add("wrong-kind", where, f'"{key}" must be {expected}, not {node.kind}', remedy)
 
 
 _KINDS: Final[dict[tuple[str, ...], dict[str, object]]] = {
     ("text",): {"type": "string", "pattern": r"\S"},
-    ("a truth value",): {"type": "boolean"},
-    ("a whole number",): {"type": "integer"},
+    ("a boolean",): {"type": "boolean"},
+    ("an integer",): {"type": "integer"},
     (): {"type": ["string", "number", "boolean", "null"]},
 }
 _PATTERNS: Final = {
@@ -239,8 +239,8 @@ _NAMES: Final = {
 }
 
 
-def schema() -> str:
-    """Return the text of the schema."""
+def json_schema() -> str:
+    """Return the JSON Schema, by which editors complete and check a catalogue."""
     content = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A catalogue of events",
@@ -275,5 +275,5 @@ def _value(name: str, key: Key) -> dict[str, object]:
 
 def _scalar(name: str, kinds: tuple[str, ...], choices: tuple[str, ...]) -> dict[str, object]:
     if choices:
-        return {"enum": [int(choice) if kinds == ("a whole number",) else choice for choice in choices]}
+        return {"enum": [int(choice) if kinds == ("an integer",) else choice for choice in choices]}
     return {**_KINDS[kinds], **({"pattern": _PATTERNS[name]} if name in _PATTERNS else {})}

@@ -1,4 +1,4 @@
-"""Types."""
+"""Generated modules checked by mypy, with its errors reported at the positions of the catalogue that caused them."""
 
 import ast
 import json
@@ -17,18 +17,19 @@ from d9d_codegen.project import Project, find_project
 
 
 def origins(catalogue: Catalogue, module: Module, text: str) -> dict[int, Span]:
-    """Map the lines of a generated module to the catalogue.
+    """Map the lines of a generated module to positions in the catalogue.
 
-    The text itself is read, so that this holds whatever templates it was made with.
+    The text itself is parsed, so that this works with any template.
 
     Args:
-        catalogue: A catalogue without diagnostics.
-        module: The module in question.
+        catalogue: A valid catalogue.
+        module: The module.
         text: The source that was generated for it.
 
     Returns:
-        The place that each line comes from, as far as it comes from one: for a field its type, for an event's constant
-        its context, for an import the first mention of what is imported.
+        The position for each line that has one: for a field its type, for an event's constant its context, for an
+            import
+        the first mention of what is imported.
     """
     found: dict[int, Span] = {}
     mentions = dict(reversed([*_mentions(catalogue, module)]))
@@ -66,7 +67,7 @@ def _lines(statement: ast.stmt, place: Span) -> dict[int, Span]:
 
 
 def _mentions(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, Span]]:
-    """Yield what a module may import, with each place that names it."""
+    """Yield what a module may import, with each position that mentions it."""
     scope = Scope(catalogue, module)
     for context in module.contexts:
         for field in context.fields:
@@ -85,16 +86,16 @@ _MISSING: Final = "No module named mypy"
 
 
 def typecheck(paths: Sequence[Path]) -> int:
-    """Run mypy, in the way that the project has it configured, over the generated modules of catalogues.
+    """Run mypy, with the project's own configuration, over the generated modules of catalogues.
 
     Args:
-        paths: The catalogues, whose modules on disk are as they say.
+        paths: The catalogues; their modules on disk are up to date.
 
     Returns:
         The number of modules.
 
     Raises:
-        DiagnosticError: mypy is missing, did not run to its end, or found something.
+        DiagnosticError: mypy is missing, crashed, or reported an error.
     """
     diagnostics: list[Diagnostic] = []
     num_modules = 0
@@ -107,32 +108,32 @@ def typecheck(paths: Sequence[Path]) -> int:
 
 
 def _diagnostics(catalogue: Catalogue, project: Project) -> list[Diagnostic]:
-    """Return what mypy finds, in file order."""
+    """Return mypy's errors in file order."""
     folder = project.root / project.package_folder(catalogue.package)
     places = {}
     for module in catalogue.modules:
         file = folder / f"{module.name}.py"
         places[file.resolve()] = origins(catalogue, module, file.read_text(encoding="utf-8"))
     found = []
-    for complaint in _complaints(catalogue, project):
-        file = (project.root / complaint["file"]).resolve()
-        if complaint["severity"] != "error" or file not in places:
+    for error in _mypy_errors(catalogue, project):
+        file = (project.root / error["file"]).resolve()
+        if error["severity"] != "error" or file not in places:
             continue
-        span = places[file].get(complaint["line"], catalogue.package.span)
-        told = f"mypy says so of {os.path.relpath(file)}:{complaint['line']}"
-        remedy = f"{told}; {complaint['hint']}" if complaint.get("hint") else told
+        span = places[file].get(error["line"], catalogue.package.span)
+        where = f"reported by mypy at {os.path.relpath(file)}:{error['line']}"
+        remedy = f"{where}; {error['hint']}" if error.get("hint") else where
         line = catalogue.source.line(span.line)
-        found.append(Diagnostic(catalogue.source.path, _rule(complaint), complaint["message"], remedy, span, line))
+        found.append(Diagnostic(catalogue.source.path, _rule(error), error["message"], remedy, span, line))
     return sorted(
         dict.fromkeys(found), key=lambda diagnostic: (diagnostic.span or START, diagnostic.rule, diagnostic.message)
     )
 
 
-def _rule(complaint: dict[str, Any]) -> str:
-    return f"mypy-{complaint['code']}" if complaint.get("code") else "mypy"
+def _rule(error: dict[str, Any]) -> str:
+    return f"mypy-{error['code']}" if error.get("code") else "mypy"
 
 
-def _complaints(catalogue: Catalogue, project: Project) -> Iterator[dict[str, Any]]:
+def _mypy_errors(catalogue: Catalogue, project: Project) -> Iterator[dict[str, Any]]:
     modules = [f"--module={path}" for path in sorted(catalogue.module_paths)]
     top = project.package_folder(catalogue.package).parts[0]
     source = project.root / "src" if top == "src" else project.root
@@ -152,11 +153,11 @@ def _complaints(catalogue: Catalogue, project: Project) -> Iterator[dict[str, An
     yield from (json.loads(line) for line in result.stdout.splitlines() if line.startswith("{"))
 
 
-def _stopped(catalogue: Catalogue, said: str) -> Diagnostic:
-    if _MISSING in said:
-        remedy = 'install it where the compiler is: pip install "d9d[mypy]"'
+def _stopped(catalogue: Catalogue, output: str) -> Diagnostic:
+    if _MISSING in output:
+        remedy = "install mypy in the compiler's environment: pip install mypy"
         return Diagnostic(
             catalogue.source.path, "no-mypy", "the types cannot be checked: mypy is not installed", remedy
         )
-    message = "mypy did not run to its end"
-    return Diagnostic(catalogue.source.path, "no-mypy", message, "mend what it says", detail=said.strip())
+    message = "mypy stopped before it finished"
+    return Diagnostic(catalogue.source.path, "no-mypy", message, "fix what it reports", detail=output.strip())

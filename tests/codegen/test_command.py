@@ -110,10 +110,10 @@ def test_problems_as_commands_of_github(small: Workspace) -> None:
         (None, "there is no such file"),
         (b"", "the catalogue is empty"),
         (b"# nothing but a comment\n", "the catalogue is empty"),
-        (b"version: 1\ndoc: \xff\n", "the file is not UTF-8: line 2 holds the byte 0xff"),
-        ("version: 1".encode("utf-16"), "the file is not UTF-8: line 1 holds the byte 0xff"),
-        (b"version: \x00\n", "YAML allows no character U+0000"),
-        (b"just text\n", '"catalogue" holds text, not a mapping'),
+        (b"version: 1\ndoc: \xff\n", "the file is not UTF-8: line 2 contains the byte 0xff"),
+        ("version: 1".encode("utf-16"), "the file is not UTF-8: line 1 contains the byte 0xff"),
+        (b"version: \x00\n", "YAML does not allow the character U+0000"),
+        (b"just text\n", '"catalogue" must be a mapping, not text'),
     ],
 )
 def test_what_is_no_catalogue_is_said_plainly(empty: Workspace, content: bytes | None, message: str) -> None:
@@ -180,7 +180,7 @@ def test_a_catalogue_without_end_is_refused(empty: Workspace) -> None:
     """Of a device only so much is read as a catalogue may hold."""
     status, output = empty.run("lint", "--catalogue", "/dev/zero")
     assert status == 1
-    assert output.startswith("/dev/zero: error[unreadable]: the file holds more than 32 MiB")
+    assert output.startswith("/dev/zero: error[unreadable]: the file is larger than 32 MiB")
 
 
 # Runs every command; prints all that they print, and all that is in the files afterwards.

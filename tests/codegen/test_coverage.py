@@ -35,27 +35,28 @@ def said(workspace: Workspace, *bodies: str, head: str = IMPORTS) -> tuple[int, 
 def test_source_that_triggers_everything_in_order_passes(small: Workspace) -> None:
     """All events triggered, in the declared order, ends with 0."""
     assert said(small, WHOLE_DAY) == (0, [])
-    assert small.run("coverage", "shop") == (0, "4 of 4 events are triggered, 0 are heard\n")
+    assert small.run("coverage", "shop") == (0, "4 of 4 events are triggered, 0 are handled\n")
 
 
 def test_an_event_that_is_never_triggered_is_told_at_its_declaration(small: Workspace) -> None:
-    """The catalogue's line is shown, and who waits for the event in vain."""
+    """The catalogue's line is shown, and the handlers that are never called."""
     small.write("from shop.events.sale import *\n\n\n@subscribe(EVENT_SALE_CLOSED)\ndef go(ctx): ...\n", "home.py")
     small.write(IMPORTS + "\n\ndef part(bus, day, step, steps):\n" + WHOLE_DAY.rpartition("    bus")[0], "loop.py")
     status, output = small.run("coverage", "loop.py", "home.py")
     assert status == 1
     assert output == (
-        'catalogue.yaml:36:7: error[never-triggered]: no source in view triggers EVENT_SALE_CLOSED ("sale.closed")\n'
+        "catalogue.yaml:36:7: error[never-triggered]: "
+        'the given source never triggers EVENT_SALE_CLOSED ("sale.closed")\n'
         "   36 |       EVENT_SALE_CLOSED:\n"
         "      |       ^^^^^^^^^^^^^^^^^\n"
-        "home.py:4:12: the module waits for it\n"
-        "   trigger it where it belongs, name the source that does, or take it out\n"
+        "home.py:4:12: the module handles it\n"
+        "   trigger it, name the source that does, or remove it\n"
         "home.py:4:12: warning[never-called]: "
-        "a handler waits for EVENT_SALE_CLOSED, which no source in view triggers\n"
+        "a handler subscribes to EVENT_SALE_CLOSED, which the given source never triggers\n"
         "    4 | @subscribe(EVENT_SALE_CLOSED)\n"
         "      |            ^^^^^^^^^^^^^^^^^\n"
-        "   name the source that triggers it as well, if there is any\n"
-        "3 of 4 events are triggered, 1 are heard\n"
+        "   also name the source that triggers it, if there is any\n"
+        "3 of 4 events are triggered, 1 are handled\n"
     )
 
 
@@ -105,15 +106,15 @@ def test_handlers_are_found_however_they_subscribe(small: Workspace, subscriptio
     small.write(f"{IMPORTS}{subscription}", "shop/handlers.py")
     status, output = small.run("coverage", "shop/handlers.py")
     assert status == 1
-    assert "warning[never-called]: a handler waits for EVENT_SALE_OPENED" in output
+    assert "warning[never-called]: a handler subscribes to EVENT_SALE_OPENED" in output
 
 
-def test_a_handler_of_another_catalogue_waits_in_vain_only_as_a_warning(small: Workspace) -> None:
+def test_a_handler_of_another_catalogue_is_never_called_only_as_a_warning(small: Workspace) -> None:
     """Events of elsewhere may be triggered by source that is not in view."""
     head = f"{IMPORTS}from other.events import EVENT_OTHER\n"
     status, diagnostics = said(small, WHOLE_DAY, "    bus.subscribe(EVENT_OTHER, print)\n", head=head)
     assert status == 0
-    assert diagnostics == ["never-called: a handler waits for EVENT_OTHER, which no source in view triggers"]
+    assert diagnostics == ["never-called: a handler subscribes to EVENT_OTHER, which the given source never triggers"]
 
 
 def test_an_event_that_is_triggered_in_two_places_is_a_warning(small: Workspace) -> None:
@@ -124,7 +125,7 @@ def test_an_event_that_is_triggered_in_two_places_is_a_warning(small: Workspace)
     )
 
 
-CLOSED_FIRST = "out-of-order: EVENT_SALE_OPENED is triggered after EVENT_SALE_CLOSED, and declared before it"
+CLOSED_FIRST = "out-of-order: EVENT_SALE_OPENED is triggered after EVENT_SALE_CLOSED, but declared before it"
 CLOSE, OPEN = "bus.trigger(EVENT_SALE_CLOSED, day)", "bus.trigger(EVENT_SALE_OPENED, day)"
 
 
@@ -203,7 +204,7 @@ def test_scripts_of_one_name_keep_their_own_names(small: Workspace) -> None:
     """Two files that are no modules of a package may be called alike, and each is read by its own imports."""
     small.write(f"{IMPORTS}\n\ndef main(bus, day, step, steps):\n{WHOLE_DAY}", "one/run.py")
     small.write(f"import os\n\n\ndef main(bus):\n    {OPEN}\n", "two/run.py")
-    assert small.run("coverage", "one", "two") == (0, "4 of 4 events are triggered, 0 are heard\n")
+    assert small.run("coverage", "one", "two") == (0, "4 of 4 events are triggered, 0 are handled\n")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_a_phase_that_repeats_may_begin_again(small: Workspace) -> None:
     _, diagnostics = said(small, customer + customer)
     assert not any(diagnostic.startswith("out-of-order") for diagnostic in diagnostics)
     _, diagnostics = said(small, "    bus.trigger(EVENT_SALE_CUSTOMER_PRE, 1)\n" * 2)
-    assert "out-of-order: EVENT_SALE_CUSTOMER_PRE is triggered again, and does not repeat" in diagnostics
+    assert "out-of-order: EVENT_SALE_CUSTOMER_PRE is triggered again, but does not repeat" in diagnostics
 
 
 def test_a_block_between_events_that_are_no_pair_is_refused(small: Workspace) -> None:
@@ -270,7 +271,7 @@ def test_an_emitter_that_is_never_called_triggers_nothing(small: Workspace, line
     status, diagnostics = said(small, EMITTED.replace("        post(step)\n", line))
     assert status == 1
     assert [diagnostic for diagnostic in diagnostics if diagnostic.startswith("never-triggered")] == [
-        'never-triggered: no source in view triggers EVENT_SALE_CUSTOMER_POST ("sale.customer.post")'
+        'never-triggered: the given source never triggers EVENT_SALE_CUSTOMER_POST ("sale.customer.post")'
     ]
 
 
@@ -346,7 +347,7 @@ def triggered(workspace: Workspace) -> list[tuple[str, re.Match[str]]]:
 
 def test_the_loops_of_this_project_trigger_what_they_declare(loops: Workspace) -> None:
     """All 22 events, each in one place, in order."""
-    assert loops.run("coverage", "d9d") == (0, "22 of 22 events are triggered, 0 are heard\n")
+    assert loops.run("coverage", "d9d") == (0, "22 of 22 events are triggered, 0 are handled\n")
     assert len(triggered(loops)) == 22
 
 
@@ -358,7 +359,7 @@ def test_deleting_any_trigger_of_the_loops_is_found(loops: Workspace) -> None:
         status, output = loops.run("coverage", "d9d/loop/run")
         loops.write(text, path)
         assert status == 1
-        assert f"no source in view triggers {match[0]}" in output
+        assert f"the given source never triggers {match[0]}" in output
 
 
 def test_swapping_any_two_events_of_a_file_of_the_loops_is_found(loops: Workspace) -> None:

@@ -30,7 +30,7 @@ RULES_OF_SHAPE = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_problems_of_a_bad_catalogue_are_told_in_exactly_these_words(case: str, empty: Workspace) -> None:
+def test_the_diagnostics_of_a_bad_catalogue_are_told_in_exactly_these_words(case: str, empty: Workspace) -> None:
     """Each `bad/NAME.yaml` is refused with the text of `bad/NAME.txt`, beside `bad/NAME/`, and nothing is written."""
     for file in (BAD / case).glob("**/*.*"):
         path = file.relative_to(BAD / case).as_posix().removesuffix(".txt")

@@ -266,7 +266,7 @@ def test_what_is_neither_file_nor_revision_is_wrong_use(small: Workspace, name: 
     """An version that cannot be found ends with 2 and says what to name."""
     status, output = small.run("diff", name, "catalogue.yaml")
     assert status == 2
-    assert "error[unknown-version]: it is no file" in output
+    assert "error[unknown-revision]: it is not a file" in output
     assert "name two files, or two revisions of git" in output
 
 
@@ -275,7 +275,7 @@ def test_an_edition_that_is_no_catalogue_is_refused(small: Workspace) -> None:
     small.write("version: 1\n", "old.yaml")
     status, output = small.run("diff", "old.yaml", "catalogue.yaml")
     assert status == 1
-    assert output.startswith('old.yaml:1:1: error[missing-key]: the catalogue has no "modules"')
+    assert output.startswith('old.yaml:1:1: error[missing-key]: the catalogue needs the key "modules"')
 
 
 @pytest.mark.parametrize(
@@ -369,4 +369,4 @@ def test_a_name_too_long_for_a_file_is_no_edition(small: Workspace) -> None:
     """Whatever is named, it is told and not raised."""
     status, output = small.run("diff", "x" * 5_000, "catalogue.yaml")
     assert status == 2
-    assert "error[unknown-version]" in output
+    assert "error[unknown-revision]" in output

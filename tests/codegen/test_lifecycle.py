@@ -123,13 +123,13 @@ def test_a_run_may_be_killed_at_any_moment(shop: Lifecycle, num_events: int) -> 
             "opened customer.pre greeted paid paid",
             "event 5 of the run: <paid> cannot follow <paid>: expected <customer.post>",
         ),
-        ("opened locked left left", "event 4 of the run: <left> comes after <left>, which nothing follows"),
+        ("opened locked left left", "event 4 of the run: <left> comes after <left>, which ends the run"),
         (
             "opened locked left count.pre",
-            "event 4 of the run: <count.pre> comes after <left>, which nothing follows",
+            "event 4 of the run: <count.pre> comes after <left>, which ends the run",
         ),
         ("opened count.post", "event 2 of the run: <count.post> comes before <count.pre>"),
-        ("opened lunch", 'event 2 of the run: "sale.lunch" is no event of sale'),
+        ("opened lunch", 'event 2 of the run: "sale.lunch" is not an event of sale'),
     ],
 )
 def test_what_is_said_of_other_runs(shop: Lifecycle, run: str, message: str) -> None:

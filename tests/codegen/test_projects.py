@@ -70,7 +70,7 @@ def test_a_problem_of_one_catalogue_keeps_all_files_as_they_were(both: Workspace
     assert both.files() == before
 
 
-def test_problems_of_all_catalogues_are_told_at_once(both: Workspace) -> None:
+def test_diagnostics_of_all_catalogues_are_told_at_once(both: Workspace) -> None:
     """They stand in the order in which the project names the catalogues."""
     both.write(SMALL.replace("phase: opening", "phase: openning"))
     both.write(LOAN.replace("id: loan.given", "id: sale.given"), "loans/catalogue.yaml")
@@ -117,7 +117,7 @@ def test_an_installed_catalogue_owns_its_namespaces(small: Workspace, monkeypatc
     monkeypatch.syspath_prepend(small.root / "site")
     status, output = small.run("lint")
     assert (status, len(rules(output))) == (1, 4)
-    assert 'the namespace "sale" of EVENT_SALE_OPENED is owned by bank.events\n' in output
+    assert 'the namespace "sale" of EVENT_SALE_OPENED belongs to bank.events\n' in output
 
 
 @pytest.mark.parametrize("named", ['"catalogue.yaml"', "[]", "[3]", '["../catalogue.yaml"]', '["/catalogue.yaml"]'])

@@ -72,11 +72,11 @@ def test_the_innermost_exemption_is_the_one_that_is_used(small: Workspace) -> No
     [diagnostic] = small.refused(of_module(broken("unused-context", ", allow: [unused-context]")))
     place, _, message = diagnostic.partition(" ")
     assert place == "catalogue.yaml:13:13:"
-    assert message == 'error[unused-suppression]: sale is exempted from "unused-context", which finds nothing in it'
+    assert message == 'error[unused-suppression]: sale suppresses "unused-context", which reports nothing in it'
 
 
 def test_nothing_lets_a_phase_be_called_by_a_text(small: Workspace) -> None:
     """Its name stands in diagrams and links, where a quote would end it."""
     text = "      opening: {doc: The shop opens.}\n"
     refused = small.refused(SMALL.replace(text, text + "      'now\" | x': {doc: It is., allow: [name-style]}\n"))
-    assert any('error[bad-name]: the phase "now" | x" is no name' in line for line in refused)
+    assert any('error[bad-name]: the phase "now" | x" is not a valid name' in line for line in refused)

@@ -38,7 +38,7 @@ def test_problems_are_told_at_the_lines_of_the_catalogue(small: Workspace) -> No
         "catalogue.yaml:13:19: error[mypy-type-arg",
     ]
     assert 'Function "os.getcwd" is not valid as a type' in heads[0][2]
-    assert "   mypy says so of shop/events/common.py:" in output
+    assert "   reported by mypy at shop/events/common.py:" in output
 
 
 def test_a_problem_of_an_import_is_told_where_the_type_is_mentioned(small: Workspace) -> None:
@@ -71,7 +71,7 @@ def test_a_missing_mypy_is_said_plainly(small: Workspace, monkeypatch: pytest.Mo
     assert status == 1
     assert output == (
         "catalogue.yaml: error[no-mypy]: the types cannot be checked: mypy is not installed\n"
-        '   install it where the compiler is: pip install "d9d[mypy]"\n'
+        "   install mypy in the compiler's environment: pip install mypy\n"
     )
 
 
@@ -81,7 +81,7 @@ def test_a_mypy_that_cannot_run_is_told_with_its_own_words(small: Workspace) -> 
     small.write(PYPROJECT + '\n[tool.mypy]\nplugins = ["no.such.plugin"]\n', "pyproject.toml")
     status, output = small.run("types")
     assert status == 1
-    assert output.startswith("catalogue.yaml: error[no-mypy]: mypy did not run to its end\n")
+    assert output.startswith("catalogue.yaml: error[no-mypy]: mypy stopped before it finished\n")
     assert "no.such.plugin" in output
 
 

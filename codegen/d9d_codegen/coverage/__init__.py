@@ -12,7 +12,7 @@ from d9d_codegen.diagnostic import FORMATS, Diagnostic
 from d9d_codegen.lint import lint_all
 
 
-def verdict(catalogue: Catalogue, order: Order, sites: Sites) -> list[Diagnostic]:
+def _findings(catalogue: Catalogue, order: Order, sites: Sites) -> list[Diagnostic]:
     """Return every diagnostic: first those of the catalogue's events, in its order, then those of places in source."""
     in_source = [*_disorders(sites), *_unpaired(order, sites), *_repeated(sites), *_unheard(sites)]
     in_source.sort(key=lambda diagnostic: (diagnostic.path, diagnostic.span or (), diagnostic.rule))
@@ -28,19 +28,19 @@ def _untriggered(catalogue: Catalogue, order: Order, sites: Sites) -> Iterator[D
         yield Diagnostic(
             path=catalogue.source.path,
             rule="never-triggered",
-            message=f'no source in view triggers {event.name} ("{event.id}")',
-            remedy="trigger it where it belongs, name the source that does, or take it out",
+            message=f'the given source never triggers {event.name} ("{event.id}")',
+            remedy="trigger it, name the source that does, or remove it",
             span=event.name.span,
             line=catalogue.source.line(event.name.span.line),
-            detail="\n".join(f"{handler}: {handler.function} waits for it" for handler in handlers),
+            detail="\n".join(f"{handler}: {handler.function} handles it" for handler in handlers),
         )
 
 
 def _disorders(sites: Sites) -> Iterator[Diagnostic]:
     for site, before in sites.disorders.items():
-        message = f"{site.name} is triggered after {before.name}, and declared before it"
+        message = f"{site.name} is triggered after {before.name}, but declared before it"
         if site.event == before.event:
-            message = f"{site.name} is triggered again, and does not repeat"
+            message = f"{site.name} is triggered again, but does not repeat"
         remedy = "trigger them in the order of the catalogue, or change the order there"
         yield _diagnostic("out-of-order", site, message, remedy, f"{before}: {before.name}, in {before.function}")
 
@@ -48,7 +48,7 @@ def _disorders(sites: Sites) -> Iterator[Diagnostic]:
 def _unpaired(order: Order, sites: Sites) -> Iterator[Diagnostic]:
     for pre, post in sites.unpaired:
         other = (order.other_side(pre.event) or "").rpartition(".")[2]
-        instead = f"the other side of {pre.name} is {other}" if other else f"{pre.name} is no side of a pair"
+        instead = f"the other side of {pre.name} is {other}" if other else f"{pre.name} is not a side of a pair"
         message = f"{pre.name} and {post.name} are not the two sides of one moment"
         yield _diagnostic("not-a-pair", post, message, instead)
 
@@ -61,7 +61,7 @@ def _repeated(sites: Sites) -> Iterator[Diagnostic]:
     for first, *others in places.values():
         for site in others:
             message = f"{site.name} is triggered in {len(others) + 1} places"
-            remedy = "trigger it in one place, if all of them mean the same moment"
+            remedy = "trigger it in one place, if all of them are the same moment"
             yield _diagnostic("triggered-twice", site, message, remedy, f"{first}: the first", severity="warning")
 
 
@@ -69,8 +69,8 @@ def _unheard(sites: Sites) -> Iterator[Diagnostic]:
     triggered = {site.event for site in sites.triggers}
     for site in sites.handlers:
         if site.event not in triggered:
-            message = f"a handler waits for {site.name}, which no source in view triggers"
-            remedy = "name the source that triggers it as well, if there is any"
+            message = f"a handler subscribes to {site.name}, which the given source never triggers"
+            remedy = "also name the source that triggers it, if there is any"
             yield _diagnostic("never-called", site, message, remedy, severity="warning")
 
 
@@ -82,36 +82,36 @@ def _diagnostic(
 
 
 def coverage(paths: Sequence[Path], catalogues: Sequence[Path], form: str) -> tuple[int, str]:
-    """Hold source against the events of catalogues.
+    """Check source against the events of catalogues.
 
     Args:
-        paths: Files, and folders with files, of Python source.
+        paths: Files, and folders of files, of Python source.
         catalogues: The catalogues of a project.
         form: How to print the diagnostics: a key of `FORMATS`.
 
     Returns:
-        The exit status, and what to print.
+        The exit status, and the text to print.
 
     Raises:
-        DiagnosticError: A catalogue has diagnostics, or some source cannot be read.
+        DiagnosticError: A catalogue is not valid, or some source cannot be read.
     """
     files = python_files(paths)
     diagnostics: list[Diagnostic] = []
-    told = ""
+    summaries = ""
     for declared in lint_all(catalogues):
         order, sites = Order(declared), Sites()
         with _deep_recursion():
             Reader(files, order, sites).read()
-        diagnostics += verdict(declared, order, sites)
-        told += _summary(order, sites)
+        diagnostics += _findings(declared, order, sites)
+        summaries += _summary(order, sites)
     status = int(any(diagnostic.severity == "error" for diagnostic in diagnostics))
-    diagnostics = [*dict.fromkeys(diagnostics)]  # a place in source may be told for each of several catalogues
-    return status, FORMATS[form](diagnostics) + (told if form == "text" else "")
+    diagnostics = [*dict.fromkeys(diagnostics)]  # several catalogues may report the same place
+    return status, FORMATS[form](diagnostics) + (summaries if form == "text" else "")
 
 
 @contextmanager
 def _deep_recursion() -> Iterator[None]:
-    """Let functions call each other as deeply as the most nested source that Python parses asks for."""
+    """Raise the recursion limit for the most deeply nested source that Python parses."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(20 * limit)  # the parser stops at three times the limit, and a level takes four calls
     try:
@@ -121,8 +121,8 @@ def _deep_recursion() -> Iterator[None]:
 
 
 def _summary(order: Order, sites: Sites) -> str:
-    """Return how many events are triggered and heard, in a sentence."""
+    """Return how many events are triggered and handled, in a sentence."""
     events = {path for path in order.events if not order.is_alias(path)}
     num_triggered = len(events & {site.event for site in sites.triggers})
-    num_heard = len(events & {site.event for site in sites.handlers})
-    return f"{num_triggered} of {len(events)} events are triggered, {num_heard} are heard\n"
+    num_handled = len(events & {site.event for site in sites.handlers})
+    return f"{num_triggered} of {len(events)} events are triggered, {num_handled} are handled\n"

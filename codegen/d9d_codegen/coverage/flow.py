@@ -1,4 +1,4 @@
-"""Flow."""
+"""The flow of triggers through Python source: where events are triggered and handled, and in which order."""
 
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ class Site:
     Attributes:
         event: The full path of the event's constant.
         file: The file.
-        span: Where the event is named.
-        function: The function that does it.
+        span: The position of the event's name.
+        function: The function that contains it.
     """
 
     event: str
@@ -33,19 +33,19 @@ class Site:
         return self.event.rpartition(".")[2]
 
     def __str__(self) -> str:
-        """Return the place as people and editors read it."""
+        """Return the position as editors read it."""
         return f"{self.file.source.path}:{self.span.line}:{self.span.column}"
 
 
 @dataclass(slots=True)
 class Sites:
-    """All that is done with events in the files in view.
+    """Everything that the given files do with events.
 
     Attributes:
         triggers: Where events are triggered.
         handlers: Where handlers subscribe to events.
-        disorders: Triggers that come after one that they must not come after.
-        unpaired: The sides of `bounded` calls that are no pair.
+        disorders: Triggers that come after one that they must not follow.
+        unpaired: The sides of `bounded` calls that are not a pair.
     """
 
     triggers: list[Site] = field(default_factory=list)
@@ -54,13 +54,13 @@ class Sites:
     unpaired: list[tuple[Site, Site]] = field(default_factory=list)
 
 
-Lasts = frozenset[Site | None]  # None stands for whatever came before the function was called
+Lasts = frozenset[Site | None]  # None stands for anything before the call of the function
 State = dict[str, Lasts]  # by the module of the events
 ENTRY: Final[Lasts] = frozenset([None])
 
 
 def merged(states: Iterable[State | None]) -> State | None:
-    """Return the state where several ways meet; nothing where none of them gets there."""
+    """Return the state where several branches meet; None where none of them gets there."""
     live = [state for state in states if state is not None]
     if not live:
         return None
@@ -87,11 +87,11 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(slots=True)
 class Scope:
-    """A function, or a module, and what is in scope in it.
+    """A function, or a module, and the names in its scope.
 
     Attributes:
         name: Its name, with those of the classes and functions around it.
-        bindings: What the names in it stand for.
+        bindings: What its names stand for.
         methods: The methods of the class that it is one of.
     """
 
@@ -114,7 +114,7 @@ class Summary:
 
 
 def is_generator(function: FunctionNode) -> bool:
-    """Return whether a call of a function does not run it yet; functions within it are not meant."""
+    """Return whether a call of a function does not run it yet; functions within it are ignored."""
     nodes: list[ast.AST] = [*function.body]
     while nodes:
         node = nodes.pop()
@@ -126,13 +126,13 @@ def is_generator(function: FunctionNode) -> bool:
 
 
 class Order:
-    """What a catalogue says of its events that source can be held against.
+    """The declared order of events, by the full paths of their constants.
 
     Args:
-        catalogue: A catalogue without diagnostics.
+        catalogue: A valid catalogue.
 
     Attributes:
-        events: Every event by its full path, aliases of others too, in the order of the catalogue.
+        events: Every event by its full path, aliases included, in the order of the catalogue.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -159,24 +159,24 @@ class Order:
             self._other_side[paths[event_id]] = f"{prefix}.{other.name}"
 
     def canonical(self, path: str) -> str:
-        """Return the event that a deprecated one is an alias of; any other event itself."""
+        """Return the event that a deprecated one is an alias of; any other event unchanged."""
         return self._stands_for.get(path, path)
 
     def is_alias(self, path: str) -> bool:
-        """Return whether an event is but an old name of another."""
+        """Return whether an event is only an old name of another."""
         return path in self._stands_for
 
     def module_of(self, path: str) -> str | None:
-        """Return the module in whose order an event has a place; nothing where it may fall anywhere."""
+        """Return the module in whose order an event has a position; None where it may fall anywhere."""
         position = self._position.get(path)
         return position[0] if position else None
 
     def allows(self, before: str, after: str) -> bool:
-        """Return whether an event of a module may come after another, with others between them or without."""
+        """Return whether an event of a module may come after another, directly or later."""
         return self._position[after] > self._position[before] or after in self._followers[before]
 
     def other_side(self, path: str) -> str | None:
-        """Return the other side of the moment whose side an event is, if it is one."""
+        """Return the other side of a pair, or None for an event that is not a side of one."""
         return self._other_side.get(path)
 
 
@@ -187,7 +187,7 @@ class Lookup:
         file: The file.
         names: What the names of all files stand for.
         order: The declared order of events.
-        exported: The functions of all files, by their full paths.
+        exported: The functions of all files, by full path.
 
     Attributes:
         file: The file.
@@ -204,20 +204,20 @@ class Lookup:
         self._functions = self._discover(file.tree.body, "", self.module.bindings)
 
     def functions(self) -> Iterator[FunctionNode]:
-        """Yield all functions of the file, those within others too."""
+        """Yield all functions of the file, nested ones included."""
         yield from self._scopes
 
     def scope(self, function: FunctionNode) -> Scope:
-        """Return what is in scope in a function."""
+        """Return the scope of a function."""
         return self._scopes[function]
 
     def exports(self) -> Iterator[tuple[str, FunctionNode]]:
-        """Yield the functions that other files can import, by their full paths."""
+        """Yield the functions that other files can import, by full path."""
         for name, function in self._functions.items():
             yield f"{self.file.module}.{name}", function
 
     def called(self, node: ast.Call, scope: Scope) -> FunctionNode | None:
-        """Return the function in view that a call calls, if it is one: by its name, or a method of `self`."""
+        """Return the given function that a call calls, if it is one: by its name, or a method of `self`."""
         match node.func:
             case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name):
                 return scope.methods.get(name)
@@ -227,7 +227,7 @@ class Lookup:
                 return self._exported.get(self._names.resolve(node.func, scope.bindings, self.file) or "")
 
     def method(self, call: ast.Call, scope: Scope) -> str:
-        """Return the last part of what is called, by its own name where it was imported under another."""
+        """Return the last part of the called name, by its original name where it was imported under another."""
         match call.func:
             case ast.Name(id=name):
                 return (scope.bindings.get(name) or name).rpartition(".")[2]
@@ -237,27 +237,27 @@ class Lookup:
                 return ""
 
     def argument(self, call: ast.Call, at: int, name: str, scope: Scope) -> Site | None:
-        """Return the place where an argument of a call names an event.
+        """Return the site where an argument of a call names an event.
 
         Args:
             call: The call.
             at: The position of the argument.
             name: Its name.
-            scope: What is in scope.
+            scope: The scope of the call.
         """
         given = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
         node = call.args[at] if len(call.args) > at else given
         return self.site(node, scope) if node is not None else None
 
     def site(self, node: ast.expr, scope: Scope) -> Site | None:
-        """Return the place where an event is named, or nothing where the expression names none."""
+        """Return the site where an event is named, or None where the expression names none."""
         path = self._names.resolve(node, scope.bindings, self.file)
         if path is None or not (path in self._order.events or path.rpartition(".")[2].startswith("EVENT_")):
             return None
         return Site(self._order.canonical(path), self.file, self.file.span(node), scope.name)
 
     def _discover(self, body: Iterable[ast.stmt], prefix: str, bindings: Bindings) -> dict[str, FunctionNode]:
-        """Enter the functions in a block, and those within them; return those of the block by name."""
+        """Add the functions in a block, and those within them; return those of the block by name."""
         found: dict[str, FunctionNode] = {}
         for statement in body:
             match statement:
@@ -276,7 +276,7 @@ class Lookup:
 
 
 def _inner_bindings(file: PythonFile, function: FunctionNode, outer: Bindings) -> Bindings:
-    """Return what is in scope in a function: its parameters hide what is outside, and stand for nothing known."""
+    """Return the names in scope in a function: its parameters shadow outer names, and stand for nothing known."""
     arguments = function.args
     parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     parameters += [argument for argument in (arguments.vararg, arguments.kwarg) if argument]
@@ -286,16 +286,16 @@ def _inner_bindings(file: PythonFile, function: FunctionNode, outer: Bindings) -
 
 
 class Flow:
-    """Goes through one function, statement by statement, and keeps what may have been triggered last.
+    """Follows one function, statement by statement, and records which events may have been triggered last.
 
-    Branches are ways of their own; a loop is gone through once or not at all, since a phase may well repeat; what
-    follows `return`, `raise`, `break` and `continue` is not reached. A call of a function in view counts as what that
-    function triggers, if it runs then: a generator, and a coroutine that is not awaited, run some other time.
+    Each branch is followed on its own. A loop runs once or not at all, since a phase may repeat. Code after `return`,
+    `raise`, `break` and `continue` is not reached. A call of a given function counts as what that function triggers, if
+    it runs then: a generator, and a coroutine that is not awaited, run at another time.
 
     Args:
         scope: The function.
-        lookup: Says what the names in its file stand for.
-        summary: Says what another function does.
+        lookup: Resolves the names in its file.
+        summary: Returns what another function does.
         order: The declared order of events.
         sites: Takes what is found.
     """
@@ -316,14 +316,14 @@ class Flow:
         self._state: State | None = {}
         self._firsts: list[Site] = []
         self._returns: list[State | None] = []
-        self._emitters: dict[str, Site] = {}  # by the local variables that hold them
+        self._emitters: dict[str, Site] = {}  # by the local variable that holds them
         self._emitted: set[str] = set()
-        self._jumps: list[list[State | None]] = []  # for each loop around, the states at its break and continue
+        self._jumps: list[list[State | None]] = []  # for each enclosing loop, the states at its break and continue
 
     def run(self, body: Sequence[ast.stmt]) -> Summary:
-        """Go through the body of the function."""
+        """Follow the body of the function."""
         self._block(body)
-        # An emitter that is not called here, but named, is called by somebody else: who knows when.
+        # An emitter that is mentioned but not called here may be called elsewhere, at any time.
         named = {
             node.id
             for statement in body
@@ -437,7 +437,7 @@ class Flow:
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 self._visit(test)
                 self._branch([lambda: self._visit(body), lambda: self._visit(orelse)])
-            case ast.Lambda(body=body):  # it is called some other time
+            case ast.Lambda(body=body):  # it runs at another time
                 before = self._state
                 self._state = None
                 self._visit(body)
@@ -455,12 +455,12 @@ class Flow:
             case _ if isinstance(call.func, ast.Name) and call.func.id in self._emitters:
                 self._emitted.add(call.func.id)
                 self._trigger(replace(self._emitters[call.func.id], span=self._lookup.file.span(call.func)))
-            case "emitter":  # not in a variable of this function: who knows when
+            case "emitter":  # not in a variable of this function: it may be called at any time
                 self._sites.triggers += self._event(call)
             case "trigger":
                 for site in self._event(call):
                     self._trigger(site)
-            case "bounded":  # not in a `with` of this function: who knows when
+            case "bounded":  # not in a `with` of this function: it may be entered at any time
                 self._sites.triggers += [site for site in self._sides(call) if site]
             case "subscribe":
                 self._sites.handlers += self._event(call)
@@ -500,7 +500,7 @@ class Flow:
         self._state = {**self._state, module: frozenset([site])}
 
     def _compare(self, site: Site) -> None:
-        """Hold a trigger against all that may have come last before it."""
+        """Compare a trigger with everything that may have come last before it."""
         module = self._order.module_of(site.event)
         lasts = (self._state or {}).get(module or "", ENTRY)
         if None in lasts and site not in self._firsts:
@@ -536,14 +536,14 @@ class Reader:
                 exported.setdefault(path, function)
 
     def read(self) -> None:
-        """Note everything that the files do with events."""
+        """Record everything that the files do with events."""
         for lookup in self._lookups:
             self._flow(lookup, lookup.module).run(lookup.file.tree.body)
         for function in self._home:
             self._summary(function)
 
     def _summary(self, function: FunctionNode) -> Summary | None:
-        """Return what a function does; nothing while that is being found out, as in a recursion."""
+        """Return what a function does; None while that is being computed, as in a recursion."""
         if function not in self._summaries:
             self._summaries[function] = None
             lookup = self._home[function]

@@ -1,4 +1,4 @@
-"""Source."""
+"""Python source for `coverage`: its files, and what the names in them stand for, from file to file."""
 
 import ast
 import os
@@ -9,7 +9,7 @@ from typing import Final
 
 from d9d_codegen.diagnostic import Diagnostic, DiagnosticError, Source, Span
 
-Bindings = dict[str, str | None]  # a name, and the dotted path that it stands for; nothing where that is not known
+Bindings = dict[str, str | None]  # a name, and the dotted path that it stands for; None where that is unknown
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PythonFile:
     tree: ast.Module
 
     def span(self, node: ast.expr | ast.stmt) -> Span:
-        """Return the place of a node, cut at the end of its first line; the parser counts columns in bytes."""
+        """Return the position of a node, cut at the end of its first line; the parser counts columns in bytes."""
         line = self.source.line(node.lineno)
         start = len(line.encode()[: node.col_offset].decode(errors="replace"))
         is_one_line = node.end_lineno == node.lineno and node.end_col_offset is not None
@@ -37,7 +37,7 @@ class PythonFile:
         return Span(node.lineno, start + 1, max(1, end - start))
 
     def imported(self, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
-        """Yield each name that an import binds, and what it stands for; `*` for all the names of a module."""
+        """Yield each name that an import binds and what it stands for; `*` for all names of a module."""
         if isinstance(node, ast.Import):
             for alias in node.names:
                 top = alias.name.partition(".")[0]
@@ -53,22 +53,20 @@ class PythonFile:
 
 
 def python_files(paths: Iterable[Path]) -> list[PythonFile]:
-    """Read files, and all files of Python source in folders, each once, in the order of their paths.
+    """Read files, and all Python files in folders, each once, in the order of their paths.
 
     Raises:
-        DiagnosticError: There is no such path, or a file is no Python source.
+        DiagnosticError: There is no such path, or a file is not Python source.
     """
     found: dict[Path, None] = {}
     diagnostics = []
     for path in paths:
-        if os.path.isdir(path):  # noqa: PTH112 -- a name may be too long, which a Path would raise
+        if os.path.isdir(path):  # noqa: PTH112 -- Path raises where a name is too long
             found |= dict.fromkeys(sorted(path.rglob("*.py")))
         elif os.path.isfile(path):  # noqa: PTH113 -- the same
             found[path] = None
         else:
-            diagnostics.append(
-                Diagnostic(path, "unreadable", "there is no such file or folder", "name one that there is")
-            )
+            diagnostics.append(Diagnostic(path, "unreadable", "there is no such file or folder", "check the path"))
     files = []
     for path in found:
         try:
@@ -80,7 +78,7 @@ def python_files(paths: Iterable[Path]) -> list[PythonFile]:
     if not files:
         shown = Path(", ".join(map(str, paths)))
         raise DiagnosticError(
-            [Diagnostic(shown, "no-source", "there is no Python source here", "name a folder that has some")]
+            [Diagnostic(shown, "no-source", "there is no Python source here", "name a folder with Python files")]
         )
     return files
 
@@ -93,12 +91,12 @@ def _read(path: Path) -> PythonFile:
         line, column = error.lineno or 1, max(1, error.offset or 1)
         source = Source(path, text)
         diagnostic = Diagnostic(
-            path, "bad-python", f"the file does not parse: {error.msg}", "mend it", Span(line, column, 1)
+            path, "bad-python", f"the file does not parse: {error.msg}", "correct it", Span(line, column, 1)
         )
         raise DiagnosticError([_with_line(diagnostic, source.line(line))]) from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DiagnosticError(
-            [Diagnostic(path, "bad-python", f"the file cannot be read: {error}", "mend it")]
+            [Diagnostic(path, "bad-python", f"the file cannot be read: {error}", "correct it")]
         ) from None
     parts = _module_parts(path)
     is_package = path.name == "__init__.py"
@@ -120,11 +118,11 @@ def _module_parts(path: Path) -> list[str]:
     return parts
 
 
-_MAX_HOPS: Final = 20  # more re-exports in a row are a circle
+_MAX_HOPS: Final = 20  # a longer chain of re-exports is a cycle
 
 
 class Names:
-    """The module-level names of all files in view.
+    """The module-level names of all given files.
 
     Args:
         files: The files.
@@ -139,7 +137,7 @@ class Names:
         for file in files:
             bindings, stars = self._own[file.source.path] = ({}, [])
             bind(file, file.tree.body, bindings, stars)
-            self._bindings.setdefault(file.module, bindings)  # scripts of several folders may share a name
+            self._bindings.setdefault(file.module, bindings)  # scripts in different folders may share a name
             self._stars.setdefault(file.module, stars)
 
     def of(self, file: PythonFile) -> Bindings:
@@ -147,12 +145,12 @@ class Names:
         return self._own[file.source.path][0]
 
     def resolve(self, node: ast.expr, bindings: Bindings, file: PythonFile) -> str | None:
-        """Return the full dotted path that an expression stands for, or nothing where that cannot be told.
+        """Return the full dotted path that an expression stands for, or None where it is unknown.
 
         Args:
             node: A name, or an attribute of one.
             bindings: The names in scope.
-            file: The file that it stands in.
+            file: The file that contains it.
         """
         dotted = _dotted(node)
         if dotted is None:
@@ -168,7 +166,7 @@ class Names:
         return None
 
     def _follow(self, path: str) -> str:
-        """Return what a path stands for once the re-exports of the files in view are followed."""
+        """Return what a path stands for after following the re-exports of the given files."""
         for _ in range(_MAX_HOPS):
             module, _, name = path.rpartition(".")
             onwards = None if path in self._declared else self._bindings.get(module, {}).get(name)
@@ -184,13 +182,13 @@ class Names:
 
 
 def bind(file: PythonFile, body: Iterable[ast.stmt], bindings: Bindings, stars: list[str] | None = None) -> None:
-    """Enter what a block of statements binds, but for the insides of functions and classes.
+    """Add what a block of statements binds, except inside functions and classes.
 
     Args:
-        file: The file that the block stands in.
+        file: The file that contains the block.
         body: The statements.
         bindings: The names in scope; changed.
-        stars: Takes the modules all of whose names are imported.
+        stars: Takes the modules from which all names are imported.
     """
     for statement in body:
         match statement:
@@ -225,7 +223,7 @@ def blocks(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
 
 
 def _assign(file: PythonFile, target: ast.expr, value: ast.expr, bindings: Bindings) -> None:
-    """Enter an assignment: another name for something known, or something new of this module."""
+    """Add an assignment: another name for something known, or a new name of this module."""
     if not isinstance(target, ast.Name):
         return
     dotted = _dotted(value)
@@ -234,7 +232,7 @@ def _assign(file: PythonFile, target: ast.expr, value: ast.expr, bindings: Bindi
     if known:
         bindings[target.id] = f"{known}.{rest}" if rest else known
     else:
-        bindings[target.id] = f"{file.module}.{dotted or target.id}"  # which a star may have brought
+        bindings[target.id] = f"{file.module}.{dotted or target.id}"  # possibly imported by a star
 
 
 def _dotted(node: ast.expr) -> str | None:

@@ -1,4 +1,4 @@
-"""Change."""
+"""One change between two versions of a catalogue: what it is, whom it breaks, and its positions in both."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -23,7 +23,7 @@ class Kind(NamedTuple):
 
     Attributes:
         effect: Whom it breaks.
-        advice: What follows from it, and what to do.
+        advice: The consequence, and what to do.
     """
 
     effect: Effect
@@ -33,55 +33,55 @@ class Kind(NamedTuple):
 _DEPRECATE: Final = "deprecate it in one version, and remove it in a later one"
 _RENAME: Final = "keep the old name with `deprecated: {since: …, replaced_by: …}`"
 KINDS: Final = {
-    "constant-renamed": Kind(Effect.HANDLERS, f"the old constant cannot be imported any more: {_RENAME}"),
+    "constant-renamed": Kind(Effect.HANDLERS, f"the old constant can no longer be imported: {_RENAME}"),
     "context-added": Kind(Effect.COMPATIBLE, "nothing has to change"),
     "context-changed": Kind(
-        Effect.HANDLERS, "handlers take the old context: keep it, or deprecate the old one in favour of the new"
+        Effect.HANDLERS, "handlers take the old context: keep it, or add a new event and deprecate this one"
     ),
-    "context-removed": Kind(Effect.HANDLERS, f"handlers that are annotated with it cannot be imported: {_DEPRECATE}"),
-    "default-added": Kind(Effect.COMPATIBLE, "triggers may leave the field out now"),
-    "default-changed": Kind(Effect.COMPATIBLE, "triggers that leave the field out mean the new default"),
-    "default-removed": Kind(Effect.TRIGGERS, "triggers that leave the field out fail: keep a default"),
-    "deprecated": Kind(Effect.COMPATIBLE, "what uses it goes on working, and is warned"),
+    "context-removed": Kind(Effect.HANDLERS, f"handlers annotated with it can no longer be imported: {_DEPRECATE}"),
+    "default-added": Kind(Effect.COMPATIBLE, "triggers may now omit the field"),
+    "default-changed": Kind(Effect.COMPATIBLE, "triggers that omit the field now use the new default"),
+    "default-removed": Kind(Effect.TRIGGERS, "triggers that omit the field fail: keep a default"),
+    "deprecated": Kind(Effect.COMPATIBLE, "it still works, with a warning"),
     "documentation-changed": Kind(Effect.COMPATIBLE, "nothing has to change"),
     "event-added": Kind(Effect.COMPATIBLE, "nothing has to change"),
     "event-removed": Kind(
-        Effect.HANDLERS, f"handlers of it cannot be imported, and nothing can trigger it: {_DEPRECATE}"
+        Effect.HANDLERS, f"its handlers can no longer be imported, and nothing can trigger it: {_DEPRECATE}"
     ),
-    "field-added": Kind(Effect.COMPATIBLE, "triggers may leave it out"),
+    "field-added": Kind(Effect.COMPATIBLE, "triggers may omit it"),
     "field-removed": Kind(Effect.HANDLERS, f"handlers that read it fail, and so do triggers that set it: {_DEPRECATE}"),
     "field-required": Kind(Effect.TRIGGERS, "triggers that do not set it fail: give it a default"),
     "id-changed": Kind(
         Effect.HANDLERS,
-        "what knows the event by its id misses it: keep the id, or add a new event and deprecate this one",
+        "what refers to the event by its id no longer finds it: keep the id, or add a new event and deprecate this one",
     ),
     "module-added": Kind(Effect.COMPATIBLE, "nothing has to change"),
-    "module-removed": Kind(Effect.HANDLERS, "what imports it fails: deprecate what is in it first"),
+    "module-removed": Kind(Effect.HANDLERS, "importing it fails: deprecate its contents first"),
     "occurrence-changed": Kind(Effect.LIFECYCLE, "runs may show the event more or less often than before"),
-    "order-changed": Kind(Effect.LIFECYCLE, "runs show the event at another place than before"),
+    "order-changed": Kind(Effect.LIFECYCLE, "runs show the event at another position"),
     "package-changed": Kind(Effect.HANDLERS, "every import of an event or a context fails: keep the package"),
-    "phase-added": Kind(Effect.LIFECYCLE, "runs pass through one phase more"),
-    "phase-changed": Kind(Effect.LIFECYCLE, "runs pass through the phase in another way than before"),
-    "phase-moved": Kind(Effect.LIFECYCLE, "runs pass through the phases in another order"),
+    "phase-added": Kind(Effect.LIFECYCLE, "runs have one more phase"),
+    "phase-changed": Kind(Effect.LIFECYCLE, "runs show the phase more or less often than before"),
+    "phase-moved": Kind(Effect.LIFECYCLE, "runs show the phases in another order"),
     "phase-of-event-changed": Kind(Effect.LIFECYCLE, "runs show the event in another phase"),
-    "phase-removed": Kind(Effect.LIFECYCLE, "runs pass through one phase less"),
+    "phase-removed": Kind(Effect.LIFECYCLE, "runs have one phase less"),
     "replacement-changed": Kind(
-        Effect.HANDLERS, "what uses the old name means something else now: keep the replacement, or remove the name"
+        Effect.HANDLERS, "the old name now means something else: keep the replacement, or remove the name"
     ),
     "stability-changed": Kind(Effect.COMPATIBLE, "nothing has to change"),
     "type-changed": Kind(
-        Effect.BOTH, "handlers and triggers both mean the old type: add a new field, and deprecate this one"
+        Effect.BOTH, "handlers and triggers both expect the old type: add a new field, and deprecate this one"
     ),
-    "type-narrowed": Kind(Effect.TRIGGERS, "triggers may give what is not allowed any more: keep the wider type"),
+    "type-narrowed": Kind(Effect.TRIGGERS, "triggers may pass what is no longer allowed: keep the wider type"),
     "type-respelt": Kind(Effect.COMPATIBLE, "it means the same"),
     "type-widened": Kind(
-        Effect.HANDLERS, "handlers may be given what they do not expect: keep the narrower type, or add a field"
+        Effect.HANDLERS, "handlers may receive what they do not expect: keep the narrower type, or add a field"
     ),
     "undeprecated": Kind(Effect.COMPATIBLE, "nothing has to change"),
 }
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """A piece of text of one version."""
 
     source: Source
@@ -95,16 +95,16 @@ class Change:
     Attributes:
         kind: A key of `KINDS`.
         message: What has changed.
-        old: Where that stands in the old version; what holds it where it was not there yet.
-        new: The same of the new version.
-        excuse: Why a breaking change may be made, if it may.
+        old: The position in the old version; that of the parent entry where it did not exist yet.
+        new: The position in the new version; that of the parent entry where it no longer exists.
+        justification: Why a breaking change is allowed, if it is.
     """
 
     kind: str
     message: str
-    old: Place
-    new: Place
-    excuse: str | None = None
+    old: Position
+    new: Position
+    justification: str | None = None
 
     @property
     def effect(self) -> Effect:
@@ -113,15 +113,15 @@ class Change:
 
     @property
     def severity(self) -> str:
-        """How it is told: an error where it must not be made like this."""
+        """An error where the change is breaking and not justified."""
         if self.effect is Effect.COMPATIBLE:
             return "notice"
-        return "warning" if self.effect is Effect.LIFECYCLE or self.excuse else "error"
+        return "warning" if self.effect is Effect.LIFECYCLE or self.justification else "error"
 
     @property
     def remedy(self) -> str:
-        """What follows, and what to do."""
-        because = f" ({self.excuse})" if self.excuse else ""
+        """The consequence, and what to do."""
+        because = f" ({self.justification})" if self.justification else ""
         return f"{self.effect.value}{because}: {KINDS[self.kind].advice}"
 
     def as_diagnostic(self) -> Diagnostic:
@@ -152,12 +152,12 @@ class Change:
         }
 
 
-def excuse(*statuses: Status, removal: bool = False) -> str | None:
-    """Return why something may be changed that was of a status in the old version, if it may.
+def justification(*statuses: Status, removal: bool = False) -> str | None:
+    """Return why an entry of the old version may change, if it may.
 
     Args:
         statuses: The status of the entry, and of all that it is a part of.
-        removal: Whether it is gone altogether, which a deprecation has announced.
+        removal: Whether the entry is removed, which a deprecation has announced.
     """
     deprecated = statuses[0].deprecated if removal and statuses else None
     if deprecated:
@@ -165,14 +165,14 @@ def excuse(*statuses: Status, removal: bool = False) -> str | None:
     return "experimental" if any(status.stability == "experimental" for status in statuses) else None
 
 
-def _line(place: Place) -> str:
+def _line(place: Position) -> str:
     return place.source.line(place.text.span.line)
 
 
-def _shown(place: Place) -> str:
+def _shown(place: Position) -> str:
     return f"{place.source.path}:{place.text.span.line}:{place.text.span.column}"
 
 
-def _position(place: Place) -> dict[str, object]:
+def _position(place: Position) -> dict[str, object]:
     line, column, length = place.text.span
     return {"path": str(place.source.path), "line": line, "column": column, "length": length}

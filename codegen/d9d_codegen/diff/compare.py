@@ -1,4 +1,4 @@
-"""Compare."""
+"""The changes between two versions of a catalogue: its modules, phases, contexts, fields, events and aliases."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from d9d_codegen.catalogue import Catalogue, Context, EventSpec, Field, Module, Phase, Scope
 from d9d_codegen.diagnostic import Text
-from d9d_codegen.diff.change import Change, Place, excuse
+from d9d_codegen.diff.change import Change, Position, justification
 from d9d_codegen.diff.widening import Relation, relation
 from d9d_codegen.expression import BUILTINS, TypeSyntaxError, parse_type
 
@@ -14,10 +14,10 @@ _Entry = TypeVar("_Entry", EventSpec, Field, Context)
 
 
 class Version:
-    """An version.
+    """A version of a catalogue, with the look-ups that a comparison needs.
 
     Args:
-        catalogue: What it declares.
+        catalogue: The catalogue of that version.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -26,29 +26,29 @@ class Version:
         self._scopes = {name: Scope(catalogue, module) for name, module in self.modules.items()}
         self._paths = {f".{path.removeprefix(f'{catalogue.package}.')}": path for path in catalogue.contexts}
 
-    def place(self, text: Text) -> Place:
-        """Return the place of a text of this version."""
-        return Place(self.catalogue.source, text)
+    def position(self, text: Text) -> Position:
+        """Return the position of a text of this version."""
+        return Position(self.catalogue.source, text)
 
     def holder(self, module: str) -> Text:
-        """Return what stands for a module: its name, or the package where there is no such module."""
+        """Return the name of a module, or the package where there is no such module."""
         return self.modules[module].name if module in self.modules else self.catalogue.package
 
     def context_path(self, module: Module, name: str) -> str:
-        """Return what a context's name stands for, whatever the package is called."""
+        """Return what a context's name stands for, independent of the name of the package."""
         path = self._scopes[module.name].resolve(name) or name
         inner = f".{path.removeprefix(f'{self.catalogue.package}.')}"
         return inner if inner in self._paths and self._paths[inner] == path else path
 
     def successor(self, path: str) -> str:
-        """Return the context that a deprecated context is an alias of; any other context itself."""
+        """Return the context that a deprecated context is an alias of; any other context unchanged."""
         context = self.catalogue.contexts[self._paths[path]] if path in self._paths else None
         if context is None or not context.status.replaced_by:
             return path
         return f"{path.rpartition('.')[0]}.{context.status.replaced_by}"
 
     def type_text(self, module: Module, field: Field, following: "Version") -> str:
-        """Return a field's type with each name as what it stands for in the version that follows."""
+        """Return a field's type with each name resolved in the version that follows."""
 
         def spell(name: str) -> str:
             if name in BUILTINS:
@@ -63,17 +63,17 @@ class Version:
 
 
 def event_target(event: EventSpec, module: Module) -> EventSpec:
-    """Return the event that a deprecated event is an alias of; any other event itself."""
+    """Return the event that a deprecated event is an alias of; any other event unchanged."""
     return _target(event, {str(other.name): other for other in module.events})
 
 
 def field_target(field: Field, context: Context) -> Field:
-    """Return the field that a deprecated field is an alias of; any other field itself."""
+    """Return the field that a deprecated field is an alias of; any other field unchanged."""
     return _target(field, {str(other.name): other for other in context.fields})
 
 
 def context_target(context: Context, module: Module) -> Context:
-    """Return the context that a deprecated context is an alias of; any other context itself."""
+    """Return the context that a deprecated context is an alias of; any other context unchanged."""
     return _target(context, {str(other.name): other for other in module.contexts})
 
 
@@ -84,24 +84,25 @@ def _target(entry: _Entry, siblings: dict[str, _Entry]) -> _Entry:
 def status_changes(
     before: Version, after: Version, old: EventSpec | Context | Field, new: EventSpec | Context | Field
 ) -> Iterator[Change]:
-    """Yield what has changed about what is said of an entry that both versions have."""
-    here = before.place(old.name), after.place(new.name)
+    """Yield the changes of an entry's doc and stability."""
+    here = before.position(old.name), after.position(new.name)
     was, now = old.status.deprecated, new.status.deprecated
     if now and not was:
         instead = f", in favour of {now.replaced_by}" if now.replaced_by else ""
-        yield Change("deprecated", f"{new.name} is deprecated{instead}", here[0], after.place(now.key))
+        yield Change("deprecated", f"{new.name} is deprecated{instead}", here[0], after.position(now.key))
     if was and not now:
-        yield Change("undeprecated", f"{new.name} is no longer deprecated", before.place(was.key), here[1])
+        yield Change("undeprecated", f"{new.name} is no longer deprecated", before.position(was.key), here[1])
     if old.status.stability != new.status.stability:
-        says = f"{new.name} is {new.status.stability or 'of no said stability'}"
-        yield Change("stability-changed", f"{says}, and was {old.status.stability or 'of none'}", *here)
+        was_stability, now_stability = (each.status.stability or "unspecified" for each in (old, new))
+        message = f"the stability of {new.name} is {now_stability}, and was {was_stability}"
+        yield Change("stability-changed", message, *here)
     note = (was.since, was.replaced_by, was.note) if was else None
     says_else = now and was and note != (now.since, now.replaced_by, now.note)
     if old.doc.strip() != new.doc.strip():
-        places = before.place(old.doc), after.place(new.doc)
+        places = before.position(old.doc), after.position(new.doc)
         yield Change("documentation-changed", f"the doc of {new.name} has changed", *places)
     elif says_else or old.status.since != new.status.since:
-        yield Change("documentation-changed", f"what is said of {new.name} has changed", *here)
+        yield Change("documentation-changed", f"the version or deprecation of {new.name} has changed", *here)
 
 
 def replacement_changes(
@@ -114,7 +115,7 @@ def replacement_changes(
 
     Args:
         before: The old version.
-        after: The new one.
+        after: The new version.
         old: The entries of one kind and one owner in the old version, by name.
         new: The same of the new version.
     """
@@ -127,9 +128,9 @@ def replacement_changes(
         if stands_for != successor:
             itself = "itself" if stands_for == name else stands_for
             place = new[name].status.replaced_by or new[name].name
-            places = before.place(stood_for), after.place(place)
+            places = before.position(stood_for), after.position(place)
             message = f"{name} stands for {itself}, and stood for {stood_for}"
-            yield Change("replacement-changed", message, *places, excuse(entry.status))
+            yield Change("replacement-changed", message, *places, justification(entry.status))
 
 
 _PHASE_FLAGS = ("repeats", "optional", "anytime", "terminal")
@@ -137,29 +138,29 @@ _EVENT_FLAGS = ("repeats", "optional")
 
 
 def phase_changes(before: Version, after: Version, module: str) -> Iterator[Change]:
-    """Yield what has changed about the phases of a module of both versions, and about the order of its events."""
+    """Yield the changes of a module's phases, and of the order of its events."""
     if module not in after.modules:
         return
     old = {str(phase.name): phase for phase in before.modules[module].phases}
     new = {str(phase.name): phase for phase in after.modules[module].phases}
     for name, phase in old.items():
         if name not in new:
-            place = after.place(after.holder(module))
-            yield Change("phase-removed", f"{module} has no phase {name} any more", before.place(phase.name), place)
+            place = after.position(after.holder(module))
+            yield Change("phase-removed", f"{module} no longer has a phase {name}", before.position(phase.name), place)
             continue
         yield from _flag_changes(before, after, phase, new[name])
     for name, phase in new.items():
         if name not in old:
-            place = before.place(before.holder(module))
-            yield Change("phase-added", f"{module} has a new phase {name}", place, after.place(phase.name))
+            place = before.position(before.holder(module))
+            yield Change("phase-added", f"{module} has a new phase {name}", place, after.position(phase.name))
     for name in moved([name for name in old if name in new], [name for name in new if name in old]):
-        message = f"the phase {name} stands at another place in the order of {module}"
-        yield Change("phase-moved", message, before.place(old[name].name), after.place(new[name].name))
+        message = f"the phase {name} has another position in {module}"
+        yield Change("phase-moved", message, before.position(old[name].name), after.position(new[name].name))
     yield from _order_changes(before, after, module)
 
 
 def occurrence(entry: Phase | EventSpec) -> str:
-    """Return the flags of an entry, as they are declared."""
+    """Return the flags of an entry, as declared."""
     flags = _PHASE_FLAGS if isinstance(entry, Phase) else _EVENT_FLAGS
     return ", ".join(flag for flag in flags if getattr(entry, flag)) or "no flags"
 
@@ -167,11 +168,11 @@ def occurrence(entry: Phase | EventSpec) -> str:
 def moved(old: Sequence[str], new: Sequence[str]) -> list[str]:
     """Return the fewest items that have to move to turn one order into the other.
 
-    The others are the longest subsequence that both orders share: patience sorting.
+    The items that stay are a longest common subsequence, found by patience sorting.
 
     Args:
         old: Items, each once.
-        new: The same items.
+        new: The same items in another order.
     """
     positions = {name: at for at, name in enumerate(old)}
     tops: list[int] = []  # the smallest last position of an increasing subsequence of each length
@@ -190,17 +191,17 @@ def moved(old: Sequence[str], new: Sequence[str]) -> list[str]:
 
 
 def _flag_changes(before: Version, after: Version, old: Phase, new: Phase) -> Iterator[Change]:
-    places = before.place(old.name), after.place(new.name)
+    places = before.position(old.name), after.position(new.name)
     if occurrence(old) != occurrence(new):
         message = f"the phase {new.name} has {occurrence(new)}, and had {occurrence(old)}"
         yield Change("phase-changed", message, *places)
     if old.doc.strip() != new.doc.strip():
-        doc_places = before.place(old.doc), after.place(new.doc)
+        doc_places = before.position(old.doc), after.position(new.doc)
         yield Change("documentation-changed", f"the doc of phase {new.name} has changed", *doc_places)
 
 
 def _order_changes(before: Version, after: Version, module: str) -> Iterator[Change]:
-    """Yield the events that are triggered at another place; a renamed event stands where its old name stood."""
+    """Yield the events that moved; a renamed event takes the position of its old name."""
     old_module, new_module = before.modules[module], after.modules[module]
     targets = {str(event.name): event_target(event, new_module) for event in new_module.events}
     by_id = {str(event.id): event for event in new_module.events}
@@ -211,12 +212,12 @@ def _order_changes(before: Version, after: Version, module: str) -> Iterator[Cha
             old.setdefault(str(found.name), event)
     new = {str(event.name): event for event in new_module.events if event.name in old}
     for name in moved([name for name in old if name in new], list(new)):
-        message = f"{name} stands at another place in the order of {module}"
-        yield Change("order-changed", message, before.place(old[name].name), after.place(new[name].name))
+        message = f"{name} has another position in {module}"
+        yield Change("order-changed", message, before.position(old[name].name), after.position(new[name].name))
 
 
 def event_changes(before: Version, after: Version, module: str) -> Iterator[Change]:
-    """Yield what has changed about the events of a module that at least one version has."""
+    """Yield the changes of the events of a module that exists in at least one version."""
     old_events = before.modules[module].events if module in before.modules else ()
     new_events = after.modules[module].events if module in after.modules else ()
     old = {str(event.name): event for event in old_events}
@@ -231,49 +232,49 @@ def event_changes(before: Version, after: Version, module: str) -> Iterator[Chan
             yield from _renamed(before, after, event, successor)
             yield from _content(before, after, module, event, successor)
         else:
-            message, place = f"{module} has no event {name} any more", after.place(after.holder(module))
-            reason = excuse(event.status, removal=True)
-            yield Change("event-removed", message, before.place(event.name), place, reason)
+            message, place = f"{module} no longer has an event {name}", after.position(after.holder(module))
+            reason = justification(event.status, removal=True)
+            yield Change("event-removed", message, before.position(event.name), place, reason)
     for event in renamed.values():
-        message, place = f"{module} has a new event {event.name}", before.place(before.holder(module))
-        yield Change("event-added", message, place, after.place(event.name))
+        message, place = f"{module} has a new event {event.name}", before.position(before.holder(module))
+        yield Change("event-added", message, place, after.position(event.name))
 
 
 def _renamed(before: Version, after: Version, old: EventSpec, new: EventSpec) -> Iterator[Change]:
     message = f'the constant of "{new.id}" is {new.name}, and was {old.name}'
-    places = before.place(old.name), after.place(new.name)
-    yield Change("constant-renamed", message, *places, excuse(old.status, removal=True))
+    places = before.position(old.name), after.position(new.name)
+    yield Change("constant-renamed", message, *places, justification(old.status, removal=True))
 
 
 def _kept(before: Version, after: Version, module: str, old: EventSpec, new: EventSpec) -> Iterator[Change]:
-    """Yield what has changed about an event whose constant is still there."""
+    """Yield the changes of an event whose constant still exists."""
     yield from status_changes(before, after, old, new)
     was, stands_for = event_target(old, before.modules[module]), event_target(new, after.modules[module])
     if was is old and stands_for is new and old.id != new.id:
         message = f'the id of {new.name} is "{new.id}", and was "{old.id}"'
-        yield Change("id-changed", message, before.place(old.id), after.place(new.id), excuse(old.status))
-    if was is old:  # what an alias stood for is compared on its own
+        yield Change("id-changed", message, before.position(old.id), after.position(new.id), justification(old.status))
+    if was is old:  # the target of an alias is compared on its own
         yield from _content(before, after, module, old, stands_for)
 
 
 def _content(before: Version, after: Version, module: str, old: EventSpec, new: EventSpec) -> Iterator[Change]:
-    """Yield what has changed about the moment itself, whatever it is called."""
+    """Yield the changes of the moment itself, independent of its name."""
     old_path = after.successor(before.context_path(before.modules[module], old.context))
     new_path = after.successor(after.context_path(after.modules[module], new.context))
     if old_path != new_path:
         message = f'the context of {new.name} is "{new.context}", and was "{old.context}"'
-        places = before.place(old.context), after.place(new.context)
-        yield Change("context-changed", message, *places, excuse(old.status))
+        places = before.position(old.context), after.position(new.context)
+        yield Change("context-changed", message, *places, justification(old.status))
     if old.phase != new.phase:
         message = f"{new.name} belongs to phase {new.phase}, and belonged to {old.phase}"
-        yield Change("phase-of-event-changed", message, before.place(old.phase), after.place(new.phase))
+        yield Change("phase-of-event-changed", message, before.position(old.phase), after.position(new.phase))
     if occurrence(old) != occurrence(new):
         message = f"{new.name} has {occurrence(new)}, and had {occurrence(old)}"
-        yield Change("occurrence-changed", message, before.place(old.name), after.place(new.name))
+        yield Change("occurrence-changed", message, before.position(old.name), after.position(new.name))
 
 
-class _Pair(NamedTuple):
-    """A context in both versions, and the module that has it."""
+class _ContextPair(NamedTuple):
+    """A context in both versions, and its module."""
 
     before: Version
     after: Version
@@ -283,7 +284,7 @@ class _Pair(NamedTuple):
 
 
 def context_changes(before: Version, after: Version, module: str) -> Iterator[Change]:
-    """Yield what has changed about the contexts of a module that at least one version has."""
+    """Yield the changes of the contexts of a module that exists in at least one version."""
     old = (
         {str(context.name): context for context in before.modules[module].contexts} if module in before.modules else {}
     )
@@ -291,21 +292,21 @@ def context_changes(before: Version, after: Version, module: str) -> Iterator[Ch
     yield from replacement_changes(before, after, old, new)
     for name, context in old.items():
         if name not in new:
-            message, place = f"{module} has no context {name} any more", after.place(after.holder(module))
-            reason = excuse(context.status, removal=True)
-            yield Change("context-removed", message, before.place(context.name), place, reason)
+            message, place = f"{module} no longer has a context {name}", after.position(after.holder(module))
+            reason = justification(context.status, removal=True)
+            yield Change("context-removed", message, before.position(context.name), place, reason)
             continue
         yield from status_changes(before, after, context, new[name])
         if context_target(context, before.modules[module]) is context:
             stands_for = context_target(new[name], after.modules[module])
-            yield from _field_changes(_Pair(before, after, module, context, stands_for))
+            yield from _field_changes(_ContextPair(before, after, module, context, stands_for))
     for name, context in new.items():
         if name not in old:
-            message, place = f"{module} has a new context {name}", before.place(before.holder(module))
-            yield Change("context-added", message, place, after.place(context.name))
+            message, place = f"{module} has a new context {name}", before.position(before.holder(module))
+            yield Change("context-added", message, place, after.position(context.name))
 
 
-def _field_changes(pair: _Pair) -> Iterator[Change]:
+def _field_changes(pair: _ContextPair) -> Iterator[Change]:
     before, after, _, old_context, new_context = pair
     old = {str(field.name): field for field in old_context.fields}
     new = {str(field.name): field for field in new_context.fields}
@@ -313,9 +314,11 @@ def _field_changes(pair: _Pair) -> Iterator[Change]:
     yield from replacement_changes(before, after, old, new)
     for name, field in old.items():
         if name not in new:
-            message = f"{new_context.name} has no field {name} any more"
-            reason = excuse(field.status, old_context.status, removal=True)
-            yield Change("field-removed", message, before.place(field.name), after.place(new_context.name), reason)
+            message = f"{new_context.name} no longer has a field {name}"
+            reason = justification(field.status, old_context.status, removal=True)
+            yield Change(
+                "field-removed", message, before.position(field.name), after.position(new_context.name), reason
+            )
             continue
         yield from status_changes(before, after, field, new[name])
         stands_for = field_target(new[name], new_context)
@@ -324,29 +327,31 @@ def _field_changes(pair: _Pair) -> Iterator[Change]:
         if field_target(field, old_context) is field:
             yield from _value_changes(pair, field, stands_for)
         elif stands_for is new[name] and stands_for.default is None:
-            message = f"{name} is a field of its own now, without a default"
-            places = before.place(field.name), after.place(stands_for.name)
-            yield Change("field-required", message, *places, excuse(old_context.status))
+            message = f"{name} is now a field of its own, without a default"
+            places = before.position(field.name), after.position(stands_for.name)
+            yield Change("field-required", message, *places, justification(old_context.status))
     for name, field in new.items():
         if name not in old:
             is_optional = field.default is not None or name in replacing
             message = f"{new_context.name} has a new field {name}"
-            places = before.place(old_context.name), after.place(field.name)
+            places = before.position(old_context.name), after.position(field.name)
             if is_optional:
                 yield Change("field-added", message, *places)
             else:
-                yield Change("field-required", f"{message} without a default", *places, excuse(old_context.status))
+                yield Change(
+                    "field-required", f"{message} without a default", *places, justification(old_context.status)
+                )
 
 
-def _value_changes(pair: _Pair, old: Field, new: Field) -> Iterator[Change]:
+def _value_changes(pair: _ContextPair, old: Field, new: Field) -> Iterator[Change]:
     before, after, module, old_context, _ = pair
-    reason = excuse(old.status, old_context.status)
+    reason = justification(old.status, old_context.status)
     old_type = before.type_text(before.modules[module], old, after)
     new_type = after.type_text(after.modules[module], new, after)
     kinds = {Relation.WIDENED: "type-widened", Relation.NARROWED: "type-narrowed", Relation.CHANGED: "type-changed"}
     found = relation(old_type, new_type)
     message = f'the type of {new.name} is "{new.type.strip()}", and was "{old.type.strip()}"'
-    places = before.place(old.type), after.place(new.type)
+    places = before.position(old.type), after.position(new.type)
     if found in kinds:
         yield Change(kinds[found], message, *places, reason)
     elif old_type != new_type:
@@ -354,19 +359,21 @@ def _value_changes(pair: _Pair, old: Field, new: Field) -> Iterator[Change]:
     yield from _default_changes(pair, old, new, reason)
 
 
-def _default_changes(pair: _Pair, old: Field, new: Field, reason: str | None) -> Iterator[Change]:
+def _default_changes(pair: _ContextPair, old: Field, new: Field, reason: str | None) -> Iterator[Change]:
     before, after = pair.before, pair.after
     if old.default == new.default:
         return
     if new.default is None:
-        message = f"{new.name} has no default any more"
-        yield Change("default-removed", message, before.place(old.default or old.name), after.place(new.name), reason)
+        message = f"{new.name} no longer has a default"
+        yield Change(
+            "default-removed", message, before.position(old.default or old.name), after.position(new.name), reason
+        )
     elif old.default is None:
-        message = f"{new.name} has a default now"
-        yield Change("default-added", message, before.place(old.name), after.place(new.default))
+        message = f"{new.name} now has a default"
+        yield Change("default-added", message, before.position(old.name), after.position(new.default))
     else:
         message = f"the default of {new.name} is {new.default}, and was {old.default}"
-        yield Change("default-changed", message, before.place(old.default), after.place(new.default))
+        yield Change("default-changed", message, before.position(old.default), after.position(new.default))
 
 
 def compare(old: Catalogue, new: Catalogue) -> list[Change]:
@@ -382,7 +389,9 @@ def compare(old: Catalogue, new: Catalogue) -> list[Change]:
     for name, module in after.modules.items():
         if name not in before.modules:
             message = f"there is a new module {name}"
-            changes.append(Change("module-added", message, before.place(before.holder(name)), after.place(module.name)))
+            changes.append(
+                Change("module-added", message, before.position(before.holder(name)), after.position(module.name))
+            )
             changes += context_changes(before, after, name)
             changes += event_changes(before, after, name)
     return sorted(changes, key=lambda change: (change.new.text.span, change.old.text.span, change.kind, change.message))
@@ -392,17 +401,17 @@ def _package_changes(before: Version, after: Version) -> Iterator[Change]:
     old, new = before.catalogue.package, after.catalogue.package
     if old != new:
         message = f'the package is "{new}", and was "{old}"'
-        yield Change("package-changed", message, before.place(old), after.place(new))
+        yield Change("package-changed", message, before.position(old), after.position(new))
 
 
 def _removed(before: Version, after: Version, module: Module) -> Change:
-    """Return the removal of a module, which is excused where that of everything in it is."""
+    """Return the removal of a module, which is justified where the removal of everything in it is."""
     statuses = [event.status for event in module.events] + [context.status for context in module.contexts]
-    excuses = [excuse(status, removal=True) for status in statuses]
+    justifications = [justification(status, removal=True) for status in statuses]
     return Change(
         "module-removed",
-        f"there is no module {module.name} any more",
-        before.place(module.name),
-        after.place(after.holder(module.name)),
-        excuses[0] if excuses and all(excuses) else None,
+        f"the module {module.name} no longer exists",
+        before.position(module.name),
+        after.position(after.holder(module.name)),
+        justifications[0] if justifications and all(justifications) else None,
     )

@@ -1,4 +1,4 @@
-"""Types."""
+"""How the type of a field has changed: whether it allows more values than before, or fewer."""
 
 import ast
 import builtins
@@ -15,7 +15,7 @@ _PROMOTED: Final = {("int", "float"), ("bool", "float"), ("int", "complex"), ("f
 
 
 class Relation(Enum):
-    """What has become of a type."""
+    """The relation of a new type to the old one."""
 
     SAME = "same"
     WIDENED = "widened"
@@ -24,10 +24,10 @@ class Relation(Enum):
 
 
 def relation(old: str, new: str) -> Relation:
-    """Compare two type expressions whose names stand for the same things.
+    """Compare two type expressions whose names have the same meaning.
 
-    Both are taken as sets of alternatives. Arguments of generics are not looked into: `list[bool]` is no `list[int]`,
-    and whether another generic is covariant cannot be told from a catalogue.
+    Both are treated as sets of alternatives. Arguments of generics are not compared: `list[bool]` is not a `list[int]`,
+    and a catalogue does not say whether another generic is covariant.
     """
     try:
         before, after = _members(_parse(old)), _members(_parse(new))
@@ -35,7 +35,7 @@ def relation(old: str, new: str) -> Relation:
         return Relation.SAME if old.split() == new.split() else Relation.CHANGED
     is_wider = _covers(after, before)
     is_narrower = _covers(before, after)
-    if is_wider and is_narrower:  # Any and object hold the same values, but only Any may be used without a look
+    if is_wider and is_narrower:  # Any and object hold the same values, but only Any can be used without a check
         return Relation.WIDENED if _ANY in before and _ANY not in after else Relation.SAME
     if is_wider:
         return Relation.WIDENED
@@ -70,7 +70,7 @@ def _subscript_members(generic: str, argument: ast.expr) -> frozenset[str]:
 
 
 def _text(node: ast.expr) -> str:
-    """Return an expression in one spelling, unions within it in alphabetical order."""
+    """Return an expression in canonical form, with unions in alphabetical order."""
     match node:
         case ast.BinOp() | ast.Subscript():
             return " | ".join(sorted(_members(node)))

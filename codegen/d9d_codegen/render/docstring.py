@@ -1,4 +1,4 @@
-"""Docstrings."""
+"""Docstrings: any text as Python source that reads back as that text and passes the formatter and the linter."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -23,10 +23,10 @@ class Docstring:
     """The source of one docstring.
 
     Args:
-        text: What it says.
-        attributes: Names and their meanings, for a section below the text.
+        text: Its text.
+        attributes: Names and their meanings, for an `Attributes:` section below the text.
         indent: The number of spaces before it.
-        width: The longest line that is wanted.
+        width: The longest line allowed, where the text has spaces to break at.
     """
 
     def __init__(self, text: str, attributes: Iterable[tuple[str, str]] = (), indent: int = 0, width: int = 88) -> None:
@@ -41,14 +41,14 @@ class Docstring:
         self._summary, self._body = self._layout(text, attributes)
 
     def __str__(self) -> str:
-        """Return the source, with the margin before each line but the first."""
+        """Return the source, with the indentation before each line but the first."""
         if not self._closes_below:
             return f'{self._prefix}{self._summary}"""'
         lines = [line and self._margin + line for line in self._body]
         return "\n".join([self._prefix + self._summary, *lines, self._margin + '"""'])
 
     def lint_codes(self) -> set[str]:
-        """Return the checks of pydocstyle that the text, as it was typed, does not live up to."""
+        """Return the pydocstyle codes that the text, as typed, violates."""
         codes = set()
         if self._summary[-1] not in ".?!":
             codes.add("D415")
@@ -93,12 +93,12 @@ class Docstring:
 
 
 def wrap(line: str, width: int, hanging: int = 0) -> list[str]:
-    """Break a line at its spaces; what has no spaces stays whole.
+    """Break a line at its spaces; words stay whole.
 
     Args:
         line: The line, with its indentation.
-        width: The longest line that is wanted.
-        hanging: By how much all lines but the first are indented further.
+        width: The longest line allowed.
+        hanging: The additional indentation of all lines but the first.
     """
     indentation = " " * (len(line) - len(line.lstrip(" ")))
     first, *others = _WORD.findall(line.rstrip(" ")) or [""]
@@ -108,7 +108,7 @@ def wrap(line: str, width: int, hanging: int = 0) -> list[str]:
         room -= width_of(word)
         if room < 0:
             lines.append("".join(current))
-            word = indentation + " " * hanging + word.lstrip(" ")  # noqa: PLW2901 -- the spaces give way to the break
+            word = indentation + " " * hanging + word.lstrip(" ")  # noqa: PLW2901 -- the break replaces the spaces
             room = width - width_of(word)
             current = []
         current.append(word)
@@ -116,7 +116,7 @@ def wrap(line: str, width: int, hanging: int = 0) -> list[str]:
 
 
 def _break_after_sentence(line: str, room: int) -> tuple[str, list[str]]:
-    """Break a first line that is too long: after its first sentence if that fits, with a blank line below."""
+    """Break a long first line after its first sentence, with a blank line below, if that sentence fits."""
     match = _SENTENCE_END.search(line)
     if match and width_of(line[: match.start()]) <= room:
         return line[: match.start()], ["", line[match.end() :].lstrip(" ")]
@@ -125,7 +125,7 @@ def _break_after_sentence(line: str, room: int) -> tuple[str, list[str]]:
 
 
 def _tidy(text: str) -> str:
-    """Return a text without the spaces that mean nothing, all its lines but the first as far to the left as can be."""
+    """Return a text without trailing spaces and common indentation."""
     first, line_break, rest = text.strip().expandtabs(4).partition("\n")
     lines = [line.rstrip(" ") for line in (first + line_break + dedent(rest)).split("\n")]
     return "\n".join(lines)
@@ -140,7 +140,7 @@ def _may_be_raw(text: str, *, alone: bool) -> bool:
 
 
 def _escaped_quotes(quotes: re.Match[str]) -> str:
-    """Return three or more quotes in the one way that neither ends a docstring nor offends the linter."""
+    """Return three or more quotes in the one form that neither ends a docstring nor violates a lint rule."""
     triples, rest = divmod(len(quotes[0]), 3)
     return r"\"\"\"" * triples + r"\u0022" * rest
 

@@ -1,4 +1,4 @@
-"""Index."""
+"""The index of a catalogue, `index.json`: what type checkers and recorders of runs need, as data."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,9 +13,9 @@ def index_text(catalogue: Catalogue, generated_by: str, files: Iterable[str]) ->
     """Return the text of `index.json`.
 
     Args:
-        catalogue: A catalogue without diagnostics.
-        generated_by: Says where the index comes from.
-        files: The files that are the catalogue's own, whatever they hold, relative to the project's root.
+        catalogue: A valid catalogue.
+        generated_by: The notice about its origin.
+        files: The generated files, relative to the project's root.
     """
     content = {
         "package": catalogue.package,
@@ -76,7 +76,7 @@ def _context(context: Context) -> dict[str, object]:
 
 
 def _aliases(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the deprecated names that a module has, those of its contexts' fields too, each with all that is known."""
+    """Yield the deprecated names of a module, those of fields included, with everything that is known about them."""
     prefix = f"{catalogue.package}.{module.name}"
     for entry, target in aliases(catalogue, module):
         replacement = target if "." in target else f"{prefix}.{target}"

@@ -1,4 +1,8 @@
-"""Pages."""
+"""API pages: the content of the page of one module, its state diagram, and text as Markdown.
+
+Mermaid draws no edge between inner states of two composite states. So each phase is a diagram of its own events, and
+the edges between phases connect the phases themselves.
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,26 +14,26 @@ from d9d_codegen.diagnostic import is_invisible
 from d9d_codegen.expression import parse_type
 from d9d_codegen.lifecycle import Lifecycle, neighbours
 
-_SPECIAL: Final = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # within a word an underscore means itself
-_BLOCK: Final = re.compile(r"^(?:([#+=:-])|(\d{1,9})([.)]))")  # what begins a heading, a list or a rule
+_SPECIAL: Final = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # within a word an underscore is literal
+_BLOCK: Final = re.compile(r"^(?:([#+=:-])|(\d{1,9})([.)]))")  # the start of a heading, a list or a rule
 _ENTITIES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _BACKTICKS: Final = re.compile("`+")
 
 
 def prose(text: str) -> str:
-    """Return a text as paragraphs; its lines stay lines."""
+    """Return a text as Markdown paragraphs that keep its line breaks."""
     lines = [_line(line) for line in text.strip().expandtabs(4).split("\n")]
     ends = ["\\" if line and following else "" for line, following in zip(lines, [*lines[1:], ""], strict=True)]
     return "\n".join(line + end for line, end in zip(lines, ends, strict=True))
 
 
 def cell(text: str) -> str:
-    """Return a text as one line, for a table."""
+    """Return a text as one line of Markdown, for a table."""
     return "<br>".join(_line(line) for line in text.strip().expandtabs(4).split("\n"))
 
 
 def code(text: str) -> str:
-    """Return a text set as code, for a table too."""
+    """Return a text as inline code, for tables too."""
     longest = max(map(len, _BACKTICKS.findall(text)), default=0)
     fence = "`" * (longest + 1)
     inner = " ".join(text.split()).replace("|", "\\|")
@@ -53,11 +57,11 @@ def _visible(char: str) -> str:
     return f"&#x{ord(char):x};" if is_invisible(char) else char
 
 
-_EDGE: Final = "[*]"  # the beginning of a diagram on the left of an arrow, its end on the right
+_EDGE: Final = "[*]"  # the start of a diagram to the left of an arrow, its end to the right
 
 
 def state_diagram(module: Module) -> str:
-    """Return the text of a module's diagram, without the fence around it."""
+    """Return the Mermaid diagram of a module's runs, without the fence around it."""
     lines = ["stateDiagram-v2", *_indented(_whole(module))]
     return "\n".join(lines)
 
@@ -100,7 +104,7 @@ def _inner(module: Module, phase: Phase) -> Iterator[str]:
 
 
 def _label(entry: Phase | EventSpec) -> str:
-    """Return what a state is called: phases are told by a word, events by their ids; neither can hold a quote."""
+    """Return the label of a state: the name of a phase or the id of an event; neither can contain a quote."""
     if isinstance(entry, EventSpec):
         return str(entry.id)
     return f"{entry.name}, at any time" if entry.anytime else str(entry.name)
@@ -118,7 +122,7 @@ Uses = dict[str, list[tuple[Module, EventSpec]]]
 
 
 def uses(catalogue: Catalogue) -> Uses:
-    """Return, for the full dotted path of each context, the events that have it, with their modules."""
+    """Return the events of each context, with their modules, by the context's full dotted path."""
     found: Uses = {}
     for module in catalogue.modules:
         scope = Scope(catalogue, module)
@@ -131,9 +135,9 @@ class Page:
     """The API page of one module.
 
     Args:
-        catalogue: A catalogue without diagnostics.
-        module: The module in question.
-        used: What `uses` says of the catalogue.
+        catalogue: A valid catalogue.
+        module: The module.
+        used: The result of `uses` for the catalogue.
     """
 
     def __init__(self, catalogue: Catalogue, module: Module, used: Uses) -> None:
@@ -151,7 +155,7 @@ class Page:
             yield phase, [event for event in self.module.own_events if event.phase == phase.name]
 
     def context_link(self, name: str) -> str:
-        """Return a link to a context; only its path where it is of another catalogue."""
+        """Return a link to a context; only its path where it belongs to another catalogue."""
         path = self._scope.resolve(name) or name
         if path not in self._catalogue.contexts:
             return code(path)
@@ -163,18 +167,18 @@ class Page:
         return state_diagram(self.module)
 
     def before(self, event: EventSpec) -> str:
-        """Return what can come right before an event, with links."""
-        beside = self._neighbours[event.id]
-        if beside.is_anytime:
-            return f"anything, once {self._event_link(beside.opening)} was triggered" if beside.opening else "anything"
-        return self._either(beside.before, "the beginning of the run" if beside.begins else None)
+        """Return what can come directly before an event, with links."""
+        around = self._neighbours[event.id]
+        if around.is_anytime:
+            return f"anything, once {self._event_link(around.opening)} was triggered" if around.opening else "anything"
+        return self._either(around.before, "the beginning of the run" if around.begins else None)
 
     def after(self, event: EventSpec) -> str:
-        """Return what can come right after an event, with links."""
-        beside = self._neighbours[event.id]
-        if beside.is_anytime:
-            return "the end of the run" if beside.ends else "anything"
-        return self._either(beside.after, "the end of the run" if beside.ends else None)
+        """Return what can come directly after an event, with links."""
+        around = self._neighbours[event.id]
+        if around.is_anytime:
+            return "the end of the run" if around.ends else "anything"
+        return self._either(around.after, "the end of the run" if around.ends else None)
 
     def _either(self, ids: tuple[str, ...], edge: str | None) -> str:
         return " or ".join([*map(self._event_link, ids), *([edge] if edge else [])])
@@ -183,12 +187,12 @@ class Page:
         return self._link(self.module.name, self._constants[event_id])
 
     def events_with(self, context: Context) -> str:
-        """Return links to the events that have a context."""
+        """Return links to the events that carry a context."""
         used = self._used.get(f"{self.path}.{context.name}", [])
         return ", ".join(self._link(module.name, event.name) for module, event in used)
 
     def deprecated_names(self) -> list[tuple[str, str, str]]:
-        """Return the aliases among constants and contexts: their names, links to what they mean, and their docs."""
+        """Return the aliases among constants and contexts: names, links to their targets, and docs."""
         events = {str(event.name): event for event in self.module.events}
         found = []
         for entry in self.module.entries:
@@ -202,7 +206,7 @@ class Page:
         return found
 
     def type(self, expression: str) -> str:
-        """Return a type set as code."""
+        """Return a type as inline code."""
         return code(parse_type(expression).write(str))
 
     def _link(self, module: str, name: str) -> str:

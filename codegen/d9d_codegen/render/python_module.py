@@ -1,4 +1,4 @@
-"""Python."""
+"""The content of one generated Python module: imports, context classes, event constants and deprecated names."""
 
 import re
 import sys
@@ -21,7 +21,7 @@ class Import:
 
     Attributes:
         module: The module that is imported, or imported from.
-        names: What is imported from it; nothing where the module itself is imported.
+        names: The names imported from it; none where the module itself is imported.
     """
 
     module: str
@@ -29,12 +29,12 @@ class Import:
 
 
 def natural(name: str) -> tuple[object, ...]:
-    """Return a key that sorts names as people do: numbers by their value."""
+    """Return a sort key that orders numbers within names by value."""
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in _DIGITS.split(name) if part)
 
 
 def role(name: str) -> int:
-    """Return a key that sorts names as isort does: constants, then classes, then all else."""
+    """Return a sort key that orders names as isort does: constants, then classes, then everything else."""
     if len(name) > 1 and name.isupper():
         return 0
     return 1 if name[0].isupper() else 2
@@ -47,11 +47,11 @@ def _without_case(name: str) -> tuple[object, ...]:
 class Imports:
     """The imports of one module.
 
-    A name is imported from its module. Where two would be called the same, or one like something else in the module,
-    it is spelled out in full instead.
+    A name is imported from its module. Where two names would clash, or one clashes with a name that the module defines,
+    the full dotted path is used instead.
 
     Args:
-        modules: Modules of a single name that are imported as they are.
+        modules: Top-level modules that are imported whole.
         paths: The full dotted paths that the module mentions.
         taken: The names that the module defines.
     """
@@ -70,16 +70,16 @@ class Imports:
         return {module.partition(".")[0] for module, _ in self._spelled_out}
 
     def spell(self, path: str) -> str:
-        """Return how a dotted path is written in the module."""
+        """Return the spelling of a dotted path in the module."""
         module, name, rest = split(path)
         return path if (module, name) in self._spelled_out else name + rest
 
     def is_imported_by_name(self, path: str) -> bool:
-        """Return whether the last name of a dotted path is a name of the module."""
+        """Return whether the last part of a dotted path is a name in the module."""
         return self.spell(path) == path.rpartition(".")[2]
 
     def sections(self, package: str) -> list[list[Import]]:
-        """Return the statements: the standard library's, then others', then those of the package's own project.
+        """Return the statements in sections: the standard library, other packages, the package's own project.
 
         Args:
             package: The package that the module belongs to.
@@ -108,14 +108,14 @@ def _section(module: str, own: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class NameAlias:
-    """A name of a module that stands for another one in it.
+    """A deprecated name of a module that stands for another name.
 
     Attributes:
         name: The deprecated name.
         target: The name that it stands for.
         message: The warning, as Python source.
-        docstring: What stands below the name.
-        skip: A comment that keeps the formatter away, where no line is short enough.
+        docstring: The docstring below the name.
+        skip: A comment that turns the formatter off where a line cannot be short enough.
     """
 
     name: str
@@ -127,7 +127,7 @@ class NameAlias:
 
 @dataclass(frozen=True, slots=True)
 class FieldAlias:
-    """A property of a context that stands for a field of it.
+    """A property of a context that stands for one of its fields.
 
     Attributes:
         name: The deprecated name.
@@ -135,7 +135,7 @@ class FieldAlias:
         type: The type of both, as Python source.
         message: The warning, as Python source.
         docstring: The property's docstring.
-        skip: A comment that keeps the formatter away, where no line is short enough.
+        skip: A comment that turns the formatter off where a line cannot be short enough.
     """
 
     name: str
@@ -147,15 +147,15 @@ class FieldAlias:
 
 
 def warning(name: str, status: Status) -> str:
-    """Return what the user of a deprecated name is told, as Python source."""
+    """Return the warning for users of a deprecated name, as Python source."""
     return write_literal(f"{name} is d{deprecation(status)[1:]}")
 
 
 def aliases(catalogue: Catalogue, module: Module) -> Iterator[tuple[EventSpec | Context, str]]:
-    """Yield what in a module is but an alias, with the name that it stands for.
+    """Yield the aliases of a module, with the names that they stand for.
 
-    A context that the module's events have and `common` defines was resolver from the module under its old name, and
-    still is.
+    A context that is defined in `common` can also be imported from the modules whose events carry it, under its old
+    name too.
     """
     own = {str(entry.name) for entry in module.entries}
     for entry in module.entries:
@@ -174,12 +174,12 @@ _FINAL: Final = "typing.Final"
 _TYPE_CHECKING: Final = "typing.TYPE_CHECKING"
 _DEPRECATED: Final = "d9d.loop.event.deprecation.deprecated"
 _DEPRECATED_NAMES: Final = "d9d.loop.event.deprecation.deprecated_names"
-_SECRET_CODES: Final = ("S104", "S105", "S108")  # a text that is a default is no password
+_SECRET_CODES: Final = ("S104", "S105", "S108")  # a default text is not a password
 
 
 @dataclass(frozen=True, slots=True)
 class ContextClass:
-    """The source of a context's class: its name, its docstring, its fields, a line each, and properties."""
+    """The source of a context's class: its name, its docstring, its fields (one line each) and its properties."""
 
     name: str
     docstring: Docstring
@@ -194,10 +194,10 @@ class EventConstant:
     Attributes:
         name: Its name.
         type: Its type.
-        spell: How the class `Event` is written.
-        id: What the bus knows the event by.
-        docstring: What stands below it.
-        skip: A comment that keeps the formatter away, where no line is short enough.
+        spell: The spelling of the class `Event`.
+        id: The event's id on the bus.
+        docstring: The docstring below it.
+        skip: A comment that turns the formatter off where a line cannot be short enough.
     """
 
     name: str
@@ -209,12 +209,12 @@ class EventConstant:
 
 
 class PythonModule:
-    """One module, ready to be written.
+    """One module, ready to be rendered.
 
     Args:
-        catalogue: The whole catalogue, without diagnostics.
-        module: The module in question.
-        width: The longest line that is wanted.
+        catalogue: A valid catalogue.
+        module: The module.
+        width: The longest line allowed.
     """
 
     def __init__(self, catalogue: Catalogue, module: Module, width: int) -> None:
@@ -238,7 +238,7 @@ class PythonModule:
 
     @property
     def public_names(self) -> list[str]:
-        """What the module exports: all that it defines, and the contexts of its events."""
+        """The names that the module exports: all that it defines, and the contexts of its events."""
         names = {*self._defined()}
         for path in self._event_contexts:
             if not self._is_local(path) and self._imports.is_imported_by_name(path):
@@ -247,12 +247,12 @@ class PythonModule:
 
     @property
     def lint_codes(self) -> list[str]:
-        """The linter's checks that the catalogue's own words, as typed, do not live up to."""
+        """The lint rules that the catalogue's texts, as typed, violate."""
         return [*sorted(self._codes), "RUF100"] if self._codes else []
 
     @property
     def spelled(self) -> dict[str, str]:
-        """How the module spells what it needs for its aliases, by the last names of these."""
+        """The spelling of what aliases need, by name."""
         paths = (_TYPE_CHECKING, _DEPRECATED, _DEPRECATED_NAMES)
         return {path.rpartition(".")[2]: self._imports.spell(path) for path in paths}
 
@@ -304,7 +304,7 @@ class PythonModule:
         expression = parse_type(field.type)
         spelled = expression.write(self._spell)
         if any(self._positions.get(self._resolved(name.path), -1) >= number for name in expression.names):
-            return write_literal(spelled)  # names a class that is not yet there
+            return write_literal(spelled)  # mentions a class that is defined later
         return spelled
 
     def _field_alias(self, context: Context, field: Field, number: int) -> FieldAlias:

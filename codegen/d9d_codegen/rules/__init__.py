@@ -1,1 +1,1 @@
-"""The rules of a catalogue, a file for each thing that they are about."""
+"""The rules of a catalogue, one family per file. The docstring of a rule is its text in docs/catalogue/rules.md."""

@@ -1,4 +1,4 @@
-"""Deprecation."""
+"""Rules about versions: replacements of deprecated entries, and what stable entries depend on."""
 
 from collections.abc import Iterator
 
@@ -25,65 +25,65 @@ def _replacements(entries: dict[Text, Status], noun: str, others: dict[Text, str
         replacement = status.replaced_by
         if replacement and replacement not in live:
             message = f'the replacement "{replacement}" of {noun} {name} {known.get(replacement, "does not exist")}'
-            yield Violation(replacement, message, suggestion(replacement, live, "name one that stays"))
+            yield Violation(replacement, message, suggestion(replacement, live, "use a name that is not deprecated"))
 
 
-def uneven_replacement(catalogue: Catalogue) -> Iterator[Violation]:
-    """A deprecated entry has another context, type or field than its replacement, so that its users would break."""
+def incompatible_replacement(catalogue: Catalogue) -> Iterator[Violation]:
+    """A deprecated entry has another context, type or field than its replacement, which would break its users."""
     for module in catalogue.modules:
         scope = Scope(catalogue, module)
-        yield from _uneven_events(module, scope)
-        yield from _uneven_contexts(module, scope)
+        yield from _incompatible_events(module, scope)
+        yield from _incompatible_contexts(module, scope)
         for context in module.contexts:
             fields = {str(field.name): field for field in context.fields}
             for field in context.fields:
                 new = fields.get(field.status.replaced_by or "")
                 if new and _type(field, scope) != _type(new, scope):
-                    message = f'field {field.name} is "{field.type}", and its replacement {new.name} "{new.type}"'
-                    remedy = "keep it as a field of its own, without `replaced_by`, and say in `note` what to use"
+                    message = f'field {field.name} is "{field.type}", but its replacement {new.name} is "{new.type}"'
+                    remedy = "keep both fields: remove `replaced_by`, and describe the replacement in `note`"
                     yield Violation(field.type or field.name, message, remedy)
 
 
-def _uneven_events(module: Module, scope: Scope) -> Iterator[Violation]:
+def _incompatible_events(module: Module, scope: Scope) -> Iterator[Violation]:
     events = {str(event.name): event for event in module.events}
     for event in module.events:
         new = events.get(event.status.replaced_by or "")
         if new and event.context and new.context and scope.resolve(event.context) != scope.resolve(new.context):
-            message = f"{event.name} has the context {event.context}, and its replacement {new.name} {new.context}"
-            remedy = "an alias has the context of its replacement: without `replaced_by` both events are triggered"
+            message = f"{event.name} has context {event.context}, but its replacement {new.name} has {new.context}"
+            remedy = "use the same context in both, or remove `replaced_by` to keep triggering both events"
             yield Violation(event.context, message, remedy)
 
 
-def _uneven_contexts(module: Module, scope: Scope) -> Iterator[Violation]:
+def _incompatible_contexts(module: Module, scope: Scope) -> Iterator[Violation]:
     contexts = {str(context.name): context for context in module.contexts}
     for context in module.contexts:
         new = contexts.get(context.status.replaced_by or "")
         types = {str(field.name): _type(field, scope) for field in new.fields} if new else {}
         for field in context.fields if new else ():
             if types.get(field.name) != _type(field, scope):
-                what = "has another type in" if field.name in types else "is missing in"
+                what = "has another type in" if field.name in types else "is missing from"
                 message = f"field {field.name} of {context.name} {what} its replacement {context.status.replaced_by}"
-                remedy = f"handlers that read it would break: declare it there as well, as {field.type.strip()}"
+                remedy = f"handlers that read it would break: declare it there too, as {field.type.strip()}"
                 yield Violation(field.name, message, remedy)
 
 
 def less_stable(catalogue: Catalogue) -> Iterator[Violation]:
-    """An entry rests on a context that is less settled: an experimental one below a stable entry, or a mere alias."""
+    """An entry depends on a less stable context: a stable entry on an experimental one, or any entry on an alias."""
     for module in catalogue.modules:
         scope = Scope(catalogue, module)
-        for owner, name, place in _rests_on(catalogue, module):
+        for owner, name, place in _dependencies(catalogue, module):
             base = _context(catalogue, scope, name)
             if base is None or owner.status.deprecated:
                 continue
             if base.status.replaced_by:
-                remedy = f"name {base.status.replaced_by}"
-                yield Violation(place, f"{owner.name} rests on {base.name}, which is deprecated", remedy)
+                remedy = f"use {base.status.replaced_by}"
+                yield Violation(place, f"{owner.name} depends on {base.name}, which is deprecated", remedy)
             elif owner.status.stability == "stable" and base.status.stability == "experimental":
-                message = f"{owner.name} is stable and rests on {base.name}, which is experimental"
+                message = f"{owner.name} is stable but depends on {base.name}, which is experimental"
                 yield Violation(place, message, f"make {base.name} stable, or {owner.name} experimental")
 
 
-def _rests_on(catalogue: Catalogue, module: Module) -> Iterator[tuple[EventSpec | Field, str, Text | Span]]:
+def _dependencies(catalogue: Catalogue, module: Module) -> Iterator[tuple[EventSpec | Field, str, Text | Span]]:
     for event in module.events:
         yield event, event.context, event.context
     for context in module.own_contexts:
@@ -97,7 +97,7 @@ def _context(catalogue: Catalogue, scope: Scope, name: str) -> Context | None:
 
 
 def _type(field: Field, scope: Scope) -> str:
-    """Return a field's type with its names resolved; as it was typed, where it is none."""
+    """Return a field's type with its names resolved; as it was typed where it is not valid."""
     try:
         return parse_type(field.type).write(lambda name: scope.resolve(name) or name)
     except TypeSyntaxError:

@@ -1,4 +1,7 @@
-"""Page."""
+"""The page docs/catalogue/rules.md: what each rule refuses, with an example, its diagnostic and the fix.
+
+`python -m d9d_codegen.rules.page` prints it.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ from d9d_codegen.diagnostic import Diagnostic, DiagnosticError, Source, as_text
 from d9d_codegen.lint import RULES, SUPPRESSIBLE, lint_text
 from d9d_codegen.render.page import code
 
-MENDED: Final = """\
+VALID: Final = """\
 version: 1
 package: shop.events
 modules:
@@ -57,7 +60,7 @@ modules:
       EVENT_LOAN_RETURNED: {id: loan.returned, phase: returning, context: EventStepContext, doc: It is back.}
 """
 
-NEIGHBOUR: Final = """\
+SIBLING: Final = """\
 version: 1
 package: bank.events
 modules:
@@ -73,25 +76,25 @@ modules:
 
 
 class Example(NamedTuple):
-    """What breaks a rule.
+    """An edit of the valid catalogue that breaks a rule.
 
     Attributes:
-        mended: A part of the good catalogue.
-        failing: What stands in its place in the bad one.
+        valid: A part of the valid catalogue.
+        invalid: What replaces it.
     """
 
-    mended: str
-    failing: str
+    valid: str
+    invalid: str
 
     @property
     def catalogue(self) -> str:
-        """The whole of the bad catalogue."""
-        return MENDED.replace(self.mended, self.failing)
+        """The whole invalid catalogue."""
+        return VALID.replace(self.valid, self.invalid)
 
 
-_PRE, _POST = (line for line in MENDED.splitlines(keepends=True) if "EVENT_SALE_CUSTOMER" in line)
-_LENT, _RETURNED = (line for line in MENDED.splitlines(keepends=True) if "EVENT_LOAN" in line)
-_LOAN_MODULE: Final = MENDED[MENDED.index("  loan:") :]
+_PRE, _POST = (line for line in VALID.splitlines(keepends=True) if "EVENT_SALE_CUSTOMER" in line)
+_LENT, _RETURNED = (line for line in VALID.splitlines(keepends=True) if "EVENT_LOAN" in line)
+_LOAN_MODULE: Final = VALID[VALID.index("  loan:") :]
 _LOAN: Final = "      EventLoanContext: {doc: Context of a loan.}\n"
 
 EXAMPLES: Final[dict[str, Example]] = {
@@ -116,7 +119,7 @@ EXAMPLES: Final[dict[str, Example]] = {
     "empty-text": Example("doc: Context of a step.", 'doc: ""'),
     "foreign-id": Example("id: loan.lent", "id: sale.lent"),
     "half-pair": Example("id: sale.closed", "id: sale.closed.pre"),
-    "hidden-name": Example("notes:", "decimal:"),
+    "shadowed-name": Example("notes:", "decimal:"),
     "import-cycle": Example("{type: int, doc: The step's", "{type: shop.events.sale.EventTillContext, doc: The step's"),
     "less-stable": Example("count.\n        stability: stable", "count.\n        stability: experimental"),
     "missing-key": Example("{type: int, doc: The step's index.}", "{type: int}"),
@@ -131,8 +134,8 @@ EXAMPLES: Final[dict[str, Example]] = {
     "owned-package": Example("package: shop.events", "package: bank.events"),
     "phase-order": Example(_LENT + _RETURNED, _RETURNED + _LENT),
     "reserved-name": Example("EventLoanContext", "Warning"),
-    "uneven-pair": Example("EventStepContext, doc: And", "EventTillContext, doc: And"),
-    "uneven-replacement": Example("sum: {type: decimal.Decimal", "sum: {type: int"),
+    "mismatched-pair": Example("EventStepContext, doc: And", "EventTillContext, doc: And"),
+    "incompatible-replacement": Example("sum: {type: decimal.Decimal", "sum: {type: int"),
     "unknown-context": Example("lending, context: EventLoanContext", "lending, context: EventLoneContext"),
     "unknown-key": Example("repeats: true", "repeat: true"),
     "unknown-module": Example("{type: int, doc: The step's", "{type: decimals.Decimal, doc: The step's"),
@@ -151,23 +154,23 @@ EXAMPLES: Final[dict[str, Example]] = {
     "yaml-tag": Example("doc: Context of a loan.", "doc: !!str Context of a loan."),
 }
 
-# What the rules refuse that are no functions over the model: those about YAML, the shape, and suppressions.
+# The rules that are not functions over the model: those about YAML, the schema, and suppressions.
 OTHER_RULES: Final = {
-    "bad-suppression": "An suppression names no rule, or one that nothing can be exempted from.",
-    "bad-key": "A key is no text.",
-    "bad-yaml": "The text is empty, is no YAML, holds a second document, or is nested too deeply.",
-    "control-character": "A text holds a character that cannot be shown.",
-    "duplicate-key": "A mapping has one key twice.",
+    "bad-suppression": "A suppression names no rule, or one that cannot be suppressed.",
+    "bad-key": "A key is not text.",
+    "bad-yaml": "The text is empty, is not YAML, has a second document, or is nested too deeply.",
+    "control-character": "A text contains a character that cannot be shown.",
+    "duplicate-key": "A mapping has the same key twice.",
     "empty-text": "A text is empty.",
-    "missing-key": "An entry lacks a key that it must have.",
-    "unknown-key": "An entry has a key that there is not.",
+    "missing-key": "An entry lacks a required key.",
+    "unknown-key": "An entry has a key that does not exist.",
     "unknown-stability": 'A stability is neither "experimental" nor "stable".',
-    "unknown-version": "The version of the shape is one that this compiler does not know.",
-    "unused-suppression": "An suppression is from a rule that finds nothing in its entry.",
-    "wrong-kind": "A value is of another kind than its key wants, such as a number where a text belongs.",
-    "yaml-alias": "The text holds an alias: it would repeat something from elsewhere.",
-    "yaml-anchor": "The text holds an anchor, which only an alias would need.",
-    "yaml-tag": "The text holds a tag, which could build any object.",
+    "unknown-version": "The version of the format is one that this compiler does not know.",
+    "unused-suppression": "A suppression names a rule that reports nothing in its entry.",
+    "wrong-kind": "A value has the wrong kind for its key, such as a number where text is expected.",
+    "yaml-alias": "The text contains an alias, which would repeat something from elsewhere.",
+    "yaml-anchor": "The text contains an anchor, which only an alias would need.",
+    "yaml-tag": "The text contains a tag, which could build any object.",
 }
 
 
@@ -176,12 +179,12 @@ _HEAD = """\
 
 # The rules of a catalogue
 
-`d9d-catalogue lint`, `check` and `generate` hold a catalogue against all of them, and tell every diagnostic in one run.
-Each example below is an edit of the catalogue at the end of this page, which has no diagnostic.
+`d9d-catalogue lint`, `check` and `generate` check a catalogue against all of them and report every error in one run.
+Each example below is an edit of the catalogue at the end of this page, which is valid.
 
-A rule marked *can be allowed* finds nothing in an entry that says `allow: [rule]`, nor in what that entry holds:
-modules, phases, contexts, fields and events can say it. An unused suppression is itself an error.
-From no other rule can anything be exempted: what is generated rests on them.
+A rule marked *can be suppressed* reports nothing in a module, phase, context, field or event that says `allow: [rule]`,
+or in anything inside it. An unused suppression is itself an error. The other rules cannot be suppressed, since the
+generated code depends on them.
 """
 
 
@@ -190,23 +193,23 @@ def rule_page() -> str:
     refuses = {rule: _first_sentence(find.__doc__) for rule, find in RULES.items()} | OTHER_RULES
     lines = [_HEAD, "| Rule | Refuses | |", "|---|---|---|"]
     lines += [
-        f"| [{code(rule)}](#{rule}) | {refuses[rule]} | {'can be allowed' * (rule in SUPPRESSIBLE)} |"
+        f"| [{code(rule)}](#{rule}) | {refuses[rule]} | {'can be suppressed' * (rule in SUPPRESSIBLE)} |"
         for rule in sorted(refuses)
     ]
     for rule in sorted(refuses):
         lines += ["", f"## {code(rule)}", "", refuses[rule], *_shown(EXAMPLES[rule])]
-    lines += ["", "## The catalogue of the examples", "", *_fenced("yaml", MENDED)]
-    lines += ["", "Its project names another catalogue before it, `bank.yaml`:", "", *_fenced("yaml", NEIGHBOUR)]
+    lines += ["", "## The catalogue of the examples", "", *_fenced("yaml", VALID)]
+    lines += ["", "Its project also names this catalogue, `bank.yaml`, before it:", "", *_fenced("yaml", SIBLING)]
     return "\n".join(lines) + "\n"
 
 
-def problems_of(catalogue: str) -> list[Diagnostic]:
-    """Return the diagnostics of a text, as if it were that of a file `catalogue.yaml`."""
+def diagnostics_of(catalogue: str) -> list[Diagnostic]:
+    """Return the diagnostics of a text, as if it were a file `catalogue.yaml`."""
     try:
-        neighbour = lint_text(Source(Path("bank.yaml"), NEIGHBOUR))
-        lint_text(Source(Path("catalogue.yaml"), catalogue), [neighbour])
-    except DiagnosticError as refused:
-        return refused.diagnostics
+        sibling = lint_text(Source(Path("bank.yaml"), SIBLING))
+        lint_text(Source(Path("catalogue.yaml"), catalogue), [sibling])
+    except DiagnosticError as error:
+        return error.diagnostics
     return []
 
 
@@ -215,14 +218,14 @@ def _first_sentence(docstring: str | None) -> str:
 
 
 def _shown(example: Example) -> Iterator[str]:
-    failing, mended = _differing(example.catalogue, MENDED)
-    yield from ["", *_fenced("yaml", failing)]
-    yield from ["", *_fenced("text", as_text(problems_of(example.catalogue)))]
-    yield from ["", "Mended:", "", *_fenced("yaml", mended)]
+    invalid, valid = _differing(example.catalogue, VALID)
+    yield from ["", *_fenced("yaml", invalid)]
+    yield from ["", *_fenced("text", as_text(diagnostics_of(example.catalogue)))]
+    yield from ["", "Fixed:", "", *_fenced("yaml", valid)]
 
 
 def _differing(one: str, other: str) -> tuple[str, str]:
-    """Return the lines of two texts in which they differ; the line before, where one of them has no such lines."""
+    """Return the lines in which two texts differ, with the line before where one of them has no such lines."""
     lines, others = one.splitlines(), other.splitlines()
     changes = [change for change in SequenceMatcher(None, lines, others).get_opcodes() if change[0] != "equal"]
     shown: tuple[list[str], list[str]] = ([], [])

@@ -1,4 +1,8 @@
-"""References."""
+"""Rules about what the entries of a catalogue say about each other.
+
+A misspelt name counts as a use of the closest name, and a missing one as a use of any, so that each mistake is reported
+once.
+"""
 
 from collections.abc import Collection, Iterator
 
@@ -26,11 +30,11 @@ def empty_phase(catalogue: Catalogue) -> Iterator[Violation]:
         for phase in phases:
             if phase not in used and "" not in used:
                 message = f'no event of {module.name} belongs to phase "{phase}"'
-                yield Violation(phase, message, "take it out, or give it an event")
+                yield Violation(phase, message, "remove it, or give it an event")
 
 
 def unknown_context(catalogue: Catalogue) -> Iterator[Violation]:
-    """An event names a context that there is not."""
+    """An event names a context that does not exist."""
     paths: dict[str, list[str]] = {}
     for path in catalogue.contexts:
         paths.setdefault(path.rpartition(".")[2], []).append(path)
@@ -48,11 +52,11 @@ def unknown_context(catalogue: Catalogue) -> Iterator[Violation]:
 
 
 def bad_context(catalogue: Catalogue) -> Iterator[Violation]:
-    """An event's context is no dotted path."""
+    """An event's context is not a dotted path."""
     for module in catalogue.modules:
         for event in module.events:
             if "." in event.context and not all(part.isidentifier() for part in event.context.split(".")):
-                message = f'the context "{event.context}" of {event.name} is no dotted path'
+                message = f'the context "{event.context}" of {event.name} is not a dotted path'
                 yield Violation(event.context, message, "write the name of a context, or its full dotted path")
 
 
@@ -68,7 +72,7 @@ def unused_context(catalogue: Catalogue) -> Iterator[Violation]:
         for context in module.own_contexts:
             if "" not in used and f"{catalogue.package}.{module.name}.{context.name}" not in used:
                 message = f"nothing uses context {context.name}"
-                yield Violation(context.name, message, "take it out, or name it in an event")
+                yield Violation(context.name, message, "remove it, or name it in an event")
 
 
 def _named_contexts(module: Module) -> Iterator[str]:
@@ -84,17 +88,17 @@ def _meant(name: str, known: Collection[str]) -> str:
 
 
 def import_cycle(catalogue: Catalogue) -> Iterator[Violation]:
-    """Two modules name contexts of each other, directly or through others, so that neither can be imported first."""
+    """Two modules use contexts of each other, directly or through others, so that neither can be imported first."""
     uses = {str(module.name): _uses(catalogue, module) for module in catalogue.modules}
     for module, used in uses.items():
         for other, place in used.items():
             if other != module and _reaches(other, module, uses):
-                message = f"{module} names a context of {other}, which needs {module} itself"
+                message = f"{module} uses a context of {other}, which imports {module}"
                 yield Violation(place, message, "move the context that both need to common")
 
 
 def _uses(catalogue: Catalogue, module: Module) -> dict[str, Text]:
-    """Return the modules whose contexts a module names, each with the first place where it does."""
+    """Return the modules whose contexts a module uses, each with the first place where it does."""
     scope = Scope(catalogue, module)
     named = [(str(event.context), event.context) for event in module.events]
     for context in module.contexts:

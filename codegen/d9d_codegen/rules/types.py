@@ -1,4 +1,4 @@
-"""Types."""
+"""Rules about the types and defaults of fields, and about contexts of other packages: they must exist."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,7 +20,7 @@ _SPELLINGS = {"none": "None", "null": "None", "true": "True", "false": "False", 
 
 
 def bad_type(catalogue: Catalogue) -> Iterator[Violation]:
-    """A field's type is no Python type expression."""
+    """A field's type is not a Python type expression."""
     for _, _, field in _fields(catalogue):
         try:
             parse_type(field.type)
@@ -33,7 +33,7 @@ def bad_type(catalogue: Catalogue) -> Iterator[Violation]:
 
 
 def unknown_name(catalogue: Catalogue) -> Iterator[Violation]:
-    """A field's type mentions a name that is neither built in, nor a context, nor a full dotted path."""
+    """A field's type mentions a name that is neither a builtin, nor a context, nor a full dotted path."""
     for module in catalogue.modules:
         scope = Scope(catalogue, module)
         for context in module.contexts:
@@ -48,8 +48,8 @@ def unknown_name(catalogue: Catalogue) -> Iterator[Violation]:
                     yield Violation(at, message, suggestion(name.path, known, otherwise))
 
 
-def hidden_name(catalogue: Catalogue) -> Iterator[Violation]:
-    """A field, context or constant is called like something that the types beside it need."""
+def shadowed_name(catalogue: Catalogue) -> Iterator[Violation]:
+    """A field, context or constant has a name that the generated code around it needs."""
     for module in catalogue.modules:
         roots = {"d9d", "dataclasses", "typing"}
         for context in module.contexts:
@@ -61,18 +61,18 @@ def hidden_name(catalogue: Catalogue) -> Iterator[Violation]:
                 needed |= {"d9d", "deprecated", "property"}
             for field in context.fields:
                 if field.name in needed:
-                    message = f'the field {field.name} hides the "{field.name}" that a type of {context.name} names'
-                    yield Violation(field.name, message, "call it something else")
+                    message = f'the field {field.name} shadows the "{field.name}" that a type of {context.name} needs'
+                    yield Violation(field.name, message, "rename the field")
         contexts = [context.name for context in module.contexts]
         roots -= {*contexts}
         for name in (*contexts, *(event.name for event in module.events)):
             if name in roots:
-                message = f'{name} hides the "{name}" that a type of {module.name} names'
-                yield Violation(name, message, "call it something else")
+                message = f'{name} shadows the "{name}" that a type of {module.name} needs'
+                yield Violation(name, message, "rename it")
 
 
 def bad_default(catalogue: Catalogue) -> Iterator[Violation]:
-    """A field's default is no Python literal."""
+    """A field's default is not a Python literal."""
     for _, _, field in _fields(catalogue):
         if field.default is None:
             continue
@@ -83,7 +83,7 @@ def bad_default(catalogue: Catalogue) -> Iterator[Violation]:
             remedy = (
                 f'did you mean "{known}"?'
                 if known
-                else "write a finite number, a text in quotes of its own, True, False, None, or a collection of these"
+                else "use a finite number, a quoted string, True, False, None, or a collection of these"
             )
             yield Violation(
                 field.default, f'the default "{field.default.strip()}" of field {field.name} {error}', remedy
@@ -91,19 +91,26 @@ def bad_default(catalogue: Catalogue) -> Iterator[Violation]:
 
 
 def _fields(catalogue: Catalogue) -> Iterator[tuple[Module, Context, Field]]:
-    """Yield the fields that have a type at all, with where they belong."""
+    """Yield the fields that have a type, with their modules and contexts."""
     for module in catalogue.modules:
         for context in module.contexts:
             yield from ((module, context, field) for field in context.fields if field.type)
 
 
 def _spelled(path: str) -> tuple[str, ...]:
-    """Return the names that a module may need to mention a path."""
+    """Return the names that generated code may use to mention a path."""
     return (path, split(path)[1], path.partition(".")[0]) if "." in path else (path,)
 
 
 class _Use(NamedTuple):
-    """A dotted path that leads out of the catalogue: who names it, in which text, and where in that."""
+    """A dotted path that leads out of the catalogue.
+
+    Attributes:
+        user: The entry that contains it.
+        text: The text that contains it.
+        path: The path.
+        offset: Its position in the text, in characters.
+    """
 
     user: str
     text: Text
@@ -113,27 +120,29 @@ class _Use(NamedTuple):
 
 def unknown_module(catalogue: Catalogue) -> Iterator[Violation]:
     """A field's type or an event's context is in a module that cannot be imported."""
-    for use, missing in _missing(catalogue):
-        if not missing.is_module:
+    for use, unresolved in _unresolved(catalogue):
+        if not unresolved.is_module:
             continue
-        if missing.module:
-            message = f'{use.user} names "{use.path}", and {missing.module} has no module "{missing.part}"'
-            otherwise = f"name a module of {missing.module}"
+        if unresolved.module:
+            message = f'{use.user} names "{use.path}", but {unresolved.module} has no module "{unresolved.part}"'
+            otherwise = f"use a module of {unresolved.module}"
         else:
-            message = f'{use.user} names "{use.path}", and no package "{missing.part}" is installed here'
-            otherwise = "install it where the compiler is, or mend the name"
-        yield Violation(_place(catalogue, use, missing), message, _remedy(missing, otherwise))
+            message = f'{use.user} names "{use.path}", but no package "{unresolved.part}" is installed'
+            otherwise = "install it in the compiler's environment, or correct the name"
+        yield Violation(_position(catalogue, use, unresolved), message, _remedy(unresolved, otherwise))
 
 
 def unknown_type(catalogue: Catalogue) -> Iterator[Violation]:
     """A field's type or an event's context is a name that its module does not have."""
-    for use, missing in _missing(catalogue):
-        if not missing.is_module:
-            message = f'{use.user} names "{use.path}", and {missing.module} has no "{missing.part}"'
+    for use, unresolved in _unresolved(catalogue):
+        if not unresolved.is_module:
+            message = f'{use.user} names "{use.path}", but {unresolved.module} has no "{unresolved.part}"'
             yield Violation(
-                _place(catalogue, use, missing), message, _remedy(missing, f"see what {missing.module} has")
+                _position(catalogue, use, unresolved),
+                message,
+                _remedy(unresolved, f"use a name that {unresolved.module} defines"),
             )
-    for use, known in _missing_beside(catalogue):
+    for use, known in _undeclared(catalogue):
         message = f'{use.user} names "{use.path}", which no catalogue of this project declares'
         at = catalogue.source.within(use.text, use.offset, len(use.path))
         yield Violation(at, message, suggestion(use.path, known, "declare it there"))
@@ -141,39 +150,40 @@ def unknown_type(catalogue: Catalogue) -> Iterator[Violation]:
 
 def not_a_context(catalogue: Catalogue) -> Iterator[Violation]:
     """An event's context is something else in an installed catalogue, such as an event."""
-    around = catalogue.environment
-    if around is None:
+    environment = catalogue.environment
+    if environment is None:
         return
     for use in _uses_by_events(catalogue):
         module, _, name = use.path.rpartition(".")
-        contexts = around.contexts_of(module.rpartition(".")[0])
-        if contexts is None or around.resolver.missing(use.path):
+        contexts = environment.contexts_of(module.rpartition(".")[0])
+        if contexts is None or environment.resolver.unresolved(use.path):
             continue
         if name not in {context.rpartition(".")[2] for context in contexts}:
-            message = f'{use.user} names "{use.path}", which is no context'
-            yield Violation(use.text, message, suggestion(use.path, contexts, "name a context of that catalogue"))
+            message = f'{use.user} names "{use.path}", which is not a context'
+            yield Violation(use.text, message, suggestion(use.path, contexts, "use a context of that catalogue"))
 
 
-def _missing(catalogue: Catalogue) -> Iterator[tuple[_Use, Unresolved]]:
-    around = catalogue.environment
-    if around is None:
+def _unresolved(catalogue: Catalogue) -> Iterator[tuple[_Use, Unresolved]]:
+    """Yield what cannot be resolved outside of this project's catalogues."""
+    environment = catalogue.environment
+    if environment is None:
         return
-    beside = {path for neighbour in around.neighbours for path in neighbour.module_paths}
+    of_siblings = {path for sibling in environment.siblings for path in sibling.module_paths}
     for use in _uses(catalogue):
-        if use.path.rpartition(".")[0] in beside:
+        if use.path.rpartition(".")[0] in of_siblings:
             continue
-        missing = around.resolver.missing(use.path)
-        if missing:
-            yield use, missing
+        unresolved = environment.resolver.unresolved(use.path)
+        if unresolved:
+            yield use, unresolved
 
 
-def _missing_beside(catalogue: Catalogue) -> Iterator[tuple[_Use, list[str]]]:
-    """Yield what is named of a catalogue of the same project, whose modules may not be generated yet."""
-    neighbours = catalogue.environment.neighbours if catalogue.environment else ()
-    if not neighbours:
+def _undeclared(catalogue: Catalogue) -> Iterator[tuple[_Use, list[str]]]:
+    """Yield what another catalogue of this project does not declare; its modules may not be generated yet."""
+    siblings = catalogue.environment.siblings if catalogue.environment else ()
+    if not siblings:
         return
-    modules = {path for neighbour in neighbours for path in neighbour.module_paths}
-    contexts = [path for neighbour in neighbours for path in neighbour.contexts]
+    modules = {path for sibling in siblings for path in sibling.module_paths}
+    contexts = [path for sibling in siblings for path in sibling.contexts]
     for use in _uses(catalogue):
         if use.path.rpartition(".")[0] in modules and use.path not in contexts:
             yield use, contexts
@@ -202,9 +212,9 @@ def _leads_out(catalogue: Catalogue, path: str) -> bool:
     return bool(is_path) and path.rpartition(".")[0] not in catalogue.module_paths
 
 
-def _place(catalogue: Catalogue, use: _Use, missing: Unresolved) -> Span:
-    return catalogue.source.within(use.text, use.offset + missing.offset, len(missing.part))
+def _position(catalogue: Catalogue, use: _Use, unresolved: Unresolved) -> Span:
+    return catalogue.source.within(use.text, use.offset + unresolved.offset, len(unresolved.part))
 
 
-def _remedy(missing: Unresolved, otherwise: str) -> str:
-    return f'did you mean "{missing.meant}"?' if missing.meant else otherwise
+def _remedy(unresolved: Unresolved, otherwise: str) -> str:
+    return f'did you mean "{unresolved.meant}"?' if unresolved.meant else otherwise
