@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from d9d_codegen.diagnostic import is_forbidden, is_invisible
+from d9d_codegen.diagnostic import is_forbidden, is_invisible, width_of
 from d9d_codegen.expression import parse_literal, write_literal
-from d9d_codegen.render.docstring import Docstring, width_of
+from d9d_codegen.render.docstring import Docstring
 from d9d_codegen.render.page import cell, code, prose
 
 from .workspace import SMALL, Workspace
