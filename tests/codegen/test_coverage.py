@@ -252,6 +252,22 @@ def test_a_call_of_an_emitter_triggers_its_event(small: Workspace) -> None:
     assert said(small, EMITTED) == (0, [])
 
 
+GUARDED = EMITTED
+for name in ("opened", "pre", "post", "closed"):
+    GUARDED = re.sub(
+        rf"^( +){name}\((\w+)\)$", rf"\1if {name}.handlers:\n\1    {name}.call(\2)", GUARDED, flags=re.MULTILINE
+    )
+
+
+def test_an_emitter_may_be_called_only_if_it_has_handlers(small: Workspace) -> None:
+    """`emitter.call(context)` triggers the event, and asking for its handlers does not."""
+    assert said(small, GUARDED) == (0, [])
+    assert said(small, GUARDED.replace("post.call(step)", "pass")) == (
+        1,
+        ['never-triggered: the given source never triggers EVENT_SALE_CUSTOMER_POST ("sale.customer.post")'],
+    )
+
+
 CALLS = ["opened(day)", "pre(step)", "post(step)", "closed(day)"]
 
 

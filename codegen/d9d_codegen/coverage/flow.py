@@ -324,11 +324,12 @@ class Flow:
         """Follow the body of the function."""
         self._block(body)
         # An emitter that is mentioned but not called here may be called elsewhere, at any time.
+        nodes = [node for statement in body for node in ast.walk(statement)]
+        asked = {id(node.value) for node in nodes if isinstance(node, ast.Attribute) and node.attr == "handlers"}
         named = {
             node.id
-            for statement in body
-            for node in ast.walk(statement)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+            for node in nodes
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in asked
         }
         self._sites.triggers += [site for name, site in self._emitters.items() if name in named - self._emitted]
         return Summary(self._firsts, merged([*self._returns, self._state]) or {})
@@ -451,10 +452,11 @@ class Flow:
 
     def _call(self, call: ast.Call, *, is_awaited: bool = False) -> None:
         self._visit_all(ast.iter_child_nodes(call))
+        emitter = self._emitter(call)
         match self._lookup.method(call, self._scope):
-            case _ if isinstance(call.func, ast.Name) and call.func.id in self._emitters:
-                self._emitted.add(call.func.id)
-                self._trigger(replace(self._emitters[call.func.id], span=self._lookup.file.span(call.func)))
+            case _ if emitter:
+                self._emitted.add(emitter)
+                self._trigger(replace(self._emitters[emitter], span=self._lookup.file.span(call.func)))
             case "emitter":  # not in a variable of this function: it may be called at any time
                 self._sites.triggers += self._event(call)
             case "trigger":
@@ -466,6 +468,14 @@ class Flow:
                 self._sites.handlers += self._event(call)
             case _:
                 self._inline(call, is_awaited=is_awaited)
+
+    def _emitter(self, call: ast.Call) -> str | None:
+        """Return the local variable whose emitter is called: `emitter.call(context)`, or `emitter(context)`."""
+        match call.func:
+            case ast.Name(id=name) | ast.Attribute(attr="call", value=ast.Name(id=name)) if name in self._emitters:
+                return name
+            case _:
+                return None
 
     def _inline(self, call: ast.Call, *, is_awaited: bool) -> None:
         function = self._lookup.called(call, self._scope)
