@@ -1,13 +1,16 @@
-"""What mypy asks the plugin, and the tables that say which checks answer."""
+"""The plugin's hooks, and the tables that say which checks mypy's questions lead to."""
 
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from mypy.nodes import FuncBase
+from mypy.checker import TypeChecker
+from mypy.checker_state import checker_state
+from mypy.errorcodes import ErrorCode
+from mypy.nodes import FuncBase, MypyFile
 from mypy.options import Options
 from mypy.plugin import (
     AnalyzeTypeContext,
@@ -24,8 +27,8 @@ from mypy.semanal import SemanticAnalyzer
 from mypy.typeanal import TypeAnalyser
 from mypy.types import FunctionLike, Type
 
-from d9d.mypy import attributes, facts, handlers, names, uses
-from d9d.mypy.bodies import of_decorated, of_subscribed
+from d9d.mypy import class_facts, diagnostics, names
+from d9d.mypy.catalogues import Indexes, project_folders
 from d9d.mypy.checks import (
     collective,
     context,
@@ -40,48 +43,45 @@ from d9d.mypy.checks import (
     scope,
     unregistered,
 )
-from d9d.mypy.class_check import ClassCheck
-from d9d.mypy.crash import CrashTold
-from d9d.mypy.index import Indexes
-from d9d.mypy.installation import project_folders
-from d9d.mypy.module_check import ModuleCheck, ModuleWatch
+from d9d.mypy.diagnostics import CheckedClass, CheckedModule, run_check
+from d9d.mypy.handler_bodies import HandlerBody, decorated_body, subscribed_body
 
-TCallContext = TypeVar("TCallContext", MethodContext, FunctionContext)
+TMethodContext = TypeVar("TMethodContext", MethodContext, MethodSigContext)
 
-METHOD_SIGNATURES: Final[dict[str, Callable[[MethodSigContext, Indexes], FunctionLike]]] = {
+_SignatureCheck: TypeAlias = Callable[[MethodSigContext, Indexes], FunctionLike]
+
+SIGNATURES: Final[dict[str, _SignatureCheck]] = {
     names.SUBSCRIPTION_CALL: handler.check_decorated,
     names.EVENT_BUS_SUBSCRIBE: handler.check_subscribed,
     names.EVENT_BUS_TRIGGER: context.check_triggered,
     names.EVENT_BUS_BOUNDED: pair.check_sides,
+    names.EMITTER_CALL: context.check_emitted,
 }
-"""Checks that report in mypy's place, and so say what signature it shall go on with."""
+"""Checks of the arguments of a method, before mypy's own. They return the signature with which mypy continues."""
 
-BESIDE_SIGNATURES: Final[dict[str, tuple[Callable[[MethodSigContext, Indexes], None], ...]]] = {
-    names.SUBSCRIPTION_CALL: (of_decorated(host_sync.check_host_sync), of_decorated(collective.check_collectives)),
+CALLS: Final[dict[str, Callable[[MethodContext, Indexes], None]]] = {
+    names.EVENT_BUS_BOUNDED: pair.check_block,
+    names.EVENT_BUS_EMITTER: emitter.check_emitter,
 }
-"""Checks beside those, which say nothing about the signature; mypy mutes what is reported of an overload later on."""
+"""Checks of the call of a method, after mypy's own."""
 
-METHODS: Final[dict[str, tuple[Callable[[MethodContext, Indexes], None], ...]]] = {
-    names.EVENT_BUS_BOUNDED: (pair.check_block,),
-    names.EVENT_BUS_EMITTER: (emitter.check_use,),
-    names.EVENT_BUS_SUBSCRIBE: (of_subscribed(host_sync.check_host_sync), of_subscribed(collective.check_collectives)),
-}
-"""Checks of calls of methods, after mypy's own."""
+BODIES: Final[tuple[tuple[ErrorCode, Callable[[HandlerBody], None]], ...]] = (
+    (diagnostics.HOST_SYNC, host_sync.check_host_sync),
+    (diagnostics.COLLECTIVE, collective.check_collectives),
+)
+"""Checks of the bodies of handlers, where they are subscribed."""
 
-FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...]]] = {
-    names.EVENT: (event_id.check_event,),
-}
-"""Checks of calls of functions and classes, after mypy's own."""
-
-CLASSES: Final[tuple[Callable[[ClassCheck], None], ...]] = (
-    scope.check_scope,
-    unregistered.check_unregistered,
-    dropped.check_dropped,
-    order.check_order,
+CLASSES: Final[tuple[tuple[ErrorCode, Callable[[CheckedClass], None]], ...]] = (
+    (diagnostics.SCOPE, scope.check_scope),
+    (diagnostics.UNREGISTERED, unregistered.check_unregistered),
+    (diagnostics.DROPPED, dropped.check_dropped),
+    (diagnostics.ORDER, order.check_order),
 )
 """Checks of class definitions, once all names are bound and before any type is inferred."""
 
-MODULES: Final[tuple[Callable[[ModuleCheck, Indexes], None], ...]] = (deprecated.check_names,)
+MODULES: Final[tuple[tuple[ErrorCode, Callable[[CheckedModule], None]], ...]] = (
+    (diagnostics.DEPRECATED, deprecated.check_names),
+)
 """Checks of whole modules, once all names are bound."""
 
 _AFTER_ALL_PATCHES: Final = 100
@@ -93,34 +93,38 @@ class D9dPlugin(Plugin):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._indexes = Indexes(project_folders(options))
-        self._watch = ModuleWatch(self._check_module)
+        self._modules_seen = _ModuleWatch(self._check_module)
         self._resumed = ""
 
     def get_method_signature_hook(self, fullname: str) -> Callable[[MethodSigContext], FunctionLike] | None:
-        """Return the check that decides on the signature of a call."""
-        self._watch.asked()
-        check = METHOD_SIGNATURES.get(fullname)
-        beside = BESIDE_SIGNATURES.get(fullname, ())
-        return None if check is None else functools.partial(_answer, check, beside, self._indexes)
+        """Return the check of a method's arguments."""
+        self._modules_seen.asked()
+        check = SIGNATURES.get(fullname)
+        if check is None:
+            return None
+        # The call is overloaded, and mypy would drop what the other hook of an overloaded method reports.
+        checks_body = fullname == names.SUBSCRIPTION_CALL
+        return functools.partial(self._check_decorated if checks_body else self._check_signature, check)
 
     def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
         """Return the checks of a method's call."""
-        checks = METHODS.get(fullname)
-        return None if checks is None else functools.partial(_observe, checks, self._indexes)
+        if fullname == names.EVENT_BUS_SUBSCRIBE:
+            return self._check_subscribed
+        check = CALLS.get(fullname)
+        return None if check is None else functools.partial(self._check_call, check)
 
     def get_function_hook(self, fullname: str) -> Callable[[FunctionContext], Type] | None:
-        """Return the checks of a function's call."""
-        checks = FUNCTIONS.get(fullname)
-        return None if checks is None else functools.partial(_observe, checks, self._indexes)
+        """Return the check of an event's definition."""
+        return self._check_event if fullname == names.EVENT else None
 
     def get_function_signature_hook(self, fullname: str) -> Callable[[FunctionSigContext], FunctionLike] | None:  # noqa: ARG002 -- mypy passes it
         """Return nothing; mypy asks for each call of a function."""
-        self._watch.asked()
+        self._modules_seen.asked()
         return None
 
     def get_attribute_hook(self, fullname: str) -> Callable[[AttributeContext], Type] | None:
         """Return the check of an attribute that a catalogue deprecates."""
-        self._watch.asked()
+        self._modules_seen.asked()
         return functools.partial(self._check_field, fullname) if self._is_deprecated(fullname) else None
 
     def get_type_analyze_hook(self, fullname: str) -> Callable[[AnalyzeTypeContext], Type] | None:
@@ -131,100 +135,142 @@ class D9dPlugin(Plugin):
         return functools.partial(self._check_type, fullname) if self._is_deprecated(fullname) else None
 
     def get_customize_class_mro_hook(self, fullname: str) -> Callable[[ClassDefContext], None] | None:  # noqa: ARG002 -- mypy passes it
-        """Return what has a class checked once its module is bound; no other hook is asked for every class."""
-        return self._check_later
+        """Return what schedules the checks of a class; mypy calls no other hook for every class."""
+        return self._check_class_later
 
     def report_config_data(self, ctx: ReportConfigContext) -> Any:
-        """Return what, when it changes, makes mypy check a module and its users again.
+        """Return data that makes mypy check a module and its users again when it changes.
 
-        The rules, and who owns which namespace, belong to the one module that every subscriber imports, and an index to
-        the modules of its catalogue: an edit of any of them leaves the rest of the cache alone.
+        The rules and the owners of namespaces count for the one module that every subscriber imports, and an index for
+        the modules of its catalogue. So an edit of any of them leaves the rest of the cache valid.
         """
         if ctx.id == names.EVENT_PACKAGE:
             return [digest_of_rules(), dict(self._indexes.owners)]
         index = self._indexes.beside(ctx.path)
         return index.digest if index.describes(ctx.id) else None
 
+    def _check_decorated(self, check: _SignatureCheck, ctx: MethodSigContext) -> FunctionLike:
+        self._check_body(decorated_body, ctx)
+        return self._check_signature(check, ctx)
+
+    def _check_signature(self, check: _SignatureCheck, ctx: MethodSigContext) -> FunctionLike:
+        return run_check(ctx.api.msg.note, ctx.context, check, ctx, self._indexes) or ctx.default_signature
+
+    def _check_call(self, check: Callable[[MethodContext, Indexes], None], ctx: MethodContext) -> Type:
+        run_check(ctx.api.msg.note, ctx.context, check, ctx, self._indexes)
+        return ctx.default_return_type
+
+    def _check_subscribed(self, ctx: MethodContext) -> Type:
+        self._check_body(subscribed_body, ctx)
+        return ctx.default_return_type
+
+    def _check_event(self, ctx: FunctionContext) -> Type:
+        run_check(ctx.api.msg.note, ctx.context, event_id.check_event, ctx, self._indexes)
+        return ctx.default_return_type
+
+    def _check_body(self, find: Callable[[TMethodContext, Indexes], HandlerBody | None], ctx: TMethodContext) -> None:
+        enabled = [check for code, check in BODIES if ctx.api.msg.errors.is_error_code_enabled(code)]
+        body = run_check(ctx.api.msg.note, ctx.context, find, ctx, self._indexes) if enabled else None
+        if body is not None:
+            for check in enabled:
+                run_check(ctx.api.msg.note, ctx.context, check, body)
+
     def _is_deprecated(self, fullname: str) -> bool:
         return self._indexes.that_deprecates(fullname, self._modules or {}) is not None
 
     def _check_field(self, fullname: str, ctx: AttributeContext) -> Type:
-        with CrashTold(deprecated.check_field, ctx.api.msg.note, ctx.context):
-            deprecated.check_field(fullname, ctx, self._indexes)
+        run_check(ctx.api.msg.note, ctx.context, deprecated.check_field, fullname, ctx, self._indexes)
         return ctx.default_attr_type
 
     def _check_type(self, fullname: str, ctx: AnalyzeTypeContext) -> Type:
         if isinstance(ctx.api, TypeAnalyser):
-            with CrashTold(deprecated.check_type, ctx.api.note, ctx.context):
-                deprecated.check_type(fullname, ctx, self._indexes)
-        self._resumed = fullname  # mypy asks again for what it now analyses by itself
+            run_check(ctx.api.note, ctx.context, deprecated.check_type, fullname, ctx, self._indexes)
+        self._resumed = fullname  # mypy calls the hook again for the type that it now analyses itself
         return ctx.api.analyze_type(ctx.type)
 
-    def _check_module(self, module: ModuleCheck) -> None:
-        for each in MODULES:
-            with CrashTold(each, module.api.note, module.tree):
-                each(module, self._indexes)
+    def _check_module(self, tree: MypyFile, options: Options, api: SemanticAnalyzer | TypeChecker) -> None:
+        module = CheckedModule(tree, options, api, self._indexes)
+        for code, check in MODULES:
+            if api.errors.is_error_code_enabled(code):
+                run_check(api.note, tree, check, module)
 
-    def _check_later(self, ctx: ClassDefContext) -> None:
+    def _check_class_later(self, ctx: ClassDefContext) -> None:
         api, definition = ctx.api, ctx.cls
         if not isinstance(api, SemanticAnalyzer):
             return
-        self._watch.class_seen(api)
+        self._modules_seen.class_seen(api)
         if api.is_stub_file:
             return
         module, options, around = api.cur_mod_node, api.options, api.scope.function
 
-        def check() -> None:
+        def check_class() -> None:
             with api.file_context(module, options), _within(around, api):
-                # Remembered, for those who find the class in the cache.
-                handlers.own_handlers(definition.info)
-                uses.own_uses(definition.info)
-                attributes.own_assigned(definition.info)
-                attributes.own_mentioned(definition.info)
-                module.module_refs.update(handlers.modules_behind(definition.info))
-                facts.publish(definition.info, api.named_type("builtins.str"))
-                for trigger in facts.triggers(definition.info):
+                class_facts.record(definition.info, api.named_type("builtins.str"))
+                module.module_refs.update(class_facts.modules_behind(definition.info))
+                for trigger in class_facts.triggers(definition.info):
                     api.add_plugin_dependency(trigger, module.fullname)
-                for each in CLASSES:
-                    with CrashTold(each, api.note, definition):
-                        each(ClassCheck(definition.info, api, self._indexes))
+                for code, check in CLASSES:
+                    if api.errors.is_error_code_enabled(code):
+                        run_check(api.note, definition, check, CheckedClass(definition.info, api, self._indexes))
+
+        api.schedule_patch(_AFTER_ALL_PATCHES, check_class)
+
+
+class _ModuleWatch:
+    """Has each module checked as a whole. mypy has no hook for that, so any hook that it calls in the module serves.
+
+    These are the hooks for each class while names are bound, and for each call and each attribute while types are
+    inferred. A module without any of these, which only imports or renames, is not checked.
+
+    Args:
+        check: Checks a module. It may be called again for the same module.
+    """
+
+    def __init__(self, check: Callable[[MypyFile, Options, SemanticAnalyzer | TypeChecker], None]) -> None:
+        self._check = check
+        self._scheduled: set[str] = set()
+        self._last: object = None
+
+    def class_seen(self, api: SemanticAnalyzer) -> None:
+        """Check the module whose names are being bound after that."""
+        tree, options = api.cur_mod_node, api.options
+        if tree.fullname in self._scheduled or _is_muted(tree, api):
+            return
+        self._scheduled.add(tree.fullname)
+
+        def check() -> None:
+            self._scheduled.discard(tree.fullname)
+            self._last = tree
+            with api.file_context(tree, options):
+                self._check(tree, options, api)
 
         api.schedule_patch(_AFTER_ALL_PATCHES, check)
+
+    def asked(self) -> None:
+        """Check the module whose types are being inferred, unless that is done; mypy asks very often."""
+        api = checker_state.type_checker
+        if api is self._last or not isinstance(api, TypeChecker) or api.tree is self._last:
+            return
+        self._last = api
+        if not _is_muted(api.tree, api):
+            self._check(api.tree, api.options, api)
 
 
 @functools.cache
 def digest_of_rules() -> str:
-    """Return what tells two states of this plugin apart; mypy itself looks at its entry alone.
+    """Return a hash of the plugin's sources; mypy itself only looks at the entry file.
 
-    It is that of the sources when the process first asked, which are those that it has imported.
+    It is computed once per process, for the sources that the process has imported.
     """
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
-def _answer(
-    check: Callable[[MethodSigContext, Indexes], FunctionLike],
-    beside: Sequence[Callable[[MethodSigContext, Indexes], None]],
-    indexes: Indexes,
-    ctx: MethodSigContext,
-) -> FunctionLike:
-    """Run a check that decides on a signature, and those beside it; mypy's own is the answer where there is none."""
-    for other in beside:
-        with CrashTold(other, ctx.api.msg.note, ctx.context):
-            other(ctx, indexes)
-    with CrashTold(check, ctx.api.msg.note, ctx.context):
-        return check(ctx, indexes)
-    return ctx.default_signature
-
-
-def _observe(checks: Sequence[Callable[[TCallContext, Indexes], None]], indexes: Indexes, ctx: TCallContext) -> Type:
-    """Run checks that leave the type of a call as it is."""
-    for check in checks:
-        with CrashTold(check, ctx.api.msg.note, ctx.context):
-            check(ctx, indexes)
-    return ctx.default_return_type
+def _is_muted(tree: MypyFile, api: SemanticAnalyzer | TypeChecker) -> bool:
+    """Say whether mypy reports nothing in a module, as in installed packages."""
+    return api.options.ignore_errors or tree.path in api.errors.ignored_files
 
 
 def _within(function: FuncBase | None, api: SemanticAnalyzer) -> contextlib.AbstractContextManager[None]:
-    """Return a block whose errors are those of a function: the daemon keeps them until that is checked again."""
+    """Return a block whose errors belong to a function: the daemon keeps them until it checks the function again."""
     return contextlib.nullcontext() if function is None else api.scope.function_scope(function)

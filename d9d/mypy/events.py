@@ -1,27 +1,38 @@
-"""What an event expression in checked code stands for."""
+"""What is known of the event that an expression names: its id, which events resemble it, and when it happens."""
 
 import ast
 import dataclasses
+import difflib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Final
 
-from mypy.nodes import Expression, MypyFile, RefExpr
+from mypy.checker import TypeChecker
+from mypy.nodes import CallExpr, Expression, MypyFile, RefExpr
+from mypy.plugin import MethodContext
+from mypy.types import Instance, Type, get_proper_type
 
-from d9d.mypy.index import Indexes
+from d9d.mypy import names
+from d9d.mypy.catalogues import Indexes
+from d9d.mypy.syntax import is_unused
+
+_MAX_ALTERNATIVES: Final = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class EventName:
-    """How the author of the code knows an event.
+    """An event as the author of the code knows it; `str()` gives it as messages print it.
 
     Attributes:
-        full_name: Module and constant; just the name of a local variable; empty if the event has no name.
-        id: The id of the event, if it could be found out.
+        full_name: Module and constant; only the name of a local variable; empty if the event has no name.
+        id: The id of the event, if it is known.
+        is_declared: Whether a catalogue declares the event.
     """
 
     full_name: str = ""
     id: str | None = None
+    is_declared: bool = False
 
     @property
     def constant(self) -> str:
@@ -33,48 +44,174 @@ class EventName:
         return constant if self.id is None else f'{constant} ("{self.id}")'
 
 
-def name_event(expression: Expression | None, modules: dict[str, MypyFile], indexes: Indexes) -> EventName:
-    """Find the constant and the id of an event, in the index beside its module or else in its source.
+def name_event(expression: Expression | None, modules: Mapping[str, MypyFile], indexes: Indexes) -> EventName:
+    """Find the constant and the id of the event that an expression stands for.
 
     Args:
         expression: What the code passes as the event, if that is known.
         modules: All modules of this run.
-        indexes: Where catalogues declare their events.
-
-    Returns:
-        All that could be found out.
+        indexes: The indexes of all catalogues.
     """
     if not isinstance(expression, RefExpr):
         return EventName()
-    # The name of an imported constant is that of its definition; an attribute of an object has none.
+    # The full name of an imported constant is that of its definition; an attribute of an object has none.
     return find_event(expression.fullname or getattr(expression, "name", ""), modules, indexes)
 
 
-def find_event(full_name: str, modules: dict[str, MypyFile], indexes: Indexes) -> EventName:
-    """Find the id of an event of a known name.
+def find_event(full_name: str, modules: Mapping[str, MypyFile], indexes: Indexes) -> EventName:
+    """Find the id of an event, in the index next to its module or else in the source of its module.
 
     Args:
         full_name: Module and constant.
         modules: All modules of this run.
-        indexes: Where catalogues declare their events.
+        indexes: The indexes of all catalogues.
+    """
+    module, _, constant = full_name.rpartition(".")
+    if module not in modules:
+        return EventName(full_name)
+    declared = indexes.declaration(full_name, modules)
+    event_id = declared[1].get("id") if declared is not None else None
+    if isinstance(event_id, str):
+        return EventName(full_name, event_id, is_declared=True)
+    return EventName(full_name, _id_in_source(modules[module].path, constant), is_declared=declared is not None)
+
+
+def carried_by(event: Expression, api: TypeChecker) -> Type | None:
+    """Return the type of the context that an event carries; `None` if the expression is not known to be an event."""
+    kind = get_proper_type(api.get_expression_type(event))
+    return kind.args[0] if isinstance(kind, Instance) and kind.type.fullname == names.EVENT else None
+
+
+def event_of_unused(ctx: MethodContext, indexes: Indexes, *, passive: Collection[str] = ()) -> EventName | None:
+    """Return the event in a call such as `bus.emitter(event)` if nothing uses the result.
+
+    Args:
+        ctx: The call, whose first argument is the event.
+        indexes: The indexes of all catalogues.
+        passive: Attributes of the result; reading them does not count as a use.
 
     Returns:
-        All that could be found out.
+        The event; `None` if the result is used.
     """
-    module = modules.get(full_name.rpartition(".")[0])
-    if module is None:
-        return EventName(full_name)
-    entry = indexes.beside(module.path).event(full_name)
-    if entry is not None and isinstance(entry.get("id"), str):
-        return EventName(full_name, entry["id"])
-    return EventName(full_name, _id_in_source(module.path, full_name.rpartition(".")[2]))
+    api, call = ctx.api, ctx.context
+    if isinstance(api, TypeChecker) and isinstance(call, CallExpr) and is_unused(call, api.tree, passive=passive):
+        return name_event(ctx.args[0][0] if ctx.args[0] else None, api.modules, indexes)
+    return None
+
+
+def did_you_mean(event: EventName, given: Type, api: TypeChecker, indexes: Indexes) -> str:
+    """Return a question about the events that carry the context in the code, for the end of a message.
+
+    Args:
+        event: The event that the code names.
+        given: The type of the context in the code.
+        api: The checker of the module.
+        indexes: The indexes of all catalogues.
+
+    Returns:
+        The question, with the most similar event first; empty if no event of a catalogue carries the context.
+    """
+    context = get_proper_type(given)
+    if not isinstance(context, Instance):
+        return ""
+    own_module = event.full_name.rpartition(".")[0]
+
+    def distance(name: str) -> tuple[bool, float, str]:
+        module, _, constant = name.rpartition(".")
+        return module != own_module, -difflib.SequenceMatcher(None, event.constant, constant).ratio(), name
+
+    carriers = {
+        name
+        for module in (own_module, context.type.module_name)
+        if module in api.modules
+        for name, entry in indexes.beside(api.modules[module].path).events.items()
+        if entry.get("context") == context.type.fullname
+    }
+    found = sorted(carriers - {event.full_name}, key=distance)[:_MAX_ALTERNATIVES]
+    return f". Did you mean the event {join([name.rpartition('.')[2] for name in found], 'or')}?" if found else ""
+
+
+def join(items: Collection[str], word: str = "and") -> str:
+    """Return a list in words, such as `a, b and c`."""
+    *others, last = items
+    return f"{', '.join(others)} {word} {last}" if others else last
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When an event of a catalogue happens.
+
+    Attributes:
+        id: The id of the event.
+        fires_in_every_step: Whether it happens again and again.
+        module: The module of the catalogue that declares it: one loop's events.
+        lifecycle: Which events a run of the loop may begin with, and which may follow which.
+    """
+
+    id: str
+    fires_in_every_step: bool
+    module: str
+    lifecycle: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, full_name: str, modules: Mapping[str, MypyFile], indexes: Indexes) -> "Moment | None":
+        """Find an event in the index of its catalogue.
+
+        Args:
+            full_name: The full name of its constant.
+            modules: All modules of this run.
+            indexes: The indexes of all catalogues.
+
+        Returns:
+            What the index says; `None` for an event without a catalogue.
+        """
+        declared = indexes.declaration(full_name, modules)
+        if declared is None:
+            return None
+        index, entry = declared
+        module = index.modules.get(str(entry.get("module")), {})
+        phases = [phase for phase in module.get("phases", ()) if phase.get("name") == entry.get("phase")]
+        repeats = any(part.get("repeats") is True for part in (entry, *phases))
+        return cls(str(entry.get("id")), repeats, str(entry.get("module")), module.get("lifecycle", {}))
+
+    def never_after(self, others: Collection["Moment"]) -> bool:
+        """Say whether this event can follow none of some other events in a run."""
+        return self._is_ordered(others) and not any(self._reaches(other.id) for other in others)
+
+    def always_before(self, others: Collection["Moment"]) -> bool:
+        """Say whether none of some other events can happen before this one has happened for the first time.
+
+        A run in which this event never happens does not count.
+        """
+        before = self._reachable(self.lifecycle.get("first", ()), avoiding=self.id)
+        return self._is_ordered(others) and not any(
+            other.id == self.id or (other.id in before and self._reaches(other.id)) for other in others
+        )
+
+    def _is_ordered(self, others: Collection["Moment"]) -> bool:
+        """Say whether all are events of one loop that have a place in its order."""
+        followers = self.lifecycle.get("followers", {})
+        return all(each.module == self.module and each.id in followers for each in (self, *others))
+
+    def _reaches(self, other: str) -> bool:
+        """Say whether this event may follow another, directly or not."""
+        return self.id in self._reachable(self.lifecycle["followers"][other])
+
+    def _reachable(self, starts: Collection[str], *, avoiding: str = "") -> set[str]:
+        found, pending = set[str](), list(starts)
+        while pending:
+            event = pending.pop()
+            if event not in found and event != avoiding:
+                found.add(event)
+                pending += self.lifecycle["followers"].get(event, ())
+        return found
 
 
 def _id_in_source(path: str, constant: str) -> str | None:
     """Return the literal id in a module-level definition of an event.
 
-    The source is read since mypy's own tree is gone where the module comes from the cache, and messages shall not
-    depend on that.
+    The source is read because mypy has no tree of a module that comes from its cache, and messages must not depend on
+    that.
     """
     try:
         return _ids_in(Path(path).read_bytes()).get(constant)
@@ -84,7 +221,7 @@ def _id_in_source(path: str, constant: str) -> str | None:
 
 @functools.lru_cache(maxsize=16)
 def _ids_in(source: bytes) -> Mapping[str, str]:
-    """Return the literal ids that a module gives to what it assigns; parsed once, not for each of its handlers."""
+    """Return the literal ids in the assignments of a module, parsed once and not for each of its handlers."""
     return {
         name: str(keyword.value.value)
         for name, value in _assignments(ast.parse(source))
@@ -95,7 +232,7 @@ def _ids_in(source: bytes) -> Mapping[str, str]:
 
 
 def _assignments(tree: ast.Module) -> Iterator[tuple[str, ast.expr | None]]:
-    """Yield each name that the module assigns at its top level, with the value."""
+    """Yield each name that a module assigns at its top level, with the value."""
     for statement in tree.body:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):

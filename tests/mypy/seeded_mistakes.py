@@ -52,7 +52,7 @@ MISTAKES: Final = (
         (
             '"_report_routing"',
             'EVENT_TRAIN_STEP_POST ("train.step.post")',
-            "Did you mean EVENT_TRAIN_MODEL_STAGES_READY",
+            "Did you mean the event EVENT_TRAIN_MODEL_STAGES_READY",
         ),
     ),
     SeededMistake(
@@ -123,7 +123,7 @@ MISTAKES: Final = (
             (_REPORT, _REPORT + "        self._bus.emitter(EVENT_ROUTING_PRE)\n"),
         ),
         "d9d-emitter",
-        ("EVENT_ROUTING_PRE", "keep it, and call it"),
+        ("EVENT_ROUTING_PRE", "keep the emitter"),
     ),
     SeededMistake(
         "a task of training waits for a step of inference",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from d9d.mypy.catalogues import Indexes
 from d9d.mypy.checks import event_id
-from d9d.mypy.index import Indexes
 from d9d_codegen.rules import names
 
 

@@ -6,9 +6,9 @@ import pytest
 from case_project import CONFIGURATION, Copier, expected_reports
 
 import d9d.mypy
-from d9d.mypy import dispatch
+from d9d.mypy import diagnostics, dispatch
 from d9d.mypy import plugin as entry
-from d9d.mypy.dispatch import METHOD_SIGNATURES, D9dPlugin
+from d9d.mypy.dispatch import SIGNATURES, D9dPlugin
 
 UNCHECKED = """\
 from typing import Any
@@ -52,7 +52,7 @@ def test_edited_rules_are_heeded_by_a_warm_run(copy: Copier, monkeypatch: pytest
     """Another version of the plugin checks subscribers again, though no file of theirs changed."""
     project = copy("untyped.py")
     with monkeypatch.context() as older:
-        older.setattr(dispatch, "METHOD_SIGNATURES", {})
+        older.setattr(dispatch, "SIGNATURES", {})
         older.setattr(dispatch, "digest_of_rules", lambda: "older")
         assert not project.check()
 
@@ -124,7 +124,7 @@ def test_a_newly_deprecated_name_is_heeded_by_a_warm_run(copy: Copier) -> None:
     project.edit("lab/events/index.json", '"id": "trial.ready",', f'"id": "trial.ready", {status}')
 
     assert {each.message for each in project.check()} - before == {
-        'EVENT_TRIAL_READY ("trial.ready") is deprecated since 0.9: nothing replaces it'
+        'EVENT_TRIAL_READY ("trial.ready") is deprecated since 0.9: there is no replacement'
     }
 
 
@@ -167,8 +167,8 @@ def test_a_crash_in_a_check_is_a_note(copy: Copier, monkeypatch: pytest.MonkeyPa
     def crash(*_: object) -> None:
         raise RuntimeError("out of ideas")
 
-    for name in METHOD_SIGNATURES:
-        monkeypatch.setitem(METHOD_SIGNATURES, name, crash)
+    for name in SIGNATURES:
+        monkeypatch.setitem(SIGNATURES, name, crash)
 
     messages = {each.message for each in copy("untyped.py").check()}
 
@@ -182,7 +182,7 @@ def test_a_crash_in_a_check_of_a_module_is_a_note_at_its_top(copy: Copier, monke
     def crash(*_: object) -> None:
         raise RuntimeError("out of ideas")
 
-    monkeypatch.setattr(dispatch, "MODULES", (crash,))
+    monkeypatch.setattr(dispatch, "MODULES", ((diagnostics.DEPRECATED, crash),))
 
     reports = copy("deprecated_script.py").check()
 
@@ -197,7 +197,7 @@ def test_a_crash_in_a_check_of_a_class_is_a_note_at_the_class(copy: Copier, monk
         raise RuntimeError("out of ideas")
 
     project = copy("untyped.py")
-    monkeypatch.setattr(dispatch, "CLASSES", (crash,))
+    monkeypatch.setattr(dispatch, "CLASSES", ((diagnostics.SCOPE, crash),))
 
     reports = [each for each in project.check() if each.file == "untyped.py"]
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from mypy.errorcodes import ErrorCode
 
-from d9d.mypy import errors
+from d9d.mypy import diagnostics
 
 CASES = Path(__file__).parent / "cases"
 PAGE = Path(__file__).parents[2] / "docs" / "verification.md"
-CODES = {value.code: value for value in vars(errors).values() if isinstance(value, ErrorCode) and "d9d" in value.code}
+CODES = {
+    value.code: value for value in vars(diagnostics).values() if isinstance(value, ErrorCode) and "d9d" in value.code
+}
 EXAMPLE = re.compile(r"^ *# docs: (?P<code>d9d-[a-z-]+)\n(?P<text>.*?)^ *# docs: end$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(?P<head><!-- generated: (?P<name>[a-z0-9-]+) -->\n).*?(?P<foot><!-- end -->)", re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""Checks that nobody uses what a catalogue deprecates: an event, a context, or a field of one."""
+"""Checks that no code uses what a catalogue deprecates: an event, a context, or a field of one."""
 
 from collections.abc import Iterator
 
@@ -9,29 +9,27 @@ from mypy.plugin import AnalyzeTypeContext, AttributeContext
 from mypy.semanal import SemanticAnalyzer
 from mypy.typeanal import TypeAnalyser
 
-from d9d.mypy import errors
-from d9d.mypy.errors import Mistake
+from d9d.mypy.catalogues import Index, Indexes
+from d9d.mypy.diagnostics import DEPRECATED, CheckedModule
 from d9d.mypy.events import EventName
-from d9d.mypy.index import Index, Indexes
-from d9d.mypy.module_check import ModuleCheck
-from d9d.mypy.tree import descend
+from d9d.mypy.syntax import descend
 
 
-def check_names(module: ModuleCheck, indexes: Indexes) -> None:
-    """Check the names that a module evaluates. To import one, or to hand it on, is no use of it yet.
+def check_names(module: CheckedModule) -> None:
+    """Check the names that a module evaluates. An import or a re-export of a name is not a use.
 
     Args:
         module: The module.
-        indexes: The indexes of all catalogues.
     """
+    indexes = module.indexes
     if indexes.beside(module.tree.path).describes(module.tree.fullname):
-        return  # generated, with what is deprecated in it
+        return  # the module of a catalogue, which defines what is deprecated
     for reference in _evaluated(module):
         name = reference.fullname
         index = indexes.that_deprecates(name, module.api.modules)
         if index is not None:
             is_note = module.options.report_deprecated_as_note
-            module.report(_deprecated(name, index), reference, is_note=is_note)
+            module.report(_message(name, index), reference, DEPRECATED, is_note=is_note)
 
 
 def check_field(name: str, ctx: AttributeContext, indexes: Indexes) -> None:
@@ -43,15 +41,15 @@ def check_field(name: str, ctx: AttributeContext, indexes: Indexes) -> None:
         indexes: The indexes of all catalogues.
     """
     api = ctx.api
-    # mypy has no place to show where it compares the type with a protocol.
+    # mypy has no position to report where it compares a type with a protocol.
     if not isinstance(api, TypeChecker) or ctx.context.line < 0:
         return
     index = indexes.that_deprecates(name, api.modules)
     if index is None or indexes.beside(api.tree.path).describes(api.tree.fullname):
         return
-    # A field that is but another name of one is marked as mypy knows it.
+    # mypy itself reports a field that is an alias of another, which has a decorator for that.
     if name not in index.aliases or not api.errors.is_error_code_enabled(errorcodes.DEPRECATED):
-        _report(_deprecated(name, index), ctx.context, api)
+        _report(_message(name, index), ctx.context, api)
 
 
 def check_type(name: str, ctx: AnalyzeTypeContext, indexes: Indexes) -> None:
@@ -67,16 +65,16 @@ def check_type(name: str, ctx: AnalyzeTypeContext, indexes: Indexes) -> None:
         return
     index = indexes.that_deprecates(name, api.modules)
     if index is not None and not indexes.beside(api.cur_mod_node.path).describes(api.cur_mod_id):
-        _report(_deprecated(name, index), ctx.context, api)
+        _report(_message(name, index), ctx.context, api)
 
 
-def _report(mistake: Mistake, where: Context, api: SemanticAnalyzer | TypeChecker) -> None:
-    """Report a use as mypy reports those of what PEP 702 marks: as a note, where its user wants no more."""
-    (api.note if api.options.report_deprecated_as_note else api.fail)(mistake.message, where, code=mistake.code)
+def _report(message: str, where: Context, api: SemanticAnalyzer | TypeChecker) -> None:
+    """Report a use as mypy does for PEP 702: as an error, or as a note if the user has asked for notes."""
+    (api.note if api.options.report_deprecated_as_note else api.fail)(message, where, code=DEPRECATED)
 
 
-def _evaluated(module: ModuleCheck) -> Iterator[RefExpr]:
-    """Yield the names in a module that mypy checks, but for those that are assigned to."""
+def _evaluated(module: CheckedModule) -> Iterator[RefExpr]:
+    """Yield the names that a module reads, in code that mypy checks."""
 
     def enters(node: Node) -> bool:
         return module.options.check_untyped_defs or not (isinstance(node, FuncDef) and node.is_dynamic())
@@ -89,16 +87,13 @@ def _evaluated(module: ModuleCheck) -> Iterator[RefExpr]:
             yield node
 
 
-def _deprecated(name: str, index: Index) -> Mistake:
-    """Say that something will go, and what to use instead."""
+def _message(name: str, index: Index) -> str:
+    """Return what is deprecated, since when, and what to use instead."""
     status = index.deprecated[name]
     entry = index.aliases.get(name) or index.events.get(name) or {}
     owner, _, own_name = name.rpartition(".")
     field_of = f"{owner.rpartition('.')[2]}." if owner in index.contexts else ""
     subject = EventName(own_name, entry.get("id"))
     replacement, note = status.get("replaced_by"), " ".join(str(status.get("note") or "").split())
-    remedy = f"use {replacement} instead" if replacement else "nothing replaces it"
-    return Mistake(
-        errors.DEPRECATED,
-        f"{field_of}{subject} is deprecated since {status.get('since')}: {remedy}{f'. {note}' if note else ''}",
-    )
+    remedy = f"use {replacement} instead" if replacement else "there is no replacement"
+    return f"{field_of}{subject} is deprecated since {status.get('since')}: {remedy}{f'. {note}' if note else ''}"

@@ -1,4 +1,4 @@
-"""Checks that what overrides a handler is a handler as well: only what is subscribed itself is called."""
+"""Checks that the override of a handler is a handler too: an override does not inherit the subscription."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -9,25 +9,22 @@ from mypy.subtypes import is_subtype
 from mypy.typeops import function_type, map_type_from_supertype
 from mypy.types import AnyType, CallableType, Type, get_proper_type
 
-from d9d.mypy import errors, uses
-from d9d.mypy.callables import bind
-from d9d.mypy.class_check import ClassCheck
-from d9d.mypy.errors import Mistake
+from d9d.mypy.class_facts import READS, event_of, own_handlers, own_uses
+from d9d.mypy.diagnostics import DROPPED, CheckedClass
 from d9d.mypy.events import find_event
-from d9d.mypy.handlers import event_of, own_handlers
-from d9d.mypy.methods import function_of, is_plain, is_property
-from d9d.mypy.tree import calls
+from d9d.mypy.signatures import bind
+from d9d.mypy.syntax import calls, function_of, is_plain, is_property
 
 _PARAMETERS_OF_A_METHOD: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class _Drop:
-    """A handler that an object does not have, since a nearer class defines something else of its name.
+    """A handler that objects do not have, because a nearer class defines something else with its name.
 
     Attributes:
         name: The name of both.
-        hider: The nearest class that defines the name, and no handler.
+        hider: The nearest class that defines the name, not as a handler.
         owner: The nearest class that defines the handler.
     """
 
@@ -36,10 +33,10 @@ class _Drop:
     owner: TypeInfo
 
 
-def check_dropped(check: ClassCheck) -> None:
-    """Check that no method of a class, own or inherited, takes the place of a handler without being one.
+def check_dropped(check: CheckedClass) -> None:
+    """Check that no method of a class, own or inherited, replaces a handler without being one.
 
-    A mistake is told once, at the class that makes it: not at those that inherit it.
+    A dropped handler is reported once, at the class that drops it, and not at its subclasses.
     """
     info = check.info
     for drop in _drops(info):
@@ -47,49 +44,49 @@ def check_dropped(check: ClassCheck) -> None:
         if inherited or _is_registered_explicitly(drop.name, info) or _is_tagged_by_call(drop.name, check):
             continue
         if drop.hider is not info:
-            if _is_told_by_us(check, drop, drop.hider.names[drop.name].node):
-                check.fail(_hidden(check, drop), info.defn)
+            if _is_accepted_by_mypy(check, drop, drop.hider.names[drop.name].node):
+                check.fail(_message(check, drop), info.defn, DROPPED)
         elif (override := _own_override(check, drop)) is not None:
-            check.fail(_dropped(check, drop), override)
+            check.fail(_message(check, drop), override, DROPPED)
 
 
 def _drops(info: TypeInfo, only: str | None = None) -> Iterator[_Drop]:
-    """Yield the handlers that a class drops, be it by itself or as its bases do: all of them, or those of one name."""
+    """Yield the handlers that a class or its bases drop: all of them, or those with one name."""
     seen: dict[str, TypeInfo] = {}
-    told: set[str] = set()
+    found: set[str] = set()
     for base in info.mro:
         for name in own_handlers(base):
-            if name in seen and name not in told and only in (None, name) and name not in own_handlers(seen[name]):
-                told.add(name)
+            if name in seen and name not in found and only in (None, name) and name not in own_handlers(seen[name]):
+                found.add(name)
                 yield _Drop(name, seen[name], base)
         seen = {**dict.fromkeys(base.names, base), **seen}
 
 
 def _is_registered_explicitly(name: str, info: TypeInfo) -> bool:
-    """Say whether some method takes `self.<name>` as a value, as `bus.subscribe(event, self.<name>)` does."""
-    read = f"{uses.READS}.{name}"
-    return any(read in each for base in info.mro for each in uses.own_uses(base).values())
+    """Say whether some method reads `self.<name>`, as in `bus.subscribe(event, self.<name>)`."""
+    read = f"{READS}.{name}"
+    return any(read in each for base in info.mro for each in own_uses(base).values())
 
 
-def _is_tagged_by_call(name: str, check: ClassCheck) -> bool:
+def _is_tagged_by_call(name: str, check: CheckedClass) -> bool:
     """Say whether `subscribe(event)(...)` is called somewhere in the module with something of that name."""
     tagged = (call.args for call in calls(check.api.cur_mod_node) if event_of(call.callee) is not None)
     return any(getattr(argument, "name", "") == name for arguments in tagged for argument in arguments)
 
 
-def _own_override(check: ClassCheck, drop: _Drop) -> Context | None:
-    """Return what a class defines in a handler's place; nothing if that may be a handler, or mypy refuses it itself."""
+def _own_override(check: CheckedClass, drop: _Drop) -> Context | None:
+    """Return what a class defines instead of a handler; `None` if that may be a handler, or mypy refuses it itself."""
     definition, body = check.info.names[drop.name].node, check.info.defn.defs.body
     if isinstance(definition, Var):
         return next((each for each in body if _is_other_value(each, drop.name, definition)), None)
-    unconditional: Sequence[object] = body  # what stands under a condition, such as TYPE_CHECKING, may never be
+    unconditional: Sequence[object] = body  # code under a condition, such as TYPE_CHECKING, may never run
     if definition not in unconditional or not is_plain(definition):
         return None
-    return function_of(definition) if _is_told_by_us(check, drop, definition) else None
+    return function_of(definition) if _is_accepted_by_mypy(check, drop, definition) else None
 
 
 def _is_other_value(statement: Context, name: str, variable: Var) -> bool:
-    """Say whether a statement assigns what is no handler, and mypy takes it for a method of the same type."""
+    """Say whether a statement assigns something that is not a handler, and that mypy accepts as the method."""
     if not isinstance(statement, AssignmentStmt):
         return False
     if not any(isinstance(target, NameExpr) and target.name == name for target in statement.lvalues):
@@ -100,11 +97,11 @@ def _is_other_value(statement: Context, name: str, variable: Var) -> bool:
     return is_none and isinstance(get_proper_type(variable.type), AnyType)
 
 
-def _is_told_by_us(check: ClassCheck, drop: _Drop, override: SymbolNode | None) -> bool:
-    """Say whether mypy accepts a method in the place of a handler; its own error would be about the same mistake."""
+def _is_accepted_by_mypy(check: CheckedClass, drop: _Drop, override: SymbolNode | None) -> bool:
+    """Say whether mypy accepts a method in the place of a handler; if not, its own error is enough."""
     function, handler = function_of(override), function_of(drop.owner.names[drop.name].node)
     if function is None or (drop.hider is not check.info and override is not function):
-        return False  # what decorates it may make a handler of it, and is unknown where it comes from the cache
+        return False  # its decorators may make it a handler, and are unknown if it comes from the cache
     if handler is None:
         return True
     given: Type | None = _signature(check, drop.hider, function)
@@ -113,36 +110,25 @@ def _is_told_by_us(check: ClassCheck, drop: _Drop, override: SymbolNode | None) 
     return given is not None and is_subtype(given, _signature(check, drop.owner, handler), ignore_pos_arg_names=True)
 
 
-def _signature(check: ClassCheck, owner: TypeInfo, function: FuncDef) -> Type:
-    """Return the type of a method as an object of the checked class has it."""
+def _signature(check: CheckedClass, owner: TypeInfo, function: FuncDef) -> Type:
+    """Return the type of a method as seen on an object of the checked class."""
     signature = function.type or function_type(function, check.api.named_type("builtins.function"))
     seen = get_proper_type(map_type_from_supertype(signature, check.info, owner))
     return bind(seen) if isinstance(seen, CallableType) and not function.is_static else seen
 
 
-def _events(check: ClassCheck, drop: _Drop) -> tuple[str, str]:
-    """Return the events of the dropped handler, and what to decorate with to listen to them."""
+def _message(check: CheckedClass, drop: _Drop) -> str:
+    """Return which handler is dropped by which definition, and what to do."""
     events = [find_event(name, check.api.modules, check.indexes) for name in own_handlers(drop.owner)[drop.name]]
-    decorators = [f"@subscribe({each.constant})" for each in events if each.full_name]
-    return " and ".join(map(str, events)), " and ".join(decorators) or "@subscribe"
-
-
-def _dropped(check: ClassCheck, drop: _Drop) -> Mistake:
-    """Say that the override of a handler is none."""
-    events, decorators = _events(check, drop)
-    return Mistake(
-        errors.DROPPED,
-        f'"{drop.name}" overrides "{drop.owner.name}.{drop.name}", a handler of {events}, without @subscribe: it would '
-        f"never be called. Decorate the override with {decorators} too, or give it another name",
-    )
-
-
-def _hidden(check: ClassCheck, drop: _Drop) -> Mistake:
-    """Say that what one base class defines takes the place of a handler of another."""
-    events, decorators = _events(check, drop)
-    return Mistake(
-        errors.DROPPED,
-        f'In "{check.info.name}", "{drop.hider.name}.{drop.name}" hides "{drop.owner.name}.{drop.name}", a handler of '
-        f"{events}, without @subscribe: neither would be called. Override it with {decorators}, or give one of the two "
-        "another name",
+    tags = [f"@subscribe({each.constant})" for each in events if each.full_name]
+    handler = f'"{drop.owner.name}.{drop.name}", a handler of {" and ".join(map(str, events))}'
+    decorators = " and ".join(tags) or "@subscribe"
+    if drop.hider is check.info:
+        return (
+            f'"{drop.name}" overrides {handler}, without @subscribe, so it is never called: decorate the override with '
+            f"{decorators} too, or give it another name"
+        )
+    return (
+        f'In "{check.info.name}", "{drop.hider.name}.{drop.name}" hides {handler}, and has no @subscribe, so neither '
+        f'is called: override it in "{check.info.name}" with {decorators}, or give one of the two another name'
     )

@@ -1,28 +1,29 @@
 """Checks that an emitter is called."""
 
-from mypy.checker import TypeChecker
-from mypy.nodes import CallExpr
+from typing import Final
+
 from mypy.plugin import MethodContext
 
-from d9d.mypy import errors
-from d9d.mypy.events import name_event
-from d9d.mypy.index import Indexes
-from d9d.mypy.results import is_dropped
+from d9d.mypy.catalogues import Indexes
+from d9d.mypy.diagnostics import EMITTER
+from d9d.mypy.events import event_of_unused
+
+_PASSIVE: Final = frozenset({"handlers"})
+"""Attributes of an emitter that trigger nothing."""
 
 
-def check_use(ctx: MethodContext, indexes: Indexes) -> None:
-    """Check that the result of `bus.emitter` is used; on its own it triggers nothing.
+def check_emitter(ctx: MethodContext, indexes: Indexes) -> None:
+    """Check that the result of `bus.emitter(event)` is used for more than to look at its handlers.
 
     Args:
         ctx: The call.
         indexes: The indexes of all catalogues.
     """
-    api = ctx.api
-    if isinstance(api, TypeChecker) and isinstance(ctx.context, CallExpr) and is_dropped(ctx.context, api):
-        event = name_event(ctx.args[0][0] if ctx.args[0] else None, api.modules, indexes)
-        api.fail(
-            f'"emitter" triggers {event} when its result is called, which nothing does: keep it, and call it with the '
-            'context where the event happens, or use "trigger"',
+    event = event_of_unused(ctx, indexes, passive=_PASSIVE)
+    if event is not None:
+        ctx.api.fail(
+            f'This emitter never triggers {event}, because nothing calls its method "call": keep the emitter, and call '
+            '"emitter.call(context)" where the event happens, or use "bus.trigger"',
             ctx.context,
-            code=errors.EMITTER,
+            code=EMITTER,
         )

@@ -1,14 +1,33 @@
 """Checks that a handler accepts the context of the event that it listens to."""
 
-from mypy.checker import TypeChecker
-from mypy.nodes import CallExpr, ClassDef, Decorator, Expression, FuncDef, LambdaExpr, RefExpr
-from mypy.plugin import MethodSigContext
-from mypy.types import CallableType, Instance, Type, get_proper_type
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from d9d.mypy import callables, names
-from d9d.mypy.events import name_event
-from d9d.mypy.index import Indexes
-from d9d.mypy.wiring import Wiring
+from mypy.checker import TypeChecker
+from mypy.errorcodes import ErrorCode
+from mypy.messages import format_type, format_type_distinctly
+from mypy.nodes import (
+    ARG_POS,
+    CallExpr,
+    ClassDef,
+    Context,
+    Decorator,
+    Expression,
+    FuncDef,
+    LambdaExpr,
+    MemberExpr,
+    NameExpr,
+)
+from mypy.plugin import MethodSigContext
+from mypy.subtypes import is_subtype
+from mypy.types import AnyType, CallableType, Instance, NoneType, Type, TypeOfAny
+
+from d9d.mypy import signatures
+from d9d.mypy.catalogues import Indexes
+from d9d.mypy.class_facts import event_of
+from d9d.mypy.diagnostics import HANDLER, UNTYPED_HANDLER
+from d9d.mypy.events import EventName, carried_by, did_you_mean, join, name_event
 
 
 def check_decorated(ctx: MethodSigContext, indexes: Indexes) -> CallableType:
@@ -29,21 +48,22 @@ def check_decorated(ctx: MethodSigContext, indexes: Indexes) -> CallableType:
         return ctx.default_signature
     argument, context = ctx.args[0][0], subscription.args[0]
     kind = _type_of(argument, context, api)
-    signatures = _forms(callables.signatures(kind), ctx)
-    if not signatures:
+    forms = _forms(signatures.of(kind), ctx)
+    if not forms:
         return ctx.default_signature
     applied = _application(ctx)
-    wiring = Wiring(
+    subscribed = _Subscribed(
         api=api,
         indexes=indexes,
         handler=_decorated(ctx) or argument,
         event=name_event(_event_of(applied), api.modules, indexes),
         context=context,
     )
-    mistake = wiring.find_mistake(signatures)
-    if mistake is not None and ctx.default_signature.variables:
-        api.fail(mistake.message, applied, code=mistake.code)
-    accepting = _accept(ctx, 0, kind if mistake is None and isinstance(argument, LambdaExpr) else None)
+    diagnostic = subscribed.diagnose(forms)
+    if diagnostic is not None and ctx.default_signature.variables:
+        api.fail(diagnostic.message, applied, code=diagnostic.code)
+    is_right_lambda = diagnostic is None and isinstance(argument, LambdaExpr)
+    accepting = signatures.accept(ctx, 0, kind=kind if is_right_lambda else None)
     return accepting.copy_modified(ret_type=kind, variables=[])
 
 
@@ -61,63 +81,162 @@ def check_subscribed(ctx: MethodSigContext, indexes: Indexes) -> CallableType:
     if not (isinstance(api, TypeChecker) and all(ctx.args)):
         return ctx.default_signature
     event, argument = ctx.args[0][0], ctx.args[1][0]
-    event_type = get_proper_type(api.get_expression_type(event))
-    if not (isinstance(event_type, Instance) and event_type.type.fullname == names.EVENT):
+    context = carried_by(event, api)
+    if context is None:
         return ctx.default_signature
-    context = event_type.args[0]
     kind = _type_of(argument, context, api)
-    wiring = Wiring(
+    subscribed = _Subscribed(
         api=api,
         indexes=indexes,
         handler=argument,
         event=name_event(event, api.modules, indexes),
         context=context,
     )
-    mistake = wiring.find_mistake(callables.signatures(kind))
-    if mistake is not None:
-        api.fail(mistake.message, ctx.context, code=mistake.code)
-        return _accept(ctx, 1, None)
-    return _accept(ctx, 1, kind) if isinstance(argument, LambdaExpr) else ctx.default_signature
+    diagnostic = subscribed.diagnose(signatures.of(kind))
+    if diagnostic is not None:
+        api.fail(diagnostic.message, ctx.context, code=diagnostic.code)
+        return signatures.accept(ctx, 1)
+    return signatures.accept(ctx, 1, kind=kind) if isinstance(argument, LambdaExpr) else ctx.default_signature
+
+
+class _Diagnostic(NamedTuple):
+    code: ErrorCode
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Subscribed:
+    """A handler and the event that it is subscribed to.
+
+    Attributes:
+        api: The checker of the module.
+        indexes: The indexes of all catalogues.
+        handler: What the code decorates or passes.
+        event: The event as its author knows it.
+        context: The type of the context that the event carries.
+    """
+
+    api: TypeChecker
+    indexes: Indexes
+    handler: Context
+    event: EventName
+    context: Type
+
+    def diagnose(self, forms: Sequence[CallableType]) -> _Diagnostic | None:
+        """Return what would go wrong when the bus calls the handler.
+
+        Args:
+            forms: The signatures with which the handler can be called.
+
+        Returns:
+            `None` if one of them is right, and else what is wrong with the first.
+        """
+        found = [self._diagnose(each) for each in forms]
+        return found[0] if found and None not in found else None
+
+    def _diagnose(self, signature: CallableType) -> _Diagnostic | None:
+        name = _name(self.handler)
+        subject = f'Handler "{name}" of {self.event}' if name else f"Handler of {self.event}"
+        problem = self._problem_of_shape(signature) or self._problem_of_type(signature)
+        if problem is not None:
+            return _Diagnostic(HANDLER, f"{subject} {problem}")
+        position = signatures.context_position(signature) or 0
+        if signatures.is_unannotated(signature.arg_types[position]):
+            expected, parameter = format_type(self.context, self.api.options), signatures.quote(signature, position)
+            return _Diagnostic(
+                UNTYPED_HANDLER,
+                f"{subject} has no annotation for its context, so what it does with the context is not checked: "
+                f"annotate {parameter} with {expected}",
+            )
+        return None
+
+    def _problem_of_shape(self, signature: CallableType) -> str | None:
+        """Return why a call with one argument would fail, or not run the body, whatever the argument is."""
+        expected = format_type(self.context, self.api.options)
+        if signatures.is_asynchronous(signature):
+            return (
+                'is asynchronous, but the bus does not await handlers: define it with "def"; a handler takes '
+                f"{expected} and returns None"
+            )
+        if signatures.is_generator(signature):
+            return (
+                'is a generator, but the bus does not iterate over it, so its body never runs: remove the "yield"; a '
+                f"handler takes {expected} and returns None"
+            )
+        if signatures.context_position(signature) is None:
+            return f"takes no positional argument, but is called with {expected}: add a parameter for it"
+        if extras := signatures.required_extras(signature):
+            them = "them" if len(extras) > 1 else "it"
+            return (
+                f"requires {join(extras)} as well, but is called with {expected} alone: give {them} a default, or bind "
+                f"{them} with functools.partial"
+            )
+        return None
+
+    def _problem_of_type(self, signature: CallableType) -> str | None:
+        """Return why mypy would refuse a call with the context; `None` if the context has no annotation."""
+        position = signatures.context_position(signature) or 0
+        given, parameter = signature.arg_types[position], signatures.quote(signature, position)
+        if signatures.is_unannotated(given):
+            return None
+        given_text, expected = format_type_distinctly(given, self.context, options=self.api.options)
+        if not self._fits(signature, AnyType(TypeOfAny.special_form)):
+            question = did_you_mean(self.event, given, self.api, self.indexes)
+            return (
+                f"takes {given_text}, but the event carries {expected}: annotate {parameter} with {expected}{question}"
+            )
+        if not self._fits(signature, NoneType()):
+            returned = format_type(signature.ret_type, self.api.options)
+            return f"returns {returned}, which the bus ignores: a handler takes {expected} and returns None"
+        return None
+
+    def _fits(self, signature: CallableType, result: Type) -> bool:
+        """Say whether mypy accepts a call with the context, and the use of what it returns as the given type."""
+        function = self.api.named_generic_type("builtins.function", [])
+        call = CallableType([self.context], [ARG_POS], [None], result, function)
+        return is_subtype(signature, call, options=self.api.options)
+
+
+def _name(handler: Context) -> str:
+    """Return what the code calls a handler; empty for one without a name."""
+    if isinstance(handler, LambdaExpr):
+        return "<lambda>"
+    if isinstance(handler, CallExpr) and handler.args:  # such as functools.partial(handler, ...)
+        return _name(handler.args[0])
+    return handler.name if isinstance(handler, NameExpr | MemberExpr | FuncDef | ClassDef) else ""
 
 
 def _type_of(handler: Expression, context: Type, api: TypeChecker) -> Type:
-    """Return the type of a handler; of a lambda, what mypy shall infer it from."""
+    """Return the type of a handler; for a lambda, the type that mypy should infer it from."""
     if isinstance(handler, LambdaExpr):
-        return callables.shape_of_lambda(handler, context, api.named_generic_type("builtins.function", []))
+        return signatures.shape_of_lambda(handler, context, api.named_generic_type("builtins.function", []))
     return api.get_expression_type(handler)
 
 
-def _forms(signatures: list[CallableType], ctx: MethodSigContext) -> list[CallableType]:
-    """Return how the bus will call what is decorated; nothing if mypy reports it already."""
+def _forms(found: list[CallableType], ctx: MethodSigContext) -> list[CallableType]:
+    """Return how the bus will call what is decorated; empty if mypy reports it already."""
     if not isinstance(ctx.context, Decorator):
         # A class may keep the result of `subscribe(event)(function)` as its method: either form is right.
-        return signatures + [callables.bind(signature) for signature in signatures]
+        return found + [signatures.bind(signature) for signature in found]
     method = ctx.context.func
     if not method.info or method.is_static:
-        return signatures
-    return [callables.bind(signature) for signature in signatures if callables.accepts_self(signature, method)]
-
-
-def _accept(ctx: MethodSigContext, position: int, kind: Type | None) -> CallableType:
-    """Return the declared signature with another type for one parameter: anything, where none is given."""
-    arg_types = list(ctx.default_signature.arg_types)
-    arg_types[position] = kind or ctx.api.named_generic_type("builtins.object", [])
-    return ctx.default_signature.copy_modified(arg_types=arg_types)
+        return found
+    return [signatures.bind(signature) for signature in found if signatures.accepts_self(signature, method)]
 
 
 def _decorated(ctx: MethodSigContext) -> FuncDef | ClassDef | None:
-    """Return what is decorated, unless `subscribe(event)(handler)` is written as a call."""
+    """Return what is decorated; `None` if `subscribe(event)(handler)` is written as a call."""
     if isinstance(ctx.context, Decorator):
         return ctx.context.func
     return ctx.context if isinstance(ctx.context, ClassDef) else None
 
 
 def _application(ctx: MethodSigContext) -> Expression:
-    """Return the expression that applies `subscribe`: of several decorators the one that is being applied."""
+    """Return the expression that applies `subscribe`: of several decorators, the one that is being applied."""
     argument = ctx.args[0][0]
     if isinstance(ctx.context, Decorator | ClassDef):
         for decorator in ctx.context.decorators:
-            # mypy hands over a placeholder for what is decorated, placed where the decorator is.
+            # mypy passes a placeholder for what is decorated, at the position of the decorator.
             if (decorator.line, decorator.column) == (argument.line, argument.column):
                 return decorator
     return ctx.context if isinstance(ctx.context, Expression) else argument
@@ -125,8 +244,4 @@ def _application(ctx: MethodSigContext) -> Expression:
 
 def _event_of(applied: Expression) -> Expression | None:
     """Return the event in `subscribe(event)`, which is the decorator itself or what is called with a handler."""
-    candidates = (applied, applied.callee) if isinstance(applied, CallExpr) else ()
-    for call in candidates:
-        if isinstance(call, CallExpr) and isinstance(call.callee, RefExpr) and call.callee.fullname == names.SUBSCRIBE:
-            return call.args[0] if call.args else None
-    return None
+    return event_of(applied) or (event_of(applied.callee) if isinstance(applied, CallExpr) else None)

@@ -1,4 +1,4 @@
-"""Checks that handlers do not make every step wait for the device."""
+"""Checks that handlers do not synchronise with the device in every step."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -24,39 +24,43 @@ from mypy.nodes import (
 )
 from mypy.types import UnionType, get_proper_type
 
-from d9d.mypy import errors, names
-from d9d.mypy.bodies import HandlerBody
-from d9d.mypy.errors import Mistake
-from d9d.mypy.guards import Guard, Guards, reached
-from d9d.mypy.lifecycle import Moment
-from d9d.mypy.steadiness import runs_in_every_step
-from d9d.mypy.tensors import is_on_host, is_tensor
-from d9d.mypy.tree import descend
+from d9d.mypy import names
+from d9d.mypy.control_flow import Guard, Guards, reached
+from d9d.mypy.diagnostics import HOST_SYNC
+from d9d.mypy.events import Moment
+from d9d.mypy.handler_bodies import HandlerBody
+from d9d.mypy.host_values import is_on_host, is_tensor, runs_in_every_step
+from d9d.mypy.syntax import descend
 
 _METHODS: Final = frozenset({"item", "tolist", "cpu", "numpy"})
 _CONVERSIONS: Final = {"builtins.float": "float", "builtins.int": "int", "builtins.bool": "bool"}
 _KEEP_ON_DEVICE: Final = 'keep the tensor on the device with ".detach()"'
-_ASK_FOR_NONE: Final = 'write "is not None" if that is meant'
-_TRUTH: Final = "asks whether a tensor is true"
+_COMPARE_WITH_NONE: Final = 'write "is not None" if you mean that'
+_TRUTH: Final = "tests whether a tensor is true"
 _HARMLESS_DECORATORS: Final = ("builtins.", "typing.", "typing_extensions.", "abc.", "torch.", names.SUBSCRIBE)
-"""Others may well call the handler once in a while."""
+"""Prefixes of decorators that call the handler every time; others may call it once in a while."""
 
 
 def check_host_sync(body: HandlerBody) -> None:
-    """Check the handler of an event that fires in every step.
+    """Check the handler of an event that happens in every step.
 
     Args:
         body: The handler.
     """
     event = next((event for event in body.events if _fires_in_every_step(event, body)), None)
-    if event is None or not body.is_asked(errors.HOST_SYNC) or not all(map(_is_harmless, body.decorators)):
+    if event is None or not all(map(_is_harmless, body.decorators)):
         return
     with body.typed():
         for node, guards in reached(body.function.body):
             for where, what in _waits(node, guards, body):
-                asks_for_none = what == _TRUTH and _is_optional(where, body)
-                alternative = _ASK_FOR_NONE if asks_for_none else _KEEP_ON_DEVICE
-                body.fail(_waits_for_device(body.subject(event), what, alternative), where)
+                means_none = what == _TRUTH and _is_optional(where, body)
+                body.fail(
+                    f"{body.subject(event)} {what} in every step, so each step waits for the device: do it only every "
+                    'N steps, as under "if ctx.stepper.is_due(N):", or '
+                    f"{_COMPARE_WITH_NONE if means_none else _KEEP_ON_DEVICE}",
+                    where,
+                    HOST_SYNC,
+                )
 
 
 def _fires_in_every_step(event: Expression, body: HandlerBody) -> bool:
@@ -70,7 +74,7 @@ def _is_harmless(decorator: Expression) -> bool:
 
 
 def _waits(node: Node, guards: Guards, body: HandlerBody) -> Iterator[tuple[Expression, str]]:
-    """Yield the expressions for which the host waits in every step, each with what they do."""
+    """Yield the expressions that make the host wait in every step, each with what it does."""
     if isinstance(node, CallExpr) and (what := _what_waits(node, body)) and runs_in_every_step(guards, body):
         yield node, what
     for test in _tests(node):
@@ -80,16 +84,16 @@ def _waits(node: Node, guards: Guards, body: HandlerBody) -> Iterator[tuple[Expr
 
 
 def _what_waits(call: CallExpr, body: HandlerBody) -> str:
-    """Return what a call does for which the host waits; nothing, if it does not."""
+    """Return what a call does that makes the host wait; empty if it does not."""
     match call.callee:
         case MemberExpr(name=name, expr=tensor) if name in _METHODS and _is_awaited(tensor, body):
-            return f'calls ".{name}()" of a tensor'
+            return f'calls ".{name}()" on a tensor'
         case NameExpr(fullname="builtins.print") if any(
             _is_awaited(shown, body) for argument in call.args for shown in _shown(argument)
         ):
             return "prints a tensor"
         case NameExpr(fullname=name) if name in _CONVERSIONS and any(_is_awaited(each, body) for each in call.args):
-            return f'calls "{_CONVERSIONS[name]}()" of a tensor'
+            return f'calls "{_CONVERSIONS[name]}()" on a tensor'
     return ""
 
 
@@ -98,7 +102,7 @@ def _is_awaited(expression: Expression, body: HandlerBody) -> bool:
 
 
 def _shown(argument: Expression) -> Iterator[Expression]:
-    """Yield what is printed for an argument: itself, or what stands in the braces of an f-string."""
+    """Yield what is printed for an argument: itself, or the expressions in an f-string."""
     yield argument
     if isinstance(argument, CallExpr) and isinstance(argument.callee, MemberExpr):
         for node in descend(argument):
@@ -107,7 +111,7 @@ def _shown(argument: Expression) -> Iterator[Expression]:
 
 
 def _tests(node: Node) -> Iterator[Expression]:
-    """Yield what a statement or an expression asks the truth of."""
+    """Yield the expressions whose truth a statement or an expression tests."""
     match node:
         case IfStmt():
             yield from node.expr
@@ -126,7 +130,7 @@ def _tests(node: Node) -> Iterator[Expression]:
 
 
 def _decisive(test: Expression) -> tuple[Expression, Guards]:
-    """Return the part of a test whose truth is asked last, and under which conditions: the parts before ask first."""
+    """Return the part of a test that is evaluated last, and the conditions under which it is."""
     if isinstance(test, OpExpr) and test.op in {"and", "or"}:
         decisive, conditions = _decisive(test.right)
         return decisive, (Guard(test.left, holds=test.op == "and"), *conditions)
@@ -135,12 +139,3 @@ def _decisive(test: Expression) -> tuple[Expression, Guards]:
 
 def _is_optional(expression: Expression, body: HandlerBody) -> bool:
     return isinstance(get_proper_type(body.type_of(expression)), UnionType)
-
-
-def _waits_for_device(subject: str, what: str, alternative: str) -> Mistake:
-    """Say that the host waits for the device in every step."""
-    return Mistake(
-        errors.HOST_SYNC,
-        f"{subject} {what} in every step, and the host waits until the device has computed it: do so only in some "
-        f'steps, as under "if ctx.stepper.is_due(period_steps):", or {alternative}',
-    )

@@ -1,4 +1,4 @@
-"""Checks that handlers do not read what only the handlers of later events assign."""
+"""Checks that handlers do not read attributes that only the handlers of later events assign."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,16 +20,11 @@ from mypy.nodes import (
     WithStmt,
 )
 
-from d9d.mypy import errors
-from d9d.mypy.assignments import assigning_methods, attribute_of_self, methods, targets
-from d9d.mypy.attributes import ANYTHING, is_remembered, own_assigned, own_mentioned
-from d9d.mypy.class_check import ClassCheck
-from d9d.mypy.errors import Mistake
-from d9d.mypy.events import EventName
-from d9d.mypy.guards import Guard, Guards, reached
-from d9d.mypy.handlers import inherited_handlers, own_handlers
-from d9d.mypy.lifecycle import Moment
-from d9d.mypy.tree import descend
+from d9d.mypy.class_facts import ANYTHING, has_handlers, inherited_handlers, own_assigned, own_handlers, own_mentioned
+from d9d.mypy.control_flow import Guard, Guards, reached
+from d9d.mypy.diagnostics import ORDER, CheckedClass
+from d9d.mypy.events import EventName, Moment
+from d9d.mypy.syntax import assigning_methods, attribute_of_self, descend, methods, targets
 
 _HARMLESS_DECORATORS: Final = frozenset({"typing.final", "typing_extensions.final"})
 _HAS_ITEMS: Final = Guard(None, holds=True)
@@ -55,7 +50,7 @@ class _Handling:
         return f'"{self.method}" of {EventName(self.event, self.moment.id)}'
 
 
-def check_order(check: ClassCheck) -> None:
+def check_order(check: CheckedClass) -> None:
     """Check the handlers that a class itself defines.
 
     Args:
@@ -63,7 +58,7 @@ def check_order(check: ClassCheck) -> None:
     """
     info = check.info
     handlers = own_handlers(info)
-    if not (handlers and check.api.errors.is_error_code_enabled(errors.ORDER) and _is_plain(info)):
+    if not (handlers and _is_plain(info)):
         return
     for method in methods(info):
         reported: set[str] = set()
@@ -71,14 +66,20 @@ def check_order(check: ClassCheck) -> None:
             assigning = [] if attribute in reported else _assigning(check, attribute)
             handlings = _handlings(check, method.name) or []
             early = [each for each in handlings if _is_early(each, assigning, guards)]
-            # A condition may well tell one event of a handler from another.
+            # A condition may distinguish the events of a handler.
             if early and (not guards or early == handlings) and not _is_set_elsewhere(check, attribute, assigning):
                 reported.add(attribute)
-                check.fail(_comes_later(early[0], attribute, assigning), read)
+                check.fail(
+                    f'Handler {early[0]} reads "self.{attribute}", which is assigned only later in the run, by handler '
+                    f'{" and ".join(map(str, assigning))}: assign it in "__init__" too, or in the handler of an '
+                    "earlier event",
+                    read,
+                    ORDER,
+                )
 
 
 def _is_plain(info: TypeInfo) -> bool:
-    """Say whether attributes get values only where the source of a class and of its bases says so."""
+    """Say whether only the source of a class and its bases assigns attributes."""
     decorators = info.defn.decorators
     metaclass = info.metaclass_type.type.fullname if info.metaclass_type else "builtins.type"
     bases = [base for base in info.mro if base.fullname != "builtins.object"]
@@ -91,18 +92,18 @@ def _is_plain(info: TypeInfo) -> bool:
 
 
 def _reads(method: FuncDef) -> Iterator[tuple[MemberExpr, str, Guards]]:
-    """Yield what a method reads of `self`, and when: not where it would bear that there is nothing to read."""
+    """Yield the attributes of `self` that a method reads, and when, except where it handles a missing attribute."""
     assigned = {id(target) for target, _ in targets(method.body, augmented=False)}
-    passed_over = {id(node) for block in descend(method.body) if _bears(block) for node in descend(block)}
+    handled = {id(node) for block in descend(method.body) if _handles_errors(block) for node in descend(block)}
     repeated = {id(node) for part in descend(method.body) for block in _repeats(part) for node in descend(block)}
     for node, guards in reached(method.body):
         attribute = attribute_of_self(node)
-        if isinstance(node, MemberExpr) and attribute is not None and id(node) not in assigned | passed_over:
+        if isinstance(node, MemberExpr) and attribute is not None and id(node) not in assigned | handled:
             yield node, attribute, (*guards, _HAS_ITEMS) if id(node) in repeated else guards
 
 
-def _bears(node: Node) -> bool:
-    """Say whether errors inside a statement may be meant to happen."""
+def _handles_errors(node: Node) -> bool:
+    """Say whether a statement expects errors inside it."""
     if isinstance(node, WithStmt):
         called = [each.callee if isinstance(each, CallExpr) else each for each in node.expr]
         return any(isinstance(each, RefExpr) and each.fullname == "contextlib.suppress" for each in called)
@@ -110,26 +111,26 @@ def _bears(node: Node) -> bool:
 
 
 def _repeats(node: Node) -> list[Node]:
-    """Return what runs for each item of something, and so perhaps not at all."""
+    """Return the parts of a node that run once per item, and so perhaps never."""
     if isinstance(node, ForStmt):
         return [node.body]
     return [node.left_expr] if isinstance(node, GeneratorExpr) else []
 
 
 def _is_early(handling: _Handling, assigning: list[_Handling], guards: Guards) -> bool:
-    """Say whether a handler surely comes before others: in each run, or else in the first step of each."""
+    """Say whether a handler certainly runs before others: in every run, or at least in its first step."""
     moments = [each.moment for each in assigning]
     is_sure = bool(moments) and handling.moment.always_before(moments)
     return is_sure and (not guards or (handling.moment.never_after(moments) and not any(map(_asks_self, guards))))
 
 
 def _asks_self(guard: Guard) -> bool:
-    """Say whether a condition may be about whether there is something to read."""
+    """Say whether a condition may ask whether the attribute exists."""
     return guard.test is not None and any(attribute_of_self(node) is not None for node in descend(guard.test))
 
 
-def _assigning(check: ClassCheck, attribute: str) -> list[_Handling]:
-    """Return the handlers that assign an attribute; nothing if anything else may do so too, or may call them."""
+def _assigning(check: CheckedClass, attribute: str) -> list[_Handling]:
+    """Return the handlers that assign an attribute; empty if anything else may assign it, or may call them."""
     found: list[_Handling] = []
     for base in check.info.mro:
         for method in _assigning_methods(base, attribute):
@@ -142,23 +143,23 @@ def _assigning(check: ClassCheck, attribute: str) -> list[_Handling]:
 
 
 def _assigning_methods(base: TypeInfo, attribute: str) -> list[str]:
-    """Return the methods of one class that may assign an attribute; "" where they are not known."""
-    if not is_remembered(base):
+    """Return the methods of one class that may assign an attribute; "" if they are not known."""
+    if not has_handlers(base):
         return [""] if attribute in base.names else []
     assigned = own_assigned(base)
     return [*assigned.get(attribute, ()), *assigned.get(ANYTHING, ())]
 
 
-def _handlings(check: ClassCheck, method: str) -> list[_Handling] | None:
-    """Return the events of a handler; nothing if it is none, or if one of its events is in no catalogue."""
+def _handlings(check: CheckedClass, method: str) -> list[_Handling] | None:
+    """Return the events of a handler; `None` if it is not a handler, or if one of its events is in no catalogue."""
     _, events = inherited_handlers(check.info).get(method, (None, []))
     moments = [Moment.of(event, check.api.modules, check.indexes) for event in events]
     handlings = [_Handling(method, event, moment) for event, moment in zip(events, moments, strict=True) if moment]
     return handlings if events and len(handlings) == len(events) else None
 
 
-def _is_set_elsewhere(check: ClassCheck, attribute: str, assigning: list[_Handling]) -> bool:
-    """Say whether an attribute may get a value from outside of the class, or by its name."""
+def _is_set_elsewhere(check: CheckedClass, attribute: str, assigning: list[_Handling]) -> bool:
+    """Say whether code outside the class may assign an attribute, or code that has its name as a string."""
     symbol, code = check.info.get(attribute), list(descend(check.api.cur_mod_node))
     if symbol is not None and not isinstance(symbol.node, Var):
         return True  # such as a property
@@ -171,12 +172,3 @@ def _is_set_elsewhere(check: ClassCheck, attribute: str, assigning: list[_Handli
     assigned = {id(target) for target, _ in targets(check.api.cur_mod_node, nested=True)}
     outside = [node for node in code if isinstance(node, MemberExpr) and attribute_of_self(node) is None]
     return any(node.name in called or (node.name == attribute and id(node) in assigned) for node in outside)
-
-
-def _comes_later(handling: _Handling, attribute: str, assigning: list[_Handling]) -> Mistake:
-    """Say that there is nothing to read yet."""
-    return Mistake(
-        errors.ORDER,
-        f'Handler {handling} reads "self.{attribute}", which is assigned only later in the run, by handler '
-        f'{" and ".join(map(str, assigning))}: assign it in "__init__" too, or in the handler of an earlier event',
-    )

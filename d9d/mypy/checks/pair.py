@@ -1,43 +1,42 @@
-"""Checks that a bounded moment has its own two sides, and a block between them."""
+"""Checks that `bounded` gets the two events of one block, and has a block."""
 
 from typing import Final
 
 from mypy.checker import TypeChecker
 from mypy.messages import format_type_distinctly
-from mypy.nodes import CallExpr, Expression
+from mypy.nodes import Expression
 from mypy.plugin import MethodContext, MethodSigContext
 from mypy.subtypes import is_same_type
 from mypy.types import FunctionLike
 
-from d9d.mypy import errors
+from d9d.mypy.catalogues import Indexes
 from d9d.mypy.checks import context
-from d9d.mypy.errors import Mistake
-from d9d.mypy.events import EventName, name_event
-from d9d.mypy.index import Indexes
-from d9d.mypy.results import is_dropped
+from d9d.mypy.diagnostics import PAIR
+from d9d.mypy.events import EventName, carried_by, event_of_unused, name_event
+from d9d.mypy.signatures import accept
 
 _PRE: Final = ".pre"
 _POST: Final = ".post"
 
 
 def check_sides(ctx: MethodSigContext, indexes: Indexes) -> FunctionLike:
-    """Check that the two events in `bus.bounded(pre, post, context)` are the sides of one moment, then the context.
+    """Check the two events in `bus.bounded(pre, post, context)`, and then the context.
 
     Args:
         ctx: The call.
         indexes: The indexes of all catalogues.
 
     Returns:
-        The declared signature; if an error was reported, one that takes any events.
+        The declared signature; if an error was reported, one that takes any second event and any context.
     """
     api = ctx.api
     if not (isinstance(api, TypeChecker) and all(len(arguments) == 1 for arguments in ctx.args)):
         return ctx.default_signature
-    mistake = _mistake(ctx.args[0][0], ctx.args[1][0], api, indexes)
-    if mistake is None:
+    message = _wrong_sides(ctx.args[0][0], ctx.args[1][0], api, indexes)
+    if message is None:
         return context.check_triggered(ctx, indexes)
-    api.fail(mistake.message, ctx.context, code=mistake.code)
-    return context.accept_anything(ctx, 1, 2)
+    api.fail(message, ctx.context, code=PAIR)
+    return accept(ctx, 1, 2)
 
 
 def check_block(ctx: MethodContext, indexes: Indexes) -> None:
@@ -47,82 +46,58 @@ def check_block(ctx: MethodContext, indexes: Indexes) -> None:
         ctx: The call.
         indexes: The indexes of all catalogues.
     """
-    api = ctx.api
-    if isinstance(api, TypeChecker) and isinstance(ctx.context, CallExpr) and is_dropped(ctx.context, api):
-        pre = ctx.args[0][0] if ctx.args[0] else None
-        mistake = _no_block(name_event(pre, api.modules, indexes))
-        api.fail(mistake.message, ctx.context, code=mistake.code)
+    event = event_of_unused(ctx, indexes)
+    if event is not None:
+        ctx.api.fail(
+            f'{event} and its counterpart are never triggered here: "bounded" triggers them only in a "with" '
+            'statement. Write "with bus.bounded(...):" around the block, or use "trigger" if there is no block',
+            ctx.context,
+            code=PAIR,
+        )
 
 
-def _mistake(pre: Expression, post: Expression, api: TypeChecker, indexes: Indexes) -> Mistake | None:
-    """Return what keeps two events from being the sides of one moment, as far as their ids and contexts say."""
+def _wrong_sides(pre: Expression, post: Expression, api: TypeChecker, indexes: Indexes) -> str | None:
+    """Return why two events cannot begin and end one block, as far as their ids and contexts say."""
     first, second = (name_event(side, api.modules, indexes) for side in (pre, post))
     if first.id and second.id:
         if first.id == second.id:
-            return _one_side_twice(first)
-        if _other_side(first.id) != second.id and (_has_sides(first, api, indexes) or _has_sides(second, api, indexes)):
-            return _not_one_moment(first, second)
+            other = _counterpart(first.id)
+            remedy = f'the event with the id "{other}" as the other one' if other else "the event that ends the block"
+            return f'"bounded" gets {first} as both of its events: pass {remedy}'
+        if _counterpart(first.id) != second.id and (_has_counterpart(first) or _has_counterpart(second)):
+            counterparts = ", and ".join(_describe_counterpart(event) for event in (first, second))
+            return (
+                f"{first} and {second} do not begin and end the same block: {counterparts}. Pass two events whose ids "
+                'differ only in ".pre" and ".post"'
+            )
         if first.id.endswith(_POST):
-            return _swapped(first, second)
-    carried_first, carried_second = (context.carried_by(side, api) for side in (pre, post))
+            return f"{first} ends the block that {second} begins: pass {second} first"
+    carried_first, carried_second = (carried_by(side, api) for side in (pre, post))
     if carried_first and carried_second and not is_same_type(carried_first, carried_second):
         texts = format_type_distinctly(carried_first, carried_second, options=api.options)
-        return _two_contexts(first, second, *texts)
+        return (
+            f'{first} carries {texts[0]}, but {second} carries {texts[1]}: "bounded" passes one context to the '
+            "handlers of both, so use two events that carry the same context"
+        )
     return None
 
 
-def _other_side(event_id: str) -> str | None:
-    """Return the id of the other side of a moment, which the grammar of ids tells; nothing for what is no side."""
+def _counterpart(event_id: str) -> str | None:
+    """Return the id of the other event of a block, which follows from the id; `None` for an event of no block."""
     for side, other in ((_PRE, _POST), (_POST, _PRE)):
         if event_id.endswith(side):
             return event_id.removesuffix(side) + other
     return None
 
 
-def _has_sides(event: EventName, api: TypeChecker, indexes: Indexes) -> bool:
-    """Say whether it is known which event ends the moment that an event begins, or that none does.
+def _has_counterpart(event: EventName) -> bool:
+    """Say whether the event of the other side is known, or is known not to exist.
 
-    Ids of events without a catalogue need not follow its grammar: `user.upload.begun` may well have an end.
+    The ids of events without a catalogue need not end in `.pre` and `.post`: `user.upload.begun` may well have an end.
     """
-    module = api.modules.get(event.full_name.rpartition(".")[0])
-    is_declared = module is not None and indexes.beside(module.path).event(event.full_name) is not None
-    return is_declared or _other_side(event.id or "") is not None
+    return event.is_declared or _counterpart(event.id or "") is not None
 
 
-def _one_side_twice(event: EventName) -> Mistake:
-    """Say that the block begins and ends with one event."""
-    other = _other_side(event.id or "")
-    remedy = f'pass the event of the id "{other}" as the other side' if other else "pass the event that ends the block"
-    return Mistake(errors.PAIR, f"{event} is given as both sides of a moment: {remedy}")
-
-
-def _swapped(first: EventName, second: EventName) -> Mistake:
-    """Say that the moment would end before it begins."""
-    return Mistake(errors.PAIR, f"{first} ends the moment that {second} begins: pass {second} first")
-
-
-def _not_one_moment(first: EventName, second: EventName) -> Mistake:
-    """Say that the two events are no pair, and what is."""
-    sides = [
-        f'the other side of {event} is "{other}"' if (other := _other_side(event.id or "")) else f"{event} has no sides"
-        for event in (first, second)
-    ]
-    return Mistake(errors.PAIR, f"{first} and {second} are not the two sides of one moment: {sides[0]}, and {sides[1]}")
-
-
-def _two_contexts(first: EventName, second: EventName, first_context: str, second_context: str) -> Mistake:
-    """Say that no context fits both sides."""
-    return Mistake(
-        errors.PAIR,
-        f"{first} carries {first_context} and {second} carries {second_context}: the two sides of one moment share "
-        "one context",
-    )
-
-
-def _no_block(first: EventName) -> Mistake:
-    """Say that neither side would be triggered."""
-    return Mistake(
-        errors.PAIR,
-        f'"bounded" triggers neither {first} nor its other side until it is entered: write "with bus.bounded(...):" '
-        'around the block, or use "trigger" where there is none',
-    )
+def _describe_counterpart(event: EventName) -> str:
+    other = _counterpart(event.id or "")
+    return f'the counterpart of {event} is "{other}"' if other else f"{event} has no counterpart"

@@ -1,38 +1,47 @@
-"""Checks that tasks and model providers register the handlers that they declare: nobody else does."""
+"""Checks that tasks and model providers register their handlers: the loop does not."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from mypy.nodes import IS_ABSTRACT, Context, MypyFile, TypeInfo, Var
 
-from d9d.mypy import errors, names, uses
-from d9d.mypy.class_check import ClassCheck
-from d9d.mypy.errors import Mistake
-from d9d.mypy.events import find_event
-from d9d.mypy.handlers import inherited_handlers
-from d9d.mypy.methods import function_of, own_definitions
+from d9d.mypy import names
+from d9d.mypy.class_facts import CALLS_SUPER, HANDS_ON, ITSELF, READS, THE_CLASS, inherited_handlers, own_uses
+from d9d.mypy.diagnostics import UNREGISTERED, CheckedClass
+from d9d.mypy.events import find_event, join
+from d9d.mypy.syntax import function_of, own_definitions
 
 _Method = tuple[TypeInfo, str]
 
 _NAMES_OF_BASES: Final = ("Base", "Abstract", "Mixin")
-"""How a class that leaves something to its subclasses is called, at the beginning or at the end of its name."""
+"""The first or last words in the names of classes that leave something to their subclasses."""
 
 
-def check_unregistered(check: ClassCheck) -> None:
-    """Check that what a task or a model provider declares as handlers could be registered by its `register_events`.
+def check_unregistered(check: CheckedClass) -> None:
+    """Check that `register_events` of a task or a model provider can register all of its handlers.
 
-    A mistake is told once, at the class that makes it: not at those that inherit it.
+    A missing registration is reported once, at the class that lacks it, and not at its subclasses.
     """
     info, modules = check.info, check.api.modules
-    if not _is_told(info, modules):
+    if not _is_reported(info, modules):
         return
-    told = [base for base in info.mro[1:] if _is_told(base, modules)]
-    if any(_registering_class(base) is _registering_class(info) for base in told):
+    reported = [base for base in info.mro[1:] if _is_reported(base, modules)]
+    if any(_registering_class(base) is _registering_class(info) for base in reported):
         return
-    known = {name for base in told for name in unregistered(base)}
+    known = {name for base in reported for name in unregistered(base)}
     missing = {name: events for name, events in unregistered(info).items() if name not in known}
     if missing:
-        check.fail(_never_registered(check, missing), _where(info))
+        handlers = [
+            f'"{name}" of {" and ".join(str(find_event(each, modules, check.indexes)) for each in events)}'
+            for name, events in missing.items()
+        ]
+        noun, pronoun = ("handlers", "them") if len(handlers) > 1 else ("handler", "it")
+        check.fail(
+            f'"{info.name}" never registers its {noun} {join(handlers)}, so nothing calls {pronoun}: call '
+            "subscribe_annotated(ctx.event_bus, self) in register_events",
+            _where(info),
+            UNREGISTERED,
+        )
 
 
 def unregistered(info: TypeInfo) -> Mapping[str, list[str]]:
@@ -45,7 +54,7 @@ def unregistered(info: TypeInfo) -> Mapping[str, list[str]]:
 
 
 def _used(info: TypeInfo) -> set[str] | None:
-    """Return the attributes that `register_events` uses, with what it calls; nothing if it might use any."""
+    """Return the attributes that `register_events` and what it calls use; `None` if they may use any."""
     used: set[str] = set()
     waiting: list[_Method | None] = [_find(info, names.REGISTER_EVENTS)]
     done: set[_Method] = set()
@@ -57,29 +66,29 @@ def _used(info: TypeInfo) -> set[str] | None:
             continue
         done.add(method)
         owner, method_name = method
-        for use in uses.own_uses(owner)[method_name]:
+        for use in own_uses(owner)[method_name]:
             kind, _, name = use.rpartition(".")
-            if use == uses.ITSELF:
+            if use == ITSELF:
                 return None
-            if use == uses.HANDS_ON or (kind == uses.READS and _is_data(info, name)):
-                waiting.extend(_all_methods(info))  # what else the class keeps may know its handlers
+            if use == HANDS_ON or (kind == READS and _is_data(info, name)):
+                waiting.extend(_all_methods(info))  # another object that the class keeps may know its handlers
             else:
-                waiting.append(_find(info, name, beyond=owner if kind == uses.CALLS_SUPER else None))
+                waiting.append(_find(info, name, beyond=owner if kind == CALLS_SUPER else None))
             used.add(name)
     return used
 
 
 def _find(info: TypeInfo, name: str, beyond: TypeInfo | None = None) -> _Method | None:
-    """Return the method of a name, if it is one and what it does is known.
+    """Return a method of a class and where it is defined; `None` if it is not a method or its uses are unknown.
 
     Args:
         info: The class of the object.
-        name: The name.
+        name: The name of the method.
         beyond: The class that calls `super()`, if one does.
     """
     start = 0 if beyond is None else info.mro.index(beyond) + 1
     owner = next((base for base in info.mro[start:] if name in base.names), None)
-    return (owner, name) if owner is not None and name in uses.own_uses(owner) else None
+    return (owner, name) if owner is not None and name in own_uses(owner) else None
 
 
 def _is_data(info: TypeInfo, name: str) -> bool:
@@ -89,21 +98,21 @@ def _is_data(info: TypeInfo, name: str) -> bool:
 
 def _all_methods(info: TypeInfo) -> Iterator[_Method]:
     for base in info.mro:
-        yield from ((base, name) for name in uses.own_uses(base))
+        yield from ((base, name) for name in own_uses(base))
 
 
 def _is_all_in_view(info: TypeInfo) -> bool:
-    """Say whether nothing but what its methods say makes the class what it is."""
+    """Say whether no decorator, metaclass or `__init_subclass__` may register the handlers of a class."""
     made_by_others = info.fallback_to_any or any(
-        uses.THE_CLASS in uses.own_uses(base) or "__init_subclass__" in base.names
+        THE_CLASS in own_uses(base) or "__init_subclass__" in base.names
         for base in info.mro
         if base.fullname != "builtins.object"
     )
     return not made_by_others and (info.metaclass_type is None or info.metaclass_type.type.fullname == "abc.ABCMeta")
 
 
-def _is_told(info: TypeInfo, modules: Mapping[str, MypyFile]) -> bool:
-    """Say whether a class has handlers that it never registers, and is no base that leaves that to others."""
+def _is_reported(info: TypeInfo, modules: Mapping[str, MypyFile]) -> bool:
+    """Say whether a class never registers some handlers, and does not leave that to its subclasses."""
     missing = unregistered(info)
     if not missing or _is_abstract(info):
         return False
@@ -116,7 +125,7 @@ def _is_told(info: TypeInfo, modules: Mapping[str, MypyFile]) -> bool:
 
 
 def _is_abstract(info: TypeInfo) -> bool:
-    """Say whether a class is declared abstract, or has an abstract method, which mypy itself finds out later."""
+    """Say whether a class is declared abstract, or has an abstract method; mypy itself finds that out later."""
     if info.declared_metaclass is not None or any(base.type.fullname == "abc.ABC" for base in info.bases):
         return True
     concrete: set[str] = set()
@@ -137,19 +146,3 @@ def _where(info: TypeInfo) -> Context:
     """Return the `register_events` that a class defines, or else the class."""
     own = info.names.get(names.REGISTER_EVENTS)
     return function_of(own.node if own else None) or info.defn
-
-
-def _never_registered(check: ClassCheck, missing: Mapping[str, list[str]]) -> Mistake:
-    """Say which handlers nobody would call, since nobody registers them."""
-    handlers = [
-        f'"{name}" of {" and ".join(str(find_event(each, check.api.modules, check.indexes)) for each in events)}'
-        for name, events in missing.items()
-    ]
-    *others, last = handlers
-    listed = f"{', '.join(others)} and {last}" if others else last
-    these, those = ("handlers", "them") if others else ("handler", "it")
-    return Mistake(
-        errors.UNREGISTERED,
-        f'"{check.info.name}" never registers its {these} {listed}, so that nothing would call {those}: call '
-        "subscribe_annotated(ctx.event_bus, self) in register_events",
-    )

@@ -33,9 +33,9 @@ class WrongMeanLoss:
         loss = ctx.losses.mean()
         if dist.get_rank() == 0:
             # E[d9d-collective]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "all_reduce" on
-            #   some ranks only, since "dist.get_rank() == 0" is not the same on all: they wait forever for the others.
-            #   Call it on every rank, and put under the condition only what one rank does alone, such as to print or to
-            #   write
+            #   some ranks only, because "dist.get_rank() == 0" differs between ranks: these ranks wait forever for the
+            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
             dist.all_reduce(loss)
             logger.info("sum of the losses: %s", loss)
 
@@ -61,15 +61,15 @@ class Wrong:
     def wrong_in_d9d(self, ctx: EventConfigurationStartedContext) -> None:
         if ctx.dist_context.is_main_process:
             # E[d9d-collective]: Handler "wrong_in_d9d" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start")
-            #   calls "barrier" on some ranks only, since "ctx.dist_context.is_main_process" is not the same on all:
-            #   they wait forever for the others. Call it on every rank, and put under the condition only what one rank
-            #   does alone, such as to print or to write
+            #   calls "barrier" on some ranks only, because "ctx.dist_context.is_main_process" differs between ranks:
+            #   these ranks wait forever for the others. Call it on every rank, and keep under the condition only what
+            #   one rank does alone, such as printing or writing
             dist.barrier()
         if ctx.dist_context.rank > 0:
             # E[d9d-collective]: Handler "wrong_in_d9d" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start")
-            #   calls "new_group" on some ranks only, since "ctx.dist_context.rank > 0" is not the same on all: they
-            #   wait forever for the others. Call it on every rank, and put under the condition only what one rank does
-            #   alone, such as to print or to write
+            #   calls "new_group" on some ranks only, because "ctx.dist_context.rank > 0" differs between ranks: these
+            #   ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
+            #   rank does alone, such as printing or writing
             dist.new_group([0, 1])
 
     # One report, though it listens to two events.
@@ -82,8 +82,9 @@ class Wrong:
         logger.info("saving")
         with torch.no_grad():
             # E[d9d-collective]: Handler "wrong_after_an_early_return" of EVENT_TRIAL_READY ("trial.ready") calls "save"
-            #   on some ranks only, since "rank != 0" is not the same on all: they wait forever for the others. Call it
-            #   on every rank, and put under the condition only what one rank does alone, such as to print or to write
+            #   on some ranks only, because "rank != 0" differs between ranks: these ranks wait forever for the others.
+            #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
+            #   writing
             dcp.save({}, checkpoint_id="last")
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
@@ -91,32 +92,32 @@ class Wrong:
         is_main = self._rank == 0
         losses: list[Any] = []
         # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-        #   "all_reduce" on some ranks only, since "is_main" is not the same on all: they wait forever for the others.
-        #   Call it on every rank, and put under the condition only what one rank does alone, such as to print or to
-        #   write
+        #   "all_reduce" on some ranks only, because "is_main" differs between ranks: these ranks wait forever for the
+        #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as printing
+        #   or writing
         _ = is_main and all_reduce(ctx.losses)
         # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-        #   "broadcast" on some ranks only, since "is_main" is not the same on all: they wait forever for the others.
-        #   Call it on every rank, and put under the condition only what one rank does alone, such as to print or to
-        #   write
+        #   "broadcast" on some ranks only, because "is_main" differs between ranks: these ranks wait forever for the
+        #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as printing
+        #   or writing
         _ = dist.broadcast(ctx.losses, 0) if is_main else None
         if self._is_first:
             # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-            #   "barrier" on some ranks only, since "self._is_first" is not the same on all: they wait forever for the
-            #   others. Call it on every rank, and put under the condition only what one rank does alone, such as to
-            #   print or to write
+            #   "barrier" on some ranks only, because "self._is_first" differs between ranks: these ranks wait forever
+            #   for the others. Call it on every rank, and keep under the condition only what one rank does alone, such
+            #   as printing or writing
             wait()
         # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-        #   "reduce" on some ranks only, since "dist.get_rank() == 0" is not the same on all: they wait forever for the
-        #   others. Call it on every rank, and put under the condition only what one rank does alone, such as to print
-        #   or to write
+        #   "reduce" on some ranks only, because "dist.get_rank() == 0" differs between ranks: these ranks wait forever
+        #   for the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+        #   printing or writing
         losses += [dist.reduce(ctx.losses) for _ in range(3) if dist.get_rank() == 0]
         match dist.get_rank():
             case 0:
                 # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-                #   "all_gather_object" on some ranks only, since "dist.get_rank()" is not the same on all: they wait
-                #   forever for the others. Call it on every rank, and put under the condition only what one rank does
-                #   alone, such as to print or to write
+                #   "all_gather_object" on some ranks only, because "dist.get_rank()" differs between ranks: these ranks
+                #   wait forever for the others. Call it on every rank, and keep under the condition only what one rank
+                #   does alone, such as printing or writing
                 dist.all_gather_object(losses, None)
             case _:
                 logger.info("nothing to gather")
@@ -124,9 +125,9 @@ class Wrong:
             if not is_main:
                 continue
             # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-            #   "broadcast_object_list" on some ranks only, since "not is_main" is not the same on all: they wait
-            #   forever for the others. Call it on every rank, and put under the condition only what one rank does
-            #   alone, such as to print or to write
+            #   "broadcast_object_list" on some ranks only, because "not is_main" differs between ranks: these ranks
+            #   wait forever for the others. Call it on every rank, and keep under the condition only what one rank does
+            #   alone, such as printing or writing
             dist.broadcast_object_list(losses, src=0)
 
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -135,24 +136,25 @@ class Wrong:
             logger.info("step %d", ctx.stepper.current_step)
         else:
             # E[d9d-collective]: Handler "wrong_on_the_other_side" of EVENT_TRAIN_STEP_POST ("train.step.post") calls
-            #   "barrier" on some ranks only, since "int(os.environ["LOCAL_RANK"]) == 0" is not the same on all: they
-            #   wait forever for the others. Call it on every rank, and put under the condition only what one rank does
-            #   alone, such as to print or to write
+            #   "barrier" on some ranks only, because "int(os.environ["LOCAL_RANK"]) == 0" differs between ranks: these
+            #   ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
+            #   rank does alone, such as printing or writing
             dist.barrier(group=None)
 
     def register(self, bus: EventBus) -> None:
         bus.subscribe(EVENT_TRAIN_READY, self.wrong_subscribed)
         # E[d9d-collective]: Handler "<lambda>" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "barrier" on some
-        #   ranks only, since "dist.get_rank() == 0" is not the same on all: they wait forever for the others. Call it
-        #   on every rank, and put under the condition only what one rank does alone, such as to print or to write
+        #   ranks only, because "dist.get_rank() == 0" differs between ranks: these ranks wait forever for the others.
+        #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
+        #   writing
         bus.subscribe(EVENT_TRIAL_ROUND_POST, lambda ctx: dist.barrier() if dist.get_rank() == 0 else None)
 
     def wrong_subscribed(self, ctx: EventTrainReadyContext) -> None:
         if not dist.get_rank():
             # E[d9d-collective]: Handler "wrong_subscribed" of EVENT_TRAIN_READY ("train.ready") calls "barrier" on some
-            #   ranks only, since "not dist.get_rank()" is not the same on all: they wait forever for the others. Call
-            #   it on every rank, and put under the condition only what one rank does alone, such as to print or to
-            #   write
+            #   ranks only, because "not dist.get_rank()" differs between ranks: these ranks wait forever for the
+            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
             dist.barrier()
 
 
@@ -161,8 +163,8 @@ def wrong_function(ctx: EventRoundContext) -> None:
     rank = dist.get_rank()
     while rank == 0:
         # E[d9d-collective]: Handler "wrong_function" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "barrier" on
-        #   some ranks only, since "rank == 0" is not the same on all: they wait forever for the others. Call it on
-        #   every rank, and put under the condition only what one rank does alone, such as to print or to write
+        #   some ranks only, because "rank == 0" differs between ranks: these ranks wait forever for the others. Call it
+        #   on every rank, and keep under the condition only what one rank does alone, such as printing or writing
         dist.barrier()
 
 

@@ -18,8 +18,8 @@ class LastStepContext(EventStepContext): ...
 
 # docs: d9d-context
 def wrong(bus: EventBus) -> None:
-    # E[d9d-context]: EVENT_TRAIN_STEP_POST ("train.step.post") is triggered with "EventReadyContext", and carries
-    #   "EventStepContext": pass one of these. Did you mean EVENT_TRAIN_READY?
+    # E[d9d-context]: EVENT_TRAIN_STEP_POST ("train.step.post") is triggered with "EventReadyContext", but carries
+    #   "EventStepContext": pass an object of type "EventStepContext". Did you mean the event EVENT_TRAIN_READY?
     bus.trigger(EVENT_TRAIN_STEP_POST, EventReadyContext())
 
 
@@ -31,43 +31,43 @@ def right(bus: EventBus) -> None:
 
 
 def wrong_literal(bus: EventBus) -> None:
-    # E[d9d-context]: EVENT_TRAIN_STEP_PRE ("train.step.pre") is triggered with "int", and carries "EventStepContext":
-    #   pass one of these
+    # E[d9d-context]: EVENT_TRAIN_STEP_PRE ("train.step.pre") is triggered with "int", but carries "EventStepContext":
+    #   pass an object of type "EventStepContext"
     bus.trigger(EVENT_TRAIN_STEP_PRE, 1)
-    # E[d9d-context]: EVENT_TRAIN_READY ("train.ready") is triggered with "None", and carries "EventReadyContext": pass
-    #   one of these
+    # E[d9d-context]: EVENT_TRAIN_READY ("train.ready") is triggered with "None", but carries "EventReadyContext": pass
+    #   an object of type "EventReadyContext"
     bus.trigger(EVENT_TRAIN_READY, None)
 
 
 def wrong_class(bus: EventBus) -> None:
-    # E[d9d-context]: EVENT_TRAIN_READY ("train.ready") is triggered with the class "EventReadyContext" itself, and
-    #   carries an object of it: call it with its fields
+    # E[d9d-context]: EVENT_TRAIN_READY ("train.ready") is triggered with the class "EventReadyContext" itself, not with
+    #   an object of it: call the class with its fields
     bus.trigger(EVENT_TRAIN_READY, EventReadyContext)
 
 
 def wrong_by_keyword(bus: EventBus) -> None:
-    # E[d9d-context]: EVENT_TRIAL_READY ("trial.ready") is triggered with "EventRoundContext", and carries
-    #   "EventTrialReadyContext": pass one of these. Did you mean EVENT_TRIAL_DRAW_PRE, EVENT_TRIAL_DRAW_POST or
-    #   EVENT_TRIAL_ROUND_PRE?
+    # E[d9d-context]: EVENT_TRIAL_READY ("trial.ready") is triggered with "EventRoundContext", but carries
+    #   "EventTrialReadyContext": pass an object of type "EventTrialReadyContext". Did you mean the event
+    #   EVENT_TRIAL_DRAW_PRE, EVENT_TRIAL_DRAW_POST or EVENT_TRIAL_ROUND_PRE?
     bus.trigger(context=EventRoundContext(index=0, losses=zeros(1)), event=EVENT_TRIAL_READY)
 
 
 def wrong_optional(bus: EventBus, context: EventStepContext | None) -> None:
-    # E[d9d-context]: EVENT_TRAIN_STEP_PRE ("train.step.pre") is triggered with "EventStepContext | None", and carries
-    #   "EventStepContext": pass one of these
+    # E[d9d-context]: EVENT_TRAIN_STEP_PRE ("train.step.pre") is triggered with "EventStepContext | None", but carries
+    #   "EventStepContext": pass an object of type "EventStepContext"
     bus.trigger(EVENT_TRAIN_STEP_PRE, context)
 
 
 def wrong_in_a_block(bus: EventBus) -> None:
-    # E[d9d-context]: EVENT_TRAIN_STEP_PRE ("train.step.pre") is triggered with "EventReadyContext", and carries
-    #   "EventStepContext": pass one of these. Did you mean EVENT_TRAIN_READY?
+    # E[d9d-context]: EVENT_TRAIN_STEP_PRE ("train.step.pre") is triggered with "EventReadyContext", but carries
+    #   "EventStepContext": pass an object of type "EventStepContext". Did you mean the event EVENT_TRAIN_READY?
     with bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, EventReadyContext()):
         pass
 
 
-# E[d9d-context]: EVENT_TRAIN_READY ("train.ready") is triggered with "EventStepContext", and carries
-#   "EventReadyContext": pass one of these. Did you mean EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST or
-#   EVENT_INFERENCE_STEP_POST?
+# E[d9d-context]: EVENT_TRAIN_READY ("train.ready") is triggered with "EventStepContext", but carries
+#   "EventReadyContext": pass an object of type "EventReadyContext". Did you mean the event EVENT_TRAIN_STEP_PRE,
+#   EVENT_TRAIN_STEP_POST or EVENT_INFERENCE_STEP_POST?
 EventBus().trigger(EVENT_TRAIN_READY, EventStepContext(step=0))
 
 

@@ -20,8 +20,8 @@ EVENT_SAVED_FINAL: Final = Event[SavedContext](id="user." + "saved_final")
 EVENT_ALIAS = EVENT_TRAIN_READY
 
 
-# E[d9d-handler]: Handler "wrong" of EVENT_SAVED ("user.saved") takes "EventReadyContext", and the event carries
-#   "SavedContext": annotate "ctx" with it. Did you mean EVENT_TRAIN_READY?
+# E[d9d-handler]: Handler "wrong" of EVENT_SAVED ("user.saved") takes "EventReadyContext", but the event carries
+#   "SavedContext": annotate "ctx" with "SavedContext". Did you mean the event EVENT_TRAIN_READY?
 @subscribe(EVENT_SAVED)
 def wrong(ctx: EventReadyContext) -> None: ...
 
@@ -30,26 +30,26 @@ def wrong(ctx: EventReadyContext) -> None: ...
 def right(ctx: SavedContext) -> None: ...
 
 
-# E[d9d-handler]: Handler "wrong_declared" of EVENT_SAVED_DECLARED ("user.saved_declared") takes "int", and the event
-#   carries "SavedContext": annotate "ctx" with it
+# E[d9d-handler]: Handler "wrong_declared" of EVENT_SAVED_DECLARED ("user.saved_declared") takes "int", but the event
+#   carries "SavedContext": annotate "ctx" with "SavedContext"
 @subscribe(EVENT_SAVED_DECLARED)
 def wrong_declared(ctx: int) -> None: ...
 
 
-# E[d9d-handler]: Handler "wrong_final" of EVENT_SAVED_FINAL takes "int", and the event carries "SavedContext": annotate
-#   "ctx" with it
+# E[d9d-handler]: Handler "wrong_final" of EVENT_SAVED_FINAL takes "int", but the event carries "SavedContext": annotate
+#   "ctx" with "SavedContext"
 @subscribe(EVENT_SAVED_FINAL)
 def wrong_final(ctx: int) -> None: ...
 
 
-# E[d9d-handler]: Handler "wrong_alias" of EVENT_ALIAS takes "SavedContext", and the event carries "EventReadyContext":
-#   annotate "ctx" with it
+# E[d9d-handler]: Handler "wrong_alias" of EVENT_ALIAS takes "SavedContext", but the event carries "EventReadyContext":
+#   annotate "ctx" with "EventReadyContext"
 @subscribe(EVENT_ALIAS)
 def wrong_alias(ctx: SavedContext) -> None: ...
 
 
-# E[d9d-handler]: Handler "wrong_elsewhere" of EVENT_SAVED_ELSEWHERE ("user.saved_elsewhere") takes "SavedContext", and
-#   the event carries "SavedElsewhereContext": annotate "ctx" with it
+# E[d9d-handler]: Handler "wrong_elsewhere" of EVENT_SAVED_ELSEWHERE ("user.saved_elsewhere") takes "SavedContext", but
+#   the event carries "SavedElsewhereContext": annotate "ctx" with "SavedElsewhereContext"
 @subscribe(EVENT_SAVED_ELSEWHERE)
 def wrong_elsewhere(ctx: SavedContext) -> None: ...
 
@@ -58,8 +58,8 @@ def wrong_elsewhere(ctx: SavedContext) -> None: ...
 def right_elsewhere(ctx: SavedElsewhereContext) -> None: ...
 
 
-# E[d9d-handler]: Handler "wrong_for_the_catalogue" of EVENT_TRAIN_READY ("train.ready") takes "SavedContext", and the
-#   event carries "EventReadyContext": annotate "ctx" with it
+# E[d9d-handler]: Handler "wrong_for_the_catalogue" of EVENT_TRAIN_READY ("train.ready") takes "SavedContext", but the
+#   event carries "EventReadyContext": annotate "ctx" with "EventReadyContext"
 @subscribe(EVENT_TRAIN_READY)
 def wrong_for_the_catalogue(ctx: SavedContext) -> None: ...
 
@@ -69,9 +69,9 @@ class Owner:
 
     def register(self, bus: EventBus) -> None:
         bus.subscribe(self.event, right)
-        # E[d9d-handler]: Handler "wrong" of event takes "EventReadyContext", and the event carries "SavedContext":
-        #   annotate "ctx" with it. Did you mean EVENT_TRAIN_READY?
+        # E[d9d-handler]: Handler "wrong" of event takes "EventReadyContext", but the event carries "SavedContext":
+        #   annotate "ctx" with "SavedContext". Did you mean the event EVENT_TRAIN_READY?
         bus.subscribe(self.event, wrong)
-        # E[d9d-handler]: Handler "wrong" of an event takes "EventReadyContext", and the event carries "SavedContext":
-        #   annotate "ctx" with it. Did you mean EVENT_TRAIN_READY?
+        # E[d9d-handler]: Handler "wrong" of an event takes "EventReadyContext", but the event carries "SavedContext":
+        #   annotate "ctx" with "SavedContext". Did you mean the event EVENT_TRAIN_READY?
         bus.subscribe(Event[SavedContext](id="user.inline"), wrong)

@@ -56,7 +56,7 @@ def wrong_field(ctx: EventTrialReadyContext) -> None:
 
 @subscribe(EVENT_TRIAL_READY)
 def wrong_field_without_replacement(ctx: EventTrialReadyContext) -> None:
-    # E[d9d-deprecated]: EventTrialReadyContext.mood is deprecated since 0.3: nothing replaces it. Nobody asks.
+    # E[d9d-deprecated]: EventTrialReadyContext.mood is deprecated since 0.3: there is no replacement. Nobody asks.
     str(ctx.mood)
 
 
@@ -96,10 +96,10 @@ class Wrong:
     def right_of_the_same_name(self, ctx: int) -> None: ...
 
 
-# E[d9d-deprecated]: EVENT_TRIAL_PAUSED ("trial.paused") is deprecated since 0.2: nothing replaces it. Nothing pauses a
-#   trial any more.
+# E[d9d-deprecated]: EVENT_TRIAL_PAUSED ("trial.paused") is deprecated since 0.2: there is no replacement. Nothing
+#   pauses a trial any more.
 @subscribe(EVENT_TRIAL_PAUSED)
-# E[d9d-deprecated]: EventTrialPausedContext is deprecated since 0.2: nothing replaces it
+# E[d9d-deprecated]: EventTrialPausedContext is deprecated since 0.2: there is no replacement
 def wrong_without_replacement(ctx: EventTrialPausedContext) -> None: ...
 
 

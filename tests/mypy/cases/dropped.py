@@ -34,8 +34,8 @@ class Timer:
 
 class WrongTimer(Timer):
     # E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe: it would never be called. Decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     def on_step(self, ctx: EventStepContext) -> None: ...
 
 
@@ -58,82 +58,82 @@ class ToldOfItsBaseOnce(WrongTimer):
 class WrongOfAnotherModule(Log):
     @override
     # E[d9d-dropped]: "on_step" overrides "Log.on_step", a handler of EVENT_TRAIN_STEP_PRE ("train.step.pre") and
-    #   EVENT_TRAIN_STEP_POST ("train.step.post"), without @subscribe: it would never be called. Decorate the override
-    #   with @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another name
+    #   EVENT_TRAIN_STEP_POST ("train.step.post"), without @subscribe, so it is never called: decorate the override with
+    #   @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another name
     def on_step(self, ctx: EventStepContext) -> None:
         super().on_step(ctx)
 
 
 class WrongOfTagged(TaggedLog):
     # E[d9d-dropped]: "on_step" overrides "TaggedLog.on_step", a handler of EVENT_TRAIN_STEP_PRE ("train.step.pre"),
-    #   without @subscribe: it would never be called. Decorate the override with @subscribe(EVENT_TRAIN_STEP_PRE) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_PRE) too, or
+    #   give it another name
     def on_step(self, context: EventStepContext | None) -> None: ...
 
 
 class WrongAbstract(AbstractLog):
     # E[d9d-dropped]: "on_step" overrides "AbstractLog.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe: it would never be called. Decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     def on_step(self, ctx: EventStepContext) -> None: ...
 
 
 class WrongGeneric(GenericLog[int]):
-    # E[d9d-dropped]: "on_step" overrides "GenericLog.on_step", a handler of an event, without @subscribe: it would
-    #   never be called. Decorate the override with @subscribe too, or give it another name
+    # E[d9d-dropped]: "on_step" overrides "GenericLog.on_step", a handler of an event, without @subscribe, so it is
+    #   never called: decorate the override with @subscribe too, or give it another name
     def on_step(self, ctx: EventStepContext) -> None: ...
 
 
 class WrongUntyped(Log):
     # E[d9d-dropped]: "on_step" overrides "Log.on_step", a handler of EVENT_TRAIN_STEP_PRE ("train.step.pre") and
-    #   EVENT_TRAIN_STEP_POST ("train.step.post"), without @subscribe: it would never be called. Decorate the override
-    #   with @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another name
+    #   EVENT_TRAIN_STEP_POST ("train.step.post"), without @subscribe, so it is never called: decorate the override with
+    #   @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another name
     def on_step(self, ctx): ...
 
 
 class WrongDecorated(Timer):
     @torch.no_grad()
     # E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe: it would never be called. Decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     def on_step(self, ctx: EventStepContext) -> None: ...
 
 
 class WrongStatic(Timer):
     @staticmethod
     # E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe: it would never be called. Decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     def on_step(ctx: EventStepContext) -> None: ...
 
 
 class WrongProperty(Timer):
     @property
     # E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe: it would never be called. Decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     def on_step(self) -> Callable[[EventStepContext], None]:
         raise NotImplementedError
 
 
 class WrongValues(Timer):
     # E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe: it would never be called. Decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     on_step = lambda self, ctx: None  # noqa: E731
 
 
 class WrongNothing(Timer):
     # E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe: it would never be called. Decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     on_step: Any = None
 
 
 # E[d9d-dropped]: In "WrongHidden", "Plain.on_step" hides "Log.on_step", a handler of EVENT_TRAIN_STEP_PRE
-#   ("train.step.pre") and EVENT_TRAIN_STEP_POST ("train.step.post"), without @subscribe: neither would be called.
-#   Override it with @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST), or give one of the two
-#   another name
+#   ("train.step.pre") and EVENT_TRAIN_STEP_POST ("train.step.post"), and has no @subscribe, so neither is called:
+#   override it in "WrongHidden" with @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST), or give
+#   one of the two another name
 class WrongHidden(Plain, Log): ...
 
 
@@ -143,9 +143,8 @@ class ToldOfTheHidden(WrongHidden): ...
 def local() -> None:
     class WrongLocal(Log):
         # E[d9d-dropped]: "on_step" overrides "Log.on_step", a handler of EVENT_TRAIN_STEP_PRE ("train.step.pre") and
-        #   EVENT_TRAIN_STEP_POST ("train.step.post"), without @subscribe: it would never be called. Decorate the
-        #   override with @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another
-        #   name
+        #   EVENT_TRAIN_STEP_POST ("train.step.post"), without @subscribe, so it is never called: decorate the override
+        #   with @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another name
         def on_step(self, ctx: EventStepContext) -> None: ...
 
 

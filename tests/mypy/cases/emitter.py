@@ -13,8 +13,8 @@ EVENT_SAVED: Event[str] = Event(id="user.saved_to")
 
 # docs: d9d-emitter
 def wrong(bus: EventBus) -> None:
-    # E[d9d-emitter]: "emitter" triggers EVENT_SAVED ("user.saved_to") when its result is called, which nothing does:
-    #   keep it, and call it with the context where the event happens, or use "trigger"
+    # E[d9d-emitter]: This emitter never triggers EVENT_SAVED ("user.saved_to"), because nothing calls its method
+    #   "call": keep the emitter, and call "emitter.call(context)" where the event happens, or use "bus.trigger"
     bus.emitter(EVENT_SAVED)
 
 
@@ -27,19 +27,19 @@ def right(bus: EventBus) -> None:
 
 
 def wrong_kept(bus: EventBus) -> None:
-    # E[d9d-emitter]: "emitter" triggers EVENT_SAVED ("user.saved_to") when its result is called, which nothing does:
-    #   keep it, and call it with the context where the event happens, or use "trigger"
+    # E[d9d-emitter]: This emitter never triggers EVENT_SAVED ("user.saved_to"), because nothing calls its method
+    #   "call": keep the emitter, and call "emitter.call(context)" where the event happens, or use "bus.trigger"
     saved = bus.emitter(EVENT_SAVED)
 
 
 def wrong_of_a_catalogue(bus: EventBus) -> None:
-    # E[d9d-emitter]: "emitter" triggers EVENT_TRIAL_READY ("trial.ready") when its result is called, which nothing
-    #   does: keep it, and call it with the context where the event happens, or use "trigger"
+    # E[d9d-emitter]: This emitter never triggers EVENT_TRIAL_READY ("trial.ready"), because nothing calls its method
+    #   "call": keep the emitter, and call "emitter.call(context)" where the event happens, or use "bus.trigger"
     bus.emitter(event=EVENT_TRIAL_READY)
 
 
-# E[d9d-emitter]: "emitter" triggers EVENT_SAVED ("user.saved_to") when its result is called, which nothing does:
-#   keep it, and call it with the context where the event happens, or use "trigger"
+# E[d9d-emitter]: This emitter never triggers EVENT_SAVED ("user.saved_to"), because nothing calls its method "call":
+#   keep the emitter, and call "emitter.call(context)" where the event happens, or use "bus.trigger"
 EventBus().emitter(EVENT_SAVED)
 
 

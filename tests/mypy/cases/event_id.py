@@ -19,46 +19,46 @@ class SavedContext:
 
 
 # docs: d9d-event-id
-# E[d9d-event-id]: The id of WRONG_OWNED ("train.saved") is in the namespace "train", which is owned by the catalogue of
-#   d9d.loop.event.catalogue: declare the event there, or begin the id with a name of your own
+# E[d9d-event-id]: The id of WRONG_OWNED ("train.saved") is in the namespace "train", which belongs to the catalogue of
+#   d9d.loop.event.catalogue: declare the event in that catalogue, or start the id with another name
 WRONG_OWNED = Event[SavedContext](id="train.saved")
 
 RIGHT_OWN = Event[SavedContext](id="user.own")
 # docs: end
-# E[d9d-event-id]: The id of WRONG_OF_THE_PROJECT ("trial.saved") is in the namespace "trial", which is owned by the
-#   catalogue of lab.events: declare the event there, or begin the id with a name of your own
+# E[d9d-event-id]: The id of WRONG_OF_THE_PROJECT ("trial.saved") is in the namespace "trial", which belongs to the
+#   catalogue of lab.events: declare the event in that catalogue, or start the id with another name
 WRONG_OF_THE_PROJECT: Final = Event[SavedContext](id="trial.saved")
-# E[d9d-event-id]: The id of WRONG_OF_INFERENCE ("inference.saved") is in the namespace "inference", which is owned by
-#   the catalogue of d9d.loop.event.catalogue: declare the event there, or begin the id with a name of your own
+# E[d9d-event-id]: The id of WRONG_OF_INFERENCE ("inference.saved") is in the namespace "inference", which belongs to
+#   the catalogue of d9d.loop.event.catalogue: declare the event in that catalogue, or start the id with another name
 WRONG_OF_INFERENCE: Event[SavedContext] = Event(id="inference.saved")
 
-# E[d9d-event-id]: The id of WRONG_ONE_SEGMENT ("saved") is not made of lower-case segments joined by dots: write
-#   something like "event_id.saved"
+# E[d9d-event-id]: The id of WRONG_ONE_SEGMENT ("saved") must consist of two or more lowercase segments joined by dots:
+#   write something like "event_id.saved"
 WRONG_ONE_SEGMENT = Event[SavedContext](id="saved")
-# E[d9d-event-id]: The id of WRONG_UPPER_CASE ("User.Saved") is not made of lower-case segments joined by dots: write
-#   something like "user.saved"
+# E[d9d-event-id]: The id of WRONG_UPPER_CASE ("User.Saved") must consist of two or more lowercase segments joined by
+#   dots: write something like "user.saved"
 WRONG_UPPER_CASE = Event[SavedContext](id="User.Saved")
-# E[d9d-event-id]: The id of WRONG_EMPTY ("") is not made of lower-case segments joined by dots: write something like
-#   "event_id.something"
+# E[d9d-event-id]: The id of WRONG_EMPTY ("") must consist of two or more lowercase segments joined by dots: write
+#   something like "event_id.something"
 WRONG_EMPTY = Event[SavedContext](id="")
-# E[d9d-event-id]: The id of WRONG_DASH ("user.saved-twice") is not made of lower-case segments joined by dots: write
-#   something like "user.saved_twice"
+# E[d9d-event-id]: The id of WRONG_DASH ("user.saved-twice") must consist of two or more lowercase segments joined by
+#   dots: write something like "user.saved_twice"
 WRONG_DASH: Final[Event[SavedContext]] = Event(id="user.saved-twice")
-# E[d9d-event-id]: The id of WRONG_LAST_DOT ("user.") is not made of lower-case segments joined by dots: write something
-#   like "event_id.user"
+# E[d9d-event-id]: The id of WRONG_LAST_DOT ("user.") must consist of two or more lowercase segments joined by dots:
+#   write something like "event_id.user"
 WRONG_LAST_DOT = Event[SavedContext](id="user.")
 RIGHT_MANY_SEGMENTS = Event[SavedContext](id="user.saved_2.pre")
 RIGHT_TRAINER = Event[SavedContext](id="trainer.saved")
 
 name = "user.variable"
-# E[d9d-event-id]: The id of WRONG_VARIABLE is no literal, so that nobody can verify it: write it out, in one definition
-#   for each event, and import that where the event is needed
+# E[d9d-event-id]: The id of WRONG_VARIABLE is not a literal, so it cannot be verified: write it as a string literal in
+#   one definition of the event, and import that definition where the event is used
 WRONG_VARIABLE = Event[SavedContext](id=name)
-# E[d9d-event-id]: The id of WRONG_FORMATTED is no literal, so that nobody can verify it: write it out, in one
-#   definition for each event, and import that where the event is needed
+# E[d9d-event-id]: The id of WRONG_FORMATTED is not a literal, so it cannot be verified: write it as a string literal in
+#   one definition of the event, and import that definition where the event is used
 WRONG_FORMATTED = Event[SavedContext](id=f"user.{name}")
-# E[d9d-event-id]: The id of an event is no literal, so that nobody can verify it: write it out, in one definition for
-#   each event, and import that where the event is needed
+# E[d9d-event-id]: The id of an event is not a literal, so it cannot be verified: write it as a string literal in one
+#   definition of the event, and import that definition where the event is used
 WRONG_FAMILY = [Event[SavedContext](id=f"user.number_{number}") for number in range(3)]
 
 ID: Final = "user.final"
@@ -70,14 +70,14 @@ RIGHT_SUM_OF_ANOTHER_MODULE = Event[SavedContext](id=PREFIX + "sum_elsewhere")
 
 
 def wrong_helper(name: str) -> Event[SavedContext]:
-    # E[d9d-event-id]: The id of an event is no literal, so that nobody can verify it: write it out, in one definition
-    #   for each event, and import that where the event is needed
+    # E[d9d-event-id]: The id of an event is not a literal, so it cannot be verified: write it as a string literal in
+    #   one definition of the event, and import that definition where the event is used
     return Event(id=name)
 
 
 def wrong_dynamic(config: Any) -> Event[SavedContext]:
-    # E[d9d-event-id]: The id of an event is no literal, so that nobody can verify it: write it out, in one definition
-    #   for each event, and import that where the event is needed
+    # E[d9d-event-id]: The id of an event is not a literal, so it cannot be verified: write it as a string literal in
+    #   one definition of the event, and import that definition where the event is used
     return Event(id=config.name)
 
 
@@ -90,17 +90,17 @@ def right_known(name: Literal["user.one", "user.other"], options: dict[str, str]
 
 
 EVENT_FIRST = Event[SavedContext](id="user.first")
-# E[d9d-event-id]: The id of WRONG_SECOND ("user.first") is that of EVENT_FIRST in line 92 already, and a bus takes them
-#   for two definitions of one moment: give it an id of its own, or use EVENT_FIRST
+# E[d9d-event-id]: The id of WRONG_SECOND ("user.first") is already the id of EVENT_FIRST in line 92, and a bus refuses
+#   two events with one id: give this event another id, or use EVENT_FIRST
 WRONG_SECOND = Event[SavedContext](id="user.first")
-# E[d9d-event-id]: The id of WRONG_SECOND_SUM ("user.first") is that of EVENT_FIRST in line 92 already, and a bus takes
-#   them for two definitions of one moment: give it an id of its own, or use EVENT_FIRST
+# E[d9d-event-id]: The id of WRONG_SECOND_SUM ("user.first") is already the id of EVENT_FIRST in line 92, and a bus
+#   refuses two events with one id: give this event another id, or use EVENT_FIRST
 WRONG_SECOND_SUM = Event[SavedContext](id="user." + "first")
 
 
 def wrong_inline(bus: EventBus, handler: Callable[[SavedContext], None]) -> None:
-    # E[d9d-event-id]: The id of an event ("user.first") is that of EVENT_FIRST in line 92 already, and a bus takes them
-    #   for two definitions of one moment: give it an id of its own, or use EVENT_FIRST
+    # E[d9d-event-id]: The id of an event ("user.first") is already the id of EVENT_FIRST in line 92, and a bus refuses
+    #   two events with one id: give this event another id, or use EVENT_FIRST
     bus.subscribe(Event(id="user.first"), handler)
 
 
@@ -115,8 +115,8 @@ def right_local_of_another_function() -> Event[SavedContext]:
 
 
 def wrong_local_twice() -> tuple[Event[SavedContext], Event[SavedContext]]:
-    # E[d9d-event-id]: The id of an event ("user.twice") is that of an event in line 120 already, and a bus takes them
-    #   for two definitions of one moment: give it an id of its own, or define the event once and use it twice
+    # E[d9d-event-id]: The id of an event ("user.twice") is already the id of an event in line 120, and a bus refuses
+    #   two events with one id: give this event another id, or define the event once and use it in both places
     return Event(id="user.twice"), Event(id="user.twice")
 
 
@@ -130,20 +130,20 @@ RIGHT_SAME_NAMED_ELSEWHERE = [EVENT_SAVED_ELSEWHERE, Event[SavedElsewhereContext
 
 
 class Owner:
-    # E[d9d-event-id]: The id of WRONG_SECOND ("user.first") is that of EVENT_FIRST in line 92 already, and a bus takes
-    #   them for two definitions of one moment: give it an id of its own, or use EVENT_FIRST
+    # E[d9d-event-id]: The id of WRONG_SECOND ("user.first") is already the id of EVENT_FIRST in line 92, and a bus
+    #   refuses two events with one id: give this event another id, or use EVENT_FIRST
     WRONG_SECOND: ClassVar = Event[SavedContext](id="user.first")
     right: ClassVar[Event[SavedContext]] = Event(id="user.owned")
 
 
-# E[d9d-event-id]: WRONG_WITHOUT_CONTEXT ("user.without") has no context type, so that nothing checks its handlers:
-#   declare it as "Event[...]" of what they receive
+# E[d9d-event-id]: WRONG_WITHOUT_CONTEXT ("user.without") has no context type, so its handlers are not checked: declare
+#   it as "Event[...]" with the type of its context
 WRONG_WITHOUT_CONTEXT: Event = Event(id="user.without")
-# E[d9d-event-id]: WRONG_FINAL_WITHOUT_CONTEXT ("user.final_without") has no context type, so that nothing checks its
-#   handlers: declare it as "Event[...]" of what they receive
+# E[d9d-event-id]: WRONG_FINAL_WITHOUT_CONTEXT ("user.final_without") has no context type, so its handlers are not
+#   checked: declare it as "Event[...]" with the type of its context
 WRONG_FINAL_WITHOUT_CONTEXT: Final[Event] = Event(id="user.final_without")
-# E[d9d-event-id]: WRONG_OPTIONAL_WITHOUT_CONTEXT ("user.optional_without") has no context type, so that nothing checks
-#   its handlers: declare it as "Event[...]" of what they receive
+# E[d9d-event-id]: WRONG_OPTIONAL_WITHOUT_CONTEXT ("user.optional_without") has no context type, so its handlers are not
+#   checked: declare it as "Event[...]" with the type of its context
 WRONG_OPTIONAL_WITHOUT_CONTEXT: Moment | None = Event(id="user.optional_without")
 RIGHT_ANY: Event[Any] = Event(id="user.any")
 RIGHT_ANY_AS_WELL = Event[Any](id="user.any_as_well")
@@ -154,6 +154,6 @@ WRONG_NUMBER = Event[SavedContext](id=0)
 
 
 def wrong_unannotated(name):
-    # E[d9d-event-id]: The id of an event is no literal, so that nobody can verify it: write it out, in one definition
-    #   for each event, and import that where the event is needed
+    # E[d9d-event-id]: The id of an event is not a literal, so it cannot be verified: write it as a string literal in
+    #   one definition of the event, and import that definition where the event is used
     return Event(id=name)

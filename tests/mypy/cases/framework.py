@@ -23,8 +23,9 @@ class Task:
         # E[attr-defined]: "EventOptimizerReadyContext" has no attribute "optimiser"; maybe "optimizer"?
         ctx.event_bus.subscribe(EVENT_TRAIN_OPTIMIZER_READY, lambda event_ctx: show(event_ctx.optimiser))
         # E[d9d-handler]: Handler "on_step" of EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer") takes
-        #   "EventStepContext", and the event carries "EventOptimizerReadyContext": annotate "ctx" with it. Did you mean
-        #   EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST or EVENT_TRAIN_STEP_PRE?
+        #   "EventStepContext", but the event carries "EventOptimizerReadyContext": annotate "ctx" with
+        #   "EventOptimizerReadyContext". Did you mean the event EVENT_TRAIN_OPTIMIZER_STEP_PRE,
+        #   EVENT_TRAIN_OPTIMIZER_STEP_POST or EVENT_TRAIN_STEP_PRE?
         ctx.event_bus.subscribe(EVENT_TRAIN_OPTIMIZER_READY, self.on_step)
 
     @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)
@@ -36,22 +37,23 @@ class Task:
         show(ctx.stepper.current_step)
 
     # E[d9d-handler]: Handler "wrong_context" of EVENT_TRAIN_STEP_POST ("train.step.post") takes
-    #   "EventModelStagesReadyContext", and the event carries "EventStepContext": annotate "ctx" with it. Did you mean
-    #   EVENT_TRAIN_MODEL_STAGES_READY or EVENT_INFERENCE_MODEL_STAGES_READY?
+    #   "EventModelStagesReadyContext", but the event carries "EventStepContext": annotate "ctx" with
+    #   "EventStepContext". Did you mean the event EVENT_TRAIN_MODEL_STAGES_READY or EVENT_INFERENCE_MODEL_STAGES_READY?
     @subscribe(EVENT_TRAIN_STEP_POST)
     def wrong_context(self, ctx: EventModelStagesReadyContext) -> None: ...
 
-    # E[d9d-handler]: Handler "wrong_loop" of EVENT_TRAIN_READY ("train.ready") takes "EventInferenceReadyContext", and
-    #   the event carries "EventTrainReadyContext": annotate "ctx" with it. Did you mean EVENT_INFERENCE_READY?
+    # E[d9d-handler]: Handler "wrong_loop" of EVENT_TRAIN_READY ("train.ready") takes "EventInferenceReadyContext", but
+    #   the event carries "EventTrainReadyContext": annotate "ctx" with "EventTrainReadyContext". Did you mean the event
+    #   EVENT_INFERENCE_READY?
     @subscribe(EVENT_TRAIN_READY)
     def wrong_loop(self, ctx: EventInferenceReadyContext) -> None: ...
 
     # E[d9d-untyped-handler]: Handler "untyped" of EVENT_INFERENCE_READY ("inference.ready") has no annotation for its
-    #   context, so nothing in it is checked: annotate "ctx" with "EventInferenceReadyContext"
+    #   context, so what it does with the context is not checked: annotate "ctx" with "EventInferenceReadyContext"
     @subscribe(EVENT_INFERENCE_READY)
     def untyped(self, ctx): ...
 
-    # E[d9d-handler]: Handler "asynchronous" of EVENT_TRAIN_STEP_POST ("train.step.post") is asynchronous, and the bus
-    #   awaits nothing: define it with "def", to take "EventStepContext" and return None
+    # E[d9d-handler]: Handler "asynchronous" of EVENT_TRAIN_STEP_POST ("train.step.post") is asynchronous, but the bus
+    #   does not await handlers: define it with "def"; a handler takes "EventStepContext" and returns None
     @subscribe(EVENT_TRAIN_STEP_POST)
     async def asynchronous(self, ctx: EventStepContext) -> None: ...

@@ -33,9 +33,9 @@ class WrongLossLog:
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def log_loss(self, ctx: EventRoundContext) -> None:
-        # E[d9d-host-sync]: Handler "log_loss" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".item()" of a
-        #   tensor in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "log_loss" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".item()" on a
+        #   tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         self.losses.append(ctx.losses.mean().item())
 
 
@@ -56,39 +56,39 @@ class RightLossLog:
 class WrongCalls:
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def wrong(self, ctx: EventRoundContext) -> None:
-        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".tolist()" of a tensor
-        #   in every step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".tolist()" on a tensor
+        #   in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         ctx.losses.tolist()
-        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".cpu()" of a tensor in
-        #   every step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".cpu()" on a tensor in
+        #   every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         ctx.losses.cpu()
-        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".numpy()" of a tensor
-        #   in every step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".numpy()" on a tensor
+        #   in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         ctx.losses.numpy()
         # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a tensor in every
-        #   step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or
+        #   keep the tensor on the device with ".detach()"
         print(ctx.index, ctx.losses)
         # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a tensor in every
-        #   step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or
+        #   keep the tensor on the device with ".detach()"
         print(f"step {ctx.index}: {ctx.losses.mean():.3f}")
-        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "float()" of a tensor
-        #   in every step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "float()" on a tensor
+        #   in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         logger.info("loss %f", float(ctx.losses.mean()))
-        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".cpu()" of a tensor in
-        #   every step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".cpu()" on a tensor in
+        #   every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         host = ctx.losses.cpu()
         print(host.mean().item(), host.tolist(), host.numpy())
         loss = ctx.losses.mean()
-        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".item()" of a tensor
-        #   in every step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".item()" on a tensor
+        #   in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         total = sum(each.item() for each in (loss, loss))
         logger.info("%f", total)
 
@@ -96,40 +96,40 @@ class WrongCalls:
     @torch.no_grad()
     def wrong_truth(self, ctx: EventRoundContext) -> None:
         loss = ctx.losses.mean()
-        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") asks whether a tensor
-        #   is true in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
+        #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         if loss > 3:
             logger.warning("a large loss: %f", loss.item())
-        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") asks whether a tensor
-        #   is true in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
+        #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         assert loss.isfinite().all(), f"{loss.item()}"
-        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") asks whether a tensor
-        #   is true in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
+        #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         if distributed.get_rank() == 0 and not loss.isfinite():
             raise RuntimeError(f"the loss is {loss.item()}")
-        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") asks whether a tensor
-        #   is true in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
+        #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         worse = 1 if loss > 3 else 0
-        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") asks whether a tensor
-        #   is true in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
+        #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         bad = [each for each in (loss, loss) if each > 3]
-        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") asks whether a tensor
-        #   is true in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
+        #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         if distributed.get_rank() or loss > 4:
             worse += len(bad)
-        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") asks whether a tensor
-        #   is true in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
+        #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         between = 0 < loss < 1
-        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") asks whether a tensor
-        #   is true in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
+        #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         while loss > 1:
             loss = loss * 0.5
 
@@ -138,33 +138,28 @@ class WrongCalls:
     def wrong_under_a_steady_condition(self, ctx: EventRoundContext) -> None:
         if distributed.get_rank() == 0:
             # E[d9d-host-sync]: Handler "wrong_under_a_steady_condition" of EVENT_TRIAL_ROUND_POST ("trial.round.post")
-            #   prints a tensor in every step, and the host waits until the device has computed it: do so only in some
-            #   steps, as under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with
-            #   ".detach()"
+            #   prints a tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+            #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
             print(ctx.losses)
         if isinstance(ctx.losses, Tensor):
             # E[d9d-host-sync]: Handler "wrong_under_a_steady_condition" of EVENT_TRIAL_ROUND_POST ("trial.round.post")
-            #   calls ".item()" of a tensor in every step, and the host waits until the device has computed it: do so
-            #   only in some steps, as under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device
-            #   with ".detach()"
+            #   calls ".item()" on a tensor in every step, so each step waits for the device: do it only every N steps,
+            #   as under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
             ctx.losses.item()
         for each in (ctx.losses, ctx.losses):
             # E[d9d-host-sync]: Handler "wrong_under_a_steady_condition" of EVENT_TRIAL_ROUND_POST ("trial.round.post")
-            #   calls ".item()" of a tensor in every step, and the host waits until the device has computed it: do so
-            #   only in some steps, as under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device
-            #   with ".detach()"
+            #   calls ".item()" on a tensor in every step, so each step waits for the device: do it only every N steps,
+            #   as under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
             each.item()
         with torch.no_grad():
             # E[d9d-host-sync]: Handler "wrong_under_a_steady_condition" of EVENT_TRIAL_ROUND_POST ("trial.round.post")
-            #   calls ".item()" of a tensor in every step, and the host waits until the device has computed it: do so
-            #   only in some steps, as under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device
-            #   with ".detach()"
+            #   calls ".item()" on a tensor in every step, so each step waits for the device: do it only every N steps,
+            #   as under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
             ctx.losses.item()
         try:
             # E[d9d-host-sync]: Handler "wrong_under_a_steady_condition" of EVENT_TRIAL_ROUND_POST ("trial.round.post")
-            #   calls ".item()" of a tensor in every step, and the host waits until the device has computed it: do so
-            #   only in some steps, as under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device
-            #   with ".detach()"
+            #   calls ".item()" on a tensor in every step, so each step waits for the device: do it only every N steps,
+            #   as under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
             ctx.losses.item()
         except RuntimeError:
             ctx.losses.item()
@@ -188,19 +183,19 @@ class WrongState:
         assert self._model is not None
         for parameter in self._model.parameters():
             if parameter.grad is not None:
-                # E[d9d-host-sync]: Handler "wrong" of EVENT_TRAIN_STEP_POST ("train.step.post") calls ".item()" of a
-                #   tensor in every step, and the host waits until the device has computed it: do so only in some steps,
-                #   as under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+                # E[d9d-host-sync]: Handler "wrong" of EVENT_TRAIN_STEP_POST ("train.step.post") calls ".item()" on a
+                #   tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+                #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
                 logger.info("%f", parameter.grad.mean().item())
-        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRAIN_STEP_POST ("train.step.post") asks whether a tensor is true
-        #   in every step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or write "is not None" if that is meant
+        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRAIN_STEP_POST ("train.step.post") tests whether a tensor is true
+        #   in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or write "is not None" if you mean that
         if self._loss:
             self._loss = None
         if self._log is not None and self._verbose:
             # E[d9d-host-sync]: Handler "wrong" of EVENT_TRAIN_STEP_POST ("train.step.post") prints a tensor in every
-            #   step, and the host waits until the device has computed it: do so only in some steps, as under "if
-            #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+            #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
+            #   or keep the tensor on the device with ".detach()"
             print(self._loss)
 
     # The event that fires in every step is the second one.
@@ -209,17 +204,17 @@ class WrongState:
     @subscribe(EVENT_TRAIN_STEP_POST)
     def wrong_for_two_of_three(self, ctx: EventStepContext | EventModelStagesReadyContext) -> None:
         # E[d9d-host-sync]: Handler "wrong_for_two_of_three" of EVENT_TRAIN_STEP_PRE ("train.step.pre") calls ".item()"
-        #   of a tensor in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        #   on a tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         torch.zeros(1, device="cuda").item()
 
 
 class WrongBeforeItIsKnown:
     @subscribe(EVENT_TRAIN_STEP_POST)
     def wrong(self, ctx: EventStepContext) -> None:
-        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRAIN_STEP_POST ("train.step.post") calls ".item()" of a tensor in
-        #   every step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRAIN_STEP_POST ("train.step.post") calls ".item()" on a tensor in
+        #   every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         self._loss.item()
 
     @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)
@@ -234,8 +229,8 @@ class WrongRegistered:
         bus.subscribe(EVENT_TRAIN_STEP_PRE, self.wrong_as_well)
         bus.subscribe(EVENT_TRIAL_ROUND_POST, wrong_function)
         # E[d9d-host-sync]: Handler "<lambda>" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a tensor in every
-        #   step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or
+        #   keep the tensor on the device with ".detach()"
         bus.subscribe(EVENT_TRIAL_ROUND_POST, lambda ctx: print(ctx.losses))
         bus.subscribe(EVENT_TRIAL_ROUND_POST, lambda ctx: print(ctx.index))
         bus.subscribe(EVENT_TRIAL_ROUND_POST, functools.partial(self.wrong_partial, "tag"))
@@ -244,29 +239,29 @@ class WrongRegistered:
         bus.subscribe(EVENT_TRIAL_READY, self.right_once)
 
         def wrong_local(ctx: EventRoundContext) -> None:
-            # E[d9d-host-sync]: Handler "wrong_local" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".item()" of
-            #   a tensor in every step, and the host waits until the device has computed it: do so only in some steps,
-            #   as under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+            # E[d9d-host-sync]: Handler "wrong_local" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".item()" on
+            #   a tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+            #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
             ctx.losses.item()
 
         bus.subscribe(EVENT_TRIAL_ROUND_POST, wrong_local)
 
     def wrong(self, ctx: EventRoundContext) -> None:
         # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a tensor in every
-        #   step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or
+        #   keep the tensor on the device with ".detach()"
         print(ctx.losses)
 
     def wrong_as_well(self, ctx: EventStepContext) -> None:
-        # E[d9d-host-sync]: Handler "wrong_as_well" of EVENT_TRAIN_STEP_POST ("train.step.post") calls ".item()" of a
-        #   tensor in every step, and the host waits until the device has computed it: do so only in some steps, as
-        #   under "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong_as_well" of EVENT_TRAIN_STEP_POST ("train.step.post") calls ".item()" on a
+        #   tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         self._loss.item()
 
     def wrong_partial(self, tag: str, ctx: EventRoundContext) -> None:
         # E[d9d-host-sync]: Handler "wrong_partial" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a tensor in
-        #   every step, and the host waits until the device has computed it: do so only in some steps, as under "if
-        #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+        #   every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         print(tag, ctx.losses)
 
     def right_once(self, ctx: EventTrialReadyContext) -> None:
@@ -294,16 +289,16 @@ class RightWhoeverComesFirst:
 
 def wrong_function(ctx: EventRoundContext) -> None:
     # E[d9d-host-sync]: Handler "wrong_function" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a tensor in every
-    #   step, and the host waits until the device has computed it: do so only in some steps, as under "if
-    #   ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+    #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or keep
+    #   the tensor on the device with ".detach()"
     print(ctx.losses)
 
 
 @subscribe(EVENT_TRIAL_ROUND_POST)
 def wrong_decorated_function(ctx: EventRoundContext) -> None:
     # E[d9d-host-sync]: Handler "wrong_decorated_function" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a
-    #   tensor in every step, and the host waits until the device has computed it: do so only in some steps, as under
-    #   "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+    #   tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+    #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
     print(ctx.losses, LATER)
 
 

@@ -24,8 +24,8 @@ class Average:
 @subscribe(EVENT_TRIAL_ROUND_POST)
 def wrong_where_it_is_defined(ctx: EventRoundContext) -> None:
     # E[d9d-host-sync]: Handler "wrong_where_it_is_defined" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a
-    #   tensor in every step, and the host waits until the device has computed it: do so only in some steps, as under
-    #   "if ctx.stepper.is_due(period_steps):", or keep the tensor on the device with ".detach()"
+    #   tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+    #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
     print(ctx.losses)
 
 

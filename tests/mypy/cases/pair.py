@@ -32,13 +32,15 @@ EVENT_UPLOAD_LOGGED: Event[str] = Event(id="user.upload.logged")
 
 # docs: d9d-pair
 def wrong(bus: EventBus, context: EventRoundContext) -> None:
-    # E[d9d-pair]: EVENT_TRIAL_DRAW_PRE ("trial.draw.pre") and EVENT_TRIAL_ROUND_POST ("trial.round.post") are not the
-    #   two sides of one moment: the other side of EVENT_TRIAL_DRAW_PRE ("trial.draw.pre") is "trial.draw.post", and the
-    #   other side of EVENT_TRIAL_ROUND_POST ("trial.round.post") is "trial.round.pre"
+    # E[d9d-pair]: EVENT_TRIAL_DRAW_PRE ("trial.draw.pre") and EVENT_TRIAL_ROUND_POST ("trial.round.post") do not begin
+    #   and end the same block: the counterpart of EVENT_TRIAL_DRAW_PRE ("trial.draw.pre") is "trial.draw.post", and the
+    #   counterpart of EVENT_TRIAL_ROUND_POST ("trial.round.post") is "trial.round.pre". Pass two events whose ids
+    #   differ only in ".pre" and ".post"
     with bus.bounded(EVENT_TRIAL_DRAW_PRE, EVENT_TRIAL_ROUND_POST, context):
         pass
-    # E[d9d-pair]: "bounded" triggers neither EVENT_TRIAL_DRAW_PRE ("trial.draw.pre") nor its other side until it is
-    #   entered: write "with bus.bounded(...):" around the block, or use "trigger" where there is none
+    # E[d9d-pair]: EVENT_TRIAL_DRAW_PRE ("trial.draw.pre") and its counterpart are never triggered here: "bounded"
+    #   triggers them only in a "with" statement. Write "with bus.bounded(...):" around the block, or use "trigger" if
+    #   there is no block
     bus.bounded(EVENT_TRIAL_DRAW_PRE, EVENT_TRIAL_DRAW_POST, context)
 
 
@@ -51,57 +53,63 @@ def right(bus: EventBus, context: EventRoundContext) -> None:
 
 
 def wrong_order(bus: EventBus, context: EventStepContext) -> None:
-    # E[d9d-pair]: EVENT_TRAIN_STEP_POST ("train.step.post") ends the moment that EVENT_TRAIN_STEP_PRE
-    #   ("train.step.pre") begins: pass EVENT_TRAIN_STEP_PRE ("train.step.pre") first
+    # E[d9d-pair]: EVENT_TRAIN_STEP_POST ("train.step.post") ends the block that EVENT_TRAIN_STEP_PRE ("train.step.pre")
+    #   begins: pass EVENT_TRAIN_STEP_PRE ("train.step.pre") first
     with bus.bounded(EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE, context):
         pass
 
 
 def wrong_twice(bus: EventBus, context: EventStepContext) -> None:
-    # E[d9d-pair]: EVENT_TRAIN_STEP_PRE ("train.step.pre") is given as both sides of a moment: pass the event of the id
-    #   "train.step.post" as the other side
+    # E[d9d-pair]: "bounded" gets EVENT_TRAIN_STEP_PRE ("train.step.pre") as both of its events: pass the event with the
+    #   id "train.step.post" as the other one
     with bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_PRE, context):
         pass
 
 
 def wrong_without_sides(bus: EventBus, context: EventTrialReadyContext) -> None:
-    # E[d9d-pair]: EVENT_TRIAL_READY ("trial.ready") and EVENT_TRIAL_REPORT ("trial.report") are not the two sides of
-    #   one moment: EVENT_TRIAL_READY ("trial.ready") has no sides, and EVENT_TRIAL_REPORT ("trial.report") has no sides
+    # E[d9d-pair]: EVENT_TRIAL_READY ("trial.ready") and EVENT_TRIAL_REPORT ("trial.report") do not begin and end the
+    #   same block: EVENT_TRIAL_READY ("trial.ready") has no counterpart, and EVENT_TRIAL_REPORT ("trial.report") has no
+    #   counterpart. Pass two events whose ids differ only in ".pre" and ".post"
     with bus.bounded(EVENT_TRIAL_READY, EVENT_TRIAL_REPORT, context):
         pass
 
 
 def wrong_across_catalogues(bus: EventBus, context: EventRoundContext) -> None:
-    # E[d9d-pair]: EVENT_TRIAL_ROUND_PRE ("trial.round.pre") and EVENT_TRAIN_STEP_POST ("train.step.post") are not the
-    #   two sides of one moment: the other side of EVENT_TRIAL_ROUND_PRE ("trial.round.pre") is "trial.round.post", and
-    #   the other side of EVENT_TRAIN_STEP_POST ("train.step.post") is "train.step.pre"
+    # E[d9d-pair]: EVENT_TRIAL_ROUND_PRE ("trial.round.pre") and EVENT_TRAIN_STEP_POST ("train.step.post") do not begin
+    #   and end the same block: the counterpart of EVENT_TRIAL_ROUND_PRE ("trial.round.pre") is "trial.round.post", and
+    #   the counterpart of EVENT_TRAIN_STEP_POST ("train.step.post") is "train.step.pre". Pass two events whose ids
+    #   differ only in ".pre" and ".post"
     with bus.bounded(EVENT_TRIAL_ROUND_PRE, EVENT_TRAIN_STEP_POST, context):
         pass
 
 
 def wrong_own_events(bus: EventBus, context: EventStepContext) -> None:
-    # E[d9d-pair]: EVENT_SAVE_PRE ("user.save.pre") and EVENT_SAVE_POST_OF_PATH ("user.save_path.post") are not the two
-    #   sides of one moment: the other side of EVENT_SAVE_PRE ("user.save.pre") is "user.save.post", and the other side
-    #   of EVENT_SAVE_POST_OF_PATH ("user.save_path.post") is "user.save_path.pre"
+    # E[d9d-pair]: EVENT_SAVE_PRE ("user.save.pre") and EVENT_SAVE_POST_OF_PATH ("user.save_path.post") do not begin and
+    #   end the same block: the counterpart of EVENT_SAVE_PRE ("user.save.pre") is "user.save.post", and the counterpart
+    #   of EVENT_SAVE_POST_OF_PATH ("user.save_path.post") is "user.save_path.pre". Pass two events whose ids differ
+    #   only in ".pre" and ".post"
     with bus.bounded(EVENT_SAVE_PRE, EVENT_SAVE_POST_OF_PATH, context):
         pass
 
 
 def wrong_contexts(bus: EventBus, context: EventStepContext) -> None:
-    # E[d9d-pair]: EVENT_UPLOAD_BEGUN ("user.upload.begun") carries "EventStepContext" and EVENT_UPLOAD_LOGGED
-    #   ("user.upload.logged") carries "str": the two sides of one moment share one context
+    # E[d9d-pair]: EVENT_UPLOAD_BEGUN ("user.upload.begun") carries "EventStepContext", but EVENT_UPLOAD_LOGGED
+    #   ("user.upload.logged") carries "str": "bounded" passes one context to the handlers of both, so use two events
+    #   that carry the same context
     with bus.bounded(EVENT_UPLOAD_BEGUN, EVENT_UPLOAD_LOGGED, context):
         pass
 
 
 def wrong_kept(bus: EventBus, context: EventStepContext) -> None:
-    # E[d9d-pair]: "bounded" triggers neither EVENT_TRAIN_STEP_PRE ("train.step.pre") nor its other side until it is
-    #   entered: write "with bus.bounded(...):" around the block, or use "trigger" where there is none
+    # E[d9d-pair]: EVENT_TRAIN_STEP_PRE ("train.step.pre") and its counterpart are never triggered here: "bounded"
+    #   triggers them only in a "with" statement. Write "with bus.bounded(...):" around the block, or use "trigger" if
+    #   there is no block
     moment = bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, context)
 
 
-# E[d9d-pair]: "bounded" triggers neither EVENT_TRAIN_STEP_PRE ("train.step.pre") nor its other side until it is
-#   entered: write "with bus.bounded(...):" around the block, or use "trigger" where there is none
+# E[d9d-pair]: EVENT_TRAIN_STEP_PRE ("train.step.pre") and its counterpart are never triggered here: "bounded" triggers
+#   them only in a "with" statement. Write "with bus.bounded(...):" around the block, or use "trigger" if there is no
+#   block
 EventBus().bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST, EventStepContext(step=1))
 
 

@@ -48,9 +48,8 @@ class WrongLoop(TrainTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         subscribe_annotated(ctx.event_bus, self)
 
-    # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") would never be called: the
-    #   training loop runs "WrongLoop", and only the inference loop triggers this event. Did you mean
-    #   EVENT_TRAIN_STEP_POST?
+    # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
+    #   loop runs "WrongLoop", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
@@ -72,14 +71,14 @@ class WrongInference(InferenceTask):
 
     def process_outputs(self, ctx: ProcessOutputsContext) -> None: ...
 
-    # E[d9d-scope]: Handler "on_optimizer" of EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer") would never
-    #   be called: the inference loop runs "WrongInference", and only the training loop triggers this event. Handle it
-    #   in a subclass of TrainTask
+    # E[d9d-scope]: Handler "on_optimizer" of EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer") is never
+    #   called: the inference loop runs "WrongInference", and only the training loop triggers this event. Handle it in a
+    #   subclass of TrainTask
     @subscribe(EVENT_TRAIN_OPTIMIZER_READY)
     def on_optimizer(self, ctx: EventOptimizerReadyContext) -> None: ...
 
-    # E[d9d-scope]: Handler "on_ready" of EVENT_TRAIN_READY ("train.ready") would never be called: the inference loop
-    #   runs "WrongInference", and only the training loop triggers this event. Did you mean EVENT_INFERENCE_READY?
+    # E[d9d-scope]: Handler "on_ready" of EVENT_TRAIN_READY ("train.ready") is never called: the inference loop runs
+    #   "WrongInference", and only the training loop triggers this event. Did you mean EVENT_INFERENCE_READY?
     @subscribe(EVENT_TRAIN_READY)
     def on_ready(self, ctx: EventTrainReadyContext) -> None: ...
 
@@ -89,24 +88,22 @@ class WrongInference(InferenceTask):
 
 class WrongStacked(RegisteringTask):
     @subscribe(EVENT_TRAIN_STEP_POST)
-    # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") would never be called: the
-    #   training loop runs "WrongStacked", and only the inference loop triggers this event. Did you mean
-    #   EVENT_TRAIN_STEP_POST?
+    # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
+    #   loop runs "WrongStacked", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
-    # E[d9d-scope]: Handler "on_done" of EVENT_INFERENCE_FINISHED ("inference.finished") would never be called: the
-    #   training loop runs "WrongStacked", and only the inference loop triggers this event. Did you mean
-    #   EVENT_TRAIN_FINISHED?
+    # E[d9d-scope]: Handler "on_done" of EVENT_INFERENCE_FINISHED ("inference.finished") is never called: the training
+    #   loop runs "WrongStacked", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_FINISHED?
     @subscribe(EVENT_DONE)
     def on_done(self, ctx: EventInferenceFinishedContext) -> None: ...
 
-    # E[d9d-scope]: Handler "on_forward" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post") would never be
-    #   called: the training loop runs "WrongStacked", and only the inference loop triggers this event. Handle it in a
-    #   subclass of InferenceTask
+    # E[d9d-scope]: Handler "on_forward" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post") is never called: the
+    #   training loop runs "WrongStacked", and only the inference loop triggers this event. Handle it in a subclass of
+    #   InferenceTask
     on_forward = subscribe(inference.EVENT_INFERENCE_FORWARD_POST)(lambda self, ctx: show(ctx.stepper))
 
-    # E[d9d-scope]: Handler "on_static" of EVENT_INFERENCE_STEP_POST ("inference.step.post") would never be called: the
+    # E[d9d-scope]: Handler "on_static" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the
     #   training loop runs "WrongStacked", and only the inference loop triggers this event. Did you mean
     #   EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
@@ -116,17 +113,18 @@ class WrongStacked(RegisteringTask):
 
 class ToldByAnotherCheck(RegisteringTask):
     # E[d9d-handler]: Handler "on_ready" of EVENT_INFERENCE_READY ("inference.ready") takes "EventTrainReadyContext",
-    #   and the event carries "EventInferenceReadyContext": annotate "ctx" with it. Did you mean EVENT_TRAIN_READY?
+    #   but the event carries "EventInferenceReadyContext": annotate "ctx" with "EventInferenceReadyContext". Did you
+    #   mean the event EVENT_TRAIN_READY?
     @subscribe(EVENT_INFERENCE_READY)
     def on_ready(self, ctx: EventTrainReadyContext) -> None: ...
 
 
-# E[d9d-scope]: Handler "log_step", inherited from "InferenceLog", of EVENT_INFERENCE_STEP_POST ("inference.step.post")
-#   would never be called: the training loop runs "WrongMixin", and only the inference loop triggers this event. Did you
-#   mean EVENT_TRAIN_STEP_POST?
-# E[d9d-scope]: Handler "log_forward", inherited from "InferenceLog", of EVENT_INFERENCE_FORWARD_POST
-#   ("inference.forward.post") would never be called: the training loop runs "WrongMixin", and only the inference loop
-#   triggers this event. Handle it in a subclass of InferenceTask
+# E[d9d-scope]: Handler "log_forward" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post"), inherited from
+#   "InferenceLog", is never called: the training loop runs "WrongMixin", and only the inference loop triggers this
+#   event. Handle it in a subclass of InferenceTask
+# E[d9d-scope]: Handler "log_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post"), inherited from "InferenceLog",
+#   is never called: the training loop runs "WrongMixin", and only the inference loop triggers this event. Did you mean
+#   EVENT_TRAIN_STEP_POST?
 class WrongMixin(InferenceLog, RegisteringTask): ...
 
 
@@ -137,26 +135,25 @@ class ToldOfItsBase(WrongMixin):
 
 class WrongCalls(TrainTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
-        # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") would never be called:
-        #   the training loop runs "WrongCalls", and only the inference loop triggers this event. Did you mean
+        # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the
+        #   training loop runs "WrongCalls", and only the inference loop triggers this event. Did you mean
         #   EVENT_TRAIN_STEP_POST?
         ctx.event_bus.subscribe(EVENT_INFERENCE_STEP_POST, self.on_step)
         ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self.on_step)
-        # E[d9d-scope]: Handler "<lambda>" of EVENT_INFERENCE_READY ("inference.ready") would never be called: the
-        #   training loop runs "WrongCalls", and only the inference loop triggers this event. Did you mean
-        #   EVENT_TRAIN_READY?
+        # E[d9d-scope]: Handler "<lambda>" of EVENT_INFERENCE_READY ("inference.ready") is never called: the training
+        #   loop runs "WrongCalls", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_READY?
         ctx.event_bus.subscribe(handler=lambda ready: show(ready, 1), event=EVENT_INFERENCE_READY)
         bus = ctx.event_bus
         if __debug__:
-            # E[d9d-scope]: Handler "show" of EVENT_INFERENCE_FINISHED ("inference.finished") would never be called: the
+            # E[d9d-scope]: Handler "show" of EVENT_INFERENCE_FINISHED ("inference.finished") is never called: the
             #   training loop runs "WrongCalls", and only the inference loop triggers this event. Did you mean
             #   EVENT_TRAIN_FINISHED?
             bus.subscribe(EVENT_DONE, show)
         self._register_more(ctx)
 
     def _register_more(self, context: RegisterTaskEventsContext) -> None:
-        # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post") would never be
-        #   called: the training loop runs "WrongCalls", and only the inference loop triggers this event. Handle it in a
+        # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post") is never called:
+        #   the training loop runs "WrongCalls", and only the inference loop triggers this event. Handle it in a
         #   subclass of InferenceTask
         context.event_bus.subscribe(EVENT_INFERENCE_FORWARD_POST, self.on_step)
 
@@ -165,8 +162,8 @@ class WrongCalls(TrainTask):
 
 def local() -> None:
     class WrongLocal(RegisteringTask):
-        # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") would never be called:
-        #   the training loop runs "WrongLocal", and only the inference loop triggers this event. Did you mean
+        # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the
+        #   training loop runs "WrongLocal", and only the inference loop triggers this event. Did you mean
         #   EVENT_TRAIN_STEP_POST?
         @subscribe(EVENT_INFERENCE_STEP_POST)
         def on_step(self, ctx: EventStepContext) -> None: ...

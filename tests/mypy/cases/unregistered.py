@@ -51,7 +51,7 @@ def show(*values: object) -> None: ...
 
 # docs: d9d-unregistered
 # E[d9d-unregistered]: "WrongForgotten" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-#   ("train.step.post"), so that nothing would call it: call subscribe_annotated(ctx.event_bus, self) in register_events
+#   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongForgotten(TrainTask):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
@@ -76,8 +76,8 @@ class ToldOfItsBase(WrongForgotten):
 class WrongOther(TrainTask):
     # E[d9d-unregistered]: "WrongOther" never registers its handlers "on_step" of EVENT_TRAIN_STEP_PRE
     #   ("train.step.pre") and EVENT_TRAIN_STEP_POST ("train.step.post"), "on_ready" of EVENT_TRAIN_READY
-    #   ("train.ready") and "on_event" of an event, so that nothing would call them: call
-    #   subscribe_annotated(ctx.event_bus, self) in register_events
+    #   ("train.ready") and "on_event" of an event, so nothing calls them: call subscribe_annotated(ctx.event_bus, self)
+    #   in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         ctx.event_bus.subscribe(EVENT_TRAIN_READY, show)
         ctx.event_bus.subscribe(EVENT_TRAIN_READY, lambda ready: self._note([ready]))
@@ -98,8 +98,7 @@ class WrongOther(TrainTask):
 class WrongSuper(RegistersNothing):
     @override
     # E[d9d-unregistered]: "WrongSuper" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so that nothing would call it: call subscribe_annotated(ctx.event_bus, self) in
-    #   register_events
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         super().register_events(ctx)
 
@@ -108,7 +107,7 @@ class WrongSuper(RegistersNothing):
 
 
 # E[d9d-unregistered]: "WrongInherited" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-#   ("train.step.post"), so that nothing would call it: call subscribe_annotated(ctx.event_bus, self) in register_events
+#   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongInherited(RegistersNothing):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
@@ -116,24 +115,23 @@ class WrongInherited(RegistersNothing):
 
 class WrongHidden(Log, RegisteringTask):
     # E[d9d-unregistered]: "WrongHidden" never registers its handler "log_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so that nothing would call it: call subscribe_annotated(ctx.event_bus, self) in
-    #   register_events
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         ctx.event_bus.subscribe(EVENT_TRAIN_READY, show)
 
 
-# E[d9d-unregistered]: "WrongMixed" never registers its handler "log_step" of EVENT_TRAIN_STEP_POST
-#   ("train.step.post"), so that nothing would call it: call subscribe_annotated(ctx.event_bus, self) in register_events
+# E[d9d-unregistered]: "WrongMixed" never registers its handler "log_step" of EVENT_TRAIN_STEP_POST ("train.step.post"),
+#   so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongMixed(Log, RegistersNothing): ...
 
 
 # E[d9d-unregistered]: "WrongSubclass" never registers its handler "log_step" of EVENT_TRAIN_STEP_POST
-#   ("train.step.post"), so that nothing would call it: call subscribe_annotated(ctx.event_bus, self) in register_events
+#   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongSubclass(BaseOfTasks): ...
 
 
 # E[d9d-unregistered]: "WrongProvider" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-#   ("train.step.post") and EVENT_INFERENCE_STEP_POST ("inference.step.post"), so that nothing would call it: call
+#   ("train.step.post") and EVENT_INFERENCE_STEP_POST ("inference.step.post"), so nothing calls it: call
 #   subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongProvider(ModelProvider):
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
@@ -146,7 +144,7 @@ class WrongProvider(ModelProvider):
 
 class WrongPartly(TrainTask):
     # E[d9d-unregistered]: "WrongPartly" never registers its handler "on_ready" of EVENT_TRAIN_READY ("train.ready"), so
-    #   that nothing would call it: call subscribe_annotated(ctx.event_bus, self) in register_events
+    #   nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self.on_step)
 
@@ -169,8 +167,7 @@ class WrongOneOfTwo(TrainTask):
         self._meter = Meter()
 
     # E[d9d-unregistered]: "WrongOneOfTwo" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so that nothing would call it: call subscribe_annotated(ctx.event_bus, self) in
-    #   register_events
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         self._meter.attach(ctx.event_bus)
 

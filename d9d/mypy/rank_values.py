@@ -1,4 +1,4 @@
-"""Conditions that hold on some ranks of a job and not on others."""
+"""Which expressions are the rank of a process, and on which side of a condition about ranks some code is."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ from mypy.nodes import (
     UnaryExpr,
 )
 
-from d9d.mypy.assignments import identity, values_of
+from d9d.mypy.syntax import identity, values_of
 
 _FUNCTIONS: Final = frozenset(
     f"torch.distributed.distributed_c10d.{name}" for name in ("get_rank", "get_node_local_rank", "get_group_rank")
@@ -36,7 +36,7 @@ _DEPTH: Final = 3
 
 
 def side(test: Expression, function: FuncDef | LambdaExpr, *, holds: bool = True, depth: int = _DEPTH) -> bool | None:
-    """Say on which side of a condition about ranks some code is.
+    """Say for which ranks code under a condition runs.
 
     Args:
         test: What is tested.
@@ -45,8 +45,8 @@ def side(test: Expression, function: FuncDef | LambdaExpr, *, holds: bool = True
         depth: How many assignments to follow back.
 
     Returns:
-        True if the rank that the condition is about reaches the code, as under `rank == 0`; False if the others do, as
-        under `rank != 0`; nothing if that depends on no rank, or on something else as well.
+        True if the rank that the condition names reaches the code, as under `rank == 0`; False if the others do, as
+        under `rank != 0`; `None` if the condition is not about ranks, or is about something else as well.
     """
     if isinstance(test, UnaryExpr) and test.op == "not":
         return side(test.expr, function, holds=not holds, depth=depth)
@@ -64,13 +64,13 @@ def side(test: Expression, function: FuncDef | LambdaExpr, *, holds: bool = True
     return None if decided is None else decided == holds
 
 
-def is_about(expression: Expression, function: FuncDef | LambdaExpr) -> bool:
-    """Say whether an expression is the index of a process, or a condition on it."""
+def is_about_rank(expression: Expression, function: FuncDef | LambdaExpr) -> bool:
+    """Say whether an expression is a rank, or a condition on one."""
     return _is_rank(expression, function) or side(expression, function) is not None
 
 
 def _side_of_comparison(test: ComparisonExpr, function: FuncDef | LambdaExpr) -> bool | None:
-    """Return the side of a comparison; a mere name counts only where it is compared as the index of a process is."""
+    """Return the side of a comparison; a variable's name alone counts only if it is compared like a rank."""
     operator, operands = test.operators[0], test.operands
     if operator in _EQUALITIES:
         about = any(_is_rank(operand, function) for operand in operands)
@@ -80,7 +80,7 @@ def _side_of_comparison(test: ComparisonExpr, function: FuncDef | LambdaExpr) ->
 
 
 def _side_of_value(test: Expression, function: FuncDef | LambdaExpr, depth: int) -> bool | None:
-    """Return the side of what a name or an attribute was assigned, if that was one thing."""
+    """Return the side of the value of a name or an attribute, if it is assigned once."""
     values = values_of(test, function)
     if len(values) != 1 or values[0] is None or depth == 0:
         return None
@@ -90,7 +90,7 @@ def _side_of_value(test: Expression, function: FuncDef | LambdaExpr, depth: int)
 def _is_rank(
     expression: Expression, function: FuncDef | LambdaExpr, *, by_name: bool = True, seen: set[object] | None = None
 ) -> bool:
-    """Say whether an expression is the index of a process, as far as its origin or else its name tells."""
+    """Say whether an expression is a rank, by its value or else by its name."""
     if _is_certain(expression):
         return True
     seen, key = set() if seen is None else seen, identity(expression)
@@ -106,20 +106,20 @@ def _is_rank(
             origins = values_of(expression, function)
     if by_name and _name(expression) in _NUMBERS and all(map(_is_opaque, origins)):
         return True
-    # An attribute that is called otherwise was given the name for a reason, such as "lora_rank".
+    # An attribute with a longer name, such as "lora_rank", is something else.
     by_name = by_name and not (isinstance(expression, MemberExpr) and _name(expression) not in _NUMBERS)
     return any(origin is not None and _is_rank(origin, function, by_name=by_name, seen=seen) for origin in origins)
 
 
 def _is_opaque(origin: Expression | None) -> bool:
-    """Say whether an origin leaves open what a value is, so that its name has to tell."""
+    """Say whether an origin does not show what a value is, so that its name must decide."""
     if isinstance(origin, CallExpr) and isinstance(origin.callee, RefExpr):
         return not origin.callee.fullname.startswith("builtins.")
     return origin is None
 
 
 def _is_certain(expression: Expression) -> bool:
-    """Say whether an expression asks for the index of this process, whatever it is called."""
+    """Say whether an expression reads the rank of this process, whatever it is assigned to."""
     match expression:
         case CallExpr(callee=RefExpr(fullname=name)) if name in _FUNCTIONS:
             return True
@@ -135,5 +135,5 @@ def _is_certain(expression: Expression) -> bool:
 
 
 def _name(expression: Expression) -> str:
-    """Return the last name of an expression, without the underscores of private ones."""
+    """Return the last name in an expression, in lower case and without leading underscores."""
     return expression.name.lstrip("_").lower() if isinstance(expression, NameExpr | MemberExpr) else ""

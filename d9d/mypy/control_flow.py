@@ -1,4 +1,4 @@
-"""Under which conditions the code of a function is reached."""
+"""Under which conditions the code of a function runs."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -31,16 +31,16 @@ from mypy.nodes import (
     WithStmt,
 )
 
-from d9d.mypy.tree import children, is_scope
+from d9d.mypy.syntax import children, is_scope
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """A condition above code that is reached.
+    """A condition for code to run.
 
     Attributes:
-        test: What is tested; nothing where only an exception leads to the code, or from it.
-        holds: Whether the code is reached where the test holds, and not where it does not.
+        test: What is tested; `None` if the code runs before or after an exception.
+        holds: Whether the code runs if the test is true, and not if it is false.
     """
 
     test: Expression | None
@@ -53,10 +53,10 @@ _EXCEPTION: Final = Guard(None, holds=True)
 
 
 def reached(block: Block, guards: Guards = ()) -> Iterator[tuple[Node, Guards]]:
-    """Yield all statements and expressions that run when a block does, each with the conditions for that.
+    """Yield all statements and expressions that may run when a block does, each with its conditions.
 
-    An early return, `continue` or `break` is a condition for what follows. Functions and classes defined inside do not
-    run with the block, and are not entered.
+    An early return, `continue` or `break` is a condition for what follows. Functions and classes inside the block do
+    not run with it, and are skipped.
 
     Args:
         block: The body of a function, or a part of it.
@@ -106,7 +106,7 @@ def _loop(node: WhileStmt | ForStmt, guards: Guards) -> Iterator[tuple[Node, Gua
 
 
 def _has_items(iterable: Expression) -> Iterator[Guard]:
-    """Yield the condition in `items if condition else []`."""
+    """Yield the condition in `items if condition else []`, under which there is something to iterate over."""
     if isinstance(iterable, ConditionalExpr):
         for branch, holds in ((iterable.if_expr, False), (iterable.else_expr, True)):
             if isinstance(branch, ListExpr | TupleExpr) and not branch.items:
@@ -169,11 +169,11 @@ def _expression(node: Node, guards: Guards) -> Iterator[tuple[Node, Guards]]:
 
 
 def _exits(node: Statement, *, loops: bool = True) -> Iterator[Guard]:
-    """Yield the conditions, because of a statement, for what stands behind it."""
+    """Yield the conditions that a statement puts on what follows it."""
     if isinstance(node, IfStmt):
         for test, body in zip_longest(node.expr, [*node.body, node.else_body]):
             if body is not None and _leaves(body, loops=loops):
-                # The last one is the `else`: what follows is reached where the test before it holds.
+                # The last one is the `else`: what follows runs if the test before it is true.
                 yield Guard(node.expr[-1], holds=True) if test is None else Guard(test, holds=False)
     elif isinstance(node, MatchStmt):
         leaving = [_leaves(body, loops=loops) for body in node.bodies]
@@ -184,7 +184,7 @@ def _exits(node: Statement, *, loops: bool = True) -> Iterator[Guard]:
 
 
 def _leaves(node: Node, *, loops: bool) -> bool:
-    """Say whether control may leave a statement for another place than the one behind it."""
+    """Say whether a statement may leave the block, so that what follows does not run."""
     if isinstance(node, ReturnStmt) or (loops and isinstance(node, BreakStmt | ContinueStmt)):
         return True
     return any(_leaves(inner, loops=loops and not _is_loop(node)) for inner in _inner_statements(node))

@@ -1,0 +1,357 @@
+"""What the body of a class says, kept with the class in mypy's cache: its handlers, and what its methods do.
+
+mypy's cache keeps neither bodies nor decorators. So each fact is read while the source is at hand, and stored as plain
+lists of words in the metadata of the class, where checks of its subclasses find it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, TypeGuard
+
+from mypy.nodes import (
+    LDEF,
+    MDEF,
+    AssignmentStmt,
+    CallExpr,
+    Decorator,
+    Expression,
+    FuncDef,
+    LambdaExpr,
+    MemberExpr,
+    NameExpr,
+    Node,
+    RefExpr,
+    SuperExpr,
+    SymbolNode,
+    SymbolTableNode,
+    TypeInfo,
+    Var,
+)
+from mypy.server.trigger import make_trigger
+from mypy.types import Instance, LiteralType
+
+from d9d.mypy import names
+from d9d.mypy.syntax import (
+    assigning_methods,
+    attribute_of_self,
+    children,
+    descend,
+    function_of,
+    leaves_alone,
+    methods,
+    own_definitions,
+)
+
+Fact = dict[str, list[str]]
+
+_KEY: Final = "d9d"
+"""The entry in a class's metadata that holds its facts."""
+_MARK: Final = "__d9d_facts"
+"""The attribute whose type stands for the facts; mypy does not compare it with those of base classes."""
+
+ANYTHING: Final = "*"
+"""Among assigned attributes: all of them, where their names are not in the source, as with `setattr`."""
+_SETTERS: Final = frozenset({"setattr", "__setattr__", "__dict__", "vars"})
+
+THE_CLASS: Final = "class"
+"""Among the names of methods, which it cannot be: a decorator of the class, which may do anything with it."""
+ITSELF: Final = "self"
+"""A use: the object is passed or kept somewhere, where anything may happen to it."""
+HANDS_ON: Final = "bus"
+"""A use: something that the method received is passed or kept, perhaps where the object is known."""
+READS: Final = "read self"
+"""A use, followed by a dot and an attribute that is read, or called where the call is deferred."""
+CALLS: Final = "call self"
+"""A use, followed by a dot and a method that is called."""
+CALLS_SUPER: Final = "call super()"
+"""A use, followed by a dot and a method that is looked up in the next classes."""
+_HARMLESS_CALLS: Final = frozenset(
+    {"builtins.hash", "builtins.id", "builtins.isinstance", "builtins.repr", "builtins.str", "builtins.type"}
+)
+"""Functions that do nothing to the handlers of an object that is passed to them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag:
+    """One `subscribe(event)` in the body of a class.
+
+    Attributes:
+        method: The name of the method that becomes a handler.
+        event: What is passed as the event.
+        applied: The expression that makes the method a handler: the decorator, or the call.
+        function: The method, if it is written as a function.
+    """
+
+    method: str
+    event: Expression
+    applied: Expression
+    function: FuncDef | None
+
+    @property
+    def event_name(self) -> str:
+        """The full name of the event; empty if it has none."""
+        return self.event.fullname if isinstance(self.event, RefExpr) else ""
+
+
+def event_of(expression: Expression) -> Expression | None:
+    """Return the event in `subscribe(event)`; `None` for any other expression."""
+    if isinstance(expression, CallExpr) and isinstance(expression.callee, RefExpr) and expression.args:
+        return expression.args[0] if expression.callee.fullname == names.SUBSCRIBE else None
+    return None
+
+
+def own_tags(info: TypeInfo) -> list[Tag]:
+    """Return what the body of a class subscribes, in the order of definition; empty for a class from the cache."""
+    return sorted([*_decorators(info), *_assigned_tags(info)], key=lambda tag: tag.applied.line)
+
+
+def own_handlers(info: TypeInfo) -> Mapping[str, list[str]]:
+    """Return the subscribed methods that a class itself defines, each with the full names of its events.
+
+    Args:
+        info: A class, from its source or from the cache.
+
+    Returns:
+        The events by the name of the method, in the order of definition; an event without a name is "".
+    """
+    return _fact(info, "handlers", _read_handlers)
+
+
+def inherited_handlers(info: TypeInfo) -> dict[str, tuple[TypeInfo, list[str]]]:
+    """Return all handlers of a class by name, each with the class that defines it and its events.
+
+    A definition in a nearer class hides one in a base class, whether it is subscribed or not.
+    """
+    found: dict[str, tuple[TypeInfo, list[str]]] = {}
+    for base in reversed(info.mro):
+        handlers = own_handlers(base)
+        found = {name: value for name, value in found.items() if name not in base.names}
+        found |= {name: (base, events) for name, events in handlers.items()}
+    return found
+
+
+def has_handlers(info: TypeInfo) -> bool:
+    """Say whether a class or one of its bases defines handlers: only then are its attributes recorded."""
+    return any(own_handlers(base) for base in info.mro)
+
+
+def own_assigned(info: TypeInfo) -> Fact:
+    """Return which methods of a class assign each attribute; "" is the class body, `ANYTHING` is every attribute.
+
+    Args:
+        info: A class with handlers, from its source or from the cache.
+    """
+    return _fact(info, "assigned", lambda each: _read_assigned(each) if has_handlers(each) else {})
+
+
+def own_mentioned(info: TypeInfo) -> Fact:
+    """Return which methods of a class mention each handler, to call it or to subscribe it once more.
+
+    Args:
+        info: A class with handlers, from its source or from the cache.
+    """
+    return _fact(info, "mentioned", lambda each: _read_mentioned(each) if has_handlers(each) else {})
+
+
+def own_uses(info: TypeInfo) -> Fact:
+    """Return what the methods of a class do with their object, as far as that may register its handlers.
+
+    Args:
+        info: A class, from its source or from the cache.
+
+    Returns:
+        The uses by the name of the method, in words of the constants above; empty for a class that neither has handlers
+        nor registers any.
+    """
+    return _fact(info, "uses", _read_uses)
+
+
+def record(info: TypeInfo, text: Instance) -> None:
+    """Read all facts of a class, for those who find it in the cache later.
+
+    The class gets an attribute that changes with its facts: mypy's daemon only looks at attributes.
+
+    Args:
+        info: The class, from its source.
+        text: The type `str`.
+    """
+    for read in (own_handlers, own_uses, own_assigned, own_mentioned):
+        read(info)
+    if _KEY not in info.metadata or info.is_protocol or info.is_enum:  # where each attribute has a meaning
+        return
+    mark = Var(_MARK, LiteralType(json.dumps(info.metadata[_KEY], sort_keys=True), text))
+    mark.info = info
+    mark._fullname = f"{info.fullname}.{_MARK}"  # noqa: SLF001 -- as mypy's own plugins do
+    info.names[_MARK] = SymbolTableNode(MDEF, mark, plugin_generated=True)
+
+
+def triggers(info: TypeInfo) -> Iterator[str]:
+    """Yield what mypy's daemon fires when the facts of a base class change."""
+    if any(_KEY in base.metadata for base in info.mro):
+        for base in info.mro[1:]:
+            yield make_trigger(f"{base.fullname}.{_MARK}")
+
+
+def modules_behind(info: TypeInfo) -> set[str]:
+    """Return the modules whose edit may make a class wrong: those of its bases with handlers, and of their events."""
+    modules: set[str] = set()
+    for base in info.mro:
+        if _KEY in base.metadata:
+            modules.add(base.module_name)
+            modules.update(name.rpartition(".")[0] for events in own_handlers(base).values() for name in events)
+    return modules - {""}
+
+
+def _fact(info: TypeInfo, name: str, read: Callable[[TypeInfo], Fact]) -> Fact:
+    """Return a fact about the body of a class.
+
+    Args:
+        info: A class, from its source or from the cache.
+        name: The name under which the cache keeps the fact.
+        read: Finds the fact in the body; an empty one is not kept.
+    """
+    if not info.defn.defs.body:
+        stored: Fact = info.metadata.get(_KEY, {}).get(name, {})
+        return stored
+    fact = read(info)
+    facts = {**info.metadata.get(_KEY, {}), name: fact}
+    if fact or _KEY in info.metadata:
+        info.metadata[_KEY] = facts
+    return fact
+
+
+def _decorators(info: TypeInfo) -> Iterator[Tag]:
+    for name, definition in own_definitions(info):
+        if isinstance(definition, Decorator):
+            for decorator in definition.original_decorators:
+                if (event := event_of(decorator)) is not None:
+                    yield Tag(name, event, decorator, definition.func)
+
+
+def _assigned_tags(info: TypeInfo) -> Iterator[Tag]:
+    """Yield where a class keeps the result of `subscribe(event)(function)` as its method."""
+    for statement in info.defn.defs.body:
+        if isinstance(statement, AssignmentStmt) and isinstance(statement.rvalue, CallExpr):
+            event = event_of(statement.rvalue.callee)
+            for target in statement.lvalues:
+                if event is not None and isinstance(target, NameExpr):
+                    yield Tag(target.name, event, statement.rvalue, None)
+
+
+def _read_handlers(info: TypeInfo) -> Fact:
+    handlers: Fact = {}
+    for tag in own_tags(info):
+        handlers.setdefault(tag.method, []).append(tag.event_name)
+    return handlers
+
+
+def _read_assigned(info: TypeInfo) -> Fact:
+    found = assigning_methods(info, augmented=False)
+    for method in methods(info):
+        if any(getattr(node, "name", "") in _SETTERS for node in descend(method.body)):
+            found.setdefault(ANYTHING, []).append(method.name)
+    return found
+
+
+def _read_mentioned(info: TypeInfo) -> Fact:
+    handlers = {name for base in info.mro for name in own_handlers(base)}
+    found: Fact = {}
+    for method in methods(info):
+        for node in descend(method.body):
+            name = node.name if isinstance(node, SuperExpr) else attribute_of_self(node)
+            calls_overridden = isinstance(node, SuperExpr) and name == method.name
+            if name in handlers and not calls_overridden:
+                found.setdefault(name, []).append(method.name)
+    return found
+
+
+def _read_uses(info: TypeInfo) -> Fact:
+    if not any(names.REGISTER_EVENTS in base.names or own_handlers(base) for base in info.mro):
+        return {}
+    uses: dict[str, set[str]] = {}
+    if not all(map(leaves_alone, info.defn.decorators)):
+        uses[THE_CLASS] = {ITSELF}
+    for name, definition in own_definitions(info):
+        function = function_of(definition)
+        if function is not None:
+            uses.setdefault(name, set()).update(_uses_of(function))
+            decorators = definition.original_decorators if isinstance(definition, Decorator) else []
+            if not all(leaves_alone(each) or event_of(each) is not None for each in decorators):
+                uses[name].add(ITSELF)
+    return {name: sorted(each) for name, each in uses.items()}
+
+
+def _uses_of(function: FuncDef) -> Iterator[str]:
+    if function.arguments and not function.is_static:
+        owner = function.arguments[0].variable
+        for child in children(function):
+            yield from _uses_in(child, owner, deferred=False)
+
+
+def _uses_in(node: Node, owner: SymbolNode, *, deferred: bool) -> Iterator[str]:
+    """Yield what is done with the object in a node and below it.
+
+    Args:
+        node: Where to begin.
+        owner: The parameter that is the object.
+        deferred: Whether the node is in a function within the method, which may run at any time.
+    """
+    deferred = deferred or isinstance(node, FuncDef | LambdaExpr)
+    yield from _uses_at(node, owner, deferred=deferred)
+    for each in _below(node, owner):
+        yield from _uses_in(each, owner, deferred=deferred)
+
+
+def _uses_at(node: Node, owner: SymbolNode, *, deferred: bool) -> Iterator[str]:
+    """Yield what a node itself does with the object."""
+    if _is_object(node, owner):
+        yield ITSELF
+    elif isinstance(node, SuperExpr):
+        yield f"{CALLS_SUPER}.{node.name}"
+    elif _is_attribute(node, owner):
+        yield f"{READS}.{node.name}"
+    elif isinstance(node, CallExpr) and _is_attribute(node.callee, owner):
+        yield f"{READS if deferred else CALLS}.{node.callee.name}"
+    if _hands_on(node, owner):
+        yield HANDS_ON
+
+
+def _below(node: Node, owner: SymbolNode) -> Iterable[Node]:
+    """Return the nodes below one whose own use is known that may use the object too."""
+    if isinstance(node, SuperExpr) or _is_attribute(node, owner):
+        return ()
+    if isinstance(node, AssignmentStmt) and any(_is_attribute(target, owner) for target in node.lvalues):
+        return (node.rvalue,)
+    if isinstance(node, CallExpr) and _is_attribute(node.callee, owner):
+        return node.args
+    if isinstance(node, CallExpr) and isinstance(node.callee, RefExpr) and node.callee.fullname in _HARMLESS_CALLS:
+        return [argument for argument in node.args if not _is_object(argument, owner)]
+    return children(node)
+
+
+def _is_object(node: Node, owner: SymbolNode) -> bool:
+    """Say whether a name is the object; mypy binds no names in code that it considers unreachable."""
+    return isinstance(node, NameExpr) and (node.node or node.name) in (owner, owner.name)
+
+
+def _is_attribute(node: Node, owner: SymbolNode) -> TypeGuard[MemberExpr]:
+    return isinstance(node, MemberExpr) and _is_object(node.expr, owner)
+
+
+def _hands_on(node: Node, owner: SymbolNode) -> bool:
+    """Say whether a node keeps or passes something of the method's own, other than to the bus or to `super()`."""
+    if isinstance(node, AssignmentStmt):
+        kept = any(_is_attribute(target, owner) for target in node.lvalues)
+        return kept and _mentions_local(node.rvalue, owner)
+    if not isinstance(node, CallExpr) or isinstance(node.callee, SuperExpr):
+        return False
+    on_bus = isinstance(node.callee, MemberExpr) and node.callee.name == "subscribe"
+    return not on_bus and any(_mentions_local(argument, owner) for argument in node.args)
+
+
+def _mentions_local(node: Node, owner: SymbolNode) -> bool:
+    return any(
+        isinstance(each, NameExpr) and each.kind in (LDEF, None) and not _is_object(each, owner)
+        for each in descend(node)
+    )
