@@ -1,7 +1,7 @@
-"""A copy of the cases, and what mypy reports of it.
+"""Copies of the cases, and what mypy reports for them.
 
-Each program under `cases` says what mypy reports: a comment `# E[code]: text`, continued on further lines of comment,
-stands above the line of the error. What has no such comment is right, and mypy must report nothing for it.
+Each program under `cases` contains the expected reports of mypy: a comment `# E[code]: text`, which may continue on
+further comment lines, above the line of the error. Code without such a comment is right, and mypy must accept it.
 """
 
 import dataclasses
@@ -22,13 +22,14 @@ MARKER = re.compile(r"# E\[(?P<code>[\w-]+)\]: (?P<message>.*)")
 PRINTED = re.compile(r"(?P<file>.+?):(?P<line>\d+): (?:error|note): (?P<message>.*?)(?:  \[(?P<code>[\w-]+)\])?")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-# Strict, but for what mypy itself says of functions without annotations: the cases are about what the plugin says.
-# A small stub stands in for torch: reading all of torch would cost more time than all the rest. With
-# `follow_imports = skip` in its place, mypy's daemon does not come back from a check after an edit: a fault of mypy
-# (2.4.1), which shows with no plugin and no more code than `import torch`.
+# Strict, except for mypy's own errors about functions without annotations: the cases are about the plugin's errors.
+# Small stubs replace torch: with torch itself, a run takes seven times as long. `no_site_packages` keeps mypy from
+# finding the modules of torch that have no stub. `follow_imports = skip` would do too, but then mypy's daemon (2.4.1)
+# hangs in a check after an edit, even without a plugin and with no more code than `import torch`.
 CONFIGURATION: Final = """
 [mypy]
 plugins = d9d.mypy
+no_site_packages = True
 strict = True
 enable_error_code = d9d-host-sync, d9d-collective, d9d-order
 disallow_untyped_defs = False
@@ -43,7 +44,7 @@ ignore_errors = True
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Report:
-    """What mypy says about one line of a program."""
+    """What mypy reports for one line of a program."""
 
     file: str
     line: int
@@ -58,13 +59,13 @@ class Project:
     folder: Path
 
     def check(self, *options: str, configuration: str = CONFIGURATION) -> list[Report]:
-        """Run mypy over the whole project, in this process, and return what it reports."""
+        """Run mypy over the whole project, in this process, and return its reports."""
         out, problems, _ = mypy.api.run([*self.settings(configuration), *options, str(self.folder)])
         assert not problems
         return read_reports(out)
 
     def check_with(self, *command: str | Path) -> list[Report]:
-        """Run a mypy, or its daemon's client, over the whole project, and return what it reports."""
+        """Run a command, mypy or its daemon's client, over the whole project, and return its reports."""
         ended = subprocess.run(
             [*command, self.folder], env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
         )
@@ -73,7 +74,7 @@ class Project:
 
     def settings(self, configuration: str = CONFIGURATION) -> Sequence[str]:
         """Return the arguments that configure mypy for this project."""
-        settings = self.folder / "mypy.ini"  # beside the settings that name the catalogue
+        settings = self.folder / "mypy.ini"  # next to the pyproject.toml that names the catalogue
         settings.write_text(configuration.format(folder=self.folder, stubs=STUBS, root=ROOT), encoding="utf-8")
         cache = self.folder.parent / "cache"
         return [f"--config-file={settings}", f"--cache-dir={cache}", "--no-error-summary"]
@@ -91,16 +92,16 @@ class Project:
             opened.write(f"\n{line}\n")
 
     def files(self) -> list[str]:
-        """Return the paths of all Python files, those of the catalogues included, below the folder."""
+        """Return the paths of all Python files below the folder, including those of the catalogues."""
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*.py"))
 
 
 Copier: TypeAlias = Callable[..., Project]
-"""What the fixture `copy` is: `copy_cases` into a folder of the test."""
+"""The type of the fixture `copy`: it calls `copy_cases` with a folder of the test."""
 
 
 def copy_cases(folder: Path, *files: str) -> Project:
-    """Copy the catalogues and the named cases: all of them, if none is named."""
+    """Copy the catalogues and the named cases, or all cases if none is named."""
     shutil.copytree(CASES, folder)
     for path in folder.glob("*.py"):
         if files and path.name not in files:
@@ -109,7 +110,7 @@ def copy_cases(folder: Path, *files: str) -> Project:
 
 
 def read_reports(printed: str) -> list[Report]:
-    """Read what mypy printed."""
+    """Parse the output of mypy."""
     matches = [PRINTED.fullmatch(line) for line in printed.splitlines() if not line.startswith("Success: ")]
     assert None not in matches, printed
     return sorted(
@@ -120,12 +121,12 @@ def read_reports(printed: str) -> list[Report]:
 
 
 def expected_reports() -> list[Report]:
-    """Read the markers of all cases."""
+    """Return the reports in the markers of all cases."""
     return sorted(report for path in CASES.glob("*.py") for report in markers(path))
 
 
 def markers(path: Path) -> list[Report]:
-    """Read the markers of one case."""
+    """Return the reports in the markers of one case."""
     reports: list[Report] = []
     pending: list[tuple[str, str]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

@@ -1,4 +1,4 @@
-"""Copies of the cases, for each test its own."""
+"""A copy of the cases for each test."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from case_project import Copier, Project, copy_cases
 
 @pytest.fixture(name="copy")
 def _copy(tmp_path: Path) -> Copier:
-    """Copies the catalogues and the named cases: all of them, if none is named."""
+    """Return what copies the catalogues and the named cases, or all cases if none is named."""
 
     def copy(*files: str) -> Project:
         return copy_cases(tmp_path / "project", *files)

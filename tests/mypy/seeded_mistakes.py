@@ -1,4 +1,4 @@
-"""Twenty mistakes in hooks, each planted into the example `bytes_lm`: its users have made all of them."""
+"""Mistakes that users make in hooks, as edits of the task in the example `bytes_lm`."""
 
 import dataclasses
 from typing import Final
@@ -32,10 +32,10 @@ class SeededMistake:
     """One edit of the example.
 
     Attributes:
-        name: What was done, in a few words.
-        edits: Pairs of an old text and a new one; the first place of each old text is meant.
-        code: What mypy calls the mistake.
-        words: What its message says, among others.
+        name: The mistake, in a few words.
+        edits: Pairs of an old text and a new one, which replaces the first occurrence of the old one.
+        code: The error code that mypy reports.
+        words: Parts of the message.
     """
 
     name: str
@@ -86,7 +86,7 @@ MISTAKES: Final = (
         ("EVENT_TRAIN_STEP_POST", '"RegisterTaskEventsContext"', '"EventStepContext"'),
     ),
     SeededMistake(
-        "a block ends another moment",
+        "a block ends with the event of another block",
         (
             _IMPORT_EVENT,
             _OWN_EVENTS,
@@ -126,13 +126,13 @@ MISTAKES: Final = (
         ("EVENT_ROUTING_PRE", "keep the emitter"),
     ),
     SeededMistake(
-        "a task of training waits for a step of inference",
+        "a training task handles a step of inference",
         (_IMPORT_STEP_OF_INFERENCE, ("@subscribe(EVENT_TRAIN_STEP_POST)", "@subscribe(EVENT_INFERENCE_STEP_POST)")),
         "d9d-scope",
         ("_report_routing", "EVENT_INFERENCE_STEP_POST", "EVENT_TRAIN_STEP_POST"),
     ),
     SeededMistake(
-        "a task of inference waits for training to begin",
+        "an inference task handles the start of training",
         (("@subscribe(EVENT_INFERENCE_CONFIG_STARTED)", "@subscribe(EVENT_TRAIN_CONFIG_STARTED)"),),
         "d9d-scope",
         ("_move_to_device", "EVENT_TRAIN_CONFIG_STARTED", "EVENT_INFERENCE_CONFIG_STARTED"),
@@ -171,7 +171,7 @@ MISTAKES: Final = (
         ("_report_routing", "LanguageModelTask", "EVENT_TRAIN_STEP_POST"),
     ),
     SeededMistake(
-        "an event of one's own begins like those of the loop",
+        "an event is in the namespace of the loop",
         (_IMPORT_EVENT, (_OWN_EVENTS[0], _OWN_EVENTS[1].replace("routing.report.pre", "train.routing"))),
         "d9d-event-id",
         ("EVENT_ROUTING_PRE", '"train"'),
@@ -183,7 +183,7 @@ MISTAKES: Final = (
         ("EVENT_ROUTING_PRE", '"Routing is reported"'),
     ),
     SeededMistake(
-        "an event is called by its old name",
+        "an event is named by its deprecated name",
         (
             (
                 "from model import Block, BytesLM, ModelConfig\n",

@@ -1,14 +1,28 @@
-"""The cases report the same however mypy is run: cold and warm, after each edit, by a daemon, as another version."""
+"""The cases report the same however mypy is run: cold and warm, after edits, by a daemon, in another version."""
 
 import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import pytest
-from case_project import ENVIRONMENT, ROOT, Copier, Project, Report, expected_reports
+from case_project import ENVIRONMENT, ROOT, Copier, Project, Report, copy_cases, expected_reports
+
+IMPORTED_FILES: Final = (
+    "chain_middle.py",
+    "lab/events/trial.py",
+    "moments/train.py",
+    "order_base.py",
+    "own_events.py",
+    "unregistered_base.py",
+)
+"""Files that other cases import: when one of them is edited, the rest comes from the cache."""
+edited_files = pytest.mark.parametrize(
+    "files", [IMPORTED_FILES, pytest.param((), marks=pytest.mark.slow)], ids=["imported", "all"]
+)
 
 
 class Daemon:
@@ -25,11 +39,11 @@ class Daemon:
         self._run("start", "--", *project.settings())
 
     def check(self) -> list[Report]:
-        """Have the whole project checked; what did not change since the last time is remembered."""
+        """Check the whole project; the daemon remembers what has not changed since the last time."""
         return self._project.check_with(*self._client, "check")
 
     def kill(self) -> None:
-        """End the daemon, whatever it does."""
+        """Kill the daemon, whatever it is doing."""
         self._run("kill")
 
     def _run(self, *arguments: str) -> None:
@@ -42,10 +56,16 @@ def _project(copy: Copier) -> Project:
     return copy()
 
 
-@pytest.fixture(name="daemon")
-def _daemon(project: Project) -> Iterator[Daemon]:
+@pytest.fixture(name="daemon_project", scope="module")
+def _daemon_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of all cases, which the daemon below checks. A test leaves it without further errors."""
+    return copy_cases(tmp_path_factory.mktemp("daemon") / "project")
+
+
+@pytest.fixture(name="daemon", scope="module")
+def _daemon(daemon_project: Project) -> Iterator[Daemon]:
     """A daemon that has checked the project once."""
-    daemon = Daemon(project)
+    daemon = Daemon(daemon_project)
     try:
         assert daemon.check() == expected_reports()
         yield daemon
@@ -53,11 +73,12 @@ def _daemon(project: Project) -> Iterator[Daemon]:
         daemon.kill()
 
 
-def test_after_an_edit_of_any_one_file(project: Project) -> None:
-    """What is checked again finds in the cache what it needs to know of the rest."""
+@edited_files
+def test_after_an_edit_of_one_file(project: Project, files: Sequence[str]) -> None:
+    """The cache contains what the check of the edited file needs to know of the others."""
     assert project.check() == expected_reports()
 
-    for file in project.files():
+    for file in files or project.files():
         project.append("EDITED = True", file)
 
         assert project.check() == expected_reports(), file
@@ -79,28 +100,41 @@ def test_in_another_mode(project: Project, options: list[str]) -> None:
     assert project.check_with(*command) == expected_reports()
 
 
-def test_a_daemon_after_an_edit_of_any_one_file(project: Project, daemon: Daemon) -> None:
-    """It goes by what it has in memory, some of it as it was when the daemon was started."""
-    for file in project.files():
-        project.append("EDITED = True", file)
+@edited_files
+def test_a_daemon_after_an_edit_of_one_file(daemon_project: Project, daemon: Daemon, files: Sequence[str]) -> None:
+    """The daemon uses what it has in memory, some of it from before earlier edits."""
+    for file in files or daemon_project.files():
+        daemon_project.append("EDITED = True", file)
 
         assert daemon.check() == expected_reports(), file
 
 
-def test_a_daemon_sees_a_mistake_come_and_go(project: Project, daemon: Daemon) -> None:
-    """A handler that becomes wrong is reported, and is not any more once it is right again."""
+def test_a_daemon_sees_a_mistake_come_and_go(daemon_project: Project, daemon: Daemon) -> None:
+    """A handler that becomes wrong is reported, until it is right again."""
     right, wrong = "def right(self, ctx: EventReadyContext)", "def right(self, ctx)"
-    project.edit("untyped.py", right, wrong)
+    daemon_project.edit("untyped.py", right, wrong)
 
     (report,) = set(daemon.check()) - set(expected_reports())
     assert (report.file, report.code) == ("untyped.py", "d9d-untyped-handler")
 
-    project.edit("untyped.py", wrong, right)
+    daemon_project.edit("untyped.py", wrong, right)
+    assert daemon.check() == expected_reports()
+
+
+def test_a_daemon_sees_an_edited_body_of_a_base_class(daemon_project: Project, daemon: Daemon) -> None:
+    """On its own, the daemon only looks for changes of attributes and their types."""
+    right, wrong = "        subscribe_annotated(ctx.event_bus, self)", "        pass"
+    daemon_project.edit("chain_base.py", right, wrong)
+
+    (report,) = set(daemon.check()) - set(expected_reports())
+    assert (report.file, report.code) == ("chain.py", "d9d-unregistered")
+
+    daemon_project.edit("chain_base.py", wrong, right)
     assert daemon.check() == expected_reports()
 
 
 def test_a_daemon_starts_from_a_cache(project: Project) -> None:
-    """What another daemon, or mypy itself, has left."""
+    """The cache may come from another daemon, or from mypy itself."""
     assert project.check("--cache-fine-grained") == expected_reports()
     daemon = Daemon(project)
     try:
@@ -111,22 +145,8 @@ def test_a_daemon_starts_from_a_cache(project: Project) -> None:
         daemon.kill()
 
 
-def test_a_daemon_heeds_an_edited_body_of_a_base_class(copy: Copier) -> None:
-    """The daemon itself looks for changes of attributes and their types alone."""
-    project = copy("chain_base.py", "chain_middle.py", "chain.py")
-    daemon = Daemon(project)
-    try:
-        assert not daemon.check()
-        project.edit("chain_base.py", "subscribe_annotated(ctx.event_bus, self)", "pass")
-        assert [each.code for each in daemon.check()] == ["d9d-unregistered"]
-        project.edit("chain_base.py", "        pass", "        subscribe_annotated(ctx.event_bus, self)")
-        assert not daemon.check()
-    finally:
-        daemon.kill()
-
-
 def oldest() -> str:
-    """Return the requirement of the oldest mypy that the plugin works with."""
+    """Return the requirement of the oldest supported mypy."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     (requirement,) = declared["project"]["optional-dependencies"]["mypy"]
     return str(requirement).replace(">=", "==")
@@ -137,7 +157,7 @@ def oldest() -> str:
     "requirements", [(oldest(),), ("mypy",), ("mypy", "--no-binary=mypy")], ids=["oldest", "newest", "not compiled"]
 )
 def test_with_another_mypy(project: Project, tmp_path: Path, requirements: tuple[str, ...]) -> None:
-    """In an environment of its own, without torch and pydantic: cold, warm, after an edit, and by a daemon."""
+    """In a fresh environment without torch and pydantic: cold, warm, after an edit, and by a daemon."""
     venv.create(tmp_path / "environment", with_pip=True, symlinks=True)
     python = str(tmp_path / "environment" / "bin" / "python")
     subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True, capture_output=True)

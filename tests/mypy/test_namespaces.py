@@ -1,4 +1,4 @@
-"""Who owns the beginning of an id: the catalogues of d9d, of all that is installed, and of the checked project."""
+"""Which catalogue owns a namespace: those of d9d, of installed projects, and of the checked project."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from d9d_codegen.rules import names
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file, and the folders that it is in."""
+    """Write a file, and create its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -23,17 +23,17 @@ def write_package(root: Path, package: str, module: str) -> None:
 
 
 def test_the_checker_and_the_compiler_accept_the_same_ids() -> None:
-    """The pattern stands in both, since neither may import the other."""
+    """Both contain the pattern, because neither may import the other."""
     assert event_id.ID.pattern == names.ID.pattern
 
 
 def test_d9d_owns_the_namespaces_of_its_loops() -> None:
-    """Without a project, and with nothing else installed."""
+    """Without a project, and with no other installed catalogue."""
     assert Indexes().owners == dict.fromkeys(("common", "train", "inference"), "d9d.loop.event.catalogue")
 
 
 def test_an_installed_catalogue_owns_its_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is found through the entry points of its distribution, and not imported."""
+    """It is found through the entry points of its distribution, and is not imported."""
     write_package(tmp_path, "shop.events", "shop")
     entries = "[d9d.catalogues]\nall = shop.events\ngone = gone.events\n\n[console_scripts]\nshop = shop.main:main\n"
     write(tmp_path / "shop-1.0.dist-info" / "entry_points.txt", entries)
@@ -46,7 +46,7 @@ def test_an_installed_catalogue_owns_its_namespaces(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("folder", ["", "src"])
 @pytest.mark.parametrize("line", ["package: shop.events", 'package:  "shop.events"  # ours', "package: 'shop.events'"])
 def test_the_catalogues_of_the_project_own_their_namespaces(tmp_path: Path, folder: str, line: str) -> None:
-    """Their packages lie below the project's root or its `src`."""
+    """Their packages are in the root of the project or in its `src`."""
     write(tmp_path / "pyproject.toml", '[tool.d9d]\ncatalogues = ["events.yaml", "missing.yaml"]\n')
     write(tmp_path / "events.yaml", f"# The shop's.\nversion: 1\n{line}\nmodules: {{}}\n")
     write_package(tmp_path / folder, "shop.events", "shop")
@@ -57,8 +57,8 @@ def test_the_catalogues_of_the_project_own_their_namespaces(tmp_path: Path, fold
 @pytest.mark.parametrize(
     "settings", ["", "[tool", "[tool.d9d]\ncatalogues = 1\n", "[tool.d9d]\ncatalogues = [1]\n", "tool = 1\n"]
 )
-def test_settings_that_name_no_catalogue_leave_the_others(tmp_path: Path, settings: str) -> None:
-    """The compiler tells what is wrong with them."""
+def test_settings_that_name_no_catalogue_add_no_owner(tmp_path: Path, settings: str) -> None:
+    """The catalogue compiler reports what is wrong with them."""
     write(tmp_path / "pyproject.toml", settings)
 
     assert Indexes([tmp_path]).owners == Indexes().owners

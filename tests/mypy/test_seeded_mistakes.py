@@ -1,8 +1,9 @@
-"""Mypy with the plugin, on copies of the example `bytes_lm` into which mistakes were planted one at a time."""
+"""Mypy with the plugin, on copies of the example's task with one mistake each."""
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import mypy.api
@@ -18,40 +19,43 @@ strict = True
 enable_error_code = d9d-host-sync, d9d-collective, d9d-order
 mypy_path = {folder}:{root}
 """
+Reports = Mapping[str, list[tuple[str, str]]]
 
 
-@pytest.fixture(name="example", scope="module")
-def _example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the example, and beside it a catalogue that has deprecated names: that of d9d has none."""
+@pytest.fixture(name="reports", scope="module")
+def _reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
+    """Return the code and the message of each error by file: in the example, and in a copy of its task per mistake.
+
+    One run checks them all, with the real torch. A catalogue with deprecated names is added: that of d9d has none.
+    """
     folder = tmp_path_factory.mktemp("seeded") / "bytes_lm"
     shutil.copytree(ROOT / "examples" / "bytes_lm", folder, ignore=shutil.ignore_patterns("wrong"))
     shutil.copytree(ROOT / "tests" / "mypy" / "cases" / "lab", folder / "lab")
-    return folder
-
-
-@pytest.fixture(name="original")
-def _original(example: Path) -> Iterator[str]:
-    """Return the text of the task, and restore it in the end."""
-    text = (example / TASK).read_text(encoding="utf-8")
-    yield text
-    (example / TASK).write_text(text, encoding="utf-8")
-
-
-def reports(example: Path) -> list[tuple[str, str]]:
-    """Return the code and the message of each error, checked with the real torch and the cache of earlier runs."""
-    settings = example.parent / "mypy.ini"
-    settings.write_text(CONFIGURATION.format(folder=example, root=ROOT), encoding="utf-8")
-    options = [f"--config-file={settings}", f"--cache-dir={example.parent / 'cache'}", "--output=json"]
-    out, problems, _ = mypy.api.run([*options, str(example)])
+    text = (folder / TASK).read_text(encoding="utf-8")
+    for mistake in MISTAKES:
+        (folder / file_of(mistake)).write_text(planted(mistake, text), encoding="utf-8")
+    settings = folder.parent / "mypy.ini"
+    settings.write_text(CONFIGURATION.format(folder=folder, root=ROOT), encoding="utf-8")
+    out, problems, _ = mypy.api.run(
+        [f"--config-file={settings}", "--cache-dir=/dev/null", "--output=json", str(folder)]
+    )
     assert not problems
-    entries = [json.loads(line) for line in out.splitlines() if line]
-    return [(each["code"], each["message"]) for each in entries if each["severity"] == "error"]
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for each in map(json.loads, filter(None, out.splitlines())):
+        if each["severity"] == "error":
+            found[Path(each["file"]).name].append((each["code"], each["message"]))
+    return found
+
+
+def file_of(mistake: SeededMistake) -> str:
+    """Return the name of the copy of the task that has a mistake."""
+    return f"task_{MISTAKES.index(mistake)}.py"
 
 
 def planted(mistake: SeededMistake, text: str) -> str:
     """Return a text with a mistake in it."""
     for old, new in mistake.edits:
-        assert old in text, f"{mistake.name}: the example has no {old!r} any more"
+        assert old in text, f"{mistake.name}: the example no longer contains {old!r}"
         text = text.replace(old, new, 1)
     return text
 
@@ -62,17 +66,15 @@ def test_there_are_twenty_one_mistakes_of_all_codes() -> None:
     assert {mistake.code for mistake in MISTAKES} == set(CODES)
 
 
-def test_the_example_itself_has_no_mistake(example: Path) -> None:
-    """What is reported below comes from what was planted."""
-    assert reports(example) == []
+def test_the_example_itself_has_no_mistake(reports: Reports) -> None:
+    """Everything that is reported comes from the planted mistakes."""
+    assert set(reports) <= set(map(file_of, MISTAKES))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_a_planted_mistake_is_reported(example: Path, original: str, mistake: SeededMistake) -> None:
-    """Under its code, and with the words that its author needs."""
-    (example / TASK).write_text(planted(mistake, original), encoding="utf-8")
-
-    messages = [message for code, message in reports(example) if code == mistake.code]
+def test_a_planted_mistake_is_reported(reports: Reports, mistake: SeededMistake) -> None:
+    """The report has its code, and the words that its author needs."""
+    messages = [message for code, message in reports[file_of(mistake)] if code == mistake.code]
 
     assert messages
     assert [word for word in mistake.words if word not in messages[0]] == []

@@ -1,4 +1,4 @@
-"""`docs/verification.md` shows of each code what the cases show of it."""
+"""`docs/verification.md` shows an example of each code from the cases."""
 
 import re
 
@@ -10,14 +10,14 @@ RIGHT = re.compile(r"^ *((async )?def |class )?_?right\w*( *[(:=])", re.IGNORECA
 
 
 def test_the_committed_page_is_made_from_the_cases() -> None:
-    """`make generate` writes the page, and what is committed is what it writes."""
+    """The committed page is the output of `make generate`."""
     text = PAGE.read_text(encoding="utf-8")
 
     assert page(text) == text
 
 
 def test_every_code_has_an_example_on_the_page() -> None:
-    """No code goes without a wrong and a right example, and none is shown that there is not."""
+    """The page has a wrong and a right example of each code, and no other examples."""
     shown = [match["name"] for match in GENERATED.finditer(PAGE.read_text(encoding="utf-8"))]
 
     assert shown == ["codes", *CODES]
@@ -29,7 +29,7 @@ def test_every_code_has_an_example_on_the_page() -> None:
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_has_four_wrong_cases_and_four_right_ones(code: str) -> None:
-    """One case shows that a check can speak; four of each show when it does and when it does not."""
+    """One case shows that a check can report; four of each kind show when it does and when it does not."""
     texts = [text for text in TEXTS.values() if f"# E[{code}]: " in text]
 
     assert sum(text.count(f"# E[{code}]: ") for text in texts) >= 4

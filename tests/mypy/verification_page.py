@@ -22,7 +22,7 @@ GENERATED = re.compile(r"(?P<head><!-- generated: (?P<name>[a-z0-9-]+) -->\n).*?
 
 
 def examples() -> dict[str, str]:
-    """Return the one example of each code that a case marks with `# docs: CODE` and `# docs: end`."""
+    """Return the example of each code, which one of the cases marks with `# docs: CODE` and `# docs: end`."""
     found: dict[str, str] = {}
     for path in sorted(CASES.glob("*.py")):
         for match in EXAMPLE.finditer(path.read_text(encoding="utf-8")):
@@ -32,10 +32,10 @@ def examples() -> dict[str, str]:
 
 
 def page(text: str) -> str:
-    """Return the page with its generated parts made anew.
+    """Return the page with its generated parts written again.
 
     Args:
-        text: The page as it is.
+        text: The current page.
     """
     parts = {"codes": "\n".join(_table())}
     parts |= {code: f"```python\n{example}\n```" for code, example in examples().items()}
@@ -43,7 +43,7 @@ def page(text: str) -> str:
 
 
 def _table() -> Iterator[str]:
-    yield from ("| code | what it is for | default | refines |", "|---|---|---|---|")
+    yield from ("| code | meaning | default | refines |", "|---|---|---|---|")
     for code, value in CODES.items():
         default = "on" if value.default_enabled else "off"
         broad = value.sub_code_of.code if value.sub_code_of else ""
