@@ -2,6 +2,7 @@
 
 from d9d.loop.control.provider import (
     DatasetProvider,
+    DatasetSource,
     InitializeDatasetContext,
     InitializeDatasetResult,
     InitializeLRSchedulerContext,
@@ -10,6 +11,7 @@ from d9d.loop.control.provider import (
     InitializeOptimizerContext,
     LRSchedulerProvider,
     ModelProvider,
+    ModelSource,
     OptimizerProvider,
     ParallelizeModelStageContext,
     RegisterModelEventsContext,
@@ -35,6 +37,7 @@ __all__ = [
     "ComputeLossResult",
     "CreateMetricsContext",
     "DatasetProvider",
+    "DatasetSource",
     "InferenceTask",
     "InitializeDatasetContext",
     "InitializeDatasetResult",
@@ -44,6 +47,7 @@ __all__ = [
     "InitializeOptimizerContext",
     "LRSchedulerProvider",
     "ModelProvider",
+    "ModelSource",
     "OptimizerProvider",
     "ParallelizeModelStageContext",
     "ProcessOutputsContext",

@@ -1,9 +1,10 @@
-"""The interfaces through which users provide the model, the data, the optimizer and the schedule."""
+"""The interfaces through which users provide the model, the data, the optimizer and the learning rate schedule."""
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import nn
@@ -12,34 +13,39 @@ from torch.utils.data import Dataset
 from d9d.core.dist_context import DistributedContext
 from d9d.core.pipeline import StagePosition
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.core.settings import ConfigurationError
 from d9d.loop.event import EventBus
+from d9d.loop.event.bus import signature_of
 
 TResult = TypeVar("TResult")
 
 
 def expect_result(result: object, kind: type[TResult], source: Callable[..., Any]) -> TResult:
-    """Refuse a result of another type where it is returned, not where its parts are missed.
+    """Check the type of what user code returned.
 
     Args:
         result: What was returned.
-        kind: What was to be returned.
-        source: The method, or the provider, that returned it.
+        kind: The type that it must have.
+        source: The method or the provider that returned it.
 
     Returns:
         The result.
 
     Raises:
-        TypeError: If the result is of another type.
+        TypeError: If the result has another type.
     """
     if isinstance(result, kind):
         return result
-    name = getattr(source, "__qualname__", type(source).__qualname__)
-    raise TypeError(f"{name} returned a {type(result).__qualname__}: return a {kind.__qualname__}(...)")
+    raise TypeError(f"{_name_of(source)} returned a {type(result).__qualname__}: return a {kind.__qualname__}(...)")
+
+
+def _name_of(source: Callable[..., Any]) -> str:
+    return getattr(source, "__qualname__", type(source).__qualname__)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class RegisterModelEventsContext:
-    """What a model provider subscribes its handlers with.
+    """Context of `ModelProvider.register_events`.
 
     Attributes:
         event_bus: The bus of the loop that is being configured.
@@ -50,11 +56,11 @@ class RegisterModelEventsContext:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class InitializeModelStageContext:
-    """What a stage of a model can be built from.
+    """Context of `ModelProvider.initialize_model_stage`.
 
     Attributes:
-        dist_context: The process and its device.
-        stage: Which part of the model to build: all of it, unless the configuration asks for a pipeline.
+        dist_context: This process, its device and its mesh.
+        stage: Which part of the model to build. Without a pipeline it is the whole model.
     """
 
     dist_context: DistributedContext
@@ -66,10 +72,10 @@ class InitializeModelStageResult:
     """A stage of a model.
 
     Attributes:
-        model: The stage. What lies on the device `meta` is initialised by the loop, after it has been parallelised and
-            by `reset_parameters` of each module, so that no process ever holds more than its own part; anything else
-            keeps its weights, and the loop moves it to its device. Names of weights are those of the whole model:
-            two stages share none.
+        model: The stage. The loop initialises parameters and buffers on the `meta` device after the stage has been
+            parallelised, by calling `reset_parameters` of each module, so a process never holds more than its own
+            shard. Parameters on any other device keep their values and are moved to the loop's device. Parameter names
+            must be unique across all stages of the model.
     """
 
     model: nn.Module
@@ -77,10 +83,10 @@ class InitializeModelStageResult:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class ParallelizeModelStageContext:
-    """What a stage of a model is prepared for running with.
+    """Context of `ModelProvider.parallelize_model_stage`.
 
     Attributes:
-        dist_context: The process and its device, and the mesh of all processes.
+        dist_context: This process, its device and its mesh.
         model: The stage, on that device or on `meta`.
         stage: Which part of the model it is.
     """
@@ -91,34 +97,34 @@ class ParallelizeModelStageContext:
 
 
 class ModelProvider(abc.ABC):
-    """Brings the model of a loop, and may subscribe to the loop's events."""
+    """Builds and parallelises the model of a loop, and may subscribe to the loop's events."""
 
     @abc.abstractmethod
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         """Build the stage of the model that the context names.
 
-        Its last stage returns the outputs of the model. Every other returns a tensor, or a tuple of them, and the next
-        stage takes those as positional arguments in place of the inputs of the model.
+        The last stage returns the outputs of the model. Every other stage returns a tensor or a tuple of tensors, which
+        the next stage receives as positional arguments in place of the model's inputs.
 
-        The random number generators are seeded from the configuration by then, alike in all processes. A model that is
-        built under `torch.device("meta")` has the same initial weights on every mesh.
+        The random number generators are already seeded from the configuration, identically in all processes. A model
+        built under `torch.device("meta")` gets the same initial weights on every mesh.
 
         Args:
-            ctx: Where the stage will run, and which one it is.
+            ctx: Which stage to build, and where it will run.
 
         Returns:
             The stage.
         """
 
     def parallelize_model_stage(self, ctx: ParallelizeModelStageContext) -> None:
-        """Prepare the stage, in place, for running: shard it, replicate it, compile it.
+        """Shard, replicate or compile the stage, in place.
 
         Args:
             ctx: The stage, and where it runs.
         """
 
     def register_events(self, ctx: RegisterModelEventsContext) -> None:
-        """Subscribe to the loop's events; called once, before the first of them.
+        """Subscribe to the loop's events. Called once, before the first event.
 
         Args:
             ctx: Holds the bus to subscribe on.
@@ -129,19 +135,104 @@ class ModelProvider(abc.ABC):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Go on from what `state_dict` returned when the checkpoint was taken; the model is built by then.
+        """Restore the state that `state_dict` returned. The model has been built by then.
 
         Args:
-            state_dict: The state.
+            state_dict: The state from the checkpoint.
         """
+
+
+ModelSource: TypeAlias = (
+    ModelProvider | nn.Module | Callable[[InitializeModelStageContext], nn.Module] | Callable[[], nn.Module]
+)
+"""What a configurator accepts as a model. A `ModelProvider` runs on any mesh. In a job of one process a function that
+returns the model is enough, or the model itself."""
+
+
+def as_model_provider(source: ModelSource) -> ModelProvider:
+    """Turn anything that a configurator accepts as a model into a provider.
+
+    Args:
+        source: A provider, which is returned unchanged; a model; or a function or class that returns one. A function
+            with a required argument is called with the context, any other without arguments. It is called after the
+            random number generators are seeded, so its initial weights depend on the seed of the configuration; those
+            of a ready model do not.
+
+    Returns:
+        The provider. Unless `source` is a provider, it refuses to build a model for more than one process.
+
+    Raises:
+        TypeError: If `source` is none of these.
+    """
+    if isinstance(source, ModelProvider):
+        return source
+    if isinstance(source, nn.Module):
+        return _OneProcessModelProvider(lambda _: source, f"a ready {type(source).__qualname__}")
+    if not callable(source):
+        raise TypeError(
+            f"model_provider is a {type(source).__qualname__}: pass a torch.nn.Module, a function that returns one, or "
+            "a ModelProvider"
+        )
+    name = _name_of(source)
+    if isinstance(source, type) and not issubclass(source, nn.Module):
+        raise TypeError(f"model_provider is the class {name}: pass an instance of it, {name}(...)")
+    build = cast("Callable[..., nn.Module]", source)
+    signature = signature_of(build)
+    if _accepts(signature):
+        return _OneProcessModelProvider(lambda _: build(), name)
+    if isinstance(source, type) or not _accepts(signature, None):
+        raise TypeError(
+            f"model_provider is {name}, which requires the arguments {signature}: pass a function that builds the "
+            f"model, such as `lambda: {name}(...)`; it may take one argument, an InitializeModelStageContext"
+        )
+    return _OneProcessModelProvider(build, name)
+
+
+def _accepts(signature: inspect.Signature, *arguments: object) -> bool:
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+class _OneProcessModelProvider(ModelProvider):
+    """Provides a model that needs no parallelisation.
+
+    Args:
+        build: Returns the model.
+        description: Names the source of the model in errors.
+    """
+
+    def __init__(self, build: Callable[[InitializeModelStageContext], nn.Module], description: str) -> None:
+        self._build = build
+        self._description = description
+
+    def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+        num_processes = ctx.dist_context.mesh_parameters.world_size
+        if num_processes > 1:
+            raise ConfigurationError(
+                f"model_provider is {self._description}, which works in a job of one process, and the mesh has "
+                f"{num_processes}: pass a ModelProvider (d9d.loop.control) that builds the model in "
+                "initialize_model_stage and shards it in parallelize_model_stage, for example with shard_data_parallel "
+                "(d9d.core.parallel)"
+            )
+        model = self._build(ctx)
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model_provider is {self._description}, which returned a {type(model).__qualname__}: return a "
+                "torch.nn.Module"
+            )
+        return InitializeModelStageResult(model=model)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class InitializeDatasetContext:
-    """What a dataset can be built from.
+    """Context of a `DatasetProvider`.
 
     Attributes:
-        dist_context: The process and its device; samples stay on the CPU, the loop moves batches to the device.
+        dist_context: This process, its device and its mesh. Keep samples on the CPU: the loop moves batches to the
+            device.
     """
 
     dist_context: DistributedContext
@@ -152,8 +243,8 @@ class InitializeDatasetResult:
     """The data of a loop.
 
     Attributes:
-        dataset: Samples by index, with a length; or, for training, an `IterableDataset`.
-        collate: Makes one batch of a list of samples; by default what torch's `DataLoader` does.
+        dataset: A dataset with `__getitem__` and `__len__`; for training it may also be an `IterableDataset`.
+        collate: Merges a list of samples into a batch; by default torch's `default_collate`.
     """
 
     dataset: Dataset[Any]
@@ -161,20 +252,52 @@ class InitializeDatasetResult:
 
 
 class DatasetProvider(Protocol):
-    """A function, or an object that is called like one, which brings the data of a loop."""
+    """A function, or an object with a `__call__` method, that returns the data of a loop."""
 
     def __call__(self, ctx: InitializeDatasetContext, /) -> InitializeDatasetResult:
         """Build the dataset."""
 
 
+DatasetSource: TypeAlias = DatasetProvider | Dataset[Any] | Sequence[Any]
+"""What a configurator accepts as data: a `DatasetProvider`, a dataset, or a list of samples."""
+
+
+def as_dataset_provider(source: DatasetSource) -> DatasetProvider:
+    """Turn anything that a configurator accepts as data into a provider.
+
+    Args:
+        source: A provider, which is returned unchanged; a torch dataset; or any object with `__getitem__` and
+            `__len__`, such as a list of samples or a dataset of Hugging Face.
+
+    Returns:
+        The provider.
+
+    Raises:
+        TypeError: If `source` is none of these.
+    """
+    if isinstance(source, type):
+        name = source.__qualname__
+        raise TypeError(f"dataset_provider is the class {name}: pass an instance of it, {name}(...)")
+    if callable(source) and not isinstance(source, Dataset):
+        return source
+    is_indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    if not isinstance(source, Dataset) and (not is_indexed or isinstance(source, str | bytes | Mapping)):
+        raise TypeError(
+            f"dataset_provider is a {type(source).__qualname__}: pass a torch.utils.data.Dataset, a list of samples, "
+            "or a function that takes an InitializeDatasetContext and returns InitializeDatasetResult(dataset=...)"
+        )
+    result = InitializeDatasetResult(dataset=cast("Dataset[Any]", source))
+    return lambda _: result
+
+
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class InitializeOptimizerContext:
-    """What an optimizer can be built from.
+    """Context of an `OptimizerProvider`.
 
     Attributes:
-        dist_context: The process and its device.
-        modules: The stages of the model that this process holds, on its device, in the order of the pipeline; one,
-            the whole model, where there is no pipeline.
+        dist_context: This process, its device and its mesh.
+        modules: The model stages of this process, on its device and in pipeline order. Without a pipeline it is one
+            module, the whole model.
     """
 
     dist_context: DistributedContext
@@ -182,18 +305,18 @@ class InitializeOptimizerContext:
 
     @property
     def holds_whole_model(self) -> bool:
-        """Whether all parameters of the model are here, be it in part: true unless there is a pipeline."""
+        """Whether this process has (its shards of) all parameters of the model; false in a pipeline."""
         return self.dist_context.mesh_parameters.pipeline_parallel == 1
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Iterate over the parameters of all stages, frozen ones too, each once and with its name.
+        """Iterate over the parameters of all stages, including frozen ones.
 
         Returns:
-            Names, as `nn.Module.named_parameters` has them, and parameters. One that several modules share comes once,
-            under its first name.
+            Pairs of a name, as in `nn.Module.named_parameters`, and a parameter. A parameter that several modules share
+            appears once, under its first name.
 
         Raises:
-            ValueError: If one name stands for different parameters in two of the stages.
+            ValueError: If two stages use one name for different parameters.
         """
         seen: dict[str, nn.Parameter] = {}
         identities: set[int] = set()
@@ -201,16 +324,16 @@ class InitializeOptimizerContext:
             for name, parameter in module.named_parameters():
                 if seen.setdefault(name, parameter) is not parameter:
                     raise ValueError(
-                        f"two stages of this process have a parameter named {name!r}, the later of them "
-                        f"modules[{index}]: give each layer the name that it has in the whole model, for example by "
-                        "keeping the layers of a stage in an nn.ModuleDict under their numbers"
+                        f"modules[{index}] and an earlier stage of this process both have a parameter named {name!r}: "
+                        "give each layer the name that it has in the whole model, for example by keeping the layers of "
+                        "a stage in an nn.ModuleDict under their numbers"
                     )
                 if id(parameter) not in identities:
                     identities.add(id(parameter))
                     yield name, parameter
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over the parameters of all stages, frozen ones too, each once.
+        """Iterate over the parameters of all stages, including frozen ones, each once.
 
         Returns:
             The parameters, in the order of `named_parameters`.
@@ -222,7 +345,7 @@ class InitializeOptimizerContext:
 
 
 class OptimizerProvider(Protocol):
-    """A function, or an object that is called like one, which brings the optimizer."""
+    """A function, or an object with a `__call__` method, that returns the optimizer."""
 
     def __call__(self, ctx: InitializeOptimizerContext, /) -> OptimizerProtocol:
         """Build the optimizer."""
@@ -230,11 +353,11 @@ class OptimizerProvider(Protocol):
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class InitializeLRSchedulerContext:
-    """What a learning rate scheduler can be built from.
+    """Context of an `LRSchedulerProvider`.
 
     Attributes:
-        dist_context: The process and its device.
-        optimizer: The optimizer whose learning rate shall be set.
+        dist_context: This process, its device and its mesh.
+        optimizer: The optimizer whose learning rate the scheduler sets.
         total_steps: How many optimizer steps the run has.
     """
 
@@ -244,22 +367,22 @@ class InitializeLRSchedulerContext:
 
     @property
     def torch_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer, for the schedulers of `torch.optim.lr_scheduler`, which take no other.
+        """The optimizer, for the schedulers of `torch.optim.lr_scheduler`, which accept only a `torch.optim.Optimizer`.
 
         Raises:
-            TypeError: If it is none of torch's kind.
+            TypeError: If the optimizer does not derive from that class.
         """
         if not isinstance(self.optimizer, torch.optim.Optimizer):
             raise TypeError(
-                f"the optimizer is a {type(self.optimizer).__qualname__}, and torch's schedulers set the learning rate "
-                "of a torch.optim.Optimizer alone: derive it from that class, or pass an lr_scheduler_provider that "
-                "returns a scheduler of your own for it"
+                f"the optimizer is a {type(self.optimizer).__qualname__}, and torch's schedulers accept only a "
+                "torch.optim.Optimizer: derive it from that class, or pass an lr_scheduler_provider that returns your "
+                "own scheduler for it"
             )
         return self.optimizer
 
 
 class LRSchedulerProvider(Protocol):
-    """A function, or an object that is called like one, which brings the scheduler."""
+    """A function, or an object with a `__call__` method, that returns the learning rate scheduler."""
 
     def __call__(self, ctx: InitializeLRSchedulerContext, /) -> LRSchedulerProtocol:
         """Build the scheduler."""

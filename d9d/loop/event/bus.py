@@ -306,7 +306,7 @@ def verify_handler(event_id: str, handler: Callable[[Any], None]) -> None:
     if inspect.isgeneratorfunction(body):
         raise TypeError(f"{named} is a generator, and the bus does not iterate it: remove the `yield`")
     try:
-        signature = _signature(handler)
+        signature = signature_of(handler)
     except ValueError:  # some built-in callables do not tell theirs
         return
     try:
@@ -317,13 +317,24 @@ def verify_handler(event_id: str, handler: Callable[[Any], None]) -> None:
         ) from None
 
 
-def _signature(handler: Callable[[Any], None]) -> inspect.Signature:
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a callable without evaluating its annotations.
+
+    Args:
+        function: Any callable.
+
+    Returns:
+        The signature.
+
+    Raises:
+        ValueError: If it is a built-in without a signature.
+    """
     if sys.version_info >= (3, 14):
         # Annotations are evaluated when they are asked for, and may name what only type checkers import.
         import annotationlib  # noqa: PLC0415 -- new in Python 3.14
 
-        return inspect.signature(handler, annotation_format=annotationlib.Format.FORWARDREF)
-    return inspect.signature(handler)
+        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(function)
 
 
 def _body(handler: Callable[..., None]) -> Callable[..., None]:
