@@ -4,7 +4,6 @@ import dataclasses
 import datetime as dt
 import functools
 import hashlib
-import importlib.metadata
 import importlib.resources
 import io
 import json
@@ -19,6 +18,7 @@ from typing import Any, Self
 
 import torch
 
+import d9d
 from d9d.loop.component.checkpoint.dcp import (
     READ_ERRORS,
     SavedState,
@@ -109,7 +109,7 @@ def describe_job(config: LoopConfig) -> dict[str, Any]:
 
 def describe_software() -> dict[str, str]:
     """Return the versions of what runs the job."""
-    return {"d9d": _own_version(), "torch": torch.__version__, "python": platform.python_version()}
+    return {"d9d": d9d.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def _catalogue_digest() -> str:
@@ -117,13 +117,6 @@ def _catalogue_digest() -> str:
     index = importlib.resources.files(_CATALOGUE) / "index.json"
     digests: str = json.loads(index.read_text(encoding="utf-8"))["digests"]
     return digests.partition(",")[0].removeprefix("catalogue ")
-
-
-def _own_version() -> str:
-    try:
-        return importlib.metadata.version("d9d")
-    except importlib.metadata.PackageNotFoundError:  # used from a source tree
-        return "unknown"
 
 
 FORMAT = 2
