@@ -141,8 +141,8 @@ class ReportingConfig(Settings):
     """The file to which each report is appended as a line of JSON; several runs may share it. `None` writes none."""
 
     tensorboard: Path | None = None
-    """The folder for TensorBoard, in which each loop has one of its own; it takes `pip install 'd9d[tensorboard]'`, and
-    a folder for each run. `None` writes nothing."""
+    """The folder for TensorBoard, in which each loop has one of its own; it takes
+    `pip install 'd9d-hooks[tensorboard]'`, and a folder for each run. `None` writes nothing."""
 
 
 class TimeoutConfig(Settings):

@@ -225,7 +225,7 @@ def test_without_torchdata_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "torchdata", None)
     monkeypatch.setitem(sys.modules, "torchdata.stateful_dataloader", None)
     with pytest.raises(
-        ConfigurationError, match=r"Row, is iterable, .*run `pip install 'd9d\[torchdata\]'`, or define"
+        ConfigurationError, match=r"Row, is iterable, .*run `pip install 'd9d-hooks\[torchdata\]'`, or define"
     ):
         configured(Row())
 

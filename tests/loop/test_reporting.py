@@ -316,7 +316,7 @@ def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     provider = ToyModelProvider()
 
-    with pytest.raises(ConfigurationError, match=r"not installed: pip install 'd9d\[tensorboard\]'"):
+    with pytest.raises(ConfigurationError, match=r"not installed: pip install 'd9d-hooks\[tensorboard\]'"):
         configure_training(training_config(reporting=reporting_to(None, tensorboard=tmp_path)), model_provider=provider)
     assert provider.num_built == 0
 

@@ -98,7 +98,7 @@ def _run(program: Path, name: str, *arguments: str) -> str:
     """
     command = Path(sys.executable).parent / name
     if not command.exists():
-        raise RuntimeError(f'{name} is not installed: `make setup` installs it, as does `pip install "d9d[dev]"`')
+        raise RuntimeError(f'{name} is not installed: `make setup` installs it, as does `pip install "d9d-hooks[dev]"`')
     process = subprocess.run(
         [command, *arguments, program.name], cwd=program.parent, capture_output=True, text=True, check=False
     )

@@ -91,7 +91,8 @@ def load_iterable_data(
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, is iterable, which takes "
-            f"torchdata ({error}): run `pip install 'd9d[torchdata]'`, or define __len__ and __getitem__ on the dataset"
+            f"torchdata ({error}): run `pip install 'd9d-hooks[torchdata]'`, or define __len__ and __getitem__ on the "
+            "dataset"
         ) from error
     loader = IterableDataLoader(data, config, dist_context)
     # Each worker has a place of its own in the data, so none can be added or left out.

@@ -536,7 +536,7 @@ def _problem(config: ReportingConfig) -> str | None:
         if not is_tensorboard_installed():
             return (
                 f"reporting.tensorboard={config.tensorboard} needs TensorBoard, which is not installed: "
-                "pip install 'd9d[tensorboard]', or set it to None"
+                "pip install 'd9d-hooks[tensorboard]', or set it to None"
             )
         if config.tensorboard.is_file() or not _can_write(config.tensorboard):
             return f"reporting.tensorboard={config.tensorboard} cannot be written: name a folder that can, or None"
