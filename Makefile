@@ -10,10 +10,10 @@ MYPY := $(BIN)/mypy && cd examples/subscriber && ../../$(BIN)/mypy
 RECORDED_RUN := tests/loop/test_trace_order.py::test_a_run_triggers_each_event_in_the_declared_order
 
 .DEFAULT_GOAL := help
-.PHONY: help setup generate check lint typecheck test test-all demo layouts bench bench-quick bench-codegen bench-mypy clean
+.PHONY: help setup generate check lint typecheck test test-all test-matrix demo layouts bench bench-quick bench-codegen bench-mypy clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: .venv/installed ## make the environment in .venv
 
@@ -53,6 +53,9 @@ test: check lint typecheck ## everything that CI runs
 test-all: check lint typecheck ## the same, and the exhaustive variants
 	$(BIN)/pytest --numprocesses $(TEST_WORKERS)
 
+test-matrix: ## test the oldest and newest version of each dependency; JOBS="mypy-floor ..." chooses some
+	$(PYTHON) .ci/matrix.py $(JOBS)
+
 demo: setup ## generate, type-check, train and infer, in a few minutes
 	$(BIN)/python examples/bytes_lm/demo.py
 
@@ -82,6 +85,6 @@ bench-mypy: setup ## measure what the mypy plugin adds to a run of mypy; writes 
 	@touch $@
 
 clean: ## remove the environment, caches and runs
-	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis runs dist build
+	rm -rf .venv .venv-bench .venv-matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis runs dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf examples/subscriber/.mypy_cache

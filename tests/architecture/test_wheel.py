@@ -1,15 +1,20 @@
 """The wheel holds what users need, and asks for no more than they need."""
 
+import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+import d9d
+
 ROOT = Path(__file__).parents[2]
+TOLD_IN = ("d9d", "codegen", "docs", "examples", "tests", "benchmarks", ".github")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,7 @@ def requirements_of(wheel: zipfile.ZipFile, extra: str | None) -> set[str]:
     """Return the names of the packages that the wheel asks for, always or for an extra."""
     marker = "" if extra is None else f"extra == '{extra}'"
     found = (str(line).partition("; ") for line in metadata_of(wheel).get_all("Requires-Dist", []))
-    return {requirement.partition(">")[0] for requirement, _, condition in found if condition == marker}
+    return {re.split("[<>=[]", requirement)[0] for requirement, _, condition in found if condition == marker}
 
 
 def test_the_wheel_ships_the_loops_and_the_compiler(wheel: zipfile.ZipFile) -> None:
@@ -62,6 +67,7 @@ def test_the_wheel_ships_every_file_of_both_packages(wheel: zipfile.ZipFile) -> 
     "name",
     [
         "d9d/py.typed",
+        "d9d/__init__.pyi",
         "d9d/loop/event/catalogue/index.json",
         "d9d/mypy/__init__.py",
         "d9d_codegen/__main__.py",
@@ -85,6 +91,47 @@ def test_running_d9d_takes_three_packages(wheel: zipfile.ZipFile) -> None:
 def test_extras_bring_their_own(wheel: zipfile.ZipFile, extra: str, packages: set[str]) -> None:
     """The compiler, the plugin and iterable data are asked for by name."""
     assert requirements_of(wheel, extra) == packages
+
+
+def test_the_wheel_has_a_name_and_a_version_of_its_own(wheel: zipfile.ZipFile) -> None:
+    """On the package index, `d9d` is another project; the version is that which `import d9d` shows."""
+    metadata = metadata_of(wheel)
+
+    assert metadata["Name"] == "d9d-hooks"
+    assert metadata["Version"] == d9d.__version__
+
+
+@pytest.mark.parametrize("bounded", ["torch", "mypy"])
+def test_packages_whose_internals_are_used_have_an_upper_bound(wheel: zipfile.ZipFile, bounded: str) -> None:
+    """A new minor version is tested before it can be installed."""
+    requirements = [str(line) for line in metadata_of(wheel).get_all("Requires-Dist", [])]
+
+    assert [line for line in requirements if re.match(rf"{bounded}(?=[<>=])[^;]*<\d", line)]
+
+
+def test_each_text_that_says_what_to_install_names_what_there_is(wheel: zipfile.ZipFile) -> None:
+    """`pip install` of d9d names the distribution, and extras that it has; of others, packages that it depends on."""
+    metadata = metadata_of(wheel)
+    extras = set(metadata.get_all("Provides-Extra", []))
+    own = metadata["Name"]
+    known = {own, *requirements_of(wheel, None), *(name for extra in extras for name in requirements_of(wheel, extra))}
+    told = list(texts_about_installing())
+
+    assert len({path for path, _, _ in told}) > 5
+    for path, package, asked in told:
+        assert package in known, f"{path} says to install {package}"
+        assert asked <= (extras if package == own else set()), f"{path} asks for {package}[{','.join(asked)}]"
+
+
+def texts_about_installing() -> Iterator[tuple[Path, str, set[str]]]:
+    """Yield each file that says to install a package with pip, the name of that package, and the extras asked for."""
+    command = re.compile(r"pip install ((?:-\S+ |constraints\.txt )*)(?:\\?[\"'])?([\w.-]+)(?:\\?\[([\w,-]+)\\?\])?")
+    paths = [path for folder in TOLD_IN for path in sorted((ROOT / folder).rglob("*"))]
+    for path in [*paths, *ROOT.glob("*.md"), ROOT / ".pre-commit-hooks.yaml"]:
+        if path.suffix not in {".py", ".md", ".yaml", ".yml", ".toml", ".jinja"} or path == Path(__file__):
+            continue
+        for _, package, extras in command.findall(path.read_text(encoding="utf-8")):
+            yield path, "d9d-hooks" if package == "." else package, set(filter(None, extras.split(",")))
 
 
 def test_the_wheel_names_its_pythons_its_license_and_its_commands(wheel: zipfile.ZipFile) -> None:
