@@ -78,9 +78,9 @@ def an_emitter_takes_the_context_of_its_event(bus: EventBus) -> None:
     assert_type(emit, Emitter[Context])
     emit.call(CONTEXT)
     emit.call(DETAILED)
-    emit.call(OTHER)  # type: ignore[arg-type]
+    emit.call(OTHER)  # type: ignore[d9d-context]
     emit.call()  # type: ignore[call-arg]
-    bus.emitter(EVENT_DETAILED).call(CONTEXT)  # type: ignore[arg-type]
+    bus.emitter(EVENT_DETAILED).call(CONTEXT)  # type: ignore[d9d-context]
     bus.emitter("user.moment").call(CONTEXT)  # type: ignore[arg-type]
 
 
