@@ -1,8 +1,8 @@
-"""Reading samples: data loaders, worker processes, iterable datasets, and the transfer to the device."""
+"""Reading samples: data loaders, worker processes, and the transfer to the device."""
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
+from d9d.core.tensor_tree import list_tensors, map_tensors
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.sampler import MicroBatchSamples, StepBatchSampler
 from d9d.loop.component.shutdown import ignore_signals_in_worker
@@ -20,18 +21,101 @@ from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
 
 
-class WorkerDataset(Dataset[Any]):
-    """Makes what samples draw at random a function of the seed and of their place in the run.
-
-    Without it the random numbers of a worker would go on from wherever the worker began, and a resumed run, whose
-    workers begin later, would draw others.
-
-    Attributes:
-        dataset: The dataset itself.
+def describe_dataset(data: InitializeDatasetResult) -> str:
+    """Name a dataset in an error.
 
     Args:
-        dataset: The dataset itself.
-        seed: Where all random numbers of the job come from.
+        data: What the dataset provider returned.
+
+    Returns:
+        The start of a sentence.
+    """
+    return f"the dataset from dataset_provider, of type {type(data.dataset).__qualname__},"
+
+
+def count_samples(data: InitializeDatasetResult) -> int:
+    """Count the samples of a dataset that is read by index.
+
+    Args:
+        data: What the dataset provider returned.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        ConfigurationError: If the dataset has no length, or no samples.
+    """
+    if isinstance(data.dataset, IterableDataset):
+        raise ConfigurationError(
+            f"{describe_dataset(data)} is iterable, and inference needs to know the number of its steps: pass a "
+            "dataset with __len__ and __getitem__; only training accepts an IterableDataset"
+        )
+    if not isinstance(data.dataset, Sized):
+        raise ConfigurationError(
+            f"{describe_dataset(data)} has no length: define __len__ and __getitem__ on it, because the loop chooses "
+            "the samples of each step by index"
+        )
+    num_samples = len(data.dataset)
+    if num_samples == 0:
+        raise ConfigurationError(
+            f"{describe_dataset(data)} is empty: check the paths and filters that it was built with"
+        )
+    return num_samples
+
+
+def build_data_loader(
+    data: InitializeDatasetResult, batch_sampler: StepBatchSampler, config: LoopConfig, device: torch.device
+) -> DataLoader[Any]:
+    """Build torch's data loader for a dataset that is read by index.
+
+    Args:
+        data: What the dataset provider returned.
+        batch_sampler: Chooses the samples of each micro-batch.
+        config: Holds the number of workers and the seed.
+        device: Where the batches will be moved to.
+
+    Returns:
+        The data loader, which yields one micro-batch at a time.
+    """
+    num_workers = config.data_loading.num_workers
+    return DataLoader(
+        # Without workers the samples are read in the order of the run, so the global generators are exact as they are.
+        WorkerDataset(data.dataset, config.seed) if num_workers else data.dataset,
+        batch_sampler=batch_sampler,
+        collate_fn=data.collate,
+        num_workers=num_workers,
+        worker_init_fn=ignore_signals_in_worker,
+        pin_memory=has_streams(device),
+        generator=loader_generator(config),
+    )
+
+
+def loader_generator(config: LoopConfig) -> torch.Generator:
+    """Make the generator that a data loader draws the seeds of its workers from.
+
+    Without its own, a data loader draws from the global generator each time it is iterated, and a resumed run would
+    differ.
+
+    Args:
+        config: Holds the seed.
+
+    Returns:
+        The generator.
+    """
+    return torch.Generator().manual_seed(derive_seed(config.seed, "data_loader"))
+
+
+class WorkerDataset(Dataset[Any]):
+    """Makes the random numbers that a worker draws a function of the seed and the position in the run.
+
+    Otherwise they would depend on when the worker was started, and a resumed run starts its workers later.
+
+    Attributes:
+        dataset: The wrapped dataset.
+
+    Args:
+        dataset: The dataset to wrap.
+        seed: The seed of the job.
     """
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
@@ -43,7 +127,7 @@ class WorkerDataset(Dataset[Any]):
         """Read the samples of one micro-batch, in a worker process.
 
         Args:
-            samples: Their indices, and their place.
+            samples: Their indices, and the position of the micro-batch.
 
         Returns:
             The samples.
@@ -60,9 +144,9 @@ class TrainingData:
     """The data of a training run.
 
     Attributes:
-        loader: Yields one micro-batch after the other.
-        settings: What a checkpoint must share with this run to be gone on from, in JSON's types.
-        state: The parts of a checkpoint that the data needs to go on, by name; none where the step alone decides.
+        loader: Yields one micro-batch at a time.
+        settings: What a checkpoint and a run that resumes from it must have in common, in JSON types.
+        state: The parts of a checkpoint that the data needs to resume, by name; empty if the step is enough.
     """
 
     loader: DataLoader[Any]
@@ -77,180 +161,56 @@ def load_iterable_data(
 
     Args:
         data: What the dataset provider returned.
-        config: Says how many samples a micro-batch has and how many workers read them, and holds the seed.
-        dist_context: Names the rank, and the device that the batches will go to.
+        config: Holds the size of a micro-batch, the number of workers and the seed.
+        dist_context: This process and its device.
 
     Returns:
         The loader and its state.
 
     Raises:
-        ConfigurationError: If `torchdata` is not installed, or the dataset has no state though checkpoints need it.
+        ConfigurationError: If `torchdata` is not installed, or checkpoints are on and the dataset has no state.
     """
     try:
         from d9d.loop.component.iterable_data import IterableDataLoader  # noqa: PLC0415 -- the extra is optional
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, is iterable, which takes "
-            f"torchdata ({error}): run `pip install 'd9d-hooks[torchdata]'`, or define __len__ and __getitem__ on the "
-            "dataset"
+            f"{describe_dataset(data)} is iterable, which requires torchdata ({error}): run `pip install torchdata`, "
+            "or define __len__ and __getitem__ on the dataset"
         ) from error
     loader = IterableDataLoader(data, config, dist_context)
-    # Each worker has a place of its own in the data, so none can be added or left out.
+    # The state has the position of each worker, so their number cannot change.
     settings = {"num_samples": None, "data_loading.num_workers": config.data_loading.num_workers}
     return TrainingData(loader, settings, {"data_loader": loader})
 
 
 def begin_reading(loader: DataLoader[Any], stepper: Stepper) -> Iterator[Any]:
-    """Begin to read, with workers at work by the time this returns.
+    """Start to iterate over a data loader. Its workers are running when this returns.
 
     Args:
-        loader: Yields one micro-batch after the other.
-        stepper: Knows how many steps there are to be.
+        loader: Yields one micro-batch at a time.
+        stepper: Counts the steps of the run.
 
     Returns:
-        The micro-batches; asked for more than there are, it raises `RuntimeError`.
+        The micro-batches. The iterator raises `RuntimeError` if the data ends before the last step.
     """
-    return itertools.chain(read(loader), _refuse_more(stepper))
+    return itertools.chain(iter(loader), _require_finished(stepper))
 
 
-def read(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Begin to iterate over a data loader.
-
-    Torch puts a range for its profiler around each batch, which takes longer than all that the loop does in a step. So
-    a plain loader that reads in this process, and pins nothing, is read from as torch does it, and without the range.
-
-    Args:
-        loader: Yields one micro-batch after the other.
-
-    Returns:
-        What `iter(loader)` would.
-    """
-    is_plain = type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset)
-    if is_plain and loader.num_workers == 0 and not loader.pin_memory and loader.batch_sampler is not None:
-        return _read_here(loader.dataset, loader.batch_sampler, loader.collate_fn)
-    return iter(loader)
-
-
-def _read_here(dataset: Any, batches: Iterable[list[Any]], collate: Callable[[Any], Any]) -> Iterator[Any]:
-    fetch = getattr(dataset, "__getitems__", None)
-    for indices in batches:
-        yield collate(fetch(indices) if fetch is not None else [dataset[index] for index in indices])
-
-
-def _refuse_more(stepper: Stepper) -> Iterator[Any]:
+def _require_finished(stepper: Stepper) -> Iterator[Any]:
     if not stepper.is_finished:
         raise RuntimeError(
-            f"the data ended after {stepper.current_step} of total_steps={stepper.total_steps} steps, with no full "
-            "micro-batch left for the next: let the dataset begin anew when it ends, or lower total_steps to "
+            f"the data ended after {stepper.current_step} of total_steps={stepper.total_steps} steps, without a full "
+            "micro-batch for the next one: let the dataset start over when it ends, or set total_steps to at most "
             f"{stepper.current_step}"
         )
     yield from ()
 
 
-def count_samples(data: InitializeDatasetResult) -> int:
-    """Count the samples of a dataset, and refuse one that no loop can run on.
-
-    Args:
-        data: What the dataset provider returned.
-
-    Returns:
-        The number of samples.
-
-    Raises:
-        ConfigurationError: If the dataset has no length, or no samples.
-    """
-    if isinstance(data.dataset, IterableDataset):
-        raise ConfigurationError(
-            f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, is iterable, so that the "
-            "number of steps is unknown: bring one with __len__ and __getitem__; only training takes iterable data"
-        )
-    if not isinstance(data.dataset, Sized):
-        raise ConfigurationError(
-            f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, has no length and no "
-            "index: define __len__ and __getitem__ on it, since the samples of each step are chosen by index"
-        )
-    num_samples = len(data.dataset)
-    if num_samples == 0:
-        raise ConfigurationError(
-            f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, has no samples: there is "
-            "nothing to run on"
-        )
-    return num_samples
-
-
-def build_data_loader(
-    data: InitializeDatasetResult, batch_sampler: StepBatchSampler, config: LoopConfig, device: torch.device
-) -> DataLoader[Any]:
-    """Build torch's data loader.
-
-    Args:
-        data: What the dataset provider returned.
-        batch_sampler: Chooses the samples of each micro-batch.
-        config: Says how many workers read them, and holds the seed.
-        device: Where the batches will go.
-
-    Returns:
-        The data loader, which yields one micro-batch after the other.
-    """
-    num_workers = config.data_loading.num_workers
-    return DataLoader(
-        # The loop's own process reads in the order of the run, so there the global generators serve as they are.
-        WorkerDataset(data.dataset, config.seed) if num_workers else data.dataset,
-        batch_sampler=batch_sampler,
-        collate_fn=data.collate,
-        num_workers=num_workers,
-        worker_init_fn=ignore_signals_in_worker,
-        pin_memory=has_streams(device),
-        # Without a generator of its own, each iteration would draw from the global one and a resumed run would differ.
-        generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),
-    )
-
-
-def map_tensors(tree: Any, function: Callable[[torch.Tensor], Any]) -> Any:
-    """Call a function for each tensor of a structure.
-
-    Args:
-        tree: Tensors in mappings, lists, tuples and dataclasses, at any depth; anything else stays as it is.
-        function: What takes the place of a tensor.
-
-    Returns:
-        A structure of the same kind.
-    """
-    match tree:
-        case torch.Tensor():
-            return function(tree)
-        case tuple() if hasattr(tree, "_fields"):
-            return type(tree)(*(map_tensors(value, function) for value in tree))
-        case list() | tuple():
-            return type(tree)([map_tensors(value, function) for value in tree])
-        case Mapping():
-            return {key: map_tensors(value, function) for key, value in tree.items()}
-        case _ if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-            fields = [field.name for field in dataclasses.fields(tree) if field.init]
-            return dataclasses.replace(tree, **{name: map_tensors(getattr(tree, name), function) for name in fields})
-        case _:
-            return tree
-
-
-def list_tensors(tree: Any) -> list[torch.Tensor]:
-    """List all tensors of a structure.
-
-    Args:
-        tree: As for `map_tensors`.
-
-    Returns:
-        The tensors, in its order.
-    """
-    found: list[torch.Tensor] = []
-    map_tensors(tree, found.append)
-    return found
-
-
 def move_to_device(batch: Any, device: torch.device) -> Any:
-    """Move all tensors of a batch to a device, without waiting where they come from pinned memory.
+    """Move all tensors of a batch to a device; from pinned memory without waiting for the copy.
 
     Args:
-        batch: Tensors in mappings, lists, tuples and dataclasses, at any depth; anything else stays as it is.
+        batch: Tensors in mappings, lists, tuples and dataclasses, at any depth. Anything else is passed through.
         device: Where the tensors go.
 
     Returns:
@@ -264,11 +224,11 @@ def move_to_device(batch: Any, device: torch.device) -> Any:
 
 
 class DeviceTransfer:
-    """Moves the micro-batches of a step to the device, each when it is asked for.
+    """Moves the micro-batches of a step to the device, each when it is requested.
 
-    So there is room for one of them at a time. On an accelerator copies run on a stream of their own: the host, which
-    is ahead of the device, sends a micro-batch while those before it are computed, and waits for none. The stream of
-    the computations waits for each.
+    So the device holds one of them at a time. On an accelerator the copies run on their own stream: the host, which
+    runs ahead of the device, queues the copy of a micro-batch while earlier ones are computed, and never waits. Only
+    the stream of the computation waits for the copy.
 
     Args:
         device: Where the micro-batches go.
@@ -279,13 +239,13 @@ class DeviceTransfer:
         self._stream = torch.Stream(device) if has_streams(device) else None
 
     def move(self, micro_batches: Iterable[Any]) -> Iterator[Any]:
-        """Move micro-batches to the device, one after the other.
+        """Move micro-batches to the device.
 
         Args:
-            micro_batches: What the data loader yields.
+            micro_batches: Micro-batches on the host.
 
         Returns:
-            The micro-batches on the device; each to be used in the stream that is current when it is taken.
+            The micro-batches on the device. Use each on the stream that is current when it is requested.
         """
         return map(self._move, micro_batches)
 
@@ -297,7 +257,7 @@ class DeviceTransfer:
         computing = torch.accelerator.current_stream(self._device)
         computing.wait_stream(self._stream)
         for tensor in list_tensors(moved):
-            # Their memory belongs to the stream of the copies, which would use it again once the host lets go of them,
-            # though the computations that read them may not have run by then.
+            # The memory belongs to the stream of the copies. Without this it could be reused as soon as the host drops
+            # the tensor, before the computation that reads it has run.
             tensor.record_stream(computing)
         return moved

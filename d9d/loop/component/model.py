@@ -18,7 +18,7 @@ from d9d.core.parallel import is_replicated_by_ddp
 from d9d.core.pipeline import StagePosition
 from d9d.core.settings import ConfigurationError
 from d9d.core.stepper import Stepper
-from d9d.loop.component.data import map_tensors
+from d9d.core.tensor_tree import map_tensors
 from d9d.loop.component.gradients import GradientSynchronizer
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.config import Precision

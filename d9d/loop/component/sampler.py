@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -11,15 +11,17 @@ from torch.utils.data import Sampler
 from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
 
+__all__ = ["DataShare", "MicroBatchSamples", "SequentialBatchSampler", "ShufflingBatchSampler", "StepBatchSampler"]
+
 
 class MicroBatchSamples(list[int]):
-    """The samples of one micro-batch, which know where in the run it stands.
+    """The indices of the samples of one micro-batch, and its position in the run.
 
     Args:
         samples: The indices of the samples.
         step: The index of the step.
-        number: Which of all micro-batches of the step this is, from 0, whoever has it.
-        is_repeated: Whether another process has the same, and this one only keeps step with it.
+        number: The index of the micro-batch among those that all processes have in this step.
+        is_repeated: Whether another process has the same micro-batch, and this one runs it only to stay in step.
     """
 
     __slots__ = ("is_repeated", "number", "step")
@@ -31,16 +33,16 @@ class MicroBatchSamples(list[int]):
         self.is_repeated = is_repeated
 
     def __reduce__(self) -> tuple[type["MicroBatchSamples"], tuple[list[int], int, int]]:
-        """Travel to a worker process, which needs no more than the place."""
+        """Pickle what a worker process needs: the indices and the position."""
         return MicroBatchSamples, (list(self), self.step, self.number)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataShare:
-    """Which of the micro-batches of each step a process has; they are dealt like cards.
+    """Which of the micro-batches of a step a process has: those whose number is `index` modulo `count`.
 
     Attributes:
-        index: Which share, from 0.
+        index: The index of this share.
         count: How many shares there are.
     """
 
@@ -48,147 +50,162 @@ class DataShare:
     count: int = 1
 
 
-_ALL = DataShare()
-_BLOCK_SAMPLES = 8192  # so many positions of an order are lists at a time: long beside a step, short beside an epoch
-
-
 class StepBatchSampler(Sampler[list[int]], abc.ABC):
-    """Yields the micro-batches of all steps that a stepper has left, so that resuming needs the step alone.
+    """Yields the micro-batches of all remaining steps of a stepper, so that resuming needs nothing but the step.
 
-    The samples of a step, and how they are cut into micro-batches, are the same for any number of processes.
+    The samples of a step, and how they are divided into micro-batches, are the same for any number of processes.
 
     Args:
+        num_samples: How many samples the dataset has.
+        global_batch_size: How many samples a step takes, in all processes together.
+        micro_batch_size: How many samples a micro-batch takes. Times the number of shares it divides
+            `global_batch_size`.
         stepper: Its current step, when iteration begins, is the first one to be sampled.
-        share: Which of the micro-batches are this process's own.
+        share: Which of the micro-batches this process has.
     """
 
-    def __init__(self, stepper: Stepper, share: DataShare) -> None:
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        global_batch_size: int,
+        micro_batch_size: int,
+        stepper: Stepper,
+        share: DataShare = DataShare(),
+    ) -> None:
+        self._num_samples = num_samples
+        self._global_batch_size = global_batch_size
+        self._micro_batch_size = micro_batch_size
         self._stepper = stepper
         self._share = share
         self._latest: tuple[int | None, list[MicroBatchSamples]] = (None, [])
 
-    def micro_batches(self, step: int) -> list[MicroBatchSamples]:
-        """Return this process's samples of one step.
-
-        Args:
-            step: The index of the step, from 0.
-
-        Returns:
-            The indices of the samples, a list for each micro-batch.
-        """
-        # Inference and its data loader ask for the same, one after the other.
-        if self._latest[0] != step:
-            self._latest = (step, self._cut(step))
-        return self._latest[1]
+    @abc.abstractmethod
+    def _num_in_step(self, step: int) -> int:
+        """Return how many samples a step takes, in all processes together."""
 
     @abc.abstractmethod
-    def _cut(self, step: int) -> list[MicroBatchSamples]:
-        """Choose this process's samples of one step."""
+    def _samples(self, start: int, stop: int) -> Sequence[int]:
+        """Return the samples at some positions, counted over all steps."""
+
+    def micro_batches(self, step: int) -> list[MicroBatchSamples]:
+        """Return the micro-batches that this process has in a step.
+
+        Args:
+            step: The index of the step.
+
+        Returns:
+            The micro-batches, in order.
+        """
+        # The inference loop and its data loader ask for the same step, one after the other.
+        if self._latest[0] != step:
+            self._latest = (step, self._divide(step))
+        return self._latest[1]
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the samples of each micro-batch from the current step on."""
+        """Yield each micro-batch from the current step on."""
         for step in range(self._stepper.current_step, self._stepper.total_steps):
             yield from self.micro_batches(step)
+
+    def __len__(self) -> int:
+        """Return how many micro-batches this process has in the whole run."""
+        last = self._stepper.total_steps - 1
+        return last * len(self._numbers(0)) + len(self._numbers(last))
+
+    def _numbers(self, step: int) -> range:
+        """Return the numbers of the micro-batches that this process has in a step.
+
+        All processes have equally many, because they run the model together. Numbers past the last micro-batch of the
+        step stand for a repetition of it.
+        """
+        num_micro_batches = math.ceil(self._num_in_step(step) / self._micro_batch_size)
+        stop = math.ceil(num_micro_batches / self._share.count) * self._share.count
+        return range(self._share.index, stop, self._share.count)
+
+    def _divide(self, step: int) -> list[MicroBatchSamples]:
+        start, size = step * self._global_batch_size, self._micro_batch_size
+        stop = start + self._num_in_step(step)
+        last = (stop - start - 1) // size
+        micro_batches = []
+        for number in self._numbers(step):
+            existing = min(number, last)
+            first = start + existing * size
+            samples = self._samples(first, min(first + size, stop))
+            micro_batches.append(MicroBatchSamples(samples, step, existing, is_repeated=number > last))
+        return micro_batches
+
+
+# Indices are converted to Python integers in blocks of this size: many steps at a time, and a small part of an epoch.
+_BLOCK_SAMPLES = 8192
 
 
 class ShufflingBatchSampler(StepBatchSampler):
     """Takes the samples in a new random order each epoch, for as many epochs as the steps need.
 
-    A step may reach over the end of an epoch into the next, so that all steps are of one size and no sample is left
-    out.
+    A step may extend into the next epoch, so all steps have the same size and no sample is left out.
 
     Args:
-        num_samples: How many samples the dataset has.
-        global_batch_size: How many samples a step takes.
-        micro_batch_size: How many samples a micro-batch takes; times the number of shares it divides the former.
-        seed: Decides all orders.
-        stepper: Knows the steps.
-        share: Which of the micro-batches are this process's own.
+        seed: The seed of the job, which determines all orders.
+        num_samples: As in `StepBatchSampler`, like all that follow.
+        global_batch_size: See there.
+        micro_batch_size: See there.
+        stepper: See there.
+        share: See there.
     """
 
     def __init__(
         self,
         *,
+        seed: int,
         num_samples: int,
         global_batch_size: int,
         micro_batch_size: int,
-        seed: int,
         stepper: Stepper,
-        share: DataShare = _ALL,
+        share: DataShare = DataShare(),
     ) -> None:
-        super().__init__(stepper, share)
-        self._num_samples = num_samples
-        self._global_batch_size = global_batch_size
-        self._micro_batch_size = micro_batch_size
+        super().__init__(
+            num_samples=num_samples,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            stepper=stepper,
+            share=share,
+        )
         self._seed = seed
-        self._orders: dict[int, torch.Tensor] = {}
-        self._block_start = 0
-        self._block: list[int] = []
+        self._order: tuple[int | None, torch.Tensor] = (None, torch.empty(0))
+        self._block: tuple[int, list[int]] = (0, [])
 
-    def __len__(self) -> int:
-        """Return the number of micro-batches of the whole run that are this process's own."""
-        return self._stepper.total_steps * (self._global_batch_size // (self._micro_batch_size * self._share.count))
-
-    def _cut(self, step: int) -> list[MicroBatchSamples]:
-        start, size = step * self._global_batch_size, self._micro_batch_size
-        return [
-            MicroBatchSamples(self._samples(start + number * size, start + (number + 1) * size), step, number)
-            for number in range(self._share.index, self._global_batch_size // size, self._share.count)
-        ]
+    def _num_in_step(self, step: int) -> int:
+        del step
+        return self._global_batch_size
 
     def _samples(self, start: int, stop: int) -> list[int]:
-        """Return what stands at some positions of the endless row of epochs."""
         samples: list[int] = []
         while start < stop:
-            if not 0 <= start - self._block_start < len(self._block):
-                self._block_start, self._block = start, self._read(start)
-            position = start - self._block_start
-            found = self._block[position : position + stop - start]
+            block_start, block = self._block
+            position = start - block_start
+            if not 0 <= position < len(block):
+                self._block = start, self._read(start)
+                continue
+            found = block[position : position + stop - start]
             samples += found
             start += len(found)
         return samples
 
     def _read(self, start: int) -> list[int]:
-        """Return what stands from a position on, no further than to the end of its epoch."""
+        """Return the block of samples from a position on, which ends with its epoch at the latest."""
         epoch, position = divmod(start, self._num_samples)
-        block: list[int] = self._order(epoch)[position : position + _BLOCK_SAMPLES].tolist()
-        return block
-
-    def _order(self, epoch: int) -> torch.Tensor:
-        if epoch not in self._orders:
+        if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(derive_seed(self._seed, "epoch", epoch))
-            # A step reads forward, so an order is never needed again once another has been made.
-            self._orders = {epoch: torch.randperm(self._num_samples, generator=generator)}
-        return self._orders[epoch]
+            self._order = epoch, torch.randperm(self._num_samples, generator=generator)
+        block: list[int] = self._order[1][position : position + _BLOCK_SAMPLES].tolist()
+        return block
 
 
 class SequentialBatchSampler(StepBatchSampler):
-    """Takes each sample once, in the order of the dataset; the last step and micro-batch may be smaller.
+    """Takes each sample once, in the order of the dataset. The last step and its last micro-batch may be smaller.
 
-    All processes have the same number of micro-batches in each step, since they run the model together. Where the last
-    step has too few, some repeat one of another process, and mark it so.
-
-    Args:
-        num_samples: How many samples the dataset has.
-        global_batch_size: How many samples a step takes.
-        micro_batch_size: How many samples a micro-batch takes; times the number of shares it divides the former.
-        stepper: Knows the steps; `num_steps` says how many there must be.
-        share: Which of the micro-batches are this process's own.
+    If the last step has too few micro-batches for all processes, some repeat its last one.
     """
-
-    def __init__(
-        self,
-        *,
-        num_samples: int,
-        global_batch_size: int,
-        micro_batch_size: int,
-        stepper: Stepper,
-        share: DataShare = _ALL,
-    ) -> None:
-        super().__init__(stepper, share)
-        self._num_samples = num_samples
-        self._global_batch_size = global_batch_size
-        self._micro_batch_size = micro_batch_size
 
     @staticmethod
     def num_steps(num_samples: int, global_batch_size: int) -> int:
@@ -196,32 +213,15 @@ class SequentialBatchSampler(StepBatchSampler):
 
         Args:
             num_samples: How many samples the dataset has.
-            global_batch_size: How many samples a step takes.
+            global_batch_size: How many samples a step takes, in all processes together.
 
         Returns:
             The number of steps.
         """
         return math.ceil(num_samples / global_batch_size)
 
-    def __len__(self) -> int:
-        """Return the number of micro-batches of the whole run that this process runs."""
-        num_full_steps, num_left = divmod(self._num_samples, self._global_batch_size)
-        num_per_step = self._global_batch_size // self._micro_batch_size
-        num_in_last = math.ceil(num_left / self._micro_batch_size)
-        return num_full_steps * num_per_step // self._share.count + math.ceil(num_in_last / self._share.count)
+    def _num_in_step(self, step: int) -> int:
+        return min(self._global_batch_size, self._num_samples - step * self._global_batch_size)
 
-    def _cut(self, step: int) -> list[MicroBatchSamples]:
-        start, size = step * self._global_batch_size, self._micro_batch_size
-        stop = min(start + self._global_batch_size, self._num_samples)
-        last = (stop - start - 1) // size
-        micro_batches = []
-        for number in range(self._share.index, _rounded_up(last + 1, self._share.count), self._share.count):
-            own = min(number, last)
-            first = start + own * size
-            samples = range(first, min(first + size, stop))
-            micro_batches.append(MicroBatchSamples(samples, step, own, is_repeated=number > last))
-        return micro_batches
-
-
-def _rounded_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
+    def _samples(self, start: int, stop: int) -> range:
+        return range(start, stop)

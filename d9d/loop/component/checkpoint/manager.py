@@ -19,11 +19,11 @@ from torch.distributed.tensor import DTensor
 
 from d9d.core.device import has_streams
 from d9d.core.stepper import Stepper
+from d9d.core.tensor_tree import map_tensors
 from d9d.loop.component.checkpoint.dcp import SavedState
 from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock, remove_staging_directories
 from d9d.loop.component.checkpoint.state_dict import describe_state
 from d9d.loop.component.checkpoint.storage import Checkpoint, find_complete, find_differences, require_same
-from d9d.loop.component.data import map_tensors
 from d9d.loop.component.ranks import ALONE, Ranks, or_checkpoint_exception
 from d9d.loop.config import CheckpointingConfig
 
