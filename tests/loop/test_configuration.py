@@ -141,10 +141,10 @@ def test_each_setting_says_what_it_means(config: type[Settings]) -> None:
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (ToyDataset(0), "the dataset of the dataset_provider, a ToyDataset, has no samples"),
+        (ToyDataset(0), "the dataset from dataset_provider, of type ToyDataset, is empty: check"),
         (
             EndlessDataset(),
-            "the dataset of the dataset_provider, a EndlessDataset, has no length and no index: define __len__",
+            "the dataset from dataset_provider, of type EndlessDataset, has no length: define __len__ and __getitem__",
         ),
     ],
     ids=["no-samples", "no-length"],

@@ -1,8 +1,8 @@
-"""Samples that come in a row, from a dataset that carries its own place in it.
+"""The data loader for iterable datasets, whose position a checkpoint can hold.
 
-This module alone needs `torchdata`, and is imported only where a dataset is iterable. Of `StatefulDataLoader` it takes
-what torch's own loader lacks: the state of the dataset in each worker, as of the batch that was yielded last. Its
-samplers and its second epochs are not used: with `shuffle=True`, a generator and no workers it goes on wrongly.
+This is the only module that needs `torchdata`, and it is imported only for an iterable dataset. torch's own loader
+cannot report the state of the dataset in each worker as of the last batch that was yielded; `StatefulDataLoader` can.
+Its samplers and later epochs are not used, because with `shuffle=True`, a generator and no workers it resumes wrongly.
 """
 
 import copy
@@ -18,6 +18,7 @@ from d9d.core.device import has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
+from d9d.loop.component.data import describe_dataset, loader_generator
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.shutdown import ignore_signals_in_worker
 from d9d.loop.config import ConfigurationError, LoopConfig
@@ -25,28 +26,27 @@ from d9d.loop.control import InitializeDatasetResult
 
 
 class IterableDataLoader(StatefulDataLoader[Any]):
-    """Yields micro-batches of iterable data, and carries over a restart where it stands.
+    """Yields the micro-batches of an iterable dataset, and resumes from its state.
 
     Args:
         data: What the dataset provider returned.
-        config: Says how many samples a micro-batch has and how many workers read them, and holds the seed.
-        dist_context: Names the share of this process, and the device that the batches will go to.
+        config: Holds the size of a micro-batch, the number of workers and the seed.
+        dist_context: This process and its device.
 
     Raises:
-        ConfigurationError: If there shall be checkpoints, and the dataset has no state for them.
+        ConfigurationError: If checkpoints are on and the dataset has no state.
     """
 
     def __init__(self, data: InitializeDatasetResult, config: LoopConfig, dist_context: DistributedContext) -> None:
         if config.checkpointing is not None and not isinstance(data.dataset, Stateful):
             raise ConfigurationError(
-                f"the dataset of the dataset_provider, a {type(data.dataset).__qualname__}, is iterable and carries no "
-                "state, so that a checkpoint could not say where to go on: define state_dict and load_state_dict on "
-                "it, or set checkpointing to None"
+                f"{describe_dataset(data)} is iterable and has no state, so a checkpoint could not record the position "
+                "in the data: define state_dict and load_state_dict on it, or set checkpointing to None"
             )
         self._has_begun = False
         batch_size = config.samples_per_micro_batch
         with warnings.catch_warnings():
-            # A call of its constructor that torch has made do nothing since.
+            # The constructor calls a function that does nothing in this version of torch.
             warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
             super().__init__(
                 _Stream(data.dataset, seed=config.seed, share=dist_context.data_parallel_rank, batch_size=batch_size),
@@ -56,18 +56,17 @@ class IterableDataLoader(StatefulDataLoader[Any]):
                 num_workers=config.data_loading.num_workers,
                 worker_init_fn=ignore_signals_in_worker,
                 pin_memory=has_streams(dist_context.device),
-                # Without one of its own, iteration would draw from the global one and a resumed run would differ.
-                generator=torch.Generator().manual_seed(derive_seed(config.seed, "data_loader")),
+                generator=loader_generator(config),
             )
 
     def __iter__(self) -> Any:
-        """Begin, or go on from the state that was loaded."""
+        """Start from the beginning, or from the state that was loaded."""
         self._has_begun = True
         return super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the micro-batch that was yielded last left off, and nothing before iteration begins."""
-        # Asked any earlier, the loader beneath would start its workers to find out.
+        """Return the position after the last micro-batch that was yielded; empty before iteration begins."""
+        # Before that, StatefulDataLoader would start its workers to ask for their state.
         return super().state_dict() if self._has_begun else {}
 
 
@@ -75,9 +74,9 @@ class _Stream(IterableDataset[Any]):
     """The dataset as the loader sees it, in the process of the loop or in a worker.
 
     Args:
-        dataset: The dataset itself.
-        seed: Where all random numbers of the job come from.
-        share: Which data-parallel share of the data is read.
+        dataset: The wrapped dataset.
+        seed: The seed of the job.
+        share: The data-parallel rank.
         batch_size: How many samples a micro-batch has.
     """
 
@@ -94,8 +93,11 @@ class _Stream(IterableDataset[Any]):
 class _Samples(Iterator[Any]):
     """The samples of a stream, from its beginning or from a state.
 
-    In a worker, what samples draw at random is made a function of the seed and of their place in the stream: otherwise
-    it would go on from wherever the worker began, and the workers of a resumed run begin later.
+    In a worker, random numbers are made a function of the seed and the position in the stream. Otherwise they would
+    depend on when the worker was started, and a resumed run starts its workers later.
+
+    Args:
+        stream: The stream.
     """
 
     def __init__(self, stream: _Stream) -> None:
@@ -105,34 +107,30 @@ class _Samples(Iterator[Any]):
         self._samples: Iterator[Any] | None = None
 
     def __next__(self) -> Any:
-        if self._num_read % self._stream.batch_size == 0:
-            self._seed(self._num_read // self._stream.batch_size)
+        worker, num_read = get_worker_info(), self._num_read
+        if worker is not None and num_read % self._stream.batch_size == 0:
+            position = self._stream.share, worker.id, num_read // self._stream.batch_size
+            self._random_state.seed(derive_seed(self._stream.seed, "stream", *position))
         if self._samples is None:
             self._samples = iter(self._stream.dataset)
         sample = next(self._samples)
         self._num_read += 1
         return sample
 
-    def _seed(self, number: int) -> None:
-        worker = get_worker_info()
-        if worker is not None:
-            names = self._stream.share, worker.id, number
-            self._random_state.seed(derive_seed(self._stream.seed, "stream", *names))
-
     def state_dict(self) -> dict[str, Any]:
         """Return how many samples have been read, and the state of the dataset if it has one."""
         dataset = self._stream.dataset
-        # Workers send what has changed since the last micro-batch, and cannot see a change in what is still the same
-        # list or tensor, as datasets like to hand out.
+        # A worker sends only what changed since its last micro-batch, and does not notice changes inside a list or
+        # tensor that is still the same object; datasets often return such objects.
         state = copy.deepcopy(dataset.state_dict()) if isinstance(dataset, Stateful) else None
         return {"num_read": self._num_read, "dataset": state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Resume from what `state_dict` returned."""
         self._num_read = state_dict["num_read"]
         dataset = self._stream.dataset
-        # A dataset that is its own iterator begins anew when it is asked for one, so its state comes after that; of
-        # any other, the iterator takes its beginning from the dataset.
+        # A dataset that is its own iterator starts over in __iter__, so its state must be loaded after that. Any other
+        # dataset gives its position to the iterators that it makes, so its iterator must be made after loading.
         self._samples = iter(dataset)
         dataset.load_state_dict(state_dict["dataset"])
         if self._samples is not dataset:
