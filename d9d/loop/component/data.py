@@ -21,15 +21,7 @@ from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
 
 
-def describe_dataset(data: InitializeDatasetResult) -> str:
-    """Name a dataset in an error.
-
-    Args:
-        data: What the dataset provider returned.
-
-    Returns:
-        The start of a sentence.
-    """
+def _describe(data: InitializeDatasetResult) -> str:
     return f"the dataset from dataset_provider, of type {type(data.dataset).__qualname__},"
 
 
@@ -47,19 +39,17 @@ def count_samples(data: InitializeDatasetResult) -> int:
     """
     if isinstance(data.dataset, IterableDataset):
         raise ConfigurationError(
-            f"{describe_dataset(data)} is iterable, and inference needs to know the number of its steps: pass a "
+            f"{_describe(data)} is iterable, and inference needs to know the number of its steps: pass a "
             "dataset with __len__ and __getitem__; only training accepts an IterableDataset"
         )
     if not isinstance(data.dataset, Sized):
         raise ConfigurationError(
-            f"{describe_dataset(data)} has no length: define __len__ and __getitem__ on it, because the loop chooses "
+            f"{_describe(data)} has no length: define __len__ and __getitem__ on it, because the loop chooses "
             "the samples of each step by index"
         )
     num_samples = len(data.dataset)
     if num_samples == 0:
-        raise ConfigurationError(
-            f"{describe_dataset(data)} is empty: check the paths and filters that it was built with"
-        )
+        raise ConfigurationError(f"{_describe(data)} is empty: check the paths and filters that it was built with")
     return num_samples
 
 
@@ -86,21 +76,14 @@ def build_data_loader(
         num_workers=num_workers,
         worker_init_fn=ignore_signals_in_worker,
         pin_memory=has_streams(device),
-        generator=loader_generator(config),
+        generator=_loader_generator(config),
     )
 
 
-def loader_generator(config: LoopConfig) -> torch.Generator:
+def _loader_generator(config: LoopConfig) -> torch.Generator:
     """Make the generator that a data loader draws the seeds of its workers from.
 
-    Without its own, a data loader draws from the global generator each time it is iterated, and a resumed run would
-    differ.
-
-    Args:
-        config: Holds the seed.
-
-    Returns:
-        The generator.
+    Without one a data loader draws from the global generator each time it is iterated, and a resumed run would differ.
     """
     return torch.Generator().manual_seed(derive_seed(config.seed, "data_loader"))
 
@@ -170,14 +153,19 @@ def load_iterable_data(
     Raises:
         ConfigurationError: If `torchdata` is not installed, or checkpoints are on and the dataset has no state.
     """
+    if config.checkpointing is not None and not isinstance(data.dataset, Stateful):
+        raise ConfigurationError(
+            f"{_describe(data)} is iterable and has no state, so a checkpoint could not record the position in the "
+            "data: define state_dict and load_state_dict on it, or set checkpointing to None"
+        )
     try:
         from d9d.loop.component.iterable_data import IterableDataLoader  # noqa: PLC0415 -- the extra is optional
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"{describe_dataset(data)} is iterable, which requires torchdata ({error}): run `pip install torchdata`, "
+            f"{_describe(data)} is iterable, which requires torchdata ({error}): run `pip install torchdata`, "
             "or define __len__ and __getitem__ on the dataset"
         ) from error
-    loader = IterableDataLoader(data, config, dist_context)
+    loader = IterableDataLoader(data, config, dist_context, _loader_generator(config))
     # The state has the position of each worker, so their number cannot change.
     settings = {"num_samples": None, "data_loading.num_workers": config.data_loading.num_workers}
     return TrainingData(loader, settings, {"data_loader": loader})

@@ -18,10 +18,9 @@ from d9d.core.device import has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
-from d9d.loop.component.data import describe_dataset, loader_generator
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.shutdown import ignore_signals_in_worker
-from d9d.loop.config import ConfigurationError, LoopConfig
+from d9d.loop.config import LoopConfig
 from d9d.loop.control import InitializeDatasetResult
 
 
@@ -32,17 +31,16 @@ class IterableDataLoader(StatefulDataLoader[Any]):
         data: What the dataset provider returned.
         config: Holds the size of a micro-batch, the number of workers and the seed.
         dist_context: This process and its device.
-
-    Raises:
-        ConfigurationError: If checkpoints are on and the dataset has no state.
+        generator: What the loader draws the seeds of its workers from.
     """
 
-    def __init__(self, data: InitializeDatasetResult, config: LoopConfig, dist_context: DistributedContext) -> None:
-        if config.checkpointing is not None and not isinstance(data.dataset, Stateful):
-            raise ConfigurationError(
-                f"{describe_dataset(data)} is iterable and has no state, so a checkpoint could not record the position "
-                "in the data: define state_dict and load_state_dict on it, or set checkpointing to None"
-            )
+    def __init__(
+        self,
+        data: InitializeDatasetResult,
+        config: LoopConfig,
+        dist_context: DistributedContext,
+        generator: torch.Generator,
+    ) -> None:
         self._has_begun = False
         batch_size = config.samples_per_micro_batch
         with warnings.catch_warnings():
@@ -56,7 +54,7 @@ class IterableDataLoader(StatefulDataLoader[Any]):
                 num_workers=config.data_loading.num_workers,
                 worker_init_fn=ignore_signals_in_worker,
                 pin_memory=has_streams(dist_context.device),
-                generator=loader_generator(config),
+                generator=generator,
             )
 
     def __iter__(self) -> Any:
