@@ -51,8 +51,9 @@ def modules_below(source: Path, package: str) -> dict[str, set[str]]:
 
 
 def names_of(module: str, modules: dict[str, set[str]]) -> set[str]:
-    """Return the modules of the same package that a module imports."""
-    return modules[module] & modules.keys()
+    """Return the modules of the same package that a module imports; `from package import module` is not the package."""
+    imported = modules[module] & modules.keys()
+    return {name for name in imported if not any(other.rpartition(".")[0] == name for other in imported)}
 
 
 D9D = modules_below(ROOT, "d9d")

@@ -378,18 +378,27 @@ def test_deleting_any_trigger_of_the_loops_is_found(loops: Workspace) -> None:
         assert f"the given source never triggers {match[0]}" in output
 
 
-def test_swapping_any_two_events_of_a_file_of_the_loops_is_found(loops: Workspace) -> None:
-    """Whichever two of one file change places, one of the two is named."""
+def function_of(text: str, match: re.Match[str]) -> str:
+    """Return the name of the last function or method that is defined before a match."""
+    names: list[str] = re.findall(r"^ *def (\w+)", text[: match.start()], re.MULTILINE)
+    return names[-1]
+
+
+def test_swapping_any_two_events_of_a_function_of_the_loops_is_found(loops: Workspace) -> None:
+    """Coverage names one of the two. Swaps between functions are seen by the recorded run alone."""
+    num_swaps = 0
     for (path, one), (other_path, two) in itertools.combinations(triggered(loops), 2):
-        if path != other_path:
-            continue
         text = loops.read(path)
+        if path != other_path or function_of(text, one) != function_of(text, two):
+            continue
+        num_swaps += 1
         swapped = text[: one.start()] + two[0] + text[one.end() : two.start()] + one[0] + text[two.end() :]
         loops.write(swapped, path)
         status, output = loops.run("coverage", "d9d/loop/run")
         loops.write(text, path)
         assert status == 1, (one[0], two[0])
         assert one[0] in output or two[0] in output
+    assert num_swaps > 30
 
 
 def test_a_path_too_long_for_a_file_is_a_diagnostic(small: Workspace) -> None:
