@@ -14,7 +14,8 @@ from d9d.loop.component.data import build_data_loader, count_samples
 from d9d.loop.component.model import ModelRunner, without_gradients
 from d9d.loop.component.sampler import MicroBatchSamples, SequentialBatchSampler, StepBatchSampler
 from d9d.loop.config import InferenceConfig
-from d9d.loop.control import DatasetProvider, InferenceTask, ModelProvider, ProcessOutputsContext
+from d9d.loop.control import InferenceTask, ProcessOutputsContext
+from d9d.loop.control.provider import DatasetSource, ModelSource, as_dataset_provider, as_model_provider
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.inference import (
     EVENT_INFERENCE_CONFIG_STARTED,
@@ -127,10 +128,14 @@ class InferenceConfigurator:
     Args:
         config: Every setting that is a number, a name or a path.
         task: Uses the outputs of the model.
-        model_provider: Provides the model.
-        dataset_provider: Provides the data, which is read once and in order.
+        model_provider: Provides the model. In a job of one process it may be the model itself, or a function or class
+            that returns it.
+        dataset_provider: Provides the data, which is read once and in order; may be a dataset or a list of samples.
         stateful: Further objects whose state belongs into checkpoints, by name. Providers, and objects whose methods
             are handlers, need not be named: their state is saved if they have `state_dict` and `load_state_dict`.
+
+    Raises:
+        TypeError: If the model or the data is nothing that this accepts.
     """
 
     def __init__(
@@ -138,14 +143,14 @@ class InferenceConfigurator:
         *,
         config: InferenceConfig,
         task: InferenceTask,
-        model_provider: ModelProvider,
-        dataset_provider: DatasetProvider,
+        model_provider: ModelSource,
+        dataset_provider: DatasetSource,
         stateful: Mapping[str, Stateful] | None = None,
     ) -> None:
         self._config = config
         self._task = task
-        self._model_provider = model_provider
-        self._dataset_provider = dataset_provider
+        self._model_provider = as_model_provider(model_provider)
+        self._dataset_provider = as_dataset_provider(dataset_provider)
         self._stateful = stateful
 
     def configure(self) -> Inference:

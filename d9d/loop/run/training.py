@@ -21,15 +21,19 @@ from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     ComputeLossContext,
     ComputeLossResult,
-    DatasetProvider,
     InitializeLRSchedulerContext,
     InitializeOptimizerContext,
     LRSchedulerProvider,
-    ModelProvider,
     OptimizerProvider,
     TrainTask,
 )
-from d9d.loop.control.provider import expect_result
+from d9d.loop.control.provider import (
+    DatasetSource,
+    ModelSource,
+    as_dataset_provider,
+    as_model_provider,
+    expect_result,
+)
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CONFIG_STARTED,
@@ -191,12 +195,16 @@ class TrainingConfigurator:
     Args:
         config: Every setting that is a number, a name or a path.
         task: Computes the loss.
-        model_provider: Provides the model.
-        dataset_provider: Provides the data.
+        model_provider: Provides the model. In a job of one process it may be the model itself, or a function or class
+            that returns it.
+        dataset_provider: Provides the data; may be a dataset or a list of samples.
         optimizer_provider: Provides the optimizer; by default torch's AdamW with its default options.
         lr_scheduler_provider: Provides the learning rate scheduler; by default the learning rate is constant.
         stateful: Further objects whose state belongs into checkpoints, by name. Providers, and objects whose methods
             are handlers, need not be named: their state is saved if they have `state_dict` and `load_state_dict`.
+
+    Raises:
+        TypeError: If the model or the data is nothing that this accepts.
     """
 
     def __init__(
@@ -204,16 +212,16 @@ class TrainingConfigurator:
         *,
         config: TrainingConfig,
         task: TrainTask,
-        model_provider: ModelProvider,
-        dataset_provider: DatasetProvider,
+        model_provider: ModelSource,
+        dataset_provider: DatasetSource,
         optimizer_provider: OptimizerProvider = _ADAMW,
         lr_scheduler_provider: LRSchedulerProvider = constant_lr,
         stateful: Mapping[str, Stateful] | None = None,
     ) -> None:
         self._config = config
         self._task = task
-        self._model_provider = model_provider
-        self._dataset_provider = dataset_provider
+        self._model_provider = as_model_provider(model_provider)
+        self._dataset_provider = as_dataset_provider(dataset_provider)
         self._optimizer_provider = optimizer_provider
         self._lr_scheduler_provider = lr_scheduler_provider
         self._stateful = stateful
