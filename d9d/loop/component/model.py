@@ -31,7 +31,7 @@ from d9d.loop.control import (
     ModelProvider,
     ParallelizeModelStageContext,
 )
-from d9d.loop.control.provider import expect_result
+from d9d.loop.control.provider import expect_result, wrong_result
 
 _NULL = nullcontext()
 
@@ -90,8 +90,10 @@ class ModelInputs:
         Returns:
             The inputs.
         """
-        result = self._task.build_forward_inputs(BuildForwardInputsContext(batch=batch, stepper=self._stepper))
-        return expect_result(result, BuildForwardInputsResult, self._task.build_forward_inputs)
+        result: object = self._task.build_forward_inputs(BuildForwardInputsContext(batch=batch, stepper=self._stepper))
+        if not isinstance(result, BuildForwardInputsResult):
+            raise wrong_result(result, BuildForwardInputsResult, self._task.build_forward_inputs)
+        return result
 
 
 Shapes: TypeAlias = tuple[tuple[tuple[int, ...], torch.dtype], ...]

@@ -36,7 +36,21 @@ def expect_result(result: object, kind: type[TResult], source: Callable[..., Any
     """
     if isinstance(result, kind):
         return result
-    raise TypeError(f"{_name_of(source)} returned a {type(result).__qualname__}: return a {kind.__qualname__}(...)")
+    raise wrong_result(result, kind, source)
+
+
+def wrong_result(result: object, kind: type, source: Callable[..., Any]) -> TypeError:
+    """Return the error for user code that returned something of another type than it must.
+
+    Args:
+        result: What was returned.
+        kind: The type that it must have.
+        source: The method or the provider that returned it.
+
+    Returns:
+        The error, for the caller to raise.
+    """
+    return TypeError(f"{_name_of(source)} returned a {type(result).__qualname__}: return a {kind.__qualname__}(...)")
 
 
 def _name_of(source: Callable[..., Any]) -> str:

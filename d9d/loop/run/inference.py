@@ -95,13 +95,13 @@ class Inference:
         self._loop.checkpointer.save()
 
     def _run_steps(self) -> None:
-        loop, bus = self._loop, self.event_bus
-        moment = EventStepContext(stepper=self.stepper)
+        loop, bus, stepper = self._loop, self.event_bus, self.stepper
+        moment = EventStepContext(stepper=stepper)
         step_pre, step_post = bus.emitter(EVENT_INFERENCE_STEP_PRE), bus.emitter(EVENT_INFERENCE_STEP_POST)
         forward_pre, forward_post = bus.emitter(EVENT_INFERENCE_FORWARD_PRE), bus.emitter(EVENT_INFERENCE_FORWARD_POST)
-        while not self.stepper.is_finished:
+        while not stepper.is_finished:
             step_pre.call(moment)
-            samples = self._batch_sampler.micro_batches(self.stepper.current_step)
+            samples = self._batch_sampler.micro_batches(stepper.current_step)
             batches = loop.next_micro_batches(len(samples))
             forward_pre.call(moment)
             self._forward(samples, batches)

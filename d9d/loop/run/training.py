@@ -32,7 +32,7 @@ from d9d.loop.control.provider import (
     ModelSource,
     as_dataset_provider,
     as_model_provider,
-    expect_result,
+    wrong_result,
 )
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
@@ -160,14 +160,14 @@ class Trainer:
         WeightExporter(self.modules, self._loop.ranks).export(folder)
 
     def _run_steps(self) -> None:
-        loop, bus, gradients = self._loop, self.event_bus, self._gradients
-        moment = EventStepContext(stepper=self.stepper)
+        loop, bus, stepper, gradients = self._loop, self.event_bus, self.stepper, self._gradients
+        moment = EventStepContext(stepper=stepper)
         step_pre, step_post = bus.emitter(EVENT_TRAIN_STEP_PRE), bus.emitter(EVENT_TRAIN_STEP_POST)
         forward_backward_pre = bus.emitter(EVENT_TRAIN_FORWARD_BACKWARD_PRE)
         forward_backward_post = bus.emitter(EVENT_TRAIN_FORWARD_BACKWARD_POST)
         optimizer_step_pre = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_PRE)
         optimizer_step_post = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_POST)
-        while not self.stepper.is_finished:
+        while not stepper.is_finished:
             step_pre.call(moment)
             batches = loop.next_micro_batches(self._num_micro_batches)
             gradients.begin_step()
@@ -185,8 +185,12 @@ class Trainer:
             loop.step_done()
 
     def _compute_loss(self, outputs: Any, batch: Any) -> torch.Tensor:
-        result = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=self.stepper))
-        return self._gradients.scale_loss(expect_result(result, ComputeLossResult, self.task.compute_loss))
+        result: object = self.task.compute_loss(
+            ComputeLossContext(outputs=outputs, batch=batch, stepper=self._loop.stepper)
+        )
+        if not isinstance(result, ComputeLossResult):
+            raise wrong_result(result, ComputeLossResult, self.task.compute_loss)
+        return self._gradients.scale_loss(result)
 
 
 class TrainingConfigurator:
