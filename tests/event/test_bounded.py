@@ -1,4 +1,4 @@
-"""The two sides of a moment: what `EventBus.bounded` triggers, and when."""
+"""`EventBus.bounded` triggers one event before a block and another after it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,12 +36,12 @@ def fail(error: BaseException) -> Callable[[SavedContext], None]:
 
 
 def note(seen: list[str], name: str) -> Callable[[object], None]:
-    """Make a handler that tells it has run."""
+    """Make a handler that records its call."""
     return lambda _: seen.append(name)
 
 
 def test_bounded_triggers_pre_then_the_block_then_post(bus: EventBus) -> None:
-    """Both sides of a moment receive the same context."""
+    """Handlers of both events receive the same context."""
     seen: list[tuple[str, SavedContext | None]] = []
     bus.subscribe(EVENT_SAVE_PRE, lambda ctx: seen.append(("pre", ctx)))
     bus.subscribe(EVENT_SAVE_POST, lambda ctx: seen.append(("post", ctx)))
@@ -53,7 +53,7 @@ def test_bounded_triggers_pre_then_the_block_then_post(bus: EventBus) -> None:
 
 
 def test_bounded_alone_triggers_nothing(bus: EventBus) -> None:
-    """The moment begins with the `with` statement."""
+    """Nothing happens before the `with` statement."""
     seen: list[SavedContext] = []
     bus.subscribe(EVENT_SAVE_PRE, seen.append)
 
@@ -64,7 +64,7 @@ def test_bounded_alone_triggers_nothing(bus: EventBus) -> None:
 
 @pytest.mark.parametrize("error", [LookupError(), KeyboardInterrupt(), GeneratorExit()])
 def test_bounded_skips_post_when_the_block_raises(bus: EventBus, error: BaseException) -> None:
-    """Post means success; what the block raised passes through untouched."""
+    """Post means success, and the exception propagates unchanged."""
     seen: list[SavedContext] = []
     bus.subscribe(EVENT_SAVE_POST, seen.append)
 
@@ -79,7 +79,7 @@ def test_bounded_skips_post_when_the_block_raises(bus: EventBus, error: BaseExce
 
 
 def test_bounded_runs_neither_block_nor_post_when_a_handler_of_pre_raises(bus: EventBus) -> None:
-    """A moment that could not begin does not happen."""
+    """The exception propagates from the `with` statement."""
     seen: list[object] = []
     bus.subscribe(EVENT_SAVE_PRE, fail(LookupError()))
     bus.subscribe(EVENT_SAVE_POST, seen.append)
@@ -91,7 +91,7 @@ def test_bounded_runs_neither_block_nor_post_when_a_handler_of_pre_raises(bus: E
 
 
 def test_a_handler_of_post_that_raises_propagates(bus: EventBus) -> None:
-    """The end of a moment fails as fast as its beginning."""
+    """As it does from a handler of pre."""
     bus.subscribe(EVENT_SAVE_POST, fail(LookupError()))
 
     with pytest.raises(LookupError), bus.bounded(EVENT_SAVE_PRE, EVENT_SAVE_POST, CONTEXT):
@@ -99,7 +99,7 @@ def test_a_handler_of_post_that_raises_propagates(bus: EventBus) -> None:
 
 
 def test_bounded_nests(bus: EventBus) -> None:
-    """A moment within a moment ends before the outer one does."""
+    """The inner block ends before the outer one."""
     seen: list[str] = []
     inner_pre, inner_post = Event[int](id="user.inner.pre"), Event[int](id="user.inner.post")
     for event in (inner_pre, inner_post):
@@ -112,8 +112,8 @@ def test_bounded_nests(bus: EventBus) -> None:
     assert seen == ["user.inner.pre", "user.inner.post", "user.save.post"]
 
 
-def test_who_subscribes_in_the_block_hears_its_end(bus: EventBus) -> None:
-    """Handlers are looked up when a side is reached, not when the moment begins."""
+def test_a_handler_that_subscribes_in_the_block_hears_its_end(bus: EventBus) -> None:
+    """Handlers of post are looked up when the block ends."""
     seen: list[SavedContext] = []
 
     with bus.bounded(EVENT_SAVE_PRE, EVENT_SAVE_POST, CONTEXT):

@@ -1,4 +1,4 @@
-"""The Event Bus: what subscribing and triggering mean."""
+"""Triggering an event calls the handlers that subscribed to it."""
 
 import dataclasses
 import functools
@@ -52,7 +52,7 @@ def by_an_emitter(bus: EventBus, event: Event[TContext], context: TContext, /) -
 
 @pytest.fixture(name="trigger", params=[plainly, before_a_block, after_a_block, by_an_emitter])
 def _trigger(request: pytest.FixtureRequest) -> Trigger:
-    """Run each test once with each of the paths through the bus, which are the same to handlers."""
+    """Run each test with each way to trigger an event; handlers cannot tell them apart."""
     trigger: Trigger = request.param
     return trigger
 
@@ -72,12 +72,12 @@ def fail(error: BaseException) -> Callable[[SavedContext], None]:
 
 
 def note(seen: list[str], name: str) -> Callable[[object], None]:
-    """Make a handler that tells it has run."""
+    """Make a handler that records its call."""
     return lambda _: seen.append(name)
 
 
-def test_a_handler_receives_the_very_context_that_was_triggered(bus: EventBus, trigger: Trigger) -> None:
-    """The context is handed over, not copied."""
+def test_a_handler_receives_the_context_object_itself(bus: EventBus, trigger: Trigger) -> None:
+    """The context is not copied."""
     seen: list[SavedContext] = []
     bus.subscribe(EVENT_SAVED, seen.append)
 
@@ -88,7 +88,7 @@ def test_a_handler_receives_the_very_context_that_was_triggered(bus: EventBus, t
 
 
 def test_handlers_run_in_the_order_in_which_they_subscribed(bus: EventBus, trigger: Trigger) -> None:
-    """Neither names nor identities decide the order."""
+    """Their names do not matter."""
     seen: list[str] = []
     for name in ("c", "a", "b"):
         bus.subscribe(EVENT_SAVED, note(seen, name))
@@ -99,7 +99,7 @@ def test_handlers_run_in_the_order_in_which_they_subscribed(bus: EventBus, trigg
 
 
 def test_a_handler_that_subscribes_twice_runs_twice(bus: EventBus, trigger: Trigger) -> None:
-    """Manual registration is taken literally."""
+    """`subscribe` does not look for duplicates."""
     seen: list[SavedContext] = []
     bus.subscribe(EVENT_SAVED, seen.append)
     bus.subscribe(EVENT_SAVED, seen.append)
@@ -110,12 +110,12 @@ def test_a_handler_that_subscribes_twice_runs_twice(bus: EventBus, trigger: Trig
 
 
 def test_an_event_without_handlers_is_silent(bus: EventBus, trigger: Trigger) -> None:
-    """Nobody has to listen."""
+    """Triggering it does nothing."""
     trigger(bus, EVENT_SAVED, CONTEXT)
 
 
-def test_events_are_told_apart(bus: EventBus, trigger: Trigger) -> None:
-    """A handler hears its own event alone, though others carry the same type of context."""
+def test_a_handler_hears_only_its_own_event(bus: EventBus, trigger: Trigger) -> None:
+    """Even if other events have the same type of context."""
     seen: list[SavedContext] = []
     bus.subscribe(EVENT_SAVE_PRE, seen.append)
 
@@ -125,8 +125,8 @@ def test_events_are_told_apart(bus: EventBus, trigger: Trigger) -> None:
     assert seen == []
 
 
-def test_buses_are_told_apart(bus: EventBus, trigger: Trigger) -> None:
-    """Two buses in one process share nothing, not even through an event."""
+def test_buses_are_independent(bus: EventBus, trigger: Trigger) -> None:
+    """A handler on one bus does not hear the other."""
     seen: list[SavedContext] = []
     bus.subscribe(EVENT_SAVED, seen.append)
 
@@ -136,7 +136,7 @@ def test_buses_are_told_apart(bus: EventBus, trigger: Trigger) -> None:
 
 
 def test_the_first_exception_stops_the_rest_and_propagates_as_the_same_object(bus: EventBus, trigger: Trigger) -> None:
-    """The bus fails fast and replaces nothing: callers can catch the handler's own exception."""
+    """The exception is not wrapped, so callers can catch it by its type."""
     seen: list[SavedContext] = []
     error = LookupError("no disk")
     bus.subscribe(EVENT_SAVED, seen.append)
@@ -163,7 +163,7 @@ def test_an_exception_names_the_event_and_the_handler(bus: EventBus, trigger: Tr
 
 
 def test_an_exception_from_a_nested_trigger_names_each_event(bus: EventBus, trigger: Trigger) -> None:
-    """The notes read from the innermost moment outwards."""
+    """The innermost event comes first."""
     bus.subscribe(EVENT_SAVED, lambda ctx: trigger(bus, EVENT_SAVE_POST, ctx))
     bus.subscribe(EVENT_SAVE_POST, fail(LookupError()))
 
@@ -187,8 +187,8 @@ def test_a_failing_partial_is_named_by_its_function(bus: EventBus, trigger: Trig
     assert caught.value.__notes__[0].endswith(".handler")
 
 
-def test_a_bus_works_on_after_an_exception(bus: EventBus, trigger: Trigger) -> None:
-    """The next trigger starts anew, with all handlers."""
+def test_a_bus_works_after_an_exception(bus: EventBus, trigger: Trigger) -> None:
+    """The next trigger calls all handlers again."""
     failing = [True]
     seen: list[SavedContext] = []
 
@@ -208,7 +208,7 @@ def test_a_bus_works_on_after_an_exception(bus: EventBus, trigger: Trigger) -> N
 
 
 def test_a_handler_that_subscribes_during_a_trigger_does_not_run_in_that_pass(bus: EventBus, trigger: Trigger) -> None:
-    """Dispatch goes over the handlers of the moment at which it began."""
+    """It is first called by the next trigger."""
     seen: list[SavedContext] = []
     bus.subscribe(EVENT_SAVED, lambda _: bus.subscribe(EVENT_SAVED, seen.append))
 
@@ -220,7 +220,7 @@ def test_a_handler_that_subscribes_during_a_trigger_does_not_run_in_that_pass(bu
 
 
 def test_custom_events_need_no_catalogue(bus: EventBus, trigger: Trigger) -> None:
-    """An event may be defined, heard and triggered by user code alone."""
+    """User code may define, handle and trigger its own events."""
 
     def process_something(bus: EventBus) -> None:
         trigger(bus, EVENT_SAVED, SavedContext(step=1000, path=Path("/checkpoints/step_1000")))
@@ -234,7 +234,7 @@ def test_custom_events_need_no_catalogue(bus: EventBus, trigger: Trigger) -> Non
 
 
 def test_a_handler_written_in_c_is_named_like_any_other(bus: EventBus, trigger: Trigger) -> None:
-    """Some of them have no module, and that is no reason to lose the exception."""
+    """Some of them have no `__module__`, and the original exception must not be lost."""
     known: dict[object, None] = {}
     bus.subscribe(EVENT_SAVED, known.__getitem__)
 
@@ -245,8 +245,8 @@ def test_a_handler_written_in_c_is_named_like_any_other(bus: EventBus, trigger: 
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_what_ends_the_process_names_the_handler_too(bus: EventBus, trigger: Trigger, error: BaseException) -> None:
-    """An interrupt says in which handler it fell."""
+def test_an_interrupt_names_the_handler_too(bus: EventBus, trigger: Trigger, error: BaseException) -> None:
+    """So a traceback of Ctrl+C shows which handler was running."""
     bus.subscribe(EVENT_SAVED, fail(error))
 
     with pytest.raises(type(error)) as caught:
@@ -256,7 +256,7 @@ def test_what_ends_the_process_names_the_handler_too(bus: EventBus, trigger: Tri
     assert caught.value.__notes__[0].startswith("while event 'user.saved' was handled by ")
 
 
-def test_what_is_no_event_is_named_by_the_error(bus: EventBus, trigger: Trigger) -> None:
-    """The type checker refuses it; at run time no other error hides it."""
+def test_an_error_names_a_value_that_is_not_an_event(bus: EventBus, trigger: Trigger) -> None:
+    """Type checkers report it too."""
     with pytest.raises((AttributeError, TypeError), match=r"'str' object has no attribute 'id'|found 'user\.saved'"):
         trigger(bus, "user.saved", CONTEXT)  # type: ignore[arg-type]  # what is tested

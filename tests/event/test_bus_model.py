@@ -1,4 +1,4 @@
-"""The Event Bus beside a model of it."""
+"""The Event Bus compared with a simple model of it."""
 
 import functools
 

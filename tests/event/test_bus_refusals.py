@@ -1,4 +1,4 @@
-"""What the Event Bus refuses before anything is triggered, and what it does not."""
+"""What the Event Bus refuses when a handler subscribes, and what it accepts."""
 
 import dataclasses
 import functools
@@ -28,13 +28,13 @@ def _bus() -> EventBus:
 
 
 def test_an_event_is_immutable() -> None:
-    """A moment cannot be renamed while handlers listen to it."""
+    """Its id cannot change while handlers listen to it."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         EVENT_SAVED.id = "other"  # type: ignore[misc]  # what is tested
 
 
-def test_events_of_one_id_are_not_equal() -> None:
-    """Two definitions of one moment stay two, since their contexts may differ."""
+def test_two_events_with_one_id_are_not_equal() -> None:
+    """Their contexts may differ."""
     one: object = Event[int](id="user.same")
     other: object = Event[str](id="user.same")  # type: ignore[d9d-event-id]  # what is tested
 
@@ -42,15 +42,15 @@ def test_events_of_one_id_are_not_equal() -> None:
 
 
 def test_two_event_objects_with_one_id_are_refused(bus: EventBus) -> None:
-    """A bus listens to one definition of a moment, and says which id has two."""
+    """The error names the id and says what to do."""
     bus.subscribe(Event[int](id="user.same"), lambda ctx: None)
 
     with pytest.raises(ValueError, match=r"second Event object with the id 'user\.same'.*Define the event once"):
         bus.subscribe(Event[str](id="user.same"), lambda ctx: None)  # type: ignore[d9d-event-id]  # what is tested
 
 
-def test_what_is_no_event_is_refused(bus: EventBus) -> None:
-    """An id in place of the event would be a subscription that nobody triggers."""
+def test_a_value_that_is_not_an_event_is_refused(bus: EventBus) -> None:
+    """A handler of an id instead of an event would never be called."""
     with pytest.raises(TypeError, match=r"expected an Event, such as an EVENT_… constant.*'user\.saved'"):
         bus.subscribe("user.saved", lambda ctx: None)  # type: ignore[arg-type]  # what is tested
 
@@ -98,31 +98,31 @@ class _WithoutContext:
 @pytest.mark.parametrize(
     ("handler", "reason"),
     [
-        (_coroutine, r"is asynchronous, and the bus awaits nothing"),
-        (_async_generator, r"is asynchronous, and the bus awaits nothing"),
-        (_Coroutine(), r"is asynchronous, and the bus awaits nothing"),
-        (_Coroutine().method, r"is asynchronous, and the bus awaits nothing"),
-        (functools.partial(_coroutine), r"is asynchronous, and the bus awaits nothing"),
-        (functools.partial(_Coroutine()), r"is asynchronous, and the bus awaits nothing"),
-        (functools.partial(_Coroutine().method), r"is asynchronous, and the bus awaits nothing"),
+        (_coroutine, r"is asynchronous, and the bus does not await it"),
+        (_async_generator, r"is asynchronous, and the bus does not await it"),
+        (_Coroutine(), r"is asynchronous, and the bus does not await it"),
+        (_Coroutine().method, r"is asynchronous, and the bus does not await it"),
+        (functools.partial(_coroutine), r"is asynchronous, and the bus does not await it"),
+        (functools.partial(_Coroutine()), r"is asynchronous, and the bus does not await it"),
+        (functools.partial(_Coroutine().method), r"is asynchronous, and the bus does not await it"),
         (_generator, r"is a generator, and the bus does not iterate it"),
         (_Generator(), r"is a generator, and the bus does not iterate it"),
         (_Generator().method, r"is a generator, and the bus does not iterate it"),
         (functools.partial(_generator), r"is a generator, and the bus does not iterate it"),
         (functools.partial(_Generator()), r"is a generator, and the bus does not iterate it"),
-        (_WithoutContext(), r"must accept exactly one argument"),
-        (_WithoutContext().method, r"must accept exactly one argument"),
-        (_WithoutContext, r"must accept exactly one argument"),
-        (_nothing, r"must accept exactly one argument, the context, and its signature is \(\)"),
-        (_two, r"must accept exactly one argument"),
-        (_keyword_only, r"must accept exactly one argument"),
-        (lambda: None, r"must accept exactly one argument"),
-        (functools.partial(_two, tag="a"), r"must accept exactly one argument"),
+        (_WithoutContext(), r"must accept one argument"),
+        (_WithoutContext().method, r"must accept one argument"),
+        (_WithoutContext, r"must accept one argument"),
+        (_nothing, r"must accept one argument, the context, but its signature is \(\)"),
+        (_two, r"must accept one argument"),
+        (_keyword_only, r"must accept one argument"),
+        (lambda: None, r"must accept one argument"),
+        (functools.partial(_two, tag="a"), r"must accept one argument"),
         ("print", r"is not callable"),
     ],
 )
-def test_a_handler_that_could_never_run_is_refused_when_it_subscribes(bus: EventBus, handler: Any, reason: str) -> None:
-    """The mistake is told before the loop begins, with the handler and the event."""
+def test_a_handler_that_cannot_run_is_refused_when_it_subscribes(bus: EventBus, handler: Any, reason: str) -> None:
+    """The error names the handler and the event, before any event is triggered."""
     with pytest.raises(TypeError, match=rf"^handler .* of event 'user\.saved' {reason}"):
         bus.subscribe(EVENT_SAVED, handler)
 
@@ -140,8 +140,8 @@ def test_a_handler_that_could_never_run_is_refused_when_it_subscribes(bus: Event
         lambda *args, **kwargs: None,
     ],
 )
-def test_whatever_takes_one_argument_may_handle(bus: EventBus, handler: Any) -> None:
-    """Built-in functions, partials, defaults and star parameters are as good as plain functions."""
+def test_any_callable_with_one_argument_is_accepted(bus: EventBus, handler: Any) -> None:
+    """Also built-in functions, partials, and functions with default and star parameters."""
     bus.subscribe(EVENT_SAVED, handler)
 
     bus.trigger(EVENT_SAVED, CONTEXT)

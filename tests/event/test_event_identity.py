@@ -1,4 +1,4 @@
-"""An event is one object, wherever it goes."""
+"""An event stays one object when it is copied."""
 
 import copy
 import pickle
@@ -12,23 +12,23 @@ EVENT_ASKED = Event[str](id="user.asked")
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
 def test_a_copied_event_is_the_event(duplicate: object) -> None:
-    """So that an object which holds one can be copied and still hears the same moment."""
+    """So a copy of an object with an event still listens to that event."""
     assert callable(duplicate)
     assert duplicate(EVENT_ASKED) is EVENT_ASKED
     assert duplicate([EVENT_ASKED])[0] is EVENT_ASKED
 
 
-def test_a_pickled_event_would_be_another_one_and_is_refused() -> None:
-    """The message says what to do instead."""
+def test_an_event_cannot_be_pickled() -> None:
+    """The unpickled event would be a second one; the error says what to do instead."""
     with pytest.raises(
         TypeError,
-        match=r"event 'user\.asked' cannot be pickled, since events are compared by identity: import it instead",
+        match=r"event 'user\.asked' cannot be pickled, because events are compared by identity: import it instead",
     ):
         pickle.dumps(EVENT_ASKED)
 
 
 def test_an_alias_in_a_class_body_is_the_same_handler() -> None:
-    """It runs once, as it would under one name."""
+    """It is called once."""
     heard: list[str] = []
 
     class Listener:
@@ -36,7 +36,7 @@ def test_an_alias_in_a_class_body_is_the_same_handler() -> None:
         def on_asked(self, question: str) -> None:
             heard.append(question)
 
-        onAsked = on_asked  # noqa: N815 -- another house's spelling
+        onAsked = on_asked  # noqa: N815 -- another naming convention
 
     bus = EventBus()
     subscribe_annotated(bus, Listener())

@@ -1,4 +1,4 @@
-"""What an import costs: the Event Bus and the tools around it load neither torch nor the compiler's dependencies."""
+"""Importing the Event Bus or its tools loads neither torch nor the dependencies of the compiler."""
 
 import subprocess
 import sys
@@ -26,13 +26,13 @@ def packages(modules: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("module", ["d9d", "d9d.loop", "d9d.loop.event"])
-def test_the_event_bus_needs_the_standard_library_alone(module: str) -> None:
-    """Whoever defines events or handlers waits for no framework."""
+def test_the_event_bus_needs_only_the_standard_library(module: str) -> None:
+    """Defining events and handlers does not need torch."""
     assert packages(loaded_by(module)) == {"d9d"}
 
 
 def test_the_mypy_plugin_loads_nothing_that_it_checks() -> None:
-    """Type checking starts at once, and works where torch is not installed."""
+    """Type checking works without torch."""
     loaded = loaded_by("d9d.mypy.dispatch")
 
     assert not packages(loaded) & {"torch", "numpy", "jinja2", "yaml", "pydantic", "d9d_codegen"}
@@ -40,10 +40,10 @@ def test_the_mypy_plugin_loads_nothing_that_it_checks() -> None:
 
 
 def test_the_entry_of_the_mypy_plugin_loads_nothing() -> None:
-    """All that changes stays out of the one file that mypy hashes."""
+    """That file is hashed by mypy, so it should not change."""
     assert {name for name in loaded_by("d9d.mypy") if name.startswith("d9d")} == {"d9d", "d9d.mypy"}
 
 
 def test_the_compiler_loads_neither_torch_nor_the_framework() -> None:
-    """A catalogue can be compiled before anything else of the project is installed."""
+    """A catalogue can be compiled without them."""
     assert not packages(loaded_by("d9d_codegen")) & {"torch", "numpy", "pydantic", "d9d"}

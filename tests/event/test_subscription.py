@@ -1,4 +1,4 @@
-"""Handlers that are tagged where they are defined, and subscribed all at once."""
+"""Methods decorated with `@subscribe` are subscribed together by `subscribe_annotated`."""
 
 import functools
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from d9d.loop.event import EventBus, subscribe
 
-from .tagged import EVENT_A, EVENT_B, Base, Context, seen_by
+from .listeners import EVENT_A, EVENT_B, Base, Context, seen_by
 
 P = ParamSpec("P")
 
 
-def test_tagged_methods_are_called_on_the_object() -> None:
-    """The handler is the bound method, with the state of its object."""
+def test_decorated_methods_are_called_on_the_object() -> None:
+    """The handler is the bound method."""
 
     class Target:
         def __init__(self, name: str) -> None:
@@ -29,8 +29,8 @@ def test_tagged_methods_are_called_on_the_object() -> None:
     assert seen_by(Target("one")) == ["one"]
 
 
-def test_a_tag_alone_subscribes_nothing() -> None:
-    """The bus knows no object that was not registered."""
+def test_the_decorator_alone_subscribes_nothing() -> None:
+    """`subscribe_annotated` does that."""
     context = Context()
     Base()
 
@@ -39,8 +39,8 @@ def test_a_tag_alone_subscribes_nothing() -> None:
     assert context.seen == []
 
 
-def test_a_tagged_method_is_still_the_method() -> None:
-    """It can be called as before: the decorator returns the very function."""
+def test_a_decorated_method_stays_the_same_function() -> None:
+    """It can be called directly."""
 
     def on_a(ctx: Context) -> None:
         ctx.seen.append("called")
@@ -52,13 +52,13 @@ def test_a_tagged_method_is_still_the_method() -> None:
 
 
 def test_handlers_of_one_object_run_in_the_order_of_definition() -> None:
-    """The alphabet plays no part."""
+    """Not in alphabetical order."""
     assert seen_by(Base()) == ["Base.zulu", "Base.alpha"]
 
 
 @given(names=st.lists(st.from_regex(r"[a-z_]{1,8}", fullmatch=True).filter(str.isidentifier), unique=True, max_size=8))
 def test_any_names_run_in_the_order_of_definition(names: list[str]) -> None:
-    """What holds for two names holds for all."""
+    """For any names, and any number of them."""
 
     def handler(name: str) -> Callable[[Any, Context], None]:
         def function(self: object, ctx: Context) -> None:
@@ -71,8 +71,8 @@ def test_any_names_run_in_the_order_of_definition(names: list[str]) -> None:
     assert seen_by(target) == names
 
 
-def test_several_tags_on_one_method_all_count() -> None:
-    """One method may handle several events; a decorator does not overwrite the one below it."""
+def test_one_method_may_handle_several_events() -> None:
+    """A decorator does not overwrite the one below it."""
 
     class Target:
         @subscribe(EVENT_A)
@@ -85,8 +85,8 @@ def test_several_tags_on_one_method_all_count() -> None:
 
 
 def test_one_event_twice_on_one_method_is_refused() -> None:
-    """It would run twice an event, which nobody means."""
-    with pytest.raises(ValueError, match=r"on_a is tagged twice with event 'user\.a': remove one"):
+    """The method would be called twice per event."""
+    with pytest.raises(ValueError, match=r"on_a is decorated twice with @subscribe for event 'user\.a': remove one"):
 
         class Target:
             @subscribe(EVENT_A)
@@ -94,8 +94,8 @@ def test_one_event_twice_on_one_method_is_refused() -> None:
             def on_a(self, ctx: Context) -> None: ...
 
 
-def test_static_and_class_methods_work_with_the_tag_above_or_below() -> None:
-    """Both orders of the decorators mean the same."""
+def test_static_and_class_methods_work_with_the_decorators_in_either_order() -> None:
+    """Both orders have the same effect."""
 
     class Target:
         @subscribe(EVENT_A)
@@ -121,8 +121,8 @@ def test_static_and_class_methods_work_with_the_tag_above_or_below() -> None:
     assert seen_by(Target()) == ["static_below", "static_above", "class_below of Target", "class_above of Target"]
 
 
-def test_a_decorator_that_wraps_a_tagged_method_keeps_the_tag() -> None:
-    """`functools.wraps` carries it over, so what runs is the wrapper."""
+def test_another_decorator_may_wrap_a_handler() -> None:
+    """`functools.wraps` copies the mark, so the wrapper is the handler."""
 
     def logged(function: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(function)
@@ -146,17 +146,15 @@ def test_a_decorator_that_wraps_a_tagged_method_keeps_the_tag() -> None:
 
 
 @pytest.mark.parametrize("decorated", [property(lambda self: None), 1, functools.partial(print)])
-def test_what_is_no_method_or_function_cannot_be_tagged(decorated: Any) -> None:
-    """The tag would never be found again."""
+def test_only_methods_and_functions_can_be_decorated(decorated: Any) -> None:
+    """On anything else the mark would not be found again."""
     with pytest.raises(TypeError, match=r"@subscribe for event 'user\.a' decorates methods and functions, not"):
         subscribe(EVENT_A)(decorated)
 
 
 def test_subscribe_without_its_event_is_refused() -> None:
-    """`@subscribe` in place of `@subscribe(EVENT)` is a common slip."""
-    with pytest.raises(
-        TypeError, match=r"@subscribe takes the event to listen to, as in @subscribe\(EVENT_TRAIN_READY\)"
-    ):
+    """`@subscribe` instead of `@subscribe(EVENT)` is a common mistake."""
+    with pytest.raises(TypeError, match=r"@subscribe needs an event, as in @subscribe\(EVENT_TRAIN_READY\)"):
 
         @subscribe  # type: ignore[arg-type]  # what is tested
         def on_a(ctx: Context) -> None: ...

@@ -1,14 +1,14 @@
-"""Tagged methods that are inherited and overridden."""
+"""Handlers that are inherited and overridden."""
 
 import pytest
 
 from d9d.loop.event import EventBus, subscribe, subscribe_annotated
 
-from .tagged import EVENT_A, EVENT_B, Base, Context, seen_by
+from .listeners import EVENT_A, EVENT_B, Base, Context, seen_by
 
 
 def test_inherited_handlers_run_before_those_of_the_derived_class() -> None:
-    """A base class comes first, as in its constructor."""
+    """A base class comes first, as in constructors."""
 
     class Derived(Base):
         @subscribe(EVENT_A)
@@ -18,8 +18,8 @@ def test_inherited_handlers_run_before_those_of_the_derived_class() -> None:
     assert seen_by(Derived()) == ["Base.zulu", "Base.alpha", "Derived.beta"]
 
 
-def test_a_tagged_override_takes_the_place_of_what_it_overrides() -> None:
-    """It runs once, where the base class put it."""
+def test_an_override_takes_the_position_of_the_handler_it_overrides() -> None:
+    """It is called once, in the order of the base class."""
 
     class Derived(Base):
         @subscribe(EVENT_A)
@@ -34,7 +34,7 @@ def test_a_tagged_override_takes_the_place_of_what_it_overrides() -> None:
 
 
 def test_an_override_may_handle_another_event() -> None:
-    """The tags of the override count, not those of what it overrides."""
+    """Only the events of the override count."""
 
     class Derived(Base):
         @subscribe(EVENT_B)
@@ -45,8 +45,8 @@ def test_an_override_may_handle_another_event() -> None:
     assert seen_by(Derived(), EVENT_B) == ["Derived.zulu"]
 
 
-def test_an_override_may_call_what_it_overrides() -> None:
-    """`super()` reaches the tagged method like any other, and the bus does not call it again."""
+def test_an_override_may_call_the_handler_it_overrides() -> None:
+    """Through `super()`; the bus does not call it again."""
 
     class Derived(Base):
         @subscribe(EVENT_A)
@@ -77,14 +77,14 @@ def test_a_handler_reached_through_two_bases_runs_once() -> None:
 
 
 @pytest.mark.parametrize("override", [lambda self, ctx: None, None, property(lambda self: None)])
-def test_an_override_that_drops_the_decorator_is_refused_and_both_methods_are_named(override: object) -> None:
-    """It would never be called, silently."""
+def test_an_override_without_the_decorator_is_refused_and_both_methods_are_named(override: object) -> None:
+    """It would silently never be called."""
     derived = type("Derived", (Base,), {"zulu": override, "__module__": "user"})
     bus = EventBus()
 
     with pytest.raises(
         TypeError,
-        match=rf"user\.Derived\.zulu overrides {Base.__module__}\.Base\.zulu, a handler of 'user\.a', without @subsc",
+        match=rf"user\.Derived\.zulu overrides {Base.__module__}\.Base\.zulu, a handler of 'user\.a', but has no @subs",
     ):
         subscribe_annotated(bus, derived())
 
@@ -94,7 +94,7 @@ def test_an_override_that_drops_the_decorator_is_refused_and_both_methods_are_na
 
 
 def test_a_base_class_that_hides_a_handler_of_another_is_refused() -> None:
-    """Neither of the two would be called, and neither knows of the other: all three classes are named."""
+    """Neither method would be called. The error names all three classes."""
 
     class Hider:
         def zulu(self, ctx: Context) -> None: ...
@@ -103,13 +103,13 @@ def test_a_base_class_that_hides_a_handler_of_another_is_refused() -> None:
 
     with pytest.raises(
         TypeError,
-        match=rf"in user\.Derived, .*\.Hider\.zulu hides {Base.__module__}\.Base\.zulu, a handler of 'user\.a', wi",
+        match=rf"in user\.Derived, .*\.Hider\.zulu hides {Base.__module__}\.Base\.zulu, a handler of 'user\.a', but",
     ):
         subscribe_annotated(EventBus(), derived())
 
 
-def test_a_handler_hidden_from_nobody_is_called() -> None:
-    """What lies between the tagged override and the first handler plays no part: it is not looked up either."""
+def test_an_override_with_the_decorator_may_hide_two_methods() -> None:
+    """One of which is not a handler."""
 
     class Hider:
         def zulu(self, ctx: Context) -> None: ...

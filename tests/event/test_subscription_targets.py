@@ -1,4 +1,4 @@
-"""What can be registered with `subscribe_annotated`, how often, and what is left untouched."""
+"""What `subscribe_annotated` accepts, and how often."""
 
 import dataclasses
 import functools
@@ -10,15 +10,15 @@ import pytest
 
 from d9d.loop.event import EventBus, subscribe, subscribe_annotated
 
-from .tagged import EVENT_A, Base, Context, seen_by
+from .listeners import EVENT_A, Base, Context, seen_by
 
 
-def test_registering_one_object_twice_on_one_bus_is_refused() -> None:
-    """Its handlers would run twice an event: a base class and a derived one both registered `self`."""
+def test_subscribing_one_object_twice_on_one_bus_is_refused() -> None:
+    """As happens if a base class and a derived class both pass `self`."""
     bus, target, context = EventBus(), Base(), Context()
     subscribe_annotated(bus, target)
 
-    with pytest.raises(ValueError, match=r"handlers of Base object .* are subscribed on this bus already"):
+    with pytest.raises(ValueError, match=r"handlers of Base object .* are already subscribed on this bus"):
         subscribe_annotated(bus, target)
 
     bus.trigger(EVENT_A, context)
@@ -26,7 +26,7 @@ def test_registering_one_object_twice_on_one_bus_is_refused() -> None:
 
 
 def test_one_object_may_listen_to_two_buses_and_two_objects_to_one() -> None:
-    """Only the same pair of object and bus is a mistake."""
+    """Only the same pair of object and bus is refused."""
     first, second = EventBus(), EventBus()
     target = Base()
     subscribe_annotated(first, target)
@@ -40,7 +40,7 @@ def test_one_object_may_listen_to_two_buses_and_two_objects_to_one() -> None:
 
 
 def test_equal_objects_are_two_objects() -> None:
-    """Identity counts: a dataclass may equal another, and need not be hashable."""
+    """A dataclass may equal another, and need not be hashable."""
 
     @dataclasses.dataclass
     class Target:
@@ -54,14 +54,14 @@ def test_equal_objects_are_two_objects() -> None:
     subscribe_annotated(bus, Target(1))
 
 
-def test_a_class_in_place_of_an_object_is_refused() -> None:
-    """Its methods are bound to nothing."""
-    with pytest.raises(TypeError, match=r"needs an instance.* was given the class Base: pass Base\(\.\.\.\) or self"):
+def test_a_class_instead_of_an_instance_is_refused() -> None:
+    """Its methods are not bound."""
+    with pytest.raises(TypeError, match=r"needs an instance, but found the class Base: pass Base\(\.\.\.\) or self"):
         subscribe_annotated(EventBus(), Base)
 
 
 def test_properties_are_never_evaluated() -> None:
-    """A property may cost a lot, fail, or not be ready while the object registers."""
+    """A property may be slow, or fail before the object is complete."""
 
     class Target:
         evaluated: ClassVar[list[str]] = []
@@ -84,8 +84,8 @@ def test_properties_are_never_evaluated() -> None:
     assert Target.evaluated == []
 
 
-def test_objects_that_answer_to_any_attribute_are_no_trouble() -> None:
-    """Neither `__getattr__` nor `__getattribute__` of the object is asked for its handlers."""
+def test_dynamic_attributes_are_never_evaluated() -> None:
+    """Handlers are not looked up with `__getattr__`."""
 
     class Target:
         def __getattr__(self, name: str) -> object:
@@ -99,7 +99,7 @@ def test_objects_that_answer_to_any_attribute_are_no_trouble() -> None:
 
 
 def test_objects_with_slots_work() -> None:
-    """An object needs no `__dict__`."""
+    """They have no `__dict__`."""
 
     class Target:
         __slots__ = ()
@@ -117,13 +117,13 @@ def function_handler(ctx: Context) -> None:
     ctx.seen.append("function_handler")
 
 
-def test_a_function_can_be_registered() -> None:
-    """It is its own handler."""
+def test_a_decorated_function_can_be_subscribed() -> None:
+    """It is the handler."""
     assert seen_by(function_handler) == ["function_handler"]
 
 
-def test_a_module_can_be_registered() -> None:
-    """Its own tagged functions are handlers; those that it imports belong to another module."""
+def test_a_module_can_be_subscribed() -> None:
+    """The decorated functions that it defines are handlers; those that it imports are not."""
     module = types.ModuleType("user_handlers")
     source = "@subscribe(EVENT_A)\ndef own(ctx):\n    ctx.seen.append('own')\n"
     module.__dict__.update(subscribe=subscribe, EVENT_A=EVENT_A, imported=function_handler)
@@ -132,8 +132,8 @@ def test_a_module_can_be_registered() -> None:
     assert seen_by(module) == ["own"]
 
 
-def test_a_tagged_function_kept_by_an_object_is_registered_with_it() -> None:
-    """Handlers that are made when the object is, find their bus as well."""
+def test_a_decorated_function_in_an_attribute_is_subscribed() -> None:
+    """Such as one that the constructor defines."""
 
     class Target:
         def __init__(self) -> None:
@@ -146,24 +146,24 @@ def test_a_tagged_function_kept_by_an_object_is_registered_with_it() -> None:
     assert seen_by(Target()) == ["made"]
 
 
-def test_an_object_without_handlers_may_be_registered() -> None:
-    """A base class can register `self` for whatever its derived classes handle."""
+def test_an_object_without_handlers_is_accepted() -> None:
+    """A base class can pass `self` for the handlers of derived classes."""
     assert seen_by(object()) == []
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("coroutine", "is asynchronous, and the bus awaits nothing"),
-        ("coroutine_of_class", "is asynchronous, and the bus awaits nothing"),
+        ("coroutine", "is asynchronous, and the bus does not await it"),
+        ("coroutine_of_class", "is asynchronous, and the bus does not await it"),
         ("generator", "is a generator, and the bus does not iterate it"),
-        ("takes_nothing", "must accept exactly one argument"),
-        ("takes_two", "must accept exactly one argument"),
-        ("static_with_self", "must accept exactly one argument"),
+        ("takes_nothing", "must accept one argument"),
+        ("takes_two", "must accept one argument"),
+        ("static_with_self", "must accept one argument"),
     ],
 )
-def test_a_tagged_method_that_could_never_run_is_refused_when_it_is_registered(name: str, reason: str) -> None:
-    """The rules of the bus hold for tagged handlers as well, whatever kind of method they are."""
+def test_a_decorated_method_that_cannot_run_is_refused(name: str, reason: str) -> None:
+    """By the rules of `EventBus.subscribe`, for all kinds of methods."""
 
     async def coroutine(self: object, ctx: Context) -> None: ...
 

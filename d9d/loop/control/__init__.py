@@ -1,4 +1,4 @@
-"""What users plug into the loops: the task, and the providers of model, dataset, optimizer and scheduler."""
+"""What users give to the loops: the task, and the providers of model, dataset, optimizer and scheduler."""
 
 from d9d.loop.control.provider import (
     DatasetProvider,

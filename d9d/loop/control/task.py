@@ -1,4 +1,4 @@
-"""What a loop computes: the part of training and of inference that only the user knows."""
+"""Tasks: the part of training and inference that the user writes."""
 
 import abc
 import dataclasses
@@ -15,7 +15,7 @@ from d9d.loop.event import EventBus
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class RegisterTaskEventsContext:
-    """What a task subscribes its handlers with.
+    """Context of `BaseTask.register_events`.
 
     Attributes:
         event_bus: The bus of the loop that is being configured.
@@ -26,10 +26,10 @@ class RegisterTaskEventsContext:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class CreateMetricsContext:
-    """What a task creates its metrics with.
+    """Context of `BaseTask.create_metrics`.
 
     Attributes:
-        dist_context: The processes of the loop, and the device that metrics are kept on.
+        dist_context: This process, its mesh, and the device that metrics are kept on.
     """
 
     dist_context: DistributedContext
@@ -37,11 +37,11 @@ class CreateMetricsContext:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class BuildForwardInputsContext:
-    """What the inputs of the model are built from.
+    """Context of `BaseTask.build_forward_inputs`.
 
     Attributes:
-        batch: One micro-batch as the data loader made it, its tensors on the device of the loop.
-        stepper: Knows which step this is.
+        batch: One micro-batch from the data loader, its tensors moved to the device of the loop.
+        stepper: The current step and the number of steps.
     """
 
     batch: Any
@@ -53,9 +53,9 @@ class BuildForwardInputsResult:
     """The inputs of the model.
 
     Attributes:
-        inputs: The keyword arguments of the model's `forward`; in a pipeline, of its first stage.
-        shared_inputs: Further keyword arguments of the model's `forward`; in a pipeline, of every stage, such as masks
-            and positions.
+        inputs: Keyword arguments of the model's `forward`; in a pipeline, of the first stage only.
+        shared_inputs: Further keyword arguments of the model's `forward`; in a pipeline, of every stage. Masks and
+            positions belong here.
     """
 
     inputs: Mapping[str, Any]
@@ -64,12 +64,12 @@ class BuildForwardInputsResult:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class ComputeLossContext:
-    """What the loss of one micro-batch is computed from.
+    """Context of `TrainTask.compute_loss`.
 
     Attributes:
         outputs: What the model returned.
-        batch: The micro-batch that its inputs were built from.
-        stepper: Knows which step this is.
+        batch: The micro-batch that the inputs were built from.
+        stepper: The current step and the number of steps.
     """
 
     outputs: Any
@@ -82,9 +82,10 @@ class ComputeLossResult:
     """The loss of one micro-batch.
 
     Attributes:
-        loss: The mean loss over whatever the weight counts; a scalar tensor.
-        loss_weight: How much this micro-batch counts within its step, such as its number of tokens: a number, or a
-            scalar tensor on the loss's device. The step's loss is the weighted mean over its micro-batches.
+        loss: The mean loss of the micro-batch, a scalar tensor.
+        loss_weight: The weight of this micro-batch within its step, for example its number of tokens, if `loss` is a
+            mean over tokens: a number, or a scalar tensor on the device of the loss. The loss of the step is the
+            weighted mean over all micro-batches of all processes.
     """
 
     loss: torch.Tensor
@@ -93,14 +94,14 @@ class ComputeLossResult:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class ProcessOutputsContext:
-    """What inference hands over for one micro-batch.
+    """Context of `InferenceTask.process_outputs`.
 
     Attributes:
         outputs: What the model returned.
-        batch: The micro-batch that its inputs were built from.
-        stepper: Knows which step this is.
-        samples: The indices of its samples in the dataset, in the order of the batch. Each process hands over outputs
-            of its own share of a step, and by these indices all outputs can be put into the order of the dataset.
+        batch: The micro-batch that the inputs were built from.
+        stepper: The current step and the number of steps.
+        samples: The indices of the samples in the dataset, in the order of the batch. Each process gets the outputs of
+            its own share of a step; use these indices to put the outputs of all processes into the dataset's order.
     """
 
     outputs: Any
@@ -110,32 +111,32 @@ class ProcessOutputsContext:
 
 
 class BaseTask:
-    """What the tasks of training and of inference share."""
+    """The methods that training and inference tasks have in common."""
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
-        """Subscribe to the loop's events; called once, before the first of them.
+        """Subscribe to the loop's events. Called once, before the first event.
 
         Args:
-            ctx: Holds the bus to subscribe on; `subscribe_annotated(ctx.event_bus, self)` is all that most tasks need.
+            ctx: Holds the bus to subscribe on. Most tasks only need `subscribe_annotated(ctx.event_bus, self)`.
         """
 
-    def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:  # noqa: ARG002 -- for those who override
-        """Create what the loop reports beside the numbers of its own; called once on all processes, before the model.
+    def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:  # noqa: ARG002 -- for overrides
+        """Create the metrics that the loop reports in addition to its own. Called once on all processes.
 
-        The task keeps the metrics and updates them itself, wherever it knows what they count, on each process that has
-        something to count: with a pipeline, that of its last stage. The loop reduces them over all processes, and
-        resets them with each report.
+        Keep the metrics on the task and update them where their values are known, for example in `compute_loss`; in a
+        pipeline that is the process with the last stage. The loop reduces them over all processes and resets them after
+        each report.
 
         Args:
             ctx: Holds the device to create them on.
 
         Returns:
-            The metrics, by the names to report them under, the same on all processes; none by default.
+            The metrics by the names to report them under, the same names on all processes. None by default.
         """
         return {}
 
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
-        """Choose what of a micro-batch the model receives; by default all of it, where it is a mapping.
+        """Build the keyword arguments of the model from a micro-batch. By default they are the micro-batch itself.
 
         Args:
             ctx: The micro-batch.
@@ -144,12 +145,12 @@ class BaseTask:
             The keyword arguments of the model.
 
         Raises:
-            TypeError: If the micro-batch is no mapping and the task does not override this method.
+            TypeError: If the micro-batch is not a mapping and the task does not override this method.
         """
         if not isinstance(ctx.batch, Mapping):
             raise TypeError(
-                f"the data loader yields batches of type {type(ctx.batch).__qualname__}, and only mappings can be "
-                f"passed to the model as they are: override {type(self).__qualname__}.build_forward_inputs"
+                f"the data loader yields batches of type {type(ctx.batch).__qualname__}, and only a mapping can become "
+                f"the keyword arguments of the model: override {type(self).__qualname__}.build_forward_inputs"
             )
         return BuildForwardInputsResult(inputs=ctx.batch)
 
@@ -158,18 +159,18 @@ class BaseTask:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Go on from what `state_dict` returned when the checkpoint was taken.
+        """Restore the state that `state_dict` returned.
 
         Args:
-            state_dict: The state.
+            state_dict: The state from the checkpoint.
         """
 
 
 class TrainTask(BaseTask):
-    """What training computes for each micro-batch."""
+    """Computes the loss of a training run."""
 
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
-        """Compute the loss of one micro-batch; by default the model computes it and returns nothing else.
+        """Compute the loss of one micro-batch. By default it is the output of the model, with weight 1.
 
         Args:
             ctx: The outputs of the model, and the micro-batch.
@@ -178,24 +179,24 @@ class TrainTask(BaseTask):
             The loss and its weight.
 
         Raises:
-            TypeError: If the model returns no scalar tensor and the task does not override this method.
+            TypeError: If the model does not return a scalar tensor and the task does not override this method.
         """
         outputs = ctx.outputs
         if not isinstance(outputs, torch.Tensor) or outputs.ndim:
             shape = f" of shape {list(outputs.shape)}" if isinstance(outputs, torch.Tensor) else ""
             raise TypeError(
-                f"the model returns a {type(outputs).__qualname__}{shape}, and only a scalar tensor can be the loss as "
-                f"it is: override {type(self).__qualname__}.compute_loss"
+                f"the model returns a {type(outputs).__qualname__}{shape}, and only a scalar tensor can be the loss: "
+                f"override {type(self).__qualname__}.compute_loss"
             )
         return ComputeLossResult(loss=outputs)
 
 
 class InferenceTask(BaseTask, abc.ABC):
-    """What inference does with the outputs of the model."""
+    """Processes the outputs of an inference run."""
 
     @abc.abstractmethod
     def process_outputs(self, ctx: ProcessOutputsContext) -> None:
-        """Use the outputs for one micro-batch: write them, count them, keep them.
+        """Process the outputs of one micro-batch, for example write them to a file.
 
         Args:
             ctx: The outputs of the model, and the micro-batch.

@@ -24,11 +24,11 @@ _Handlers: TypeAlias = collections.defaultdict[str, tuple[Callable[[Any], None],
 class Event(Generic[TContext]):
     """A moment in the life of a loop, and the type of the context that its handlers receive.
 
-    Events are defined once, as module-level constants, and compared by identity: two events that share an id are two
-    definitions of one moment, and a bus refuses to listen to both.
+    Define an event once, as a module-level constant. Events are compared by identity, and a bus refuses a second event
+    with the id of another.
 
     Attributes:
-        id: The unique name of the moment: lower-case segments joined by dots, such as `train.step.pre`.
+        id: The unique name of the event: lower-case segments joined by dots, such as `train.step.pre`.
     """
 
     # Not slots=True: that makes a second class, which Python 3.11 does not take as `Event[Context](id=...)`.
@@ -45,9 +45,9 @@ class Event(Generic[TContext]):
         return self
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled: what is unpickled would be another event of the same id."""
+        """Refuse to be pickled: the unpickled object would be a second event with the same id."""
         raise TypeError(
-            f"event {self.id!r} cannot be pickled, since events are compared by identity: import it instead"
+            f"event {self.id!r} cannot be pickled, because events are compared by identity: import it instead"
         )
 
 
@@ -94,15 +94,15 @@ class Emitter(Generic[TContext]):
 
 @final
 class Bounded(Generic[TContext]):
-    """The `with` block between the two sides of a moment.
+    """The context manager that `EventBus.bounded` returns.
 
-    `EventBus.bounded` makes it and fills its attributes in: a call of `__init__` would take a tenth of the whole.
+    `EventBus.bounded` sets the attributes directly, because a call of `__init__` would add a tenth to its time.
 
     Attributes:
-        handlers: Those of the bus, by the ids of their events.
-        event_pre: The event of the block's beginning.
-        event_post: The event of the block's successful end.
-        context: What the handlers of both receive.
+        handlers: The handlers of the bus, by event id.
+        event_pre: The event to trigger on entry.
+        event_post: The event to trigger on exit, unless the block raised.
+        context: The context that the handlers of both events receive.
     """
 
     __slots__ = ("context", "event_post", "event_pre", "handlers")
@@ -112,7 +112,7 @@ class Bounded(Generic[TContext]):
     event_post: Event[TContext]
     context: TContext
 
-    # Both look before they call: mostly nobody listens.
+    # Both check for handlers before they make a call, because most events have none.
     def __enter__(self) -> None:
         if handlers := self.handlers[self.event_pre.id]:
             _call(handlers, self.event_pre.id, self.context)
@@ -126,34 +126,35 @@ class Bounded(Generic[TContext]):
 
 @final
 class EventBus:
-    """Carries each triggered event to the handlers that subscribed to it.
+    """Calls the handlers that subscribed to an event when it is triggered.
 
-    Dispatch is synchronous and in the order of subscription. It fails fast: the first exception of a handler ends the
-    dispatch and propagates, with a note that names the event and the handler.
+    Dispatch is synchronous and in the order of subscription. The first exception of a handler ends the dispatch and
+    propagates, with a note that names the event and the handler.
     """
 
     __slots__ = ("_claimed", "_emitters", "_events", "_handlers")
 
     def __init__(self) -> None:
-        """Construct a bus that nobody listens to yet."""
+        """Make a bus without handlers."""
         self._handlers: _Handlers = collections.defaultdict(tuple)
         self._emitters: dict[str, Emitter[Any]] = {}
         self._events: dict[str, Event[Any]] = {}
-        # By identity, since targets need not be hashable; the values keep the targets alive and so their ids unique.
+        # By identity, because targets need not be hashable. The values keep the targets alive and their ids unique.
         self._claimed: dict[int, object] = {}
 
     def subscribe(self, event: Event[TContext], handler: Callable[[TContext], None]) -> None:
         """Call a handler whenever an event is triggered, after the handlers that subscribed before it.
 
-        A handler that subscribes while the event is triggered is called from the next time on.
+        A handler that subscribes while the event is being triggered is first called by the next trigger.
 
         Args:
             event: The event to listen to.
-            handler: What to call, with the context of the event as its only argument.
+            handler: A callable whose only argument is the context of the event.
 
         Raises:
-            TypeError: If the event is no `Event`, or the handler could never run with a single argument.
-            ValueError: If another `Event` object of the same id has been subscribed to on this bus.
+            TypeError: If `event` is not an `Event`, or the handler is a coroutine function, a generator function, or
+                cannot be called with one argument.
+            ValueError: If this bus knows another `Event` object with the same id.
         """
         _verify_event(event)
         verify_handler(event.id, handler)
@@ -166,12 +167,12 @@ class EventBus:
         """Call all handlers of an event, in the order in which they subscribed.
 
         Args:
-            event: The event that happens.
-            context: What its handlers receive.
+            event: The event.
+            context: The context that the handlers receive.
 
         Raises:
-            BaseException: Whatever a handler raises, unchanged but for a note that names the event and the handler. The
-                handlers after it are not called.
+            BaseException: Whatever a handler raises, with a note that names the event and the handler. The handlers
+                after it are not called.
         """
         handlers = self._handlers[event.id]
         # `Emitter.call` written out: the call itself would take as long as a handler that does nothing.
@@ -183,12 +184,12 @@ class EventBus:
             raise
 
     def bounded(self, event_pre: Event[TContext], event_post: Event[TContext], context: TContext) -> Bounded[TContext]:
-        """Trigger one event when a `with` block begins and another when it has ended without an exception.
+        """Trigger one event on entry to a `with` block and another on exit.
 
         Args:
-            event_pre: The event of the block's beginning.
-            event_post: The event of the block's successful end; an exception in the block skips it.
-            context: What the handlers of both receive.
+            event_pre: The event to trigger on entry.
+            event_post: The event to trigger on exit; not triggered if the block raises.
+            context: The context that the handlers of both events receive.
 
         Returns:
             The context manager to use in the `with` statement.
@@ -211,7 +212,7 @@ class EventBus:
 
         Raises:
             TypeError: If `event` is not an `Event`.
-            ValueError: If another `Event` object of the same id has been subscribed to on this bus.
+            ValueError: If this bus knows another `Event` object with the same id.
         """
         _verify_event(event)
         self._verify_only(event, "an emitter is asked for")
@@ -221,43 +222,43 @@ class EventBus:
 
     @property
     def subscribers(self) -> list[object]:
-        """The objects whose methods are handlers, each once, by events and in order of subscription."""
+        """The objects whose methods are handlers on this bus, each once."""
         handlers = (handler for handlers in self._handlers.values() for handler in handlers)
         owners = (getattr(handler, "__self__", None) for handler in handlers)
         return [*{id(owner): owner for owner in owners if owner is not None}.values()]
 
     def claim(self, target: object) -> None:
-        """Note that all annotated handlers of an object are about to be subscribed, which may happen once.
+        """Record that `subscribe_annotated` is subscribing the handlers of an object, which it may do once.
 
         Args:
-            target: The object whose handlers `subscribe_annotated` has collected.
+            target: The object.
 
         Raises:
-            ValueError: If they have been subscribed on this bus before, and would run twice an event.
+            ValueError: If its handlers have been subscribed on this bus before.
         """
         if id(target) in self._claimed:
             raise ValueError(
-                f"the handlers of {type(target).__qualname__} object {target!r} are subscribed on this bus already and "
-                "would run twice. Call subscribe_annotated once an object: it collects inherited handlers as well."
+                f"the handlers of {type(target).__qualname__} object {target!r} are already subscribed on this bus and "
+                "would run twice per event. Call subscribe_annotated once per object: it includes inherited handlers."
             )
         self._claimed[id(target)] = target
 
     def _verify_only(self, event: Event[Any], who: str) -> None:
         if self._events.setdefault(event.id, event) is not event:
             raise ValueError(
-                f"{who} a second Event object with the id {event.id!r}: one moment, defined twice, perhaps with two "
-                "contexts. Define the event once and import it from there."
+                f"{who} a second Event object with the id {event.id!r}; the two may have different contexts. Define "
+                "the event once and import it everywhere else."
             )
 
 
 def _verify_event(event: object) -> None:
-    """Refuse what is no event before it becomes a dead subscription."""
+    """Refuse anything but an event: a handler of it would never be called."""
     if not isinstance(event, Event):
-        raise TypeError(f"expected an Event, such as an EVENT_… constant of a catalogue, and found {event!r}")
+        raise TypeError(f"expected an Event, such as an EVENT_… constant of a catalogue, but found {event!r}")
 
 
 def _call(handlers: tuple[Callable[[Any], None], ...], event_id: str, context: object) -> None:
-    """Do what `EventBus.trigger` does, with handlers that have been looked up."""
+    """Call handlers as `EventBus.trigger` does."""
     try:
         for handler in handlers:
             handler(context)
@@ -267,7 +268,7 @@ def _call(handlers: tuple[Callable[[Any], None], ...], event_id: str, context: o
 
 
 def describe_handler(handler: object) -> str:
-    """Name a handler as its author would look for it.
+    """Name a handler by the place of its definition.
 
     Args:
         handler: Any callable.
@@ -283,37 +284,37 @@ def describe_handler(handler: object) -> str:
 
 
 def note(event_id: str, handler: object) -> str:
-    """Say where an exception of a handler has come from."""
+    """Describe where an exception was raised, for `add_note`."""
     return f"while event {event_id!r} was handled by {describe_handler(handler)}"
 
 
 def verify_handler(event_id: str, handler: Callable[[Any], None]) -> None:
-    """Refuse a handler that could never run, or whose body never would, when an event is triggered.
+    """Refuse a handler whose body would never run when the event is triggered.
 
     Args:
         event_id: The id of the event.
-        handler: What is to hear it.
+        handler: The handler.
 
     Raises:
-        TypeError: If it is such a one.
+        TypeError: If it is not callable with one argument, or is a coroutine function or a generator function.
     """
     named = f"handler {describe_handler(handler)} of event {event_id!r}"
     if not callable(handler):
         raise TypeError(f"{named} is not callable: pass a function or a bound method that takes the context")
     body = _body(handler)
     if inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body):
-        raise TypeError(f"{named} is asynchronous, and the bus awaits nothing: define it with `def`, not `async def`")
+        raise TypeError(f"{named} is asynchronous, and the bus does not await it: define it with `def`")
     if inspect.isgeneratorfunction(body):
         raise TypeError(f"{named} is a generator, and the bus does not iterate it: remove the `yield`")
     try:
         signature = signature_of(handler)
-    except ValueError:  # some built-in callables do not tell theirs
+    except ValueError:  # some built-in callables have none
         return
     try:
         signature.bind(None)
     except TypeError as error:
         raise TypeError(
-            f"{named} must accept exactly one argument, the context, and its signature is {signature}: {error}"
+            f"{named} must accept one argument, the context, but its signature is {signature}: {error}"
         ) from None
 
 
@@ -330,7 +331,7 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
         ValueError: If it is a built-in without a signature.
     """
     if sys.version_info >= (3, 14):
-        # Annotations are evaluated when they are asked for, and may name what only type checkers import.
+        # Evaluating an annotation fails if its name is imported only under TYPE_CHECKING.
         import annotationlib  # noqa: PLC0415 -- new in Python 3.14
 
         return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
@@ -338,7 +339,7 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def _body(handler: Callable[..., None]) -> Callable[..., None]:
-    """Return the function that runs when the handler is called, as far as that can be seen."""
+    """Return the function that runs when the handler is called, if it can be found."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     return handler if inspect.isroutine(handler) else type(handler).__call__

@@ -1,7 +1,7 @@
-"""Names that will go, and still work: whoever uses one is told what to use instead. Standard library only.
+"""Deprecated names, which still work and warn.
 
-What a checker knows of PEP 702 is in `typing_extensions`, which nothing has to install: here it is read by checkers
-alone. At run time `warnings.deprecated` would need Python 3.13.
+`warnings.deprecated` (PEP 702) needs Python 3.13. Type checkers read the one of `typing_extensions`, which they bundle,
+so nothing has to be installed.
 """
 
 import functools
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 else:
 
     def deprecated(message: str) -> Callable[[TCallable], TCallable]:
-        """Mark a function as one that will go: each call warns, at the place of the call.
+        """Mark a function as deprecated. Each call warns, with the location of the caller.
 
         Args:
             message: What to use instead.
@@ -38,14 +38,14 @@ else:
 
 
 def deprecated_names(module: str, names: Mapping[str, tuple[object, str]]) -> Callable[[str], object]:
-    """Make the `__getattr__` of a module that still answers to names that will go.
+    """Make the `__getattr__` of a module with deprecated names.
 
     Args:
         module: The name of the module.
-        names: For each name what it stands for, and what to use instead.
+        names: For each deprecated name its value, and what to use instead.
 
     Returns:
-        A function that warns, at the place that asks, and returns the very object that the name stands for.
+        A function that warns, with the location of the caller, and returns the value of the name.
     """
 
     def look_up(name: str) -> object:

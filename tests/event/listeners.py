@@ -1,4 +1,4 @@
-"""What the tests of subscriptions share: two events, a context that notes who was called, and a class that listens."""
+"""Shared by the tests of subscriptions: two events, a context that records calls, and a class with handlers."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
 
 @dataclasses.dataclass(kw_only=True)
 class Context:
-    """Collects who was called, in order."""
+    """Records which handlers were called, in order."""
 
     seen: list[str] = dataclasses.field(default_factory=list)
 
@@ -17,7 +17,7 @@ EVENT_B = Event[Context](id="user.b")
 
 
 def seen_by(target: object, *events: Event[Context]) -> list[str]:
-    """Subscribe a target on a new bus, trigger the events (by default, A), and return who was called."""
+    """Subscribe a target on a new bus, trigger the events (by default, A), and return the recorded calls."""
     bus = EventBus()
     subscribe_annotated(bus, target)
     context = Context()
