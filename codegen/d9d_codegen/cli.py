@@ -27,7 +27,7 @@ def lint(paths: Sequence[Path]) -> str:
         DiagnosticError: A catalogue has diagnostics.
     """
     modules = [module for catalogue in lint_all(paths) for module in catalogue.modules]
-    return f"{_count(sum(len(module.events) for module in modules), 'event')}, no diagnostics"
+    return f"{_count(sum(len(module.events) for module in modules), 'event')}, no errors"
 
 
 def types(paths: Sequence[Path], templates: Path | None = None) -> str:

@@ -1,14 +1,14 @@
 """From the catalogues of a project to its generated files: what `generate` writes and `check` compares."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-from d9d_codegen.diagnostic import Diagnostic, DiagnosticError
-from d9d_codegen.files import Change, apply, compare, drift, foreign
+from d9d_codegen.diagnostic import DiagnosticError
+from d9d_codegen.files import Comparison, Declared, apply, compare, drift, locked, protected
 from d9d_codegen.lint import lint_all
-from d9d_codegen.project import find_project
+from d9d_codegen.project import Project, find_project
 
 
 def generate(paths: Sequence[Path], templates: Path | None = None) -> str:
@@ -22,91 +22,67 @@ def generate(paths: Sequence[Path], templates: Path | None = None) -> str:
         What was done, in a sentence.
 
     Raises:
-        DiagnosticError: A catalogue has diagnostics, or a file could not be written.
+        DiagnosticError: A catalogue is not valid, or a file could not be written.
     """
-    plan = make_plan(paths, templates)
-    foreigners = [foreign(change) for change in plan.changes if change.is_foreign]
-    if foreigners:
-        raise DiagnosticError(foreigners)
-    apply(plan.changes)
-    num_written = sum(change.after is not None for change in plan.changes)
-    removed = f", removed {len(plan.changes) - num_written}" if len(plan.changes) > num_written else ""
-    return f"wrote {num_written} of {plan.num_files} files{removed}"
+    with _projects_locked(paths, exclusive=True):
+        comparisons = _compare(paths, templates)
+        refused = [diagnostic for comparison in comparisons for diagnostic in protected(comparison)]
+        if refused:
+            raise DiagnosticError(refused)
+        for comparison in comparisons:
+            apply(comparison)
+    changes = [change for comparison in comparisons for change in comparison.changes]
+    num_written = sum(change.after is not None for change in changes)
+    removed = f", removed {len(changes) - num_written}" if len(changes) > num_written else ""
+    return f"wrote {num_written} of {sum(each.num_files for each in comparisons)} files{removed}"
 
 
 def check(paths: Sequence[Path], templates: Path | None = None) -> str:
-    """Say whether every output of catalogues is as it should be; write nothing.
+    """Compare every output of catalogues with the files on disk, and write nothing.
 
     Args:
         paths: The catalogues.
         templates: A folder of templates to use instead of the one that the project names.
 
     Returns:
-        That all is well, in a sentence.
+        That every file is up to date, in a sentence.
 
     Raises:
-        DiagnosticError: A catalogue has diagnostics, or a file differs from what it says.
+        DiagnosticError: A catalogue is not valid, or a file is not up to date.
     """
-    plan = make_plan(paths, templates)
-    if plan.changes:
-        raise DiagnosticError(plan.drift())
-    names = [path.name for path in paths]
-    say = "say" if len(names) > 1 else "says"
-    return f"all {plan.num_files} files are as {' and '.join(names)} {say}"
+    with _projects_locked(paths, exclusive=False):
+        comparisons = _compare(paths, templates)
+    found = [diagnostic for comparison in comparisons for diagnostic in drift(comparison)]
+    if found:
+        raise DiagnosticError(sorted(found, key=lambda diagnostic: diagnostic.path))
+    names = " and ".join(map(str, paths))
+    return f"all {sum(each.num_files for each in comparisons)} files are up to date with {names}"
 
 
-class Plan(NamedTuple):
-    """What has to be done.
-
-    Attributes:
-        num_files: How many files the catalogues make.
-        by_catalogue: What has to change, by the catalogue that says so.
-    """
-
-    num_files: int
-    by_catalogue: dict[Path, list[Change]]
-
-    @property
-    def changes(self) -> list[Change]:
-        """All that has to change, in the order of the paths."""
-        changes = [change for changes in self.by_catalogue.values() for change in changes]
-        return sorted(changes, key=lambda change: change.path)
-
-    def drift(self) -> Iterator[Diagnostic]:
-        """Yield a diagnostic for each file that is not as it should be."""
-        for path, changes in self.by_catalogue.items():
-            yield from drift(changes, path)
+@contextmanager
+def _projects_locked(paths: Sequence[Path], *, exclusive: bool) -> Iterator[None]:
+    roots = {find_project(path).root.absolute(): find_project(path).root for path in paths}
+    with ExitStack() as stack:
+        for _, root in sorted(roots.items()):
+            stack.enter_context(locked(root, exclusive=exclusive))
+        yield
 
 
-def make_plan(paths: Sequence[Path], templates: Path | None = None) -> Plan:
-    """Compile catalogues and compare the outcome with the files on disk.
-
-    Args:
-        paths: The catalogues.
-        templates: A folder of templates to use instead of the one that the project names.
-
-    Raises:
-        DiagnosticError: A catalogue has diagnostics, or a file cannot be read.
-    """
+def _compare(paths: Sequence[Path], templates: Path | None) -> list[Comparison]:
+    """Compile catalogues and compare the outcome with the files on disk, project by project."""
     catalogues = lint_all(paths)
-    from d9d_codegen.render import notice, render  # noqa: PLC0415 -- templates are not loaded for a bad catalogue
+    from d9d_codegen.render import notice, render  # noqa: PLC0415 -- templates are not loaded for an invalid catalogue
 
-    num_files, found = 0, {}
-    wanted: set[Path] = set()
+    projects: dict[Path, Project] = {}
+    declared: dict[Path, list[Declared]] = {}
     for catalogue in catalogues:
-        project = find_project(catalogue.source.path)
+        path = catalogue.source.path
+        project = find_project(path)
+        projects[project.root] = project
         outputs = render(catalogue, replace(project, templates=templates or project.templates))
-        num_files += len(outputs)
-        wanted |= {project.root / output.path for output in outputs}
-        found[catalogue.source.path] = compare(project.root, outputs, notice(catalogue))
-    return Plan(num_files, _without_twice(found, wanted))
-
-
-def _without_twice(found: dict[Path, list[Change]], wanted: set[Path]) -> dict[Path, list[Change]]:
-    """Leave out what one catalogue would remove although another needs it, or removes it as well."""
-    taken = set(wanted)
-    kept: dict[Path, list[Change]] = {}
-    for path, changes in found.items():
-        kept[path] = [change for change in changes if change.after is not None or change.path not in taken]
-        taken |= {change.path for change in changes}
-    return kept
+        each = Declared(path, project.name_of(path), notice(catalogue), outputs)
+        declared.setdefault(project.root, []).append(each)
+    return [
+        compare(root, each, {projects[root].name_of(path) for path in projects[root].catalogues})
+        for root, each in declared.items()
+    ]

@@ -1,4 +1,4 @@
-"""Project."""
+"""The project around a catalogue: its settings in `pyproject.toml`, and the first catalogue of a new project."""
 
 import json
 import keyword
@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from d9d_codegen.diagnostic import Diagnostic, DiagnosticError
+from d9d_codegen.diagnostic import Diagnostic, DiagnosticError, Span, suggestion
 
 _DEFAULT_LINE_LENGTH: Final = 88  # ruff's own
+_KEYS: Final = ("catalogues", "docs", "templates", "sources")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Project:
     """The project that a catalogue belongs to.
 
     Attributes:
-        root: The folder of the catalogue.
+        root: The folder of its `pyproject.toml`, or else of the catalogue.
         docs: The folder of the API pages, relative to the root, if the project wants them.
         line_length: The longest line of generated Python.
         catalogues: The catalogues that the project names, in its order.
@@ -38,55 +39,128 @@ class Project:
         """Return the folder of a package, relative to the root: below the root itself or below its `src`."""
         folder = PurePosixPath(*package.split("."))
         top = folder.parts[0]
-        is_at_root = os.path.isdir(self.root / top)  # noqa: PTH112 -- a name may be too long, which a Path would raise
+        is_at_root = os.path.isdir(self.root / top)  # noqa: PTH112 -- Path raises where a name is too long
         below_source = not is_at_root and (self.root / "src").is_dir()
         return "src" / folder if below_source else folder
 
     def pages_folder(self, package: str) -> PurePosixPath | None:
-        """Return the folder of a catalogue's pages, one of its own where the project has several catalogues."""
+        """Return the folder of a catalogue's pages: one per package where the project has several catalogues."""
         return self.docs / package if self.docs and len(self.catalogues) > 1 else self.docs
+
+    def name_of(self, catalogue: Path) -> str:
+        """Return the path of a catalogue, relative to the root."""
+        return PurePosixPath(os.path.relpath(catalogue, self.root)).as_posix()
 
 
 def find_catalogues() -> list[Path]:
-    """Return the catalogues that the nearest project names, `catalogue.yaml` where there is no such project.
+    """Return the catalogues that the nearest project names, or `catalogue.yaml` where no project names any.
 
     Raises:
-        DiagnosticError: What the project says of its catalogues makes no sense.
+        DiagnosticError: The settings of the project are not valid.
     """
     here = Path("catalogue.yaml")
-    settings = [folder / "pyproject.toml" for folder in _upwards(Path())]
-    path = next((path for path in settings if path.is_file()), None)
-    named = _catalogues(_settings(path), path) if path else ()
+    nearest = _nearest(Path())
+    named = nearest.catalogues() if nearest else ()
     is_of_another = here.is_file() and _absolute(here) not in map(_absolute, named)
     return [*named] if named and not is_of_another else [here]
 
 
 def find_project(catalogue: Path) -> Project:
-    """Read the `pyproject.toml` that names a catalogue, or else the one beside it, if there is one.
+    """Return the project whose `pyproject.toml` names a catalogue, or else has it in the same folder.
 
     Raises:
-        DiagnosticError: It cannot be read, or holds a setting that makes no sense.
+        DiagnosticError: The settings of the project are not valid.
     """
-    path = next(_naming(catalogue), catalogue.parent / "pyproject.toml")
-    settings = _settings(path)
-    docs = _folder(settings, "docs", path, "docs/events")
-    templates = _folder(settings, "templates", path, "templates")
-    line_length = _setting(settings, "tool", "ruff", "line-length")
+    nearest = _nearest(catalogue.parent)  # checked even if it does not name the catalogue: a key may be misspelt
+    settings = next(_naming(catalogue), None)
+    if settings is None:
+        is_beside = nearest is not None and nearest.path.parent == catalogue.parent
+        settings = nearest if nearest and is_beside else _Settings(catalogue.parent / "pyproject.toml")
+    root = settings.check().path.parent
+    docs, templates = settings.folder("docs", "docs/events"), settings.folder("templates", "templates")
+    settings.files("sources", "src")
     return Project(
-        root=path.parent,
+        root=root,
         docs=PurePosixPath(docs) if docs else None,
-        line_length=line_length if isinstance(line_length, int) else _DEFAULT_LINE_LENGTH,
-        catalogues=_catalogues(settings, path),
-        templates=path.parent / templates if templates else None,
+        line_length=settings.line_length,
+        catalogues=settings.catalogues(),
+        templates=root / templates if templates else None,
     )
 
 
-def _folder(settings: dict[str, Any], name: str, path: Path, example: str) -> str | None:
-    folder = _setting(settings, "tool", "d9d", name)
-    if folder is not None and not _is_folder_within(folder):
-        remedy = f'name a folder below it: {name} = "{example}"'
-        raise _bad_project(path, f"[tool.d9d] {name} is {folder!r}, which is no folder of the project", remedy)
-    return str(folder) if folder else None
+class _Settings:
+    """The settings in a `pyproject.toml`; none where there is no such file.
+
+    Raises:
+        DiagnosticError: The file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._text = ""
+        try:
+            self._text = path.read_bytes().decode("utf-8")
+            settings = _parsed(self._text)
+        except FileNotFoundError:
+            settings = {}
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise self._refused(f"the file cannot be read: {error}", "correct it") from None
+        line_length = _value(settings, "tool", "ruff", "line-length")
+        self.line_length = line_length if isinstance(line_length, int) else _DEFAULT_LINE_LENGTH
+        self._own = _value(settings, "tool", "d9d")
+
+    def check(self) -> Self:
+        """Return the settings if `[tool.d9d]` is a table without unknown keys.
+
+        Raises:
+            DiagnosticError: It is not.
+        """
+        if self._own is not None and not isinstance(self._own, dict):
+            raise self._refused("[tool.d9d] is not a table", 'write [tool.d9d], and below it `docs = "docs/events"`')
+        for key in self._own or {}:
+            if key not in _KEYS:
+                remedy = suggestion(key, _KEYS, f"the keys are {', '.join(_KEYS)}")
+                raise self._refused(f'unknown key "{key}" in [tool.d9d]', remedy, key)
+        return self
+
+    def names(self, catalogue: Path) -> bool:
+        """Return whether the project names a catalogue."""
+        named = _value(self._own, "catalogues")
+        paths = filter(_is_inside, named) if isinstance(named, list) else ()
+        return _absolute(catalogue) in (_absolute(self.path.parent / path) for path in paths)
+
+    def catalogues(self) -> tuple[Path, ...]:
+        """Return the catalogues that the project names."""
+        named = self.files("catalogues", "catalogue.yaml")
+        return tuple(self.path.parent / name for name in dict.fromkeys(named))
+
+    def files(self, key: str, example: str) -> list[str]:
+        """Return the value of a key that lists files or folders of the project."""
+        named = _value(self._own, key)
+        if named is None:
+            return []
+        if not isinstance(named, list) or not named or not all(map(_is_inside, named)):
+            remedy = f'list paths below the root of the project: {key} = ["{example}"]'
+            raise self._refused(f"[tool.d9d] {key} is {named!r}, not a list of paths in the project", remedy, key)
+        return named
+
+    def folder(self, key: str, example: str) -> str | None:
+        """Return the value of a key that names a folder of the project."""
+        folder = _value(self._own, key)
+        if folder is not None and not _is_inside(folder):
+            remedy = f'name a folder below the root of the project: {key} = "{example}"'
+            raise self._refused(f"[tool.d9d] {key} is {folder!r}, not a folder in the project", remedy, key)
+        return folder if isinstance(folder, str) else None
+
+    def _refused(self, message: str, remedy: str, key: str = "") -> DiagnosticError:
+        _, _, own = self._text.partition("[tool.d9d]")
+        for number, line in enumerate(
+            own.splitlines() if key else [], start=1 + self._text.count("\n") - own.count("\n")
+        ):
+            if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                span = Span(number, line.index(key) + 1, len(key))
+                return DiagnosticError([Diagnostic(self.path, "bad-project", message, remedy, span, line)])
+        return DiagnosticError([Diagnostic(self.path, "bad-project", message, remedy)])
 
 
 def _upwards(folder: Path) -> Iterator[Path]:
@@ -100,63 +174,45 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 -- links are not followed
 
 
-def _naming(catalogue: Path) -> Iterator[Path]:
-    """Yield each `pyproject.toml` above a catalogue that names it."""
+def _nearest(folder: Path) -> _Settings | None:
+    """Return the settings of the nearest project at or above a folder, if there is one."""
+    path = next((path for above in _upwards(folder) if (path := above / "pyproject.toml").is_file()), None)
+    return _Settings(path).check() if path else None
+
+
+def _naming(catalogue: Path) -> Iterator[_Settings]:
+    """Yield the settings of each project above a catalogue that names it."""
     for folder in _upwards(catalogue.parent):
-        path = folder / "pyproject.toml"
         try:
-            is_named = _absolute(catalogue) in map(_absolute, _catalogues(_settings(path), path))
+            settings = _Settings(folder / "pyproject.toml")
         except DiagnosticError:
-            continue  # of another project, or told as that of the folder itself
-        if is_named:
-            yield path
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        return _parsed(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _bad_project(path, f"the file cannot be read: {error}", "mend it") from None
+            continue  # of another project; the nearest one is reported elsewhere
+        if settings.names(catalogue):
+            yield settings
 
 
 @lru_cache(maxsize=8)
-def _parsed(content: bytes) -> dict[str, Any]:
-    return tomllib.loads(content.decode("utf-8"))
+def _parsed(text: str) -> dict[str, Any]:
+    return tomllib.loads(text)
 
 
-def _catalogues(settings: dict[str, Any], path: Path) -> tuple[Path, ...]:
-    named = _setting(settings, "tool", "d9d", "catalogues")
-    if named is None:
-        return ()
-    if not isinstance(named, list) or not named or not all(map(_is_folder_within, named)):
-        remedy = 'name files below the project\'s root: catalogues = ["catalogue.yaml"]'
-        raise _bad_project(path, f"[tool.d9d] catalogues is {named!r}, which is no list of its files", remedy)
-    return tuple(path.parent / name for name in dict.fromkeys(named))
-
-
-def _bad_project(path: Path, message: str, remedy: str) -> DiagnosticError:
-    return DiagnosticError([Diagnostic(path, "bad-project", message, remedy)])
-
-
-def _setting(settings: Any, *keys: str) -> Any:
+def _value(settings: Any, *keys: str) -> Any:
     for key in keys:
         settings = settings.get(key) if isinstance(settings, dict) else None
     return settings
 
 
-def _is_folder_within(docs: object) -> bool:
-    if not isinstance(docs, str) or not docs.strip() or "\0" in docs:
+def _is_inside(path: object) -> bool:
+    """Return whether a setting is a path below the root of the project."""
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
         return False
-    folder = PurePosixPath(docs)
-    return not folder.is_absolute() and ".." not in folder.parts
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
 _TABLE: Final = """\
 [tool.d9d]
 catalogues = [{name}]
-docs = "docs/events"  # for API pages; take it out if you want none
+docs = "docs/events"  # for API pages; remove it if you want none
 """
 _CATALOGUE: Final = """\
 # The events that this project adds to those of d9d. Edit it, run `d9d-catalogue generate`, commit both.
@@ -168,30 +224,30 @@ modules:
   {package}:  # becomes {package}/events/{package}.py; the ids of its events begin with "{package}."
     doc: Events of {package}.
     phases:  # in the order in which a run passes through them
-      working: {{doc: Something is being done., repeats: true, optional: true}}
+      working: {{doc: Items are processed., repeats: true, optional: true}}
       finished: {{doc: Everything is done., terminal: true}}
-    contexts:  # what an event tells those who hear it: each becomes a dataclass
+    contexts:  # what an event passes to its handlers: each becomes a dataclass
       EventItemContext:
         doc: Context of one item.
         fields:
           index: {{type: int, doc: "The item's number, counted from 0."}}
           tags:  # a type's names are builtins or full dotted paths: torch.Tensor, pathlib.Path
             type: list[str] | None
-            doc: What is known of the item.
+            doc: The item's tags, if any.
             default: None
       EventFinishedContext:
-        doc: Context of the moment at which everything is done.
+        doc: Context of the end of the run.
     events:  # in the order in which they are triggered; X.pre and X.post are the two sides of one moment
       EVENT_{constant}_ITEM_PRE:
         id: {package}.item.pre
         phase: working
         context: EventItemContext  # or one of d9d: d9d.loop.event.catalogue.common.EventStepContext
-        doc: Triggered before an item is worked on.
+        doc: Triggered before an item is processed.
       EVENT_{constant}_ITEM_POST:
         id: {package}.item.post
         phase: working
         context: EventItemContext
-        doc: Triggered after an item was worked on.
+        doc: Triggered after an item was processed.
       EVENT_{constant}_FINISHED:
         id: {package}.finished
         phase: finished
@@ -201,16 +257,16 @@ modules:
 
 
 def start(path: Path) -> str:
-    """Write a first catalogue, and name it in the `pyproject.toml` beside it where that says nothing of catalogues.
+    """Write a first catalogue, and name it in the `pyproject.toml` next to it unless that has a `[tool.d9d]`.
 
     Args:
-        path: Where the catalogue shall lie.
+        path: The path of the catalogue.
 
     Returns:
         What was written, and what to do next.
 
     Raises:
-        DiagnosticError: There is a file already, or one cannot be written.
+        DiagnosticError: The file already exists, or cannot be written.
     """
     settings = path.parent / "pyproject.toml"
     before = _read(settings)
@@ -221,18 +277,18 @@ def start(path: Path) -> str:
             file.write(_CATALOGUE.format(package=package, constant=package.upper()))
     except FileExistsError:
         remedy = "edit it, or name another file with --catalogue PATH"
-        raise _refused(path, "there is such a file already", remedy) from None
+        raise _refused(path, "the file already exists", remedy) from None
     except OSError as error:
-        raise _refused(path, f"the file cannot be written: {error.strerror}", "name another one") from None
+        raise _refused(path, f"the file cannot be written: {error.strerror}", "choose another path") from None
     table = _TABLE.format(name=json.dumps(path.name))
     next_step = f"wrote {path}; edit it, then run `d9d-catalogue generate`"
     if before is None or "[tool.d9d" in before:
-        return f"{next_step}\nname it in {settings}:\n\n{table.rstrip()}"
+        return f"{next_step}\nadd this to {settings}:\n\n{table.rstrip()}"
     try:
         with settings.open("a", encoding="utf-8") as file:
             file.write(("" if before.endswith("\n") or not before else "\n") + ("\n" if before else "") + table)
     except OSError as error:
-        return f"{next_step}\n{settings} cannot be written ({error.strerror}); name it there:\n\n{table.rstrip()}"
+        return f"{next_step}\n{settings} cannot be written ({error.strerror}); add this to it:\n\n{table.rstrip()}"
     return f"{next_step}\nadded [tool.d9d] to {settings}"
 
 
@@ -242,15 +298,15 @@ def _read(settings: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise _refused(settings, f"the file cannot be read: {error}", "mend it") from None
+        raise _refused(settings, f"the file cannot be read: {error}", "correct it") from None
 
 
 def _package(settings: str | None, path: Path) -> str:
-    """Return a name for the package: that of the project, or else of its folder."""
+    """Return a name for the package: the name of the project, or else of its folder."""
     try:
         project = tomllib.loads(settings or "").get("project", {})
     except tomllib.TOMLDecodeError as error:
-        raise _refused(path.parent / "pyproject.toml", f"the file cannot be read: {error}", "mend it") from None
+        raise _refused(path.parent / "pyproject.toml", f"the file cannot be read: {error}", "correct it") from None
     given = project.get("name") if isinstance(project, dict) else None
     name = given if isinstance(given, str) else path.absolute().parent.name
     package = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -49,7 +49,7 @@ def test_check_shows_the_difference_and_the_command_to_run(small: Workspace) -> 
         " \n"
         "-    step: float\n"
         "+    step: int\n"
-        "   say in catalogue.yaml what you mean, and run `d9d-catalogue generate`, which undoes the edit\n"
+        "   make the change in catalogue.yaml, and run `d9d-catalogue generate`, which undoes the edit\n"
     )
 
 
@@ -65,7 +65,7 @@ def test_a_file_that_nobody_edited_is_stale_because_the_catalogue_changed(small:
     small.run("generate")
     small.write(SMALL.replace("Triggered when the door opens.", "Triggered at nine."))
     assert told(small, "shop/events/sale.py") == (
-        "stale: catalogue.yaml has changed since this was generated; run `d9d-catalogue generate`"
+        "stale: catalogue.yaml has changed since this file was generated; run `d9d-catalogue generate`"
     )
 
 
@@ -74,8 +74,8 @@ def test_a_file_can_be_stale_though_its_part_of_the_catalogue_stayed(small: Work
     small.run("generate")
     small.write(PYPROJECT + "[tool.ruff]\nline-length = 30\n", "pyproject.toml")
     assert told(small, "shop/events/sale.py") == (
-        "stale: d9d-catalogue, a setting of the project or another part of catalogue.yaml has changed since this was "
-        "generated; run `d9d-catalogue generate`"
+        "stale: d9d-catalogue, a setting of the project or another part of catalogue.yaml has changed since this file "
+        "was generated; run `d9d-catalogue generate`"
     )
 
 
@@ -85,8 +85,8 @@ def test_a_file_can_be_edited_by_hand_and_stale_at_once(small: Workspace) -> Non
     small.write(SMALL.replace("Triggered when the door opens.", "Triggered at nine."))
     small.write(small.read("shop/events/sale.py") + "MINE = 1\n", "shop/events/sale.py")
     assert told(small, "shop/events/sale.py") == (
-        "edited-by-hand: was edited by hand, and catalogue.yaml has changed since as well; say in catalogue.yaml what "
-        "you mean, and run `d9d-catalogue generate`, which undoes the edit"
+        "edited-by-hand: was edited by hand, and catalogue.yaml has changed since as well; make the change in "
+        "catalogue.yaml, and run `d9d-catalogue generate`, which undoes the edit"
     )
 
 

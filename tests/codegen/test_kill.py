@@ -14,14 +14,14 @@ import os, pathlib, signal, sys
 num_left = int(sys.argv[1])
 
 def dying(method):
-    def change(path, *arguments):
+    def change(path, *arguments, **keywords):
         global num_left
         num_left -= 1
         if num_left < 0:
             if arguments and isinstance(arguments[0], bytes):
                 method(path, arguments[0][: len(arguments[0]) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
-        return method(path, *arguments)
+        return method(path, *arguments, **keywords)
     return change
 
 for name in ("write_bytes", "replace", "unlink"):
@@ -43,8 +43,15 @@ def expected(small: Workspace, catalogue: str, settings: str) -> dict[str, bytes
     return files
 
 
+def put(small: Workspace, files: dict[str, bytes]) -> None:
+    """Write files, and the folders that they need."""
+    for path, content in files.items():
+        (small.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (small.root / path).write_bytes(content)
+
+
 @pytest.mark.parametrize(
-    ("settings", "num_changes"), [(PYPROJECT, 12), ("", 9)], ids=["a module goes", "a module and all pages go"]
+    ("settings", "num_changes"), [(PYPROJECT, 14), ("", 11)], ids=["a module goes", "a module and all pages go"]
 )
 def test_the_next_run_makes_good_what_a_killed_one_left(small: Workspace, settings: str, num_changes: int) -> None:
     """Killed by SIGKILL before each single change, half of a text written: the next run gets the very same tree."""
@@ -54,8 +61,7 @@ def test_the_next_run_makes_good_what_a_killed_one_left(small: Workspace, settin
     while True:
         for path in small.files():
             (small.root / path).unlink()
-        for path, content in {**before, "catalogue.yaml": after["catalogue.yaml"]}.items():
-            (small.root / path).write_bytes(content)
+        put(small, {**before, "catalogue.yaml": after["catalogue.yaml"]})
         small.write(settings, "pyproject.toml")
         run = subprocess.run([sys.executable, "-c", KILLED_RUN, str(num_killed)], capture_output=True, check=False)
         if run.returncode != KILLED:
@@ -72,8 +78,7 @@ def test_a_run_that_is_killed_from_outside_is_made_good_as_well(small: Workspace
     after = expected(small, SMALL, PYPROJECT)
     before = expected(small, TWO_LOOPS, PYPROJECT)
     for delay in (0.0, 0.05, 0.1, 0.15, 0.2):
-        for path, content in {**before, "catalogue.yaml": after["catalogue.yaml"]}.items():
-            (small.root / path).write_bytes(content)
+        put(small, {**before, "catalogue.yaml": after["catalogue.yaml"]})
         with subprocess.Popen([sys.executable, "-m", "d9d_codegen", "generate"], stdout=subprocess.PIPE) as run:
             time.sleep(delay)
             run.kill()

@@ -39,8 +39,8 @@ def both(small: Workspace) -> Workspace:
 def test_the_catalogues_that_a_project_names_are_generated_and_checked_together(both: Workspace) -> None:
     """Without `--catalogue` all of them are compiled, even when one names what the other has not generated yet."""
     assert both.run("generate") == (0, "wrote 14 of 14 files\n")
-    assert both.run("check") == (0, "all 14 files are as catalogue.yaml and catalogue.yaml say\n")
-    assert both.run("lint") == (0, "6 events, no diagnostics\n")
+    assert both.run("check") == (0, "all 14 files are up to date with loans/catalogue.yaml and catalogue.yaml\n")
+    assert both.run("lint") == (0, "6 events, no errors\n")
     assert "EventStepContext" in both.read("loans/events/loan.py")
 
 
@@ -126,7 +126,7 @@ def test_catalogues_that_are_no_list_of_files_are_refused(small: Workspace, name
     small.write(f"[tool.d9d]\ncatalogues = {named}\n", "pyproject.toml")
     status, output = small.run("generate")
     assert status == 1
-    assert output.startswith("pyproject.toml: error[bad-project]: [tool.d9d] catalogues is ")
+    assert output.startswith("pyproject.toml:2:1: error[bad-project]: [tool.d9d] catalogues is ")
 
 
 def test_a_catalogue_that_is_named_and_missing_is_told(small: Workspace) -> None:

@@ -32,7 +32,7 @@ def test_a_catalogue_is_never_overwritten(small: Workspace) -> None:
     status, output = small.run("init")
     assert status == 1
     assert output == (
-        "catalogue.yaml: error[not-started]: there is such a file already\n"
+        "catalogue.yaml: error[not-started]: the file already exists\n"
         "   edit it, or name another file with --catalogue PATH\n"
     )
     assert small.files() == before
@@ -45,7 +45,7 @@ def test_settings_that_there_are_stay_as_they_are(empty: Workspace, settings: st
         empty.write(settings, "pyproject.toml")
     status, output = empty.run("init")
     assert status == 0
-    assert 'name it in pyproject.toml:\n\n[tool.d9d]\ncatalogues = ["catalogue.yaml"]\n' in output
+    assert 'add this to pyproject.toml:\n\n[tool.d9d]\ncatalogues = ["catalogue.yaml"]\n' in output
     assert (empty.root / "pyproject.toml").exists() is (settings is not None)
     assert settings is None or empty.read("pyproject.toml") == settings
 
@@ -55,7 +55,7 @@ def test_a_project_whose_name_cannot_be_that_of_a_module_gets_another(empty: Wor
     """Neither a namespace of d9d nor a keyword is proposed."""
     empty.write(f'[project]\nname = "{name}"\n', "pyproject.toml")
     empty.run("init")
-    assert empty.run("lint") == (0, "3 events, no diagnostics\n")
+    assert empty.run("lint") == (0, "3 events, no errors\n")
     assert "package: project.events" in empty.read("catalogue.yaml")
 
 
@@ -89,5 +89,5 @@ def test_a_project_that_cannot_be_written_is_told_what_to_write(
     monkeypatch.setattr(Path, "open", refuse)
     status, output = empty.run("init")
     assert status == 0
-    assert "pyproject.toml cannot be written (Permission denied); name it there:\n\n[tool.d9d]\n" in output
+    assert "pyproject.toml cannot be written (Permission denied); add this to it:\n\n[tool.d9d]\n" in output
     assert empty.read("pyproject.toml") == PROJECT

@@ -102,8 +102,9 @@ def test_a_file_of_a_template_without_digests_is_never_called_edited(small: Work
     _, output = small.run("check", "--templates", "mine")
     assert "edited-by-hand" not in output
     assert (
-        "shop/events/sale.py: error[stale]: is not as catalogue.yaml says; without digests it cannot be told" in output
-    )
+        "shop/events/sale.py: error[stale]: "
+        "differs from catalogue.yaml; without digests an edit by hand cannot be recognised"
+    ) in output
     assert "   run `d9d-catalogue generate`; put {{ digests }} into the first lines of its template\n" in output
 
 
