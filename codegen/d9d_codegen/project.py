@@ -79,6 +79,9 @@ def find_project(catalogue: Path) -> Project:
     root = settings.check().path.parent
     docs, templates = settings.folder("docs", "docs/events"), settings.folder("templates", "templates")
     settings.files("sources", "src")
+    if templates and not Path(os.path.realpath(root / templates)).is_relative_to(os.path.realpath(root)):
+        message = f"[tool.d9d] templates is {templates!r}, a link that leads out of the project"
+        raise settings.refused(message, "name a folder in the project", "templates")
     return Project(
         root=root,
         docs=PurePosixPath(docs) if docs else None,
@@ -104,7 +107,7 @@ class _Settings:
         except FileNotFoundError:
             settings = {}
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise self._refused(f"the file cannot be read: {error}", "correct it") from None
+            raise self.refused(f"the file cannot be read: {error}", "correct it") from None
         line_length = _value(settings, "tool", "ruff", "line-length")
         self.line_length = line_length if isinstance(line_length, int) else _DEFAULT_LINE_LENGTH
         self._own = _value(settings, "tool", "d9d")
@@ -116,11 +119,11 @@ class _Settings:
             DiagnosticError: It is not.
         """
         if self._own is not None and not isinstance(self._own, dict):
-            raise self._refused("[tool.d9d] is not a table", 'write [tool.d9d], and below it `docs = "docs/events"`')
+            raise self.refused("[tool.d9d] is not a table", 'write [tool.d9d], and below it `docs = "docs/events"`')
         for key in self._own or {}:
             if key not in _KEYS:
                 remedy = suggestion(key, _KEYS, f"the keys are {', '.join(_KEYS)}")
-                raise self._refused(f'unknown key "{key}" in [tool.d9d]', remedy, key)
+                raise self.refused(f'unknown key "{key}" in [tool.d9d]', remedy, key)
         return self
 
     def names(self, catalogue: Path) -> bool:
@@ -141,7 +144,7 @@ class _Settings:
             return []
         if not isinstance(named, list) or not named or not all(map(_is_inside, named)):
             remedy = f'list paths below the root of the project: {key} = ["{example}"]'
-            raise self._refused(f"[tool.d9d] {key} is {named!r}, not a list of paths in the project", remedy, key)
+            raise self.refused(f"[tool.d9d] {key} is {named!r}, not a list of paths in the project", remedy, key)
         return named
 
     def folder(self, key: str, example: str) -> str | None:
@@ -149,10 +152,11 @@ class _Settings:
         folder = _value(self._own, key)
         if folder is not None and not _is_inside(folder):
             remedy = f'name a folder below the root of the project: {key} = "{example}"'
-            raise self._refused(f"[tool.d9d] {key} is {folder!r}, not a folder in the project", remedy, key)
+            raise self.refused(f"[tool.d9d] {key} is {folder!r}, not a folder in the project", remedy, key)
         return folder if isinstance(folder, str) else None
 
-    def _refused(self, message: str, remedy: str, key: str = "") -> DiagnosticError:
+    def refused(self, message: str, remedy: str, key: str = "") -> DiagnosticError:
+        """Return the error that the settings, or the value of a key, are not valid."""
         _, _, own = self._text.partition("[tool.d9d]")
         for number, line in enumerate(
             own.splitlines() if key else [], start=1 + self._text.count("\n") - own.count("\n")

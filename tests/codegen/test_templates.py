@@ -55,7 +55,7 @@ def test_a_template_of_another_name_makes_one_more_file(small: Workspace) -> Non
                 "more.txt.jinja:2:1: error[bad-template]: the template fails: ZeroDivisionError: division by zero\n"
                 "    2 | {{ 1 / 0 }}\n"
                 "      | ^^^^^^^^^^^\n"
-                "   mend the template\n"
+                "   correct the template\n"
             ),
         ),
         (
@@ -67,7 +67,7 @@ def test_a_template_of_another_name_makes_one_more_file(small: Workspace) -> Non
             "module.py.jinja",
             "# {{ notice }}\nclass:\n",
             (
-                "module.py.jinja: error[bad-template]: the template makes what is no Python: invalid syntax in line 2\n"
+                "module.py.jinja: error[bad-template]: the template renders invalid Python: invalid syntax in line 2\n"
                 "   that line is 'class:'\n"
             ),
         ),
@@ -75,8 +75,9 @@ def test_a_template_of_another_name_makes_one_more_file(small: Workspace) -> Non
             "sale.py.jinja",
             "# {{ notice }}\n",
             (
-                "sale.py.jinja: error[bad-template]: the template makes shop/events/sale.py, which is made already\n"
-                "   give it another name\n"
+                "sale.py.jinja: error[bad-template]: "
+                "the template renders shop/events/sale.py, which another one renders\n"
+                "   rename it\n"
             ),
         ),
     ],

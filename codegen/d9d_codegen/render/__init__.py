@@ -1,4 +1,8 @@
-"""Outputs."""
+"""From a valid catalogue to the text of every generated file, by the compiler's templates or those of a project.
+
+Templates of a project may come from a checkout that nobody has read, and run in a sandbox: they reach the names in
+docs/catalogue/templates.md, and nothing else.
+"""
 
 import ast
 import os
@@ -8,43 +12,89 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from d9d_codegen.catalogue import Catalogue, with_status
+from d9d_codegen.catalogue import (
+    Catalogue,
+    Context,
+    Deprecation,
+    EventSpec,
+    Field,
+    Module,
+    Phase,
+    Status,
+    with_status,
+)
 from d9d_codegen.diagnostic import Diagnostic, DiagnosticError, Span
 from d9d_codegen.files import Output, sealed, unsealed
 from d9d_codegen.project import Project
+from d9d_codegen.render.docstring import Docstring
 from d9d_codegen.render.index import index_text
 from d9d_codegen.render.page import Page, cell, code, occurrence, prose, uses
-from d9d_codegen.render.python_module import PythonModule, statement_line
+from d9d_codegen.render.python_module import (
+    ContextClass,
+    EventConstant,
+    FieldAlias,
+    Import,
+    NameAlias,
+    PythonModule,
+    statement_line,
+)
 
 if TYPE_CHECKING:
-    from jinja2 import BaseLoader, BytecodeCache, Environment
+    from jinja2 import BytecodeCache, Environment
 
 _OWN: Final = Path(__file__).parents[1] / "templates"
+_FILTERS: Final[dict[str, Any]] = {
+    "cell": cell,
+    "code": code,
+    "occurrence": occurrence,
+    "prose": prose,
+    "statement_line": statement_line,
+    "with_status": with_status,
+}
+_OPTIONS: Final[dict[str, Any]] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+# What templates of a project may read of each object, as in docs/catalogue/templates.md.
+ATTRIBUTES: Final[dict[type, str]] = {
+    Catalogue: "package modules common",
+    Module: "name doc phases contexts events entries own_contexts own_events",
+    Phase: "name doc repeats optional anytime terminal",
+    Context: "name doc fields own_fields status",
+    Field: "name type doc default status",
+    EventSpec: "name id phase context doc repeats optional status",
+    Status: "since stability deprecated replaced_by",
+    Deprecation: "since replaced_by note",
+    PythonModule: "docstring contexts events aliases import_sections public_names lint_codes spelled",
+    ContextClass: "name docstring fields aliases",
+    EventConstant: "name type spell id docstring skip",
+    FieldAlias: "name target type message docstring skip",
+    NameAlias: "name target message docstring skip",
+    Import: "module names",
+    Docstring: "",
+    Page: "module path phases context_link diagram before after events_with deprecated_names type",
+}
+_PLAIN: Final = (str, int, float, list, tuple, dict, set, frozenset, type(None))
 
 
 class Templates:
     """Templates by their names.
 
     Args:
-        folder: Where a project keeps templates of its own; those of the compiler give way to them.
+        folder: The folder of the project's own templates, which replace the compiler's.
 
     Raises:
         DiagnosticError: There is no such folder.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        if folder is not None and not os.path.isdir(folder):  # noqa: PTH112 -- a name may be too long
+        if folder is not None and not os.path.isdir(folder):  # noqa: PTH112 -- Path raises where a name is too long
             message = "there is no such folder of templates"
             raise DiagnosticError([Diagnostic(folder, "bad-template", message, "name one with --templates DIR")])
         self._folder = folder
-        self._environment = _environment()
-        if folder is not None:
-            self._environment = self._environment.overlay(loader=_loader(folder), bytecode_cache=None)
+        self._environment = _trusted_environment() if folder is None else _sandbox(folder)
 
     def fill(self, template: str, **values: object) -> str:
-        """Return the text that a template makes.
+        """Return the text that a template renders.
 
         Raises:
             DiagnosticError: A project template fails, or renders Python that does not parse.
@@ -66,8 +116,8 @@ class Templates:
             if path.name not in own and not path.name.startswith("_") and path.is_file():
                 yield path.name
 
-    def refuse(self, template: str, message: str, remedy: str) -> DiagnosticError:
-        """Return the error that a template of the project makes what it must not."""
+    def refused(self, template: str, message: str, remedy: str) -> DiagnosticError:
+        """Return the error that a template of the project renders what it must not."""
         return DiagnosticError([Diagnostic((self._folder or Path()) / template, "bad-template", message, remedy)])
 
     def _diagnostic(self, error: Exception, template: str) -> Diagnostic | None:
@@ -81,9 +131,9 @@ class Templates:
                 line = lines[number - 1] if number <= len(lines) else ""
                 column = len(line) - len(line.lstrip()) + 1
                 span = Span(number, column, max(1, len(line.strip())))
-                return Diagnostic(Path(name), "bad-template", message, "mend the template", span, line)
-        if self._folder is not None and (self._folder / template).exists():  # it cannot even be read
-            return Diagnostic(self._folder / template, "bad-template", message, "mend the template")
+                return Diagnostic(Path(name), "bad-template", message, "correct the template", span, line)
+        if self._folder is not None and os.path.lexists(self._folder / template):  # it cannot even be read
+            return Diagnostic(self._folder / template, "bad-template", message, "correct the template")
         return None
 
     def _read_back(self, template: str, text: str) -> None:
@@ -92,22 +142,32 @@ class Templates:
         try:
             ast.parse(text)
         except SyntaxError as error:
-            message = f"the template makes what is no Python: {error.msg} in line {error.lineno}"
-            raise self.refuse(template, message, f"that line is {(error.text or '').strip()!r}") from None
+            message = f"the template renders invalid Python: {error.msg} in line {error.lineno}"
+            raise self.refused(template, message, f"that line is {(error.text or '').strip()!r}") from None
 
 
-def _loader(folder: Path) -> "BaseLoader":
-    import jinja2  # noqa: PLC0415 -- see below
+@cache
+def _trusted_environment() -> "Environment":
+    """Return the environment of the compiler's own templates."""
+    import jinja2  # noqa: PLC0415 -- not needed for a catalogue that is not valid
 
-    return jinja2.ChoiceLoader([jinja2.FileSystemLoader(os.fspath(folder)), jinja2.PackageLoader("d9d_codegen")])
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("d9d_codegen"),
+        bytecode_cache=_bytecode_cache(),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 -- nothing here is HTML
+        **_OPTIONS,
+    )
+    environment.filters |= _FILTERS
+    return environment
 
 
 def _bytecode_cache() -> "BytecodeCache | None":
-    """Return where compiled templates are kept, as Python keeps compiled modules: compiling takes long.
+    """Return the cache of compiled templates, next to them, as Python caches compiled modules: compiling is slow.
 
-    Their names hold digests of their sources and the versions of Python and Jinja.
+    The names of its files contain digests of the sources, and the versions of Python and Jinja.
     """
-    import jinja2  # noqa: PLC0415 -- see below
+    import jinja2  # noqa: PLC0415 -- see above
 
     folder = _OWN / "__pycache__"
     if not sys.dont_write_bytecode:
@@ -116,27 +176,38 @@ def _bytecode_cache() -> "BytecodeCache | None":
     return jinja2.FileSystemBytecodeCache(os.fspath(folder)) if os.access(folder, os.W_OK) else None
 
 
-@cache
-def _environment() -> "Environment":
-    import jinja2  # noqa: PLC0415 -- a catalogue with diagnostics is refused without it
+def _sandbox(folder: Path) -> "Environment":
+    """Return an environment for templates that are not trusted.
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("d9d_codegen"),
-        bytecode_cache=_bytecode_cache(),
+    Jinja's sandbox refuses private attributes and changes of lists and dictionaries. This one has no global names, and
+    of each object only the attributes in `ATTRIBUTES`: a catalogue, for one, leads to paths that can be written.
+    """
+    import jinja2  # noqa: PLC0415 -- see above
+    from jinja2.runtime import BlockReference, LoopContext, Macro  # noqa: PLC0415 -- see above
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 -- see above
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
+            if type(obj) in ATTRIBUTES:
+                return attr in ATTRIBUTES[type(obj)].split()
+            is_plain = isinstance(obj, (*_PLAIN, BlockReference, LoopContext, Macro, jinja2.environment.TemplateModule))
+            return is_plain and super().is_safe_attribute(obj, attr, value)
+
+    class Loader(jinja2.FileSystemLoader):
+        def get_source(self, environment: "Environment", template: str) -> Any:
+            path = os.path.realpath(folder / template)
+            if not Path(path).is_relative_to(os.path.realpath(folder)):
+                raise jinja2.exceptions.SecurityError(f"{template} is outside the folder of templates")
+            return super().get_source(environment, template)
+
+    environment = Sandbox(
+        loader=jinja2.ChoiceLoader([Loader(os.fspath(folder)), jinja2.PackageLoader("d9d_codegen")]),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 -- nothing here is HTML
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+        autoescape=False,
+        **_OPTIONS,
     )
-    environment.filters |= {
-        "cell": cell,
-        "code": code,
-        "occurrence": occurrence,
-        "prose": prose,
-        "statement_line": statement_line,
-        "with_status": with_status,
-    }
+    environment.globals.clear()
+    environment.filters |= _FILTERS
     return environment
 
 
@@ -147,7 +218,7 @@ def notice(catalogue: Catalogue) -> str:
 
 
 def render(catalogue: Catalogue, project: Project) -> list[Output]:
-    """Return every output of a catalogue without diagnostics."""
+    """Return every output of a valid catalogue."""
     package = project.package_folder(catalogue.package)
     templates = Templates(project.templates)
     outputs = list(_python(catalogue, package, project.line_length, templates))
@@ -184,15 +255,15 @@ def _pages(catalogue: Catalogue, docs: PurePosixPath, templates: Templates) -> I
 def _added(
     catalogue: Catalogue, package: PurePosixPath, templates: Templates, taken: set[PurePosixPath]
 ) -> Iterator[Output]:
-    """Yield the files that a project's own templates add to the package, called like their templates."""
+    """Yield the files that a project's own templates add to the package, named like the templates."""
     for name in templates.added():
         path = package / name.removesuffix(".jinja")
         if path in taken:
-            raise templates.refuse(name, f"the template makes {path}, which is made already", "give it another name")
+            raise templates.refused(name, f"the template renders {path}, which another one renders", "rename it")
         text = _fill(templates, name, catalogue.modules, notice=notice(catalogue), catalogue=catalogue)
         yield Output(path, text)
 
 
 def _fill(templates: Templates, name: str, part: object, **values: object) -> str:
-    """Return a file that is about a part of the catalogue."""
+    """Return a file that is about a part of the catalogue, with its digests."""
     return sealed(templates.fill(name, digests=unsealed(part), **values))
