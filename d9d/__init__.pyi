@@ -37,6 +37,7 @@ from d9d.loop.config import ReportingConfig as ReportingConfig
 from d9d.loop.config import TimeoutConfig as TimeoutConfig
 from d9d.loop.config import TrainingConfig as TrainingConfig
 from d9d.loop.control.provider import DatasetProvider as DatasetProvider
+from d9d.loop.control.provider import DatasetSource as DatasetSource
 from d9d.loop.control.provider import InitializeDatasetContext as InitializeDatasetContext
 from d9d.loop.control.provider import InitializeDatasetResult as InitializeDatasetResult
 from d9d.loop.control.provider import InitializeLRSchedulerContext as InitializeLRSchedulerContext
@@ -45,6 +46,7 @@ from d9d.loop.control.provider import InitializeModelStageResult as InitializeMo
 from d9d.loop.control.provider import InitializeOptimizerContext as InitializeOptimizerContext
 from d9d.loop.control.provider import LRSchedulerProvider as LRSchedulerProvider
 from d9d.loop.control.provider import ModelProvider as ModelProvider
+from d9d.loop.control.provider import ModelSource as ModelSource
 from d9d.loop.control.provider import OptimizerProvider as OptimizerProvider
 from d9d.loop.control.provider import ParallelizeModelStageContext as ParallelizeModelStageContext
 from d9d.loop.control.provider import RegisterModelEventsContext as RegisterModelEventsContext

@@ -1,0 +1,282 @@
+"""Every block of code in the README, in CONTRIBUTING and in the guide is checked as it is printed.
+
+A comment above a block, which readers do not see, says what to do with it:
+
+- `<!-- file: train.py -->`: a complete module. mypy accepts it, with strict settings and d9d's plugin, and it runs.
+- `<!-- wrong: train.py -->`: mypy refuses it, with the output that the page shows after `$ mypy train.py`.
+- `<!-- run in: project -->`: its commands are run, one after the other, in a folder of that kind.
+
+Commands of other blocks are not run: their programs, subcommands, targets and options exist.
+"""
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from documents import ROOT, CodeBlock, code_blocks, guide_pages
+from torch import nn
+from torch.distributed.run import get_args_parser
+
+from d9d import CheckpointingConfig, ReportingConfig, TrainingConfig, TrainingConfigurator, TrainTask
+
+BIN = Path(sys.executable).parent
+BLOCKS = [block for page in guide_pages() for block in code_blocks(page)]
+LANGUAGES = {"console", "python", "toml", "yaml"}
+# A script that the reader has written; it takes no options.
+SCRIPTS_OF_READERS = {"train.py"}
+
+
+def blocks_of(language: str) -> list[CodeBlock]:
+    return [block for block in BLOCKS if block.language == language]
+
+
+def file_of(block: CodeBlock) -> str:
+    """Return the name under which a block of Python is kept; no two blocks share one."""
+    return f"{block.path.stem.lower()}_{block.mark.partition(': ')[2]}"
+
+
+def place_of(block: CodeBlock) -> str:
+    return block.place
+
+
+def test_each_block_has_a_language_and_is_checked() -> None:
+    """A block of another language would be checked by nothing."""
+    fences = sum(page.read_text(encoding="utf-8").count("```") for page in guide_pages())
+
+    assert fences == 2 * len(BLOCKS)
+    assert {block.place: block.language for block in BLOCKS if block.language not in LANGUAGES} == {}
+    assert len(blocks_of("python")) > 10
+    assert len(blocks_of("console")) > 10
+
+
+def test_each_block_of_python_says_what_it_is() -> None:
+    """A complete module, or a wrong one; the names differ, since mypy checks all together."""
+    blocks = blocks_of("python")
+
+    assert [block.place for block in blocks if not re.fullmatch(r"(file|wrong): \w+\.py", block.mark)] == []
+    assert len({file_of(block) for block in blocks}) == len(blocks)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All blocks of Python, each in a file."""
+    folder = tmp_path_factory.mktemp("blocks")
+    for block in blocks_of("python"):
+        (folder / file_of(block)).write_text(block.code, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def errors(folder: Path) -> dict[str, list[str]]:
+    """What mypy reports of each block, in one run with the settings and the cache of the project."""
+    run = subprocess.run(
+        [BIN / "mypy", "--no-error-summary", "--hide-error-context", *sorted(folder.glob("*.py"))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stderr == ""
+    found: dict[str, list[str]] = {}
+    for line in run.stdout.splitlines():
+        path, _, text = line.partition(":")
+        found.setdefault(Path(path).name, []).append(text)
+    return found
+
+
+@pytest.mark.parametrize("block", blocks_of("python"), ids=place_of)
+def test_mypy_says_of_each_block_what_the_page_says(block: CodeBlock, errors: dict[str, list[str]]) -> None:
+    """Nothing, or the very output that is shown."""
+    kind, _, name = block.mark.partition(": ")
+    found = " ".join(f"{name}:{text}" for text in errors.get(file_of(block), []))
+    shown = ""
+    if kind == "wrong":
+        [shown] = [
+            output
+            for other in code_blocks(block.path, "console")
+            for command, output in commands_of(other)
+            if command == ["mypy", name]
+        ]
+        assert shown
+
+    assert found.split() == shown.split()
+
+
+@pytest.mark.parametrize("block", [block for block in blocks_of("python") if "file: " in block.mark], ids=place_of)
+def test_each_complete_block_runs(
+    block: CodeBlock, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script; the one that trains is an example, which has a test of its own."""
+    monkeypatch.chdir(tmp_path)
+    example = ROOT / "examples" / block.mark.removeprefix("file: ")
+    if example.exists():
+        assert block.code == example.read_text(encoding="utf-8")
+    else:
+        runpy.run_path(str(folder / file_of(block)), run_name="__main__")
+
+
+@pytest.mark.parametrize("block", blocks_of("toml"), ids=place_of)
+def test_each_block_of_toml_is_read(block: CodeBlock) -> None:
+    """And has tables."""
+    assert tomllib.loads(block.code)
+
+
+@pytest.mark.parametrize("block", blocks_of("yaml"), ids=place_of)
+def test_each_block_of_yaml_is_read(block: CodeBlock) -> None:
+    """And has keys."""
+    assert isinstance(yaml.safe_load(block.code), dict)
+
+
+def commands_of(block: CodeBlock) -> Iterator[tuple[list[str], str]]:
+    """Yield the commands of a block, each with the output that is shown below it."""
+    assert block.code.startswith("$ "), f"{block.place} does not begin with a command"
+    for part in re.split(r"^\$ ", block.code, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        yield shlex.split(command, comments=True), output
+
+
+@cache
+def help_of(*program: str) -> str:
+    """Return what a program says of its options."""
+    run = subprocess.run([*program, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return run.stdout
+
+
+def verify_options(options: Sequence[str], text: str) -> None:
+    """Require that a program knows all options that it is given."""
+    for option in options:
+        if option.startswith("--"):
+            assert re.search(rf"(?<!\S){re.escape(option.partition('=')[0])}\b", text), f"there is no option {option}"
+
+
+def verify_script(script: str, *arguments: str) -> None:
+    if (ROOT / script).is_file():
+        verify_options(arguments, help_of(sys.executable, script) if arguments else "")
+    else:
+        assert script in SCRIPTS_OF_READERS | {block.mark.partition(": ")[2] for block in blocks_of("python")}
+        assert arguments == ()
+
+
+def verify_make(*arguments: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert {argument for argument in arguments if "=" not in argument} <= targets
+    jobs = [job for argument in arguments if "=" in argument for job in argument.removeprefix("JOBS=").split()]
+    if jobs:
+        listed = subprocess.run([sys.executable, ".ci/matrix.py", "--list"], cwd=ROOT, check=True, capture_output=True)
+        assert set(jobs) <= set(listed.stdout.decode().split())
+
+
+def verify_torchrun(*arguments: str) -> None:
+    options = get_args_parser().parse_args(arguments)
+    verify_script(options.training_script, *options.training_script_args)
+
+
+def verify_pip(*arguments: str) -> None:
+    """The names of packages and extras are checked with the wheel."""
+    assert arguments[0] == "install"
+    verify_options(arguments, help_of(sys.executable, "-m", "pip", "install"))
+
+
+def verify_bin(program: str, *arguments: str) -> None:
+    """Require a command of the environment, its subcommands and its options."""
+    words: list[str] = []
+    for argument in arguments:
+        if re.fullmatch(r"[a-z]+", argument) and re.search(rf"\b{argument}\b", help_of(str(BIN / program), *words)):
+            words.append(argument)
+        else:
+            break
+    assert words or program in {"mypy", "pytest"}
+    verify_options(arguments, help_of(str(BIN / program), *words))
+
+
+VERIFIERS: dict[str, Callable[..., None]] = {
+    "d9d": lambda *arguments: verify_bin("d9d", *arguments),
+    "d9d-catalogue": lambda *arguments: verify_bin("d9d-catalogue", *arguments),
+    ".venv/bin/pytest": lambda *arguments: verify_bin("pytest", *arguments),
+    "make": verify_make,
+    "mypy": verify_script,  # what it says is compared with the page
+    "pip": verify_pip,
+    "python": verify_script,
+    "torchrun": verify_torchrun,
+}
+
+
+@pytest.mark.parametrize("block", [block for block in blocks_of("console") if not block.mark], ids=place_of)
+def test_each_command_exists(block: CodeBlock) -> None:
+    """Programs, files, subcommands, targets and options."""
+    for (program, *arguments), output in commands_of(block):
+        assert not output or program == "mypy", "output is shown only where a test compares it"
+        VERIFIERS[program](*arguments)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the smallest example could have been run."""
+    folder = tmp_path_factory.mktemp("runs")
+    TrainingConfigurator(
+        config=TrainingConfig(
+            total_steps=1,
+            global_batch_size=1,
+            device="cpu",
+            checkpointing=CheckpointingConfig(folder=folder / "runs" / "smallest"),
+            reporting=ReportingConfig(json_lines=None),
+        ),
+        task=MeanTask(),
+        model_provider=Mean(),
+        dataset_provider=[{"inputs": 1.0}],
+    ).configure().train()
+    return folder
+
+
+class Mean(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, inputs: object) -> object:
+        return self.linear.weight.sum() + self.linear.bias.sum()
+
+
+class MeanTask(TrainTask):
+    """Trains a model that returns its loss."""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project without a catalogue, under git."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "pyproject.toml").write_text('[project]\nname = "trial"\nversion = "0.1.0"\n', encoding="utf-8")
+    (folder / "trial").mkdir()
+    (folder / "trial" / "__init__.py").write_text('"""A trial."""\n', encoding="utf-8")
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)  # noqa: S607 -- found as any user's is
+    return folder
+
+
+@pytest.fixture
+def repository() -> Path:
+    """This project."""
+    return ROOT
+
+
+@pytest.mark.parametrize("block", [block for block in blocks_of("console") if block.mark], ids=place_of)
+def test_each_block_that_is_run_succeeds(block: CodeBlock, request: pytest.FixtureRequest) -> None:
+    """One command after the other, in one folder for each kind and page."""
+    kind, _, name = block.mark.partition(": ")
+    assert kind == "run in"
+    folder: Path = request.getfixturevalue(name)
+    for (program, *arguments), output in commands_of(block):
+        assert not output, "output is shown only where a test compares it"
+        run = subprocess.run([BIN / program, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+    if name == "project":
+        git = ["git", "-c", "user.name=trial", "-c", "user.email=trial@example.org"]
+        subprocess.run([*git, "add", "--all"], cwd=folder, check=True)
+        subprocess.run([*git, "commit", "--quiet", "--message", "trial", "--allow-empty"], cwd=folder, check=True)
