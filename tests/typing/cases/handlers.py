@@ -18,7 +18,7 @@ from moments.events.fit import (
     EventStepContext,
 )
 
-from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+from d9d import Event, EventBus, subscribe, subscribe_annotated
 
 
 class DetailedStep:
