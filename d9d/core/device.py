@@ -73,6 +73,26 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def copy_to_host(tensor: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Copy a tensor into new memory on the host, or into that of an earlier copy.
+
+    On a device with streams the copy is queued in the current stream and goes to pinned memory: read it after an event
+    that the stream records afterwards. Elsewhere it is complete when this returns.
+
+    Args:
+        tensor: The tensor.
+        out: An earlier copy of a tensor of the same shape and dtype, which is overwritten.
+
+    Returns:
+        The copy.
+    """
+    is_queued = has_streams(tensor.device)
+    if out is not None:
+        return out.copy_(tensor, non_blocking=is_queued)
+    # torch allocates pinned memory for a copy that does not block.
+    return tensor.to("cpu", non_blocking=is_queued, copy=True)
+
+
 def _default_device() -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:

@@ -7,12 +7,10 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from d9d.core.parallel import unwrapped_name
 from d9d.core.seed import derive_seed
 from d9d.core.settings import ConfigurationError
 from d9d.loop.component.random_state import RandomState
-
-# What wrappers put into the names of modules, so that weights are the same with and without them.
-_WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})
 
 
 def initialize_weights(module: nn.Module, *, device: torch.device, seed: int) -> None:
@@ -43,8 +41,7 @@ def initialize_weights(module: nn.Module, *, device: torch.device, seed: int) ->
         random_state = RandomState(device)
         with random_state.preserved():
             for name, owner in pending:
-                name_unwrapped = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-                random_state.seed(derive_seed(seed, "weights", name_unwrapped))
+                random_state.seed(derive_seed(seed, "weights", unwrapped_name(name)))
                 _initialize(name, owner, device)
     # FSDP takes note here of what its parameters have become.
     module.to(device)

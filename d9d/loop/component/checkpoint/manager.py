@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
-from d9d.core.device import has_streams
+from d9d.core.device import copy_to_host, has_streams
 from d9d.core.stepper import Stepper
 from d9d.core.tensor_tree import map_tensors
 from d9d.loop.component.checkpoint.dcp import SavedState
@@ -120,12 +120,10 @@ class HostSnapshot:
 
 
 def _copied(tensor: torch.Tensor, room: torch.Tensor | None) -> torch.Tensor:
-    non_blocking = has_streams(tensor.device)
     if room is not None and _fits(room, tensor):
-        _local(room).copy_(_local(tensor), non_blocking=non_blocking)
+        copy_to_host(_local(tensor), out=_local(room))
         return room
-    # To the CPU without blocking means into pinned memory; what is on the CPU would not be copied at all.
-    return tensor.clone() if tensor.device.type == "cpu" else tensor.to("cpu", non_blocking=non_blocking)
+    return copy_to_host(tensor)
 
 
 def _fits(room: torch.Tensor, tensor: torch.Tensor) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from d9d.core.parallel import unwrapped_name
 from d9d.loop.component.checkpoint.state_dict import (
     StateError,
     describe_outline,
@@ -153,10 +154,6 @@ def _writers(digests: Collection[Mapping[str, int]], differing: Collection[str],
     return writers
 
 
-# What torch.compile and activation checkpointing put into the names of what they wrap.
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
-
-
 class ModelState(ShardedState):
     """The state of all stages of a model that this process holds, as of one model.
 
@@ -176,7 +173,7 @@ class ModelState(ShardedState):
         state: dict[str, Any] = {}
         for module in self._modules:
             for name, value in module.state_dict().items():
-                _put(state, global_name(name), value)
+                _put(state, unwrapped_name(name), value)
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
@@ -186,7 +183,7 @@ class ModelState(ShardedState):
             state_dict: The state of these stages or more, by name.
         """
         for module in self._modules:
-            module.load_state_dict({name: state_dict[global_name(name)] for name in module.state_dict()})
+            module.load_state_dict({name: state_dict[unwrapped_name(name)] for name in module.state_dict()})
 
     def narrow(self, outline: Any) -> Any:  # noqa: D102 -- inherited
         own = self.state_dict()
@@ -220,7 +217,7 @@ class ModelState(ShardedState):
         for module in self._modules:
             # Unlike named_parameters, this has FSDP put its gathered parameters away first.
             for name, value in module.state_dict(keep_vars=True).items():
-                yield global_name(name), value
+                yield unwrapped_name(name), value
 
 
 def describe_model(modules: Sequence[nn.Module], ranks: Ranks = ALONE) -> dict[str, Any]:
@@ -240,20 +237,6 @@ def describe_model(modules: Sequence[nn.Module], ranks: Ranks = ALONE) -> dict[s
     state = ranks.run_on_all_ranks(lambda: {"model": model.state_dict()})
     _, outline = unite(state, ranks, {f"model/{name}" for name in model.buffer_names()})
     return describe_outline(outline)
-
-
-def global_name(name: str) -> str:
-    """Return the name of a weight without what wraps it.
-
-    Args:
-        name: The name as a module's `state_dict` has it.
-
-    Returns:
-        The name that it would have in the bare model.
-    """
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
 
 
 def _put(state: dict[str, Any], name: str, value: Any) -> None:
