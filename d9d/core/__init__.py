@@ -1,1 +1,1 @@
-"""What everything else rests on: the process, the protocols of its parts, the steps, the seeds."""
+"""The foundations of the loops: processes and devices, protocols, steps, seeds and metrics."""

@@ -11,14 +11,13 @@ from d9d.core.settings import ConfigurationError
 def accelerator_module(device: torch.device) -> ModuleType | None:
     """Return torch's module for an accelerator, such as `torch.cuda`.
 
-    What torch can do on a type of device differs, and shows in what its module has: look there for a function instead
-    of comparing names of types.
+    Ask whether the module has a function, instead of comparing device types, to find out what a device supports.
 
     Args:
         device: Any device; this machine need not have it.
 
     Returns:
-        The module; `None` for the CPU, and for the meta device, which computes nothing.
+        The module; `None` for the CPU and the meta device.
 
     Raises:
         RuntimeError: If torch does not know this type of device.
@@ -27,9 +26,9 @@ def accelerator_module(device: torch.device) -> ModuleType | None:
 
 
 def has_streams(device: torch.device) -> bool:
-    """Return whether work on a device is queued on streams, which run while the host does something else.
+    """Return whether work on a device is queued on streams, asynchronously to the host.
 
-    Only there are copies from and to the host asynchronous, and only from and to pinned memory.
+    Copies between such a device and the host are asynchronous if the host memory is pinned.
 
     Args:
         device: Any device; this machine need not have it.
@@ -52,32 +51,11 @@ def has_own_generator(device: torch.device) -> bool:
     return hasattr(accelerator_module(device), "get_rng_state")
 
 
-def choose_device(name: str | None) -> torch.device:
-    """Choose the device that a process runs on, and make it the current one.
-
-    Args:
-        name: A device, such as `cpu` or `cuda:1`, or a type of devices; by default the accelerator where there is one,
-            and the CPU elsewhere. Where several processes share a machine, each takes the device of its own index.
-
-    Returns:
-        The device, with its index where it is an accelerator.
-
-    Raises:
-        RuntimeError: If this machine has no such device.
-        ConfigurationError: If several processes of a machine would share a device.
-    """
-    device = _default_device() if name is None else _checked_device(name)
-    if device.type == str(torch.accelerator.current_accelerator()):
-        # Whatever names no index, such as a stream or a random number generator, means this one.
-        torch.accelerator.set_device_index(device)
-    return device
-
-
 def copy_to_host(tensor: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Copy a tensor into new memory on the host, or into that of an earlier copy.
+    """Copy a tensor to the host, into new memory or into an earlier copy.
 
-    On a device with streams the copy is queued in the current stream and goes to pinned memory: read it after an event
-    that the stream records afterwards. Elsewhere it is complete when this returns.
+    On a device with streams the copy is queued on the current stream and goes to pinned memory: record an event on the
+    stream, and wait for it before reading the copy. Elsewhere the copy is complete when this returns.
 
     Args:
         tensor: The tensor.
@@ -93,11 +71,30 @@ def copy_to_host(tensor: torch.Tensor, out: torch.Tensor | None = None) -> torch
     return tensor.to("cpu", non_blocking=is_queued, copy=True)
 
 
+def choose_device(name: str | None) -> torch.device:
+    """Choose the device of this process, and make it the current one.
+
+    Args:
+        name: A device, such as `cpu` or `cuda:1`, or a type of device, such as `cuda`; by default the accelerator if
+            there is one, else the CPU. If a machine runs several processes, each uses the device of its local rank.
+
+    Returns:
+        The device, with an index if it is an accelerator.
+
+    Raises:
+        RuntimeError: If this machine does not have the device.
+        ConfigurationError: If several processes of this machine would share a device.
+    """
+    device = _default_device() if name is None else _checked_device(name)
+    if device.type == str(torch.accelerator.current_accelerator()):
+        # Streams and generators that are made without an index use the current device.
+        torch.accelerator.set_device_index(device)
+    return device
+
+
 def _default_device() -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    return _own_device(accelerator.type)
+    return torch.device("cpu") if accelerator is None else _own_device(accelerator.type)
 
 
 def _checked_device(name: str) -> torch.device:
@@ -105,27 +102,28 @@ def _checked_device(name: str) -> torch.device:
         device = torch.empty(0, device=name).device
     except Exception as error:
         raise RuntimeError(f"device={name!r} cannot be used on this machine: {error}") from error
-    if device.type != str(torch.accelerator.current_accelerator()) or _num_local_processes() == 1:
+    num_processes = _num_local_processes()
+    if device.type != str(torch.accelerator.current_accelerator()) or num_processes == 1:
         return device
     if ":" in name:
         raise ConfigurationError(
-            f"device={name!r} is one device, and {_num_local_processes()} processes run on this machine: set "
-            f"device={device.type!r}, and each takes its own"
+            f"device={name!r} is a single device, and {num_processes} processes run on this machine: set "
+            f"device={device.type!r}, and each process uses the device of its local rank"
         )
     return _own_device(device.type)
 
 
-def _own_device(kind: str) -> torch.device:
-    """Return the device of this kind that belongs to this process alone."""
-    if _num_local_processes() == 1:
-        return torch.device(kind, torch.accelerator.current_device_index())
-    index, num_devices = int(os.environ.get("LOCAL_RANK", "0")), torch.accelerator.device_count()
-    if num_devices < _num_local_processes():
+def _own_device(device_type: str) -> torch.device:
+    """Return the device of this type that no other process uses."""
+    num_processes, num_devices = _num_local_processes(), torch.accelerator.device_count()
+    if num_processes == 1:
+        return torch.device(device_type, torch.accelerator.current_device_index())
+    if num_devices < num_processes:
         raise ConfigurationError(
-            f"{_num_local_processes()} processes run on this machine, which has {num_devices} {kind} devices: start "
-            f"`torchrun --nproc-per-node {num_devices}` at most"
+            f"{num_processes} processes run on this machine, which has {num_devices} {device_type} devices: start at "
+            f"most that many (`torchrun --nproc-per-node {num_devices}`)"
         )
-    return torch.device(kind, index)
+    return torch.device(device_type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def _num_local_processes() -> int:

@@ -1,4 +1,4 @@
-"""How the processes of a job are laid out: the dimensions along which they divide the work."""
+"""The mesh: the dimensions along which the processes of a job divide the work."""
 
 import math
 from typing import Literal, Self, TypeAlias
@@ -8,34 +8,34 @@ from pydantic import PositiveInt, model_validator
 from d9d.core.settings import ConfigurationError, Settings
 
 MeshName: TypeAlias = Literal["dense", "batch", "expert", "loss"]
-"""The views of a job's processes; `DeviceMeshParameters.shape_of` says what each is for."""
+"""The meshes of a job; `DeviceMeshParameters.shape_of` describes each."""
 
 
 class DeviceMeshParameters(Settings):
     """How many processes divide the work along each dimension.
 
-    Their product, that of `expert_parallel` aside, is the number of processes. Neighbours along the last dimension,
-    `tensor_parallel`, have neighbouring ranks, so that those who speak most are on one machine.
+    The product of all dimensions except `expert_parallel` is the number of processes. Neighbours along the last
+    dimension, `tensor_parallel`, have consecutive ranks, so that those who communicate most are on one machine.
     """
 
     pipeline_parallel: PositiveInt = 1
-    """How many processes hold successive stages of the model."""
+    """Over how many processes the layers of the model are divided."""
 
     data_parallel_replicate: PositiveInt = 1
-    """How many times the model is held whole, each time with samples of its own."""
+    """How many copies of the model there are, each with its own samples."""
 
     data_parallel_shard: PositiveInt = 1
-    """How many processes share one copy of the model, each with samples of its own."""
+    """Over how many processes each copy of the model is sharded, each process with its own samples."""
 
     context_parallel: PositiveInt = 1
-    """How many processes divide each sequence. They have the same samples, and share the copy of the model as well."""
+    """Over how many processes each sequence is divided. They have the same samples, and shard the model as well."""
 
     tensor_parallel: PositiveInt = 1
-    """How many processes divide each matrix. They have the same samples."""
+    """Over how many processes each matrix is divided. They have the same samples."""
 
     expert_parallel: PositiveInt = 1
-    """How many processes divide the experts of a layer; a divisor of the product of `data_parallel_replicate`,
-    `data_parallel_shard` and `context_parallel`, on whose processes the experts lie."""
+    """Over how many processes the experts of a layer are divided. It must divide the product of
+    `data_parallel_replicate`, `data_parallel_shard` and `context_parallel`, whose processes hold the experts."""
 
     @model_validator(mode="after")
     def _experts_divide(self) -> Self:
@@ -50,24 +50,24 @@ class DeviceMeshParameters(Settings):
 
     @property
     def world_size(self) -> int:
-        """How many processes this takes."""
+        """How many processes the mesh needs."""
         return math.prod(self.shape_of("batch").values())
 
     @property
     def data_parallel_size(self) -> int:
-        """How many parts a global batch is divided into."""
+        """Over how many processes a global batch is divided."""
         return self.data_parallel_replicate * self.data_parallel_shard
 
     def shape_of(self, name: MeshName) -> dict[str, int]:
-        """Return one view of all processes.
+        """Return the dimensions of a mesh. Each mesh has all processes.
 
         Args:
-            name: `dense` is for parameters, and its `data_parallel_shard` reaches over `context_parallel` as well.
-                `batch` tells who has which samples. `expert` is for the parameters of experts. `loss` is for sums over
-                all that count samples or tokens: over everything but `tensor_parallel`, whose processes have the same.
+            name: `dense` is for parameters; its `data_parallel_shard` includes `context_parallel`. `batch` is for
+                samples. `expert` is for the parameters of experts. `loss` is for sums over samples or tokens: its
+                dimension `loss` has all processes except those of `tensor_parallel`, which count the same tokens.
 
         Returns:
-            The size of each dimension, by its name, the slowest first.
+            The size of each dimension by name, the outermost first.
         """
         match name:
             case "dense":
@@ -89,13 +89,13 @@ class DeviceMeshParameters(Settings):
         return {"pipeline_parallel": self.pipeline_parallel, **inner, "tensor_parallel": self.tensor_parallel}
 
     def require_world_size(self, num_started: int) -> None:
-        """Refuse another number of processes than the mesh is for.
+        """Check the number of processes.
 
         Args:
             num_started: How many processes run the job.
 
         Raises:
-            ConfigurationError: If it is another, with what would work.
+            ConfigurationError: If the mesh needs another number; the error says which settings would fit.
         """
         if num_started == self.world_size:
             return

@@ -10,79 +10,79 @@ __all__ = ["MaxMetric", "Metric", "MetricValue", "Reduction", "SumMetric", "Weig
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
-    """Return the widest floating-point format of a device, in which counts are exact and sums do not drift.
+    """Return the widest floating-point dtype of a device, so that counts stay exact and sums do not drift.
 
     Args:
         device: Where the sum is kept.
 
     Returns:
-        64 bits wherever the device has them; Apple's has 32, with which counts are exact up to 2^24.
+        `float64`, or `float32` on `mps`, which has no wider one; counts are exact up to 2^24 there.
     """
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def to_accumulate(number: torch.Tensor | float, total: torch.Tensor) -> torch.Tensor:
-    """Bring numbers into the format and onto the device of what they are added to, without waiting for the device.
+    """Convert numbers to the dtype and device of a sum, without synchronising with the device.
 
     Args:
-        number: A tensor of any shape, or a number of the host.
-        total: What they are added to.
+        number: A tensor of any shape, or a Python number.
+        total: The sum that they will be added to.
 
     Returns:
-        The numbers, outside of any graph of gradients.
+        The numbers, detached from the autograd graph.
     """
     if isinstance(number, torch.Tensor):
         return number.detach().to(total.device, total.dtype)
-    # Filling takes the number along with the kernel; copying it from the host would wait.
+    # `full` passes the number as a kernel argument. `as_tensor` would copy it from the host, and synchronise.
     return torch.full((), number, dtype=total.dtype, device=total.device)
 
 
 Reduction: TypeAlias = Literal["sum", "max", "min"]
-"""How the shares of all processes become one, element by element."""
+"""How the values of all processes are reduced to one, element by element."""
 
 MetricValue: TypeAlias = float | Mapping[str, float] | None
-"""One number, several by their names, or `None` where nothing was counted."""
+"""One number, several by name, or `None` if nothing was counted."""
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """A number, or several, gathered over steps and processes, and reported every few steps.
+    """A number, or several, accumulated over steps and processes and reported every few steps.
 
-    Whoever has a metric updates it, on the device and without waiting for it; how is between the two. The loop asks for
-    its share, resets it at once, and computes the value some steps later, when the shares of all processes have come
-    together. No more than one flat tensor a process is exchanged.
+    The task that owns a metric updates it, on the device and without synchronising; the protocol does not say how. The
+    loop takes the share of this process, resets the metric at once, and computes the value some steps later, when the
+    shares of all processes have been reduced. Each process contributes one flat tensor.
     """
 
     @property
     def reduction(self) -> Reduction:
-        """How the shares of all processes become one."""
+        """How the shares of all processes are reduced to one."""
 
     def share(self) -> torch.Tensor:
-        """Return what this process has gathered since the last reset, without waiting for the device.
+        """Return what this process has accumulated since the last reset, without synchronising with the device.
 
         Returns:
-            A tensor `[number]` on the device, of one size at all times and on all processes; the loop copies it. After
-            a reset it changes nothing about what others have gathered: zeros for a sum, for instance, since some
-            processes of a pipeline gather nothing.
+            A tensor `[number]` on the device, always of the same size on all processes; the loop copies it. After a
+            reset it must be the neutral element of the reduction, such as zeros for a sum, because in a pipeline some
+            processes accumulate nothing.
         """
 
     def compute(self, reduced: torch.Tensor, /) -> MetricValue:
         """Compute the value.
 
         Args:
-            reduced: The shares of all processes, reduced: `[number]` on the host, in the widest floating-point format
-                of the device.
+            reduced: The reduced shares of all processes: `[number]` on the host, in the widest floating-point dtype of
+                the device.
 
         Returns:
-            The value; `None` if there is none.
+            The value; `None` if nothing was counted.
         """
 
     def reset(self) -> None:
-        """Begin anew, without waiting for the device."""
+        """Start over, without synchronising with the device."""
 
 
 class MaxMetric:
-    """Keeps the largest of something, such as the length of a text, over all steps and processes since the last report.
+    """The largest value, such as the longest sequence, over all steps and processes since the last report.
 
     Args:
         device: Where it is kept.
@@ -94,7 +94,7 @@ class MaxMetric:
         self._largest = torch.full((1,), -math.inf, dtype=accumulation_dtype(device), device=device)
 
     def update(self, value: torch.Tensor | float) -> None:
-        """Look at values.
+        """Take values into account.
 
         Args:
             value: A number, or a tensor of any shape.
@@ -114,7 +114,7 @@ class MaxMetric:
 
 
 class SumMetric:
-    """Counts something, such as tokens, over all steps and processes since the last report.
+    """A sum, such as the number of tokens, over all steps and processes since the last report.
 
     Args:
         device: Where the sum is kept.
@@ -129,7 +129,7 @@ class SumMetric:
         """Add to the sum.
 
         Args:
-            value: A number, or a tensor of any shape, all elements of which are added.
+            value: A number, or a tensor of any shape, whose elements are all added.
         """
         self._total += to_accumulate(value, self._total).sum()
 
@@ -144,9 +144,9 @@ class SumMetric:
 
 
 class WeightedMeanMetric:
-    """Averages something, such as the accuracy over tokens, over all steps and processes since the last report.
+    """A weighted mean, such as the accuracy over tokens, over all steps and processes since the last report.
 
-    With values `v_i` and weights `w_i`, wherever they were counted, it is `sum(w_i * v_i) / sum(w_i)`.
+    With values `v_i` and weights `w_i` from all of them, it is `sum(w_i * v_i) / sum(w_i)`.
 
     Args:
         device: Where the sums are kept.
@@ -158,12 +158,12 @@ class WeightedMeanMetric:
         self._sums = torch.zeros(2, dtype=accumulation_dtype(device), device=device)
 
     def update(self, value: torch.Tensor | float, weight: torch.Tensor | float = 1.0) -> None:
-        """Count values.
+        """Take values into account.
 
         Args:
-            value: A number, or a tensor of any shape, each element of which counts.
-            weight: How much each counts, in a shape that can be broadcast with that of the values. What has no weight
-                counts for nothing, even if it is NaN, as a mean over no token is.
+            value: A number, or a tensor of any shape.
+            weight: The weight of each value, in a shape that can be broadcast with that of the values. A value of
+                weight zero is ignored even if it is NaN, like a mean over no tokens.
         """
         values, weights = to_accumulate(value, self._sums), to_accumulate(weight, self._sums)
         weighted = torch.where(weights == 0, 0.0, values) * weights

@@ -1,4 +1,4 @@
-"""Common ways to spread a model over the processes of a job; torch's own functions work as well."""
+"""Common ways to parallelise a model over the processes of a job. torch's own functions work as well."""
 
 from collections.abc import Iterable
 from typing import TypeAlias
@@ -16,7 +16,7 @@ __all__ = ["shard_data_parallel", "shard_experts"]
 
 
 Blocks: TypeAlias = type[nn.Module] | Iterable[nn.Module | type[nn.Module]]
-"""Which modules of a model: their class, or several of these, or they themselves."""
+"""A selection of the modules of a model: a class, or several classes and modules."""
 
 
 def shard_data_parallel(
@@ -26,33 +26,32 @@ def shard_data_parallel(
     blocks: Blocks = (),
     mixed_precision: MixedPrecisionPolicy | None = None,
 ) -> None:
-    """Apply torch's FSDP2 to a model, in place, as the mesh of the job has it.
+    """Apply torch's FSDP2 to a model, in place, along the data-parallel dimensions of the mesh.
 
-    Parameters are divided over `data_parallel_shard`, which reaches over `context_parallel` as well, and copied over
-    `data_parallel_replicate`. With both this is HSDP; with copies alone, what DistributedDataParallel does. Where both
-    are 1 nothing is done, unless `mixed_precision` asks for it: then numbers are rounded as with many processes.
+    Parameters are sharded over `data_parallel_shard`, which includes `context_parallel` here, and replicated over
+    `data_parallel_replicate`. With both this is HSDP; with replicas alone it is what DistributedDataParallel does. If
+    both are 1 this does nothing, unless `mixed_precision` is set: then values are rounded as with many processes.
 
-    Call it after what divides matrices (`parallelize_module`) and experts (`shard_experts`).
+    Call it after `parallelize_module` (tensor parallelism) and `shard_experts`.
 
     Args:
-        module: The model, or a stage of one.
-        dist_context: Has the mesh.
-        blocks: Which of its modules are gathered, used and freed one after the other; all else is gathered at once.
-            Their class or classes, or they themselves, such as an `nn.ModuleList`.
-        mixed_precision: In which number formats the model computes, and adds gradients; by default in that of the
-            parameters.
+        module: The model, or a stage of it.
+        dist_context: Holds the mesh.
+        blocks: The modules whose parameters are gathered and freed one block at a time, such as an `nn.ModuleList`, or
+            their class or classes. All other parameters are gathered together.
+        mixed_precision: The dtypes for computation and for reducing gradients; by default that of the parameters.
     """
     mesh = _mesh(dist_context)
     if mesh is None and mixed_precision is None:
         return
     mesh = mesh or dist_context.mesh_for("dense")["data_parallel_shard"]
     policy = mixed_precision or MixedPrecisionPolicy()
-    # A shard of experts is in no other process, and nothing is to be exchanged.
-    whole = {parameter for parameter in module.parameters() if _is_expert(parameter)}
-    # Inner modules first and the model itself last: what a module has by then belongs to its own group.
+    # `shard_experts` takes care of these.
+    experts = {parameter for parameter in module.parameters() if _is_expert(parameter)}
+    # Inner modules first: fully_shard takes the parameters of a module that are in no group yet.
     for block in reversed(_select(module, blocks)):
-        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=whole)
-    fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=whole)
+        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=experts)
+    fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=experts)
 
 
 def _mesh(dist_context: DistributedContext) -> DeviceMesh | None:
@@ -78,21 +77,20 @@ def shard_experts(
 ) -> None:
     """Divide the experts of a layer over `expert_parallel`, in place.
 
-    Each process then has successive experts: while `experts` runs, its parameters are DTensors, and their `to_local()`
-    is those of this process. To bring it the tokens that are theirs is up to the layer. The processes of
-    `expert_replicate`, which have the same experts and other tokens, share them as FSDP2 does. Where `expert_parallel`
-    is 1 nothing is done: the experts are then parameters like any other.
+    Each process gets consecutive experts: the parameters become DTensors, whose `to_local()` are the experts of this
+    process. The layer must send each token to the process of its experts. The processes of `expert_replicate`, which
+    have the same experts and other tokens, shard them with FSDP2. If `expert_parallel` is 1 this does nothing, and the
+    experts are parameters like any other.
 
-    Call it before `shard_data_parallel`, on the same process group and with the same `mixed_precision`.
+    Call it before `shard_data_parallel`, with the same `mixed_precision`.
 
     Args:
-        experts: A module with nothing but stacked parameters, `[experts, ...]`.
-        dist_context: Has the mesh.
-        mixed_precision: In which number formats the experts compute, and add gradients; by default in that of the
-            parameters.
+        experts: A module whose parameters are all stacked, `[experts, ...]`.
+        dist_context: Holds the mesh.
+        mixed_precision: The dtypes for computation and for reducing gradients; by default that of the parameters.
 
     Raises:
-        ConfigurationError: If the experts do not divide.
+        ConfigurationError: If the number of experts is not divisible by `expert_parallel`.
     """
     sizes = dist_context.mesh_parameters.shape_of("expert")
     if sizes["expert_parallel"] == 1:
@@ -100,37 +98,38 @@ def shard_experts(
     for owner_name, owner in experts.named_modules():
         for name, parameter in list(owner.named_parameters(recurse=False)):
             path = f"{owner_name}.{name}" if owner_name else name
-            setattr(owner, name, _divide(path, parameter, dist_context))
+            setattr(owner, name, _shard_expert(path, parameter, dist_context))
     if sizes["expert_replicate"] > 1 or mixed_precision is not None:
         mesh = dist_context.mesh_for("expert")["expert_replicate"]
         fully_shard(experts, mesh=mesh, mp_policy=mixed_precision or MixedPrecisionPolicy())
 
 
-def _divide(name: str, parameter: nn.Parameter, dist_context: DistributedContext) -> nn.Parameter:
+def _shard_expert(name: str, parameter: nn.Parameter, dist_context: DistributedContext) -> nn.Parameter:
     num_processes = dist_context.mesh_parameters.expert_parallel
     num_experts = parameter.shape[0] if parameter.ndim else 0
     if num_experts == 0 or num_experts % num_processes:
         fitting = [str(number) for number in range(1, num_experts + 1) if num_experts % number == 0]
         raise ConfigurationError(
-            f"expert_parallel={num_processes} does not divide {name}, a parameter of shape {list(parameter.shape)} "
-            f"whose first dimension is that of the experts: use {' or '.join(fitting) or 'stacked parameters'}"
+            f"expert_parallel={num_processes} does not divide the first dimension of {name}, a parameter of shape "
+            f"{list(parameter.shape)}, which must be that of the experts: use "
+            f"{' or '.join(fitting) or 'stacked parameters'}"
         )
     mesh = dist_context.mesh_for("expert")["expert_parallel"]
-    # All processes have the same full weights, or none yet: nothing need be sent.
+    # All processes have the same full weights, or have them on the meta device: nothing has to be sent.
     part = distribute_tensor(parameter.detach(), mesh, [Shard(0)], src_data_rank=None)
     return nn.Parameter(part, requires_grad=parameter.requires_grad)
 
 
 def is_replicated_by_ddp(module: nn.Module) -> bool:
-    """Return whether the composable `replicate` was applied to a module in the form that is built on DDP.
+    """Return whether torch's composable `replicate` was applied to a module, in the version that is built on DDP.
 
     Args:
-        module: The module itself; its children are not looked at.
+        module: The module itself; its children are not examined.
 
     Returns:
-        False for the newer form of `replicate`, which is built on FSDP.
+        False for the newer version of `replicate`, which is built on FSDP.
     """
-    # Torch has no public way to ask which composable functions were applied to a module.
+    # torch has no public function that returns which composable functions were applied to a module.
     return "replicate" in (_get_registry(module) or {}) and not isinstance(module, FSDPModule)
 
 

@@ -1,4 +1,4 @@
-"""The stages of a pipeline, and the schedules in which they run."""
+"""The stages of a pipeline, and the schedules that run them."""
 
 import dataclasses
 from typing import Literal, TypeAlias
@@ -10,11 +10,11 @@ __all__ = ["SCHEDULES", "ScheduleName", "ScheduleTraits", "StagePosition"]
 
 @dataclasses.dataclass(frozen=True)
 class StagePosition:
-    """One of the successive stages that a model is cut into; without a pipeline there is one, the whole model.
+    """The position of a stage in the pipeline. Without a pipeline there is one stage, the whole model.
 
     Attributes:
-        index: Which stage this is, from 0.
-        num_stages: How many there are.
+        index: The index of the stage.
+        num_stages: How many stages the pipeline has.
     """
 
     index: int = 0
@@ -22,7 +22,7 @@ class StagePosition:
 
     @property
     def is_first(self) -> bool:
-        """Whether the inputs of the model come to this stage."""
+        """Whether this stage receives the inputs of the model."""
         return self.index == 0
 
     @property
@@ -31,7 +31,7 @@ class StagePosition:
         return self.index == self.num_stages - 1
 
     def layers(self, num_layers: int) -> range:
-        """Divide layers evenly; where they do not divide, the first stages have one more.
+        """Divide the layers of a model evenly among the stages. If they do not divide, the first stages get one more.
 
         Args:
             num_layers: How many layers the whole model has.
@@ -44,9 +44,9 @@ class StagePosition:
         """
         if num_layers < self.num_stages:
             raise ConfigurationError(
-                f"the pipeline has {self.num_stages} stages (mesh.pipeline_parallel times the stages of each process, "
-                f"pipeline.num_stages_per_process), and the model has {num_layers} layers to divide among them: use "
-                f"at most {num_layers} stages, or at least {self.num_stages} layers"
+                f"the pipeline has {self.num_stages} stages (mesh.pipeline_parallel × pipeline.num_stages_per_process) "
+                f"and the model only {num_layers} layers to divide among them: use at most {num_layers} stages, or at "
+                f"least {self.num_stages} layers"
             )
         size, num_larger = divmod(num_layers, self.num_stages)
         start = self.index * size + min(self.index, num_larger)
@@ -54,20 +54,21 @@ class StagePosition:
 
 
 ScheduleName: TypeAlias = Literal["gpipe", "1f1b", "interleaved_1f1b", "interleaved_zero_bubble", "zbv", "dualpipev"]
-"""The orders of forward and backward passes."""
+"""The names of the pipeline schedules."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleTraits:
-    """One schedule.
+    """The properties of a schedule.
 
     Attributes:
         class_name: Its class in `torch.distributed.pipelining`.
-        num_stages_per_process: How many stages each process holds; `None` leaves the choice, of two or more.
-        is_v_shaped: Whether the stages go down the processes and up again; otherwise they go round.
-        splits_backward: Whether gradients of weights are computed apart from those of activations.
-        num_micro_batches_per_process: How many micro-batches it takes at least, for each process of the pipeline.
-        deals_rounds: Whether micro-batches go in rounds of one for each process, all rounds being of one size.
+        num_stages_per_process: How many stages each process holds; `None` leaves the choice of two or more to the user.
+        is_v_shaped: Whether stages are assigned to the processes in order and then back in reverse order, as in a V;
+            otherwise they are assigned round-robin.
+        splits_backward: Whether the gradients of weights are computed separately from those of activations.
+        num_micro_batches_per_process: The smallest number of micro-batches, per process of the pipeline.
+        has_equal_rounds: Whether the micro-batches are processed in rounds that must all have the same size.
     """
 
     class_name: str
@@ -75,18 +76,18 @@ class ScheduleTraits:
     is_v_shaped: bool = False
     splits_backward: bool = False
     num_micro_batches_per_process: int = 0
-    deals_rounds: bool = False
+    has_equal_rounds: bool = False
 
     def stages_of(self, *, process: int, num_processes: int, num_stages_per_process: int) -> list[StagePosition]:
         """Return the stages that a process holds.
 
         Args:
-            process: Its place in the pipeline, from 0.
+            process: The position of the process in the pipeline.
             num_processes: How many processes the pipeline has.
             num_stages_per_process: How many stages each of them holds.
 
         Returns:
-            The stages, in the order of the pipeline.
+            The stages, in pipeline order.
         """
         num_stages = num_processes * num_stages_per_process
         if self.is_v_shaped:
@@ -96,32 +97,29 @@ class ScheduleTraits:
         return [StagePosition(index, num_stages) for index in indices]
 
     def accepts(self, num_micro_batches: int, num_processes: int) -> bool:
-        """Say whether a step of so many micro-batches can be scheduled.
+        """Return whether the schedule can run a number of micro-batches per step.
 
         Args:
-            num_micro_batches: How many micro-batches each process has in a step.
+            num_micro_batches: How many micro-batches a step has.
             num_processes: How many processes the pipeline has.
-
-        Returns:
-            Whether it can.
         """
         if num_micro_batches < max(1, self.num_micro_batches_per_process * num_processes):
             return False
         num_rounds = max(1, num_micro_batches // num_processes)
-        return not self.deals_rounds or num_micro_batches % num_rounds == 0
+        return not self.has_equal_rounds or num_micro_batches % num_rounds == 0
 
 
 SCHEDULES: dict[ScheduleName, ScheduleTraits] = {
     "gpipe": ScheduleTraits(class_name="ScheduleGPipe"),
     "1f1b": ScheduleTraits(class_name="Schedule1F1B", num_micro_batches_per_process=1),
     "interleaved_1f1b": ScheduleTraits(
-        class_name="ScheduleInterleaved1F1B", num_stages_per_process=None, deals_rounds=True
+        class_name="ScheduleInterleaved1F1B", num_stages_per_process=None, has_equal_rounds=True
     ),
     "interleaved_zero_bubble": ScheduleTraits(
         class_name="ScheduleInterleavedZeroBubble",
         num_stages_per_process=None,
         splits_backward=True,
-        deals_rounds=True,
+        has_equal_rounds=True,
     ),
     "zbv": ScheduleTraits(
         class_name="ScheduleZBVZeroBubble", num_stages_per_process=2, is_v_shaped=True, splits_backward=True

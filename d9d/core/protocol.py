@@ -7,13 +7,13 @@ __all__ = ["LRSchedulerProtocol", "OptimizerProtocol", "Stateful"]
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Anything whose state can be taken, and given back to go on from there."""
+    """An object whose state can be saved and restored."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state: tensors, numbers, strings, booleans and `None`, in dicts, lists and tuples."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
-        """Go on from what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
 
 
 class OptimizerProtocol(Stateful, Protocol):
@@ -23,7 +23,7 @@ class OptimizerProtocol(Stateful, Protocol):
         """Update the parameters from their gradients."""
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Reset the gradients."""
 
 
 class LRSchedulerProtocol(Stateful, Protocol):

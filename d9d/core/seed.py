@@ -1,16 +1,16 @@
-"""Seeds that are pure functions of what they are for. Standard library only."""
+"""Seeds for independent random streams. Standard library only."""
 
 import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Derive the seed of a random stream from what names the stream.
+    """Derive the seed of a random stream from the name of the stream.
 
-    Streams of neighbouring names are unrelated, which sums such as `seed + epoch` are not: there, epoch 1 of seed 0
-    would be epoch 0 of seed 1.
+    Different names give unrelated seeds. Sums such as `seed + epoch` do not: epoch 1 of seed 0 would be epoch 0 of
+    seed 1.
 
     Args:
-        *parts: What names the stream, such as a run's seed, a purpose and an index.
+        *parts: The name of the stream, such as the seed of the run, a purpose and an index.
 
     Returns:
         A number of 63 bits, the same on every machine.

@@ -1,4 +1,4 @@
-"""The base class of all settings, and the error for settings that cannot work."""
+"""The base class of all settings, and the error for settings that do not work."""
 
 import difflib
 from typing import Any
@@ -7,11 +7,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class ConfigurationError(ValueError):
-    """Settings that cannot work together, or not with the data or the processes, found before the model is built."""
+    """Settings that do not work together, or not with the data, the model or the processes of the job."""
 
 
 class Settings(BaseModel):
-    """A group of settings: checked whole, unchanging, and aware of their fields."""
+    """A group of settings. It is immutable, and refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""Which step this is, of how many, and what is due in it. Standard library only."""
+"""The stepper, which counts the steps of a loop. Standard library only."""
 
 from typing import Any
 
@@ -8,25 +8,25 @@ class Stepper:
 
     Args:
         total_steps: How many steps the loop has.
-        current_step: The index, from 0, of the step that runs first.
+        current_step: The index of the step to start from.
 
     Raises:
-        ValueError: If there is no step at all, or the first one lies outside of the loop.
+        ValueError: If `total_steps` is less than 1, or `current_step` is not between 0 and `total_steps`.
     """
 
     __slots__ = ("_current_step", "_total_steps")
 
     def __init__(self, total_steps: int, current_step: int = 0) -> None:
         if total_steps < 1:
-            raise ValueError(f"total_steps must be at least 1, and is {total_steps}")
+            raise ValueError(f"total_steps must be at least 1, but is {total_steps}")
         if not 0 <= current_step <= total_steps:
-            raise ValueError(f"current_step must lie between 0 and total_steps={total_steps}, and is {current_step}")
+            raise ValueError(f"current_step must be between 0 and total_steps={total_steps}, but is {current_step}")
         self._total_steps = total_steps
         self._current_step = current_step
 
     @property
     def current_step(self) -> int:
-        """The index, from 0, of the step that runs; equal to `total_steps` once the loop has ended."""
+        """The index of the current step, from 0; equal to `total_steps` when the loop has finished."""
         return self._current_step
 
     @property
@@ -36,57 +36,57 @@ class Stepper:
 
     @property
     def is_last(self) -> bool:
-        """Whether the step that runs is the last one."""
+        """Whether the current step is the last one."""
         return self._current_step == self._total_steps - 1
 
     @property
     def is_finished(self) -> bool:
-        """Whether no step is left to run."""
+        """Whether all steps are complete."""
         return self._current_step == self._total_steps
 
     def is_due(self, period_steps: int | None) -> bool:
-        """Say whether something that happens periodically happens in the step that runs.
+        """Return whether something periodic is due in the current step.
 
         Args:
-            period_steps: The period, in steps; `None` means never.
+            period_steps: The period in steps; `None` means never.
 
         Returns:
             True in each step that completes a period, and in the last step of the loop.
 
         Raises:
-            ValueError: If the period is shorter than one step.
+            ValueError: If the period is less than one step.
         """
         if period_steps is None:
             return False
         if period_steps < 1:
-            raise ValueError(f"period_steps must be at least 1, or None for never, and is {period_steps}")
+            raise ValueError(f"period_steps must be at least 1, or None for never, but is {period_steps}")
         return self.is_last or (self._current_step + 1) % period_steps == 0
 
     def advance(self) -> None:
-        """Go on to the next step.
+        """Complete the current step.
 
         Raises:
-            RuntimeError: If the last step has been completed already.
+            RuntimeError: If all steps are complete already.
         """
         if self.is_finished:
-            raise RuntimeError(f"all {self._total_steps} steps are complete, and none is left to advance to")
+            raise RuntimeError(f"cannot advance: all {self._total_steps} steps are complete")
         self._current_step += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps.
+        """Return the state for a checkpoint.
 
         Returns:
-            The index of the step that runs next.
+            The index of the current step.
         """
         return {"current_step": self._current_step}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Go on from where a checkpoint was taken.
+        """Restore the state from a checkpoint.
 
         Args:
             state_dict: What `state_dict` returned.
 
         Raises:
-            ValueError: If the step lies outside of this loop.
+            ValueError: If this loop has fewer steps.
         """
         self._current_step = Stepper(self._total_steps, state_dict["current_step"]).current_step

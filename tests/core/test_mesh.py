@@ -1,4 +1,4 @@
-"""A mesh says how the processes of a job divide the work."""
+"""A mesh describes how the processes of a job divide the work."""
 
 import datetime as dt
 import logging
@@ -19,8 +19,8 @@ SIZES = st.tuples(*[st.integers(1, 4)] * 5)
 
 
 @given(SIZES, st.data())
-def test_each_view_has_all_processes(sizes: tuple[int, ...], data: st.DataObject) -> None:
-    """Views regroup the processes; none is left out."""
+def test_each_mesh_has_all_processes(sizes: tuple[int, ...], data: st.DataObject) -> None:
+    """Whatever its dimensions are."""
     pipeline, replicate, shard, context, tensor = sizes
     num_with_experts = replicate * shard * context
     parameters = DeviceMeshParameters(
@@ -36,20 +36,20 @@ def test_each_view_has_all_processes(sizes: tuple[int, ...], data: st.DataObject
         assert math.prod(parameters.shape_of(name).values()) == math.prod(sizes)
 
 
-def test_experts_must_divide_their_processes() -> None:
-    """The error says which numbers do."""
+def test_expert_parallel_must_divide_the_number_of_processes() -> None:
+    """The error lists the numbers that do."""
     with pytest.raises(ValidationError, match=r"expert_parallel=4 does not divide the 6 processes .* 1, 2, 3, 6"):
         DeviceMeshParameters(data_parallel_replicate=2, data_parallel_shard=3, expert_parallel=4)
 
 
 def test_a_misspelt_dimension_is_refused() -> None:
-    """With the one that was meant."""
+    """The error suggests the right one."""
     with pytest.raises(ValidationError, match="did you mean 'tensor_parallel'"):
         DeviceMeshParameters.model_validate({"tensor_paralel": 2})
 
 
 def test_a_mesh_for_another_number_of_processes_is_refused() -> None:
-    """With what was started, and each number that would work."""
+    """The error lists each setting that would fit."""
     with pytest.raises(ConfigurationError) as raised:
         DeviceMeshParameters(data_parallel_shard=2, tensor_parallel=3).require_world_size(12)
 
@@ -60,28 +60,28 @@ def test_a_mesh_for_another_number_of_processes_is_refused() -> None:
     )
 
 
-def test_a_script_that_is_started_without_its_launcher_is_told_so() -> None:
-    """A mesh of several processes needs torchrun."""
+def test_a_mesh_without_a_launcher_is_refused() -> None:
+    """The error names torchrun."""
     with pytest.raises(ConfigurationError, match=r"for 2 processes .* and one process was started: start 2 .*torchrun"):
         DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_shard=2))
 
 
 def layout(parameters: DeviceMeshParameters) -> tuple[int, int, int, list[int]]:
-    """Return where a process stands: its rank, its share of the data, its place, and those it adds losses with."""
+    """Return the rank of this process, its share of the data, its pipeline rank, and the ranks of its loss group."""
     context = DistributedContext.start("cpu", parameters)
     peers = distributed.get_process_group_ranks(context.mesh_for("loss").get_group("loss"))
     return context.rank, context.data_parallel_rank, context.pipeline_rank, peers
 
 
-def test_each_process_knows_its_place() -> None:
-    """Neighbours along the tensor dimension are neighbours in rank, and have the same samples."""
+def test_each_process_has_its_coordinates() -> None:
+    """Neighbours along the tensor dimension have consecutive ranks and the same samples."""
     places = run_on_ranks(4, layout, DeviceMeshParameters(data_parallel_shard=2, tensor_parallel=2))
 
     assert places == [(0, 0, 0, [0, 2]), (1, 0, 0, [1, 3]), (2, 1, 0, [0, 2]), (3, 1, 0, [1, 3])]
 
 
-def test_a_process_alone_has_meshes_when_it_asks_for_them() -> None:
-    """All of them of one process; before, there is no process group."""
+def test_a_single_process_creates_meshes_on_demand() -> None:
+    """Until then there is no process group."""
     assert run_on_ranks(1, sizes_alone) == [(1, 1, 1, 1)]
 
 
@@ -95,20 +95,20 @@ def sizes_alone() -> tuple[int, ...]:
 
 
 def order_of_entry() -> float:
-    """Return when this process was in the context."""
+    """Return the time at which this process was in the context."""
     context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_replicate=2))
     with context.main_process_first():
         return dt.datetime.now(tz=dt.UTC).timestamp()
 
 
-def test_the_main_process_goes_first() -> None:
-    """The others follow when it is through."""
+def test_main_process_first_runs_the_main_process_first() -> None:
+    """The others wait for it."""
     first, second = run_on_ranks(2, order_of_entry)
 
     assert first < second
 
 
-def wait_for_nobody() -> str:
+def reduce_alone() -> str:
     context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_replicate=2))
     context.set_timeout(dt.timedelta(milliseconds=200))
     group = context.mesh_for("batch").get_group("data_parallel")
@@ -121,13 +121,13 @@ def wait_for_nobody() -> str:
     return message
 
 
-def test_a_timeout_bounds_what_follows() -> None:
-    """In each group, not in that of all processes alone."""
-    assert "imed out" in run_on_ranks(2, wait_for_nobody)[0]
+def test_a_timeout_applies_to_later_operations() -> None:
+    """In every group, not only in that of all processes."""
+    assert "imed out" in run_on_ranks(2, reduce_alone)[0]
 
 
 def test_a_logger_names_the_rank(caplog: pytest.LogCaptureFixture) -> None:
-    """Where there are several."""
+    """If there are several processes."""
     several = DistributedContext(device=torch.device("cpu"), rank=3, world_size=8)
     with caplog.at_level(logging.INFO):
         several.logger("job").info("hello")

@@ -1,4 +1,4 @@
-"""A metric gathers a number over steps and processes."""
+"""A metric accumulates a number over steps and processes."""
 
 import functools
 import math
@@ -13,18 +13,18 @@ from d9d.core.metric import MaxMetric, Metric, MetricValue, SumMetric, WeightedM
 
 CPU = torch.device("cpu")
 COMBINE: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"sum": torch.add, "max": torch.maximum}
-# Halves of small whole numbers, whose sums are exact in any order.
+# Halves of small integers, whose sums are exact in any order.
 VALUES = st.lists(st.integers(-(2**20), 2**20).map(lambda number: number / 2))
 
 
 def combined(metrics: Sequence[Metric]) -> MetricValue:
-    """Compute the value over metrics of several processes."""
+    """Compute the value from the metrics of several processes."""
     shares = [metric.share() for metric in metrics]
     return metrics[0].compute(functools.reduce(COMBINE[metrics[0].reduction], shares))
 
 
 @given(st.lists(VALUES, min_size=1, max_size=4))
-def test_a_sum_is_that_of_all_processes(parts: list[list[float]]) -> None:
+def test_a_sum_includes_all_processes(parts: list[list[float]]) -> None:
     """However the values are divided among them."""
     metrics = [SumMetric(CPU) for _ in parts]
     for metric, values in zip(metrics, parts, strict=True):
@@ -34,8 +34,8 @@ def test_a_sum_is_that_of_all_processes(parts: list[list[float]]) -> None:
 
 
 @given(st.lists(VALUES, min_size=1, max_size=4))
-def test_a_weighted_mean_is_that_of_all_processes(parts: list[list[float]]) -> None:
-    """Each value counts by its weight, here by its magnitude, and a process that has none changes nothing."""
+def test_a_weighted_mean_includes_all_processes(parts: list[list[float]]) -> None:
+    """Each value has a weight, here its magnitude; a process without values changes nothing."""
     metrics = [WeightedMeanMetric(CPU) for _ in parts]
     for metric, values in zip(metrics, parts, strict=True):
         metric.update(torch.tensor(values), torch.tensor(values).abs())
@@ -47,8 +47,8 @@ def test_a_weighted_mean_is_that_of_all_processes(parts: list[list[float]]) -> N
 
 
 @given(st.lists(VALUES, min_size=1, max_size=4))
-def test_a_maximum_is_that_of_all_processes(parts: list[list[float]]) -> None:
-    """A process that has seen nothing changes nothing."""
+def test_a_maximum_includes_all_processes(parts: list[list[float]]) -> None:
+    """A process without values changes nothing."""
     metrics = [MaxMetric(CPU) for _ in parts]
     for metric, values in zip(metrics, parts, strict=True):
         metric.update(torch.tensor(values))
@@ -56,8 +56,8 @@ def test_a_maximum_is_that_of_all_processes(parts: list[list[float]]) -> None:
     assert combined(metrics) == max((value for values in parts for value in values), default=None)
 
 
-def test_numbers_of_the_host_count_as_tensors_do() -> None:
-    """Integers, booleans and numbers of few bits as well."""
+def test_python_numbers_and_tensors_of_any_dtype_are_accepted() -> None:
+    """Integers, booleans and bfloat16, for example."""
     total, mean, largest = SumMetric(CPU), WeightedMeanMetric(CPU), MaxMetric(CPU)
     for value in (1, torch.tensor([True, False, True]), torch.tensor(2.5, dtype=torch.bfloat16)):
         total.update(value)
@@ -70,8 +70,8 @@ def test_numbers_of_the_host_count_as_tensors_do() -> None:
     assert combined([mean]) == (3.0 + 2.5) / 4.0
 
 
-def test_a_value_without_weight_counts_for_nothing() -> None:
-    """Not even if it is NaN, as the mean over no token is."""
+def test_a_value_of_weight_zero_is_ignored() -> None:
+    """Even if it is NaN, like the mean over no tokens."""
     mean = WeightedMeanMetric(CPU)
     mean.update(math.nan, 0.0)
 
@@ -80,8 +80,8 @@ def test_a_value_without_weight_counts_for_nothing() -> None:
     assert combined([mean]) == 7.0
 
 
-def test_a_value_that_is_not_finite_is_told() -> None:
-    """What has weight counts as it is."""
+def test_a_nan_with_a_weight_is_reported() -> None:
+    """It is not silently dropped."""
     mean = WeightedMeanMetric(CPU)
     mean.update(torch.tensor([math.nan, 7.0]))
     value = combined([mean])
@@ -91,7 +91,7 @@ def test_a_value_that_is_not_finite_is_told() -> None:
 
 
 def test_counts_do_not_drift() -> None:
-    """In 32 bits, one more than 2^24 is 2^24."""
+    """In float32, 2^24 + 1 is 2^24."""
     total = SumMetric(CPU)
     total.update(2.0**24)
     for _ in range(3):
@@ -101,8 +101,8 @@ def test_counts_do_not_drift() -> None:
 
 
 @pytest.mark.parametrize("kind", [SumMetric, WeightedMeanMetric, MaxMetric])
-def test_a_reset_begins_anew(kind: type[SumMetric | WeightedMeanMetric | MaxMetric]) -> None:
-    """As if it had just been made."""
+def test_a_reset_metric_equals_a_new_one(kind: type[SumMetric | WeightedMeanMetric | MaxMetric]) -> None:
+    """Its share is the same."""
     metric, fresh = kind(CPU), kind(CPU)
     metric.update(3.0)
     metric.reset()
@@ -111,8 +111,10 @@ def test_a_reset_begins_anew(kind: type[SumMetric | WeightedMeanMetric | MaxMetr
 
 
 @pytest.mark.parametrize("kind", [SumMetric, WeightedMeanMetric, MaxMetric])
-def test_metrics_keep_no_graph_and_work_in_inference(kind: type[SumMetric | WeightedMeanMetric | MaxMetric]) -> None:
-    """They may be updated in both, and between."""
+def test_metrics_keep_no_graph_and_work_in_inference_mode(
+    kind: type[SumMetric | WeightedMeanMetric | MaxMetric],
+) -> None:
+    """They may be updated inside and outside of it."""
     metric = kind(CPU)
     metric.update(torch.ones(2, requires_grad=True) * 2)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Seeds are derived from what they are for."""
+"""A seed is derived from the name of its random stream."""
 
 import pytest
 from hypothesis import given
@@ -10,14 +10,14 @@ parts = st.lists(st.integers() | st.text(), max_size=4)
 
 
 @given(parts, parts)
-def test_streams_of_two_names_have_two_seeds(first: list[int | str], second: list[int | str]) -> None:
-    """And one name has one."""
+def test_different_names_have_different_seeds(first: list[int | str], second: list[int | str]) -> None:
+    """Equal names have equal seeds."""
     assert (derive_seed(*first) == derive_seed(*second)) == (first == second)
 
 
 @given(parts)
 def test_a_seed_has_63_bits(names: list[int | str]) -> None:
-    """Every generator takes it, signed or not."""
+    """So every generator accepts it, signed or not."""
     assert 0 <= derive_seed(*names) < 2**63
 
 
@@ -38,5 +38,5 @@ def test_neighbouring_streams_are_unrelated() -> None:
     ],
 )
 def test_seeds_are_the_same_on_every_machine(names: tuple[int | str, ...], expected: int) -> None:
-    """A checkpoint of today is resumed with them tomorrow."""
+    """A checkpoint can be resumed anywhere, and by later versions."""
     assert derive_seed(*names) == expected
