@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 MAX_LENGTH: Final = 1000  # far below what the interpreter's recursion limit allows
 
@@ -118,6 +118,17 @@ class Annotation:
     names: tuple[Name, ...]
     _tree: ast.expr
 
+    def evaluate(self, look_up: Callable[[str], Any]) -> Any:
+        """Return what the expression evaluates to.
+
+        Args:
+            look_up: Returns the object that a dotted name stands for.
+
+        Raises:
+            TypeError: Python refuses it, such as arguments of a class that takes none.
+        """
+        return _evaluate(self._tree, look_up)
+
     def write(self, spell: Callable[[str], str]) -> str:
         """Return the expression in the formatter's style.
 
@@ -227,6 +238,22 @@ def _dotted(node: ast.expr, text: str) -> str:
             return f"{_dotted(value, text)}.{attribute}"
         case _:
             raise _unexpected(node, text)
+
+
+def _evaluate(node: ast.expr, look_up: Callable[[str], Any]) -> Any:
+    match node:
+        case ast.Name() | ast.Attribute():
+            return look_up(_dotted(node, ""))
+        case ast.Subscript(value=value, slice=argument):
+            return _evaluate(value, look_up)[_evaluate(argument, look_up)]
+        case ast.BinOp(left=left, right=right):
+            return _evaluate(left, look_up) | _evaluate(right, look_up)
+        case ast.Tuple(elts=elements):
+            return tuple(_evaluate(element, look_up) for element in elements)
+        case ast.List(elts=elements):
+            return [_evaluate(element, look_up) for element in elements]
+        case _:
+            return ast.literal_eval(node)
 
 
 def _write(node: ast.expr, spell: Callable[[str], str]) -> str:

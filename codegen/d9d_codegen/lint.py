@@ -173,6 +173,7 @@ RULES: Final[dict[str, Callable[[Catalogue], Iterator[Violation]]]] = {
     "unknown-replacement": deprecation.unknown_replacement,
     "unknown-type": types.unknown_type,
     "unreachable-phase": order.unreachable_phase,
+    "unusable-type": types.unusable_type,
     "unused-context": references.unused_context,
 }
 

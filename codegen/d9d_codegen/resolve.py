@@ -3,23 +3,25 @@
 import ast
 import importlib
 import json
+import operator
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from d9d_codegen.diagnostic import closest
 from d9d_codegen.expression import split
 
 SOURCES: Final = (".pyi", ".py")
-_INITS: Final = tuple(f"{os.sep}__init__{suffix}" for suffix in SOURCES)
+SPECIAL: Final = ("ClassVar", "InitVar", "KW_ONLY")  # what a dataclass does not take for the type of a field
+_BINARIES: Final = (*EXTENSION_SUFFIXES, ".pyc")
 
 
 class Location(NamedTuple):
@@ -27,33 +29,51 @@ class Location(NamedTuple):
 
     Attributes:
         folders: Where its submodules are, if it is a package.
-        file: Its source or stub, if it has one.
-        is_opaque: Whether its names cannot be read, as in an extension module.
+        file: What its names are read from: its source, or the stub of a module without source.
+        is_native: Whether it has no source, as an extension module: its names are those of its stub, if it has one.
+        stub: A stub of names that it may not have when it is imported.
     """
 
     folders: tuple[str, ...] = ()
     file: str | None = None
-    is_opaque: bool = False
+    is_native: bool = False
+    stub: str | None = None
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether its names cannot be read."""
+        return self.is_native and self.file is None
 
 
-def find_in(name: str, folders: Iterable[str], *, is_stub: bool = False) -> Location | None:
-    """Look for a module in folders as Python does, except that stubs come first."""
+def find_in(name: str, folders: Iterable[str]) -> Location | None:
+    """Look for a module in folders, as Python does."""
     spaces: list[str] = []
+    stub = None
     for folder in folders:
-        base = folder if is_stub else f"{folder}{os.sep}{name}"
-        if os.path.isdir(base):  # noqa: PTH112 -- strings are several times as fast as Path
-            for init in _INITS:
-                if os.path.isfile(base + init):  # noqa: PTH113 -- the same
-                    return Location((base,), base + init)
-            if any(os.path.isfile(f"{base}{os.sep}__init__{suffix}") for suffix in EXTENSION_SUFFIXES):  # noqa: PTH113
-                return Location((base,), is_opaque=True)
-            spaces.append(base)
-        for suffix in () if is_stub else SOURCES:
-            if os.path.isfile(base + suffix):  # noqa: PTH113 -- the same
-                return Location((), base + suffix)
-        if any(os.path.isfile(base + suffix) for suffix in (*EXTENSION_SUFFIXES, ".pyc")):  # noqa: PTH113 -- the same
-            return Location(is_opaque=True)
-    return Location(tuple(spaces)) if spaces else None
+        base = f"{folder}{os.sep}{name}"
+        init = f"{base}{os.sep}__init__"
+        is_folder = _is_folder(base)
+        stubs = (f"{base}.pyi", f"{init}.pyi") if is_folder else (f"{base}.pyi",)
+        found = next((file for file in stubs if _is_file(file)), None)
+        if is_folder and _is_file(f"{init}.py"):
+            return Location((base,), f"{init}.py")
+        if is_folder and any(_is_file(init + suffix) for suffix in _BINARIES):
+            return Location((base,), found, is_native=True)
+        if any(_is_file(base + suffix) for suffix in _BINARIES):
+            return Location((base,) if is_folder else (), found, is_native=True)
+        if _is_file(f"{base}.py"):
+            return Location((), f"{base}.py")
+        spaces += [base] if is_folder else []
+        stub = stub or found
+    return Location(tuple(spaces), stub=stub) if spaces or stub else None
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 -- strings are several times as fast as Path
+
+
+def _is_file(path: str) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 -- as above
 
 
 def find_through_hooks(name: str) -> Location | None:
@@ -67,8 +87,8 @@ def find_through_hooks(name: str) -> Location | None:
     if spec is None:
         return None
     folders = tuple(spec.submodule_search_locations or ())
-    is_source = spec.origin is not None and spec.origin.endswith(SOURCES) and os.path.isfile(spec.origin)  # noqa: PTH113
-    return Location(folders, spec.origin) if is_source else Location(folders, is_opaque=True)
+    is_source = spec.origin is not None and spec.origin.endswith(".py") and _is_file(spec.origin)
+    return Location(folders, spec.origin) if is_source else Location(folders, is_native=True)
 
 
 def listing(folder: str) -> Iterator[str]:
@@ -90,7 +110,9 @@ def read_module(file: str) -> str:
 
 _STAR: Final = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]+\*", re.MULTILINE)
 _IMPORT: Final = r"^from[ \t]+([\w.]+)[ \t]+import[ \t]+(?:\([^)]*?|[^(#\n]*?)\b{name}\b(?![ \t]+as[ \t]+(?!{name}\b))"
-_DEFINITION: Final = r"^(?:class|def|async[ \t]+def)[ \t]+{name}\b|^{name}[ \t]*(?::|=(?!=))"
+_DEFINITION: Final = r"^(?:class|def|async[ \t]+def)[ \t]+{name}\b|^{name}[ \t]*(?::[^=\n]*)?=(?!=)"
+_STUB_DEFINITION: Final = r"^(?:class|def|async[ \t]+def)[ \t]+{name}\b|^{name}[ \t]*(?::|=(?!=))"
+_DELETION: Final = re.compile(r"^[ \t]*del\b[^\n(]*(?:\([^)]*\))?[^\n]*", re.MULTILINE)
 _PATCH: Final = r"^{name}\.[\w.]+[ \t]*=|\bsetattr\({name}\b"  # attributes that are set outside the class body
 
 
@@ -101,14 +123,20 @@ class Names:
     Attributes:
         defined: What its source defines, or imports as a module.
         imported: What it imports from elsewhere: by name, the module and the name there.
+        aliases: What is only another name for something: by name, the dotted expression that is assigned to it.
+        deleted: The names that a `del` takes away again.
         stars: The modules from which it imports all names.
         is_open: Whether it may have names that its source does not show.
+        is_stub: Whether they are those of a stub, where an annotation alone defines a name.
     """
 
     defined: set[str] = field(default_factory=set)
     imported: dict[str, tuple[str, str]] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
     stars: list[str] = field(default_factory=list)
     is_open: bool = False
+    is_stub: bool = False
 
 
 class ModuleText:
@@ -117,11 +145,13 @@ class ModuleText:
     Args:
         text: Its source or stub.
         package: The package that its relative imports start from.
+        is_stub: Whether it is a stub.
     """
 
-    def __init__(self, text: str, package: str) -> None:
+    def __init__(self, text: str, package: str, *, is_stub: bool = False) -> None:
         self._text = text
         self._package = package
+        self._is_stub = is_stub
 
     def glimpse(self, name: str) -> tuple[str, str] | bool:
         """Look for a name with regular expressions, since parsing a large module takes long.
@@ -134,7 +164,8 @@ class ModuleText:
         if f"\nclass {name}(" in self._text or f"\nclass {name}:" in self._text:
             return True
         escaped = re.escape(name)
-        if re.search(_DEFINITION.format(name=escaped), self._text, re.MULTILINE):
+        definition = _STUB_DEFINITION if self._is_stub else _DEFINITION
+        if re.search(definition.format(name=escaped), self._text, re.MULTILINE):
             return True
         found = re.search(_IMPORT.format(name=escaped), self._text, re.MULTILINE)
         return (_absolute(found[1], self._package), name) if found else False
@@ -142,7 +173,15 @@ class ModuleText:
     @cached_property
     def stars(self) -> list[str]:
         """The modules from which all names seem to be imported."""
-        return [_absolute(module, self._package) for module in _STAR.findall(self._text)]
+        found = list(_STAR.finditer(self._text))
+        if "TYPE_CHECKING" in self._text and any(match[0][0].isspace() for match in found):
+            return self.names.stars
+        return [_absolute(match[1], self._package) for match in found]
+
+    def may_delete(self, name: str) -> bool:
+        """Return whether a `del` seems to take a name away again."""
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        return any(word.search(statement) for statement in _DELETION.findall(self._text))
 
     @cached_property
     def _tree(self) -> ast.Module | None:
@@ -156,13 +195,29 @@ class ModuleText:
     @cached_property
     def names(self) -> Names:
         """All names of the module; open where the text does not parse."""
-        return Names(is_open=True) if self._tree is None else _names_in(self._tree.body, self._package)
+        if self._tree is None:
+            return Names(is_open=True)
+        return _names_in(self._tree.body, self._package, is_stub=self._is_stub)
+
+    @cached_property
+    def names_for_checkers(self) -> set[str]:
+        """The names that only a type checker sees, and those of branches for other Pythons and systems."""
+        found = Names()
+        for node in ast.walk(self._tree) if self._tree else ():
+            if isinstance(node, ast.If) and _truth(node.test) is not None:
+                for statement in _statements(node.orelse if _truth(node.test) else node.body):
+                    _read(statement, found, self._package)
+        return found.defined | found.imported.keys()
 
     def class_body(self, name: str) -> "ClassBody | None":
         """Return the class that the text defines under a name; None where it defines none, or several."""
         found = _class_in(self._tree.body, name) if self._tree else None
         is_patched = re.search(_PATCH.format(name=re.escape(name)), self._text, re.MULTILINE)
         return replace(found, is_open=True) if found and is_patched else found
+
+    def mentions_any_of(self, names: Iterable[str]) -> bool:
+        """Return whether any of some words appears in the text."""
+        return any(name in self._text for name in names)
 
     def mentions(self, name: str) -> bool:
         """Return whether a word appears anywhere in the text."""
@@ -198,8 +253,12 @@ def _class_in(body: list[ast.stmt], name: str) -> ClassBody | None:
     return ClassBody(names.defined | names.imported.keys(), is_open, node.body)
 
 
-def _names_in(body: list[ast.stmt], package: str) -> Names:
-    names = Names()
+def _all_of(text: ModuleText) -> set[str]:
+    return text.names.defined | text.names.imported.keys()
+
+
+def _names_in(body: list[ast.stmt], package: str, *, is_stub: bool = False) -> Names:
+    names = Names(is_stub=is_stub)
     for statement in _statements(body):
         _read(statement, names, package)
     return names
@@ -217,14 +276,40 @@ def _absolute(module: str, package: str) -> str:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements that run when a module is imported, from every branch."""
+    """Yield the statements that may run when a module is imported, from every branch that is not for others."""
     for statement in body:
         yield statement
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(statement, ast.If):
+            truth = _truth(statement.test)
+            inner = [*(statement.body if truth is not False else []), *(statement.orelse if truth is not True else [])]
+            yield from (child for child in _statements(inner) if truth is not None or not isinstance(child, ast.Delete))
+            continue
         for block in ("body", "orelse", "finalbody"):
-            if not isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                yield from _statements(getattr(statement, block, []))
+            yield from _statements(getattr(statement, block, []))
         for handler in getattr(statement, "handlers", []):
             yield from _statements(handler.body)
+
+
+def _truth(test: ast.expr) -> bool | None:
+    """Return whether a condition holds when this Python imports the module, if that is known."""
+    truth: bool | None = None
+    match test:
+        case ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"):
+            truth = False
+        case ast.Constant(value=value):
+            truth = bool(value)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            inner = _truth(operand)
+            truth = None if inner is None else not inner
+        case ast.BoolOp(op=ast.And() | ast.Or() as op, values=values):
+            decisive = isinstance(op, ast.Or)
+            truth = decisive if any(_truth(value) is decisive for value in values) else None
+        case ast.Compare(left=ast.Attribute(attr="version_info"), ops=[order], comparators=[ast.Tuple() as version]):
+            with suppress(ValueError, TypeError, KeyError):
+                truth = _ORDERS[type(order)](tuple(sys.version_info), ast.literal_eval(version))
+    return truth
 
 
 def _read(statement: ast.stmt, names: Names, package: str) -> None:
@@ -232,32 +317,62 @@ def _read(statement: ast.stmt, names: Names, package: str) -> None:
         case ast.FunctionDef(name="__getattr__"):
             names.is_open = True
         case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-            names.defined.add(name)
-        case ast.Import(names=aliases):
-            names.defined |= {alias.asname or alias.name.partition(".")[0] for alias in aliases}
-        case ast.ImportFrom(module=module, names=aliases, level=level):
-            _import(_absolute("." * level + (module or ""), package), aliases, names)
-        case ast.Assign(targets=targets):
+            _define(name, names)
+        case ast.Import() | ast.ImportFrom():
+            _import(statement, names, package)
+        case ast.Assign(targets=targets, value=value):
             _assign(targets, names)
+            if isinstance(targets[0], ast.Name) and isinstance(value, ast.Name | ast.Attribute):
+                names.aliases[targets[0].id] = ast.unparse(value)
+        case ast.AnnAssign(value=None) if not names.is_stub:
+            return  # it binds nothing
         case ast.AnnAssign(target=target) | ast.AugAssign(target=target) | ast.For(target=target):
             _assign([target], names)
+        case ast.Delete(targets=targets):
+            _delete(targets, names)
         case ast.Expr(value=ast.Call()) if "globals()" in ast.unparse(statement):
             names.is_open = True
 
 
-def _import(source: str, aliases: list[ast.alias], names: Names) -> None:
-    for alias in aliases:
-        if alias.name == "*":
+def _define(name: str, names: Names) -> None:
+    names.imported.pop(name, None)
+    names.aliases.pop(name, None)
+    names.deleted.discard(name)
+    names.defined.add(name)
+
+
+def _delete(targets: list[ast.expr], names: Names) -> None:
+    for target in targets:
+        match target:
+            case ast.Name(id=name):
+                _define(name, names)
+                names.defined.discard(name)
+                names.deleted.add(name)
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                _delete(elements, names)
+
+
+def _import(statement: ast.Import | ast.ImportFrom, names: Names, package: str) -> None:
+    for alias in statement.names:
+        name = alias.asname or alias.name
+        if isinstance(statement, ast.Import):
+            name = alias.asname or alias.name.partition(".")[0]
+            _define(name, names)
+            names.aliases[name] = alias.name if alias.asname else name
+            continue
+        source = _absolute("." * statement.level + (statement.module or ""), package)
+        if name == "*":
             names.stars.append(source)
         else:
-            names.imported[alias.asname or alias.name] = (source, alias.name)
+            names.deleted.discard(name)
+            names.imported[name] = (source, alias.name)
 
 
 def _assign(targets: list[ast.expr], names: Names) -> None:
     for target in targets:
         match target:
             case ast.Name(id=name):
-                names.defined.add(name)
+                _define(name, names)
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
                 _assign(elements, names)
             case ast.Subscript(value=ast.Call(func=ast.Name(id="globals" | "vars"))):
@@ -266,6 +381,14 @@ def _assign(targets: list[ast.expr], names: Names) -> None:
                 names.is_open = True
 
 
+_ORDERS: Final[dict[type[ast.cmpop], Callable[[Any, Any], bool]]] = {
+    ast.Eq: operator.eq,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+}
+_MAX_HOPS: Final = 20  # a longer chain of aliases is a cycle
 _CLOSE: Final = 0.8  # stricter than for other names: an open module may have any name
 
 
@@ -278,6 +401,7 @@ class Unresolved(NamedTuple):
         module: The module that it should be in; empty for a top-level module.
         is_module: Whether it should be a module itself.
         meant: The existing name that was most likely meant.
+        why: Why it does not exist when the module is imported although its source or stub mentions it.
     """
 
     part: str
@@ -285,6 +409,7 @@ class Unresolved(NamedTuple):
     module: str
     is_module: bool
     meant: str | None
+    why: str = ""
 
 
 class Resolver:
@@ -368,30 +493,83 @@ class Resolver:
         if module not in self._public:
             names = {known for known in self._names(module, set()) if not known.startswith("_")}
             self._public[module] = sorted(names | self._below(module))
-        meant = closest(name, self._public[module])
-        return Unresolved(name, len(module) + 1, module, is_module=False, meant=meant)
+        why = self._why(module, name)
+        meant = None if why else closest(name, self._public[module])
+        return Unresolved(name, len(module) + 1, module, is_module=False, meant=meant, why=why)
+
+    def _why(self, module: str, name: str) -> str:
+        """Return why a name that somebody can see does not exist when a module is imported."""
+        text, location = self._text(module), self.find(module)
+        if text and name in text.names.deleted:
+            return "the module deletes it"
+        if text and name in text.names.imported:
+            return self._why(*text.names.imported[name])
+        if text and name in text.names_for_checkers:
+            return "only type checkers see it"
+        stub = (location.stub or f"{(location.file or '').removesuffix('.py')}.pyi") if location else ""
+        if _is_file(stub) and name in _all_of(ModuleText(read_module(stub), module, is_stub=True)):
+            return "only the stub has it"
+        return ""
+
+    def origin(self, path: str) -> object:
+        """Return the standard-library object that a path stands for, by whatever names; None where it is none."""
+        for _ in range(_MAX_HOPS):
+            module, _, name = path.rpartition(".")
+            live = self._standard(module)
+            if live is not None:
+                return getattr(live, name, None)
+            text = self._text(module)
+            if text is None:
+                return None
+            following = self._following(module, text, name)
+            if following is None:
+                return None
+            path = following
+        return None
+
+    def _following(self, module: str, text: ModuleText, name: str) -> str | None:
+        """Return the path that a name of a module is only another name for."""
+        if not text.mentions_any_of(SPECIAL):  # a large module need not be parsed
+            found = text.glimpse(name)
+            return ".".join(found) if isinstance(found, tuple) else None
+        names = text.names
+        if name in names.imported:
+            return ".".join(names.imported[name])
+        first, dot, rest = names.aliases.get(name, "").partition(".")
+        if first in names.imported:
+            return ".".join(names.imported[first]) + dot + rest
+        if first:
+            return names.aliases.get(first, f"{module}.{first}") + dot + rest
+        return next((f"{star}.{name}" for star in names.stars if self._reads(star, name, set())), None)
 
     def _standard(self, module: str) -> object | None:
         """Return a standard-library module if it is loaded, or written in C, so that importing it is harmless."""
         if module.partition(".")[0] not in sys.stdlib_module_names:
             return None
         found = None if module in sys.modules else self.find(module)
-        if module in sys.builtin_module_names or (found and found.is_opaque):
+        if module in sys.builtin_module_names or (found and found.is_native):
             with suppress(ImportError):
                 importlib.import_module(module)
         return sys.modules.get(module)
 
     def _find_top(self, name: str) -> Location | None:
-        found = find_in(name, [f"{folder}{os.sep}{name}-stubs" for folder in self.folders], is_stub=True)
-        source = find_in(name, self.folders)
-        if found and source:
-            return Location((*found.folders, *source.folders), found.file)
-        return found or source or find_through_hooks(name)
+        source = find_in(name, self.folders) or find_through_hooks(name)
+        stubs = next((each for folder in self.folders if _is_folder(each := f"{folder}{os.sep}{name}-stubs")), None)
+        if stubs is None or (source and source.file):
+            return source._replace(stub=f"{stubs}{os.sep}__init__.pyi") if source and stubs else source
+        if source is None or not source.is_native:
+            return Location(source.folders if source else (), stub=f"{stubs}{os.sep}__init__.pyi")
+        return Location((*source.folders, stubs), f"{stubs}{os.sep}__init__.pyi", is_native=True)
 
     def _find_within(self, above: str, name: str) -> Location | None:
         package = self.find(above)
         found = find_in(name, package.folders) if package else None
-        return found or (Location(is_opaque=True) if package and package.is_opaque else None)
+        if package and package.is_native and (found is None or found.stub):  # an extension may have modules inside
+            return Location(found.folders, found.stub, is_native=True) if found else self._inside(package)
+        return found
+
+    def _inside(self, package: Location) -> Location | None:
+        return Location(is_native=True) if package.is_opaque else None
 
     def _text(self, module: str) -> ModuleText | None:
         if module not in self._texts:
@@ -400,7 +578,8 @@ class Resolver:
             if found and found.file:
                 is_package = os.path.basename(found.file).startswith("__init__.")  # noqa: PTH119 -- a quick look
                 package = module if is_package else module.rpartition(".")[0]
-                self._texts[module] = ModuleText(read_module(found.file), package)
+                is_stub = found.file.endswith(".pyi")
+                self._texts[module] = ModuleText(read_module(found.file), package, is_stub=is_stub)
         return self._texts[module]
 
     def _glimpses(self, module: str, name: str, seen: set[str]) -> bool:
@@ -409,7 +588,7 @@ class Resolver:
         if live is not None:
             return hasattr(live, name)
         text = self._text(module)
-        if module in seen or text is None:
+        if module in seen or text is None or text.may_delete(name):
             return False
         seen.add(module)
         match text.glimpse(name):
@@ -431,6 +610,8 @@ class Resolver:
             return False
         seen.add((module, name))
         names = text.names
+        if name in names.deleted:
+            return False
         if name in names.imported:
             source, original = names.imported[name]
             return self._reads(source, original, seen) or self.find(source) is None or self._is_module(source, original)
@@ -478,9 +659,7 @@ class Resolver:
         return {name for name in names | standard if name.isidentifier() and not name.startswith("_")}
 
 
-_GROUP: Final = (
-    "[d9d.catalogues]"  # the entry points by which an installed project names the packages of its catalogues
-)
+_GROUP: Final = "[d9d.catalogues]"  # of entry points: the packages of the catalogues of an installed project
 _OWN: Final = "d9d.loop.event.catalogue"
 
 

@@ -28,14 +28,30 @@ MODULES = {
         "try:\n    import json as fast\nexcept ImportError:\n    fast = None\n"
         "Moved, Other = int, str\nraise SystemExit('this module was executed')\n"
     ),
-    "shop_types/stubbed.py": "class Old: ...\n",
+    "shop_types/stubbed.py": "class Old: ...\n\n\nNoted: type\n",
     "shop_types/stubbed.pyi": "class New: ...\n",
+    "shop_types/only_stub.pyi": "class Only: ...\n",
+    "shop_types/deleted.py": (
+        "from .inner import *\nfrom .inner import Hidden\n\n\nclass Gone: ...\n\n\nclass Back: ...\n\n\n"
+        "for Loop in (): ...\n\ndel Gone, (\n    Hidden\n)\ndel Shown, Back, Loop\nBack = int\n"
+    ),
+    "shop_types/again.py": "from .deleted import Gone, Back\n",
+    "shop_types/versions.py": (
+        "import sys\nfrom typing import TYPE_CHECKING\n\n"
+        "if sys.version_info < (3, 8):\n    class Ancient: ...\nelse:\n    class Modern: ...\n"
+        "if sys.platform == 'win32':\n    class Somewhere: ...\n"
+        "if not TYPE_CHECKING:\n    class Live: ...\n"
+        "if TYPE_CHECKING or not sys:\n    class Perhaps: ...\n"
+        "if TYPE_CHECKING:\n    from .nested import *\n"
+    ),
     "shop_types/lazy.py": 'def __getattr__(name): return {"Made": int}[name]\n\n\nclass Makers: ...\n',
     "shop_types/broken.py": "class (\n",
     "shop_types/odd.py": 'PATTERN = "\\d"\n\n\nclass Odd: ...\n',
     "shop_types/space/deep.py": "class Deep: ...\n",
     "shop_types/native.cpython-311-x86_64-linux-gnu.so": "",
     "shop_types/native.abi3.so": "",
+    "shop_types/described.abi3.so": "",
+    "shop_types/described.pyi": "Noted: type\n\n\nclass Described: ...\n",
     "shop_tools/__init__.py": "",
     "shop_tools-stubs/__init__.pyi": "class FromStubs: ...\n",
 }
@@ -56,9 +72,16 @@ def resolver(empty: Workspace) -> Resolver:
         "shop_types.Renamed",
         "shop_types.late.Moved",
         "shop_types.late.Other",
-        "shop_types.late.Hidden",
         "shop_types.late.fast",
-        "shop_types.stubbed.New",
+        "shop_types.stubbed.Old",
+        "shop_types.deleted.Back",
+        "shop_types.again.Back",
+        "shop_types.versions.Modern",
+        "shop_types.versions.Somewhere",
+        "shop_types.versions.Live",
+        "shop_types.versions.Perhaps",
+        "shop_types.described.Described",
+        "shop_types.described.Noted",
         "shop_types.lazy.Made",
         "shop_types.lazy.Unheard",
         "shop_types.broken.Anything",
@@ -73,7 +96,6 @@ def resolver(empty: Workspace) -> Resolver:
         "shop_types.nested.Heir.Anything",
         "shop_types.nested.Decorated.Anything",
         "shop_types.nested.Patched.Given",
-        "shop_tools.FromStubs",
         "typing.Any",
         "collections.abc.Callable",
         "os.PathLike",
@@ -100,7 +122,8 @@ def test_what_can_be_imported_or_cannot_be_known_is_accepted(resolver: Resolver,
         ("shop_types.Shwon", "Shwon", "Shown"),
         ("shop_types.odd.Od", "Od", "Odd"),
         ("shop_types.late.Movd", "Movd", "Moved"),
-        ("shop_types.stubbed.Old", "Old", None),
+        ("shop_types.stubbed.Odl", "Odl", "Old"),
+        ("shop_types.described.Describd", "Describd", "Described"),
         ("shop_types.lazy.Makrs", "Makrs", "Makers"),
         ("shop_types.space.dep.Deep", "dep", "deep"),
         ("shop_type.Shown", "shop_type", "shop_types"),
@@ -119,6 +142,30 @@ def test_the_first_part_that_is_missing_is_named(resolver: Resolver, path: str, 
     assert missing is not None
     assert (missing.part, missing.meant) == (part, meant)
     assert path[missing.offset :].startswith(part)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("shop_types.late.Hidden", "only type checkers see it"),
+        ("shop_types.versions.Outer", ""),
+        ("shop_types.versions.Ancient", "only type checkers see it"),
+        ("shop_types.stubbed.New", "only the stub has it"),
+        ("shop_types.stubbed.Noted", ""),
+        ("shop_types.only_stub.Only", "only the stub has it"),
+        ("shop_tools.FromStubs", "only the stub has it"),
+        ("shop_types.deleted.Gone", "the module deletes it"),
+        ("shop_types.deleted.Hidden", "the module deletes it"),
+        ("shop_types.deleted.Shown", "the module deletes it"),
+        ("shop_types.deleted.Loop", "the module deletes it"),
+        ("shop_types.again.Gone", "the module deletes it"),
+    ],
+)
+def test_a_name_that_does_not_exist_at_run_time_is_missing(resolver: Resolver, path: str, why: str) -> None:
+    """What stands under `TYPE_CHECKING`, or in a stub alone, or is deleted, cannot be imported."""
+    missing = resolver.unresolved(path)
+    assert missing is not None
+    assert (missing.part, missing.why) == (path.rpartition(".")[2], why)
 
 
 @settings(max_examples=60, deadline=None)

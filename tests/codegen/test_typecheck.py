@@ -87,7 +87,7 @@ def test_a_mypy_that_cannot_run_is_told_with_its_own_words(small: Workspace) -> 
 
 def test_the_search_path_of_the_user_is_kept(small: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `MYPYPATH` names is found by mypy as before."""
-    small.write("class Money: ...\n", "elsewhere/till.pyi")
+    small.write("class Money: ...\n", "elsewhere/till.py")
     small.write(SMALL.replace("type: int", "type: till.Money"))
     monkeypatch.syspath_prepend(small.root / "elsewhere")
     monkeypatch.setenv("MYPYPATH", str(small.root / "elsewhere"))

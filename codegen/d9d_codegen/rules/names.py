@@ -2,6 +2,7 @@
 
 import keyword
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator
 from itertools import chain
@@ -16,8 +17,11 @@ _SEGMENT: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def bad_package(catalogue: Catalogue) -> Iterator[Violation]:
-    """The package is not a dotted Python name."""
+    """The package is not a dotted Python name, or hides a module of Python."""
     package = catalogue.package
+    top = package.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        yield Violation(package, f'the package "{package}" hides Python\'s own "{top}"', "choose another name")
     if package and not all(_is_python_name(part) for part in package.split(".")):
         yield Violation(
             package, f'"{package}" is not a dotted Python name', "use a name such as `package: project.events`"

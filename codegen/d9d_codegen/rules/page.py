@@ -146,6 +146,7 @@ EXAMPLES: Final[dict[str, Example]] = {
     "unknown-type": Example("{type: int, doc: The step's", "{type: decimal.Decimall, doc: The step's"),
     "unknown-version": Example("version: 1", "version: 2"),
     "unreachable-phase": Example("Something is lent.", "Something is lent., terminal: true"),
+    "unusable-type": Example("{type: int, doc: The step's", "{type: 'typing.ClassVar[int]', doc: The step's"),
     "unused-context": Example(_LOAN, "      EventGiftContext: {doc: Context of a gift.}\n" + _LOAN),
     "unused-suppression": Example("Triggered at the door.", "Triggered at the door., allow: [name-style]"),
     "wrong-kind": Example('since: "0.3"', "since: 0.3"),

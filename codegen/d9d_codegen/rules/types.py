@@ -1,7 +1,10 @@
 """Rules about the types and defaults of fields, and about contexts of other packages: they must exist."""
 
+import builtins
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import suppress
+from dataclasses import KW_ONLY, InitVar
+from typing import ClassVar, Final, NamedTuple
 
 from d9d_codegen.catalogue import Catalogue, Context, Field, Module, Scope
 from d9d_codegen.diagnostic import Span, Text, Violation, suggestion
@@ -16,6 +19,11 @@ from d9d_codegen.expression import (
 )
 from d9d_codegen.resolve import Unresolved
 
+_SPECIAL: Final[tuple[tuple[object, str], ...]] = (
+    (ClassVar, "so a dataclass would not make it a field"),
+    (InitVar, "so a dataclass would not keep its value"),
+    (KW_ONLY, "so a dataclass would not make it a field"),
+)
 _SPELLINGS = {"none": "None", "null": "None", "true": "True", "false": "False", "~": "None"}
 
 
@@ -48,6 +56,58 @@ def unknown_name(catalogue: Catalogue) -> Iterator[Violation]:
                     yield Violation(at, message, suggestion(name.path, known, otherwise))
 
 
+def unusable_type(catalogue: Catalogue) -> Iterator[Violation]:
+    """A field's type is not one for a dataclass, such as `ClassVar`, or Python cannot evaluate it."""
+    for module, _, field in _fields(catalogue):
+        scope = Scope(catalogue, module)
+        special = [
+            (name, reason)
+            for name in names_in_type(field.type)
+            for kind, reason in _SPECIAL
+            if _loaded(catalogue, scope, name.path) is kind
+        ]
+        for name, reason in special:
+            at = catalogue.source.within(field.type, name.offset, len(name.path))
+            message = f'the type of field {field.name} names "{name.path}", {reason}'
+            yield Violation(at, message, "write the type of the value alone")
+        error = "" if special else _evaluation_error(catalogue, scope, field)
+        if error:
+            message = f'the type "{field.type.strip()}" of field {field.name} cannot be evaluated: {error}'
+            yield Violation(field.type, message, "write a type that Python accepts")
+
+
+class _StandIn:
+    """Stands for a type that is not loaded: it takes any arguments, and can be part of a union."""
+
+    def __class_getitem__(cls, arguments: object) -> "type[_StandIn]":
+        return cls
+
+
+def _evaluation_error(catalogue: Catalogue, scope: Scope, field: Field) -> str:
+    """Return why Python refuses a type, as far as that is known without importing anything; empty if it does not."""
+
+    def look_up(path: str) -> object:
+        found = _loaded(catalogue, scope, path)
+        return _StandIn if found is None else found
+
+    try:
+        parse_type(field.type).evaluate(look_up)
+    except (TypeSyntaxError, RecursionError):
+        return ""  # reported by bad-type, or too deep to say
+    except (TypeError, ValueError, AttributeError) as error:
+        return str(error)
+    return ""
+
+
+def _loaded(catalogue: Catalogue, scope: Scope, path: str) -> object:
+    """Return the object that a name stands for if it is one of Python's own that is loaded anyway; else None."""
+    if path in BUILTINS:
+        return getattr(builtins, path)
+    if scope.resolve(path) in catalogue.contexts or catalogue.environment is None:
+        return None
+    return catalogue.environment.resolver.origin(path)
+
+
 def shadowed_name(catalogue: Catalogue) -> Iterator[Violation]:
     """A field, context or constant has a name that the generated code around it needs."""
     for module in catalogue.modules:
@@ -63,12 +123,31 @@ def shadowed_name(catalogue: Catalogue) -> Iterator[Violation]:
                 if field.name in needed:
                     message = f'the field {field.name} shadows the "{field.name}" that a type of {context.name} needs'
                     yield Violation(field.name, message, "rename the field")
+                elif field.name in _needed_by_defaults(context):
+                    message = (
+                        f'the field {field.name} shadows the "{field.name}" that a default of {context.name} needs'
+                    )
+                    yield Violation(field.name, message, "rename the field")
         contexts = [context.name for context in module.contexts]
         roots -= {*contexts}
         for name in (*contexts, *(event.name for event in module.events)):
             if name in roots:
                 message = f'{name} shadows the "{name}" that a type of {module.name} needs'
                 yield Violation(name, message, "rename it")
+
+
+def _needed_by_defaults(context: Context) -> set[str]:
+    """Return the names that the source of a context's defaults needs, or would need in another version of it."""
+    needed: set[str] = set()
+    values: list[object] = []
+    for field in context.fields:
+        with suppress(LiteralSyntaxError):
+            values += [parse_literal(field.default)] if field.default is not None else []
+    for value in values:
+        if isinstance(value, list | dict | set | tuple):
+            needed |= {"dataclasses", type(value).__name__, *(["frozenset"] if isinstance(value, set) else [])}
+            values += [*value, *(value.values() if isinstance(value, dict) else ())]
+    return needed
 
 
 def bad_default(catalogue: Catalogue) -> Iterator[Violation]:
@@ -137,6 +216,7 @@ def unknown_type(catalogue: Catalogue) -> Iterator[Violation]:
     for use, unresolved in _unresolved(catalogue):
         if not unresolved.is_module:
             message = f'{use.user} names "{use.path}", but {unresolved.module} has no "{unresolved.part}"'
+            message += f" when it is imported: {unresolved.why}" if unresolved.why else ""
             yield Violation(
                 _position(catalogue, use, unresolved),
                 message,
