@@ -1,21 +1,15 @@
-"""The command `d9d`: looks after checkpoints."""
+"""The command `d9d`, which manages checkpoints."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from d9d.loop.component.checkpoint.export import export_weights
 from d9d.loop.component.checkpoint.files import CheckpointError
-from d9d.loop.component.checkpoint.storage import (
-    CheckpointSummary,
-    choose_checkpoint,
-    find_checkpoints,
-    find_faults,
-)
+from d9d.loop.component.checkpoint.storage import Checkpoint, find_complete
 
-_KILO = 1000
-_UNITS = ("B", "KB", "MB", "GB", "TB")
 _COLUMNS = ("step", "time", "size", "mesh", "state")
 
 
@@ -23,10 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: What follows its name; by default what the shell has given.
+        arguments: Its arguments; by default those of the process.
 
     Returns:
-        The exit status: 0 if all is well, 1 if not.
+        The exit status: 0 on success, 1 on failure.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -38,33 +32,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="d9d", description="Look after what training and inference leave on disk.")
+    parser = argparse.ArgumentParser(prog="d9d", description="Manage what training and inference leave on disk.")
     groups = parser.add_subparsers(required=True, metavar="checkpoint")
     checkpoint = groups.add_parser("checkpoint", help="list, verify and export checkpoints")
     commands = checkpoint.add_subparsers(required=True, metavar="ls|verify|export")
     folder = "a folder of checkpoints, or one checkpoint"
 
-    ls = commands.add_parser("ls", help="list checkpoints, with what names and sizes of files tell of them")
+    ls = commands.add_parser("ls", help="list checkpoints, and check the names and sizes of their files")
     ls.add_argument("folder", type=Path, metavar="DIR", help=folder)
     ls.set_defaults(run=_list)
 
-    verify = commands.add_parser("verify", help="read all of each checkpoint, and say what is wrong")
+    verify = commands.add_parser("verify", help="read all of each checkpoint, and print every problem")
     verify.add_argument("folder", type=Path, metavar="DIR", help=folder)
     verify.set_defaults(run=_verify)
 
-    export = commands.add_parser("export", help="write the weights of the newest complete one as safetensors")
+    export = commands.add_parser("export", help="write the weights of the newest complete one to safetensors files")
     export.add_argument("folder", type=Path, metavar="DIR", help=folder)
-    export.add_argument("to", type=Path, metavar="TO", help="a folder that is not there yet, or empty")
+    export.add_argument("to", type=Path, metavar="TO", help="a folder that does not exist or is empty")
     export.set_defaults(run=_export)
     return parser
 
 
 def _list(options: argparse.Namespace) -> int:
-    summaries = [CheckpointSummary.of(checkpoint) for checkpoint in find_checkpoints(options.folder)]
-    rows = [
-        (str(summary.num_steps), summary.time, _size(summary.num_bytes), summary.mesh, summary.defect or "complete")
-        for summary in summaries
-    ]
+    rows = [_row(checkpoint) for checkpoint in _find(options.folder)]
     widths = [max(len(row[column]) for row in [_COLUMNS, *rows]) for column in range(len(_COLUMNS))]
     for row in [_COLUMNS, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -72,29 +62,65 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    num_faults = 0
-    for checkpoint in find_checkpoints(options.folder):
-        faults = list(find_faults(checkpoint))
-        num_faults += len(faults)
-        for fault in faults:
-            print(f"{checkpoint.path}: {fault}")
-        if not faults:
-            print(f"{checkpoint.path}: complete, and all of it can be read")
-    return 1 if num_faults else 0
+    num_problems = 0
+    for checkpoint in _find(options.folder):
+        problems = list(checkpoint.verify())
+        num_problems += len(problems)
+        for problem in problems:
+            print(f"{checkpoint.path}: {problem}")
+        if not problems:
+            print(f"{checkpoint.path}: complete and readable")
+    return 1 if num_problems else 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    checkpoint = choose_checkpoint(options.folder)
+    first, *_ = _find(options.folder)
+    # Of a folder of checkpoints, the newest complete one; one checkpoint must be complete itself.
+    checkpoint = first if first.path == options.folder.resolve() else find_complete(options.folder) or first
+    if problem := checkpoint.problem():
+        raise CheckpointError(f"{checkpoint.path} cannot be exported: {problem}")
     export_weights(checkpoint, options.to)
-    print(f"the weights of {checkpoint.path} are in {options.to}")
+    print(f"exported the weights of {checkpoint.path} to {options.to}")
     return 0
 
 
-def _size(num_bytes: float) -> str:
+def _find(path: Path) -> list[Checkpoint]:
+    """Return the checkpoint at a path, or those in a folder: newest first, complete or not."""
+    is_checkpoint = Checkpoint.is_name(path.name) and path.is_dir()
+    found = [Checkpoint(path.resolve())] if is_checkpoint else Checkpoint.list_in(path)
+    if not found:
+        raise CheckpointError(f"{path} contains no checkpoint: name one, or the folder that a job saves into")
+    return found
+
+
+def _row(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the cells of a checkpoint; its time, its mesh or both are empty if the manifest cannot be read."""
+    try:
+        manifest = checkpoint.manifest()
+    except (OSError, ValueError):
+        manifest = {}
+    num_bytes = sum(file.lstat().st_size for file in checkpoint.path.iterdir())
+    return (
+        str(checkpoint.num_steps),
+        str(manifest.get("time", "")),
+        _format_size(num_bytes),
+        _format_mesh(manifest.get("mesh")),
+        checkpoint.problem() or "complete",
+    )
+
+
+def _format_mesh(mesh: Any) -> str:
+    if not isinstance(mesh, dict):
+        return ""
+    return " ".join(f"{name}={size}" for name, size in mesh.items() if size != 1) or "one process"
+
+
+def _format_size(num_bytes: float) -> str:
+    kilo, units = 1000, ("B", "KB", "MB", "GB", "TB")
     unit = 0
-    while num_bytes >= _KILO and unit < len(_UNITS) - 1:
-        num_bytes, unit = num_bytes / _KILO, unit + 1
-    return f"{num_bytes:.0f} {_UNITS[unit]}" if unit == 0 else f"{num_bytes:.1f} {_UNITS[unit]}"
+    while num_bytes >= kilo and unit < len(units) - 1:
+        num_bytes, unit = num_bytes / kilo, unit + 1
+    return f"{num_bytes:.0f} {units[unit]}" if unit == 0 else f"{num_bytes:.1f} {units[unit]}"
 
 
 if __name__ == "__main__":

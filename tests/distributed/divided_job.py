@@ -130,7 +130,7 @@ class Job:
             state=self.state,
             settings=self.state.describe("model", "optimizer", "lr_scheduler"),
             ranks=self.ranks,
-            notes={"mesh": division.mesh},
+            job_metadata={"mesh": division.mesh},
         )
 
     def _state(self, parts: Mapping[str, Any]) -> JobState:

@@ -90,7 +90,7 @@ def test_a_save_that_fails_on_one_rank_is_raised_on_all_at_the_next(full_on: int
     (first, files), (second, _) = run_on_ranks(2, fill_disk, tmp_path, full_on)
 
     assert first == second
-    assert first.startswith(f"CheckpointError: the checkpoint after 2 steps could not be written to {tmp_path} (")
+    assert first.startswith(f"CheckpointError: could not write checkpoint step-2 to {tmp_path} (")
     assert "File too large" in first
     assert files == ["step-1"]
 

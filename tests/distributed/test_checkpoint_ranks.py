@@ -1,6 +1,5 @@
 """Checkpoints of several ranks: what they hold together, what each has of its own, and what fails on one of them."""
 
-import dataclasses
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ from torch import distributed, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from d9d.loop.component.checkpoint.job_state import Held, JobState, Part
+from d9d.loop.component.checkpoint.job_state import Distribution, JobState, Part
 from d9d.loop.component.checkpoint.sharded_state import ModelState
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.component.ranks import Ranks
@@ -120,8 +119,7 @@ def test_what_each_rank_had_of_its_own_another_number_of_ranks_begins_without(tm
 
     assert state == {"begun": "anew"}
     assert lines[:2] == [
-        f"each of 2 processes had a state of its own of the part {name!r}, and there are 1 now: it begins anew"
-        for name in ("task", "random")
+        f"{name!r} was saved per rank by 2 ranks and this job has 1: starting it fresh" for name in ("task", "random")
     ]
 
 
@@ -165,7 +163,7 @@ def test_replicas_of_torch_have_the_names_of_the_bare_model() -> None:
 def infer(folder: Path, num_ranks: int) -> str:
     """Save the outputs of as many ranks, or load them."""
     ranks = Ranks(rank(), num_ranks)
-    state = JobState({"task": Part(Holder({"outputs": [rank()]}), Held.APART_AND_NEEDED)}, ranks)
+    state = JobState({"task": Part(Holder({"outputs": [rank()]}), Distribution.REQUIRED_PER_RANK)}, ranks)
     if not Checkpoint.list_in(folder):
         Checkpoint.write(folder, 1, state.state_dict(), {}, ranks=ranks)
         return ""
@@ -180,8 +178,8 @@ def test_outputs_of_inference_are_not_lost_on_another_number_of_ranks(tmp_path: 
     assert run_on_ranks(2, infer, tmp_path / "outputs", 2) == ["nothing", "nothing"]
     (error,) = run_on_ranks(1, infer, tmp_path / "outputs", 1)
     assert error == (
-        "CheckpointError: each of 2 processes had a state of its own of the task, and there are 1 now: go on with 2, "
-        "or begin anew in another folder"
+        "CheckpointError: 'task' was saved per rank by 2 ranks and this job has 1: resume with 2 ranks, or start fresh "
+        "in another folder"
     )
 
 
@@ -219,8 +217,8 @@ def test_state_that_must_be_the_same_and_is_not_is_refused(tmp_path: Path) -> No
 
     assert first == second
     assert first == (
-        "StateError: 'stepper/current_step' is 1 on one process and 2 on another: what processes hold together must "
-        "be the same on all of them"
+        "StateError: 'stepper/current_step' is 1 on one rank and 2 on another: state that ranks share must be the same "
+        "on all of them"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -240,8 +238,8 @@ def test_weights_that_have_drifted_apart_are_refused(tmp_path: Path) -> None:
 
     assert first == second
     assert first == (
-        "StateError: the tensor 'model/layers.0.up.weight' has other numbers on rank 0 than on rank 1, and a "
-        "checkpoint keeps one of them: have it be the same on all ranks, or give it another name on each"
+        "StateError: the tensor 'model/layers.0.up.weight' differs between rank 0 and rank 1, and a checkpoint holds "
+        "one value for it: make it the same on all ranks, or give it a different name on each"
     )
 
 
@@ -260,7 +258,7 @@ def test_of_buffers_that_differ_the_main_process_s_are_kept(tmp_path: Path) -> N
     (first, lines), (second, _) = run_on_ranks(2, disagree_in_buffers, tmp_path)
 
     assert first == second == 10
-    assert lines[0] == "model/layers.0.num_calls differs on ranks 0 and 1: the one of 0 is kept"
+    assert lines[0] == "model/layers.0.num_calls differs between ranks 0 and 1: saving that of rank 0"
 
 
 def fill_disk(folder: Path, full_on: int, num_bytes: int) -> str:
@@ -281,10 +279,10 @@ def test_a_disk_that_is_full_on_one_rank_is_told_on_all(full_on: int, num_bytes:
     first, second = run_on_ranks(2, fill_disk, tmp_path, full_on, num_bytes)
 
     assert first == second
-    assert first.startswith(f"CheckpointError: the checkpoint after 2 steps could not be written to {tmp_path} (")
+    assert first.startswith(f"CheckpointError: could not write checkpoint step-2 to {tmp_path} (")
     assert "File too large" in first
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
-    assert Checkpoint(tmp_path / "step-1").defect() is None
+    assert Checkpoint(tmp_path / "step-1").problem() is None
 
 
 def fail_to_tell(folder: Path) -> str:
@@ -330,9 +328,7 @@ def choose(folder: Path) -> str:
     """Resume with a folder that only the main process sees as it is."""
     job = Job(FSDP, folder)
     if rank() == 1:
-        assert job.checkpointer._saving is not None
-        elsewhere = CheckpointingConfig(folder=folder / "not there yet")
-        job.checkpointer._saving = dataclasses.replace(job.checkpointer._saving, config=elsewhere)
+        job.checkpointer._config = CheckpointingConfig(folder=folder / "not there yet")
     job.checkpointer.resume()
     return f"{job.stepper.current_step}"
 
@@ -359,5 +355,5 @@ def test_ranks_whose_disks_are_not_shared_are_told(tmp_path: Path) -> None:
     (first, first_left), (second, second_left) = run_on_ranks(2, save_apart, FSDP, tmp_path)
 
     assert first == second
-    assert "rank 0 sees that folder, and rank 1 does not: all processes need the same one" in first
+    assert "rank 0 sees this folder and rank 1 does not: all ranks need a shared folder" in first
     assert first_left == second_left == []

@@ -112,7 +112,7 @@ class Run:
         """Wait until all processes of a job are gone, and verify that a next one finds nothing that is incomplete."""
         outcome = job.end()
         job.wait_for(lambda: not job.processes())
-        assert [found.defect() for found in Checkpoint.list_in(self.folder) if found.defect() is not None] == []
+        assert [found.problem() for found in Checkpoint.list_in(self.folder) if found.problem() is not None] == []
         lost = self._saves()
         self.num_saves_lost += bool(lost)
         self._leftovers |= lost

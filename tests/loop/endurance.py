@@ -121,7 +121,7 @@ def kill_in_save(folder: Path, nth_operation: int) -> None:
     def watch(name: str, arguments: tuple[object, ...]) -> None:
         # Files are removed by their names alone, relative to a folder that is open; nothing else here is removed.
         is_ours = name == "os.remove" or str(folder) in str(arguments[:1])
-        is_change = name in _CHANGES or (name == "open" and arguments[1] == "w")
+        is_change = name in _CHANGES or (name == "open" and arguments[1] in ("w", "x"))
         if is_ours and is_change and next(operations) == nth_operation:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -16,6 +16,7 @@ from torch import nn
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint import manager
 from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.job_state import JobState, Part
 from d9d.loop.component.checkpoint.manager import Checkpointer, HostSnapshot
 from d9d.loop.component.checkpoint.state_dict import StateError, split_state
 from d9d.loop.component.checkpoint.storage import Checkpoint
@@ -63,10 +64,7 @@ class Holder:
     def state_dict(self) -> dict[str, Any]:
         return self.state
 
-    def differing(self) -> set[str]:
-        return set()
-
-    def load(self, saved: Any) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         raise AssertionError
 
 
@@ -93,7 +91,8 @@ def hold_writes(monkeypatch: pytest.MonkeyPatch, release: threading.Event) -> li
 def checkpointer_of(config: CheckpointingConfig, **state: Any) -> tuple[Checkpointer, Stepper, Holder]:
     stepper, holder = Stepper(10), Holder(**state)
     config.folder.mkdir(parents=True, exist_ok=True)
-    return Checkpointer(config, stepper=stepper, state=holder, settings={}), stepper, holder
+    checkpointer = Checkpointer(config, stepper=stepper, state=JobState({"holder": Part(holder)}), settings={})
+    return checkpointer, stepper, holder
 
 
 def test_what_is_saved_beside_the_loop_is_the_state_of_its_own_step(
@@ -126,7 +125,7 @@ def test_what_changes_while_a_save_waits_is_not_saved(
     release.set()
     checkpointer.wait()
 
-    state = Checkpoint(beside.folder / "step-1").read()
+    state = Checkpoint(beside.folder / "step-1").read()["holder"]
     assert torch.equal(state["numbers"], torch.zeros(3))
     assert state["seen"] == [1]
 
@@ -223,11 +222,13 @@ def test_a_save_that_fails_is_raised_at_the_next_one_or_at_the_end(
         monkey.__exit__(None, None, None)
 
     message = str(caught.value)
-    assert message.startswith(f"the checkpoint after {failing_step} steps could not be written to {beside.folder} (")
+    assert message.startswith(f"could not write checkpoint step-{failing_step} to {beside.folder} (")
     assert "File too large" in message
-    assert message.endswith("those before it are intact: mend that, and run again")
+    assert message.endswith("earlier checkpoints are intact: fix the cause and run again")
     assert steps_saved(beside.folder) == list(range(1, failing_step))
-    assert f"the checkpoint after {failing_step} steps failed; the next save, or the end, raises this" in caplog.text
+    assert (
+        f"checkpoint step-{failing_step} failed in the background; the next save, or the end of the loop" in caplog.text
+    )
     assert not list(beside.folder.glob(".*"))
 
 
@@ -237,7 +238,7 @@ def test_state_that_cannot_be_kept_is_raised_with_its_path(beside: Checkpointing
     stepper.advance()
     checkpointer.save()
 
-    with pytest.raises(StateError, match="'thing' is a object, which a checkpoint cannot keep"):
+    with pytest.raises(StateError, match="'holder/thing' is a object, which a checkpoint cannot hold"):
         checkpointer.wait()
 
 
@@ -269,7 +270,7 @@ def test_a_loop_that_fails_lets_the_save_that_goes_on_end(beside: CheckpointingC
     trainer._loop.checkpointer.wait()
 
     assert steps_saved(beside.folder) == [1, 2]
-    assert [checkpoint.defect() for checkpoint in Checkpoint.list_in(beside.folder)] == [None, None]
+    assert [checkpoint.problem() for checkpoint in Checkpoint.list_in(beside.folder)] == [None, None]
 
 
 def seconds_of(work: Callable[[], Any]) -> tuple[float, float]:
@@ -311,7 +312,7 @@ def test_a_step_beside_a_save_takes_hardly_longer_than_one_without(tmp_path: Pat
 
     holder = Holder(model=model.state_dict(), optimizer={})
     config = CheckpointingConfig(folder=tmp_path, asynchronous=True, num_to_keep=1)
-    checkpointer = Checkpointer(config, stepper=stepper, state=holder, settings={})
+    checkpointer = Checkpointer(config, stepper=stepper, state=JobState({"holder": Part(holder)}), settings={})
     for _ in range(3):
         step()
     holder.state["optimizer"] = {str(key): value for key, value in optimizer.state_dict()["state"].items()}
@@ -319,15 +320,13 @@ def test_a_step_beside_a_save_takes_hardly_longer_than_one_without(tmp_path: Pat
     alone: list[tuple[float, float]] = []
     beside: list[tuple[float, float]] = []
     copying: list[tuple[float, float]] = []
-    assert checkpointer._saving is not None
-    writer = checkpointer._saving.writer
     for _ in range(16):
         checkpointer.wait()
         copying.append(seconds_of(checkpointer.save))
         num_steps = 0
-        while writer.is_writing and num_steps < 4:
+        while checkpointer.is_writing and num_steps < 4:
             seconds = seconds_of(step)
-            if writer.is_writing:  # all of it was beside a save
+            if checkpointer.is_writing:  # all of it was beside a save
                 beside.append(seconds)
                 num_steps += 1
         checkpointer.wait()

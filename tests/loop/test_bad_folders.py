@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from d9d.loop.component.checkpoint import storage
-from d9d.loop.component.checkpoint.dcp import save_tensors
-from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.files import CheckpointError, save_tensors
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig, ConfigurationError
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE
@@ -61,9 +60,9 @@ def train(folder: Path, at_step_2: Callable[[], object], *, asynchronous: bool) 
 
 
 def assert_tells(message: str, folder: Path, reason: str) -> None:
-    assert message.startswith(f"the checkpoint after 2 steps could not be written to {folder} (")
+    assert message.startswith(f"could not write checkpoint step-2 to {folder} (")
     assert reason in message
-    assert message.endswith("); those before it are intact: mend that, and run again")
+    assert message.endswith("); earlier checkpoints are intact: fix the cause and run again")
 
 
 def assert_goes_on(folder: Path) -> None:
@@ -82,7 +81,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_model_is_built
     with pytest.raises(ConfigurationError) as caught, without_privileges():
         configure_training(training_config(CheckpointingConfig(folder=folder)))
     assert str(caught.value).startswith(f"checkpointing.folder={str(folder)!r} cannot be written to ([Errno 13]")
-    assert str(caught.value).endswith("name another folder, or free it")
+    assert str(caught.value).endswith("make it writable, or choose another folder")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -98,7 +97,7 @@ def test_a_folder_that_becomes_read_only_is_told_at_the_save(folder: Path, *, as
     folder.chmod(0o777)
 
     assert_tells(message, folder, "Permission denied")
-    assert Checkpoint(folder / "step-1").defect() is None
+    assert Checkpoint(folder / "step-1").problem() is None
     assert_goes_on(folder)
 
 

@@ -83,7 +83,7 @@ def test_a_checkpoint_holds_what_its_manifest_says(every_step: CheckpointingConf
     assert set(manifest["files"]) | {"checkpoint.json"} == {path.name for path in checkpoint.path.iterdir()}
     assert set(manifest["versions"]) == {"d9d", "torch", "python"}
     assert manifest["settings"]["seed"] == 0
-    assert checkpoint.defect() is None
+    assert checkpoint.problem() is None
 
 
 def test_the_outline_of_the_state_is_plain_json(every_step: CheckpointingConfig) -> None:
@@ -148,7 +148,7 @@ def test_a_save_that_fails_leaves_no_checkpoint(num_bytes: int, every_step: Chec
     """On a full disk the older checkpoint stays the newest, and with room again the run goes on from it."""
     trainer = configure_training(training_config(every_step))
 
-    expected = r"the checkpoint after 1 steps could not be written to .*File too large.*those before it are intact"
+    expected = r"could not write checkpoint step-1 to .*File too large.*earlier checkpoints are intact"
     with pytest.raises(CheckpointError, match=expected), largest_file(num_bytes):
         trainer.train()
 
@@ -195,10 +195,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
     assert len(warnings) == 1
-    assert f"step-3 is incomplete: {defect}" in warnings[0]
-    assert warnings[0].endswith(f"going back to {every_step.folder / 'step-2'}")
+    assert f"step-3 cannot be loaded: {defect}" in warnings[0]
+    assert warnings[0].endswith(f"; using {every_step.folder / 'step-2'} instead")
     assert same_tensors(weights_of(again.modules[0]), weights_of(first.modules[0]))
-    assert Checkpoint(every_step.folder / "step-3").defect() is None
+    assert Checkpoint(every_step.folder / "step-3").problem() is None
 
 
 def test_a_checkpoint_of_a_newer_version_is_neither_passed_over_nor_replaced(
@@ -213,8 +213,8 @@ def test_a_checkpoint_of_a_newer_version_is_neither_passed_over_nor_replaced(
 
     version = Checkpoint(every_step.folder / "step-3").manifest()["versions"]["d9d"]
     assert str(caught.value) == (
-        f"{every_step.folder / 'step-3'} cannot be gone on from: it has format {FORMAT + 1}, and this version of d9d "
-        f"reads format {FORMAT}: go on with the version that wrote it, {version}, or name another folder"
+        f"cannot resume from {every_step.folder / 'step-3'}: it has format {FORMAT + 1} and this version of d9d reads "
+        f"format {FORMAT}: use the d9d version that wrote it ({version}), or another folder"
     )
     assert steps_saved(every_step.folder) == [1, 2, 3]
 
@@ -259,10 +259,10 @@ def test_a_run_whose_checkpoints_are_all_damaged_stops(every_step: Checkpointing
         every_step_of(every_step)
     message = str(caught.value)
 
-    assert message.startswith("no checkpoint can be loaded:")
+    assert message.startswith(f"no checkpoint in {every_step.folder} can be loaded:")
     for step in (1, 2, 3):
-        assert f"{every_step.folder / f'step-{step}'} is incomplete: its file state.json is missing" in message
-    assert message.endswith("Restore one, or remove them to begin anew.")
+        assert f"{every_step.folder / f'step-{step}'} cannot be loaded: its file state.json is missing" in message
+    assert message.endswith("Restore one of them, or remove them to start fresh.")
     assert sorted(every_step.folder.rglob("*")) == files
 
 
@@ -273,7 +273,7 @@ def test_damaged_checkpoints_do_not_count_among_those_kept(every_step: Checkpoin
 
     every_step_of(every_step.model_copy(update={"num_to_keep": 2}))
 
-    assert [Checkpoint(every_step.folder / f"step-{step}").defect() for step in (2, 3)] == [None, None]
+    assert [Checkpoint(every_step.folder / f"step-{step}").problem() for step in (2, 3)] == [None, None]
 
 
 def test_a_folder_of_another_name_is_no_checkpoint(every_step: CheckpointingConfig) -> None:

@@ -89,11 +89,9 @@ def test_training_does_not_go_on_from_other_settings(
         other.train()
     message = str(caught.value)
 
-    assert message.startswith(f"{every_step.folder / 'step-3'} belongs to a job of other settings:\n  ")
+    assert message.startswith(f"{every_step.folder / 'step-3'} was saved with different settings:\n  ")
     assert difference in message
-    assert message.endswith(
-        "Restore these settings to go on from it, or name another checkpointing.folder to begin anew."
-    )
+    assert message.endswith("Restore these settings to resume from it, or start fresh in another checkpointing.folder.")
     assert contents(every_step.folder) == files
     assert same_tensors(initial, weights_of(other.modules[0]))
 
@@ -181,13 +179,13 @@ class UnkeepableInferenceTask(ToyInferenceTask):
 
 def test_state_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
     """Not after hours, at the first save: the error names the path and the type."""
-    with pytest.raises(StateError, match=r"'task/all/seen/1' is a set, which a checkpoint cannot keep"):
+    with pytest.raises(StateError, match=r"'task/all/seen/1' is a set, which a checkpoint cannot hold"):
         configure_training(training_config(every_step), task=UnkeepableTask())
 
 
 def test_state_of_inference_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
     """The same holds for inference."""
-    with pytest.raises(StateError, match=r"'task/rank-0/seen/1' is a set, which a checkpoint cannot keep"):
+    with pytest.raises(StateError, match=r"'task/rank-0/seen/1' is a set, which a checkpoint cannot hold"):
         configure_inference(inference_config(every_step), task=UnkeepableInferenceTask())
 
 

@@ -38,7 +38,7 @@ def test_verify_finds_nothing_wrong_with_what_is_right(
     assert main(["checkpoint", "verify", str(every_step.folder)]) == 0
     assert main(["checkpoint", "verify", str(every_step.folder / "step-1")]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{every_step.folder / f'step-{step}'}: complete, and all of it can be read" for step in (3, 2, 1, 1)
+        f"{every_step.folder / f'step-{step}'}: complete and readable" for step in (3, 2, 1, 1)
     ]
 
 
@@ -79,7 +79,7 @@ def test_export_takes_the_weights_from_the_files_alone(
     to = tmp_path / "exported"
 
     assert main(["checkpoint", "export", str(every_step.folder / name), str(to)]) == 0
-    assert capsys.readouterr().out == f"the weights of {every_step.folder / 'step-3'} are in {to}\n"
+    assert capsys.readouterr().out == f"exported the weights of {every_step.folder / 'step-3'} to {to}\n"
     assert same_tensors(load_file(to / "model-00001-of-00001.safetensors"), weights_of(trainer.modules[0]))
 
 
@@ -92,7 +92,7 @@ def test_a_folder_without_checkpoints_is_an_error(
 
     assert main(["checkpoint", name, str(tmp_path), *rest]) == 1
     assert capsys.readouterr().err == (
-        f"d9d: {tmp_path} holds no checkpoint: name one, or the folder that a job saves into\n"
+        f"d9d: {tmp_path} contains no checkpoint: name one, or the folder that a job saves into\n"
     )
 
 
@@ -105,7 +105,7 @@ def test_an_incomplete_checkpoint_is_not_exported(
     (step / "state.json").unlink()
 
     assert main(["checkpoint", "export", str(step), str(tmp_path / "exported")]) == 1
-    assert capsys.readouterr().err == f"d9d: {step} is incomplete: its file state.json is missing\n"
+    assert capsys.readouterr().err == f"d9d: {step} cannot be exported: its file state.json is missing\n"
     assert not (tmp_path / "exported").exists()
 
 

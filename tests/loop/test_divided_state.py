@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from d9d.loop.component.checkpoint.sharded_state import ModelState, OptimizerState
-from d9d.loop.component.checkpoint.state_dict import StateError, merge_outlines, split_state
+from d9d.loop.component.checkpoint.state_dict import StateError, merge_metadata, split_state
 
 from .toy_job import same_tensors
 
@@ -39,7 +39,7 @@ def test_what_wraps_a_layer_is_not_part_of_its_names() -> None:
 
 def test_stages_that_share_a_name_are_refused() -> None:
     """One would overwrite the other."""
-    with pytest.raises(StateError, match=r"two stages of this process have a weight named '0.weight': name them as"):
+    with pytest.raises(StateError, match=r"two stages on this rank have a weight named '0.weight': name weights as"):
         ModelState([two_layers(), two_layers()]).state_dict()
 
 
@@ -48,7 +48,7 @@ def test_a_parameter_that_is_not_the_model_s_is_refused() -> None:
     model = two_layers()
     optimizer = torch.optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(7))], lr=0.1)
 
-    with pytest.raises(StateError, match=r"a parameter of shape \[7\] \(param_groups/0/4\) that the model does not"):
+    with pytest.raises(StateError, match=r"a parameter of shape \[7\] \(param_groups/0/4\) that is not in the model"):
         OptimizerState(optimizer, ModelState([model])).state_dict()
 
 
@@ -94,7 +94,7 @@ def test_parameters_of_different_settings_do_not_go_on_in_one_group() -> None:
     saved = OptimizerState(torch.optim.Adam(groups, lr=0.1), ModelState([model])).state_dict()
     other = OptimizerState(torch.optim.Adam(model.parameters()), ModelState([model]))
 
-    with pytest.raises(StateError, match=r"0.weight and 0.bias are in one .* different lr: 0.5 and 0.1"):
+    with pytest.raises(StateError, match=r"0.weight and 0.bias are in one .* with different lr: 0.5 and 0.1"):
         other.load_state_dict(saved)
 
 
@@ -120,7 +120,7 @@ def test_what_processes_hold_is_put_together() -> None:
     first = outline_of({"model": {"a": torch.zeros(2)}, "steps": 3, "loss": nan})
     second = outline_of({"model": {"b": torch.zeros(3)}, "steps": 3, "loss": float("nan"), "more": [1]})
 
-    merged = merge_outlines([first, second])
+    merged = merge_metadata([first, second])
 
     assert str(merged) == str(
         outline_of({"model": {"a": torch.zeros(2), "b": torch.zeros(3)}, "steps": 3, "loss": nan, "more": [1]})
@@ -130,17 +130,17 @@ def test_what_processes_hold_is_put_together() -> None:
 @pytest.mark.parametrize(
     ("left", "right", "message"),
     [
-        ({"a": {"b": 1}}, {"a": {"b": 2}}, "'a/b' is 1 on one process and 2 on another"),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "'a/b' is 1 on one rank and 2 on another"),
         (
             {"a": torch.zeros(2)},
             {"a": torch.zeros(3)},
-            r"'a' is float32\[2\] on one .* and float32\[3\] on another",
+            r"'a' is float32\[2\] on one rank and float32\[3\] on another",
         ),
-        ({"a": {}}, {"a": None}, "'a' is a dict of 0 on one process and None on another"),
-        ({"a": [1]}, {"a": [1, 2]}, r"'a' is a sequence of 1: \[1\] on one process and a sequence of 2"),
+        ({"a": {}}, {"a": None}, "'a' is a dict of 0 on one rank and None on another"),
+        ({"a": [1]}, {"a": [1, 2]}, r"'a' is a sequence of 1: \[1\] on one rank and a sequence of 2"),
     ],
 )
 def test_what_cannot_be_put_together_is_refused(left: Any, right: Any, message: str) -> None:
     """With the path, and what two processes have there."""
     with pytest.raises(StateError, match=message):
-        merge_outlines([outline_of(left), outline_of(right)])
+        merge_metadata([outline_of(left), outline_of(right)])

@@ -52,8 +52,8 @@ def test_a_second_job_is_refused_and_told_of_the_first(every_step: Checkpointing
         message = str(caught.value)
 
         assert message.startswith(f"checkpointing.folder={str(every_step.folder)!r} is in use by another job (process ")
-        assert f"(process {other.pid} on {os.uname().nodename}, since 20" in message
-        assert message.endswith("wait for it or end it, or name another folder")
+        assert f"(process {other.pid} on {os.uname().nodename}, started 20" in message
+        assert message.endswith("wait for it, stop it, or choose another folder")
         assert (every_step.folder / ".staging-step-4").is_dir()
 
 
@@ -81,7 +81,7 @@ def test_a_holder_that_has_not_said_who_it_is_is_a_holder(tmp_path: Path) -> Non
     """As one on a full disk."""
     with holder_of(tmp_path):
         (tmp_path / ".lock").write_text("")
-        with pytest.raises(CheckpointError, match=r"is in use by another job \(it has not said which\)"):
+        with pytest.raises(CheckpointError, match=r"is in use by another job \(unknown process\)"):
             FolderLock(tmp_path).acquire()
 
 

@@ -128,7 +128,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
 
     assert same_tensors(weights_of(run.modules[0]), Checkpoint(training.folder / "step-2").read("model")["model"])
     assert "its file state.json is missing" in caplog.text
-    assert "going back to" in caplog.text
+    assert "using " in caplog.text
 
 
 def test_a_damaged_checkpoint_that_is_named_is_refused(training: CheckpointingConfig) -> None:

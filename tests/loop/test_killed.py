@@ -106,7 +106,7 @@ class Run:
         ids = trace.read_text().split() if trace.exists() else []
         assert status in (0, KILLED)
         assert violation("train", ids, complete=status == 0) is None
-        assert [checkpoint.defect() for checkpoint in Checkpoint.list_in(self.folder)] == [None] * len(
+        assert [checkpoint.problem() for checkpoint in Checkpoint.list_in(self.folder)] == [None] * len(
             steps_saved(self.folder)
         )
 

@@ -210,8 +210,8 @@ def test_a_resumed_run_may_have_other_listeners(
 
     assert new.count == 7
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        f"{every_step.folder / 'step-2'} has state of 'stateful lost', which nobody takes back",
-        f"{every_step.folder / 'step-2'} has no state of 'stateful new', which begins anew",
+        f"state 'stateful lost' in {every_step.folder / 'step-2'} was not loaded: no object of that name",
+        f"{every_step.folder / 'step-2'} has no state for 'stateful new': starting it fresh",
     ]
 
 
@@ -264,7 +264,7 @@ def test_state_that_cannot_be_kept_is_refused_at_configuration(every_step: Check
         def state_dict(self) -> dict[str, Any]:
             return {"thing": object()}
 
-    with pytest.raises(StateError, match=r"Odd/all/thing' is a object, which a checkpoint cannot keep"):
+    with pytest.raises(StateError, match=r"Odd/all/thing' is a object, which a checkpoint cannot hold"):
         train(every_step, lambda bus: subscribe_annotated(bus, Odd()))
 
 

@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_hold_checkpoints_is_refused_before_the_model_is_bu
 def test_a_file_that_bears_the_name_of_a_checkpoint_is_refused_and_kept(tmp_path: Path) -> None:
     """It would be in the way of that step's save."""
     (tmp_path / "step-2").write_text("mine")
-    with pytest.raises(ConfigurationError, match="holds step-2, which is no folder: move it away"):
+    with pytest.raises(ConfigurationError, match="contains step-2, which is not a directory: move it elsewhere"):
         configure_training(training_config(CheckpointingConfig(folder=tmp_path)))
     assert (tmp_path / "step-2").read_text() == "mine"
 
@@ -150,7 +150,7 @@ def test_damage_that_keeps_the_size_is_refused_with_the_path(name: str, every_st
     damaged = every_step.folder / "step-3" / name
     damaged.write_bytes(b"\xff" * damaged.stat().st_size)
 
-    with pytest.raises(CheckpointError, match=r"step-3 has all of its files, and one of them is damaged .*remove it"):
+    with pytest.raises(CheckpointError, match=r"step-3 cannot be read .*: remove it to resume from"):
         configure_training(training_config(every_step)).train()
 
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_that_was_copied_to_another_step_is_passed_over(
     again.train()
 
     assert same_tensors(weights_of(trainer.modules[0]), weights_of(again.modules[0]))
-    assert "step-9 is incomplete: it was taken after 1 steps, and has been renamed or copied since" in caplog.text
+    assert "step-9 cannot be loaded: it was saved after 1 steps and has been renamed since" in caplog.text
 
 
 def test_inference_does_not_go_on_with_the_weights_of_another_run(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_weights_of_another_model_are_refused_with_the_field_to_change(tmp_path:
     inference = configure_inference(
         inference_config(source_checkpoint=tmp_path), model_provider=ToyModelProvider(num_hidden=5)
     )
-    with pytest.raises(CheckpointError, match="Build the model that was trained, or name another source_checkpoint"):
+    with pytest.raises(CheckpointError, match="model that was trained, or set source_checkpoint to other"):
         inference.infer()
 
 

@@ -61,7 +61,7 @@ def test_weights_that_are_not_there_are_told_before_the_model_is_built(tmp_path:
     """With the path."""
     provider = ToyModelProvider()
 
-    with pytest.raises(CheckpointError, match=r"source_checkpoint=.*nowhere' holds no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"source_checkpoint=.*nowhere' contains neither a checkpoint nor"):
         configure_training(training_config(source_checkpoint=tmp_path / "nowhere"), model_provider=provider)
 
     assert provider.num_built == 0

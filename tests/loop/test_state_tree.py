@@ -12,7 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d9d.loop.component.checkpoint.state_dict import StateError, describe_state, empty_tensors, join_state, split_state
+from d9d.loop.component.checkpoint.state_dict import (
+    StateError,
+    allocate_tensors,
+    describe_state,
+    join_state,
+    split_state,
+)
 from d9d.loop.component.checkpoint.storage import Checkpoint
 
 DTYPES = [
@@ -89,7 +95,7 @@ def test_state_survives_being_split_and_joined(state: dict[Any, Any]) -> None:
 def test_room_is_made_for_each_tensor(state: dict[Any, Any]) -> None:
     """The outline alone tells type and shape of all tensors."""
     parts, outline = split_state(state)
-    rooms = empty_tensors(outline)
+    rooms = allocate_tensors(outline)
 
     assert {path: (room.dtype, room.shape) for path, room in rooms.items()} == {
         path: (part.dtype, part.shape) for path, part in parts.items()
@@ -111,7 +117,7 @@ def test_state_survives_being_written_and_read(state: dict[Any, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint.write(Path(folder), 1, state, {})
 
-        assert checkpoint.defect() is None
+        assert checkpoint.problem() is None
         assert is_same(checkpoint.read(), state)
 
 
@@ -165,7 +171,7 @@ def test_mappings_become_dicts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"task": {"seen": {1}}}, "'task/seen' is a set, which a checkpoint cannot keep: state is made of tensors, "),
+        ({"task": {"seen": {1}}}, "'task/seen' is a set, which a checkpoint cannot hold: state consists of tensors, "),
         ({"task": [0, [b"raw"]]}, "'task/1/0' is a bytes, which"),
         ({"task": (1j,)}, "'task/0' is a complex, which"),
         ({"task": {"when": Path()}}, "'task/when' is a PosixPath, which"),
@@ -173,7 +179,7 @@ def test_mappings_become_dicts(tmp_path: Path) -> None:
         ({"task": {True: 3}}, "the dict at 'task' has the key True: keys must be strings or integers"),
         (
             {"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)},
-            "two tensors lie at the path 'a/b': rename one of the keys",
+            "two tensors have the path 'a/b': rename one of the keys",
         ),
     ],
 )

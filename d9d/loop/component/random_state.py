@@ -1,4 +1,4 @@
-"""The random number generators that user code draws from."""
+"""The global random number generators, which user code draws from."""
 
 import importlib
 import random
@@ -13,20 +13,21 @@ from d9d.core.device import has_own_generator
 
 
 class RandomState:
-    """Seeds the global generators of torch, of the device, of Python and of numpy, and carries them over a restart.
+    """The state of the generators of torch, of a device, of Python and of numpy.
 
     Args:
-        device: The device whose generator counts beside that of the CPU.
+        device: The device whose generator is included.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._has_device_generator = has_own_generator(device)
 
     def seed(self, seed: int) -> None:
-        """Begin all random streams anew.
+        """Seed all generators.
 
         Args:
-            seed: Where they begin.
+            seed: The seed, of up to 63 bits; numpy gets the lowest 32.
         """
         torch.manual_seed(seed)
         random.seed(seed)
@@ -35,19 +36,19 @@ class RandomState:
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Make the context after which all streams are where they were before it."""
+        """Make a context that restores all generators at its end."""
         state = self.state_dict()
         yield
         self.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the positions of all streams; numpy's only where the process has imported numpy."""
+        """Return the state of all generators; that of numpy only if the process has imported numpy."""
         version, internal, gauss_next = random.getstate()
         state: dict[str, Any] = {
             "torch": torch.get_rng_state(),
             "python": {"version": version, "internal": torch.tensor(internal), "gauss_next": gauss_next},
         }
-        if has_own_generator(self._device):
+        if self._has_device_generator:
             state["device"] = torch.get_device_module(self._device).get_rng_state()
         if "numpy" in sys.modules:
             name, key, *rest = sys.modules["numpy"].random.get_state()
@@ -55,15 +56,15 @@ class RandomState:
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Put all streams back to where they were.
+        """Restore all generators.
 
         Args:
-            state_dict: What `state_dict` returned, on a device of the same type.
+            state_dict: What `state_dict` returned. The state of a device is skipped on a device without a generator.
         """
         torch.set_rng_state(state_dict["torch"])
         python = state_dict["python"]
         random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss_next"]))
-        if "device" in state_dict and has_own_generator(self._device):
+        if "device" in state_dict and self._has_device_generator:
             torch.get_device_module(self._device).set_rng_state(state_dict["device"])
         if "numpy" in state_dict:
             numpy = state_dict["numpy"]

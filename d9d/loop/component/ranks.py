@@ -1,11 +1,11 @@
-"""The processes of a job, as those who must agree: what fails on one fails on all, in the same words."""
+"""The ranks of a job, acting together: an error on one of them is raised on all."""
 
 import pickle
-import sys
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 from torch import distributed
+from torch.distributed.checkpoint.api import CheckpointException
 
 from d9d.core.dist_context import DistributedContext
 
@@ -13,14 +13,14 @@ TValue = TypeVar("TValue")
 
 
 class Ranks:
-    """Has the processes of a job work together, with no process left waiting for one that failed.
+    """The ranks of a job. No rank is left waiting for one that has failed.
 
-    Every method is called by all of them, in the same order. A process alone needs no process group.
+    All ranks call each method, in the same order. A single process needs no process group.
 
     Args:
-        rank: The index of this process, from 0.
-        num_ranks: How many there are.
-        group: Through which they speak; `None` means the group of the whole job.
+        rank: The rank of this process.
+        num_ranks: How many ranks there are.
+        group: The process group for collective operations; `None` means the default group.
     """
 
     def __init__(self, rank: int = 0, num_ranks: int = 1, group: distributed.ProcessGroup | None = None) -> None:
@@ -30,27 +30,31 @@ class Ranks:
 
     @classmethod
     def of(cls, dist_context: DistributedContext) -> Self:
-        """Return all processes of a job."""
+        """Return all ranks of a job."""
         return cls(dist_context.rank, dist_context.world_size)
 
     def with_own_group(self) -> Self:
-        """Return the same processes, who speak through a group of their own, beside whatever else they say."""
+        """Return the same ranks with a new process group, for use at the same time as other collective operations."""
         if self.is_alone:
             return self
         return type(self)(self.rank, self.num_ranks, distributed.new_group(backend="gloo"))
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is no other."""
+        """Whether this is the only rank."""
         return self.num_ranks == 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that decides, and writes what is written once."""
+        """Whether this is rank 0, which writes what is written once."""
         return self.rank == 0
 
     def gather(self, value: TValue) -> list[TValue]:
-        """Return the values of all processes, by rank."""
+        """Return the values of all ranks, by rank.
+
+        Args:
+            value: The value of this rank, which must be picklable.
+        """
         if self.is_alone:
             return [value]
         values: list[Any] = [None] * self.num_ranks
@@ -58,81 +62,69 @@ class Ranks:
         return values
 
     def run_on_all_ranks(self, work: Callable[[], TValue]) -> TValue:
-        """Have each process do something of its own.
+        """Call a function on each rank.
 
         Args:
-            work: What this process does; speaks to no other.
+            work: The function of this rank, which uses no collective operation.
 
         Returns:
-            What it returned here.
+            What it returned on this rank.
 
         Raises:
-            Exception: On all processes, what the first of them raised that failed.
+            Exception: On all ranks, what it raised on the lowest rank on which it failed.
         """
         if self.is_alone:
             return work()
-        result, failure = _attempt(work)
-        for rank, failed in enumerate(self.gather(_portable(failure))):
-            if failed is not None:
-                _fail(failed, rank, failure if rank == self.rank else None)
-        return result  # type: ignore[return-value] # nobody failed, so it is there
+        result, own_error = _attempt(work)
+        for rank, error in enumerate(self.gather(_picklable(own_error))):
+            if error is not None:
+                _raise(error, rank, own_error if rank == self.rank else None)
+        return result  # type: ignore[return-value] # no rank failed, so there is a result
 
     def run_on_rank_zero(self, work: Callable[[], TValue]) -> TValue:
-        """Have the main process do something for all.
+        """Call a function on rank 0 and broadcast its result.
 
         Args:
-            work: What it does; returns what can be pickled, and speaks to no other.
+            work: The function, which uses no collective operation and returns something picklable.
 
         Returns:
-            What it returned there, on all processes.
+            What it returned, on all ranks.
 
         Raises:
-            Exception: On all processes, what it raised.
+            Exception: On all ranks, what it raised.
         """
         if self.is_alone:
             return work()
-        result, failure = _attempt(work) if self.is_main else (None, None)
-        answer = [(result, _portable(failure))]
-        distributed.broadcast_object_list(answer, group=self.group, group_src=0)
-        received, failed = answer[0]
-        if failed is not None:
-            _fail(failed, 0, failure)
-        return received  # type: ignore[return-value] # it did not fail, so it is there
+        result, own_error = _attempt(work) if self.is_main else (None, None)
+        broadcast = [(result, _picklable(own_error))]
+        distributed.broadcast_object_list(broadcast, group=self.group, group_src=0)
+        received, error = broadcast[0]
+        if error is not None:
+            _raise(error, 0, own_error)
+        return received  # type: ignore[return-value] # rank 0 did not fail, so there is a result
 
 
 ALONE = Ranks()
-"""A process that is its whole job."""
-
-
-def or_checkpoint_exception(*kinds: type[BaseException]) -> tuple[type[BaseException], ...]:
-    """Return kinds of errors to catch, and with them what torch's checkpoints raise, which is no `Exception`.
-
-    Where nobody has loaded them, nobody raises it, and they are not loaded for it.
-
-    Args:
-        kinds: The others.
-    """
-    api: Any = sys.modules.get("torch.distributed.checkpoint.api")
-    return kinds if api is None else (*kinds, api.CheckpointException)
+"""The only rank of its job."""
 
 
 def _attempt(work: Callable[[], TValue]) -> tuple[TValue | None, BaseException | None]:
     try:
         return work(), None
-    except or_checkpoint_exception(Exception) as error:
+    except (Exception, CheckpointException) as error:  # noqa: BLE001 -- raised on all ranks; torch's is no Exception
         return None, error
 
 
-def _portable(error: BaseException | None) -> BaseException | None:
-    """Return an error that survives the way to other processes."""
+def _picklable(error: BaseException | None) -> BaseException | None:
+    """Return an error that can be sent to other ranks."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 -- our own bytes
-    except Exception:  # noqa: BLE001 -- whatever an error's own methods raise
+    except Exception:  # noqa: BLE001 -- the methods of an error may raise anything
         return RuntimeError(f"{type(error).__qualname__}: {error}")
     return error
 
 
-def _fail(error: BaseException, rank: int, own: BaseException | None) -> None:
-    error = own or error
+def _raise(error: BaseException, rank: int, own_error: BaseException | None) -> None:
+    error = own_error or error
     error.add_note(f"on rank {rank}")
     raise error

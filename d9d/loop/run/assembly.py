@@ -13,7 +13,7 @@ from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.export import WeightSource, find_source
-from d9d.loop.component.checkpoint.job_state import JobState, find_participants
+from d9d.loop.component.checkpoint.job_state import JobState, find_stateful_objects
 from d9d.loop.component.checkpoint.manager import Checkpointer
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
 from d9d.loop.component.data import DeviceTransfer
@@ -235,7 +235,7 @@ class Assembly:
         """
         if self.config.checkpointing is None:
             return {}
-        return find_participants(
+        return find_stateful_objects(
             self.providers,
             self.stateful,
             self.event_bus.subscribers,
@@ -282,7 +282,7 @@ class Assembly:
                 **settings,
             },
             ranks=self.ranks,
-            notes=describe_job(config),
+            job_metadata=describe_job(config),
             is_stopping=lambda: shutdown.is_due,
         )
         return Loop(

@@ -7,7 +7,6 @@ from torch import nn
 
 from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint.export import identify_source
 from d9d.loop.component.checkpoint.job_state import inference_state
 from d9d.loop.component.checkpoint.sharded_state import describe_model
 from d9d.loop.component.data import build_data_loader, count_samples
@@ -199,7 +198,7 @@ class InferenceConfigurator:
             stepper=stepper,
             task=self._task,
             random=run.random_state,
-            participants=run.find_stateful(modules, []),
+            stateful=run.find_stateful(modules, []),
         )
         described: dict[str, Any] = {}
         if config.checkpointing is not None:
@@ -217,7 +216,7 @@ class InferenceConfigurator:
                 "loop": "inference",
                 "num_samples": num_samples,
                 # Outputs of two sets of weights must not mix in one run.
-                "source_checkpoint": None if source is None else identify_source(source),
+                "source_checkpoint": None if source is None else source.identity,
                 **described,
             },
         )

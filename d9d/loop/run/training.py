@@ -283,7 +283,7 @@ class TrainingConfigurator:
             lr_scheduler=lr_scheduler,
             task=self._task,
             random=run.random_state,
-            participants=run.find_stateful(modules, [optimizer, lr_scheduler, *data.state.values()]),
+            stateful=run.find_stateful(modules, [optimizer, lr_scheduler, *data.state.values()]),
         )
         loop = run.build_loop(
             stepper=stepper,

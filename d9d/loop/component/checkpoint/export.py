@@ -9,14 +9,15 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -24,19 +25,35 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
-from torch.futures import Future
 
-from d9d.loop.component.checkpoint.dcp import READ_ERRORS, SavedState, fill_tensors
-from d9d.loop.component.checkpoint.files import CheckpointError, synchronize_folder, write_json
+from d9d.loop.component.checkpoint.files import CheckpointError, require_plain_name, sync_folder, write_json
 from d9d.loop.component.checkpoint.sharded_state import ModelState, describe_model
-from d9d.loop.component.checkpoint.state_dict import describe_outline, dtype_of, empty_tensors, join_state
-from d9d.loop.component.checkpoint.storage import Checkpoint, find_complete, require_same
-from d9d.loop.component.ranks import ALONE, Ranks, or_checkpoint_exception
+from d9d.loop.component.checkpoint.state_dict import (
+    allocate_tensors,
+    describe_metadata,
+    dtype_from_name,
+    dtype_name,
+    join_state,
+)
+from d9d.loop.component.checkpoint.storage import (
+    READ_ERRORS,
+    Checkpoint,
+    SavedState,
+    describe_cause,
+    find_complete,
+    require_same,
+)
+from d9d.loop.component.ranks import ALONE, Ranks
 
+logger = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 5_000_000_000
+"""How large a file may become, as for Hugging Face's own files; a larger tensor has a file of its own."""
+
+_SUFFIX = ".safetensors"
+_INDEX = "model.safetensors.index.json"
 _NUM_LENGTH_BYTES = 8
 _ALIGNMENT_BYTES = 8
-_METADATA = "__metadata__"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -55,17 +72,15 @@ _DTYPES = {
     "BOOL": torch.bool,
     "C64": torch.complex64,
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
-INDEX = "model.safetensors.index.json"
+_DTYPE_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class TensorDescription:
-    """A tensor without its numbers.
+class TensorInfo:
+    """A tensor without its values.
 
     Attributes:
-        dtype: The format of its numbers.
+        dtype: Its dtype.
         shape: Its shape.
     """
 
@@ -74,347 +89,184 @@ class TensorDescription:
 
     @property
     def num_bytes(self) -> int:
-        """How many bytes its numbers take."""
+        """The size of its values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclasses.dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a file.
-
-    Attributes:
-        file: The file.
-        description: What it is.
-        start: Where its bytes begin in the file.
-    """
-
-    file: Path
-    description: TensorDescription
-    start: int
-
-    def map(self) -> torch.Tensor:
-        """Return the tensor, of which nothing is read before it is used."""
-        stop = self.start + self.description.num_bytes
-        if stop == self.start:
-            return torch.empty(self.description.shape, dtype=self.description.dtype)
-        content = torch.from_file(str(self.file), shared=False, size=stop, dtype=torch.uint8)[self.start :]
-        if self.start % self.description.dtype.itemsize:  # no writer of ours
-            content = content.clone()
-        return content.view(self.description.dtype).view(self.description.shape)
-
-
-def write_safetensors(
-    path: Path, tensors: Mapping[str, TensorDescription], read: Callable[[str], torch.Tensor]
-) -> None:
-    """Write a file, with one tensor at a time in memory; it is on disk when this returns.
-
-    Args:
-        path: The file.
-        tensors: What will be written, by name.
-        read: Returns the tensor of a name, on the CPU.
-
-    Raises:
-        OSError: If the file cannot be written.
-        TypeError: If the format has no name for the numbers of a tensor.
-    """
-    # The widest numbers first: all of them then begin where a program can use them in place.
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    with path.open("wb") as file:
-        file.write(_header(names, tensors))
-        for name in names:
-            tensor = read(name).contiguous()
-            file.write((ctypes.c_char * tensors[name].num_bytes).from_address(tensor.data_ptr()))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], bytes]:
-    """Read which tensors a file holds.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The tensors by name, and the header as it is.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is of another format, or shorter or longer than it says.
-    """
-    with path.open("rb") as file:
-        num_bytes = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(_NUM_LENGTH_BYTES), "little")
-        if length > num_bytes - _NUM_LENGTH_BYTES:
-            raise ValueError(f"{path} is no safetensors file, or has been cut off")
-        header = file.read(length)
-    start = _NUM_LENGTH_BYTES + length
-    entries = {name: entry for name, entry in json.loads(header).items() if name != _METADATA}
-    try:
-        found = {name: _stored(path, entry, start) for name, entry in entries.items()}
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} has a header that is no safetensors header ({error})") from error
-    end = max((tensor.start + tensor.description.num_bytes for tensor in found.values()), default=start)
-    if end != num_bytes:
-        raise ValueError(f"{path} has {num_bytes} bytes instead of {end}")
-    return found, header
-
-
-def _header(names: list[str], tensors: Mapping[str, TensorDescription]) -> bytes:
-    header: dict[str, object] = {_METADATA: {"format": "pt"}}
-    end = 0
-    for name in names:
-        described = tensors[name]
-        if described.dtype not in _NAMES:
-            raise TypeError(f"{name!r} is of {described.dtype}, for which safetensors has no name: export it otherwise")
-        start, end = end, end + described.num_bytes
-        header[name] = {"dtype": _NAMES[described.dtype], "shape": described.shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
-    return len(text).to_bytes(_NUM_LENGTH_BYTES, "little") + text
-
-
-def _stored(path: Path, entry: Mapping[str, list[int]], start: int) -> StoredTensor:
-    described = TensorDescription(_DTYPES[str(entry["dtype"])], tuple(entry["shape"]))
-    first, last = entry["data_offsets"]
-    if last - first != described.num_bytes:
-        raise TypeError(f"a tensor of {described} has {last - first} bytes")
-    return StoredTensor(path, described, start + first)
-
-
-_SUFFIX = ".safetensors"
-
-
-@dataclasses.dataclass(frozen=True)
 class ExportedWeights:
-    """Files of safetensors that hold the weights of one model.
+    """The weights of one model in safetensors files.
 
     Attributes:
         path: One file, or the folder of several.
-        tensors: The weights, by name.
-        identity: Differs from that of any other weights.
+        tensors: The weights by name, each with its file.
+        identity: A name that no other weights have.
     """
 
     path: Path
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, tuple[Path, TensorInfo]]
     identity: str
 
     @staticmethod
     def is_at(path: Path) -> bool:
-        """Say whether a path means such files: one of them, or a folder that holds any."""
+        """Return whether a path is a safetensors file, or a folder with any."""
         return path.suffix == _SUFFIX if path.is_file() else any(path.glob(f"*{_SUFFIX}"))
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Read which weights there are, and no weight.
+    def find(cls, path: Path) -> Self:
+        """Read the headers of safetensors files.
 
         Args:
-            path: One file; or a folder, of which the index is believed, or else all files are taken.
+            path: One file; or a folder, in which the files that the index names are read, or all without an index.
 
         Returns:
             The weights.
 
         Raises:
-            CheckpointError: If the files are damaged or one is missing, with its name.
+            CheckpointError: If a file is missing or cannot be read, with its name.
         """
+        tensors: dict[str, tuple[Path, TensorInfo]] = {}
+        digest = hashlib.sha256()
         try:
-            return cls._open(path)
+            for file in [path] if path.is_file() else _files_in(path):
+                for name, info in _read_header(file).items():
+                    if name in tensors:
+                        raise ValueError(f"{name!r} is in two of its files")
+                    tensors[name] = (file, info)
+                # Two models can have the same header; that their values differ shows in when they were written.
+                digest.update(_header_bytes(file) + str(file.stat().st_mtime_ns).encode())
         except READ_ERRORS as error:
             raise CheckpointError(
-                f"{path} holds weights that cannot be read ({error}): export or download them again"
+                f"cannot read the weights in {path} ({error}): export or download them again"
             ) from error
-
-    def describe(self) -> dict[str, Any]:
-        """Return the outline of the weights, as `split_state` makes that of a model's state."""
-        return {"dict": [[name, _outline(name, tensor)] for name, tensor in self.tensors.items()]}
-
-    def fill(self, rooms: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
-        """Read weights; of those that are divided, each rank reads its part.
-
-        Args:
-            rooms: Where to read to, by the path that `describe` has given the weight.
-            ranks: Those that read, all of which call this.
-
-        Raises:
-            CheckpointError: On all ranks, if any cannot read.
-        """
-        tensors = {_path_of(name): tensor for name, tensor in self.tensors.items()}
-        try:
-            fill_tensors(rooms, _Reader(self.path, tensors), ranks)
-        except (*READ_ERRORS, CheckpointException) as error:  # torch's is no Exception
-            raise CheckpointError(
-                f"{self.path} holds weights that cannot be read ({type(error).__qualname__}): export or download them "
-                "again"
-            ) from error
-
-    @classmethod
-    def _open(cls, path: Path) -> Self:
-        files = [path] if path.is_file() else _files_in(path)
-        tensors: dict[str, StoredTensor] = {}
-        digest = hashlib.sha256()
-        for file in files:
-            found, header = read_safetensors(file)
-            twice = found.keys() & tensors.keys()
-            if twice:
-                raise ValueError(f"{min(twice)!r} is in two of its files")
-            tensors |= found
-            # Two models may have one header; that the numbers are others shows in when they were written.
-            digest.update(header + str(file.stat().st_mtime_ns).encode())
         return cls(path, tensors, f"{path.name} ({digest.hexdigest()[:16]})")
 
+    def describe_weights(self) -> dict[str, Any]:
+        """Describe the weights as `describe_model` does."""
+        return describe_metadata(self._metadata())
 
-def _files_in(folder: Path) -> list[Path]:
-    if not (folder / INDEX).exists():
-        return sorted(folder.glob(f"*{_SUFFIX}"))
-    names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    outside = [name for name in names if Path(name).name != name]
-    if outside:
-        raise ValueError(f"{INDEX} names the file {outside[0]!r}, which is not in its folder")
-    return [folder / name for name in sorted(names)]
+    def open(self, ranks: Ranks = ALONE) -> SavedState:
+        """Open the weights as the state of a job that has a model only.
+
+        Args:
+            ranks: The ranks that load them, all of which call this.
+        """
+        return SavedState(
+            path=self.path,
+            metadata=self._metadata(),
+            reader=_Reader(self),
+            num_ranks=1,
+            ranks=ranks,
+            remedy="export or download the weights again",
+        )
+
+    def _metadata(self) -> Any:
+        model = [
+            [name, {"tensor": {"path": name, "dtype": dtype_name(info.dtype), "shape": list(info.shape)}}]
+            for name, (_, info) in self.tensors.items()
+        ]
+        return {"dict": [["model", {"dict": model}]]}
 
 
-def _path_of(name: str) -> str:
-    return f"model/{name}"
+class _Reader(HuggingFaceStorageReader):
+    """Reads the tensors whose headers have been read; torch's own reader takes all files of a folder."""
 
+    def __init__(self, weights: ExportedWeights) -> None:
+        super().__init__(str(weights.path))
+        self._tensors = weights.tensors
 
-def _outline(name: str, tensor: StoredTensor) -> dict[str, Any]:
-    dtype = str(tensor.description.dtype).removeprefix("torch.")
-    return {"tensor": {"path": _path_of(name), "dtype": dtype, "shape": list(tensor.description.shape)}}
-
-
-class _Reader(FileSystemReader):
-    """Has `torch.distributed.checkpoint` read tensors that lie in files as they are, each in one piece."""
-
-    def __init__(self, path: Path, tensors: Mapping[str, StoredTensor]) -> None:
-        super().__init__(path)
-        self._tensors = tensors
-
-    def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
-        described: dict[str, Any] = {}
-        for path, tensor in self._tensors.items():
-            size = torch.Size(tensor.description.shape)
-            described[path] = TensorStorageMetadata(
-                properties=TensorProperties(dtype=tensor.description.dtype),
-                size=size,
-                chunks=[ChunkStorageMetadata(offsets=torch.Size([0] * len(size)), sizes=size)],
+    def read_metadata(self) -> Metadata:
+        tensors: dict[str, Any] = {}
+        locations = {}
+        for name, (file, info) in self._tensors.items():
+            size, origin = torch.Size(info.shape), torch.Size([0] * len(info.shape))
+            tensors[name] = TensorStorageMetadata(
+                properties=TensorProperties(dtype=info.dtype), size=size, chunks=[ChunkStorageMetadata(origin, size)]
             )
-        places = {MetadataIndex(path, [0] * len(item.size)): None for path, item in described.items()}
-        return Metadata(state_dict_metadata=described, storage_data=places)
+            locations[MetadataIndex(name, origin)] = _Location(str(file))
+        return Metadata(state_dict_metadata=tensors, storage_data=locations)
 
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        for item in plan.items:
-            whole = self._tensors[item.storage_index.fqn].map()
-            part = whole[
-                tuple(slice(at, at + size) for at, size in zip(item.storage_offsets, item.lengths, strict=True))
-            ]
-            room = planner.resolve_tensor(item).detach()
-            room.copy_(part)
-            planner.commit_tensor(item, room)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
+
+@dataclasses.dataclass(frozen=True)
+class _Location:
+    """Where a tensor is, with the attribute that torch's reader needs."""
+
+    relative_path: str
 
 
 WeightSource: TypeAlias = Checkpoint | ExportedWeights
 
-_REMEDY = "Build the model that was trained, or name another source_checkpoint."
-
 
 def find_source(path: Path, ranks: Ranks = ALONE) -> WeightSource:
-    """Find the weights that a path means.
+    """Find the weights at a path.
 
     Args:
-        path: One checkpoint; the folder of a training run, whose newest complete checkpoint is meant; a file of
-            safetensors, or a folder of such files.
-        ranks: The processes of this job, all of which call this and get the same.
+        path: A checkpoint; the folder of a training run, for its newest complete checkpoint; a safetensors file; or a
+            folder with safetensors files.
+        ranks: The ranks of the job, all of which call this and get the same.
 
     Returns:
-        A complete checkpoint, or weights that have all their files.
+        The weights, none of which has been read.
 
     Raises:
-        CheckpointError: On all ranks, if there is none.
+        CheckpointError: On all ranks, if there are none, or they are not complete.
     """
-    return ranks.run_on_rank_zero(lambda: _find_source(path))
 
+    def find() -> WeightSource:
+        setting = f"source_checkpoint={str(path)!r}"
+        if ExportedWeights.is_at(path):
+            return ExportedWeights.find(path)
+        if Checkpoint.is_name(path.name):
+            checkpoint = Checkpoint(path.resolve())
+            if problem := checkpoint.problem():
+                raise CheckpointError(f"{setting} cannot be loaded: {problem}")
+            return checkpoint
+        newest = find_complete(path)
+        if newest is None:
+            raise CheckpointError(
+                f"{setting} contains neither a checkpoint nor a safetensors file: set it to the folder that training "
+                "saved or exported into"
+            )
+        return newest
 
-def identify_source(source: WeightSource) -> str:
-    """Return what tells weights from all others.
-
-    Args:
-        source: The weights.
-
-    Returns:
-        A name, and what is of these weights alone.
-    """
-    if isinstance(source, ExportedWeights):
-        return source.identity
-    return f"{source.path.name} ({source.manifest()['id']})"
+    return ranks.run_on_rank_zero(find)
 
 
 def load_weights(source: WeightSource, modules: Sequence[nn.Module], ranks: Ranks = ALONE) -> None:
-    """Load the weights of a training run, and nothing else of it.
+    """Load the weights of a model, and nothing else.
 
     Args:
         source: The weights.
-        modules: The stages of the model that this rank holds, however that of training was divided.
-        ranks: The processes of this job, all of which call this.
+        modules: The stages of the model on this rank; the mesh need not be that of the training.
+        ranks: The ranks of the job, all of which call this.
 
     Raises:
-        CheckpointError: On all ranks, if the model of the source has other weights, with name, type and shape of each,
-            or it is damaged.
+        CheckpointError: On all ranks, if the weights cannot be read, or the model has other weights, with name, dtype
+            and shape of each.
     """
     expected = describe_model(modules, ranks)
-    ranks.run_on_rank_zero(lambda: require_same(expected, _describe(source), source.path, remedy=_REMEDY))
-    state = ModelState(modules)
-    if isinstance(source, ExportedWeights):
-        outline = state.narrow(source.describe())
-        rooms = state.make_room(outline)
-        source.fill(rooms, ranks)
-    else:
-        saved = source.open(ranks)
-        outline = state.narrow(saved.outline_at("model"))
-        rooms = state.make_room(outline)
-        saved.fill(rooms)
-    ranks.run_on_all_ranks(lambda: state.load_state_dict(join_state(outline, rooms)))
-
-
-def _describe(source: WeightSource) -> dict[str, Any]:
-    """Return the type and shape of each weight, by its path."""
-    if isinstance(source, ExportedWeights):
-        return describe_outline({"dict": [["model", source.describe()]]})
-    settings = source.manifest()["settings"]
-    return {name: value for name, value in settings.items() if name.startswith("model/")}
-
-
-def _find_source(path: Path) -> WeightSource:
-    if ExportedWeights.is_at(path):
-        return ExportedWeights.open(path)
-    if Checkpoint.is_name(path.name):
-        checkpoint = Checkpoint(path)
-        defect = checkpoint.defect()
-        if defect is not None:
-            raise CheckpointError(f"source_checkpoint={str(path)!r} cannot be loaded: {defect}")
-        return checkpoint
-    newest = find_complete(path)
-    if newest is None:
-        raise CheckpointError(
-            f"source_checkpoint={str(path)!r} holds no checkpoint: name the folder that training saved or exported "
-            "into, or train"
+    ranks.run_on_rank_zero(
+        lambda: require_same(
+            expected,
+            source.describe_weights(),
+            problem=f"the weights in {source.path} do not fit this model",
+            remedy="Build the model that was trained, or set source_checkpoint to other weights.",
         )
-    return newest
-
-
-logger = logging.getLogger(__name__)
-
-MAX_FILE_BYTES = 5_000_000_000
-"""How large a file may become, which is what Hugging Face's own are; a larger tensor has a file of its own."""
+    )
+    saved = source.open(ranks)
+    state = ModelState(modules)
+    metadata = state.select_local(saved.metadata_at("model"))
+    targets = state.load_targets(metadata)
+    saved.load(targets)
+    ranks.run_on_all_ranks(lambda: state.load_state_dict(join_state(metadata, targets)))
 
 
 class WeightExporter:
     """Exports the weights of a model that is being trained.
 
     Args:
-        modules: The stages of the model that this rank holds.
-        ranks: The processes of the job.
+        modules: The stages of the model on this rank.
+        ranks: The ranks of the job.
     """
 
     def __init__(self, modules: Sequence[nn.Module], ranks: Ranks) -> None:
@@ -422,116 +274,163 @@ class WeightExporter:
         self._ranks = ranks
 
     def export(self, folder: Path) -> None:
-        """Write the weights as they are; all ranks call this.
+        """Write the weights as they are to safetensors files; all ranks call this.
 
-        They are first written as they lie on the ranks, and then brought together from disk: the disk needs room for
-        two copies, and no process for more than a tensor.
+        They are first saved as they are sharded, and then put together from disk: the disk needs space for two copies,
+        and no rank needs memory for more than one tensor.
 
         Args:
-            folder: Where to; is not there yet, or empty. All ranks see the same.
+            folder: A folder that does not exist or is empty; the same for all ranks.
 
         Raises:
-            CheckpointError: On all ranks, if they cannot be written, or the folder holds something.
+            CheckpointError: On all ranks, if the weights cannot be written, or the folder is not empty.
         """
         state = self._ranks.run_on_all_ranks(lambda: {"model": self._model.state_dict()})
-        differing = {f"model/{name}" for name in self._model.buffer_names()}
-        scratch = self._ranks.run_on_rank_zero(lambda: _make_scratch(folder))
+        may_differ = {f"model/{name}" for name in self._model.buffer_names()}
+        staging = self._ranks.run_on_rank_zero(lambda: _make_staging_directory(folder))
         try:
-            checkpoint = Checkpoint.write(scratch, 0, state, {}, ranks=self._ranks, differing=differing)
+            checkpoint = Checkpoint.write(staging, 0, state, {}, ranks=self._ranks, may_differ=may_differ)
             export_weights(checkpoint, folder, self._ranks)
-        except or_checkpoint_exception(OSError) as error:
-            raise _failure(folder, error) from error
+        except (OSError, CheckpointException) as error:
+            raise _export_error(folder, error) from error
         finally:
             if self._ranks.is_main:
-                shutil.rmtree(scratch, ignore_errors=True)
+                shutil.rmtree(staging, ignore_errors=True)
 
 
 def export_weights(
     checkpoint: Checkpoint, folder: Path, ranks: Ranks = ALONE, *, max_file_bytes: int = MAX_FILE_BYTES
 ) -> None:
-    """Write the weights of a checkpoint, one tensor at a time, as files of safetensors with an index.
+    """Write the weights of a checkpoint to safetensors files with an index, one tensor at a time.
 
     Args:
-        checkpoint: Is complete.
-        folder: Where to; is not there yet, or empty. It appears whole or not at all.
-        ranks: Who writes: each some of the files. All see the same folders.
+        checkpoint: A complete checkpoint.
+        folder: A folder that does not exist or is empty. It appears when all of it is on disk.
+        ranks: The ranks that write, each some of the files; all need the same folders.
         max_file_bytes: How large a file may become.
 
     Raises:
-        CheckpointError: On all ranks, if they cannot be written, the folder holds something, or the checkpoint has no
-            model.
+        CheckpointError: On all ranks, if the weights cannot be written, the folder is not empty, the checkpoint has no
+            model, or safetensors files cannot hold the dtype of a weight.
     """
-    saved = checkpoint.open(ranks)
-    outline = saved.outline_at("model")
-    files = _divide(_weights_in(outline, checkpoint, ranks), max_file_bytes)
-    scratch = ranks.run_on_rank_zero(lambda: _make_scratch(folder))
-    try:
-        own = list(files.items())[ranks.rank :: ranks.num_ranks]
-        ranks.run_on_all_ranks(lambda: _write_files(scratch, own, checkpoint.open()))
-        ranks.run_on_rank_zero(lambda: _complete(scratch, folder, files))
-    except OSError as error:
-        raise _failure(folder, error) from error
-    finally:
-        if ranks.is_main:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _make_scratch(folder: Path) -> Path:
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise CheckpointError(f"{folder} holds something already: name a folder for the weights alone")
-    scratch = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    try:
-        scratch.mkdir(parents=True)
-    except OSError as error:
-        raise _failure(folder, error) from error
-    return scratch
-
-
-def _weights_in(outline: Any, checkpoint: Checkpoint, ranks: Ranks) -> dict[str, TensorDescription]:
-    weights: dict[str, TensorDescription] = {}
-    for name, value in outline["dict"]:
+    weights: dict[str, TensorInfo] = {}
+    for name, value in checkpoint.open(ranks).metadata_at("model")["dict"]:
         match value:
             case {"tensor": {"dtype": dtype, "shape": shape}}:
-                weights[name] = TensorDescription(dtype_of(dtype), tuple(shape))
+                weights[name] = TensorInfo(dtype_from_name(dtype), tuple(shape))
             case _ if ranks.is_main:
-                logger.warning("%s: %r is no tensor, and is left out of the export", checkpoint.path, name)
-    return weights
+                logger.warning("%s: %r is not a tensor and is left out of the export", checkpoint.path, name)
+    files = _assign_files(weights, max_file_bytes)
+    staging = ranks.run_on_rank_zero(lambda: _make_staging_directory(folder))
+    try:
+        own = list(files.items())[ranks.rank :: ranks.num_ranks]
+        ranks.run_on_all_ranks(lambda: _write_files(staging, own, checkpoint.open()))
+        ranks.run_on_rank_zero(lambda: _complete(staging, folder, files))
+    except OSError as error:
+        raise _export_error(folder, error) from error
+    finally:
+        if ranks.is_main:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
-def _divide(weights: Mapping[str, TensorDescription], max_file_bytes: int) -> dict[str, dict[str, TensorDescription]]:
-    """Return which weights each file has."""
-    parts: list[dict[str, TensorDescription]] = [{}]
+def _files_in(folder: Path) -> list[Path]:
+    index = folder / _INDEX
+    if not index.is_file():
+        return sorted(folder.glob(f"*{_SUFFIX}"))
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return [folder / require_plain_name(name, _INDEX) for name in sorted(names)]
+
+
+def _read_header(path: Path) -> dict[str, TensorInfo]:
+    """Read which tensors a file has. It may be a link, as in the cache of Hugging Face, but not a pipe."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    tensors: dict[str, TensorInfo] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 -- it is no mapping
+                tensor = file.get_slice(name)
+                code = tensor.get_dtype()
+                if code not in _DTYPES:
+                    raise ValueError(f"{name!r} in {path} has the dtype {code}, which d9d does not know")
+                tensors[name] = TensorInfo(_DTYPES[code], tuple(tensor.get_shape()))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+    return tensors
+
+
+def _header_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(int.from_bytes(file.read(_NUM_LENGTH_BYTES), "little"))
+
+
+def _make_staging_directory(folder: Path) -> Path:
+    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
+        raise CheckpointError(f"{folder} is not empty, or not a directory: choose a new or empty folder for the export")
+    staging = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise _export_error(folder, error) from error
+    return staging
+
+
+def _assign_files(weights: Mapping[str, TensorInfo], max_file_bytes: int) -> dict[str, dict[str, TensorInfo]]:
+    """Return the weights of each file."""
+    parts: list[dict[str, TensorInfo]] = [{}]
     num_bytes = 0
-    for name, described in weights.items():
-        if parts[-1] and num_bytes + described.num_bytes > max_file_bytes:
+    for name, info in weights.items():
+        if parts[-1] and num_bytes + info.num_bytes > max_file_bytes:
             parts.append({})
             num_bytes = 0
-        parts[-1][name] = described
-        num_bytes += described.num_bytes
-    return {f"model-{number:05}-of-{len(parts):05}.safetensors": part for number, part in enumerate(parts, start=1)}
+        parts[-1][name] = info
+        num_bytes += info.num_bytes
+    return {f"model-{number:05}-of-{len(parts):05}{_SUFFIX}": part for number, part in enumerate(parts, start=1)}
 
 
-def _write_files(
-    scratch: Path, files: Sequence[tuple[str, Mapping[str, TensorDescription]]], saved: SavedState
-) -> None:
-    def read(name: str) -> torch.Tensor:
-        rooms = empty_tensors(saved.outline_at("model", name))
-        saved.fill(rooms)
-        (tensor,) = rooms.values()
-        return tensor
-
-    for name, weights in files:
-        write_safetensors(scratch / name, weights, read)
-
-
-def _complete(scratch: Path, folder: Path, files: Mapping[str, Mapping[str, TensorDescription]]) -> None:
-    total = sum(described.num_bytes for weights in files.values() for described in weights.values())
-    places = {name: file for file, weights in files.items() for name in weights}
-    write_json(scratch / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))})
-    synchronize_folder(scratch)
-    scratch.rename(folder)
-    synchronize_folder(folder.parent)
+def _write_files(staging: Path, files: Sequence[tuple[str, Mapping[str, TensorInfo]]], saved: SavedState) -> None:
+    """Write files with one tensor in memory at a time; they are on disk when this returns."""
+    for file_name, weights in files:
+        # Tensors of larger dtypes come first, so that each is aligned for its own and can be used in place.
+        names = sorted(weights, key=lambda name: (-weights[name].dtype.itemsize, name))
+        with (staging / file_name).open("xb") as file:
+            file.write(_encode_header(names, weights))
+            for name in names:
+                targets = allocate_tensors(saved.metadata_at("model", name))
+                saved.load(targets)
+                (tensor,) = targets.values()
+                file.write((ctypes.c_char * weights[name].num_bytes).from_address(tensor.data_ptr()))
+            file.flush()
+            os.fsync(file.fileno())
 
 
-def _failure(folder: Path, error: BaseException) -> CheckpointError:
-    return CheckpointError(f"the weights could not be exported to {folder} ({error}): mend that, and export again")
+def _encode_header(names: Sequence[str], weights: Mapping[str, TensorInfo]) -> bytes:
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        info = weights[name]
+        if info.dtype not in _DTYPE_CODES:
+            raise CheckpointError(
+                f"{name!r} has the dtype {info.dtype}, which safetensors files cannot hold: convert it before exporting"
+            )
+        start, end = end, end + info.num_bytes
+        header[name] = {"dtype": _DTYPE_CODES[info.dtype], "shape": info.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+    return len(text).to_bytes(_NUM_LENGTH_BYTES, "little") + text
+
+
+def _complete(staging: Path, folder: Path, files: Mapping[str, Mapping[str, TensorInfo]]) -> None:
+    """Add the index, and move the folder to its name."""
+    total = sum(info.num_bytes for weights in files.values() for info in weights.values())
+    file_names = {name: file_name for file_name, weights in files.items() for name in weights}
+    write_json(staging / _INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(file_names.items()))})
+    sync_folder(staging)
+    staging.rename(folder)
+    sync_folder(folder.parent)
+
+
+def _export_error(folder: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"could not export the weights to {folder} ({describe_cause(error)}): fix this and export again"
+    )

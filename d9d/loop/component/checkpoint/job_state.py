@@ -12,34 +12,37 @@ import torch
 from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol, Stateful
-from d9d.loop.component.checkpoint.dcp import SavedState
 from d9d.loop.component.checkpoint.files import CheckpointError
-from d9d.loop.component.checkpoint.sharded_state import ModelState, OptimizerState, ShardedState, is_alike, unite
-from d9d.loop.component.checkpoint.state_dict import describe_outline, empty_tensors, join_state, split_state
+from d9d.loop.component.checkpoint.sharded_state import (
+    ModelState,
+    OptimizerState,
+    ShardedState,
+    is_replicated,
+    split_across_ranks,
+)
+from d9d.loop.component.checkpoint.state_dict import allocate_tensors, describe_metadata, join_state, split_state
+from d9d.loop.component.checkpoint.storage import SavedState
 from d9d.loop.component.ranks import ALONE, Ranks
-
-__all__ = ["Held", "JobState", "Part", "find_participants", "inference_state", "training_state"]
-
 
 logger = logging.getLogger(__name__)
 
-_ALL_RANKS = "all"
+_REPLICATED_KEY = "all"
 
 
-class Held(enum.Enum):
-    """How the processes of a job hold a part of its state, which decides what another number of them can do with it."""
+class Distribution(enum.Enum):
+    """How the ranks of a job hold a part of its state, and what another number of ranks does with it."""
 
-    TOGETHER = enum.auto()
-    """Each holds a share of it, or all the same: any number of processes goes on from it."""
+    SHARDED = enum.auto()
+    """Sharded or replicated: it loads on any number of ranks."""
 
-    ALIKE_OR_APART = enum.auto()
-    """As `TOGETHER` where it was the same on all, and as `APART` where it was not."""
+    REPLICATED_OR_PER_RANK = enum.auto()
+    """Replicated if all ranks had the same, else `PER_RANK`."""
 
-    APART = enum.auto()
-    """Each has its own: another number of processes begins without it, and says so."""
+    PER_RANK = enum.auto()
+    """Each rank has its own: on another number of ranks it starts fresh, with a warning."""
 
-    APART_AND_NEEDED = enum.auto()
-    """Each has its own, and another number of processes is refused."""
+    REQUIRED_PER_RANK = enum.auto()
+    """Each rank has its own: another number of ranks is refused."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,22 +50,22 @@ class Part:
     """A part of the state of a job.
 
     Attributes:
-        holder: Whose state it is.
-        held: How the processes hold it.
-        may_begin_anew: Whether the job goes on from a checkpoint without it.
+        stateful: The object that has the state.
+        distribution: How the ranks hold the state.
+        is_optional: Whether a checkpoint without the state can be loaded.
     """
 
-    holder: Stateful
-    held: Held = Held.TOGETHER
-    may_begin_anew: bool = False
+    stateful: Stateful
+    distribution: Distribution = Distribution.SHARDED
+    is_optional: bool = False
 
 
 class JobState:
-    """The parts of a job that a checkpoint holds, by name.
+    """The parts of a job that are saved in its checkpoints.
 
     Args:
-        parts: The parts, in the order in which they take their state back.
-        ranks: The processes of the job, all of which call each method at once.
+        parts: The parts by name, in the order in which they are loaded.
+        ranks: The ranks of the job, all of which call each method.
     """
 
     def __init__(self, parts: Mapping[str, Part], ranks: Ranks = ALONE) -> None:
@@ -70,122 +73,120 @@ class JobState:
         self._ranks = ranks
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that this process holds, under names that no other process uses for anything else.
+        """Return the state of this rank; state that is per rank lies under the number of the rank.
 
         Raises:
-            Exception: On all processes, if any part fails to tell its state on any of them.
+            Exception: On all ranks, if `state_dict` of any part fails on any of them.
         """
-        states = self._ranks.run_on_all_ranks(
-            lambda: {name: part.holder.state_dict() for name, part in self._parts.items()}
-        )
-        return {name: self._keyed(name, part, states[name]) for name, part in self._parts.items()}
+        states = self._ranks.run_on_all_ranks(self._local_states)
+        return {name: self._with_rank_key(name, part, states[name]) for name, part in self._parts.items()}
 
-    def differing(self) -> set[str]:
-        """Return the paths of what all processes hold and need not be the same: buffers, such as statistics."""
+    def may_differ(self) -> set[str]:
+        """Return the paths of replicated tensors that may differ between ranks: buffers, such as batch statistics."""
         return {
             f"{name}/{buffer}"
             for name, part in self._parts.items()
-            if isinstance(part.holder, ModelState)
-            for buffer in part.holder.buffer_names()
+            if isinstance(part.stateful, ModelState)
+            for buffer in part.stateful.buffer_names()
         }
 
     def describe(self, *names: str) -> dict[str, Any]:
-        """Describe some parts as they stand on all processes: their numbers, and the types and shapes of their tensors.
+        """Describe parts as they are on all ranks: their values, and the dtypes and shapes of their tensors.
 
         Args:
             *names: The parts.
 
         Returns:
-            What lies at each path of their state, in JSON's types; the same however a model is divided.
+            The value at each path, in JSON's types; the same for any mesh.
 
         Raises:
-            StateError: If any part of the job, described or not, holds what a checkpoint cannot keep, or processes
-                hold together what is not the same.
+            StateError: On all ranks, if a checkpoint cannot hold any part of the job, whether it is described or not,
+                or state that ranks share is not the same on all of them.
         """
-        _, outline = unite(self.state_dict(), self._ranks, self.differing())
-        wanted = [[name, _summary(self._parts[name].holder, part)] for name, part in outline["dict"] if name in names]
-        return describe_outline({"dict": wanted})
+        _, metadata = split_across_ranks(self.state_dict(), self._ranks, self.may_differ())
+        selected: list[Any] = []
+        for name, value in metadata["dict"]:
+            if name in names:
+                stateful = self._parts[name].stateful
+                selected.append([name, stateful.summarize(value) if isinstance(stateful, ShardedState) else value])
+        return describe_metadata({"dict": selected})
 
     def load(self, saved: SavedState) -> None:
-        """Give each part its state back.
+        """Load the state of each part.
 
         Args:
-            saved: The state of all processes.
+            saved: The state of all ranks.
 
         Raises:
-            CheckpointError: On all processes, if it cannot be read, or needs another number of processes.
-            Exception: On all processes, if any part fails to take its state on any of them.
+            CheckpointError: On all ranks, if it cannot be read, or needs another number of ranks.
+            Exception: On all ranks, if `load_state_dict` of any part fails on any of them.
         """
         for name in saved.names() - self._parts.keys():
-            self._warn("%s has state of %r, which nobody takes back", saved.folder, name)
-        outlines, rooms = self._ranks.run_on_all_ranks(lambda: self._prepare(saved))
-        saved.fill(rooms)
-        self._ranks.run_on_all_ranks(lambda: self._restore(outlines, rooms))
+            self._warn("state %r in %s was not loaded: no object of that name", name, saved.path)
+        metadata, targets = self._ranks.run_on_all_ranks(lambda: self._prepare(saved))
+        saved.load(targets)
+        self._ranks.run_on_all_ranks(lambda: self._load_parts(metadata, targets))
 
-    def _keyed(self, name: str, part: Part, state: dict[str, Any]) -> dict[str, Any]:
-        if part.held is Held.TOGETHER:
+    def _local_states(self) -> dict[str, dict[str, Any]]:
+        return {name: part.stateful.state_dict() for name, part in self._parts.items()}
+
+    def _with_rank_key(self, name: str, part: Part, state: dict[str, Any]) -> dict[str, Any]:
+        if part.distribution is Distribution.SHARDED:
             return state
-        if part.held is Held.ALIKE_OR_APART and is_alike(state, self._ranks, f"{name}/{_ALL_RANKS}"):
-            return {_ALL_RANKS: state}
-        return {_key_of(self._ranks.rank): state}
+        can_be_replicated = part.distribution is Distribution.REPLICATED_OR_PER_RANK
+        if can_be_replicated and is_replicated(state, self._ranks, f"{name}/{_REPLICATED_KEY}"):
+            return {_REPLICATED_KEY: state}
+        return {f"rank-{self._ranks.rank}": state}
 
     def _prepare(self, saved: SavedState) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Return the outline of each part as far as it concerns this process, and the tensors to read into."""
-        outlines: dict[str, Any] = {}
-        rooms: dict[str, torch.Tensor] = {}
+        """Return the metadata of each part on this rank, and the tensors to load into."""
+        metadata_of_parts: dict[str, Any] = {}
+        targets: dict[str, torch.Tensor] = {}
         for name, part in self._parts.items():
-            path = self._path_to(name, part, saved)
-            if path is None:
+            keys = self._find(name, part, saved)
+            if keys is None:
                 continue
-            outline = saved.outline_at(*path)
-            if isinstance(part.holder, ShardedState):
-                outline = part.holder.narrow(outline)
-                rooms |= part.holder.make_room(outline)
+            metadata = saved.metadata_at(*keys)
+            if isinstance(part.stateful, ShardedState):
+                metadata = part.stateful.select_local(metadata)
+                targets |= part.stateful.load_targets(metadata)
             else:
-                own, _ = split_state(part.holder.state_dict(), "/".join(path))
-                rooms |= empty_tensors(outline, own)
-            outlines[name] = outline
-        return outlines, rooms
+                own, _ = split_state(part.stateful.state_dict(), "/".join(keys))
+                targets |= allocate_tensors(metadata, own)
+            metadata_of_parts[name] = metadata
+        return metadata_of_parts, targets
 
-    def _path_to(self, name: str, part: Part, saved: SavedState) -> tuple[str, ...] | None:
-        """Find where the state of a part lies for this process, if anywhere."""
-        if part.may_begin_anew and not saved.has(name):
-            self._warn("%s has no state of %r, which begins anew", saved.folder, name)
+    def _find(self, name: str, part: Part, saved: SavedState) -> tuple[str, ...] | None:
+        """Return the keys of the state of a part on this rank; `None` if it starts fresh."""
+        if part.is_optional and not saved.has(name):
+            self._warn("%s has no state for %r: starting it fresh", saved.path, name)
             return None
-        if part.held is Held.TOGETHER:
+        if part.distribution is Distribution.SHARDED:
             return (name,)
-        if part.held is Held.ALIKE_OR_APART and saved.has(name, _ALL_RANKS):
-            return (name, _ALL_RANKS)
+        if part.distribution is Distribution.REPLICATED_OR_PER_RANK and saved.has(name, _REPLICATED_KEY):
+            return (name, _REPLICATED_KEY)
         if saved.num_ranks == self._ranks.num_ranks:
-            return (name, _key_of(self._ranks.rank))
-        if part.held is Held.APART_AND_NEEDED:
+            return (name, f"rank-{self._ranks.rank}")
+        if part.distribution is Distribution.REQUIRED_PER_RANK:
             raise CheckpointError(
-                f"each of {saved.num_ranks} processes had a state of its own of the {name}, and there are "
-                f"{self._ranks.num_ranks} now: go on with {saved.num_ranks}, or begin anew in another folder"
+                f"{name!r} was saved per rank by {saved.num_ranks} ranks and this job has {self._ranks.num_ranks}: "
+                f"resume with {saved.num_ranks} ranks, or start fresh in another folder"
             )
         self._warn(
-            "each of %d processes had a state of its own of the part %r, and there are %d now: it begins anew",
-            saved.num_ranks,
+            "%r was saved per rank by %d ranks and this job has %d: starting it fresh",
             name,
+            saved.num_ranks,
             self._ranks.num_ranks,
         )
         return None
 
+    def _load_parts(self, metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        for name, metadata_of_part in metadata.items():
+            self._parts[name].stateful.load_state_dict(join_state(metadata_of_part, tensors))
+
     def _warn(self, message: str, *arguments: object) -> None:
         if self._ranks.is_main:
             logger.warning(message, *arguments)
-
-    def _restore(self, outlines: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        for name, outline in outlines.items():
-            self._parts[name].holder.load_state_dict(join_state(outline, tensors))
-
-
-def _key_of(rank: int) -> str:
-    return f"rank-{rank}"
-
-
-def _summary(holder: Stateful, outline: Any) -> Any:
-    return holder.summarize(outline) if isinstance(holder, ShardedState) else outline
 
 
 def training_state(
@@ -198,77 +199,71 @@ def training_state(
     task: Stateful,
     random: Stateful,
     data: Mapping[str, Stateful] | None = None,
-    participants: Mapping[str, Stateful] | None = None,
+    stateful: Mapping[str, Stateful] | None = None,
 ) -> JobState:
     """Return the state of a training run.
 
     Args:
-        ranks: The processes of the job.
+        ranks: The ranks of the job.
         stepper: Counts the steps.
-        modules: The stages of the model that this process holds.
+        modules: The stages of the model on this rank.
         optimizer: Updates their parameters.
         lr_scheduler: Sets the learning rate.
-        task: May carry something of its own.
-        random: The random number generators of this process.
-        data: What the data of this process needs to go on, by name; nothing where the step alone decides.
-        participants: Who else has state, by name; the same names in all processes.
+        task: May have state of its own.
+        random: The random number generators of this rank.
+        data: Objects that know the position in the data, by name; none if the number of steps decides it.
+        stateful: Registered stateful objects by name, with the same names on all ranks.
 
     Returns:
-        The state, in the order in which its parts take it back.
+        The state, whose parts are loaded in this order.
     """
     model = ModelState(modules)
+    # Of an optimizer that is not torch's, nobody knows which state belongs to which parameter.
+    optimizer_part = (
+        Part(OptimizerState(optimizer, model))
+        if isinstance(optimizer, torch.optim.Optimizer)
+        else Part(optimizer, Distribution.REQUIRED_PER_RANK)
+    )
     parts = {
         "stepper": Part(stepper),
-        # Another number of processes would read some samples twice, and others never.
-        **{name: Part(holder, Held.APART_AND_NEEDED) for name, holder in (data or {}).items()},
+        # Another number of ranks would read some samples twice and others never.
+        **{name: Part(position, Distribution.REQUIRED_PER_RANK) for name, position in (data or {}).items()},
         "model": Part(model),
-        "optimizer": _optimizer_part(optimizer, model),
+        "optimizer": optimizer_part,
         "lr_scheduler": Part(lr_scheduler),
-        "task": Part(task, Held.ALIKE_OR_APART),
-        **_participating(participants or {}),
-        "random": Part(random, Held.APART),
+        "task": Part(task, Distribution.REPLICATED_OR_PER_RANK),
+        **_optional_parts(stateful or {}),
+        "random": Part(random, Distribution.PER_RANK),
     }
     return JobState(parts, ranks)
 
 
 def inference_state(
-    ranks: Ranks, *, stepper: Stateful, task: Stateful, random: Stateful, participants: Mapping[str, Stateful]
+    ranks: Ranks, *, stepper: Stateful, task: Stateful, random: Stateful, stateful: Mapping[str, Stateful]
 ) -> JobState:
     """Return the state of an inference run.
 
     Args:
-        ranks: The processes of the job.
+        ranks: The ranks of the job.
         stepper: Counts the steps.
-        task: Carries the outputs of this process, or how far it has written them.
-        random: The random number generators of this process.
-        participants: Who else has state, by name; the same names in all processes.
+        task: Has the outputs of this rank, or how far it has written them.
+        random: The random number generators of this rank.
+        stateful: Registered stateful objects by name, with the same names on all ranks.
 
     Returns:
-        The state, in the order in which its parts take it back.
+        The state, whose parts are loaded in this order.
     """
     parts = {
         "stepper": Part(stepper),
-        # Another number of processes could not tell which outputs are there and whose they are.
-        "task": Part(task, Held.APART_AND_NEEDED),
-        **_participating(participants),
-        "random": Part(random, Held.APART),
+        # Another number of ranks could not tell which outputs exist, and on which rank.
+        "task": Part(task, Distribution.REQUIRED_PER_RANK),
+        **_optional_parts(stateful),
+        "random": Part(random, Distribution.PER_RANK),
     }
     return JobState(parts, ranks)
 
 
-def _optimizer_part(optimizer: OptimizerProtocol, model: ModelState) -> Part:
-    if isinstance(optimizer, torch.optim.Optimizer):
-        return Part(OptimizerState(optimizer, model))
-    # Of another kind nothing is known about which state belongs to which parameter.
-    return Part(optimizer, Held.APART_AND_NEEDED)
-
-
-def _participating(holders: Mapping[str, Stateful]) -> dict[str, Part]:
-    # Someone who takes part from now on, or no more, is no reason not to go on.
-    return {name: Part(holder, Held.ALIKE_OR_APART, may_begin_anew=True) for name, holder in holders.items()}
-
-
-def find_participants(
+def find_stateful_objects(
     providers: Mapping[str, object],
     stateful: Mapping[str, Stateful],
     subscribers: Iterable[object],
@@ -277,50 +272,56 @@ def find_participants(
     modules: Iterable[nn.Module],
     ranks: Ranks,
 ) -> dict[str, Stateful]:
-    """Find all that has a `state_dict` and a `load_state_dict`.
+    """Find the registered objects that have a `state_dict` and a `load_state_dict`.
 
-    All processes call this. A part that only some of them have is one of all, and empty elsewhere.
+    All ranks call this. An object that only some ranks have is a part on all of them, and empty on the others.
 
     Args:
-        providers: What has provided the parts of the run, by the names under which they are saved.
-        stateful: What users have named.
-        subscribers: Whose methods listen; they are saved under the names of their classes, numbered from the second.
-        others: Whose state is saved elsewhere.
+        providers: The providers of the run, by the names under which their state is saved.
+        stateful: What users registered by name.
+        subscribers: Objects whose methods listen to events. Their state is saved under the names of their classes,
+            numbered from the second on.
+        others: Objects whose state is saved as something else.
         modules: The stages of the model, whose layers are saved with it.
-        ranks: The processes of the job.
+        ranks: The ranks of the job.
 
     Returns:
-        Who takes part, by name; the same names in all processes.
+        The objects by name, with the same names on all ranks.
     """
-    given = {**providers, **{f"stateful {name}": holder for name, holder in stateful.items()}}
-    others = [*others, *(layer for module in modules for layer in module.modules())]
-    known = {id(other) for other in others}
+    named = {**providers, **{f"stateful {name}": candidate for name, candidate in stateful.items()}}
+    layers = (layer for module in modules for layer in module.modules())
+    known = {id(other) for other in itertools.chain(others, layers)}
     found: dict[str, Stateful] = {}
-    numbers: collections.Counter[str] = collections.Counter()
-    for name, holder in itertools.chain(given.items(), ((None, subscriber) for subscriber in subscribers)):
-        if _has_state(holder) and id(holder) not in known:
-            known.add(id(holder))
-            found[name or _name(holder, numbers)] = holder
+    counts: collections.Counter[str] = collections.Counter()
+    for name, candidate in itertools.chain(named.items(), ((None, subscriber) for subscriber in subscribers)):
+        if _has_state(candidate) and id(candidate) not in known:
+            known.add(id(candidate))
+            found[name or _subscriber_name(candidate, counts)] = candidate
     names = dict.fromkeys(itertools.chain.from_iterable(ranks.gather([*found])))
-    return {name: found.get(name, _Elsewhere()) for name in names}
+    return {name: found.get(name, _NoState()) for name in names}
 
 
-class _Elsewhere:
-    """Stands for someone who takes part in other processes."""
+class _NoState:
+    """Takes the place of an object that only other ranks have."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Take nothing back."""
+        """Load nothing."""
 
 
-def _has_state(holder: object) -> TypeGuard[Stateful]:
-    # A class has these methods as well, and no state.
-    return isinstance(holder, Stateful) and not isinstance(holder, type)
+def _optional_parts(stateful: Mapping[str, Stateful]) -> dict[str, Part]:
+    # An object that is new, or no longer there, is no reason not to resume.
+    return {name: Part(each, Distribution.REPLICATED_OR_PER_RANK, is_optional=True) for name, each in stateful.items()}
 
 
-def _name(subscriber: object, numbers: collections.Counter[str]) -> str:
+def _has_state(candidate: object) -> TypeGuard[Stateful]:
+    # A class has these methods too, but no state.
+    return isinstance(candidate, Stateful) and not isinstance(candidate, type)
+
+
+def _subscriber_name(subscriber: object, counts: collections.Counter[str]) -> str:
     name = f"subscriber {type(subscriber).__module__}.{type(subscriber).__qualname__}"
-    numbers[name] += 1
-    return name if numbers[name] == 1 else f"{name} {numbers[name]}"
+    counts[name] += 1
+    return name if counts[name] == 1 else f"{name} {counts[name]}"

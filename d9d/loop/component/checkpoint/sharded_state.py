@@ -1,4 +1,4 @@
-"""State that the ranks of a job hold together: model weights, optimizer moments."""
+"""State that the ranks of a job share: sharded or replicated model weights and optimizer moments."""
 
 import abc
 import logging
@@ -13,254 +13,142 @@ from torch.nn.parallel import DistributedDataParallel
 from d9d.core.parallel import unwrapped_name
 from d9d.loop.component.checkpoint.state_dict import (
     StateError,
-    describe_outline,
-    empty_tensors,
-    is_same_outline,
-    merge_outlines,
+    allocate_tensors,
+    describe_metadata,
+    is_same_metadata,
+    merge_metadata,
     split_state,
 )
 from d9d.loop.component.ranks import ALONE, Ranks
 
+logger = logging.getLogger(__name__)
+
 
 class ShardedState(abc.ABC):
-    """State of which each process holds a share, under names that are the same for any division."""
+    """State of which each rank holds a part, under names that are the same for any mesh."""
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return the share of this process."""
+        """Return the part of this rank."""
 
     @abc.abstractmethod
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Take the share of this process back.
+        """Load the part of this rank.
 
         Args:
-            state_dict: What lies at the outline that `narrow` returned.
+            state_dict: The state that the metadata from `select_local` describes.
         """
 
     @abc.abstractmethod
-    def narrow(self, outline: Any) -> Any:
-        """Return the outline of this process's share.
+    def select_local(self, metadata: Any) -> Any:
+        """Select the metadata of the part of this rank.
 
         Args:
-            outline: That of all processes' state.
+            metadata: That of the whole state.
         """
 
     @abc.abstractmethod
-    def make_room(self, outline: Any) -> dict[str, torch.Tensor]:
-        """Return the tensors to read into, by path.
+    def load_targets(self, metadata: Any) -> dict[str, torch.Tensor]:
+        """Return the tensors to load into, by path.
 
         Args:
-            outline: What `narrow` returned.
+            metadata: What `select_local` returned.
         """
 
-    def summarize(self, outline: Any) -> Any:
-        """Return the outline as a job compares it with that of another job.
+    def summarize(self, metadata: Any) -> Any:
+        """Return the metadata by which a job is compared with a checkpoint.
 
         Args:
-            outline: That of all processes' state.
+            metadata: That of the whole state.
         """
-        return outline
-
-
-logger = logging.getLogger(__name__)
-
-# Integers of the width of other numbers, through which their bits are seen.
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def unite(
-    state: Mapping[str, Any], ranks: Ranks, differing: Collection[str] = ()
-) -> tuple[dict[str, torch.Tensor], Any]:
-    """Take the state of all ranks apart.
-
-    Args:
-        state: The state of this rank, as `split_state` takes it.
-        ranks: Who holds state. What several of them hold under one path is the same on each.
-        differing: The paths of plain tensors that need not be the same: the first rank's is kept.
-
-    Returns:
-        The tensors that this rank writes, and the outline of all ranks' state.
-
-    Raises:
-        StateError: On all ranks, if state cannot be kept, or is not the same where it must be, with its path.
-    """
-    if ranks.is_alone:
-        return split_state(state)
-    tensors, *seen = ranks.run_on_all_ranks(lambda: _take_apart(state))
-    outlines, digests = zip(*ranks.gather(seen), strict=True)
-    # All ranks see the same, and so come to the same error or none.
-    merged = merge_outlines(outlines)
-    writers = _writers(digests, differing, ranks)
-    return {path: tensor for path, tensor in tensors.items() if writers.get(path, ranks.rank) == ranks.rank}, merged
-
-
-def is_alike(state: Mapping[str, Any], ranks: Ranks, name: str = "") -> bool:
-    """Say whether all ranks hold the same state.
-
-    Args:
-        state: The state of this rank.
-        ranks: Who holds state.
-        name: What errors call it.
-
-    Returns:
-        Whether it is the same, on all ranks alike.
-
-    Raises:
-        StateError: On all ranks, if state cannot be kept.
-    """
-    if ranks.is_alone:
-        return True
-    _, *seen = ranks.run_on_all_ranks(lambda: _take_apart(state, name))
-    (first, first_digests), *others = ranks.gather(seen)
-    return all(is_same_outline(other, first) and digests == first_digests for other, digests in others)
-
-
-def _take_apart(state: Mapping[str, Any], name: str = "") -> tuple[dict[str, torch.Tensor], Any, dict[str, int]]:
-    """Return the tensors, the outline, and the digests of those tensors that a rank holds whole."""
-    tensors, outline = split_state(state, name)
-    return tensors, outline, _digests({path: held for path, held in tensors.items() if not isinstance(held, DTensor)})
-
-
-def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Sum the bits of each tensor, which any change of one number changes; waits for the device once."""
-    by_device: dict[torch.device, dict[str, torch.Tensor]] = {}
-    for path, tensor in tensors.items():
-        numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        bits = numbers.reshape(-1).view(_INTEGERS[numbers.itemsize])
-        by_device.setdefault(tensor.device, {})[path] = bits.sum(dtype=torch.int64)
-    return {
-        path: digest
-        for sums in by_device.values()
-        for path, digest in zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)
-    }
-
-
-def _writers(digests: Collection[Mapping[str, int]], differing: Collection[str], ranks: Ranks) -> dict[str, int]:
-    """Return which rank writes each plain tensor: the first that holds it."""
-    writers: dict[str, int] = {}
-    expected: dict[str, int] = {}
-    for rank, held in enumerate(digests):
-        for path, digest in held.items():
-            writer = writers.setdefault(path, rank)
-            if expected.setdefault(path, digest) == digest:
-                continue
-            if path not in differing:
-                raise StateError(
-                    f"the tensor {path!r} has other numbers on rank {writer} than on rank {rank}, and a checkpoint "
-                    "keeps one of them: have it be the same on all ranks, or give it another name on each"
-                )
-            if ranks.is_main:
-                logger.warning("%s differs on ranks %d and %d: the one of %d is kept", path, writer, rank, writer)
-    return writers
+        return metadata
 
 
 class ModelState(ShardedState):
-    """The state of all stages of a model that this process holds, as of one model.
+    """The state of the stages of a model that this rank holds, as of one model.
 
     Args:
-        modules: The stages, whose names are those of the whole model: each name is on one stage alone.
+        modules: The stages. Each weight is in one stage only, under its name in the whole model.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._modules = [module.module if isinstance(module, DistributedDataParallel) else module for module in modules]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of all stages, by name; tensors are the model's own, not copies.
+        """Return the state of all stages by name; the tensors are the model's own, not copies.
 
         Raises:
             StateError: If two stages use one name.
         """
         state: dict[str, Any] = {}
         for module in self._modules:
-            for name, value in module.state_dict().items():
-                _put(state, unwrapped_name(name), value)
+            for wrapped_name, value in module.state_dict().items():
+                name = unwrapped_name(wrapped_name)
+                if name in state:
+                    raise StateError(
+                        f"two stages on this rank have a weight named {name!r}: name weights as in the whole model, "
+                        "such as 'layers.0.weight' and 'layers.1.weight'"
+                    )
+                state[name] = value
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Give each stage its state.
+        """Load the state of each stage.
 
         Args:
-            state_dict: The state of these stages or more, by name.
+            state_dict: The state of these stages, or of more, by name.
         """
         for module in self._modules:
             module.load_state_dict({name: state_dict[unwrapped_name(name)] for name in module.state_dict()})
 
-    def narrow(self, outline: Any) -> Any:  # noqa: D102 -- inherited
+    def select_local(self, metadata: Any) -> Any:  # noqa: D102 -- inherited
         own = self.state_dict()
-        return {"dict": [[name, value] for name, value in outline["dict"] if name in own]}
+        return {"dict": [[name, value] for name, value in metadata["dict"] if name in own]}
 
-    def make_room(self, outline: Any) -> dict[str, torch.Tensor]:
-        """Return the weights themselves, so that no second copy of them is ever held."""
+    def load_targets(self, metadata: Any) -> dict[str, torch.Tensor]:
+        """Return the weights themselves, so that there is never a second copy of them."""
         own = self.state_dict()
-        rooms: dict[str, torch.Tensor] = {}
-        for name, value in outline["dict"]:
+        targets: dict[str, torch.Tensor] = {}
+        for name, value in metadata["dict"]:
             match value:
                 case {"tensor": {"path": path}}:
-                    rooms[path] = own[name]
+                    targets[path] = own[name]
                 case _:
-                    rooms |= empty_tensors(value)
-        return rooms
+                    targets |= allocate_tensors(value)
+        return targets
 
     def parameter_names(self) -> dict[torch.Tensor, str]:
-        """Return the name of each parameter, as it is sharded; the first one of those that it shares."""
+        """Return the name of each parameter; of a shared parameter, its first name."""
         names: dict[torch.Tensor, str] = {}
-        for name, value in self._values():
+        for name, value in self._named_values():
             if isinstance(value, nn.Parameter):
                 names.setdefault(value, name)
         return names
 
     def buffer_names(self) -> set[str]:
-        """Return the names of all state that is no parameter."""
-        return {name for name, value in self._values() if not isinstance(value, nn.Parameter)}
+        """Return the names of all state that is not a parameter."""
+        return {name for name, value in self._named_values() if not isinstance(value, nn.Parameter)}
 
-    def _values(self) -> Iterator[tuple[str, Any]]:
+    def _named_values(self) -> Iterator[tuple[str, Any]]:
         for module in self._modules:
-            # Unlike named_parameters, this has FSDP put its gathered parameters away first.
+            # Unlike `named_parameters`, this makes FSDP put its sharded parameters back first.
             for name, value in module.state_dict(keep_vars=True).items():
                 yield unwrapped_name(name), value
 
 
-def describe_model(modules: Sequence[nn.Module], ranks: Ranks = ALONE) -> dict[str, Any]:
-    """Describe the weights of a whole model, of which each rank holds a part.
-
-    Args:
-        modules: The stages that this rank holds.
-        ranks: The processes of the job, all of which call this.
-
-    Returns:
-        The type and shape of each weight, by its path, such as `model/layers.0.weight`; the same however it is divided.
-
-    Raises:
-        StateError: On all ranks, if the names do not fit together, or ranks hold different weights of one name.
-    """
-    model = ModelState(modules)
-    state = ranks.run_on_all_ranks(lambda: {"model": model.state_dict()})
-    _, outline = unite(state, ranks, {f"model/{name}" for name in model.buffer_names()})
-    return describe_outline(outline)
-
-
-def _put(state: dict[str, Any], name: str, value: Any) -> None:
-    if name in state:
-        raise StateError(
-            f"two stages of this process have a weight named {name!r}: name them as the whole model would, such as "
-            "'layers.0.weight' and 'layers.1.weight'"
-        )
-    state[name] = value
-
-
-# What a group says of the parameters of this process, which another division has others of.
-_OF_THE_PROCESS = ("params", "param_names")
+# What torch puts into a group about the parameters of this rank; on another mesh they are others.
+_LOCAL_SETTINGS = ("params", "param_names")
 
 
 class OptimizerState(ShardedState):
-    """The state of one of torch's optimizers, which any other division of the model can take up.
+    """The state of an optimizer of torch, which can be loaded on any mesh.
 
-    Each process has the moments of its own parameters, or parts of parameters, as the optimizer has them; and, for each
-    parameter, the settings of its group.
+    Each rank holds the moments of its own parameters, or shards of them, as the optimizer has them, and for each
+    parameter the settings of its group.
 
     Args:
         optimizer: The optimizer.
-        model: Knows the parameters by name.
+        model: Names its parameters.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: ModelState) -> None:
@@ -271,67 +159,66 @@ class OptimizerState(ShardedState):
         """Return `state` and `param_groups`, each by the name of the parameter.
 
         Raises:
-            StateError: If the optimizer has a parameter that the model has not.
+            StateError: If the optimizer has a parameter that is not in the model.
         """
-        names = self._names()
-        flat = [name for group in names for name in group]
+        names_of_groups = self._names_of_groups()
+        names = [name for group in names_of_groups for name in group]
         saved = self._optimizer.state_dict()
-        groups = {
-            name: {key: value for key, value in group.items() if key not in _OF_THE_PROCESS}
-            for group, group_names in zip(saved["param_groups"], names, strict=True)
-            for name in group_names
-        }
-        state = {flat[key] if isinstance(key, int) else key: value for key, value in saved["state"].items()}
+        state = {names[key] if isinstance(key, int) else key: value for key, value in saved["state"].items()}
+        groups: dict[str, Any] = {}
+        for group, group_names in zip(saved["param_groups"], names_of_groups, strict=True):
+            for name in group_names:
+                groups[name] = {key: value for key, value in group.items() if key not in _LOCAL_SETTINGS}
         return {**saved, "state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Give the optimizer its state.
+        """Load the state of the optimizer.
 
         Args:
-            state_dict: The state of these parameters or more.
+            state_dict: The state of its parameters, or of more, by name.
 
         Raises:
-            StateError: If parameters of one group were in groups of different settings.
+            StateError: If parameters of one group were saved in groups with different settings.
         """
-        names = self._names()
-        positions = {name: position for position, name in enumerate(name for group in names for name in group)}
+        names_of_groups = self._names_of_groups()
+        positions = {name: index for index, name in enumerate(name for group in names_of_groups for name in group)}
         current = self._optimizer.state_dict()
         groups = [
-            {**group, **_common(state_dict["param_groups"], group_names), "params": group["params"]}
-            for group, group_names in zip(current["param_groups"], names, strict=True)
+            {**group, **_common_settings(state_dict["param_groups"], names), "params": group["params"]}
+            for group, names in zip(current["param_groups"], names_of_groups, strict=True)
         ]
         state = {positions.get(name, name): value for name, value in state_dict["state"].items()}
         self._optimizer.load_state_dict({**state_dict, "state": state, "param_groups": groups})
 
-    def narrow(self, outline: Any) -> Any:  # noqa: D102 -- inherited
+    def select_local(self, metadata: Any) -> Any:  # noqa: D102 -- inherited
         own = self._parameters()
-        others = set(dict(dict(outline["dict"])["param_groups"]["dict"])) - own.keys()
+        others = set(dict(dict(metadata["dict"])["param_groups"]["dict"])) - own.keys()
         return {
             "dict": [
                 [key, {"dict": [[name, part] for name, part in value["dict"] if name not in others]}]
                 if key in ("state", "param_groups")
                 else [key, value]
-                for key, value in outline["dict"]
+                for key, value in metadata["dict"]
             ]
         }
 
-    def make_room(self, outline: Any) -> dict[str, torch.Tensor]:
-        """Return room for moments where the parameters lie, divided as they are."""
+    def load_targets(self, metadata: Any) -> dict[str, torch.Tensor]:
+        """Return new tensors for the moments, on the device, mesh and placements of the parameters."""
         own = self._parameters()
-        rooms: dict[str, torch.Tensor] = {}
-        for key, value in outline["dict"]:
+        targets: dict[str, torch.Tensor] = {}
+        for key, value in metadata["dict"]:
             if key == "state":
                 for name, moments in value["dict"]:
-                    rooms |= empty_tensors(moments, own.get(name))
+                    targets |= allocate_tensors(moments, own.get(name))
             else:
-                rooms |= empty_tensors(value)
-        return rooms
+                targets |= allocate_tensors(value)
+        return targets
 
-    def summarize(self, outline: Any) -> Any:
-        """Return the outline with each parameter group once, and how many parameters it has, instead of which."""
+    def summarize(self, metadata: Any) -> Any:
+        """Return the metadata with each parameter group once, and its number of parameters instead of their names."""
         groups: list[Any] = []
         counts: list[int] = []
-        for _, settings in sorted(dict(outline["dict"])["param_groups"]["dict"]):
+        for _, settings in sorted(dict(metadata["dict"])["param_groups"]["dict"]):
             if settings not in groups:
                 groups.append(settings)
                 counts.append(0)
@@ -340,30 +227,138 @@ class OptimizerState(ShardedState):
             {"dict": [*settings["dict"], ["num_parameters", count]]}
             for settings, count in zip(groups, counts, strict=True)
         ]
-        return {"dict": [[key, numbered if key == "param_groups" else value] for key, value in outline["dict"]]}
+        return {"dict": [[key, numbered if key == "param_groups" else value] for key, value in metadata["dict"]]}
 
     def _parameters(self) -> dict[str, torch.Tensor]:
         parameters = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
-        return dict(zip((name for group in self._names() for name in group), parameters, strict=True))
+        return dict(zip((name for group in self._names_of_groups() for name in group), parameters, strict=True))
 
-    def _names(self) -> list[list[str]]:
+    def _names_of_groups(self) -> list[list[str]]:
         known = self._model.parameter_names()
-        return [
-            [_name_of(parameter, known, f"{group}/{position}") for position, parameter in enumerate(settings["params"])]
-            for group, settings in enumerate(self._optimizer.param_groups)
-        ]
+        for number, group in enumerate(self._optimizer.param_groups):
+            for position, parameter in enumerate(group["params"]):
+                if parameter not in known:
+                    raise StateError(
+                        f"the optimizer has a parameter of shape {list(parameter.shape)} "
+                        f"(param_groups/{number}/{position}) that is not in the model, so a checkpoint has no name for "
+                        "it: add it to the model"
+                    )
+        return [[known[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
 
 
-def _name_of(parameter: torch.Tensor, known: dict[torch.Tensor, str], place: str) -> str:
-    if parameter not in known:
-        raise StateError(
-            f"the optimizer holds a parameter of shape {list(parameter.shape)} (param_groups/{place}) that the model "
-            "does not, so that a checkpoint has no name for it: put it into the model"
-        )
-    return known[parameter]
+def describe_model(modules: Sequence[nn.Module], ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Describe the weights of a whole model, of which each rank holds a part.
+
+    Args:
+        modules: The stages of the model on this rank.
+        ranks: The ranks of the job, all of which call this.
+
+    Returns:
+        The dtype and shape of each weight by path, such as `model/layers.0.weight`; the same for any mesh.
+
+    Raises:
+        StateError: On all ranks, if two stages use one name, or ranks hold different weights under one name.
+    """
+    model = ModelState(modules)
+    state = ranks.run_on_all_ranks(lambda: {"model": model.state_dict()})
+    _, metadata = split_across_ranks(state, ranks, {f"model/{name}" for name in model.buffer_names()})
+    return describe_metadata(metadata)
 
 
-def _common(groups: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def split_across_ranks(
+    state: Mapping[str, Any], ranks: Ranks, may_differ: Collection[str] = ()
+) -> tuple[dict[str, torch.Tensor], Any]:
+    """Split the state of all ranks into the tensors that each of them writes, and one metadata.
+
+    Args:
+        state: The state of this rank, as for `split_state`.
+        ranks: The ranks of the job, all of which call this. What several of them have at one path must be the same.
+        may_differ: The paths of plain tensors that need not be the same: the lowest rank that has one writes it.
+
+    Returns:
+        The tensors that this rank writes, and the metadata of the state of all ranks.
+
+    Raises:
+        StateError: On all ranks, if a checkpoint cannot hold the state, or state that must be the same is not; with its
+            path.
+    """
+    if ranks.is_alone:
+        return split_state(state)
+    tensors, *local = ranks.run_on_all_ranks(lambda: _split_with_checksums(state))
+    metadata_of_ranks, checksums_of_ranks = zip(*ranks.gather(local), strict=True)
+    # All ranks see the same values here, so all of them raise the same error or none.
+    merged = merge_metadata(metadata_of_ranks)
+    writers = _assign_writers(checksums_of_ranks, may_differ, ranks)
+    return {path: tensor for path, tensor in tensors.items() if writers.get(path, ranks.rank) == ranks.rank}, merged
+
+
+def is_replicated(state: Mapping[str, Any], ranks: Ranks, path: str = "") -> bool:
+    """Return whether all ranks have the same state.
+
+    Args:
+        state: The state of this rank.
+        ranks: The ranks of the job, all of which call this and get the same answer.
+        path: The path of the state, for errors.
+
+    Raises:
+        StateError: On all ranks, if a checkpoint cannot hold the state.
+    """
+    if ranks.is_alone:
+        return True
+    _, *local = ranks.run_on_all_ranks(lambda: _split_with_checksums(state, path))
+    (first, first_checksums), *others = ranks.gather(local)
+    return all(is_same_metadata(other, first) and checksums == first_checksums for other, checksums in others)
+
+
+def _split_with_checksums(
+    state: Mapping[str, Any], path: str = ""
+) -> tuple[dict[str, torch.Tensor], Any, dict[str, int]]:
+    """Return the tensors, the metadata, and a checksum of each plain tensor."""
+    tensors, metadata = split_state(state, path)
+    return (
+        tensors,
+        metadata,
+        _checksums({path: part for path, part in tensors.items() if not isinstance(part, DTensor)}),
+    )
+
+
+def _checksums(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Sum the bits of each tensor; the device is synchronised once."""
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums_by_device: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for path, tensor in tensors.items():
+        values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        bits = values.reshape(-1).view(integers[values.itemsize])
+        sums_by_device.setdefault(tensor.device, {})[path] = bits.sum(dtype=torch.int64)
+    return {
+        path: checksum
+        for sums in sums_by_device.values()
+        for path, checksum in zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)
+    }
+
+
+def _assign_writers(
+    checksums_of_ranks: Collection[Mapping[str, int]], may_differ: Collection[str], ranks: Ranks
+) -> dict[str, int]:
+    """Return which rank writes each plain tensor: the lowest that has it."""
+    writers: dict[str, int] = {}
+    expected: dict[str, int] = {}
+    for rank, checksums in enumerate(checksums_of_ranks):
+        for path, checksum in checksums.items():
+            writer = writers.setdefault(path, rank)
+            if expected.setdefault(path, checksum) == checksum:
+                continue
+            if path not in may_differ:
+                raise StateError(
+                    f"the tensor {path!r} differs between rank {writer} and rank {rank}, and a checkpoint holds one "
+                    "value for it: make it the same on all ranks, or give it a different name on each"
+                )
+            if ranks.is_main:
+                logger.warning("%s differs between ranks %d and %d: saving that of rank %d", path, writer, rank, writer)
+    return writers
+
+
+def _common_settings(groups: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Return the settings that all parameters of a group were saved with."""
     if not names:
         return {}
@@ -372,7 +367,7 @@ def _common(groups: dict[str, Any], names: list[str]) -> dict[str, Any]:
         for key, value in groups[name].items():
             if key not in first or bool(value != first[key]):
                 raise StateError(
-                    f"{names[0]} and {name} are in one parameter group, and were saved in groups of different {key}: "
+                    f"{names[0]} and {name} are in one parameter group, but were saved in groups with different {key}: "
                     f"{first.get(key)!r} and {value!r}; group them as they were"
                 )
     return first

@@ -1,6 +1,9 @@
-"""Splitting a state dict into tensors and metadata, and joining it again."""
+"""State dicts: split into tensors and metadata, which JSON can hold, and joined again.
 
-import itertools
+In metadata a tensor is `{"tensor": {"path", "dtype", "shape"}}`, a dict is `{"dict": [[key, value], …]}`, which keeps
+the type of each key, and a tuple is `{"tuple": […]}`. Lists, numbers, strings, booleans and `None` are themselves.
+"""
+
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,39 +13,37 @@ from torch.distributed.tensor import DTensor, Replicate
 
 
 class StateError(TypeError):
-    """State that a checkpoint cannot keep."""
+    """State that a checkpoint cannot hold."""
 
 
-def split_state(state: Any, name: str = "") -> tuple[dict[str, torch.Tensor], Any]:
-    """Take the tensors out of nested state.
+def split_state(state: Any, path: str = "") -> tuple[dict[str, torch.Tensor], Any]:
+    """Split state into its tensors and its metadata.
 
     Args:
-        state: Tensors, numbers, strings, booleans and `None`, in dicts, lists and tuples at any depth.
-        name: The path of the state in what it is a part of.
+        state: Tensors, numbers, strings, booleans and `None`, in dicts, lists and tuples of any depth.
+        path: The path of the state within a larger one.
 
     Returns:
-        The tensors by their path, such as `optimizer/state/0/exp_avg`, and the outline of the state, which JSON can
-        hold, with those paths in place of the tensors.
+        The tensors by path, such as `optimizer/state/0/exp_avg`, and the metadata, in which paths replace the tensors.
 
     Raises:
-        StateError: If anything else lies in the state, with its path and type; or if two paths read alike.
+        StateError: If the state contains anything else, with its path and type, or if two tensors have one path.
     """
     tensors: dict[str, torch.Tensor] = {}
-    outline = _outline(state, name, tensors)
-    return tensors, outline
+    return tensors, _split(state, path, tensors)
 
 
-def join_state(outline: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """Put the tensors back into the outline of their state.
+def join_state(metadata: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Join metadata and tensors to the state that they were split from.
 
     Args:
-        outline: What `split_state` returned, or a part of it.
-        tensors: The tensors by their path.
+        metadata: What `split_state` returned, or a part of it.
+        tensors: The tensors by path.
 
     Returns:
-        The state, equal to what was split.
+        The state.
     """
-    match outline:
+    match metadata:
         case {"tensor": {"path": path}}:
             return tensors[path]
         case {"tuple": values}:
@@ -50,132 +51,163 @@ def join_state(outline: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         case {"dict": items}:
             return {key: join_state(value, tensors) for key, value in items}
         case list():
-            return [join_state(value, tensors) for value in outline]
+            return [join_state(value, tensors) for value in metadata]
         case _:
-            return outline
+            return metadata
 
 
-def empty_tensors(
-    outline: Any, divided_as: torch.Tensor | Mapping[str, torch.Tensor] | None = None
+def allocate_tensors(
+    metadata: Any, like: torch.Tensor | Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Make room for the tensors of an outline.
+    """Allocate the tensors that metadata describes.
 
     Args:
-        outline: What `split_state` returned, or a part of it.
-        divided_as: A tensor that is divided among processes as those of the outline shall be, or one for each path.
+        metadata: What `split_state` returned, or a part of it.
+        like: A tensor whose device mesh and placements all of them get, or one such tensor for each path.
 
     Returns:
-        Uninitialised tensors by their path: on the CPU, or divided.
+        Uninitialised tensors by path: on the CPU, or distributed like the given ones.
     """
-    match outline:
+    match metadata:
         case {"tensor": {"path": path, "dtype": dtype, "shape": shape}}:
-            model = divided_as.get(path) if isinstance(divided_as, Mapping) else divided_as
-            return {path: _room(shape, dtype_of(dtype), model)}
-        case {"tuple": values}:
-            return empty_tensors(values, divided_as)
+            model = like.get(path) if isinstance(like, Mapping) else like
+            return {path: _allocate(shape, dtype_from_name(dtype), model)}
+        case {"tuple": values} | list(values):
+            children = values
         case {"dict": items}:
-            return empty_tensors([value for _, value in items], divided_as)
-        case list():
-            rooms = (empty_tensors(value, divided_as) for value in outline)
-            return dict(itertools.chain.from_iterable(room.items() for room in rooms))
+            children = [value for _, value in items]
         case _:
-            return {}
+            children = []
+    allocated: dict[str, torch.Tensor] = {}
+    for child in children:
+        allocated |= allocate_tensors(child, like)
+    return allocated
 
 
-def merge_outlines(outlines: Sequence[Any], name: str = "") -> Any:
-    """Put the outlines of all processes together.
+def merge_metadata(metadata_of_ranks: Sequence[Any], path: str = "") -> Any:
+    """Merge the metadata of all ranks.
 
     Args:
-        outlines: What `split_state` returned on each process, by rank.
-        name: The path of what they describe.
+        metadata_of_ranks: What `split_state` returned on each rank.
+        path: The path of the state that they describe.
 
     Returns:
-        The outline of what all of them hold. Dicts have the keys of all; all else is the same on each process.
+        Metadata whose dicts have the keys of all ranks; everything else is the same on each.
 
     Raises:
-        StateError: If it is not, with its path, and what two processes have there.
+        StateError: If it is not the same, with its path and two of the values.
     """
-    first = outlines[0]
-    if not all(isinstance(outline, dict) and outline.keys() == {"dict"} for outline in outlines):
-        for outline in outlines:
-            if not is_same_outline(outline, first):
+    first = metadata_of_ranks[0]
+    if not all(isinstance(metadata, dict) and metadata.keys() == {"dict"} for metadata in metadata_of_ranks):
+        for metadata in metadata_of_ranks:
+            if not is_same_metadata(metadata, first):
                 raise StateError(
-                    f"{name!r} is {_brief(first)} on one process and {_brief(outline)} on another: what processes hold "
-                    "together must be the same on all of them"
+                    f"{path!r} is {_summarize(first)} on one rank and {_summarize(metadata)} on another: state that "
+                    "ranks share must be the same on all of them"
                 )
         return first
-    held: dict[str | int, list[Any]] = {}
-    for outline in outlines:
-        for key, value in outline["dict"]:
-            held.setdefault(key, []).append(value)
-    return {"dict": [[key, merge_outlines(values, _below(name, key))] for key, values in held.items()]}
+    values_by_key: dict[str | int, list[Any]] = {}
+    for metadata in metadata_of_ranks:
+        for key, value in metadata["dict"]:
+            values_by_key.setdefault(key, []).append(value)
+    return {"dict": [[key, merge_metadata(values, _join_path(path, key))] for key, values in values_by_key.items()]}
 
 
-def is_same_outline(left: Any, right: Any) -> bool:
-    """Say whether two outlines are the same; NaN is the same as NaN.
-
-    Args:
-        left: One.
-        right: The other.
-
-    Returns:
-        Whether they are.
-    """
+def is_same_metadata(left: Any, right: Any) -> bool:
+    """Return whether two states have the same metadata; NaN equals NaN."""
     return bool(left == right) or json.dumps(left) == json.dumps(right)
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """Return the number format of a name, which may come from a file.
-
-    Args:
-        name: Such as `float32`.
-
-    Returns:
-        The format.
-
-    Raises:
-        TypeError: If there is none of this name.
-    """
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"{name!r} is no number format of torch")
-    return dtype
-
-
 def describe_state(state: Any) -> dict[str, Any]:
-    """Describe nested state flatly, tensors by their type and shape alone.
+    """Describe state by a flat dict, in which tensors are represented by dtype and shape.
 
     Args:
         state: As for `split_state`.
 
     Returns:
-        What lies at each path, in JSON's types.
+        The value at each path, in JSON's types.
 
     Raises:
         StateError: As `split_state`.
     """
-    return describe_outline(split_state(state)[1])
+    return describe_metadata(split_state(state)[1])
 
 
-def describe_outline(outline: Any) -> dict[str, Any]:
-    """Describe an outline flatly, as `describe_state` does.
+def describe_metadata(metadata: Any) -> dict[str, Any]:
+    """Describe metadata as `describe_state` describes the state.
 
     Args:
-        outline: What `split_state` returned.
-
-    Returns:
-        What lies at each path, in JSON's types.
+        metadata: What `split_state` returned.
     """
-    return dict(_described(outline, ""))
+    return dict(_describe(metadata, ""))
 
 
-def _below(name: str, key: str | int) -> str:
-    return f"{name}/{key}" if name else str(key)
+def dtype_from_name(name: str) -> torch.dtype:
+    """Return the dtype of a name that may come from a file.
+
+    Args:
+        name: Such as `float32`.
+
+    Raises:
+        TypeError: If torch has no dtype of this name.
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{name!r} is not a dtype of torch")
+    return dtype
 
 
-def _brief(outline: Any) -> str:
-    """Say what an outline describes, in a few words."""
-    match outline:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype, such as `float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _split(state: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    # Loops instead of comprehensions halve the number of frames that a deep state needs.
+    match state:
+        case torch.Tensor():
+            if path in tensors:
+                raise StateError(f"two tensors have the path {path!r}: rename one of the keys")
+            tensors[path] = state.detach()
+            return {"tensor": {"path": path, "dtype": dtype_name(state.dtype), "shape": list(state.shape)}}
+        case None | bool() | int() | float() | str():
+            return state
+        case list() | tuple():
+            values: list[Any] = []
+            for index, value in enumerate(state):
+                values.append(_split(value, _join_path(path, index), tensors))
+            return values if isinstance(state, list) else {"tuple": values}
+        case Mapping():
+            items: list[Any] = []
+            for key, value in state.items():
+                if type(key) not in (str, int):
+                    raise StateError(f"the dict at {path!r} has the key {key!r}: keys must be strings or integers")
+                items.append([key, _split(value, _join_path(path, key), tensors)])
+            return {"dict": items}
+        case _:
+            raise StateError(
+                f"{path!r} is a {type(state).__qualname__}, which a checkpoint cannot hold: state consists of tensors, "
+                "numbers, strings, booleans and None, in dicts, lists and tuples"
+            )
+
+
+def _join_path(path: str, key: str | int) -> str:
+    return f"{path}/{key}" if path else str(key)
+
+
+def _allocate(shape: list[int], dtype: torch.dtype, like: torch.Tensor | None) -> torch.Tensor:
+    # A scalar, such as the step count of an optimizer, is a plain tensor on each rank.
+    if not isinstance(like, DTensor) or not shape:
+        return torch.empty(shape, dtype=dtype)
+    if list(like.shape) == shape:
+        return torch.empty_like(like, dtype=dtype)
+    # A tensor of another shape, such as one moment for each row of a weight, is replicated on the same mesh.
+    local = torch.empty(shape, dtype=dtype, device=like.device)
+    return DTensor.from_local(local, like.device_mesh, [Replicate()] * like.device_mesh.ndim, run_check=False)
+
+
+def _summarize(metadata: Any) -> str:
+    match metadata:
         case {"tensor": {"dtype": dtype, "shape": shape}}:
             return f"{dtype}{shape}"
         case {"dict": items}:
@@ -183,57 +215,18 @@ def _brief(outline: Any) -> str:
         case {"tuple": values} | list(values):
             return f"a sequence of {len(values)}: {str(values)[:100]}"
         case _:
-            return repr(outline)
+            return repr(metadata)
 
 
-def _room(shape: list[int], dtype: torch.dtype, model: torch.Tensor | None) -> torch.Tensor:
-    # What is single numbers, such as the count of steps, is held whole by each process.
-    if not isinstance(model, DTensor) or not shape:
-        return torch.empty(shape, dtype=dtype)
-    if list(model.shape) == shape:
-        return torch.empty_like(model, dtype=dtype)
-    # Of another shape, such as one moment for each row: held whole as well, but among DTensors.
-
-    whole = torch.empty(shape, dtype=dtype, device=model.device)
-    return DTensor.from_local(whole, model.device_mesh, [Replicate()] * model.device_mesh.ndim, run_check=False)
-
-
-def _described(outline: Any, name: str) -> Iterator[tuple[str, Any]]:
-    match outline:
+def _describe(metadata: Any, path: str) -> Iterator[tuple[str, Any]]:
+    match metadata:
         case {"tensor": {"dtype": dtype, "shape": shape}}:
-            yield name, f"{dtype}{shape}"
+            yield path, f"{dtype}{shape}"
         case {"tuple": values} | list(values):
             for index, value in enumerate(values):
-                yield from _described(value, _below(name, index))
+                yield from _describe(value, _join_path(path, index))
         case {"dict": items}:
             for key, value in items:
-                yield from _described(value, _below(name, key))
+                yield from _describe(value, _join_path(path, key))
         case _:
-            yield name, outline
-
-
-def _outline(state: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    match state:
-        case torch.Tensor():
-            if name in tensors:
-                raise StateError(f"two tensors lie at the path {name!r}: rename one of the keys")
-            tensors[name] = state.detach()
-            return {
-                "tensor": {"path": name, "dtype": str(state.dtype).removeprefix("torch."), "shape": list(state.shape)}
-            }
-        case None | bool() | int() | float() | str():
-            return state
-        case list():
-            return [_outline(value, _below(name, index), tensors) for index, value in enumerate(state)]
-        case tuple():
-            return {"tuple": [_outline(value, _below(name, index), tensors) for index, value in enumerate(state)]}
-        case Mapping() if all(type(key) in (str, int) for key in state):
-            return {"dict": [[key, _outline(value, _below(name, key), tensors)] for key, value in state.items()]}
-        case Mapping():
-            odd = next(key for key in state if type(key) not in (str, int))
-            raise StateError(f"the dict at {name!r} has the key {odd!r}: keys must be strings or integers")
-        case _:
-            raise StateError(
-                f"{name!r} is a {type(state).__qualname__}, which a checkpoint cannot keep: state is made of tensors, "
-                "numbers, strings, booleans and None, in dicts, lists and tuples"
-            )
+            yield path, metadata

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: writing one atomically, finding, verifying, describing and removing them."""
+"""Checkpoints on disk: saving, finding, opening, verifying and removing them."""
 
 import dataclasses
 import datetime as dt
@@ -7,9 +7,12 @@ import hashlib
 import importlib.resources
 import io
 import json
+import logging
+import pickle
 import platform
 import secrets
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -17,121 +20,112 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.storage import StorageReader
 
 import d9d
-from d9d.loop.component.checkpoint.dcp import (
-    READ_ERRORS,
-    SavedState,
-    damage_error,
-    read_index,
-    require_consistent,
-    save_tensors,
-)
 from d9d.loop.component.checkpoint.files import (
     CheckpointError,
-    logger,
+    TensorReader,
+    load_tensors,
     make_staging_directory,
+    open_regular_file,
+    read_index,
+    read_json,
     remove_at_once,
-    synchronize_folder,
+    require_plain_name,
+    save_tensors,
+    sync_folder,
     write_json,
 )
-from d9d.loop.component.checkpoint.sharded_state import unite
-from d9d.loop.component.checkpoint.state_dict import empty_tensors, join_state
+from d9d.loop.component.checkpoint.sharded_state import split_across_ranks
+from d9d.loop.component.checkpoint.state_dict import allocate_tensors, dtype_from_name, join_state
 from d9d.loop.component.ranks import ALONE, Ranks
 from d9d.loop.config import ConfigurationError, LoopConfig
 
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pickle.PickleError)
+"""What reading files with any content may raise."""
+
+_PREFIX = "step-"
+_MANIFEST = "checkpoint.json"
+_METADATA = "state.json"
+_MANIFEST_FIELDS = {"format": int, "id": str, "num_steps": int, "files": dict, "settings": dict}
 _ABSENT = "absent"
 _NUM_DIFFERENCES_SHOWN = 10
 
 
-def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], path: Path, *, remedy: str) -> None:
-    """Refuse a checkpoint that belongs to other settings.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedState:
+    """State on disk that has been opened, so that each rank can load its part of it.
 
-    Args:
-        expected: The settings of this job.
-        found: The settings of the checkpoint.
-        path: The checkpoint.
-        remedy: What to do about differences.
-
-    Raises:
-        CheckpointError: If any of them differ, with both values of each.
+    Attributes:
+        path: Where it is.
+        metadata: The metadata of the whole state.
+        reader: Reads its tensors.
+        num_ranks: How many ranks saved it.
+        ranks: The ranks that load it.
+        remedy: What to do if it cannot be read, for errors.
     """
-    differences = find_differences(expected, found)
-    if differences:
-        raise CheckpointError(
-            f"{path} belongs to a job of other settings:\n  " + "\n  ".join(differences) + f"\n{remedy}"
-        )
 
+    path: Path
+    metadata: Any
+    reader: StorageReader
+    num_ranks: int
+    ranks: Ranks
+    remedy: str
 
-def find_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Say what differs.
+    def names(self) -> set[str]:
+        """Return the top-level keys of the state."""
+        return {name for name, _ in self.metadata["dict"]}
 
-    Args:
-        expected: What this job has, by name.
-        found: What the checkpoint has.
+    def has(self, *keys: str) -> bool:
+        """Return whether the state has a value under nested keys."""
+        return self._find(keys) is not None
 
-    Returns:
-        A line for each of the first differences, with both values.
-    """
-    differences = [
-        f"{name} is {expected.get(name, _ABSENT)!r} here and {found.get(name, _ABSENT)!r} in the checkpoint"
-        for name in dict.fromkeys([*expected, *found])
-        if expected.get(name, _ABSENT) != found.get(name, _ABSENT)
-    ]
-    shown = differences[:_NUM_DIFFERENCES_SHOWN]
-    if len(differences) > len(shown):
-        shown.append(f"… and {len(differences) - len(shown)} more")
-    return shown
+    def metadata_at(self, *keys: str) -> Any:
+        """Return the metadata of the value under nested keys.
 
+        Args:
+            *keys: The keys, from the outermost to the innermost.
 
-_CATALOGUE = "d9d.loop.event.catalogue"
-_NUM_DIGITS = 16
+        Raises:
+            CheckpointError: If there is none.
+        """
+        found = self._find(keys)
+        if found is None:
+            raise CheckpointError(f"{self.path} has no state {'/'.join(keys)!r}: it was saved by another kind of job")
+        return found
 
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Load tensors in place; all ranks call this, each with its own.
 
-def describe_job(config: LoopConfig) -> dict[str, Any]:
-    """Describe a job by its settings, and by the events that its loop triggers.
+        Args:
+            tensors: The tensors to load into, by path.
 
-    Args:
-        config: The settings.
+        Raises:
+            CheckpointError: On all ranks, if any of them cannot be read.
+        """
+        try:
+            load_tensors(tensors, self.reader, self.ranks)
+        except (*READ_ERRORS, CheckpointException) as error:
+            raise _unreadable_error(self.path, error, self.remedy) from error
 
-    Returns:
-        The mesh, all settings and their digest, and that of the catalogue of events, in JSON's types.
-    """
-    configuration = config.model_dump(mode="json")
-    text = json.dumps(configuration, sort_keys=True).encode()
-    return {
-        "mesh": configuration["mesh"],
-        "catalogue_digest": _catalogue_digest(),
-        "configuration_digest": hashlib.sha256(text).hexdigest()[:_NUM_DIGITS],
-        "configuration": configuration,
-    }
-
-
-def describe_software() -> dict[str, str]:
-    """Return the versions of what runs the job."""
-    return {"d9d": d9d.__version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _catalogue_digest() -> str:
-    """Return the digest that the compiler of the catalogue has left in its index."""
-    index = importlib.resources.files(_CATALOGUE) / "index.json"
-    digests: str = json.loads(index.read_text(encoding="utf-8"))["digests"]
-    return digests.partition(",")[0].removeprefix("catalogue ")
-
-
-FORMAT = 2
-_MANIFEST = "checkpoint.json"
-_OUTLINE = "state.json"
-_MANIFEST_FIELDS = {"format": int, "id": str, "num_steps": int, "files": dict, "settings": dict}
-_PREFIX = "step-"
+    def _find(self, keys: tuple[str, ...]) -> Any:
+        metadata = self.metadata
+        for key in keys:
+            metadata = dict(metadata["dict"]).get(key) if isinstance(metadata, dict) and "dict" in metadata else None
+        return metadata
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A folder `step-N` that holds the state of a job after N steps.
+    """A folder `step-N` with the state of a job after N steps.
 
-    The tensors are written by `torch.distributed.checkpoint`; `state.json` is the outline of the state around them, and
-    `checkpoint.json` says, for people and for completeness, what the folder must hold.
+    `checkpoint.json` is the manifest: the files that the folder must contain, what a job must share with this one to
+    resume from it, and facts for people. `state.json` is the metadata of the state; its tensors are in further files.
 
     Attributes:
         path: The folder.
@@ -141,12 +135,17 @@ class Checkpoint:
 
     @property
     def num_steps(self) -> int:
-        """How many steps were complete when the checkpoint was taken."""
+        """How many steps were complete when the state was saved."""
         return int(self.path.name.removeprefix(_PREFIX))
+
+    @property
+    def identity(self) -> str:
+        """A name that no other checkpoint has."""
+        return f"{self.path.name} ({self.manifest()['id']})"
 
     @staticmethod
     def is_name(name: str) -> bool:
-        """Say whether a folder of this name is a checkpoint."""
+        """Return whether a folder of this name is a checkpoint."""
         return name.startswith(_PREFIX) and name.removeprefix(_PREFIX).isdecimal()
 
     @classmethod
@@ -154,7 +153,7 @@ class Checkpoint:
         """List the checkpoints in a folder, complete or not.
 
         Args:
-            folder: Where a job keeps its checkpoints; need not exist.
+            folder: The folder in which a job keeps its checkpoints; it need not exist.
 
         Returns:
             The checkpoints, newest first.
@@ -171,333 +170,368 @@ class Checkpoint:
         settings: Mapping[str, Any],
         *,
         ranks: Ranks = ALONE,
-        differing: Collection[str] = (),
-        notes: Mapping[str, Any] | None = None,
+        may_differ: Collection[str] = (),
+        job_metadata: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Write a checkpoint, which appears under its name only when all of it is on disk.
+        """Save a checkpoint, which appears under its name when all of it is on disk.
 
         Args:
-            folder: Where the job keeps its checkpoints; all ranks see the same folder.
+            folder: The folder in which the job keeps its checkpoints; the same for all ranks.
             num_steps: How many steps are complete.
-            state: The state of this rank, as `split_state` takes it.
-            settings: What a job must share with this one to go on from here, in JSON's types.
-            ranks: The processes of the job, all of which write.
-            differing: As for `unite`.
-            notes: What people may want to know besides, in JSON's types.
+            state: The state of this rank, as for `split_state`.
+            settings: What a job must share with this one to resume from here, in JSON's types.
+            ranks: The ranks of the job, all of which call this.
+            may_differ: As for `split_across_ranks`.
+            job_metadata: More facts about the job, in JSON's types.
 
         Returns:
             The checkpoint.
 
         Raises:
-            StateError: On all ranks, if the state cannot be kept.
-            OSError: On all ranks, if the main one cannot write.
-            CheckpointException: On all ranks, if any of them cannot write. It is no `Exception`.
+            StateError: On all ranks, if a checkpoint cannot hold the state.
+            OSError: On all ranks, if rank 0 cannot write.
+            CheckpointException: On all ranks, if any of them cannot write. It is not an `Exception`.
         """
         checkpoint = cls(folder / f"{_PREFIX}{num_steps}")
-        tensors, outline = unite(state, ranks, differing)
+        tensors, metadata = split_across_ranks(state, ranks, may_differ)
         manifest = {
             "format": FORMAT,
             "id": secrets.token_hex(8),
             "num_steps": num_steps,
             "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "num_ranks": ranks.num_ranks,
-            "versions": describe_software(),
-            **(notes or {}),
+            "versions": {
+                "d9d": d9d.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            **(job_metadata or {}),
             "settings": settings,
         }
-        partial = ranks.run_on_rank_zero(functools.partial(make_staging_directory, checkpoint.path))
+        staging = ranks.run_on_rank_zero(functools.partial(make_staging_directory, checkpoint.path))
         try:
-            save_tensors(partial, tensors, ranks)
-            ranks.run_on_rank_zero(lambda: checkpoint._complete(partial, outline, manifest))
+            save_tensors(staging, tensors, ranks)
+            ranks.run_on_rank_zero(functools.partial(checkpoint._complete, staging, metadata, manifest))
         except BaseException:
             if ranks.is_main:
-                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(staging, ignore_errors=True)
             raise
         return checkpoint
 
-    def _complete(self, partial: Path, outline: Any, manifest: dict[str, Any]) -> None:
-        """Write what there is once, and have all of it appear under its name."""
-        write_json(partial / _OUTLINE, outline)
-        # torch has said what the ranks wrote; one that writes to a disk of its own is found out here.
-        written = {chunk[2] for entry in read_index(partial).values() for chunk in entry["chunks"]}
-        missing = sorted(name for name in written if not (partial / name).is_file())
+    def _complete(self, staging: Path, metadata: Any, manifest: dict[str, Any]) -> None:
+        """Add the files that rank 0 writes, and move the folder to its name."""
+        write_json(staging / _METADATA, metadata)
+        # The index names what all ranks have written; files on another disk are not here.
+        names = {chunk[2] for entry in read_index(staging).values() for chunk in entry["chunks"]}
+        missing = sorted(name for name in names if not (staging / name).is_file())
         if missing:
             raise FileNotFoundError(
-                f"{missing[0]}, which another process has written, cannot be seen here: all processes need one folder"
+                f"rank 0 does not see {missing[0]}, which another rank has written: all ranks need a shared folder"
             )
-        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-        write_json(partial / _MANIFEST, {**manifest, "files": sizes})
-        synchronize_folder(partial)
-        self.remove()
-        partial.rename(self.path)
-        synchronize_folder(self.path.parent)
-
-    def defect(self) -> str | None:
-        """Say what is wrong with the checkpoint.
-
-        Returns:
-            What is missing or damaged, or `None` if the checkpoint is complete.
-        """
-        try:
-            manifest = self.manifest()
-        except (OSError, ValueError) as error:
-            return f"its {_MANIFEST} cannot be read ({error})"
-        if manifest["format"] != FORMAT:
-            writer = manifest.get("versions", {}).get("d9d")
-            return (
-                f"it has format {manifest['format']!r}, and this version of d9d reads format {FORMAT}: go on with the "
-                f"version that wrote it, {writer}"
-            )
-        if manifest["num_steps"] != self.num_steps:
-            return f"it was taken after {manifest['num_steps']} steps, and has been renamed or copied since"
-        for name, size in manifest["files"].items():
-            file = self.path / name
-            if not file.is_file():
-                return f"its file {name} is missing"
-            if file.stat().st_size != size:
-                return f"its file {name} has {file.stat().st_size} bytes instead of {size}"
-        return None
-
-    def is_of_newer_format(self) -> bool:
-        """Say whether a newer version of d9d has written it, whose checkpoints this one cannot judge."""
-        try:
-            return bool(self.manifest()["format"] > FORMAT)
-        except (OSError, ValueError):
-            return False
+        sizes = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
+        write_json(staging / _MANIFEST, {**manifest, "files": sizes})
+        sync_folder(staging)
+        remove_at_once(self.path)
+        staging.rename(self.path)
+        sync_folder(self.path.parent)
 
     def manifest(self) -> dict[str, Any]:
-        """Read what the folder must hold, and which settings it belongs to.
+        """Read the manifest.
 
         Returns:
             The content of `checkpoint.json`.
 
         Raises:
-            OSError: If there is no such file.
-            ValueError: If it holds no manifest.
+            OSError: If the file cannot be read.
+            ValueError: If it does not contain a manifest.
         """
-        manifest = json.loads((self.path / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(self.path / _MANIFEST)
         if not isinstance(manifest, dict) or not all(
             isinstance(manifest.get(name), kind) for name, kind in _MANIFEST_FIELDS.items()
         ):
-            raise ValueError(f"{self.path / _MANIFEST} holds no manifest")
+            raise ValueError(f"{self.path / _MANIFEST} is not the manifest of a checkpoint")
         return manifest
 
-    def read(self, *parts: str) -> dict[str, Any]:
-        """Read state back onto the CPU, all of it into this process.
-
-        Args:
-            *parts: Which of the top-level keys of the state to read; all of them if none is named.
-
-        Returns:
-            The state below those keys.
+    def describe_weights(self) -> dict[str, Any]:
+        """Return the dtype and shape of each weight of the model, as `describe_model` does, from the manifest.
 
         Raises:
-            CheckpointError: If what the files hold is damaged.
+            OSError: As `manifest`.
+            ValueError: As `manifest`.
         """
-        saved = self.open()
-        outline = {"dict": [[key, value] for key, value in saved.outline["dict"] if not parts or key in parts]}
-        tensors = empty_tensors(outline)
-        saved.fill(tensors)
-        state: dict[str, Any] = join_state(outline, tensors)
-        return state
+        settings = self.manifest()["settings"]
+        return {name: value for name, value in settings.items() if name.startswith("model/")}
+
+    def problem(self) -> str | None:
+        """Return why the checkpoint cannot be loaded, as far as names and sizes of its files show.
+
+        Returns:
+            The problem, or `None` if the checkpoint is complete.
+        """
+        if self.path.is_symlink():
+            return "it is a symbolic link, which is not followed here: name the folder that it leads to"
+        try:
+            manifest = self.manifest()
+        except (OSError, ValueError) as error:
+            return f"its {_MANIFEST} cannot be read ({error})"
+        if manifest["format"] != FORMAT:
+            versions = manifest.get("versions")
+            writer = versions.get("d9d") if isinstance(versions, dict) else None
+            return (
+                f"it has format {manifest['format']!r} and this version of d9d reads format {FORMAT}: use the d9d "
+                f"version that wrote it ({writer}), or another folder"
+            )
+        if manifest["num_steps"] != self.num_steps:
+            return f"it was saved after {manifest['num_steps']} steps and has been renamed since"
+        problems = (_file_problem(self.path, name, size) for name, size in manifest["files"].items())
+        return next(filter(None, problems), None)
+
+    def is_of_newer_format(self) -> bool:
+        """Return whether a newer version of d9d has written it, so that this version cannot tell if it is complete."""
+        try:
+            return bool(self.manifest()["format"] > FORMAT)
+        except (OSError, ValueError):
+            return False
 
     def open(self, ranks: Ranks = ALONE) -> SavedState:
-        """Read what there is, for each rank to read its part of it.
+        """Open the checkpoint, so that each rank can load its part of it.
 
         Args:
-            ranks: The processes that read, all of which call this.
+            ranks: The ranks that load it, all of which call this.
 
         Returns:
-            The state of all ranks.
+            The state of all ranks that saved it.
 
         Raises:
-            CheckpointError: On all ranks, if what the files hold is damaged.
+            CheckpointError: On all ranks, if its files cannot be read.
         """
+        remedy = "remove it to resume from the checkpoint before it"
 
-        def read_texts() -> tuple[Any, dict[str, Any], int]:
+        def read() -> tuple[Any, dict[str, Any], int]:
             try:
-                outline, index = json.loads((self.path / _OUTLINE).read_text(encoding="utf-8")), read_index(self.path)
-                require_consistent(outline, index)
-                return outline, index, self.manifest()["num_ranks"]
+                metadata, index = read_json(self.path / _METADATA), read_index(self.path)
+                _require_consistent(metadata, index)
+                return metadata, index, self.manifest()["num_ranks"]
             except READ_ERRORS as error:
-                raise damage_error(self.path, error) from error
+                raise _unreadable_error(self.path, error, remedy) from error
 
-        outline, index, num_ranks = ranks.run_on_rank_zero(read_texts)
-        return SavedState(folder=self.path, outline=outline, index=index, num_ranks=num_ranks, ranks=ranks)
+        metadata, index, num_ranks = ranks.run_on_rank_zero(read)
+        reader = TensorReader(self.path, index)
+        return SavedState(
+            path=self.path, metadata=metadata, reader=reader, num_ranks=num_ranks, ranks=ranks, remedy=remedy
+        )
+
+    def read(self, *names: str) -> dict[str, Any]:
+        """Read the whole state, or parts of it, onto the CPU of this process.
+
+        Args:
+            *names: The top-level keys to read; by default all of them.
+
+        Returns:
+            The state under those keys.
+
+        Raises:
+            CheckpointError: If the files cannot be read.
+        """
+        saved = self.open()
+        metadata = {"dict": [[key, value] for key, value in saved.metadata["dict"] if not names or key in names]}
+        tensors = allocate_tensors(metadata)
+        saved.load(tensors)
+        state: dict[str, Any] = join_state(metadata, tensors)
+        return state
+
+    def verify(self) -> Iterator[str]:
+        """Read all of the checkpoint, one tensor after another.
+
+        Yields:
+            Each problem, with the name of the file.
+        """
+        if problem := self.problem():
+            yield problem
+            return
+        try:
+            saved = self.open()
+            index = read_index(self.path)
+        except (CheckpointError, OSError, ValueError) as error:
+            yield str(error)
+            return
+        for path, entry in index.items():
+            try:
+                for _, _, name, offset, length in entry["chunks"]:
+                    _verify_checksums(self.path / require_plain_name(name, "its index"), offset, length)
+                metadata = {"tensor": {"path": path, "dtype": entry["dtype"], "shape": entry["shape"]}}
+                saved.load(allocate_tensors(metadata))
+            except (CheckpointError, zipfile.BadZipFile, *READ_ERRORS) as error:
+                names = sorted({str(chunk[2]) for chunk in entry["chunks"]})
+                yield f"the tensor {path!r} in {', '.join(names)}: {error}"
 
     def remove(self) -> None:
-        """Remove the checkpoint, if it is there, at one instant."""
+        """Remove the checkpoint, if it exists, so that there is never a part of it."""
         remove_at_once(self.path)
 
 
 def prepare_folder(folder: Path) -> None:
-    """Find out now, and not at the first save, whether checkpoints can be written.
+    """Make sure that checkpoints can be saved, before the model is built.
 
     Args:
-        folder: Where a job will keep its checkpoints; made if it is not there.
+        folder: The folder in which a job will keep its checkpoints; it is made if it does not exist.
 
     Raises:
-        ConfigurationError: If it cannot be made or written to, or something else bears the name of a checkpoint.
+        ConfigurationError: If it cannot be made or written to, or anything in it has the name of a checkpoint and is
+            not a directory.
     """
-    named = f"checkpointing.folder={str(folder)!r}"
+    setting = f"checkpointing.folder={str(folder)!r}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigurationError(f"{named} cannot be written to ({error}): name another folder, or free it") from error
+        raise ConfigurationError(
+            f"{setting} cannot be written to ({error}): make it writable, or choose another folder"
+        ) from error
     for path in folder.iterdir():
         if Checkpoint.is_name(path.name) and (path.is_symlink() or not path.is_dir()):
-            raise ConfigurationError(f"{named} holds {path.name}, which is no folder: move it away")
+            raise ConfigurationError(f"{setting} contains {path.name}, which is not a directory: move it elsewhere")
 
 
 def find_complete(folder: Path) -> Checkpoint | None:
-    """Find the newest complete checkpoint, and warn of newer ones that are not.
+    """Find the newest complete checkpoint, and warn about newer ones that are not.
 
     Args:
-        folder: Where a job keeps its checkpoints.
+        folder: The folder in which a job keeps its checkpoints.
 
     Returns:
-        The checkpoint, or `None` if there is none at all.
+        The checkpoint, or `None` if there are no checkpoints.
 
     Raises:
-        CheckpointError: If there are checkpoints and none is complete, or a newer version of d9d has written one of
-            those that are newer.
+        CheckpointError: If there are checkpoints and none is complete, or a newer one is of a newer version of d9d.
     """
-    checkpoint, defects = _newest_complete(folder)
-    if checkpoint is None and defects:
-        raise CheckpointError(
-            "no checkpoint can be loaded:\n  " + "\n  ".join(defects) + "\nRestore one, or remove them to begin anew."
-        )
-    for defect in defects:
-        logger.warning("%s; going back to %s", defect, checkpoint.path if checkpoint else None)
-    return checkpoint
-
-
-def _newest_complete(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint that is whole, if there is one, and what is wrong with each newer one."""
-    defects: list[str] = []
+    problems: list[str] = []
     for checkpoint in Checkpoint.list_in(folder):
-        defect = checkpoint.defect()
-        if defect is None:
-            return checkpoint, defects
-        if checkpoint.is_of_newer_format():  # going back would be to lose steps, and in time to overwrite it
-            raise CheckpointError(f"{checkpoint.path} cannot be gone on from: {defect}, or name another folder")
-        defects.append(f"{checkpoint.path} is incomplete: {defect}")
-    return None, defects
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointSummary:
-    """A checkpoint, at a glance.
-
-    Attributes:
-        num_steps: How many steps were complete.
-        time: When it was taken, by the clock of the main process; empty where nobody knows.
-        num_bytes: How much of the disk it takes.
-        mesh: How the processes were laid out that took it; empty where nobody knows.
-        defect: What is missing or damaged, as far as names and sizes of files tell; `None` if nothing is.
-    """
-
-    num_steps: int
-    time: str
-    num_bytes: int
-    mesh: str
-    defect: str | None
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> "CheckpointSummary":
-        """Look at a checkpoint, and read none of its tensors."""
-        try:
-            manifest = checkpoint.manifest()
-        except (OSError, ValueError):
-            manifest = {}
-        return cls(
-            num_steps=checkpoint.num_steps,
-            time=str(manifest.get("time", "")),
-            num_bytes=sum(file.stat().st_size for file in checkpoint.path.iterdir() if file.is_file()),
-            mesh=_mesh(manifest),
-            defect=checkpoint.defect(),
+        problem = checkpoint.problem()
+        if problem is None:
+            for line in problems:
+                logger.warning("%s; using %s instead", line, checkpoint.path)
+            return checkpoint
+        if checkpoint.is_of_newer_format():  # an older one would lose steps, and in time replace this one
+            raise CheckpointError(f"cannot resume from {checkpoint.path}: {problem}")
+        problems.append(f"{checkpoint.path} cannot be loaded: {problem}")
+    if problems:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be loaded:\n  "
+            + "\n  ".join(problems)
+            + "\nRestore one of them, or remove them to start fresh."
         )
+    return None
 
 
-def find_checkpoints(path: Path) -> list[Checkpoint]:
-    """Return the checkpoints that a path means.
+def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], *, problem: str, remedy: str) -> None:
+    """Refuse a checkpoint of a job with different settings.
 
     Args:
-        path: One checkpoint, or the folder in which a job keeps its checkpoints.
-
-    Returns:
-        The checkpoints, newest first, complete or not.
+        expected: The settings of this job.
+        found: The settings of the checkpoint.
+        problem: What it means if they differ, for the error.
+        remedy: What to do then.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If any of them differ, with both values of each.
     """
-    found = [Checkpoint(path)] if Checkpoint.is_name(path.name) and path.is_dir() else Checkpoint.list_in(path)
-    if not found:
-        raise CheckpointError(f"{path} holds no checkpoint: name one, or the folder that a job saves into")
-    return found
+    differences = find_differences(expected, found)
+    if differences:
+        raise CheckpointError(f"{problem}:\n  " + "\n  ".join(differences) + f"\n{remedy}")
 
 
-def choose_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint to take when one is wanted.
+def find_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Compare the settings of a job with those of a checkpoint.
 
     Args:
-        path: As for `find_checkpoints`.
+        expected: The settings of this job, by name.
+        found: The settings of the checkpoint.
 
     Returns:
-        The newest complete one.
-
-    Raises:
-        CheckpointError: If none is complete.
+        A line with both values for each of the first differences.
     """
-    (first, *_) = find_checkpoints(path)
-    if first.path != path:
-        return find_complete(path) or first
-    if defect := first.defect():
-        raise CheckpointError(f"{path} is incomplete: {defect}")
-    return first
+    differences = [
+        f"{name} is {expected.get(name, _ABSENT)!r} here and {found.get(name, _ABSENT)!r} in the checkpoint"
+        for name in dict.fromkeys([*expected, *found])
+        if expected.get(name, _ABSENT) != found.get(name, _ABSENT)
+    ]
+    shown = differences[:_NUM_DIFFERENCES_SHOWN]
+    if len(differences) > len(shown):
+        shown.append(f"… and {len(differences) - len(shown)} more")
+    return shown
 
 
-def find_faults(checkpoint: Checkpoint) -> Iterator[str]:
-    """Read all of a checkpoint, one tensor after the other.
+def describe_job(config: LoopConfig) -> dict[str, Any]:
+    """Describe a job by its settings, and by the events that its loop triggers.
 
     Args:
-        checkpoint: The checkpoint.
+        config: The settings.
 
-    Yields:
-        What is wrong with it, with the name of the file.
+    Returns:
+        The mesh, all settings and their digest, and the digest of the catalogue of events, in JSON's types.
     """
-    if defect := checkpoint.defect():
-        yield defect
-        return
+    configuration = config.model_dump(mode="json")
+    text = json.dumps(configuration, sort_keys=True).encode()
+    index = importlib.resources.files("d9d.loop.event.catalogue") / "index.json"
+    digests: str = json.loads(index.read_text(encoding="utf-8"))["digests"]
+    return {
+        "mesh": configuration["mesh"],
+        "catalogue_digest": digests.partition(",")[0].removeprefix("catalogue "),
+        "configuration_digest": hashlib.sha256(text).hexdigest()[:16],
+        "configuration": configuration,
+    }
+
+
+def describe_cause(error: BaseException) -> str:
+    """Describe why something could not be read or written; torch wraps one error for each rank that failed.
+
+    Args:
+        error: What was raised.
+    """
+    if not isinstance(error, CheckpointException):
+        # Of a pickle that was refused, torch says how to execute it all the same.
+        is_pickle = isinstance(error, pickle.PickleError)
+        return type(error).__qualname__ if is_pickle else f"{type(error).__qualname__}: {error}"
+    causes = [f"rank {rank}: {describe_cause(cause)}" for rank, (cause, _) in error.failures.items()]
+    blind = [rank for rank, (cause, _) in error.failures.items() if isinstance(cause, FileNotFoundError)]
+    if blind and 0 not in error.failures:
+        causes.append(f"rank 0 sees this folder and rank {blind[0]} does not: all ranks need a shared folder")
+    return "; ".join(causes)
+
+
+def _file_problem(folder: Path, name: str, size: int) -> str | None:
     try:
-        saved = checkpoint.open()
-    except CheckpointError as error:
-        yield str(error)
-        return
-    for path, entry in saved.index.items():
-        try:
-            _read(saved, path, entry)
-        except (CheckpointError, zipfile.BadZipFile, OSError, ValueError) as error:
-            yield f"the tensor {path!r} in {', '.join(sorted({chunk[2] for chunk in entry['chunks']}))}: {error}"
+        found = (folder / require_plain_name(name, f"its {_MANIFEST}")).lstat()
+    except ValueError as error:
+        return str(error)
+    except OSError:
+        return f"its file {name} is missing"
+    if not stat.S_ISREG(found.st_mode):
+        return f"its file {name} is not a regular file"
+    return None if found.st_size == size else f"its file {name} has {found.st_size} bytes instead of {size}"
 
 
-def _read(saved: SavedState, path: str, entry: dict[str, Any]) -> None:
-    for _, _, name, offset, length in entry["chunks"]:
-        with (saved.folder / name).open("rb") as file:
-            file.seek(offset)
-            # torch writes a checksum for each tensor, and does not look at it when it reads.
-            with zipfile.ZipFile(io.BytesIO(file.read(length))) as archive:
-                if record := archive.testzip():
-                    raise zipfile.BadZipFile(f"the bytes of {record} are not those that were written")
-    outline = {"tensor": {"path": path, "dtype": entry["dtype"], "shape": entry["shape"]}}
-    saved.fill(empty_tensors(outline))
+def _require_consistent(metadata: Any, index: Mapping[str, Any]) -> None:
+    """Refuse metadata and an index that are not of one checkpoint."""
+    with torch.device("meta"):  # nothing is allocated
+        expected = allocate_tensors(metadata)
+    if expected.keys() != index.keys():
+        raise ValueError(f"{min(expected.keys() ^ index.keys())!r} is in one of two files only")
+    for path, tensor in expected.items():
+        if (dtype_from_name(index[path]["dtype"]), index[path]["shape"]) != (tensor.dtype, list(tensor.shape)):
+            raise ValueError(f"{path!r} has a different dtype or shape in two files")
 
 
-def _mesh(manifest: dict[str, Any]) -> str:
-    sizes = manifest.get("mesh")
-    if not isinstance(sizes, dict):
-        return ""
-    divided = [f"{name}={size}" for name, size in sizes.items() if size != 1]
-    return " ".join(divided) or "one process"
+def _unreadable_error(path: Path, error: BaseException, remedy: str) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read ({describe_cause(error)}): {remedy}")
+
+
+def _verify_checksums(path: Path, offset: int, length: int) -> None:
+    """Verify the checksums that torch writes for each tensor and does not look at when it reads."""
+    with open_regular_file(path) as file:
+        file.seek(offset)
+        with zipfile.ZipFile(io.BytesIO(file.read(length))) as archive:
+            if record := archive.testzip():
+                raise zipfile.BadZipFile(f"the bytes of {record} are not those that were written")
