@@ -1,4 +1,4 @@
-"""Several processes report as one would that has all of their samples."""
+"""Several ranks report the same numbers as one process that has all of their samples."""
 
 import json
 import time
@@ -24,7 +24,7 @@ SHARD = DeviceMeshParameters(data_parallel_shard=2)
 
 
 class Smallest:
-    """A metric of one's own: the smallest value."""
+    """A metric that users could write: the smallest value."""
 
     reduction: Reduction = "min"
 
@@ -45,7 +45,7 @@ class Smallest:
 
 
 class Signs:
-    """A metric of one's own with two numbers: how many values are negative, and how many are not."""
+    """A metric that users could write, with two numbers: how many values are negative, and how many are not."""
 
     reduction: Reduction = "sum"
 
@@ -66,7 +66,7 @@ class Signs:
 
 
 class Measuring(BaseTask):
-    """Measures random values by all kinds of metrics."""
+    """Measures random values with all kinds of metrics."""
 
     def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
         device = ctx.dist_context.device
@@ -93,13 +93,13 @@ def measure(
     first_step: int = 0,
     work_in_step: Callable[[int, int], object] = lambda rank, step: None,
 ) -> None:
-    """Run a loop whose processes each measure their part of the values of a step.
+    """Run a loop in which each rank measures its part of the values of a step.
 
     Args:
-        folder: Each process would write a file of its own name there.
-        mesh: How the processes divide the samples; with a pipeline, the last of them measures all.
-        first_step: The step to begin with, as a resumed run does.
-        work_in_step: What else a process does in each step, given its rank and the step.
+        folder: Each rank that writes has a file named after it there.
+        mesh: How the ranks divide the samples; in a pipeline, the last one measures all.
+        first_step: The first step, which is not 0 in a resumed run.
+        work_in_step: What else a rank does in each step; gets its rank and the step.
     """
     context, task, stepper = DistributedContext.start("cpu", mesh), Measuring(), Stepper(NUM_STEPS, first_step)
     config = InferenceConfig(
@@ -122,7 +122,7 @@ def measure(
 
 
 def reported(folder: Path) -> list[dict[str, Any]]:
-    """Read what the main process has reported, which is the only one to write."""
+    """Read the reports of the main process, which is the only one that writes."""
     assert [path.name for path in folder.iterdir()] == ["0.jsonl"]
     lines = map(json.loads, (folder / "0.jsonl").read_text(encoding="utf-8").splitlines())
     return [{name: number for name, number in line.items() if name not in SPEEDS} for line in lines]
@@ -135,7 +135,7 @@ def report_of(folder: Path, num_ranks: int, *arguments: Any) -> list[dict[str, A
 
 
 def require_same(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
-    """Hold reports against each other; sums in another order differ in the last bits."""
+    """Compare reports; sums in another order differ in the last bits."""
     assert [line.keys() for line in left] == [line.keys() for line in right]
     for one, other in zip(left, right, strict=True):
         assert one == pytest.approx(other, rel=1e-12)
@@ -143,12 +143,12 @@ def require_same(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> Non
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What one process reports that has all samples."""
+    """The reports of one process that has all samples."""
     return report_of(tmp_path_factory.mktemp("alone") / "reports", 1, DeviceMeshParameters())
 
 
-def test_one_process_reports_all_it_measures(alone: list[dict[str, Any]]) -> None:
-    """Metrics of one's own as well, with a number or several."""
+def test_one_process_reports_all_that_it_measures(alone: list[dict[str, Any]]) -> None:
+    """That includes metrics of users, with one number or several."""
     values = torch.stack(
         [torch.randn(4, generator=torch.Generator().manual_seed(step), dtype=torch.float64) for step in range(3)]
     )
@@ -183,39 +183,39 @@ def test_one_process_reports_all_it_measures(alone: list[dict[str, Any]]) -> Non
 def test_several_processes_report_as_one(
     mesh: DeviceMeshParameters, alone: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Whatever they divide, each value counts once, and the main process alone writes."""
+    """Whatever they divide, each value counts once, and only the main process writes."""
     require_same(report_of(tmp_path / "reports", mesh.world_size, mesh), alone)
 
 
 def lag_and_talk(rank: int, step: int) -> None:
-    """Be late by turns, and add something up with the others as training does."""
+    """Be late in every other step, and reduce something with the others as training does."""
     time.sleep(0.02 * ((rank + step) % 2))
     number = torch.tensor([float(step)])
     distributed.all_reduce(number)
     assert number.item() == 2.0 * step
 
 
-def test_a_report_on_its_way_does_not_mix_with_what_processes_do_meanwhile(
+def test_a_pending_report_does_not_mix_with_other_collective_operations(
     alone: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Processes that are late by turns begin their collective operations in one order."""
+    """Ranks that take turns to be late start their collective operations in the same order."""
     require_same(report_of(tmp_path / "reports", 2, SHARD, 0, lag_and_talk), alone)
 
 
 def test_a_resumed_run_reports_in_the_same_steps(alone: list[dict[str, Any]], tmp_path: Path) -> None:
-    """What began after the first report is reported as it would have been."""
+    """A run that starts after the first report reports what the whole run would have reported."""
     require_same(report_of(tmp_path / "reports", 2, SHARD, 3), alone[1:])
 
 
 class Unequal(BaseTask):
-    """Has a metric on the main process alone."""
+    """Has a metric on the main process only."""
 
     def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
         return {"a": SumMetric(ctx.dist_context.device)} if ctx.dist_context.is_main_process else {}
 
 
-class UnequallyWrong(BaseTask):
-    """Names a metric on one process as no metric may be."""
+class ReservedOnOneRank(BaseTask):
+    """Gives a metric a reserved name on one rank."""
 
     def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
         return {"a" if ctx.dist_context.is_main_process else "loss": SumMetric(ctx.dist_context.device)}
@@ -230,28 +230,28 @@ def refusal(task: BaseTask, json_lines: Path | None) -> str:
     return str(raised.value)
 
 
-def test_processes_with_other_metrics_are_refused_on_all_of_them() -> None:
-    """They would wait for each other for ever."""
+def test_ranks_with_different_metrics_are_refused_on_all_ranks() -> None:
+    """They would wait for each other."""
     first, second = run_on_ranks(2, refusal, Unequal(), None)
 
     assert first == second
     assert first == (
-        "Unequal.create_metrics returned nothing on rank 1, and a (sum of 1) on rank 0: create the same metrics in one "
-        "order on all ranks; those that have nothing to count there are left as they are"
+        "Unequal.create_metrics returned nothing on rank 1, and a (sum of 1) on rank 0: create the same metrics in the "
+        "same order on all ranks, also on those that have nothing to count"
     )
 
 
-def test_a_mistake_of_one_process_is_told_by_all() -> None:
-    """Those that made none, too."""
-    first, second = run_on_ranks(2, refusal, UnequallyWrong(), None)
+def test_an_error_on_one_rank_is_raised_on_all() -> None:
+    """The ranks whose metrics are right raise it too."""
+    first, second = run_on_ranks(2, refusal, ReservedOnOneRank(), None)
 
     assert first == second
-    assert "names a metric 'loss', and the loop has that name already" in first
+    assert "names a metric 'loss', a name that the loop uses" in first
 
 
-def test_what_the_main_process_cannot_write_is_refused_by_all(tmp_path: Path) -> None:
-    """The others have no file of their own to look at."""
+def test_a_file_that_the_main_process_cannot_write_is_refused_on_all_ranks(tmp_path: Path) -> None:
+    """The other ranks write no file."""
     first, second = run_on_ranks(2, refusal, BaseTask(), tmp_path)
 
     assert first == second
-    assert first == f"reporting.json_lines={tmp_path} is no file: name one, or None to write none"
+    assert first == f"reporting.json_lines={tmp_path} is not a file: set it to a file, or to None to write none"

@@ -1,4 +1,4 @@
-"""Garbage is collected after the same steps on all ranks, and not in between."""
+"""Garbage is collected after the same steps on all ranks, and at no other time."""
 
 import gc
 import weakref
@@ -26,7 +26,7 @@ from .toy_job import (
 )
 
 
-class Circle:
+class Cycle:
     """An object that only the collector frees."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Circle:
 
 @pytest.fixture
 def collections() -> Iterator[list[int]]:
-    """The generations of all collections, as they happen."""
+    """The generations of all collections, in order."""
     seen: list[int] = []
 
     def note(phase: str, info: dict[str, int]) -> None:
@@ -48,8 +48,8 @@ def collections() -> Iterator[list[int]]:
 
 
 @pytest.fixture(autouse=True)
-def _left_as_found() -> Iterator[None]:
-    """Hold each test to leaving the collector as it was."""
+def _collector_is_restored() -> Iterator[None]:
+    """Check that each test leaves the collector as it was."""
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
     yield
@@ -62,7 +62,7 @@ def _left_as_found() -> Iterator[None]:
 
 
 def test_garbage_is_collected_after_each_period(collections: list[int]) -> None:
-    """Fully, once before the first step and once after every second one."""
+    """There is a full collection before the first step, and one after every second step."""
     stepper = Stepper(5)
     collected: list[int] = []
     with GarbageCollector(2, stepper) as collector:
@@ -76,16 +76,16 @@ def test_garbage_is_collected_after_each_period(collections: list[int]) -> None:
 
 
 def test_no_garbage_is_collected_within_a_step(collections: list[int]) -> None:
-    """However many objects a handler makes; all of them are gone after the period."""
+    """A handler may make any number of objects; all of them are gone after the period."""
     trainer = configure_training(training_config(total_steps=4, garbage_collection_period_steps=2))
-    circles: list[weakref.ref[Circle]] = []
+    cycles: list[weakref.ref[Cycle]] = []
     num_alive: list[int] = []
     num_collections: list[int] = []
 
     def litter(ctx: EventStepContext) -> None:
-        num_alive.append(sum(circle() is not None for circle in circles))
+        num_alive.append(sum(cycle() is not None for cycle in cycles))
         num_collections.append(len(collections))
-        circles.extend(weakref.ref(Circle()) for _ in range(5000))
+        cycles.extend(weakref.ref(Cycle()) for _ in range(5000))
 
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, litter)
     del collections[:]
@@ -96,7 +96,7 @@ def test_no_garbage_is_collected_within_a_step(collections: list[int]) -> None:
 
 
 def test_inference_collects_by_the_same_setting(collections: list[int]) -> None:
-    """Once before its three steps, and after each of them."""
+    """There is a collection before its three steps, and one after each of them."""
     run = configure_inference(inference_config(garbage_collection_period_steps=1))
     del collections[:]
     run.infer()
@@ -104,15 +104,15 @@ def test_inference_collects_by_the_same_setting(collections: list[int]) -> None:
     assert len(collections) == 1 + 3
 
 
-def test_a_collection_does_not_look_at_what_was_there_before_the_loop() -> None:
-    """Torch and the model alone are hundreds of thousands of objects."""
+def test_a_collection_does_not_visit_what_existed_before_the_loop() -> None:
+    """Torch and the model are hundreds of thousands of objects."""
     num_before = len(gc.get_objects())
     with GarbageCollector(1, Stepper(1)):
         assert len(gc.get_objects()) < num_before / 100
 
 
-def test_the_collector_is_left_as_it_was_found_after_an_exception() -> None:
-    """The fixture of all of these tests looks."""
+def test_the_collector_is_restored_after_an_exception() -> None:
+    """The fixture of this file checks that."""
     trainer = configure_training(training_config())
 
     def stop(ctx: EventStepContext) -> None:
@@ -124,8 +124,8 @@ def test_the_collector_is_left_as_it_was_found_after_an_exception() -> None:
         trainer.train()
 
 
-def test_what_someone_else_switched_off_stays_off() -> None:
-    """And what they set aside stays aside; a loop in a handler of another loop is such a case."""
+def test_collection_that_was_off_before_stays_off() -> None:
+    """Objects that were frozen before stay frozen; a loop in a handler of another loop needs that."""
     with GarbageCollector(1, Stepper(1)):
         num_frozen = gc.get_freeze_count()
         assert num_frozen > 0
@@ -135,8 +135,8 @@ def test_what_someone_else_switched_off_stays_off() -> None:
         assert gc.get_freeze_count() == num_frozen
 
 
-def test_without_a_period_python_does_as_it_likes(collections: list[int]) -> None:
-    """Nothing is switched off, set aside or collected."""
+def test_without_a_period_automatic_collection_stays_on(collections: list[int]) -> None:
+    """Nothing is switched off, frozen or collected."""
     stepper = Stepper(1)
     with GarbageCollector(None, stepper) as collector:
         stepper.advance()
@@ -148,7 +148,7 @@ def test_without_a_period_python_does_as_it_likes(collections: list[int]) -> Non
 
 
 class WatchingDataset(Dataset[Sample]):
-    """Samples that tell whether automatic collection is on where they are read."""
+    """Samples that say whether automatic collection is on in the process that reads them."""
 
     def __len__(self) -> int:
         return 4
@@ -158,7 +158,7 @@ class WatchingDataset(Dataset[Sample]):
 
 
 class WatchingTask(ToyTask):
-    """Keeps what samples tell."""
+    """Keeps what samples say."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,8 +169,8 @@ class WatchingTask(ToyTask):
         return super().compute_loss(ctx)
 
 
-def test_workers_collect_as_they_like() -> None:
-    """They are started before the loop switches automatic collection off, which a fork would take over."""
+def test_automatic_collection_stays_on_in_workers() -> None:
+    """They are started before the loop switches automatic collection off, which a forked process would inherit."""
     task = WatchingTask()
     config = training_config(data_loading=DataLoadingConfig(num_workers=1))
     configure_training(config, task=task, dataset=WatchingDataset()).train()

@@ -1,4 +1,4 @@
-"""Some steps are recorded, each window of them in one trace for each rank."""
+"""The profiler records some steps, and each rank writes one trace for each window of them."""
 
 import gzip
 import json
@@ -32,12 +32,12 @@ ENDING = ".rank-0.pt.trace.json.gz"
 
 
 def profiling(folder: Path, **settings: Any) -> ProfilingConfig:
-    """Let one step pass, warm up in one, and record two."""
+    """Skip one step, warm up in one, and record two."""
     return ProfilingConfig(**{"folder": folder, "wait_steps": 1, "warmup_steps": 1, "active_steps": 2, **settings})
 
 
 def windows_in(folder: Path) -> list[str]:
-    """Return the windows whose traces a folder holds, and the names of all other files in full."""
+    """Return the windows whose traces are in a folder, and the full names of all other files."""
     return sorted(path.name.removesuffix(ENDING) for path in folder.iterdir())
 
 
@@ -49,7 +49,7 @@ def labels_in(path: Path) -> set[str]:
 
 
 def fail_in(trainer: Trainer, step: int) -> None:
-    """Let a handler raise at the end of a step."""
+    """Subscribe a handler that raises at the end of a step."""
 
     def fail(ctx: EventStepContext) -> None:
         if ctx.stepper.current_step == step:
@@ -58,15 +58,15 @@ def fail_in(trainer: Trainer, step: int) -> None:
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, fail)
 
 
-def test_each_window_has_a_trace_that_is_named_by_its_steps(tmp_path: Path) -> None:
-    """Two cycles of four steps each, of which the last two are recorded; nothing after them."""
+def test_each_window_has_a_trace_named_after_its_steps(tmp_path: Path) -> None:
+    """In two cycles of four steps, the last two steps are recorded; nothing is recorded after the second cycle."""
     configure_training(training_config(total_steps=14, profiling=profiling(tmp_path, num_cycles=2))).train()
 
     assert windows_in(tmp_path) == ["step-2-to-3", "step-6-to-7"]
 
 
-def test_a_trace_holds_the_steps_of_its_name(tmp_path: Path) -> None:
-    """And what they ran."""
+def test_a_trace_contains_the_steps_of_its_name(tmp_path: Path) -> None:
+    """It has their labels and the operators that they ran."""
     configure_training(training_config(total_steps=6, profiling=profiling(tmp_path))).train()
     trace = tmp_path / f"step-2-to-3{ENDING}"
 
@@ -75,32 +75,34 @@ def test_a_trace_holds_the_steps_of_its_name(tmp_path: Path) -> None:
         assert "aten::addmm" in file.read()
 
 
-def test_inference_is_recorded_as_well(tmp_path: Path) -> None:
-    """By the same settings."""
+def test_inference_is_recorded_too(tmp_path: Path) -> None:
+    """The same settings work for inference."""
     configure_inference(inference_config(profiling=profiling(tmp_path, active_steps=1))).infer()
 
     assert windows_in(tmp_path) == ["step-2-to-2"]
 
 
 @pytest.mark.parametrize(("total_steps", "expected"), [(3, ["step-2-to-2"]), (4, ["step-2-to-3"])])
-def test_a_window_that_the_end_cuts_short_is_kept(total_steps: int, expected: list[str], tmp_path: Path) -> None:
-    """Under the name of the steps that ran."""
+def test_a_window_that_the_end_of_the_loop_cuts_short_is_written(
+    total_steps: int, expected: list[str], tmp_path: Path
+) -> None:
+    """Its name has the steps that ran."""
     configure_training(training_config(total_steps=total_steps, profiling=profiling(tmp_path))).train()
 
     assert windows_in(tmp_path) == expected
 
 
-def test_a_window_without_a_step_has_no_trace(tmp_path: Path) -> None:
-    """The loop ends where the second window would have begun."""
+def test_a_window_without_a_recorded_step_has_no_trace(tmp_path: Path) -> None:
+    """The loop ends where the second window would have started."""
     configure_training(training_config(total_steps=6, profiling=profiling(tmp_path, num_cycles=2))).train()
 
     assert windows_in(tmp_path) == ["step-2-to-3"]
 
 
-def test_a_resumed_run_counts_from_where_it_goes_on_and_names_the_steps_of_the_job(
+def test_a_resumed_run_counts_its_own_steps_and_names_traces_after_the_steps_of_the_job(
     every_step: CheckpointingConfig, tmp_path: Path
 ) -> None:
-    """The first steps of a process are the slow ones, whichever steps of the job they are."""
+    """The first steps of a process are the slow ones, whatever their number in the job."""
     config = training_config(every_step, total_steps=10)
     stopped = configure_training(config)
     fail_in(stopped, 4)
@@ -115,8 +117,8 @@ def test_a_resumed_run_counts_from_where_it_goes_on_and_names_the_steps_of_the_j
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 4])
-def test_what_a_step_raises_is_what_people_see(step: int, tmp_path: Path) -> None:
-    """Whether the profiler waits, warms up, records or is done; and the next run can record again."""
+def test_the_error_of_a_step_is_the_error_that_users_see(step: int, tmp_path: Path) -> None:
+    """It does not matter whether the profiler waits, warms up, records or is done; the next run can record again."""
     trainer = configure_training(training_config(total_steps=6, profiling=profiling(tmp_path)))
     fail_in(trainer, step)
     with pytest.raises(StoppedError):
@@ -127,22 +129,23 @@ def test_what_a_step_raises_is_what_people_see(step: int, tmp_path: Path) -> Non
     assert windows_in(tmp_path / "again") == ["step-2-to-3"]
 
 
-def test_a_trace_that_cannot_be_written_is_told_and_the_loop_goes_on(
+def test_a_trace_that_cannot_be_written_is_logged_and_the_loop_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No part of it is left."""
+    """No partial file is left."""
     (tmp_path / f"step-2-to-3{ENDING}").mkdir()
     trainer = configure_training(training_config(total_steps=6, profiling=profiling(tmp_path)))
     with caplog.at_level(logging.WARNING):
         trainer.train()
 
     assert [path.name for path in tmp_path.iterdir()] == [f"step-2-to-3{ENDING}"]
-    assert "step-2-to-3.rank-0.pt.trace.json.gz could not be written" in caplog.text
+    assert f"profiling.folder={tmp_path}: IsADirectoryError: " in caplog.text
+    assert f"step-2-to-3{ENDING}', after 4 of 6 steps. The run continues: traces are missing there." in caplog.text
     assert trainer.stepper.is_finished
 
 
-def test_a_rank_writes_under_its_own_name(tmp_path: Path) -> None:
-    """So that all ranks share a folder."""
+def test_the_name_of_a_trace_has_the_rank(tmp_path: Path) -> None:
+    """All ranks can write to one folder."""
     stepper = Stepper(3)
     dist_context = DistributedContext(device=torch.device("cpu"), rank=3, world_size=4)
     with Profiler(profiling(tmp_path, wait_steps=0), dist_context, stepper) as profiler:
@@ -153,8 +156,8 @@ def test_a_rank_writes_under_its_own_name(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-1-to-2.rank-3.pt.trace.json.gz"]
 
 
-def test_the_device_decides_what_is_recorded_beside_the_cpu() -> None:
-    """The kind of accelerator that the loop runs on, where torch can record it, and no other."""
+def test_the_device_is_recorded_in_addition_to_the_cpu() -> None:
+    """That is the kind of accelerator that the loop runs on, if torch can record it, and no other."""
     assert _activities(torch.device("cpu")) == [ProfilerActivity.CPU]
     for name in ("cuda", "xpu"):
         possible = {ProfilerActivity.CPU, ProfilerActivity.__members__[name.upper()]}
@@ -163,15 +166,15 @@ def test_the_device_decides_what_is_recorded_beside_the_cpu() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-def test_a_trace_of_a_gpu_holds_its_kernels(tmp_path: Path) -> None:
-    """Not only who launched them."""
+def test_a_trace_of_a_gpu_contains_its_kernels(tmp_path: Path) -> None:
+    """It has the kernels, not only their launches."""
     configure_training(training_config(device="cuda", total_steps=6, profiling=profiling(tmp_path))).train()
     with gzip.open(tmp_path / f"step-2-to-3{ENDING}", "rt", encoding="utf-8") as file:
         assert "kernel" in {event.get("cat") for event in json.load(file)["traceEvents"]}
 
 
 def test_recording_changes_no_weight(tmp_path: Path) -> None:
-    """Nor draws a random number."""
+    """It draws no random number either."""
     ends = []
     for settings in (None, profiling(tmp_path)):
         trainer = configure_training(training_config(total_steps=6, profiling=settings))
@@ -182,7 +185,7 @@ def test_recording_changes_no_weight(tmp_path: Path) -> None:
 
 
 def test_without_settings_nothing_is_recorded() -> None:
-    """Torch's profiler is not even made."""
+    """The profiler of torch is not running."""
     stepper = Stepper(1)
     with Profiler(None, cpu_context(), stepper) as profiler:
         profiler.step_done()
@@ -190,18 +193,18 @@ def test_without_settings_nothing_is_recorded() -> None:
 
 
 def test_settings_that_leave_no_step_to_record_are_refused(tmp_path: Path) -> None:
-    """The message says how many steps there are, and how many would do."""
+    """The message says how many steps there are, and what to set."""
     config = training_config(total_steps=3, profiling=profiling(tmp_path, wait_steps=2))
     with pytest.raises(
         ConfigurationError,
-        match=r"profiling.wait_steps=2 and profiling.warmup_steps=1 leave no step to record of total_steps=3: lower "
-        r"the first, so that both come to at most 2",
+        match=r"profiling.wait_steps=2 and profiling.warmup_steps=1 leave none of total_steps=3 to record: lower "
+        r"wait_steps, so that both add up to at most 2",
     ):
         configure_training(config)
 
 
-def test_a_folder_that_cannot_hold_traces_is_refused(tmp_path: Path) -> None:
-    """At configuration, not at the first trace."""
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    """This happens at configuration, not at the first trace."""
     (tmp_path / "a_file").write_text("mine")
     config = training_config(total_steps=6, profiling=profiling(tmp_path / "a_file"))
     with pytest.raises(ConfigurationError, match=r"profiling.folder='.*a_file' cannot be written to"):

@@ -1,4 +1,4 @@
-"""A loop tells its numbers every few steps, to people and to programs."""
+"""A loop reports its numbers every few steps, to people and to programs."""
 
 import json
 import math
@@ -46,12 +46,12 @@ def reporting_to(path: Path | None, period_steps: int = 1, **settings: Any) -> R
 
 
 def lines_of(path: Path) -> list[Line]:
-    """Read all lines that are whole."""
+    """Read all complete lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
 
 class CountingTask(ToyTask):
-    """Counts samples, and keeps what each step's loss was."""
+    """Counts samples, and keeps the loss of each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,8 +69,8 @@ class CountingTask(ToyTask):
         return result
 
 
-class NamingTask(ToyTask):
-    """Creates what a test says."""
+class GivenMetrics(ToyTask):
+    """Creates the metrics of a test."""
 
     def __init__(self, metrics: Any) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def halving(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
 
 
 def test_each_report_is_a_line_with_all_numbers(tmp_path: Path) -> None:
-    """Those of its last step, and those of all steps since the report before it."""
+    """Some belong to its last step, and some to all steps since the previous report."""
     path, task = tmp_path / "new" / "metrics.jsonl", CountingTask()
     config = training_config(total_steps=5, reporting=reporting_to(path, 2))
     configure_training(config, task=task, optimizer_provider=sgd, lr_scheduler_provider=halving).train()
@@ -99,7 +99,7 @@ def test_each_report_is_a_line_with_all_numbers(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [2, 4, 5]
     assert [line["samples"] for line in lines] == [8.0, 8.0, 4.0]
     assert [line["loss"] for line in lines] == [pytest.approx(sum(task.losses[i : i + 2]) / 2) for i in (2, 6, 8)]
-    # The rates that these steps had, and not those that the scheduler has set for the next ones.
+    # The rates of these steps, not those that the scheduler has set for the next ones.
     assert [line["learning_rate"] for line in lines] == [0.25, 0.0625, 0.03125]
     assert all(line["gradient_norm"] > 0 and line["samples_per_second"] > line["steps_per_second"] for line in lines)
     assert {line["loop"] for line in lines} == {"train"}
@@ -108,7 +108,7 @@ def test_each_report_is_a_line_with_all_numbers(tmp_path: Path) -> None:
 
 
 def test_each_group_of_parameters_has_its_learning_rate(tmp_path: Path) -> None:
-    """By its index."""
+    """The name has the index of the group."""
 
     def two_groups(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
         first, *others = ctx.parameters()
@@ -122,7 +122,7 @@ def test_each_group_of_parameters_has_its_learning_rate(tmp_path: Path) -> None:
 
 
 def test_inference_reports_its_metrics(tmp_path: Path) -> None:
-    """It has no loss, and its last step has what is left."""
+    """It has no loss, and its last step has the remaining samples."""
 
     class CountingInference(ToyInferenceTask):
         def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
@@ -148,8 +148,8 @@ def test_inference_reports_its_metrics(tmp_path: Path) -> None:
     assert "loss" not in lines[0]
 
 
-def test_runs_share_a_file_and_a_torn_line_swallows_none(tmp_path: Path) -> None:
-    """What a killed run leaves of its last line stands alone; each line names its run."""
+def test_runs_share_a_file_and_a_line_cut_off_by_a_kill_spoils_no_other(tmp_path: Path) -> None:
+    """The rest of a killed run's last line stays on a line by itself; each line names its run."""
     path = tmp_path / "metrics.jsonl"
     config = training_config(total_steps=2, reporting=reporting_to(path))
     configure_training(config).train()
@@ -167,8 +167,8 @@ def test_runs_share_a_file_and_a_torn_line_swallows_none(tmp_path: Path) -> None
     assert path.read_text(encoding="utf-8").count("\n") == 8
 
 
-def test_a_run_that_resumes_goes_on_in_the_file(tmp_path: Path, every_step: Any) -> None:
-    """Its reports are due in the same steps, and the numbers of the steps it runs again are told again."""
+def test_a_run_that_resumes_appends_to_the_file(tmp_path: Path, every_step: Any) -> None:
+    """Its reports are due in the same steps, and the steps that it runs again are reported again."""
     path, task = tmp_path / "metrics.jsonl", CountingTask()
     config = training_config(every_step, total_steps=6, reporting=reporting_to(path, 2))
 
@@ -185,7 +185,7 @@ def test_a_run_that_resumes_goes_on_in_the_file(tmp_path: Path, every_step: Any)
     assert [(line["step"], line["samples"]) for line in lines_of(path)] == [(2, 8.0), (4, 4.0), (6, 8.0)]
 
 
-def test_what_was_reported_last_is_written_when_the_loop_fails(tmp_path: Path) -> None:
+def test_the_last_report_is_written_when_the_loop_fails(tmp_path: Path) -> None:
     """The numbers of the last complete step may show why."""
 
     def fail(ctx: EventStepContext) -> None:
@@ -200,8 +200,8 @@ def test_what_was_reported_last_is_written_when_the_loop_fails(tmp_path: Path) -
     assert [line["step"] for line in lines_of(tmp_path / "metrics.jsonl")] == [1]
 
 
-def test_numbers_that_json_has_not_are_strings(tmp_path: Path) -> None:
-    """`float` reads them, and every line is JSON as the standard has it."""
+def test_numbers_that_json_does_not_have_are_strings(tmp_path: Path) -> None:
+    """`float` reads them, and every line is standard JSON."""
 
     class DivergedTask(ToyTask):
         def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
@@ -222,8 +222,8 @@ def test_numbers_that_json_has_not_are_strings(tmp_path: Path) -> None:
     assert float(line["down"]) == -math.inf
 
 
-def test_nothing_is_opened_before_the_first_report(tmp_path: Path) -> None:
-    """A run that is only configured, or fails before, leaves nothing."""
+def test_no_file_is_opened_before_the_first_report(tmp_path: Path) -> None:
+    """A run that is only configured, or fails before that, leaves no file."""
     reporting = reporting_to(tmp_path / "a" / "metrics.jsonl", tensorboard=tmp_path / "b")
     present: list[bool] = []
     trainer = configure_training(
@@ -235,8 +235,8 @@ def test_nothing_is_opened_before_the_first_report(tmp_path: Path) -> None:
     assert present == [False, False, False, False, True, True]
 
 
-def test_without_reports_nothing_is_opened_at_all(tmp_path: Path) -> None:
-    """Nor refused: what cannot be written is not asked for."""
+def test_without_reports_no_file_is_opened(tmp_path: Path) -> None:
+    """A file that could not be written is not refused either: nothing is written to it."""
     reporting = ReportingConfig(progress_bar=False, period_steps=None, json_lines=tmp_path, tensorboard=tmp_path / "b")
     configure_training(training_config(reporting=reporting)).train()
 
@@ -256,7 +256,7 @@ class CountedOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def test_a_step_in_which_nothing_is_due_computes_nothing(tmp_path: Path) -> None:
-    """It compares two numbers."""
+    """It only compares two numbers."""
     config = training_config(total_steps=6, reporting=reporting_to(tmp_path / "metrics.jsonl", 3))
     trainer = configure_training(config, task=CountingTask())
     num_calls: list[int] = []
@@ -267,14 +267,14 @@ def test_a_step_in_which_nothing_is_due_computes_nothing(tmp_path: Path) -> None
                 reporter.record(torch.tensor(1.0), torch.tensor(2.0), trainer.optimizer)
                 trainer.stepper.advance()
                 reporter.step_done()
-            num_calls.append(counted.num_calls - 2)  # that make the tensors here
+            num_calls.append(counted.num_calls - 2)  # which make the tensors of this test
 
     assert [num > 0 for num in num_calls] == [False, False, True, True, False, True]
     assert num_calls[:2] == [0, 0]
 
 
-def test_a_run_goes_on_where_a_report_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It warns once, and writes again as soon as it can."""
+def test_a_run_continues_while_a_report_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It warns once, and writes again as soon as the file can be written."""
     path = tmp_path / "metrics.jsonl"
     trainer = configure_training(training_config(total_steps=6, reporting=reporting_to(path)))
 
@@ -290,13 +290,15 @@ def test_a_run_goes_on_where_a_report_cannot_be_written(tmp_path: Path, caplog: 
 
     assert [line["step"] for line in lines_of(path)] == [4, 5, 6]
     (warning,) = warnings
-    assert warning.startswith(f"train: the report of step 1 could not be written to reporting.json_lines={path} (")
-    assert "the run goes on without it" in warning
+    assert warning == (
+        f"reporting.json_lines={path}: IsADirectoryError: [Errno 21] Is a directory: '{path}', after 2 of 6 steps. The "
+        "run continues: reports are missing there until it can be written again. This is logged only once."
+    )
 
 
-def test_tensorboard_reads_what_it_is_given(tmp_path: Path) -> None:
-    """Each loop has a folder, each number is a scalar, and a step that was run again is shown once."""
-    for total_steps in (3, 4):  # the second run stands for one that goes on
+def test_tensorboard_reads_the_reports(tmp_path: Path) -> None:
+    """Each loop has a folder, each number is a scalar, and a step that was run twice is shown once."""
+    for total_steps in (3, 4):  # the second run stands for one that resumes
         trainer = configure_training(
             training_config(total_steps=total_steps, reporting=reporting_to(None, tensorboard=tmp_path)),
             task=CountingTask(),
@@ -312,7 +314,7 @@ def test_tensorboard_reads_what_it_is_given(tmp_path: Path) -> None:
 
 
 def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for it without having it is told the command, before the model is built."""
+    """Where it is not installed, the error has the command to install it, and the model is not built."""
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     provider = ToyModelProvider()
 
@@ -322,19 +324,23 @@ def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("field", ["json_lines", "tensorboard"])
-def test_what_cannot_be_written_is_refused(tmp_path: Path, field: str) -> None:
-    """Here, a file stands where a folder would have to."""
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, field: str) -> None:
+    """Here, a file is in the place of a folder."""
     (tmp_path / "file").touch()
     settings: dict[str, Any] = {"json_lines": None, field: tmp_path / "file" / "x"}
     reporting = ReportingConfig(progress_bar=False, **settings)
 
-    with pytest.raises(ConfigurationError, match=rf"reporting.{field}=.*file/x cannot be written: name a .* or None"):
+    with pytest.raises(
+        ConfigurationError, match=rf"reporting.{field}=.*file/x cannot be written: set it to a .*, or to None"
+    ):
         configure_training(training_config(reporting=reporting))
 
 
-def test_a_folder_is_no_file_for_lines(tmp_path: Path) -> None:
-    """Which is found before the model is built."""
-    with pytest.raises(ConfigurationError, match=r"reporting.json_lines=.* is no file: name one, or None"):
+def test_a_folder_is_refused_as_file_for_lines(tmp_path: Path) -> None:
+    """This happens before the model is built."""
+    with pytest.raises(
+        ConfigurationError, match=r"reporting.json_lines=.* is not a file: set it to a file, or to None"
+    ):
         configure_training(training_config(reporting=reporting_to(tmp_path)))
 
 
@@ -353,11 +359,14 @@ METRIC = SumMetric(torch.device("cpu"))
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        ({"loss": METRIC}, "names a metric 'loss', and the loop has that name already: use none of gradient_norm, "),
-        ({"learning_rate/x": METRIC}, "names a metric 'learning_rate/x', and the loop has that name"),
+        ({"loss": METRIC}, "names a metric 'loss', a name that the loop uses: use none of gradient_norm, "),
+        ({"learning_rate/x": METRIC}, "names a metric 'learning_rate/x', a name that the loop uses"),
         ({"": METRIC}, "names a metric '': use a string that is not empty"),
         ({3: METRIC}, "names a metric 3: use a string"),
-        ({"a/b": METRIC, "a": METRIC}, "names metrics 'a' and 'a/b', and 'a' may have numbers of that name: rename"),
+        (
+            {"a/b": METRIC, "a": METRIC},
+            "names metrics 'a' and 'a/b', and 'a' may report a number by the second name: rename",
+        ),
         ({"a": 1.0}, "returned a float as 'a': return a Metric, such as a SumMetric"),
         ([METRIC], "returned a list: return a mapping from names to metrics"),
         ({"a": Unknown(torch.device("cpu"))}, "returned 'a' with reduction='median': use one of sum, max, min"),
@@ -365,16 +374,16 @@ METRIC = SumMetric(torch.device("cpu"))
     ],
 )
 def test_metrics_that_cannot_be_reported_are_refused(metrics: Any, message: str) -> None:
-    """With the method that returned them, before the model is built."""
+    """The message names the method that returned them, and the model is not built."""
     provider = ToyModelProvider()
 
-    with pytest.raises(ConfigurationError, match=f"NamingTask.create_metrics {message}"):
-        configure_training(training_config(), task=NamingTask(metrics), model_provider=provider)
+    with pytest.raises(ConfigurationError, match=f"GivenMetrics.create_metrics {message}"):
+        configure_training(training_config(), task=GivenMetrics(metrics), model_provider=provider)
     assert provider.num_built == 0
 
 
 def test_a_share_that_changes_its_size_is_refused() -> None:
-    """Other processes would reduce another number of elements."""
+    """Other ranks would reduce another number of elements."""
 
     class Growing(SumMetric):
         size = 2
@@ -383,7 +392,7 @@ def test_a_share_that_changes_its_size_is_refused() -> None:
             return torch.zeros(self.size)
 
     metric = Growing(torch.device("cpu"))
-    trainer = configure_training(training_config(reporting=reporting_to(None)), task=NamingTask({"a": metric}))
+    trainer = configure_training(training_config(reporting=reporting_to(None)), task=GivenMetrics({"a": metric}))
     metric.size = 3
     with pytest.raises(ValueError, match=r"the share of metric 'a' has the shape \[3\], and had \[2\] at first"):
         trainer.train()

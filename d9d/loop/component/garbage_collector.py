@@ -1,53 +1,58 @@
-"""When Python looks for objects that only refer to each other, so that no rank does so while others wait for it."""
+"""Python's garbage collection, after the same steps on all ranks."""
 
 import gc
 from types import TracebackType
 from typing import Self
 
 from d9d.core.stepper import Stepper
+from d9d.loop.component.best_effort import BestEffort
 
 
 class GarbageCollector:
-    """Collects garbage by hand, after the same steps on all ranks, instead of whenever Python would.
+    """Collects garbage after the same steps on all ranks, in place of Python's automatic collection.
 
-    Left alone, each rank collects at a moment of its own, and all others wait for it in their next collective. What is
-    alive when the loop starts is set aside, so that a collection looks through what the loop has made since, and not
-    through all of torch.
+    If each rank collected at a moment of its own, all others would wait for it in their next collective operation. What
+    exists when the loop starts is frozen, so that a collection visits the objects of the loop, and not all of torch.
 
     Args:
-        period_steps: How often to collect, in steps; `None` leaves Python's automatic collection alone.
-        stepper: Knows how many steps are complete.
+        period_steps: How often to collect, in steps; `None` leaves automatic collection on.
+        stepper: Counts the steps.
     """
 
     def __init__(self, period_steps: int | None, stepper: Stepper) -> None:
         self._period_steps = period_steps
         self._stepper = stepper
+        self._guard = BestEffort("garbage collection", "memory may grow", stepper)
+        self._was_enabled = False
+        self._has_frozen = False
 
     def __enter__(self) -> Self:
-        """Collect all that there is, and switch automatic collection off."""
+        """Collect all garbage, freeze what is left, and switch automatic collection off."""
         if self._period_steps is None:
             return self
         self._was_enabled = gc.isenabled()
         gc.disable()
-        gc.collect()
-        # What others have set aside cannot be told from what is set aside here, and would be put back with it.
-        self._has_frozen = gc.get_freeze_count() == 0
-        if self._has_frozen:
-            gc.freeze()
+        with self._guard:
+            gc.collect()
+            # Objects that others have frozen could not be told from these, and would be unfrozen together with them.
+            if gc.get_freeze_count() == 0:
+                gc.freeze()
+                self._has_frozen = True
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave Python's collector as it was found."""
-        if self._period_steps is None:
-            return
+        """Leave Python's collector as it was before."""
         if self._has_frozen:
             gc.unfreeze()
+            self._has_frozen = False
         if self._was_enabled:
             gc.enable()
+            self._was_enabled = False
 
     def step_done(self) -> None:
-        """Collect when a period of steps has been completed."""
+        """Collect if a period of steps is complete."""
         if self._period_steps is not None and self._stepper.current_step % self._period_steps == 0:
-            gc.collect()
+            with self._guard:
+                gc.collect()

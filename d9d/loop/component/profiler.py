@@ -1,8 +1,7 @@
-"""What a few steps of a loop spend their time on, recorded by `torch.profiler`."""
+"""Traces of a few steps of a loop, recorded by `torch.profiler`."""
 
 import logging
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile, schedule, supported_activi
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
+from d9d.loop.component.best_effort import BestEffort
 from d9d.loop.config import ConfigurationError, ProfilingConfig
 
 logger = logging.getLogger(__name__)
@@ -20,13 +20,14 @@ logger = logging.getLogger(__name__)
 class Profiler:
     """Records some steps of each rank, and writes one trace for each window of them.
 
-    A trace appears under its name, such as `step-10-to-12.rank-3.pt.trace.json.gz`, only when it is whole. TensorBoard
-    asks for that ending; Perfetto opens any. Steps are counted from 0, as by `Stepper.current_step`.
+    A trace has a name such as `step-10-to-12.rank-3.pt.trace.json.gz`, and appears only when it is complete.
+    TensorBoard needs that suffix, and Perfetto opens it too. Steps are counted from 0, as in `Stepper.current_step`. A
+    trace that cannot be recorded or written is lost, and the run continues.
 
     Args:
         config: Which steps to record, and where to write; `None` records nothing.
-        dist_context: Names the rank, and the device whose activities are recorded beside those of the CPU.
-        stepper: Knows how many steps are complete.
+        dist_context: Names the rank, and the device that is recorded in addition to the CPU.
+        stepper: Counts the steps.
 
     Raises:
         ConfigurationError: If the loop is too short for a window, or traces could not be written.
@@ -39,40 +40,44 @@ class Profiler:
         self._recording: _Recording | None = None
         if config is not None:
             _require_window(config, stepper.total_steps)
-            _prepare_folder(config.folder)
+            _require_writable(config.folder)
+            self._guard = BestEffort(f"profiling.folder={config.folder}", "traces are missing there", stepper)
 
     def __enter__(self) -> Self:
-        """Begin to count, with the step that runs next."""
+        """Start to count, with the next step."""
         self._first_step = self._stepper.current_step
         if self._config is not None:
-            self._start_if_due(self._config)
+            with self._guard:
+                self._start_if_due(self._config)
         return self
 
     def step_done(self) -> None:
-        """End the current step, and with it the window whose last step it was."""
+        """End the current step, and with it the window if this was its last step."""
         if self._config is None:
             return
-        # Stopping what failed to go on would end the process, so it is let go of until it has gone on.
+        # Stopping a profiler whose step has failed would end the process, so a recording is dropped until then.
         recording, self._recording = self._recording, None
-        if recording is not None:
-            if self._stepper.current_step == recording.end_step:
-                recording.finish(self._stepper.current_step)
-            else:
-                recording.resume()
+        with self._guard:
+            if recording is not None and self._stepper.current_step < recording.end_step:
+                recording.step()
                 self._recording = recording
-        self._start_if_due(self._config)
+            elif recording is not None:
+                recording.finish(self._stepper.current_step)
+        with self._guard:
+            self._start_if_due(self._config)
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop; a window that the end of the loop cuts short is written, one in which a step failed is not."""
+        """Stop; write a window that the end of the loop cuts short, but not one in which a step has failed."""
         recording, self._recording = self._recording, None
         if recording is None:
             return
-        if error is None:
-            recording.finish(self._stepper.current_step)
-        else:
-            recording.abandon()
+        with self._guard:
+            if error is None:
+                recording.finish(self._stepper.current_step)
+            else:
+                recording.stop()
 
     def _start_if_due(self, config: ProfilingConfig) -> None:
         num_window_steps = config.warmup_steps + config.active_steps
@@ -82,15 +87,15 @@ class Profiler:
 
 
 class _Recording:
-    """One window of steps, while it is recorded.
+    """The recording of one window of steps.
 
     Attributes:
-        end_step: The step behind the last one of the window.
+        end_step: The step after the last one of the window.
 
     Args:
         config: Says how long the window is.
         dist_context: Names the rank, and the device.
-        start_step: The step that runs next, with which the profiler warms up.
+        start_step: The next step, with which the profiler warms up.
     """
 
     def __init__(self, config: ProfilingConfig, dist_context: DistributedContext, start_step: int) -> None:
@@ -98,42 +103,47 @@ class _Recording:
         self._rank = dist_context.rank
         self._first_step = start_step + config.warmup_steps
         self.end_step = self._first_step + config.active_steps
-        is_due = schedule(wait=0, warmup=config.warmup_steps, active=config.active_steps, repeat=1)
+        action_of = schedule(wait=0, warmup=config.warmup_steps, active=config.active_steps, repeat=1)
         self._profile = profile(
             activities=_activities(dist_context.device),
-            schedule=lambda step: is_due(max(step - start_step, 0)),
+            schedule=lambda step: action_of(max(step - start_step, 0)),
             with_stack=config.with_stack,
         )
-        # The trace labels the steps by this number, from 0 if it were left alone.
+        # The trace labels the steps by this number, which starts from 0 otherwise.
         self._profile.step_num = start_step
-        self._running = ExitStack()
-        self._running.enter_context(self._profile)
+        self._profile.__enter__()  # type: ignore[no-untyped-call] # torch's own
 
-    def resume(self) -> None:
-        """Go on with the next step."""
+    def step(self) -> None:
+        """Continue with the next step."""
         self._profile.step()
+
+    def stop(self) -> None:
+        """Stop, and write nothing."""
+        self._profile.__exit__(None, None, None)  # type: ignore[no-untyped-call] # torch's own
 
     def finish(self, end_step: int) -> None:
         """Stop, and write the trace if a step of it has been recorded.
 
         Args:
-            end_step: The step behind the last one that ran.
+            end_step: The step after the last one that ran.
         """
-        self._running.close()
-        if end_step > self._first_step:
-            name = f"step-{self._first_step}-to-{end_step - 1}.rank-{self._rank}"
-            _write_trace(self._profile, self._folder, name)
-
-    def abandon(self) -> None:
-        """Stop after a step has failed, and write nothing."""
+        self.stop()
+        if end_step <= self._first_step:
+            return
+        name = f"step-{self._first_step}-to-{end_step - 1}.rank-{self._rank}"
+        trace = self._folder / f"{name}.pt.trace.json.gz"
+        # The profiler compresses because of this suffix, and TensorBoard ignores it.
+        partial = self._folder / f".{name}.partial.gz"
         try:
-            self._running.close()
-        except Exception:  # what ended the loop is what people must see
-            logger.warning("the profiler could not be stopped after a step had failed", exc_info=True)
+            self._profile.export_chrome_trace(str(partial))
+            partial.replace(trace)
+        finally:
+            partial.unlink(missing_ok=True)
+        logger.info("wrote %s", trace)
 
 
 def _activities(device: torch.device) -> list[ProfilerActivity]:
-    """Return what can be recorded of a device beside the CPU; devices that torch does not know have one name."""
+    """Return the CPU, and the device if torch can record it; devices that torch does not know share one name."""
     of_device = ProfilerActivity.__members__.get(device.type.upper(), ProfilerActivity.PrivateUse1)
     supported: set[ProfilerActivity] = supported_activities()  # type: ignore[no-untyped-call]  # torch's own
     return [ProfilerActivity.CPU, *({of_device} & supported - {ProfilerActivity.CPU})]
@@ -143,33 +153,18 @@ def _require_window(config: ProfilingConfig, total_steps: int) -> None:
     num_skipped = config.wait_steps + config.warmup_steps
     if num_skipped >= total_steps:
         raise ConfigurationError(
-            f"profiling.wait_steps={config.wait_steps} and profiling.warmup_steps={config.warmup_steps} leave no step "
-            f"to record of total_steps={total_steps}: lower the first, so that both come to at most {total_steps - 1}"
+            f"profiling.wait_steps={config.wait_steps} and profiling.warmup_steps={config.warmup_steps} leave none of "
+            f"total_steps={total_steps} to record: lower wait_steps, so that both add up to at most {total_steps - 1}"
         )
 
 
-def _prepare_folder(folder: Path) -> None:
-    """Find out now, and not at the first trace, whether traces can be written."""
+def _require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to now rather than at the first trace."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ConfigurationError(
-            f"profiling.folder={str(folder)!r} cannot be written to ({error}): name another folder, or free it"
+            f"profiling.folder={str(folder)!r} cannot be written to ({error}): set it to another folder"
         ) from error
-
-
-def _write_trace(recorded: profile, folder: Path, name: str) -> None:
-    """Write a trace, or say why there is none: a loop is worth more than what is known about its time."""
-    trace = folder / f"{name}.pt.trace.json.gz"
-    # The profiler packs by this ending, and TensorBoard overlooks it.
-    partial = folder / f".{name}.partial.gz"
-    try:
-        recorded.export_chrome_trace(str(partial))
-        partial.replace(trace)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        logger.warning("%s could not be written (%s); the loop goes on without it", trace, error)
-    else:
-        logger.info("wrote %s", trace)

@@ -9,17 +9,21 @@ import logging
 import math
 import os
 import secrets
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
 
 from d9d.core.stepper import Stepper
+from d9d.loop.component.best_effort import BestEffort
+from d9d.loop.config import ConfigurationError, ReportingConfig
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-
-# What a line says beside its numbers, and the numbers of the loops themselves; metrics of tasks have other names.
 RESERVED_NAMES = frozenset(
     {
         "gradient_norm",
@@ -34,6 +38,12 @@ RESERVED_NAMES = frozenset(
         "time",
     }
 )
+"""The fields of a report, and the numbers that the loop itself reports; the metrics of a task need other names."""
+
+_LABELS = {"steps_per_second": "steps/s", "samples_per_second": "samples/s", "peak_memory_bytes": "peak memory"}
+_TENSORBOARD_FLUSH_SECONDS = 10
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +53,9 @@ class Report:
     Attributes:
         loop: What the loop does, such as `train`.
         num_steps: How many steps were complete.
-        total_steps: Of how many.
-        taken_at: When that was.
-        numbers: The numbers, by their names.
+        total_steps: How many steps the loop has.
+        taken_at: The time of the report.
+        numbers: The numbers, by name.
     """
 
     loop: str
@@ -55,70 +65,94 @@ class Report:
     numbers: Mapping[str, float]
 
 
-class ReportSink(Protocol):
-    """Where reports go; there are some on the main process alone."""
+class ReportSink(ABC):
+    """Where the main process writes reports; whatever its methods raise is left to `guard`.
 
-    @property
-    def target(self) -> str:
-        """Where that is, for messages."""
+    Attributes:
+        guard: The context in which the reporter calls the methods of this sink.
 
+    Args:
+        guard: The same.
+    """
+
+    def __init__(self, guard: BestEffort) -> None:
+        self.guard = guard
+
+    @abstractmethod
     def write(self, report: Report) -> None:
-        """Write one report.
+        """Write a report.
 
         Args:
             report: The report.
-
-        Raises:
-            OSError: If it cannot be written now.
         """
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left, after the last report."""
 
 
-logger = logging.getLogger(__name__)
-
-_LABELS = {"steps_per_second": "steps/s", "samples_per_second": "samples/s", "peak_memory_bytes": "peak memory"}
-
-
-class Console:
-    """Draws a progress bar with the numbers of the last report, or logs a line a report where there is no terminal.
+class Console(ReportSink):
+    """Draws a progress bar with the numbers of the last report; without a terminal, logs a line for each report.
 
     Args:
         loop: What the loop does, such as `train`.
-        is_bar: Whether to draw a bar; `None` draws one on a terminal.
-        stepper: Knows the steps.
+        stepper: Counts the steps.
+        draws_bar: Whether to draw the bar; `None` draws it on a terminal.
     """
 
-    target = "the console"
+    def __init__(self, loop: str, stepper: Stepper, *, draws_bar: bool | None) -> None:
+        super().__init__(BestEffort("the console", "progress and reports may be missing there", stepper))
+        self._loop = loop
+        self._stepper = stepper
+        self._draws_bar = draws_bar
+        self._bar: _ProgressBar | None = None
 
-    def __init__(self, loop: str, stepper: Stepper, *, is_bar: bool | None) -> None:
-        from tqdm.auto import tqdm  # noqa: PLC0415 -- only the main process has a console, and not at once
-
-        self._bar = tqdm(
-            desc=loop,
+    def open(self) -> None:
+        """Draw the bar, before the first step."""
+        if sys.stderr is None:  # as in a process that was started with `2>&-`
+            if self._draws_bar:
+                raise OSError(errno.EBADF, "this process has no stderr on which to draw a progress bar")
+            return
+        bar = _ProgressBar(
+            desc=self._loop,
             unit="step",
-            total=stepper.total_steps,
-            initial=stepper.current_step,
-            disable=None if is_bar is None else not is_bar,  # tqdm takes None for "only on a terminal"
+            total=self._stepper.total_steps,
+            initial=self._stepper.current_step,
+            disable=None if self._draws_bar is None else not self._draws_bar,  # `None` asks whether it is a terminal
         )
+        self._bar = None if bar.disable else bar
 
     def step_done(self) -> None:
         """Show that a step is complete."""
-        self._bar.update()
+        if self._bar is not None:
+            self._bar.update()
 
     def write(self, report: Report) -> None:  # noqa: D102 -- inherited
-        if not self._bar.disable:
-            # The bar itself shows how fast it is.
-            shown = {name: _format(name, number) for name, number in report.numbers.items() if name not in _LABELS}
-            self._bar.set_postfix(shown, refresh=False)
+        if self._bar is None:
+            numbers = [f"{_LABELS.get(name, name)} {_format(name, number)}" for name, number in report.numbers.items()]
+            logger.info("%s: step %d of %d: %s", report.loop, report.num_steps, report.total_steps, ", ".join(numbers))
             return
-        numbers = [f"{_LABELS.get(name, name)} {_format(name, number)}" for name, number in report.numbers.items()]
-        logger.info("%s: step %d of %d: %s", report.loop, report.num_steps, report.total_steps, ", ".join(numbers))
+        # The bar itself shows the speed.
+        shown = {name: _format(name, number) for name, number in report.numbers.items() if name not in _LABELS}
+        self._bar.set_postfix(shown, refresh=False)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _ProgressBar(tqdm):  # type: ignore[type-arg] # generic in tqdm's stubs alone
+    """A bar of tqdm that gives the lock of all bars back when it cannot be drawn.
+
+    Otherwise the bars of other threads would wait for ever, and so would `close`, which waits for tqdm's monitor.
+    """
+
+    def refresh(self, nolock: bool = False, lock_args: object = None) -> None:  # noqa: ARG002, FBT001, FBT002 -- tqdm's
+        if nolock:
+            super().refresh(nolock=True)
+            return
+        with self.get_lock():  # type: ignore[no-untyped-call] # tqdm's own
+            super().refresh(nolock=True)
 
 
 def _format(name: str, number: float) -> str:
@@ -133,25 +167,27 @@ def _format(name: str, number: float) -> str:
             return f"{number:.4g}"
 
 
-class JsonLines:
-    """Appends a line to a file for each report.
+class JsonLines(ReportSink):
+    """Appends a line of JSON to a file for each report.
 
-    The file belongs to no run: each line names its run, so that several runs, one after another or at once, and those
-    that go on from a checkpoint, share it. Each line is written whole and by one call, into a file that is opened for
-    it. Where a process was killed, or the disk was full, in the middle of a line, the next one begins on a new line.
+    Several runs may share the file, one after another or at the same time, and so do runs that resume: each line names
+    its run. A line is written by one call, to a file that is opened for it. If an earlier line was cut off, because a
+    process was killed or the disk was full, the next one starts on a new line.
 
     Args:
-        path: The file; it and its folders are made with the first report.
+        path: The file; it and its folders are made by the first report.
+        stepper: Counts the steps.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stepper: Stepper) -> None:
+        super().__init__(
+            BestEffort(
+                f"reporting.json_lines={path}", "reports are missing there until it can be written again", stepper
+            )
+        )
         self._path = path
-        # Neither the seed nor the clock alone: a job may start many runs in a second, all with one seed.
+        # Random: a job may start several runs in one second, all with the same seed.
         self._run = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-
-    @property
-    def target(self) -> str:  # noqa: D102 -- inherited
-        return f"reporting.json_lines={self._path}"
 
     def write(self, report: Report) -> None:  # noqa: D102 -- inherited
         record = {
@@ -162,7 +198,7 @@ class JsonLines:
             **{name: _in_json(number) for name, number in report.numbers.items()},
         }
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        # Without a file object, which asks the system twice as often, and that is most of what a line takes.
+        # A file object would make twice as many system calls, which are most of the cost of a line.
         file = self._open()
         try:
             size = os.lseek(file, 0, os.SEEK_END)
@@ -181,55 +217,105 @@ class JsonLines:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(self._path, flags, 0o666)
 
-    def close(self) -> None:
-        """Do nothing: no file is open between two reports."""
-
 
 def _in_json(number: float) -> float | str:
-    """Spell what JSON has no numbers for; `float` reads each of them."""
+    """Return a number, or the string that `float` reads as it if JSON has no such number."""
     if math.isfinite(number):
         return number
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
 
 
-_FLUSH_SECONDS = 10
-
-
-def is_tensorboard_installed() -> bool:
-    """Say whether TensorBoard is there, without importing it."""
-    return importlib.util.find_spec("tensorboard") is not None
-
-
-class TensorBoard:
+class TensorBoard(ReportSink):
     """Writes each number of a report as a scalar.
 
-    Each loop has a folder of its own, named after it. A run that goes on from a checkpoint adds to it, and what the one
-    before it wrote of the steps that are run again is shown no longer.
+    Each loop has a folder of its own, named after it. A run that resumes adds to it, and TensorBoard hides what earlier
+    runs wrote about the steps that are run again.
 
     Args:
-        folder: The folder that holds those of the loops; files are made with the first report.
+        folder: The folder that holds those of the loops; files are made by the first report.
+        stepper: Counts the steps.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stepper: Stepper) -> None:
+        super().__init__(
+            BestEffort(
+                f"reporting.tensorboard={folder}",
+                "its writer may not recover; start the run again to write more",
+                stepper,
+            )
+        )
         self._folder = folder
         self._writer: SummaryWriter | None = None
 
-    @property
-    def target(self) -> str:  # noqa: D102 -- inherited
-        return f"reporting.tensorboard={self._folder}"
-
     def write(self, report: Report) -> None:  # noqa: D102 -- inherited
-        writer = self._writer or self._open(report)
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- an extra, and slow to import
+
+            self._writer = SummaryWriter(
+                self._folder / report.loop, purge_step=report.num_steps, flush_secs=_TENSORBOARD_FLUSH_SECONDS
+            )
         for name, number in report.numbers.items():
-            writer.add_scalar(name, number, report.num_steps, walltime=report.taken_at.timestamp())
+            self._writer.add_scalar(name, number, report.num_steps, walltime=report.taken_at.timestamp())
 
     def close(self) -> None:  # noqa: D102 -- inherited
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
 
-    def _open(self, report: Report) -> "SummaryWriter":
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- an extra, and slow to import
 
-        self._writer = SummaryWriter(self._folder / report.loop, purge_step=report.num_steps, flush_secs=_FLUSH_SECONDS)
-        return self._writer
+def open_file_sinks(config: ReportingConfig, stepper: Stepper) -> list[ReportSink]:
+    """Return the sinks that write files; nothing is written yet.
+
+    Args:
+        config: Names the files.
+        stepper: Counts the steps.
+
+    Returns:
+        The sinks.
+    """
+    sinks: list[ReportSink] = []
+    if config.json_lines is not None:
+        sinks.append(JsonLines(config.json_lines, stepper))
+    if config.tensorboard is not None:
+        sinks.append(TensorBoard(config.tensorboard, stepper))
+    return sinks
+
+
+def require_writable(config: ReportingConfig) -> None:
+    """Refuse files that could not be written when the first report is due.
+
+    Args:
+        config: Names the files.
+
+    Raises:
+        ConfigurationError: If one of them could not be written, or TensorBoard is not installed.
+    """
+    if config.period_steps is None:
+        return
+    if (path := config.json_lines) is not None:
+        if path.exists() and not path.is_file():
+            raise ConfigurationError(
+                f"reporting.json_lines={path} is not a file: set it to a file, or to None to write none"
+            )
+        if not _can_write(path):
+            raise ConfigurationError(
+                f"reporting.json_lines={path} cannot be written: set it to a file that can, or to None to write none"
+            )
+    if (folder := config.tensorboard) is not None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigurationError(
+                f"reporting.tensorboard={folder} needs TensorBoard, which is not installed: "
+                "pip install 'd9d-hooks[tensorboard]', or set it to None"
+            )
+        if folder.is_file() or not _can_write(folder):
+            raise ConfigurationError(
+                f"reporting.tensorboard={folder} cannot be written: set it to a folder that can, or to None to write "
+                "none"
+            )
+
+
+def _can_write(path: Path) -> bool:
+    """Say whether a file or a folder can be written or made, without making it."""
+    if path.exists():
+        return os.access(path, os.W_OK)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
