@@ -135,16 +135,16 @@ def test_collection_that_was_off_before_stays_off() -> None:
         assert gc.get_freeze_count() == num_frozen
 
 
-def test_without_a_period_automatic_collection_stays_on(collections: list[int]) -> None:
-    """Nothing is switched off, frozen or collected."""
-    stepper = Stepper(1)
-    with GarbageCollector(None, stepper) as collector:
-        stepper.advance()
-        collector.step_done()
-        assert gc.isenabled()
-        assert gc.get_freeze_count() == 0
+def test_without_a_period_automatic_collection_stays_on() -> None:
+    """Nothing is switched off or frozen."""
+    trainer = configure_training(training_config(garbage_collection_period_steps=None))
+    states: list[tuple[bool, int]] = []
+    trainer.event_bus.subscribe(
+        EVENT_TRAIN_STEP_POST, lambda ctx: states.append((gc.isenabled(), gc.get_freeze_count()))
+    )
+    trainer.train()
 
-    assert 2 not in collections
+    assert states == [(True, 0)] * 3
 
 
 class WatchingDataset(Dataset[Sample]):

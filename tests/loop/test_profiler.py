@@ -21,7 +21,6 @@ from .toy_job import (
     StoppedError,
     configure_inference,
     configure_training,
-    cpu_context,
     inference_config,
     same_tensors,
     training_config,
@@ -186,10 +185,14 @@ def test_recording_changes_no_weight(tmp_path: Path) -> None:
 
 def test_without_settings_nothing_is_recorded() -> None:
     """The profiler of torch is not running."""
-    stepper = Stepper(1)
-    with Profiler(None, cpu_context(), stepper) as profiler:
-        profiler.step_done()
-        assert not torch.autograd.profiler._is_profiler_enabled
+    trainer = configure_training(training_config())
+    states: list[bool] = []
+    trainer.event_bus.subscribe(
+        EVENT_TRAIN_STEP_POST, lambda ctx: states.append(torch.autograd.profiler._is_profiler_enabled)
+    )
+    trainer.train()
+
+    assert states == [False] * 3
 
 
 def test_settings_that_leave_no_step_to_record_are_refused(tmp_path: Path) -> None:

@@ -15,22 +15,18 @@ class GarbageCollector:
     exists when the loop starts is frozen, so that a collection visits the objects of the loop, and not all of torch.
 
     Args:
-        period_steps: How often to collect, in steps; `None` leaves automatic collection on.
+        period_steps: How often to collect, in steps.
         stepper: Counts the steps.
     """
 
-    def __init__(self, period_steps: int | None, stepper: Stepper) -> None:
+    def __init__(self, period_steps: int, stepper: Stepper) -> None:
         self._period_steps = period_steps
         self._stepper = stepper
         self._guard = BestEffort("garbage collection", "memory may grow", stepper)
-        self._was_enabled = False
-        self._has_frozen = False
 
     def __enter__(self) -> Self:
         """Collect all garbage, freeze what is left, and switch automatic collection off."""
-        if self._period_steps is None:
-            return self
-        self._was_enabled = gc.isenabled()
+        self._was_enabled, self._has_frozen = gc.isenabled(), False
         gc.disable()
         with self._guard:
             gc.collect()
@@ -46,13 +42,11 @@ class GarbageCollector:
         """Leave Python's collector as it was before."""
         if self._has_frozen:
             gc.unfreeze()
-            self._has_frozen = False
         if self._was_enabled:
             gc.enable()
-            self._was_enabled = False
 
     def step_done(self) -> None:
         """Collect if a period of steps is complete."""
-        if self._period_steps is not None and self._stepper.current_step % self._period_steps == 0:
+        if self._stepper.current_step % self._period_steps == 0:
             with self._guard:
                 gc.collect()

@@ -25,7 +25,7 @@ class Profiler:
     trace that cannot be recorded or written is lost, and the run continues.
 
     Args:
-        config: Which steps to record, and where to write; `None` records nothing.
+        config: Which steps to record, and where to write.
         dist_context: Names the rank, and the device that is recorded in addition to the CPU.
         stepper: Counts the steps.
 
@@ -33,28 +33,24 @@ class Profiler:
         ConfigurationError: If the loop is too short for a window, or traces could not be written.
     """
 
-    def __init__(self, config: ProfilingConfig | None, dist_context: DistributedContext, stepper: Stepper) -> None:
+    def __init__(self, config: ProfilingConfig, dist_context: DistributedContext, stepper: Stepper) -> None:
         self._config = config
         self._dist_context = dist_context
         self._stepper = stepper
         self._recording: _Recording | None = None
-        if config is not None:
-            _require_window(config, stepper.total_steps)
-            _require_writable(config.folder)
-            self._guard = BestEffort(f"profiling.folder={config.folder}", "traces are missing there", stepper)
+        self._guard = BestEffort(f"profiling.folder={config.folder}", "traces are missing there", stepper)
+        _require_window(config, stepper.total_steps)
+        _require_writable(config.folder)
 
     def __enter__(self) -> Self:
         """Start to count, with the next step."""
         self._first_step = self._stepper.current_step
-        if self._config is not None:
-            with self._guard:
-                self._start_if_due(self._config)
+        with self._guard:
+            self._start_if_due()
         return self
 
     def step_done(self) -> None:
         """End the current step, and with it the window if this was its last step."""
-        if self._config is None:
-            return
         # Stopping a profiler whose step has failed would end the process, so a recording is dropped until then.
         recording, self._recording = self._recording, None
         with self._guard:
@@ -64,7 +60,7 @@ class Profiler:
             elif recording is not None:
                 recording.finish(self._stepper.current_step)
         with self._guard:
-            self._start_if_due(self._config)
+            self._start_if_due()
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -79,7 +75,8 @@ class Profiler:
             else:
                 recording.stop()
 
-    def _start_if_due(self, config: ProfilingConfig) -> None:
+    def _start_if_due(self) -> None:
+        config = self._config
         num_window_steps = config.warmup_steps + config.active_steps
         cycle, position = divmod(self._stepper.current_step - self._first_step, config.wait_steps + num_window_steps)
         if position == config.wait_steps and cycle < config.num_cycles and not self._stepper.is_finished:
