@@ -1,4 +1,4 @@
-"""`docs/type-checkers.md`, made by asking all type checkers about the cases: what each reports of each.
+"""`docs/type-checkers.md`: what each type checker reports for each of the cases.
 
 `python tests/typing/checker_page.py` prints it.
 """
@@ -23,15 +23,14 @@ _HEAD = """\
 
 # What each type checker reports
 
-d9d's signatures are plain generics, so every type checker refuses handlers that are wrong by type; mypy with the plugin
-`d9d.mypy` also reports what types do not tell, and says what to do. Below is what
+d9d's signatures are plain generics, so every type checker refuses handlers of the wrong type. mypy with the plugin
+`d9d.mypy` also reports what types cannot express, and says what to do. The tables show what
 {versions}
-report of the same program, [`handlers.py`](../tests/typing/cases/handlers.py), each with its default settings. A dash
+report for the same program, [`handlers.py`](../tests/typing/cases/handlers.py), each with its default settings. A dash
 means that the checker accepts the case.
 
-pyrefly is asked with `preset = "default"`: where nothing is configured it takes its preset `basic`, which accepts
-nearly all of these. In their strict settings mypy and pyright also report missing annotations, in a handler as anywhere
-else.
+pyrefly runs with `preset = "default"`: without a configuration it uses its preset `basic`, which accepts nearly all of
+these cases. With strict settings, mypy and pyright also report missing annotations, as in any function.
 """
 
 
@@ -40,10 +39,10 @@ class Case:
     """A piece of the program.
 
     Attributes:
-        kind: `wrong` by type, `silent` since types do not tell, or `right`.
-        title: What is wrong, or right, with it.
-        lines: Where it is.
-        exceptions: What is to be said of each checker that judges otherwise.
+        kind: `wrong` by type, `silent` if types cannot express the mistake, or `right`.
+        title: What is wrong or right.
+        lines: The lines of the case.
+        exceptions: The checkers that disagree, each with the reason.
     """
 
     kind: str
@@ -64,7 +63,7 @@ def read_cases() -> list[Case]:
 
 
 def check_cases() -> dict[str, list[Report]]:
-    """Compile the catalogue of the cases, and return what each checker reports of the program."""
+    """Compile the catalogue of the cases, and return what each checker reports for the program."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         shutil.copytree(CASES, folder, dirs_exist_ok=True)
@@ -80,13 +79,13 @@ def checker_page(reports: Mapping[str, list[Report]]) -> str:
     """Return the text of the page.
 
     Args:
-        reports: What each checker reports of the program.
+        reports: What each checker reports for the program.
     """
     *others, last = (f"{package} {number}" for package, number in versions().items())
     cases = read_cases()
     lines = [_HEAD.format(versions=f"{', '.join(others)} and {last}")]
     lines += ["## Wrong by type", "", *_table([case for case in cases if case.kind == "wrong"], reports)]
-    lines += ["", "## As wrong, and types do not tell", ""]
+    lines += ["", "## Wrong, but not by type", ""]
     lines += _table([case for case in cases if case.kind == "silent"], reports)
     lines += ["", "## Right", "", *_table([case for case in cases if case.kind == "right"], reports)]
     lines += ["", "## Where a checker is wrong", ""]
@@ -95,7 +94,7 @@ def checker_page(reports: Mapping[str, list[Report]]) -> str:
 
 
 def refuses(case: Case, reports: list[Report]) -> bool:
-    """Say whether a checker fails for a case."""
+    """Say whether a checker reports an error in a case."""
     return any(each.is_error for each in reports if each.line in case.lines)
 
 
@@ -112,7 +111,7 @@ def _table(cases: list[Case], reports: Mapping[str, list[Report]]) -> list[str]:
 
 
 def _cell(case: Case, reports: list[Report]) -> str:
-    """Return the codes that a checker reports, each once, and which of them are warnings only."""
+    """Return the codes that a checker reports, each once, and which of them are only warnings."""
     own = dict.fromkeys((each.code, each.is_error) for each in reports if each.line in case.lines)
     return ", ".join(f"`{code}`" + ("" if is_error else " (warns)") for code, is_error in own) or "–"
 

@@ -1,4 +1,4 @@
-"""The signatures alone: what mypy refuses and accepts where nobody configured the plugin."""
+"""What mypy refuses and accepts without the plugin, because of the signatures alone."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,7 @@ def function_of_other_without_a_tag(ctx: Other) -> None: ...
 
 
 def test_generics_alone_refuse_wrong_handlers_and_accept_right_ones(tmp_path: Path) -> None:
-    """Each line marked as wrong has one error, and no other line has any."""
+    """Each line marked as wrong has one error, and no other line has one."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
     settings = tmp_path / "mypy.ini"

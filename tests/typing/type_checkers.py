@@ -1,4 +1,4 @@
-"""Runs type checkers over a project, each with its default settings, and reads what they report."""
+"""Runs type checkers, each with its default settings, and parses their reports."""
 
 import dataclasses
 import json
@@ -21,8 +21,8 @@ class Report:
 
     Attributes:
         line: The line.
-        code: What the checker calls it.
-        is_error: Whether the checker fails for it, or only warns.
+        code: The checker's name for the error.
+        is_error: Whether it is an error, and not only a warning.
     """
 
     line: int
@@ -47,7 +47,7 @@ def _run_mypy(program: Path, setting: str) -> list[Report]:
     settings = program.with_name("mypy.ini")
     settings.write_text(f"[mypy]\nmypy_path = {ROOT}\n{setting}\n", encoding="utf-8")
     output = _run(program, "mypy", f"--config-file={settings}", "--cache-dir=/dev/null", "--output=json")
-    settings.unlink()  # another checker would go by it
+    settings.unlink()  # another checker would read it
     entries = [json.loads(line) for line in output.splitlines()]
     return [Report(each["line"], each["code"], each["severity"] == "error") for each in entries]
 
@@ -87,14 +87,14 @@ CHECKERS: Final[Mapping[str, Callable[[Path], list[Report]]]] = {
     "ty": _ty,
     "pyrefly": _pyrefly,
 }
-"""Each checks one program, in the folder that the modules beside it are imported from."""
+"""Each checks one program, which imports modules from its own folder."""
 
 
 def _run(program: Path, name: str, *arguments: str) -> str:
-    """Run a checker of this environment, and return what it prints.
+    """Run a checker from this environment, and return its output.
 
     Raises:
-        RuntimeError: It is not installed, or did not run to its end.
+        RuntimeError: The checker is not installed, or it crashed.
     """
     command = Path(sys.executable).parent / name
     if not command.exists():

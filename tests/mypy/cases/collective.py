@@ -72,7 +72,7 @@ class Wrong:
             #   rank does alone, such as printing or writing
             dist.new_group([0, 1])
 
-    # One report, though it listens to two events.
+    # One report, although it handles two events.
     @subscribe(EVENT_TRIAL_READY)
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def wrong_after_an_early_return(self, ctx: EventRoundContext | EventTrialReadyContext) -> None:

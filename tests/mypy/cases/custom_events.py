@@ -1,4 +1,4 @@
-"""Events that code defines without a catalogue."""
+"""Events without a catalogue."""
 
 import dataclasses
 from typing import Final

@@ -1,4 +1,4 @@
-"""Hands a deprecated name on, and has events of its own whose names resemble deprecated ones."""
+"""Re-exports a deprecated name, and defines events whose names resemble deprecated ones."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""Overrides of handlers: those that drop the decorator, and so are never called, beside those that keep it."""
+"""Overrides of handlers: those without the decorator, which are never called, and those with it."""
 
 import functools
 from collections.abc import Callable

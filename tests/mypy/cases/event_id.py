@@ -1,4 +1,4 @@
-"""Ids of events, and events without the type of a context."""
+"""Ids of events, and events without a context type."""
 # mypy: disallow-any-generics=False
 
 import dataclasses

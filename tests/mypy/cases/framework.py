@@ -1,4 +1,4 @@
-"""The events of the framework's own catalogue, and the reference's example of a task."""
+"""Handlers of the events in d9d's own catalogue."""
 
 from d9d.loop.control import RegisterTaskEventsContext
 from d9d.loop.event import subscribe, subscribe_annotated

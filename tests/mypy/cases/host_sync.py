@@ -1,4 +1,4 @@
-"""Handlers of events that fire in every step, and what they read of tensors on the device."""
+"""Handlers of events that happen in every step, which read tensors on the device."""
 
 # ruff: noqa: C901, FBT001, PLR0912, PLW0108, RUF012, T201 - wrong on purpose, or right in many shapes
 
@@ -133,7 +133,7 @@ class WrongCalls:
         while loss > 1:
             loss = loss * 0.5
 
-    # What stands above the code is the same in every step.
+    # These conditions are the same in every step.
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def wrong_under_a_steady_condition(self, ctx: EventRoundContext) -> None:
         if distributed.get_rank() == 0:
@@ -198,7 +198,7 @@ class WrongState:
             #   or keep the tensor on the device with ".detach()"
             print(self._loss)
 
-    # The event that fires in every step is the second one.
+    # The second event happens in every step.
     @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)
     @subscribe(EVENT_TRAIN_STEP_PRE)
     @subscribe(EVENT_TRAIN_STEP_POST)

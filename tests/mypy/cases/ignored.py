@@ -1,4 +1,4 @@
-"""One comment on the line of the decorator or the call silences the one error: by its code, or by the broader one."""
+"""A comment on the line of the decorator or the call ignores the error, with its code or the broader one."""
 
 from moments.common import EventStepContext
 from moments.train import EVENT_TRAIN_READY

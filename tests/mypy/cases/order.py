@@ -1,4 +1,4 @@
-"""Handlers that read what handlers have assigned: of earlier events, or of later ones."""
+"""Handlers that read attributes which the handlers of earlier or later events assign."""
 
 import contextlib
 import dataclasses

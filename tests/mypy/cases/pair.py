@@ -1,4 +1,4 @@
-"""Moments that have two sides."""
+"""Blocks between two events."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Tasks that listen to events of the loop that does not run them, beside those that listen to their own."""
+"""Tasks that handle events of the other loop, and tasks that handle those of their own loop."""
 
 import lab.events.trial
 import moments.inference

@@ -1,4 +1,4 @@
-"""Tasks and model providers that never register their handlers, beside those that do, or may."""
+"""Tasks and model providers that never register their handlers, and those that do, or may."""
 
 import abc
 import dataclasses
