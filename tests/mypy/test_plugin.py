@@ -54,7 +54,7 @@ def test_a_warm_run_sees_edited_rules(copy: Copier, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as older:
         older.setattr(dispatch, "SIGNATURES", {})
         older.setattr(dispatch, "digest_of_rules", lambda: "older")
-        assert not project.check()
+        assert not project.check_in_process()
 
     assert project.check() == [each for each in expected_reports() if each.file == "untyped.py"]
 
@@ -170,7 +170,7 @@ def test_a_crash_in_a_check_is_a_note(copy: Copier, monkeypatch: pytest.MonkeyPa
     for name in SIGNATURES:
         monkeypatch.setitem(SIGNATURES, name, crash)
 
-    messages = {each.message for each in copy("untyped.py").check()}
+    messages = {each.message for each in copy("untyped.py").check_in_process()}
 
     crashed = f"{crash.__module__}.{crash.__name__} raised RuntimeError: out of ideas"
     assert messages == {f"d9d.mypy could not check this: {crashed}. Please report it."}
@@ -184,7 +184,7 @@ def test_a_crash_in_a_check_of_a_module_is_a_note_at_its_top(copy: Copier, monke
 
     monkeypatch.setattr(dispatch, "MODULES", ((diagnostics.DEPRECATED, crash),))
 
-    reports = copy("deprecated_script.py").check()
+    reports = copy("deprecated_script.py").check_in_process()
 
     assert {each.line for each in reports} == {1}
     assert [each.file for each in reports].count("deprecated_script.py") == 1
@@ -199,7 +199,7 @@ def test_a_crash_in_a_check_of_a_class_is_a_note_at_the_class(copy: Copier, monk
     project = copy("untyped.py")
     monkeypatch.setattr(dispatch, "CLASSES", ((diagnostics.SCOPE, crash),))
 
-    reports = [each for each in project.check() if each.file == "untyped.py"]
+    reports = [each for each in project.check_in_process() if each.file == "untyped.py"]
 
     crashes = [each for each in reports if "out of ideas" in each.message]
     assert len(crashes) == 1

@@ -2,16 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-import mypy.api
 import pytest
+from case_project import ENVIRONMENT, ROOT
 from seeded_mistakes import MISTAKES, TASK, SeededMistake
 from verification_page import CODES
 
-ROOT = Path(__file__).parents[2]
 CONFIGURATION = """
 [mypy]
 plugins = d9d.mypy
@@ -36,12 +37,12 @@ def _reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
         (folder / file_of(mistake)).write_text(planted(mistake, text), encoding="utf-8")
     settings = folder.parent / "mypy.ini"
     settings.write_text(CONFIGURATION.format(folder=folder, root=ROOT), encoding="utf-8")
-    out, problems, _ = mypy.api.run(
-        [f"--config-file={settings}", "--cache-dir=/dev/null", "--output=json", str(folder)]
-    )
-    assert not problems
+    options = [f"--config-file={settings}", "--cache-dir=/dev/null", "--output=json"]
+    command = [sys.executable, "-m", "mypy", *options, str(folder)]
+    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (1, "")
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for each in map(json.loads, filter(None, out.splitlines())):
+    for each in map(json.loads, run.stdout.splitlines()):
         if each["severity"] == "error":
             found[Path(each["file"]).name].append((each["code"], each["message"]))
     return found
