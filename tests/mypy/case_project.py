@@ -27,17 +27,17 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 # Small stubs replace torch: with torch itself, a run takes seven times as long. `no_site_packages` keeps mypy from
 # finding the modules of torch that have no stub. `follow_imports = skip` would do too, but then mypy's daemon (2.4.1)
 # hangs in a check after an edit, even without a plugin and with no more code than `import torch`.
-CONFIGURATION: Final = """
+OPTIONAL_CODES: Final = "enable_error_code = d9d-host-sync, d9d-collective, d9d-order\n"
+CONFIGURATION: Final = f"""
 [mypy]
 plugins = d9d.mypy
 no_site_packages = True
 strict = True
-enable_error_code = d9d-host-sync, d9d-collective, d9d-order
-disallow_untyped_defs = False
+{OPTIONAL_CODES}disallow_untyped_defs = False
 disallow_incomplete_defs = False
 disallow_any_generics = False
 warn_unused_ignores = False
-mypy_path = {folder}:{stubs}:{root}
+mypy_path = {{folder}}:{{stubs}}:{{root}}
 [mypy-d9d.*]
 ignore_errors = True
 """
@@ -59,6 +59,11 @@ class Project:
 
     folder: Path
 
+    @property
+    def cache(self) -> Path:
+        """The folder of mypy's cache."""
+        return self.folder.parent / "cache"
+
     def check(self, *options: str, configuration: str = CONFIGURATION) -> list[Report]:
         """Run mypy over the whole project, and return its reports.
 
@@ -66,9 +71,9 @@ class Project:
         """
         return self.check_with(sys.executable, "-m", "mypy", *self.settings(configuration), *options)
 
-    def check_in_process(self) -> list[Report]:
-        """Do the same in this process, for a test that has changed the plugin."""
-        out, problems, _ = mypy.api.run([*self.settings(), str(self.folder)])
+    def check_in_process(self, configuration: str = CONFIGURATION) -> list[Report]:
+        """Do the same in this process, for a test that changes or observes the plugin."""
+        out, problems, _ = mypy.api.run([*self.settings(configuration), str(self.folder)])
         assert not problems
         return read_reports(out)
 
@@ -84,8 +89,7 @@ class Project:
         """Return the arguments that configure mypy for this project."""
         settings = self.folder / "mypy.ini"  # next to the pyproject.toml that names the catalogue
         settings.write_text(configuration.format(folder=self.folder, stubs=STUBS, root=ROOT), encoding="utf-8")
-        cache = self.folder.parent / "cache"
-        return [f"--config-file={settings}", f"--cache-dir={cache}", "--no-error-summary"]
+        return [f"--config-file={settings}", f"--cache-dir={self.cache}", "--no-error-summary"]
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Change the text of one file."""
@@ -104,8 +108,16 @@ class Project:
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*.py"))
 
 
+@dataclasses.dataclass(frozen=True)
+class CheckedCases:
+    """A copy of the cases, and what mypy reports for it."""
+
+    project: Project
+    reports: list[Report]
+
+
 Copier: TypeAlias = Callable[..., Project]
-"""The type of the fixture `copy`: it calls `copy_cases` with a folder of the test."""
+"""The type of the fixture `copy`: it copies cases to a folder of the test."""
 
 
 def copy_cases(folder: Path, *files: str) -> Project:

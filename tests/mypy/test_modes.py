@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from case_project import ENVIRONMENT, ROOT, Copier, Project, Report, copy_cases, expected_reports
+from case_project import ENVIRONMENT, ROOT, Project, Report, copy_cases, expected_reports
 
 IMPORTED_FILES: Final = (
     "chain_middle.py",
@@ -51,9 +51,9 @@ class Daemon:
 
 
 @pytest.fixture(name="project")
-def _project(copy: Copier) -> Project:
-    """A copy of all cases."""
-    return copy()
+def _project(tmp_path: Path) -> Project:
+    """A copy of all cases, without a cache."""
+    return copy_cases(tmp_path / "project")
 
 
 @pytest.fixture(name="daemon_project", scope="module")

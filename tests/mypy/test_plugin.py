@@ -1,15 +1,26 @@
 """What mypy reports with the plugin, for programs, settings and edits."""
 
 import dataclasses
+import sys
+from pathlib import Path
+from types import FrameType
 
 import pytest
-from case_project import CONFIGURATION, Copier, expected_reports
+from case_project import CONFIGURATION, OPTIONAL_CODES, CheckedCases, Copier, copy_cases, expected_reports
 
 import d9d.mypy
 from d9d.mypy import diagnostics, dispatch
 from d9d.mypy import plugin as entry
 from d9d.mypy.dispatch import SIGNATURES, D9dPlugin
 
+WRONG_HANDLER = """\
+from lab.events.trial import EVENT_TRIAL_READY, EventRoundContext
+from d9d.loop.event import subscribe
+
+class Subscriber:
+    @subscribe(EVENT_TRIAL_READY)
+    def wrong(self, ctx: EventRoundContext) -> None: ...
+"""
 UNCHECKED = """\
 from typing import Any
 from lab.events.trial import EVENT_TRIAL_READY, EVENT_TRIAL_ROUND_POST, EVENT_TRIAL_TURN_POST
@@ -22,9 +33,14 @@ def unchecked(first, second=EVENT_TRIAL_READY):
 """
 
 
-def test_cases_report_what_their_markers_say(copy: Copier) -> None:
+def with_setting(modules: str, setting: str) -> str:
+    """Return the configuration with one more setting for some modules; what others have in the cache stays valid."""
+    return f"{CONFIGURATION}[mypy-{modules}]\n{setting}\n"
+
+
+def test_cases_report_what_their_markers_say(checked_cases: CheckedCases) -> None:
     """Each error is reported at its line, and right code has none."""
-    assert copy().check() == expected_reports()
+    assert checked_cases.reports == expected_reports()
 
 
 def test_a_warm_run_sees_an_edited_index(copy: Copier) -> None:
@@ -90,11 +106,13 @@ def test_a_deprecated_use_is_reported_once_next_to_mypys_own_code(copy: Copier) 
     project = copy("deprecated.py", "deprecated_base.py")
     before = project.check()
 
-    after = project.check("--enable-error-code=deprecated")
+    after = project.check(configuration=with_setting("deprecated,deprecated_base", "enable_error_code = deprecated"))
 
     assert [(each.file, each.line) for each in after] == [(each.file, each.line) for each in before]
     assert {each.code for each in after} == {"d9d-deprecated", "deprecated"}
-    assert not project.check("--disable-error-code=deprecated")
+    assert not project.check(
+        configuration=with_setting("deprecated,deprecated_base", "disable_error_code = deprecated")
+    )
 
 
 def test_deprecated_uses_in_a_stub_are_reported(copy: Copier) -> None:
@@ -111,7 +129,8 @@ def test_bodies_that_mypy_does_not_check_are_skipped(copy: Copier) -> None:
     project = copy("own_events.py")
     (project.folder / "unchecked.py").write_text(UNCHECKED, encoding="utf-8")
 
-    assert [(each.line, each.code) for each in project.check("--no-check-untyped-defs")] == [(6, "d9d-deprecated")]
+    unchecked = project.check(configuration=with_setting("unchecked", "check_untyped_defs = False"))
+    assert [(each.line, each.code) for each in unchecked] == [(6, "d9d-deprecated")]
     assert [(each.line, each.code) for each in project.check()] == [(6, "d9d-deprecated"), (8, "d9d-deprecated")]
 
 
@@ -132,7 +151,7 @@ def test_ignore_comments_that_name_the_code_count_as_used(copy: Copier) -> None:
     """With `warn_unused_ignores`, the plugin's codes count as used; mypy suggests them instead of the broad ones."""
     project = copy("ignored.py")
 
-    reports = project.check("--warn-unused-ignores")
+    reports = project.check(configuration=with_setting("ignored", "warn_unused_ignores = True"))
 
     assert [each.message for each in reports] == [
         'Unused "type: ignore" comment, use narrower [d9d-handler] instead of [arg-type] code',
@@ -146,22 +165,20 @@ def test_codes_can_be_disabled(copy: Copier) -> None:
     project = copy("untyped.py")
 
     assert not project.check("--disable-error-code=d9d-untyped-handler")
-    assert not project.check("--disable-error-code=no-untyped-def")
-    assert project.check("--disable-error-code=d9d-handler")
+    assert not project.check(configuration=with_setting("untyped", "disable_error_code = no-untyped-def"))
+    assert project.check(configuration=with_setting("untyped", "disable_error_code = d9d-handler"))
 
 
 def test_codes_can_be_disabled_in_one_module(copy: Copier) -> None:
     """A section of the configuration for one module changes the codes only there."""
     project = copy("untyped.py", "wrong_shape.py")
 
-    reports = project.check(
-        configuration=CONFIGURATION + "[mypy-wrong_shape]\ndisable_error_code = d9d-handler, misc\n"
-    )
+    reports = project.check(configuration=with_setting("wrong_shape", "disable_error_code = d9d-handler, misc"))
 
     assert {"untyped.py"} == {each.file for each in reports}
 
 
-def test_a_crash_in_a_check_is_a_note(copy: Copier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_in_a_check_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash of the plugin is reported where it happened, and mypy continues with its own rules."""
 
     def crash(*_: object) -> None:
@@ -170,13 +187,13 @@ def test_a_crash_in_a_check_is_a_note(copy: Copier, monkeypatch: pytest.MonkeyPa
     for name in SIGNATURES:
         monkeypatch.setitem(SIGNATURES, name, crash)
 
-    messages = {each.message for each in copy("untyped.py").check_in_process()}
+    messages = {each.message for each in copy_cases(tmp_path / "project", "untyped.py").check_in_process()}
 
     crashed = f"{crash.__module__}.{crash.__name__} raised RuntimeError: out of ideas"
     assert messages == {f"d9d.mypy could not check this: {crashed}. Please report it."}
 
 
-def test_a_crash_in_a_check_of_a_module_is_a_note_at_its_top(copy: Copier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_in_a_check_of_a_module_is_a_note_at_its_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no better position, and mypy shows the note once per module."""
 
     def crash(*_: object) -> None:
@@ -184,19 +201,19 @@ def test_a_crash_in_a_check_of_a_module_is_a_note_at_its_top(copy: Copier, monke
 
     monkeypatch.setattr(dispatch, "MODULES", ((diagnostics.DEPRECATED, crash),))
 
-    reports = copy("deprecated_script.py").check_in_process()
+    reports = copy_cases(tmp_path / "project", "deprecated_script.py").check_in_process()
 
     assert {each.line for each in reports} == {1}
     assert [each.file for each in reports].count("deprecated_script.py") == 1
 
 
-def test_a_crash_in_a_check_of_a_class_is_a_note_at_the_class(copy: Copier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_in_a_check_of_a_class_is_a_note_at_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its handlers are still checked."""
 
     def crash(*_: object) -> None:
         raise RuntimeError("out of ideas")
 
-    project = copy("untyped.py")
+    project = copy_cases(tmp_path / "project", "untyped.py")
     monkeypatch.setattr(dispatch, "CLASSES", ((diagnostics.SCOPE, crash),))
 
     reports = [each for each in project.check_in_process() if each.file == "untyped.py"]
@@ -206,6 +223,29 @@ def test_a_crash_in_a_check_of_a_class_is_a_note_at_the_class(copy: Copier, monk
     assert [each for each in reports if each not in crashes] == [
         each for each in expected_reports() if each.file == "untyped.py"
     ]
+
+
+def test_a_wrong_handler_is_found_in_few_files(tmp_path: Path) -> None:
+    """With the codes that are on by default, code of 13 files of the plugin runs."""
+    project = copy_cases(tmp_path / "project", "own_events.py")
+    configuration = CONFIGURATION.replace(OPTIONAL_CODES, "")
+    assert not project.check_in_process(configuration)
+    (project.folder / "wrong.py").write_text(WRONG_HANDLER, encoding="utf-8")
+    folder = Path(d9d.mypy.__file__).parent
+    files: set[Path] = set()
+
+    def record(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name != "<module>":
+            files.add(Path(frame.f_code.co_filename))
+
+    sys.setprofile(record)
+    try:
+        reports = project.check_in_process(configuration)
+    finally:
+        sys.setprofile(None)
+
+    assert [each.code for each in reports] == ["d9d-handler"]
+    assert len([file for file in files if file.is_relative_to(folder)]) <= 13
 
 
 def test_the_entry_can_be_called_again() -> None:
