@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import mypy.api
-
-ROOT = Path(__file__).parents[2]
+from type_checkers import MYPY_SETTINGS
 
 PROGRAM = """
 import dataclasses
@@ -72,7 +71,7 @@ def test_generics_alone_refuse_wrong_handlers_and_accept_right_ones(tmp_path: Pa
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
     settings = tmp_path / "mypy.ini"
-    settings.write_text(f"[mypy]\nstrict = True\nmypy_path = {ROOT}\n", encoding="utf-8")
+    settings.write_text(f"[mypy]\nstrict = True\n{MYPY_SETTINGS}", encoding="utf-8")
 
     out, problems, _ = mypy.api.run(
         [f"--config-file={settings}", f"--cache-dir={tmp_path / 'cache'}", "--output=json", str(program)]
