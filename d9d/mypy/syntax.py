@@ -109,9 +109,9 @@ def is_scope(node: Node) -> bool:
     return isinstance(node, FuncDef | LambdaExpr | ClassDef)
 
 
-def calls(node: Node, enters: Callable[[Node], bool] = lambda _: True) -> Iterator[CallExpr]:
+def calls(node: Node) -> Iterator[CallExpr]:
     """Yield the calls below a node."""
-    return (each for each in descend(node, enters) if isinstance(each, CallExpr))
+    return (each for each in descend(node) if isinstance(each, CallExpr))
 
 
 def _nodes(value: object) -> Iterator[Node]:
