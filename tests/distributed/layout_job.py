@@ -1,4 +1,4 @@
-"""One training job, and the layouts of processes in which it must come to the same."""
+"""A training job, and the layouts of processes in which it must give the same result."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from d9d.loop.run import Trainer, TrainingConfigurator
 
 NUM_FEATURES, WIDTH, NUM_CLASSES, NUM_LAYERS = 6, 16, 5, 8
 NUM_STEPS = 20
-# The rate moves the weights far in a few steps.
+# At this learning rate the weights change much in a few steps.
 ADAMW = OptimizerBuilder(torch.optim.AdamW, lr=0.01)
 QUIET = ReportingConfig(progress_bar=False, period_steps=None)
 
@@ -56,7 +56,7 @@ class Layer(nn.Module):
 
 
 class Stage(nn.Module):
-    """The layers of one stage, named as in the whole model; the first has the entry, the last has the exit."""
+    """The layers of a stage, named as in the whole model; the first stage has the entry, the last the exit."""
 
     def __init__(self, position: StagePosition) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Stage(nn.Module):
         return list(self.layers.children())
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Turn features [batch, feature] of the data, or of the stage before, into those of the next, or logits."""
+        """Transform features [batch, feature] of the data or the previous stage; the last stage returns logits."""
         self.num_passes += 1
         features = self.entry(features)
         for layer in self.blocks():
@@ -81,7 +81,7 @@ class Stage(nn.Module):
 
 
 class Samples(Dataset[dict[str, torch.Tensor]]):
-    """Random features with a class each, and a class of -100, which does not count, for one in five."""
+    """Random features with a class each; one in five has the class -100, which the loss ignores."""
 
     def __init__(self, num_samples: int = 100) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -101,7 +101,7 @@ def plain(ctx: ParallelizeModelStageContext) -> None:
 
 
 def sharded(ctx: ParallelizeModelStageContext) -> None:
-    """Shard each layer, and the stage, over all dimensions of data parallelism that there are."""
+    """Shard each layer and the stage over all data-parallel dimensions."""
     shard_data_parallel(ctx.model, ctx.dist_context, blocks=Layer)
 
 
@@ -117,11 +117,11 @@ def tensor_parallel(ctx: ParallelizeModelStageContext) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a number of processes divides the job.
+    """How the processes divide the job.
 
     Attributes:
-        mesh: For each number of processes, the mesh.
-        parallelize: What prepares a stage.
+        mesh: The mesh for each number of processes.
+        parallelize: Parallelises a stage.
         schedule: The schedule of the pipeline.
     """
 
@@ -160,7 +160,7 @@ LAYOUTS = {
 
 
 class Provider(ModelProvider):
-    """Brings the stages of a layout."""
+    """Builds the stages of a layout."""
 
     stage_kind: type[Stage] = Stage
 
@@ -176,7 +176,7 @@ class Provider(ModelProvider):
 
 
 class ClassifyTask(TrainTask):
-    """The cross entropy over the samples that count; notes the trace of events."""
+    """The cross entropy over the samples that have a class; records the trace of events."""
 
     def __init__(self) -> None:
         self.trace: list[str] = []
@@ -199,7 +199,7 @@ class ClassifyTask(TrainTask):
             self._part = ctx.dist_context.mesh_for("batch").get_local_rank("context_parallel")
 
     def own(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Take this process's part of what context parallelism divides; here samples stand for a sequence."""
+        """Return this process's part of a tensor under context parallelism, which divides samples here."""
         return tensor.chunk(self._num_parts)[self._part]
 
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
@@ -213,20 +213,20 @@ class ClassifyTask(TrainTask):
 
 
 def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
-    """Bring the data."""
+    """Provide the data."""
     return InitializeDatasetResult(dataset=Samples())
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a process saw of a run.
+    """What one process recorded of a run.
 
     Attributes:
         losses: The loss of each step.
         weights: The full weights of its stages, by name.
         trace: The ids of all events.
-        num_losses: How often the task computed a loss.
-        num_passes: How often each of its stages was run.
+        num_losses: How many losses the task computed.
+        num_passes: How many forward passes each of its stages ran.
     """
 
     losses: list[float]
@@ -267,10 +267,10 @@ def configure(
     ).configure()
 
 
-def train_in(name: str, num_ranks: int) -> Outcome:
+def train_in(name: str, num_ranks: int, num_steps: int = NUM_STEPS) -> Outcome:
     """Run the job in a layout, as one of its processes."""
     task = ClassifyTask()
-    trainer = configure(LAYOUTS[name], num_ranks, task)
+    trainer = configure(LAYOUTS[name], num_ranks, task, total_steps=num_steps)
     losses = record_losses(trainer)
     trainer.train()
     return Outcome(
@@ -283,7 +283,7 @@ def train_in(name: str, num_ranks: int) -> Outcome:
 
 
 def record_losses(trainer: Trainer) -> list[torch.Tensor]:
-    """Note the loss of each step."""
+    """Record the loss of each step."""
     losses: list[torch.Tensor] = []
     finish = trainer._gradients._accumulator.finish
 

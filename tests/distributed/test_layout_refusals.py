@@ -1,4 +1,4 @@
-"""A layout that cannot work is refused at configuration, on every rank alike, with the numbers that would work."""
+"""A layout that does not work is refused by `configure()`, on all ranks, with settings that would work."""
 
 import functools
 from typing import Any
@@ -37,10 +37,10 @@ def pipeline(schedule: str, num_processes: int, **changes: Any) -> TrainingConfi
         ("gpipe", 8, None),
     ],
 )
-def test_a_schedule_that_takes_more_micro_batches_is_refused(
+def test_too_few_micro_batches_for_a_schedule_are_refused(
     schedule: str, num_processes: int, message: str | None
 ) -> None:
-    """Four of them are enough for some, and the error names the field and the numbers."""
+    """The error names the field and the numbers that would work."""
     if message is None:
         assert pipeline(schedule, num_processes).num_micro_batches == 4
         return
@@ -63,8 +63,10 @@ def test_rounds_of_unequal_size_are_refused() -> None:
         ("interleaved_1f1b", 1, "has several stages a process, and num_stages_per_process is 1: set it to 2 or more"),
     ],
 )
-def test_a_number_of_stages_that_a_schedule_has_not_is_refused(schedule: str, num_stages: int, message: str) -> None:
-    """The error says what would do."""
+def test_a_number_of_stages_that_does_not_fit_the_schedule_is_refused(
+    schedule: str, num_stages: int, message: str
+) -> None:
+    """The error says what would work."""
     with pytest.raises(ValidationError, match=message):
         PipelineConfig.model_validate({"schedule": schedule, "num_stages_per_process": num_stages})
 
@@ -87,13 +89,13 @@ def refused(layout: Layout, provider: type[Provider] = Provider, **changes: Any)
 
 
 def test_more_stages_than_layers_are_refused_on_every_rank() -> None:
-    """Also where the rank's own stages would have layers."""
+    """Also on a rank whose own stages would have layers."""
     refuse = functools.partial(refused, num_stages_per_process=6)
     messages = run_on_ranks(2, refuse, LAYOUTS["interleaved"])
 
     assert len({*messages}) == 1
     assert "the pipeline has 12 stages" in messages[0]
-    assert "the model has 8 layers to divide among them: use at most 8 stages, or at least 12 layers" in messages[0]
+    assert "the model only 8 layers to divide among them: use at most 8 stages, or at least 12 layers" in messages[0]
 
 
 def wrapped(ctx: ParallelizeModelStageContext) -> None:
@@ -102,13 +104,13 @@ def wrapped(ctx: ParallelizeModelStageContext) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["zbv", "dualpipev"])
-def test_ddp_with_a_v_schedule_is_refused_by_name(schedule: str) -> None:
-    """On every rank, with what does the same."""
+def test_ddp_with_a_v_schedule_is_refused(schedule: str) -> None:
+    """The error says what to use instead."""
     layout = Layout({2: DeviceMeshParameters(pipeline_parallel=2)}, wrapped, schedule)
     messages = run_on_ranks(2, refused, layout)
 
     assert "is wrapped by DistributedDataParallel" in messages[0]
-    assert f"with a V schedule such as {schedule} it fails" in messages[0]
+    assert f"DDP fails with {schedule}" in messages[0]
     assert "apply shard_data_parallel" in messages[0]
 
 
@@ -123,25 +125,25 @@ class TwinProvider(Provider):
 
 @pytest.mark.parametrize("schedule", ["1f1b", "zbv"])
 def test_stages_that_share_names_are_refused(schedule: str) -> None:
-    """They could not be found again in a checkpoint."""
+    """A checkpoint could not tell their weights apart."""
     layout = Layout({2: DeviceMeshParameters(pipeline_parallel=2)}, schedule=schedule)
     messages = run_on_ranks(2, refused, layout, TwinProvider)
 
     assert len({*messages}) == 1
-    assert "of the pipeline have a weight of the name 'entry.weight'" in messages[0]
+    assert "of the pipeline both have a weight named 'entry.weight'" in messages[0]
 
 
-def test_gradients_that_nobody_adds_up_are_refused() -> None:
-    """A model that is not sharded, on processes with other samples, would train apart in silence."""
+def test_gradients_that_are_not_summed_are_refused() -> None:
+    """Otherwise each process would silently train its own model."""
     layout = Layout({2: DeviceMeshParameters(data_parallel_shard=2)})
     messages = run_on_ranks(2, refused, layout)
 
     assert len({*messages}) == 1
-    assert "are not added up over all of them: entry.weight" in messages[0]
+    assert "are not summed over all of them: entry.weight" in messages[0]
 
 
-def test_a_mesh_for_other_processes_is_refused_on_every_rank() -> None:
-    """With the numbers that would work."""
+def test_a_mesh_for_another_number_of_processes_is_refused_on_every_rank() -> None:
+    """With settings that would work."""
     layout = Layout({2: DeviceMeshParameters(tensor_parallel=3)})
 
     for message in run_on_ranks(2, refused, layout):
@@ -150,7 +152,7 @@ def test_a_mesh_for_other_processes_is_refused_on_every_rank() -> None:
 
 
 class Bias(nn.Module):
-    """Has a parameter, and does not say what it begins at."""
+    """Has a parameter, but no `reset_parameters`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,8 +172,8 @@ class BareProvider(Provider):
     stage_kind = BareStage
 
 
-def test_weights_without_a_beginning_are_refused_on_every_rank() -> None:
-    """Also on those that have none of them."""
+def test_weights_that_cannot_be_initialised_are_refused_on_every_rank() -> None:
+    """Also on ranks that have none of them."""
     layout = Layout({2: DeviceMeshParameters(pipeline_parallel=2)})
     messages = run_on_ranks(2, refused, layout, BareProvider)
 

@@ -1,22 +1,33 @@
-"""A job comes to the same in every layout of its processes."""
+"""A job gives the same result in every layout of its processes."""
 
 import functools
 
 import pytest
 import torch
 from declared import declared_run, violation
-from layout_job import LAYOUTS, NUM_STEPS, ClassifyTask, Outcome, Stage, configure, train_in
+from layout_job import LAYOUTS, ClassifyTask, Outcome, Stage, configure, train_in
 from ranks import run_on_ranks
 from torch import nn
 
+from d9d.core.dist_context import DeviceMeshParameters
 from d9d.core.pipeline import StagePosition
 from d9d.loop.component.weight_init import initialize_weights
 
 TOLERANCE = 1e-4
-# Two processes divide either the layers or the weights; where both are divided there are four.
-SHORT = [(name, 4 if "+" in name else 2) for name in LAYOUTS if name != "plain"]
-LONG = [(name, 2 if "+" in name else 4) for name, _ in SHORT]
-EVERY_LAYOUT = [*SHORT, *(pytest.param(*each, marks=pytest.mark.slow) for each in LONG)]
+# Layouts that divide both the layers and the weights need four processes; the others two. The slow variants take the
+# other number of processes, and the number of steps of docs/layouts.md.
+NUM_PROCESSES = {name: 4 if "+" in name else 2 for name in LAYOUTS if name != "plain"}
+NUM_STEPS, NUM_STEPS_SLOW = 6, 20
+# One of each kind of parallelism and of schedule.
+ALWAYS_RUN = ("fsdp", "hsdp", "tensor", "context", "1f1b", "interleaved-zb", "zbv", "zbv+fsdp")
+CASES = [
+    *((name, NUM_PROCESSES[name], NUM_STEPS) for name in ALWAYS_RUN),
+    *(
+        pytest.param(name, num_ranks, NUM_STEPS_SLOW, marks=pytest.mark.slow)
+        for name in NUM_PROCESSES
+        for num_ranks in (2, 4)
+    ),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -25,19 +36,13 @@ def _one_thread() -> None:
 
 
 @functools.cache
-def alone() -> Outcome:
+def alone(num_steps: int) -> Outcome:
     """Run the job in one process."""
-    return train_in("plain", 1)
+    return train_in("plain", 1, num_steps)
 
 
-@functools.cache
-def together(name: str, num_ranks: int) -> list[Outcome]:
-    """Run the job in a layout, and return what each process saw."""
-    return run_on_ranks(num_ranks, train_in, name, num_ranks)
-
-
-def test_one_process_does_what_a_hand_written_loop_does() -> None:
-    """The reference of all layouts is not only equal to itself."""
+def test_one_process_equals_a_loop_by_hand() -> None:
+    """So the reference of all layouts is right."""
     micro_batches = list(configure(LAYOUTS["plain"], 1, ClassifyTask())._loop.data_loader)
     with torch.device("meta"):
         model = Stage(StagePosition())
@@ -54,58 +59,58 @@ def test_one_process_does_what_a_hand_written_loop_does() -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
 
-    torch.testing.assert_close(alone().losses, losses, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(alone(NUM_STEPS).losses, losses, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_a_layout_is_nothing_to_one_process(name: str) -> None:
-    """The same script runs without a launcher, and to the last bit as if it knew of no layout."""
-    outcome = train_in(name, 1)
+@pytest.mark.parametrize(
+    "name", [name if name in {"fsdp", "zbv"} else pytest.param(name, marks=pytest.mark.slow) for name in NUM_PROCESSES]
+)
+def test_a_layout_has_no_effect_on_one_process(name: str) -> None:
+    """The same script runs without a launcher, bit for bit as without a layout."""
+    outcome, expected = train_in(name, 1, NUM_STEPS), alone(NUM_STEPS)
 
-    assert outcome.losses == alone().losses
-    assert all(torch.equal(weight, alone().weights[each]) for each, weight in outcome.weights.items())
-
-
-@pytest.mark.parametrize(("name", "num_ranks"), EVERY_LAYOUT)
-def test_losses_are_those_of_one_process(name: str, num_ranks: int) -> None:
-    """In each of twenty steps, and on every rank."""
-    for outcome in together(name, num_ranks):
-        torch.testing.assert_close(outcome.losses, alone().losses, atol=TOLERANCE, rtol=0)
+    assert outcome.losses == expected.losses
+    assert all(torch.equal(weight, expected.weights[each]) for each, weight in outcome.weights.items())
 
 
-@pytest.mark.parametrize(("name", "num_ranks"), EVERY_LAYOUT)
-def test_final_weights_are_those_of_one_process(name: str, num_ranks: int) -> None:
-    """All of them, under the same names, by the stages of all ranks together."""
-    outcomes = together(name, num_ranks)
+@pytest.mark.parametrize(("name", "num_ranks", "num_steps"), CASES)
+def test_a_layout_gives_the_result_of_one_process(name: str, num_ranks: int, num_steps: int) -> None:
+    """Losses, weights, events, and the numbers of losses and passes."""
+    outcomes = run_on_ranks(num_ranks, train_in, name, num_ranks, num_steps)
 
-    assert {each for outcome in outcomes for each in outcome.weights} == alone().weights.keys()
+    require_equal_losses(outcomes, num_steps)
+    require_equal_weights(outcomes, num_steps)
+    require_no_extra_loss_or_pass(outcomes, LAYOUTS[name].mesh[num_ranks], num_steps)
+    require_declared_events(outcomes, num_steps)
+
+
+def require_equal_losses(outcomes: list[Outcome], num_steps: int) -> None:
+    """Check the loss of each step on every rank."""
+    for outcome in outcomes:
+        torch.testing.assert_close(outcome.losses, alone(num_steps).losses, atol=TOLERANCE, rtol=0)
+
+
+def require_equal_weights(outcomes: list[Outcome], num_steps: int) -> None:
+    """Check that the stages of all ranks together have all weights, under the same names."""
+    expected = alone(num_steps).weights
+    assert {each for outcome in outcomes for each in outcome.weights} == expected.keys()
     for outcome in outcomes:
         for each, weight in outcome.weights.items():
-            torch.testing.assert_close(weight, alone().weights[each], atol=TOLERANCE, rtol=0)
+            torch.testing.assert_close(weight, expected[each], atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "num_ranks"), EVERY_LAYOUT)
-def test_each_loss_is_computed_once(name: str, num_ranks: int) -> None:
-    """Where the last stage is, so that a metric counts once. Ranks that divide matrices or sequences have each one."""
-    layout = LAYOUTS[name].mesh[num_ranks]
-    num_samples_seen = NUM_STEPS * 32 * layout.tensor_parallel * layout.context_parallel
-
-    assert sum(outcome.num_losses for outcome in together(name, num_ranks)) == num_samples_seen // 2
-
-
-@pytest.mark.parametrize(("name", "num_ranks"), EVERY_LAYOUT)
-def test_no_stage_runs_more_often_than_there_are_micro_batches(name: str, num_ranks: int) -> None:
-    """Not even once to find out shapes."""
-    data_parallel_size = LAYOUTS[name].mesh[num_ranks].data_parallel_size
-
-    for outcome in together(name, num_ranks):
-        assert set(outcome.num_passes) == {NUM_STEPS * 16 // data_parallel_size}
+def require_no_extra_loss_or_pass(outcomes: list[Outcome], mesh: DeviceMeshParameters, num_steps: int) -> None:
+    """Check that a metric counts once: by the rank with the last stage, and by each that divides a sample or matrix."""
+    num_micro_batches = num_steps * 16
+    num_copies = mesh.tensor_parallel * mesh.context_parallel
+    assert sum(outcome.num_losses for outcome in outcomes) == num_micro_batches * num_copies
+    for outcome in outcomes:
+        assert set(outcome.num_passes) == {num_micro_batches // mesh.data_parallel_size}
 
 
-@pytest.mark.parametrize(("name", "num_ranks"), EVERY_LAYOUT)
-def test_the_trace_of_every_rank_is_legal(name: str, num_ranks: int) -> None:
-    """By the lifecycle that the catalogue declares."""
-    for outcome in together(name, num_ranks):
+def require_declared_events(outcomes: list[Outcome], num_steps: int) -> None:
+    """Check that every rank triggers the events that the catalogue declares."""
+    for outcome in outcomes:
         found = violation("train", outcome.trace, complete=True)
         assert found is None, found
-        assert outcome.trace == declared_run("train", num_steps=NUM_STEPS)
+        assert outcome.trace == declared_run("train", num_steps=num_steps)

@@ -1,8 +1,9 @@
-"""Running a model as a pipeline of stages."""
+"""Running a model as a pipeline of stages, with the schedules of `torch.distributed.pipelining`."""
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import torch
@@ -14,29 +15,28 @@ from torch.distributed.pipelining import PipelineStage
 from d9d.core.dist_context import DistributedContext
 from d9d.core.pipeline import SCHEDULES, ScheduleTraits
 from d9d.core.settings import ConfigurationError
+from d9d.core.stepper import Stepper
 from d9d.core.tensor_tree import list_tensors, map_tensors
 from d9d.loop.component.gradients import GradientSynchronizer
 from d9d.loop.component.model import (
     ComputeLoss,
-    ForwardPrecision,
-    ModelInputs,
     ModelRunner,
     ModelStage,
     Shapes,
     UseOutputs,
-    as_tuple,
+    activations_of,
     shapes_of,
 )
 from d9d.loop.config import LoopConfig
-from d9d.loop.control import BuildForwardInputsResult
+from d9d.loop.control import BaseTask, BuildForwardInputsResult
 
 
 class ActivationTracer:
-    """Finds out the shapes of activations before a schedule is made for them.
+    """Finds the shapes of all activations, which torch needs to make a schedule.
 
     Args:
         stages: The stages of this process.
-        owners: The place in the pipeline of the process that holds each stage, in the order of the stages.
+        owners: For each stage of the pipeline, the position of the process that holds it.
         group: The processes of the pipeline.
     """
 
@@ -51,44 +51,45 @@ class ActivationTracer:
         self._group = group
 
     def trace(self, inputs: BuildForwardInputsResult) -> list[Shapes]:
-        """Follow the shapes through all stages; all processes of the pipeline do so together.
+        """Trace the shapes through all stages; all processes of the pipeline call this.
 
         Args:
-            inputs: The inputs of the model, for a micro-batch.
+            inputs: The inputs of the model for a micro-batch.
 
         Returns:
-            What each stage but the last sends.
+            The shapes that each stage except the last sends.
 
         Raises:
-            RuntimeError: If a stage cannot tell what it would send; in all processes alike.
+            RuntimeError: On all processes, if a stage cannot run on the meta device.
         """
         sent: list[Shapes] = []
         keywords: Mapping[str, Any] = {**inputs.inputs, **inputs.shared_inputs}
         for index, owner in enumerate(self._owners[:-1]):
-            sent.append(self._agree(index, owner, sent[-1] if sent else (), keywords))
+            sent.append(self._trace_stage(index, owner, sent[-1] if sent else (), keywords))
             keywords = inputs.shared_inputs
         return sent
 
-    def _agree(self, index: int, owner: int, received: Shapes, keywords: Mapping[str, Any]) -> Shapes:
-        told = [self._outputs(index, received, keywords)]
+    def _trace_stage(self, index: int, owner: int, received: Shapes, keywords: Mapping[str, Any]) -> Shapes:
+        """Return the shapes that a stage sends. Its owner computes them and broadcasts them."""
+        message = [self._outputs(index, received, keywords)]
         source = distributed.get_global_rank(self._group, owner)
-        distributed.broadcast_object_list(told, src=source, group=self._group)
-        shapes, problem = told[0]
+        distributed.broadcast_object_list(message, src=source, group=self._group)
+        shapes, problem = message[0]
         if problem is not None:
             raise RuntimeError(
-                f"stage {index} of the pipeline cannot tell the shapes of what it returns, which takes a run of it on "
-                f"the device 'meta': {problem}"
+                f"stage {index} of the pipeline failed on the device 'meta', where it runs once to find the shapes of "
+                f"its outputs: {problem}"
             )
         return shapes
 
     def _outputs(self, index: int, received: Shapes, keywords: Mapping[str, Any]) -> tuple[Shapes, str | None]:
-        """Return what a stage of this process sends, and what went wrong; nothing for those of others."""
+        """Return the shapes that a stage of this process sends, and its error; nothing for stages of others."""
         stage = self._stages.get(index)
         if stage is None or stage.outline is None:
             return (), None
         try:
             shapes = stage.outline.outputs(received, keywords)
-        except Exception as error:  # noqa: BLE001 -- raised in all processes
+        except Exception as error:  # noqa: BLE001 -- raised on all processes
             return (), f"{type(error).__qualname__}: {error}"
         return shapes, None
 
@@ -96,16 +97,17 @@ class ActivationTracer:
 class LoopStage(PipelineStage):
     """Runs one stage of the model.
 
-    torch cuts one large batch into micro-batches and knows them by their number alone. The loop has micro-batches
-    already, of any structure; so nothing is handed to torch, and the stage looks up its inputs by that number.
+    torch would split a batch into micro-batches itself. The loop already has micro-batches, of any structure, so it
+    passes nothing to torch, and the stage looks up its inputs by the number of the micro-batch. See
+    docs/decisions/0012-stages-look-their-inputs-up.md.
 
     Args:
         stage: The stage of the model.
-        received: The shapes of what it receives from the stage before it.
-        sent: The shapes of what it sends to the one after it.
-        traveling_dtype: The number format of floating numbers on their way; `None` keeps that of the stages.
+        received: The shapes of what it receives from the previous stage.
+        sent: The shapes of what it sends to the next stage.
+        activation_dtype: The dtype in which floating-point activations are sent; `None` keeps that of the stages.
         is_training: Whether there will be backward passes.
-        precision: The number format of forward passes.
+        autocast: Makes the context of forward passes.
         device: Where it runs.
         group: The processes of this pipeline.
     """
@@ -114,7 +116,7 @@ class LoopStage(PipelineStage):
     """The inputs of the model for each micro-batch of the step that runs."""
 
     use_outputs: Callable[[int, Any], None] | None = None
-    """Takes what the last stage returns for each micro-batch."""
+    """Called with the number of each micro-batch and what the last stage returned for it."""
 
     def __init__(
         self,
@@ -122,26 +124,26 @@ class LoopStage(PipelineStage):
         *,
         received: Shapes,
         sent: Shapes,
-        traveling_dtype: torch.dtype | None,
+        activation_dtype: torch.dtype | None,
         is_training: bool,
-        precision: ForwardPrecision,
+        autocast: Callable[[], AbstractContextManager[object]],
         device: torch.device,
         group: distributed.ProcessGroup,
     ) -> None:
-        # With the shapes given torch does not run the model once more to find them out, which would count twice.
+        # Without shapes torch would run the model and the loss once more to find them, and metrics would count twice.
         super().__init__(
             stage.module,
             stage.position.index,
             stage.position.num_stages,
             device,
-            input_args=_examples(received, traveling_dtype, is_training=is_training),
-            output_args=_examples(sent, traveling_dtype, is_training=is_training),
+            input_args=_examples(received, activation_dtype, is_training=is_training),
+            output_args=_examples(sent, activation_dtype, is_training=is_training),
             group=group,
         )
         self._received = received
         self._sent = sent
-        self._traveling_dtype = traveling_dtype
-        self._precision = precision
+        self._activation_dtype = activation_dtype
+        self._autocast = autocast
         self._outputs: Any = None
         self._failure: Exception | None = None
 
@@ -158,7 +160,7 @@ class LoopStage(PipelineStage):
         try:
             sent = super().forward_one_chunk(fwd_chunk_id, (), keywords, save_forward_output=False)
         except RuntimeError:
-            # torch wraps whatever the model raises; the user sees what was raised.
+            # torch wraps every exception of the model; raise the original one.
             if self._failure is not None:
                 raise self._failure from None
             raise
@@ -172,11 +174,11 @@ class LoopStage(PipelineStage):
     def forward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 -- inherited
         own = [tensor.to(dtype) for tensor, (_, dtype) in zip(args, self._received, strict=True)]
         try:
-            with self._precision.context():
+            with self._autocast():
                 outputs = super().forward_maybe_with_nosync(*own, **kwargs)  # type: ignore[no-untyped-call]
                 if not self.is_last:
-                    return self._checked(as_tuple(outputs))
-                # torch keeps what is returned here, and takes it for tensors.
+                    return self._prepare_to_send(activations_of(outputs))
+                # torch keeps the returned value and expects a tuple of tensors.
                 self._outputs = outputs
                 return tuple(list_tensors(outputs))
         except Exception as error:
@@ -184,11 +186,11 @@ class LoopStage(PipelineStage):
             raise
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[distributed.P2POp]:
-        """Send nothing after the last stage, whose outputs can be of any kind."""
+        """Send nothing after the last stage, whose outputs can have any type."""
         return [] if self.is_last else super().get_fwd_send_ops(fwd_chunk_id)
 
     def get_local_bwd_output(self, mb_index: int) -> Any:
-        """Return nothing in a step without backward passes, where torch asks none the less."""
+        """Return nothing in a step without backward passes, where torch calls this too."""
         return super().get_local_bwd_output(mb_index) if self.has_backward else ()  # type: ignore[no-untyped-call]
 
     def set_local_bwd_input(self, next_stage_bwd_outputs: Any, mb_index: int) -> None:
@@ -201,38 +203,38 @@ class LoopStage(PipelineStage):
         if self.has_backward:
             super().perform_reduce_grad(grad_scale_factor)
 
-    def _checked(self, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Bring activations into the shape that the next stage has made room for."""
+    def _prepare_to_send(self, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Check the shapes of activations, and convert them to the dtypes that the next stage expects."""
         found = tuple(shape for shape, _ in shapes_of(outputs))
         expected = tuple(shape for shape, _ in self._sent)
         if found != expected:
             raise RuntimeError(
-                f"stage {self.stage_index} of the pipeline returned tensors of the shapes {found}, and for these "
-                f"inputs it was to return {expected}, by its shapes on the device 'meta': let the shapes of its "
-                "outputs depend on the shapes of its inputs alone"
+                f"stage {self.stage_index} of the pipeline returned tensors of the shapes {found}, but on the device "
+                f"'meta' it returned {expected} for inputs of the same shapes: the shapes of its outputs must depend "
+                "only on the shapes of its inputs"
             )
         return tuple(
-            _as_source(tensor.to(_on_the_way(dtype, self._traveling_dtype)).contiguous(), is_training=self.has_backward)
+            _with_gradient(tensor.to(_sent_dtype(dtype, self._activation_dtype)).contiguous(), self.has_backward)
             for tensor, (_, dtype) in zip(outputs, self._sent, strict=True)
         )
 
 
-def _as_source(activation: torch.Tensor, *, is_training: bool) -> torch.Tensor:
-    """Have gradients come to an activation also where nothing before it wants any: the next stage sends them."""
-    if is_training and activation.is_floating_point() and not activation.requires_grad:
+def _with_gradient(activation: torch.Tensor, has_backward: bool) -> torch.Tensor:  # noqa: FBT001 -- private
+    """Make an activation require a gradient, even after frozen layers, because the next stage sends one."""
+    if has_backward and activation.is_floating_point() and not activation.requires_grad:
         return activation.detach().requires_grad_()
     return activation
 
 
-def _on_the_way(dtype: torch.dtype, traveling_dtype: torch.dtype | None) -> torch.dtype:
-    return traveling_dtype if traveling_dtype is not None and dtype.is_floating_point else dtype
+def _sent_dtype(dtype: torch.dtype, activation_dtype: torch.dtype | None) -> torch.dtype:
+    return activation_dtype if activation_dtype is not None and dtype.is_floating_point else dtype
 
 
-def _examples(shapes: Shapes, traveling_dtype: torch.dtype | None, *, is_training: bool) -> tuple[torch.Tensor, ...]:
+def _examples(shapes: Shapes, activation_dtype: torch.dtype | None, *, is_training: bool) -> tuple[torch.Tensor, ...]:
     return tuple(
         torch.empty(
             shape,
-            dtype=_on_the_way(dtype, traveling_dtype),
+            dtype=_sent_dtype(dtype, activation_dtype),
             device="meta",
             requires_grad=is_training and dtype.is_floating_point,
         )
@@ -240,17 +242,17 @@ def _examples(shapes: Shapes, traveling_dtype: torch.dtype | None, *, is_trainin
     )
 
 
-# When anything in a step raises, torch writes the whole schedule, hundreds of lines, before what the user has to see.
+# If a step raises, torch logs the whole schedule, hundreds of lines, before the traceback.
 logging.getLogger("torch.distributed.pipelining.schedules").setLevel(logging.CRITICAL)
 
 LossOf: TypeAlias = Callable[[int, Any], torch.Tensor]
-"""Takes the number of a micro-batch and what the last stage returned for it, and returns its loss."""
+"""Returns the loss of a micro-batch from its number and the outputs of the last stage."""
 
 
 class PipelineSchedule:
-    """Runs the stages of this process in turns with those of the others.
+    """One schedule of torch over the stages of this process.
 
-    torch fixes the number and the shape of micro-batches for each schedule. Steps of another kind take another one.
+    The number and the shapes of micro-batches are fixed for each schedule; steps with others need another schedule.
 
     Args:
         stages: The stages of this process.
@@ -263,7 +265,7 @@ class PipelineSchedule:
         self, stages: list[LoopStage], traits: ScheduleTraits, num_micro_batches: int, *, is_training: bool
     ) -> None:
         self._stages = stages
-        # torch cuts a target into one for each micro-batch. All that it needs to tell is the number.
+        # torch splits the target into one per micro-batch. Here it is the number of the micro-batch.
         self._numbers = torch.arange(num_micro_batches)
         self._loss_of: LossOf | None = None
         build = getattr(pipelining, traits.class_name)
@@ -279,17 +281,17 @@ class PipelineSchedule:
 
         Args:
             inputs: The inputs of the model for each micro-batch.
-            loss_of: Called where the last stage is.
+            loss_of: Called in the process with the last stage.
         """
         self._loss_of = loss_of
         self._run(inputs, target=self._numbers if any(stage.is_last for stage in self._stages) else None)
 
     def forward(self, inputs: Sequence[BuildForwardInputsResult], use_outputs: Callable[[int, Any], None]) -> None:
-        """Run forward passes alone.
+        """Run forward passes only.
 
         Args:
             inputs: The inputs of the model for each micro-batch.
-            use_outputs: Called where the last stage is, with the number of each micro-batch and its outputs.
+            use_outputs: Called in the process with the last stage, with the number of each micro-batch and its outputs.
         """
         for stage in self._stages:
             stage.use_outputs = use_outputs
@@ -299,57 +301,49 @@ class PipelineSchedule:
         for stage in self._stages:
             stage.inputs = inputs
         self._schedule.step(target=target, return_outputs=False)
-        # Neither inputs nor outputs are kept until the next step.
+        # Free the inputs and outputs before the next step.
         for stage in self._stages:
             stage.inputs = ()
             stage.clear_runtime_states()
 
     def _compute_loss(self, outputs: Any, target: torch.Tensor) -> torch.Tensor:
         if self._loss_of is None:
-            raise RuntimeError("the schedule was asked for a loss outside of a step: run it by forward_backward")
+            raise RuntimeError("the schedule computed a loss outside of a step: call forward_backward")
         return self._loss_of(int(target), outputs)
 
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, None: None}
-# Each holds room for the activations of a step.
+# Each schedule holds buffers for the activations of a step.
 _NUM_KEPT_SCHEDULES = 8
 
+# Whether there are backward passes, the number of micro-batches, and the shapes of their inputs.
 _Kind: TypeAlias = tuple[bool, int, Shapes]
 
 
 class PipelineRunner(ModelRunner):
-    """Runs the stages of this process in turns with those of others.
-
-    Args:
-        stages: The stages of this process.
-        config: Names the schedule.
-        inputs: Chooses the inputs of the model.
-        precision: The number format of forward passes and losses.
-        dist_context: The processes of the pipeline.
+    """Runs the stages of this process as a part of a pipeline.
 
     Raises:
-        ConfigurationError: If FSDP is applied to parts of a stage and not to the stage.
+        ConfigurationError: If FSDP is applied to parts of a stage but not to the stage itself.
     """
 
     def __init__(
         self,
         stages: Sequence[ModelStage],
         *,
+        task: BaseTask,
+        stepper: Stepper,
         config: LoopConfig,
-        inputs: ModelInputs,
-        precision: ForwardPrecision,
         dist_context: DistributedContext,
     ) -> None:
-        self._stages = stages
+        super().__init__(stages, task=task, stepper=stepper, config=config, dist_context=dist_context)
         self._traits = SCHEDULES[config.pipeline.schedule]
-        self._inputs = inputs
-        self._precision = precision
         self._device = dist_context.device
         self._group = dist_context.mesh_for("dense").get_group("pipeline_parallel")
         self._num_processes = config.mesh.pipeline_parallel
         self._samples_per_micro_batch = config.samples_per_micro_batch
         self._tracer = ActivationTracer(stages, _owners(config), self._group)
-        self._traveling_dtype = _DTYPES[config.pipeline.activation_dtype]
+        self._activation_dtype = _DTYPES[config.pipeline.activation_dtype]
         self._schedules: OrderedDict[_Kind, PipelineSchedule] = OrderedDict()
         for stage in stages:
             _prepare_sharding(stage, self._traits)
@@ -359,10 +353,10 @@ class PipelineRunner(ModelRunner):
         own = list(batches)
 
         def loss_of(number: int, outputs: Any) -> torch.Tensor:
-            with self._precision.context():
+            with self._autocast():
                 return compute_loss(outputs, own[number])
 
-        built = [self._inputs.build(batch) for batch in own]
+        built = [self._build_inputs(batch) for batch in own]
         self._schedule_for(built, is_training=True).forward_backward(built, loss_of)
 
     def forward(  # noqa: D102 -- inherited
@@ -370,7 +364,7 @@ class PipelineRunner(ModelRunner):
     ) -> None:
         own, full = list(batches), self._samples_per_micro_batch
         built = [
-            _resized(self._inputs.build(batch), num_own, full) for batch, num_own in zip(own, num_samples, strict=True)
+            _padded(self._build_inputs(batch), num_own, full) for batch, num_own in zip(own, num_samples, strict=True)
         ]
         while not _without_backward(self._traits).accepts(len(built), self._num_processes):
             built.append(built[-1])
@@ -398,9 +392,9 @@ class PipelineRunner(ModelRunner):
                 stage,
                 received=() if stage.position.is_first else sent[stage.position.index - 1],
                 sent=() if stage.position.is_last else sent[stage.position.index],
-                traveling_dtype=self._traveling_dtype,
+                activation_dtype=self._activation_dtype,
                 is_training=is_training,
-                precision=self._precision,
+                autocast=self._autocast,
                 device=self._device,
                 group=self._group,
             )
@@ -411,7 +405,7 @@ class PipelineRunner(ModelRunner):
 
 
 def _owners(config: LoopConfig) -> list[int]:
-    """Return the process that holds each stage, by the order of the stages."""
+    """Return for each stage of the pipeline the position of the process that holds it."""
     num_processes = config.mesh.pipeline_parallel
     owners = {
         stage.index: process
@@ -422,17 +416,17 @@ def _owners(config: LoopConfig) -> list[int]:
 
 
 def _without_backward(traits: ScheduleTraits) -> ScheduleTraits:
-    """Return the schedule with the same stages that takes the fewest micro-batches; forward passes are the same."""
+    """Return the schedule over the same stages that needs the fewest micro-batches, for steps without backward."""
     if traits.num_stages_per_process == 1:
         return SCHEDULES["gpipe"]
     return SCHEDULES["zbv"] if traits.is_v_shaped else traits
 
 
 def _prepare_sharding(stage: ModelStage, traits: ScheduleTraits) -> None:
-    """Make FSDP right for a pipeline.
+    """Configure FSDP for a pipeline.
 
-    Where gradients of weights are computed apart, FSDP has freed by then the weights that they belong to, and loses or
-    falsifies gradients without an error; so it keeps them until the end of the step.
+    If a schedule computes the gradients of weights separately, FSDP would free the gathered weights before, and lose or
+    falsify gradients without an error. So it keeps the weights until the end of the step.
     """
     if isinstance(stage.module, FSDPModule):
         if traits.splits_backward:
@@ -440,35 +434,36 @@ def _prepare_sharding(stage: ModelStage, traits: ScheduleTraits) -> None:
         return
     if any(isinstance(module, FSDPModule) for module in stage.module.modules()):
         raise ConfigurationError(
-            f"parts of stage {stage.position.index} of the pipeline are sharded, and the stage itself is not: call "
-            "fully_shard on ctx.model as well, after all of its parts, in parallelize_model_stage"
+            f"parts of stage {stage.position.index} of the pipeline are sharded, but the stage itself is not: call "
+            "fully_shard on ctx.model too, after its parts, in parallelize_model_stage"
         )
 
 
 def _common_shapes(built: Sequence[BuildForwardInputsResult]) -> Shapes:
-    """Return the shapes of the inputs, which must be those of all micro-batches."""
+    """Return the shapes of the inputs, which must be the same for all micro-batches."""
     kinds = [shapes_of(list_tensors((each.inputs, each.shared_inputs))) for each in built]
     odd = next((number for number, kind in enumerate(kinds) if kind != kinds[0]), None)
     if odd is not None:
         raise RuntimeError(
             f"the micro-batches of a step differ in shape: the first has inputs of {kinds[0]}, number {odd} of "
-            f"{kinds[odd]}; a pipeline takes one shape a step, so pad all samples of a step alike"
+            f"{kinds[odd]}. A pipeline needs equal shapes within a step: pad all samples of a step to one size"
         )
     return kinds[0]
 
 
-def _resized(built: BuildForwardInputsResult, num_samples: int, wanted: int) -> BuildForwardInputsResult:
-    """Fill a last, smaller micro-batch up with its last sample, since all have one shape."""
+def _padded(built: BuildForwardInputsResult, num_samples: int, wanted: int) -> BuildForwardInputsResult:
+    """Pad a smaller micro-batch by repeating its last sample, because all must have one shape."""
     if num_samples == wanted:
         return built
-    return BuildForwardInputsResult(
-        inputs=map_tensors(built.inputs, lambda tensor: _resize(tensor, num_samples, wanted)),
-        shared_inputs=map_tensors(built.shared_inputs, lambda tensor: _resize(tensor, num_samples, wanted)),
+    inputs, shared = (
+        map_tensors(each, lambda tensor: _resize(tensor, num_samples, wanted))
+        for each in (built.inputs, built.shared_inputs)
     )
+    return BuildForwardInputsResult(inputs=inputs, shared_inputs=shared)
 
 
 def _resize(tensor: torch.Tensor, num_samples: int, wanted: int) -> torch.Tensor:
-    """Change the number of samples of a tensor whose first dimension counts them; leave any other alone."""
+    """Change the size of the first dimension of a tensor, if it is the number of samples."""
     if tensor.ndim == 0 or len(tensor) != num_samples or num_samples == wanted:
         return tensor
     if wanted < num_samples:

@@ -19,8 +19,6 @@ from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prep
 from d9d.loop.component.data import DeviceTransfer
 from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.model import (
-    ForwardPrecision,
-    ModelInputs,
     ModelRunner,
     ModelStage,
     WholeModelRunner,
@@ -206,12 +204,8 @@ class Assembly:
 
     def build_runner(self, stages: Sequence[ModelStage], stepper: Stepper) -> ModelRunner:
         """Build what runs the model: as a pipeline where the mesh has one, else as a whole."""
-        config = self.config
-        inputs = ModelInputs(self.task, stepper)
-        precision = ForwardPrecision(config.precision, self.dist_context.device)
-        if config.mesh.pipeline_parallel == 1:
-            return WholeModelRunner(stages[0].module, inputs, precision, config.num_micro_batches)
-        return PipelineRunner(stages, config=config, inputs=inputs, precision=precision, dist_context=self.dist_context)
+        runner = PipelineRunner if self.config.mesh.pipeline_parallel > 1 else WholeModelRunner
+        return runner(stages, task=self.task, stepper=stepper, config=self.config, dist_context=self.dist_context)
 
     def seed_per_rank(self) -> None:
         """Give processes with other samples or other layers other random numbers from here on.
