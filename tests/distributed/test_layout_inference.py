@@ -1,4 +1,4 @@
-"""Inference hands over the same outputs in every layout, once each, and in an order that can be told."""
+"""Inference gives the same outputs in every layout, each once, with the indices of their samples."""
 
 import functools
 
@@ -11,9 +11,13 @@ from ranks import run_on_ranks
 
 from d9d.core.dist_context import DeviceMeshParameters
 
-SHORT = [(name, 4 if "+" in name else 2) for name in LAYOUTS if name != "plain"]
-LONG = [(name, 2 if "+" in name else 4) for name, _ in SHORT]
-EVERY_LAYOUT = [*SHORT, *(pytest.param(*each, marks=pytest.mark.slow) for each in LONG)]
+NUM_PROCESSES = {name: 4 if "+" in name else 2 for name in LAYOUTS if name != "plain"}
+ALWAYS_RUN = [("fsdp", 2), ("tensor", 2), ("context", 2), ("1f1b", 2), ("interleaved", 2), ("zbv+fsdp", 4)]
+CASES = [
+    pytest.param(name, num_ranks, marks=[] if (name, num_ranks) in ALWAYS_RUN else pytest.mark.slow)
+    for name in NUM_PROCESSES
+    for num_ranks in (2, 4)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -27,39 +31,35 @@ def alone() -> Found:
     return infer_in("plain", 1)
 
 
-@functools.cache
-def together(name: str, num_ranks: int) -> list[Found]:
-    """Run inference in a layout, and return what each process saw."""
+def test_one_process_gets_each_sample_once_and_in_order() -> None:
+    """The last step is not full."""
+    assert alone().samples == [*range(NUM_SAMPLES)]
+    assert alone().trace == declared_run("inference", num_steps=NUM_STEPS)
+
+
+@pytest.mark.parametrize(("name", "num_ranks"), CASES)
+def test_a_layout_gives_the_outputs_of_one_process(name: str, num_ranks: int) -> None:
+    """The sample indices put them into the order of the dataset. Every rank triggers the declared events."""
     found: list[Found] = run_on_ranks(num_ranks, infer_in, name, num_ranks)
-    return found
+
+    require_each_sample_once(found, LAYOUTS[name].mesh[num_ranks])
+    require_equal_outputs(found)
+    for each in found:
+        problem = violation("inference", each.trace, complete=True)
+        assert problem is None, problem
+        assert each.trace == declared_run("inference", num_steps=NUM_STEPS)
 
 
-@pytest.mark.parametrize(("name", "num_ranks"), [("plain", 1), *EVERY_LAYOUT])
-def test_each_sample_is_handed_over_once(name: str, num_ranks: int) -> None:
-    """By one process, or by each of those that divide its matrices or itself; the last step is not full."""
-    found = [alone()] if num_ranks == 1 else together(name, num_ranks)
-    mesh = LAYOUTS[name].mesh[num_ranks] if num_ranks > 1 else DeviceMeshParameters()
+def require_each_sample_once(found: list[Found], mesh: DeviceMeshParameters) -> None:
+    """Check that one process gets each sample, or each of those that divide it."""
     num_copies = mesh.tensor_parallel * mesh.context_parallel
-
     assert sorted(sample for each in found for sample in each.samples) == sorted([*range(NUM_SAMPLES)] * num_copies)
 
 
-@pytest.mark.parametrize(("name", "num_ranks"), EVERY_LAYOUT)
-def test_outputs_are_those_of_one_process(name: str, num_ranks: int) -> None:
-    """Put into the order of the dataset by the indices of their samples, as are the batches beside them."""
+def require_equal_outputs(found: list[Found]) -> None:
+    """Check the logits and the classes of each sample."""
     expected, classes = torch.stack(alone().logits), Samples(NUM_SAMPLES).classes
-
-    assert alone().samples == [*range(NUM_SAMPLES)]
-    for each in together(name, num_ranks):
+    for each in found:
         for sample, logits, target in zip(each.samples, each.logits, each.targets, strict=True):
             torch.testing.assert_close(logits, expected[sample], atol=1e-5, rtol=1e-5)
             assert target == classes[sample]
-
-
-@pytest.mark.parametrize(("name", "num_ranks"), EVERY_LAYOUT)
-def test_the_trace_of_every_rank_is_legal(name: str, num_ranks: int) -> None:
-    """By the lifecycle that the catalogue declares."""
-    for each in together(name, num_ranks):
-        found = violation("inference", each.trace, complete=True)
-        assert found is None, found
-        assert each.trace == declared_run("inference", num_steps=NUM_STEPS)
