@@ -1,7 +1,7 @@
-"""One process that believes to be one of 64: prints what it has done, in JSON.
+"""One process of a job of 64, without the others: prints a report in JSON.
 
-Messages between processes go nowhere, and what is received is whatever was in memory. So numbers mean nothing here;
-that all groups exist, all shapes fit and all calls are made does.
+Nothing is sent, and received tensors have arbitrary values. So this shows that all groups exist and all shapes fit, not
+that numbers are right.
 """
 
 import json
@@ -24,7 +24,7 @@ NUM_STEPS = 2
 
 
 def divide_all(ctx: ParallelizeModelStageContext) -> None:
-    """Divide matrices, then shard what is left of them, with copies."""
+    """Apply tensor parallelism, then HSDP."""
     tensor_parallel(ctx)
     sharded(ctx)
 
@@ -33,11 +33,11 @@ def main(rank: int, num_steps: int) -> None:
     """Configure the job as one of its processes, and train.
 
     Args:
-        rank: Which one.
-        num_steps: How many steps to take. A process that is not in the first stage cannot take any: it would be told
-            the shapes that it receives by one that is not there.
+        rank: The rank of this process.
+        num_steps: How many steps to run. A process that is not in the first stage cannot run any, because it would wait
+            for the shapes of its inputs.
     """
-    # Stages vote on whether all of them know their shapes, and here no vote arrives.
+    # The stages agree on whether all of them know their shapes, which needs a real all-reduce.
     LoopStage._warmup_backward_result = lambda stage, received_result=None: torch.ones(1)  # type: ignore[assignment,method-assign]
     distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=NUM_RANKS)
     task = ClassifyTask()
@@ -55,7 +55,7 @@ def main(rank: int, num_steps: int) -> None:
         "num_local": sum(weight.to_local().numel() for weight in stage.parameters()),  # type: ignore[attr-defined]
         "num_micro_batches": trainer._num_micro_batches,
     }
-    print(json.dumps(report))  # noqa: T201 -- the answer
+    print(json.dumps(report))  # noqa: T201 -- the report
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A job of 64 processes is configured, and takes steps, as each of some of them."""
+"""A job of 64 processes is configured and runs steps, as one of its processes."""
 
 import functools
 import json
@@ -12,20 +12,20 @@ from declared import declared_run
 from fake_world import MESH, NUM_RANKS, NUM_STEPS
 
 SCRIPT = Path(__file__).with_name("fake_world.py")
-# The main process, and the last one of the same stage.
+# The first and the last process of the first stage.
 OF_FIRST_STAGE = [0, 31]
 
 
 @functools.cache
 def run_as(rank: int, num_steps: int) -> Any:
-    """Run the job as one of its processes, and return what it reports."""
+    """Run the job as one of its processes, and return its report."""
     command = [sys.executable, str(SCRIPT), str(rank), str(num_steps)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
     return json.loads(printed.splitlines()[-1])
 
 
 def test_the_mesh_has_all_dimensions() -> None:
-    """Pipeline, replicate, shard and tensor, each larger than one."""
+    """Each is larger than one."""
     assert MESH.world_size == NUM_RANKS
     assert MESH.shape_of("dense") == {
         "pipeline_parallel": 2,
@@ -36,8 +36,8 @@ def test_the_mesh_has_all_dimensions() -> None:
 
 
 @pytest.mark.parametrize("rank", OF_FIRST_STAGE)
-def test_a_process_takes_steps(rank: int) -> None:
-    """All events in their order, and one pass for each micro-batch of each step."""
+def test_a_process_runs_steps(rank: int) -> None:
+    """With all events in order, and one forward pass per micro-batch."""
     report = run_as(rank, NUM_STEPS)
 
     assert report["trace"] == declared_run("train", num_steps=NUM_STEPS)
@@ -46,8 +46,8 @@ def test_a_process_takes_steps(rank: int) -> None:
 
 
 @pytest.mark.parametrize(("rank", "layers"), [(0, ["0", "1", "2", "3"]), (63, ["4", "5", "6", "7"])])
-def test_each_process_holds_its_part(rank: int, layers: list[str]) -> None:
-    """The layers of its stage, their matrices divided twice, once of these strided."""
+def test_each_process_holds_its_shard(rank: int, layers: list[str]) -> None:
+    """The layers of its stage, sharded by tensor parallelism and by FSDP."""
     report = run_as(rank, NUM_STEPS if rank in OF_FIRST_STAGE else 0)
 
     assert report["layers"] == layers

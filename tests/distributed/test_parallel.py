@@ -1,4 +1,4 @@
-"""A model that is spread over processes trains as on one."""
+"""A model that is parallelised over processes trains as on one."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ NUM_SAMPLES = 8
 
 
 class Experts(nn.Module):
-    """Applies to each sample, `[experts, batch, width]`, the matrix of its expert."""
+    """Multiplies the samples of each expert, `[experts, batch, width]`, by its matrix."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Experts(nn.Module):
 
 
 class Block(nn.Module):
-    """Each expert sees each sample: that of another process, too, so that a test knows what to expect."""
+    """Every expert gets every sample, so that the result does not depend on a router."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class DenseBlock(nn.Module):
 
 
 def sum_gradients(model: nn.Module) -> None:
-    """Do as the loop does, which divides by the weight of all losses itself."""
+    """Have FSDP sum gradients, as the loop does."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
@@ -106,8 +106,8 @@ def train_shared(parameters: DeviceMeshParameters) -> dict[str, torch.Tensor]:
     ],
     ids=str,
 )
-def test_processes_that_share_a_model_train_it_as_one_does(layout: dict[str, int]) -> None:
-    """Divided, copied, or both; each has its part of the samples."""
+def test_a_sharded_or_replicated_model_trains_as_on_one_process(layout: dict[str, int]) -> None:
+    """Each process has its share of the samples."""
     expected = train(dense_model(), samples())
     parameters = DeviceMeshParameters(**layout)
 
@@ -123,16 +123,16 @@ def run_alone(policy: MixedPrecisionPolicy | None) -> tuple[bool, torch.Tensor]:
     return distributed.is_initialized(), model(samples()).detach()
 
 
-def test_a_process_alone_pays_nothing() -> None:
-    """There is no FSDP, nor a process group."""
+def test_a_single_process_has_neither_fsdp_nor_a_process_group() -> None:
+    """Its outputs are those of the plain model."""
     [(joined, outputs)] = run_on_ranks(1, run_alone, None)
 
     assert not joined
     assert torch.equal(outputs, dense_model()(samples()))
 
 
-def test_a_process_alone_computes_in_the_formats_that_are_asked_for() -> None:
-    """As many processes do; only then is there FSDP for one."""
+def test_mixed_precision_also_works_on_a_single_process() -> None:
+    """With FSDP, so that values are rounded as with many processes."""
     [(joined, outputs)] = run_on_ranks(1, run_alone, MixedPrecisionPolicy(param_dtype=torch.bfloat16))
 
     assert joined
@@ -140,7 +140,7 @@ def test_a_process_alone_computes_in_the_formats_that_are_asked_for() -> None:
 
 
 def mesh_dimensions(parameters: DeviceMeshParameters, policy: MixedPrecisionPolicy | None) -> dict[str, Any]:
-    """Return how each parameter lies, and its local shape."""
+    """Return the mesh dimensions and the local shape of each parameter."""
     context = DistributedContext.start("cpu", parameters)
     model = Block()
     shard_experts(model.experts, context, mixed_precision=policy)
@@ -154,8 +154,8 @@ def mesh_dimensions(parameters: DeviceMeshParameters, policy: MixedPrecisionPoli
     return local
 
 
-def test_experts_lie_on_their_own_processes() -> None:
-    """Beside a model that all processes share."""
+def test_each_process_has_its_own_experts() -> None:
+    """The rest of the model is sharded over all processes."""
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     parameters = DeviceMeshParameters(data_parallel_shard=2, expert_parallel=2)
 
@@ -167,8 +167,8 @@ def test_experts_lie_on_their_own_processes() -> None:
 
 
 @pytest.mark.slow
-def test_experts_are_shared_by_those_that_have_the_same() -> None:
-    """Two of four processes have the same experts, and each half of them."""
+def test_equal_experts_are_sharded_over_the_processes_that_have_them() -> None:
+    """Two of four processes have the same experts, and each holds half of their parameters."""
     parameters = DeviceMeshParameters(data_parallel_shard=4, expert_parallel=2)
 
     for places in run_on_ranks(4, mesh_dimensions, parameters, None):
@@ -176,7 +176,7 @@ def test_experts_are_shared_by_those_that_have_the_same() -> None:
 
 
 def gradients_of_experts(parameters: DeviceMeshParameters) -> torch.Tensor:
-    """Return the gradients of all experts after each process has run its own on its own samples."""
+    """Return the gradients of all experts after each process ran its experts on its samples."""
     context = DistributedContext.start("cpu", parameters)
     torch.manual_seed(0)
     experts = Experts()
@@ -197,8 +197,8 @@ def gradients_of_experts(parameters: DeviceMeshParameters) -> torch.Tensor:
     ],
     ids=str,
 )
-def test_gradients_of_experts_are_sums_over_all_their_samples(layout: dict[str, int]) -> None:
-    """Of the processes that have the same experts."""
+def test_gradients_of_experts_are_summed_over_all_samples(layout: dict[str, int]) -> None:
+    """Over all processes that have the same experts."""
     torch.manual_seed(0)
     experts = Experts()
     experts(samples().expand(NUM_EXPERTS, NUM_SAMPLES, WIDTH)).square().sum().backward()
@@ -209,13 +209,13 @@ def test_gradients_of_experts_are_sums_over_all_their_samples(layout: dict[str, 
 
 
 def test_experts_that_do_not_divide_are_refused() -> None:
-    """With what would."""
+    """The error lists the sizes that would work."""
     parameters = DeviceMeshParameters(data_parallel_shard=3, expert_parallel=3)
     context = DistributedContext(device=torch.device("cpu"), world_size=3, mesh_parameters=parameters)
     with pytest.raises(ConfigurationError) as raised:
         shard_experts(Experts(), context)
 
     assert str(raised.value) == (
-        "expert_parallel=3 does not divide stacked, a parameter of shape [4, 6, 6] whose first dimension is that of "
-        "the experts: use 1 or 2 or 4"
+        "expert_parallel=3 does not divide the first dimension of stacked, a parameter of shape [4, 6, 6], which must "
+        "be that of the experts: use 1 or 2 or 4"
     )

@@ -1,4 +1,4 @@
-"""The same seed gives the same full weights, on any number of processes and however they share the model."""
+"""The same seed gives the same full weights on any number of processes, however the model is sharded."""
 
 import functools
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Experts(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Keeps a table that no checkpoint has."""
+    """Has a table that is not in the state dict."""
 
     angles: torch.Tensor
 
@@ -144,8 +144,8 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_weights_are_those_of_one_process(layout: dict[str, int]) -> None:
-    """Bit by bit, uneven parts, shared, frozen and computed ones included."""
+def test_the_weights_equal_those_of_one_process(layout: dict[str, int]) -> None:
+    """Bit for bit, including uneven shards, and shared, frozen and computed weights."""
     parameters = DeviceMeshParameters(**layout)
 
     for weights in run_on_ranks(parameters.world_size, weights_on, parameters):
@@ -153,7 +153,7 @@ def test_the_weights_are_those_of_one_process(layout: dict[str, int]) -> None:
 
 
 def parts_of(initialize: Callable[[nn.Module], None]) -> torch.Tensor:
-    """Return the part of a matrix that this process has got."""
+    """Return the shard of a matrix on this process."""
     context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_shard=2))
     with torch.device("meta"):
         model = nn.Linear(4, 4)
@@ -174,8 +174,8 @@ def with_care(model: nn.Linear) -> None:
     initialize_weights(model, device=torch.device("cpu"), seed=SEED)
 
 
-def test_parts_differ_where_torch_alone_makes_them_alike() -> None:
-    """Torch's `reset_parameters` on the parts draws the same numbers on each process."""
+def test_shards_differ_where_torch_would_make_them_equal() -> None:
+    """`reset_parameters` on the shards draws the same numbers on each process."""
     first, second = run_on_ranks(2, parts_of, naively)
     assert torch.equal(first, second)
 
@@ -184,7 +184,7 @@ def test_parts_differ_where_torch_alone_makes_them_alike() -> None:
 
 
 class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no types here, nor below
-    """Knows how many bytes the tensors have that were made under it and are alive, and the most there ever were."""
+    """Counts the bytes of the tensors that were made under it and are alive, now and at the peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -205,7 +205,7 @@ class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch h
 
 
 def peak_and_parts(num_layers: int) -> tuple[int, int]:
-    """Return the most bytes that were alive while a model was initialised, and the bytes of this process's part."""
+    """Return the peak number of bytes while a model was initialised, and the bytes of this process's shard."""
     context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_shard=2))
     with torch.device("meta"):
         model = nn.Sequential(*(nn.Linear(256, 256) for _ in range(num_layers)))
@@ -216,8 +216,8 @@ def peak_and_parts(num_layers: int) -> tuple[int, int]:
     return meter.peak_bytes, sum(part.numel() * part.itemsize for part in local)
 
 
-def test_no_process_ever_holds_more_than_its_part_and_one_module() -> None:
-    """Of sixteen layers on two processes: half of each, and one of them while it is initialised."""
+def test_no_process_holds_more_than_its_shard_and_one_module() -> None:
+    """Of sixteen layers on two processes: half of each, and one full layer while it is initialised."""
     num_layers = 16
     layer_bytes = (256 * 256 + 256) * 4
 
@@ -228,7 +228,7 @@ def test_no_process_ever_holds_more_than_its_part_and_one_module() -> None:
 
 
 def objects_kept() -> bool:
-    """Train a step, and say whether all parameters are the objects that they were before they had values."""
+    """Train a step, and return whether all parameters are the same objects as on the meta device."""
     context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_shard=2))
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.LayerNorm(3), nn.Linear(3, 3))
@@ -245,8 +245,8 @@ def objects_kept() -> bool:
     return not torch.equal(full(model.get_parameter("0.weight")), weight)
 
 
-def test_parameters_stay_the_objects_they_were() -> None:
-    """What FSDP or an optimizer has taken hold of is what is initialised, and shared parameters stay shared."""
+def test_parameters_remain_the_same_objects() -> None:
+    """So FSDP and optimizers may refer to them before, and shared parameters remain shared."""
     assert run_on_ranks(2, objects_kept) == [True, True]
 
 
@@ -260,8 +260,8 @@ def outputs_of_given_weights() -> torch.Tensor:
     return outputs
 
 
-def test_weights_that_the_provider_made_stay() -> None:
-    """Each process keeps its part of them."""
+def test_weights_made_by_the_provider_are_kept() -> None:
+    """Each process keeps its shard of them."""
     torch.manual_seed(SEED)
     expected_outputs = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))(torch.ones(1, 3)).detach()
 

@@ -1,4 +1,4 @@
-"""Learning rates that rise at first and fall in the end."""
+"""Learning rate schedules with warm-up and decay."""
 
 import math
 import pickle
@@ -31,44 +31,44 @@ from .toy_job import (
 
 
 def rates(schedule: LRSchedule, total_steps: int) -> list[float]:
-    """Return the factors of all steps of a run, and that of the step after them."""
+    """Return the factors of all steps of a run, and of the step after the last one."""
     factor = schedule.factor(total_steps)
     return [factor(step) for step in range(total_steps + 1)]
 
 
-def test_a_linear_schedule_rises_and_falls_along_lines() -> None:
-    """The first step has a rate already, and the last one still has."""
+def test_a_linear_schedule_rises_and_decays_linearly() -> None:
+    """Neither the first nor the last step has a learning rate of zero."""
     assert rates(LRSchedule.linear(warmup_steps=2), 6) == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
 
 
-def test_a_cosine_schedule_falls_along_half_a_cosine() -> None:
-    """It is at the middle of its fall after half of the steps."""
+def test_a_cosine_schedule_decays_along_half_a_cosine() -> None:
+    """After half of the steps it is halfway."""
     assert rates(LRSchedule.cosine(warmup_steps=1, final_fraction=0.5), 5) == pytest.approx(
         [1.0, 1.0, 0.75 + 0.25 * math.sqrt(0.5), 0.75, 0.75 - 0.25 * math.sqrt(0.5), 0.5]
     )
 
 
-def test_a_wsd_schedule_stays_until_the_last_steps() -> None:
-    """One minus the square root of the progress is steep at first."""
+def test_a_wsd_schedule_is_constant_until_the_last_steps() -> None:
+    """Its decay is steep at first."""
     assert rates(LRSchedule.wsd(warmup_steps=2, decay_steps=4, final_fraction=0.2), 8) == pytest.approx(
         [0.5, 1.0, 1.0, 1.0, 1.0, 0.6, 1 - 0.8 * math.sqrt(0.5), 1 - 0.8 * math.sqrt(0.75), 0.2]
     )
 
 
-def test_a_wsd_schedule_falls_in_any_shape() -> None:
-    """Along a line, for example."""
+def test_a_wsd_schedule_decays_in_any_shape() -> None:
+    """Linearly, for example."""
     schedule = LRSchedule.wsd(decay_steps=2, shape="linear")
 
     assert rates(schedule, 4) == [1.0, 1.0, 1.0, 0.5, 0.0]
 
 
-def test_without_warm_up_the_rate_is_the_largest_at_once() -> None:
-    """By default there is none."""
+def test_without_warm_up_the_first_step_has_the_peak_rate() -> None:
+    """By default there is no warm-up."""
     assert rates(LRSchedule.linear(), 2) == [1.0, 0.5, 0.0]
 
 
-def test_the_rate_stays_where_it_ended() -> None:
-    """Steps beyond the run change nothing."""
+def test_the_rate_is_constant_after_the_decay() -> None:
+    """Also in steps beyond the run."""
     factor = LRSchedule.cosine(final_fraction=0.1).factor(10)
 
     assert factor(10) == factor(1000) == 0.1
@@ -76,7 +76,7 @@ def test_the_rate_stays_where_it_ended() -> None:
 
 @st.composite
 def fitted(draw: st.DrawFn) -> tuple[LRSchedule, int, LRFactor]:
-    """Draw a schedule, and the length of a run that it fits into."""
+    """Draw a schedule, and the length of a run that is long enough for it."""
     warmup_steps = draw(st.integers(0, 50))
     decay_steps = draw(st.none() | st.integers(1, 50))
     shape: DecayShape = draw(st.sampled_from(["linear", "cosine", "1-sqrt"]))
@@ -89,8 +89,8 @@ def fitted(draw: st.DrawFn) -> tuple[LRSchedule, int, LRFactor]:
 
 @settings(deadline=None)
 @given(fitted())
-def test_every_schedule_rises_stays_and_falls(drawn: tuple[LRSchedule, int, LRFactor]) -> None:
-    """Never above 1 nor at zero within the run, and at its end in the step after the last one."""
+def test_every_schedule_rises_is_constant_and_decays(drawn: tuple[LRSchedule, int, LRFactor]) -> None:
+    """Within the run it is in (0, 1]; in the step after the last one it is `final_fraction`."""
     schedule, total_steps, factor = drawn
     factors = [factor(step) for step in range(total_steps + 1)]
     rising, staying = factors[: schedule.warmup_steps], factors[schedule.warmup_steps : factor.decay_start + 1]
@@ -105,8 +105,8 @@ def test_every_schedule_rises_stays_and_falls(drawn: tuple[LRSchedule, int, LRFa
 
 @settings(deadline=None)
 @given(fitted())
-def test_a_factor_survives_a_pickle(drawn: tuple[LRSchedule, int, LRFactor]) -> None:
-    """It is made of numbers and a name."""
+def test_a_factor_can_be_pickled(drawn: tuple[LRSchedule, int, LRFactor]) -> None:
+    """The unpickled factor is equal."""
     factor = drawn[2]
 
     assert pickle.loads(pickle.dumps(factor)) == factor  # noqa: S301 -- its own
@@ -114,10 +114,10 @@ def test_a_factor_survives_a_pickle(drawn: tuple[LRSchedule, int, LRFactor]) -> 
 
 @settings(deadline=None)
 @given(st.integers(0, 30), st.none() | st.integers(1, 30), st.integers(1, 40))
-def test_a_schedule_that_does_not_fit_names_numbers_that_do(
+def test_the_error_of_a_schedule_that_does_not_fit_names_numbers_that_do(
     warmup_steps: int, decay_steps: int | None, total_steps: int
 ) -> None:
-    """Each of them alone is enough."""
+    """Changing any one of them is enough."""
     numbers: dict[str, Any] = {"warmup_steps": warmup_steps, "decay_steps": decay_steps}
     try:
         LRSchedule(shape="linear", **numbers).factor(total_steps)
@@ -153,30 +153,30 @@ def test_a_schedule_that_does_not_fit_names_numbers_that_do(
     ],
     ids=["cosine", "wsd", "wsd-of-another-run"],
 )
-def test_a_run_that_is_too_short_is_refused_at_configuration(schedule: LRSchedule, found: str, remedy: str) -> None:
-    """The error has the numbers found, and those that would work."""
-    with pytest.raises(ConfigurationError, match=f"^{found} do not fit into total_steps=3: take {remedy}$"):
+def test_configure_refuses_a_run_that_is_too_short(schedule: LRSchedule, found: str, remedy: str) -> None:
+    """The error names the numbers found and those that would work."""
+    with pytest.raises(ConfigurationError, match=f"^{found} do not fit into total_steps=3: use {remedy}$"):
         configure_training(training_config(total_steps=3), lr_scheduler_provider=schedule)
 
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"warmup_steps": -1}, "warmup_steps is -1: at least 0 works"),
-        ({"decay_steps": 0}, "decay_steps is 0: at least 1 works, or None for all steps after the warm-up"),
-        ({"final_fraction": 1.5}, "final_fraction is 1.5: 0.0 to 1.0 works"),
-        ({"final_fraction": math.nan}, "final_fraction is nan: 0.0 to 1.0 works"),
+        ({"warmup_steps": -1}, "warmup_steps is -1: it must be at least 0"),
+        ({"decay_steps": 0}, "decay_steps is 0: it must be at least 1, or None for all steps after the warm-up"),
+        ({"final_fraction": 1.5}, "final_fraction is 1.5: it must be between 0.0 and 1.0"),
+        ({"final_fraction": math.nan}, "final_fraction is nan: it must be between 0.0 and 1.0"),
         ({"shape": "sine"}, "shape is 'sine': choose one of 'linear', 'cosine', '1-sqrt'"),
     ],
 )
-def test_a_number_out_of_range_is_refused_where_it_is_written(numbers: dict[str, Any], message: str) -> None:
-    """No run is needed for it."""
+def test_a_number_out_of_range_is_refused_by_the_constructor(numbers: dict[str, Any], message: str) -> None:
+    """The error names the valid range."""
     with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
         LRSchedule(**{"shape": "linear", **numbers})
 
 
-def test_each_shape_begins_at_the_top_and_ends_at_the_bottom() -> None:
-    """So that shapes can be exchanged."""
+def test_each_shape_goes_from_1_to_0() -> None:
+    """So shapes are interchangeable."""
     assert {(remainder(0.0), remainder(1.0)) for remainder in REMAINDERS.values()} == {(1.0, 0.0)}
 
 
@@ -188,7 +188,7 @@ TWO_GROUPS = OptimizerBuilder(torch.optim.AdamW, lr=0.1, groups=[ParameterGroup(
 
 
 def test_the_rates_of_all_groups_follow_the_schedule() -> None:
-    """Each from its own largest one, in the steps of a run."""
+    """Each group has its own peak."""
     seen: list[list[float]] = []
 
     def note(ctx: EventStepContext) -> None:
@@ -207,7 +207,7 @@ def test_the_rates_of_all_groups_follow_the_schedule() -> None:
 
 
 def test_a_rate_that_is_a_tensor_follows_the_schedule() -> None:
-    """It is filled in place, as optimizers that are captured or compiled need it."""
+    """It is updated in place, as captured and compiled optimizers need it."""
     rate = torch.tensor(0.5)
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(2))], lr=rate)
     context = InitializeLRSchedulerContext(dist_context=cpu_context(), optimizer=optimizer, total_steps=4)
@@ -218,33 +218,43 @@ def test_a_rate_that_is_a_tensor_follows_the_schedule() -> None:
     assert rate.item() == 0.25
 
 
+WSD = LRSchedule.wsd(warmup_steps=2, decay_steps=3)
+
+
 @pytest.mark.parametrize(
-    "schedule",
+    ("schedule", "stopped_in"),
     [
-        LRSchedule.linear(warmup_steps=2),
-        LRSchedule.cosine(warmup_steps=2, final_fraction=0.1),
-        LRSchedule.wsd(warmup_steps=2, decay_steps=3),
+        pytest.param(WSD, {1, 5}, id="wsd"),
+        *(
+            pytest.param(schedule, set(range(7)), id=f"{schedule.shape} in each step", marks=pytest.mark.slow)
+            for schedule in (
+                LRSchedule.linear(warmup_steps=2),
+                LRSchedule.cosine(warmup_steps=2, final_fraction=0.1),
+                WSD,
+            )
+        ),
     ],
-    ids=lambda schedule: schedule.shape,
 )
-def test_a_resumed_run_ends_as_one_left_alone(schedule: LRSchedule, every_step: CheckpointingConfig) -> None:
-    """Stopped anywhere, with the same weights, bit for bit."""
+def test_a_resumed_run_ends_like_an_uninterrupted_one(
+    schedule: LRSchedule, stopped_in: set[int], every_step: CheckpointingConfig
+) -> None:
+    """With the same weights, bit for bit."""
     undisturbed = configure_training(
         training_config(total_steps=7), optimizer_provider=TWO_GROUPS, lr_scheduler_provider=schedule
     )
     undisturbed.train()
 
     def listen(bus: EventBus) -> None:
-        bus.subscribe(EVENT_TRAIN_STEP_POST, stop_once_in_each_step)
+        bus.subscribe(EVENT_TRAIN_STEP_POST, stop_once)
 
-    stopped_in: set[int] = set()
+    left = set(stopped_in)
 
-    def stop_once_in_each_step(ctx: EventStepContext) -> None:
-        if ctx.stepper.current_step not in stopped_in:
-            stopped_in.add(ctx.stepper.current_step)
+    def stop_once(ctx: EventStepContext) -> None:
+        if ctx.stepper.current_step in left:
+            left.remove(ctx.stepper.current_step)
             raise StoppedError
 
-    for _ in range(7):
+    for _ in stopped_in:
         with pytest.raises(StoppedError):
             configure_training(
                 training_config(every_step, total_steps=7),
@@ -257,12 +267,12 @@ def test_a_resumed_run_ends_as_one_left_alone(schedule: LRSchedule, every_step: 
     )
     resumed.train()
 
-    assert stopped_in == set(range(7))
+    assert left == set()
     assert same_tensors(weights_of(undisturbed.modules[0]), weights_of(resumed.modules[0]))
 
 
-def test_a_run_does_not_go_on_with_another_schedule(every_step: CheckpointingConfig) -> None:
-    """The error names the number of the schedule that differs."""
+def test_a_run_does_not_resume_with_another_schedule(every_step: CheckpointingConfig) -> None:
+    """The error names the attribute that differs."""
     configure_training(training_config(every_step), lr_scheduler_provider=LRSchedule.linear(warmup_steps=1)).train()
     other = configure_training(
         training_config(every_step), lr_scheduler_provider=LRSchedule.linear(warmup_steps=1, final_fraction=0.5)
@@ -273,7 +283,7 @@ def test_a_run_does_not_go_on_with_another_schedule(every_step: CheckpointingCon
 
 
 class Wrapper:
-    """An optimizer that is none of torch's kind."""
+    """An optimizer that is not a `torch.optim.Optimizer`."""
 
     def __init__(self, ctx: InitializeOptimizerContext) -> None:
         self._inner = torch.optim.SGD(ctx.parameters(), lr=0.1)
@@ -291,8 +301,8 @@ class Wrapper:
         self._inner.load_state_dict(state_dict)
 
 
-def test_an_optimizer_of_another_kind_is_refused() -> None:
-    """Without a schedule it may be anything that fits the protocol; with one the error says what to do."""
+def test_a_schedule_needs_an_optimizer_of_torch() -> None:
+    """Without a schedule any optimizer that fits the protocol works. The error says what to do."""
     configure_training(training_config(), optimizer_provider=Wrapper).train()
 
     with pytest.raises(TypeError, match=r"the optimizer is a Wrapper, and .* or pass an lr_scheduler_provider that"):

@@ -1,4 +1,4 @@
-"""Any optimizer of torch's kind, its parameters in groups, fused where it can be."""
+"""`OptimizerBuilder` builds any optimizer of torch, with groups of parameters, fused if possible."""
 
 import copy
 import logging
@@ -43,7 +43,7 @@ def two_layers() -> nn.Sequential:
 
 
 def context(*modules: nn.Module, num_in_pipeline: int = 1) -> InitializeOptimizerContext:
-    """Return what an optimizer is built from in one of some processes of a pipeline."""
+    """Return the context of one process of a pipeline."""
     dist_context = DistributedContext(
         device=torch.device("cpu"),
         world_size=num_in_pipeline,
@@ -73,8 +73,8 @@ def step_once(optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def test_what_no_group_matches_comes_first_with_the_options_of_the_optimizer() -> None:
-    """The parameters of a group have its options, and those of the optimizer where it has none."""
+def test_parameters_in_no_group_come_first_with_the_options_of_the_optimizer() -> None:
+    """A group has its own options, and those of the optimizer for the rest."""
     model = two_layers()
     builder = OptimizerBuilder(
         torch.optim.AdamW, lr=0.5, weight_decay=0.1, groups=[ParameterGroup(is_vector, weight_decay=0.0)]
@@ -86,8 +86,8 @@ def test_what_no_group_matches_comes_first_with_the_options_of_the_optimizer() -
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.5, 0.1), (0.5, 0.0)]
 
 
-def test_the_first_group_that_matches_has_the_parameter() -> None:
-    """Later ones have what is left."""
+def test_a_parameter_belongs_to_the_first_group_that_matches() -> None:
+    """Later groups get the rest."""
     model = two_layers()
     groups = [ParameterGroup(is_in_first_layer, lr=0.1), ParameterGroup(is_vector, lr=0.2)]
 
@@ -96,7 +96,7 @@ def test_the_first_group_that_matches_has_the_parameter() -> None:
     assert names_by_group(optimizer, model) == [["1.weight"], ["0.weight", "0.bias"], ["1.bias"]]
 
 
-def test_groups_that_take_everything_leave_no_group_of_the_rest() -> None:
+def test_if_groups_match_everything_there_is_no_other_group() -> None:
     """No group is empty."""
     model = two_layers()
 
@@ -106,7 +106,7 @@ def test_groups_that_take_everything_leave_no_group_of_the_rest() -> None:
 
 
 class HasLength:
-    """Matches what has one of some lengths."""
+    """Matches parameters of some lengths."""
 
     def __init__(self, lengths: set[int]) -> None:
         self._lengths = lengths
@@ -117,10 +117,8 @@ class HasLength:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1), st.lists(st.sets(st.integers(0, 4))))
-def test_each_parameter_that_wants_gradients_is_in_one_group(
-    kinds: list[tuple[int, bool]], wanted: list[set[int]]
-) -> None:
-    """Whatever the predicates: that of the first that takes it, or the rest."""
+def test_each_trainable_parameter_is_in_one_group(kinds: list[tuple[int, bool]], wanted: list[set[int]]) -> None:
+    """For any predicates."""
     model = nn.ParameterList([nn.Parameter(torch.zeros(kind), requires_grad=is_free) for kind, is_free in kinds])
     groups = [ParameterGroup(HasLength(own), lr=0.5) for own in wanted]
 
@@ -134,7 +132,7 @@ def test_each_parameter_that_wants_gradients_is_in_one_group(
 
 
 def test_frozen_parameters_are_left_out() -> None:
-    """No predicate sees them."""
+    """Predicates are not called with them."""
     model = two_layers()
     model[0].requires_grad_(requires_grad=False)
     seen: list[str] = []
@@ -149,8 +147,8 @@ def test_frozen_parameters_are_left_out() -> None:
     assert seen == ["1.weight", "1.bias"]
 
 
-def test_a_group_that_matches_nothing_is_refused_by_name() -> None:
-    """A typing error in a predicate would otherwise decay what was not to be decayed."""
+def test_a_group_that_matches_nothing_is_refused() -> None:
+    """A typo in a predicate could otherwise apply weight decay to the wrong parameters."""
     builder = OptimizerBuilder(
         torch.optim.AdamW, groups=[ParameterGroup(is_vector), ParameterGroup(is_nowhere, weight_decay=0.0)]
     )
@@ -160,7 +158,7 @@ def test_a_group_that_matches_nothing_is_refused_by_name() -> None:
         configure_training(training_config(), optimizer_provider=builder)
 
 
-def test_a_group_may_be_empty_where_a_process_holds_part_of_the_model(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_group_may_be_empty_in_a_pipeline(caplog: pytest.LogCaptureFixture) -> None:
     """Another process may hold its parameters; the log says so."""
     builder = OptimizerBuilder(torch.optim.AdamW, groups=[ParameterGroup(is_nowhere, lr=0.1)])
 
@@ -173,12 +171,12 @@ def test_a_group_may_be_empty_where_a_process_holds_part_of_the_model(caplog: py
 
 def test_a_frozen_model_is_refused() -> None:
     """There is nothing to train."""
-    with pytest.raises(ConfigurationError, match="no parameter that requires gradients: there is nothing to train"):
+    with pytest.raises(ConfigurationError, match="no parameter that requires gradients, so there is nothing to train"):
         build(OptimizerBuilder(torch.optim.AdamW), two_layers().requires_grad_(requires_grad=False))
 
 
-def test_a_frozen_stage_has_an_optimizer_over_nothing() -> None:
-    """So that every process has one, whatever its part of the model."""
+def test_a_frozen_stage_has_an_optimizer_without_parameters() -> None:
+    """So every process of a pipeline has an optimizer."""
     frozen = two_layers().requires_grad_(requires_grad=False)
 
     optimizer = build(OptimizerBuilder(torch.optim.AdamW), frozen, num_in_pipeline=2)
@@ -187,36 +185,41 @@ def test_a_frozen_stage_has_an_optimizer_over_nothing() -> None:
     assert [group["params"] for group in optimizer.param_groups] == [[]]
 
 
-def test_an_option_that_the_optimizer_does_not_take_is_refused_where_it_is_written() -> None:
-    """The error has those that it takes."""
-    with pytest.raises(ConfigurationError, match=r"^SGD: got an unexpected keyword .*'decay'; it takes lr, momen"):
+def test_an_unknown_argument_is_refused_by_the_constructor() -> None:
+    """The error lists the arguments of the optimizer."""
+    with pytest.raises(
+        ConfigurationError, match=r"^SGD: got an unexpected keyword .*'decay'; its arguments are lr, momen"
+    ):
         OptimizerBuilder(torch.optim.SGD, lr=0.1, decay=0.1)
 
 
 @pytest.mark.parametrize(
     ("option", "remedy"),
-    [("weight_decy", "did you mean 'weight_decay'?"), ("zeal", "it knows dampening, differentiable, foreach, fused")],
+    [
+        ("weight_decy", "did you mean 'weight_decay'?"),
+        ("zeal", "its options are dampening, differentiable, foreach, fused"),
+    ],
 )
-def test_an_option_of_a_group_that_the_optimizer_does_not_know_is_refused(option: str, remedy: str) -> None:
-    """Torch would keep it and never look at it."""
+def test_an_unknown_option_of_a_group_is_refused(option: str, remedy: str) -> None:
+    """Torch would silently ignore it."""
     builder = OptimizerBuilder(torch.optim.SGD, groups=[ParameterGroup(is_vector, **{option: 0.0})])
 
     with pytest.raises(ConfigurationError) as caught:
         build(builder, two_layers())
     assert str(caught.value).startswith(
-        f"groups[0], ParameterGroup(is_vector, {option}=0.0), has the option {option!r}, which SGD does not know: "
+        f"groups[0], ParameterGroup(is_vector, {option}=0.0), has the option {option!r}, but SGD has no such option: "
         f"{remedy}"
     )
 
 
-def test_an_option_that_is_out_of_range_is_told_in_the_words_of_the_optimizer() -> None:
-    """What it refuses for its own reasons is not taken for a missing fused form."""
+def test_an_option_out_of_range_raises_the_error_of_the_optimizer() -> None:
+    """It is not mistaken for a missing fused kernel."""
     with pytest.raises(ValueError, match="Invalid learning rate: -1"):
         build(OptimizerBuilder(torch.optim.AdamW, lr=-1.0), two_layers())
 
 
 @pytest.mark.parametrize("optimizer_class", FUSED_CLASSES)
-def test_an_optimizer_that_can_be_fused_is(optimizer_class: type[torch.optim.Optimizer]) -> None:
+def test_an_optimizer_is_fused_if_it_can_be(optimizer_class: type[torch.optim.Optimizer]) -> None:
     """In each of its groups."""
     builder = OptimizerBuilder(optimizer_class, groups=[ParameterGroup(is_vector, weight_decay=0.0)])
 
@@ -227,8 +230,8 @@ def test_an_optimizer_that_can_be_fused_is(optimizer_class: type[torch.optim.Opt
 
 
 @pytest.mark.parametrize("optimizer_class", UNFUSED_CLASSES)
-def test_an_optimizer_without_a_fused_form_is_built_as_it_is(optimizer_class: type[torch.optim.Optimizer]) -> None:
-    """It does not know the word."""
+def test_an_optimizer_without_a_fused_kernel_is_built_without_it(optimizer_class: type[torch.optim.Optimizer]) -> None:
+    """It has no argument `fused`."""
     optimizer = build(OptimizerBuilder(optimizer_class), nn.Linear(3, 2, bias=False))
 
     assert "fused" not in optimizer.defaults
@@ -236,8 +239,8 @@ def test_an_optimizer_without_a_fused_form_is_built_as_it_is(optimizer_class: ty
 
 
 @pytest.mark.parametrize("options", [{"fused": False}, {"foreach": True}, {"foreach": False}, {"fused": None}])
-def test_what_the_user_says_of_the_implementation_holds(options: dict[str, Any]) -> None:
-    """Nothing is added to it."""
+def test_the_implementation_chosen_by_the_user_is_kept(options: dict[str, Any]) -> None:
+    """Neither `fused` nor `foreach` is changed."""
     optimizer = build(OptimizerBuilder(torch.optim.AdamW, **options), two_layers())
 
     assert {name: optimizer.defaults[name] for name in ("fused", "foreach")} == {
@@ -248,23 +251,23 @@ def test_what_the_user_says_of_the_implementation_holds(options: dict[str, Any])
 
 
 @pytest.mark.parametrize("fused", [None, False, True])
-def test_an_optimizer_stays_as_it_is_when_it_takes_a_state(fused: bool | None) -> None:  # noqa: FBT001 -- a parameter
-    """Only one that was told what to be is told again by the state."""
+def test_loading_a_state_does_not_change_an_implementation_chosen_by_the_builder(fused: bool | None) -> None:  # noqa: FBT001 -- a parameter
+    """One that the user chose follows the state, as in torch."""
     source = build(OptimizerBuilder(torch.optim.AdamW, fused=fused), two_layers())
     step_once(source)
     chosen = build(OptimizerBuilder(torch.optim.AdamW), two_layers())
-    told = build(OptimizerBuilder(torch.optim.AdamW, fused=False), two_layers())
+    given = build(OptimizerBuilder(torch.optim.AdamW, fused=False), two_layers())
 
-    for optimizer in (chosen, told):
+    for optimizer in (chosen, given):
         optimizer.load_state_dict(copy.deepcopy(source.state_dict()))
         step_once(optimizer)
 
-    assert [optimizer.param_groups[0]["fused"] for optimizer in (chosen, told)] == [True, fused]
+    assert [optimizer.param_groups[0]["fused"] for optimizer in (chosen, given)] == [True, fused]
     assert all(state["step"] == 2 for state in chosen.state.values())
 
 
-def test_what_the_user_says_of_a_group_holds() -> None:
-    """The others are then as torch has them."""
+def test_the_implementation_of_a_group_is_kept() -> None:
+    """Other groups then have torch's default."""
     builder = OptimizerBuilder(torch.optim.AdamW, groups=[ParameterGroup(is_vector, foreach=True)])
 
     optimizer = build(builder, two_layers())
@@ -281,7 +284,7 @@ class Scale(nn.Module):
 
 
 class Tagged(torch.Tensor):
-    """A tensor of another kind."""
+    """A subclass that the builder does not know."""
 
 
 UNFUSABLE = [
@@ -292,32 +295,32 @@ UNFUSABLE = [
 
 
 @pytest.mark.parametrize("odd", UNFUSABLE)
-def test_one_parameter_that_cannot_be_fused_decides(odd: nn.Module) -> None:
-    """The optimizer then does what it does by default, and steps."""
+def test_one_parameter_that_cannot_be_fused_is_enough(odd: nn.Module) -> None:
+    """The optimizer then has torch's default."""
     optimizer = build(OptimizerBuilder(torch.optim.AdamW), nn.ModuleList([nn.Linear(3, 2), odd]))
 
     assert optimizer.defaults["fused"] is None
     step_once(optimizer)
 
 
-def test_why_an_optimizer_is_not_fused_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """In torch's words, at level DEBUG."""
+def test_the_reason_why_an_optimizer_is_not_fused_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """It is torch's message, at level DEBUG."""
     with caplog.at_level(logging.DEBUG, logger="d9d"):
         build(OptimizerBuilder(torch.optim.AdamW), Scale(torch.zeros(2, device="meta")))
 
     assert "AdamW runs without fused=True: `fused=True` requires all the params to be" in caplog.text
 
 
-def test_an_optimizer_that_is_differentiable_is_not_fused() -> None:
-    """Options that exclude one another are not made to meet."""
+def test_a_differentiable_optimizer_is_not_fused() -> None:
+    """The two options exclude each other."""
     optimizer = build(OptimizerBuilder(torch.optim.Adam, differentiable=True), two_layers())
 
     assert optimizer.defaults["fused"] is None
 
 
 @pytest.mark.parametrize("embedding", [nn.Embedding(5, 3, sparse=True), nn.EmbeddingBag(5, 3, sparse=True)])
-def test_sparse_gradients_are_stepped_without_the_fused_form(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
-    """There is none for them."""
+def test_sparse_gradients_work_without_a_fused_kernel(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
+    """Fused kernels do not support them."""
     optimizer = build(OptimizerBuilder(torch.optim.SGD, lr=0.1), nn.ModuleList([embedding, nn.Linear(3, 2)]))
 
     before = embedding.weight.detach().clone()
@@ -327,8 +330,8 @@ def test_sparse_gradients_are_stepped_without_the_fused_form(embedding: nn.Embed
     assert (embedding.weight != before).any(dim=1).tolist() == [False, True, False, False, False]
 
 
-def test_parameters_of_several_types_are_fused_together() -> None:
-    """Torch sorts them by type itself."""
+def test_parameters_of_several_dtypes_are_fused() -> None:
+    """Torch groups them by dtype itself."""
     model = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.bfloat16), nn.Linear(3, 2).double()])
 
     optimizer = build(OptimizerBuilder(torch.optim.AdamW), model)
@@ -337,8 +340,8 @@ def test_parameters_of_several_types_are_fused_together() -> None:
     step_once(optimizer)
 
 
-def test_the_trial_leaves_no_trace() -> None:
-    """The first step of the optimizer is its first, and no random number is drawn."""
+def test_the_trial_step_has_no_side_effects() -> None:
+    """The optimizer has no state, and no random number is drawn."""
     model = two_layers()
     state = torch.get_rng_state()
 
@@ -348,8 +351,8 @@ def test_the_trial_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_stages_of_a_process_are_one_sequence_of_parameters() -> None:
-    """In the order of the pipeline, each parameter once and by its first name."""
+def test_the_context_iterates_over_the_parameters_of_all_stages() -> None:
+    """In pipeline order, each parameter once and under its first name."""
     first, second = nn.ModuleDict({"0": nn.Linear(3, 3)}), nn.ModuleDict({"2": nn.Linear(3, 3, bias=False)})
     second["2"].weight = first["0"].weight
     second["3"] = nn.Linear(3, 3)
@@ -362,12 +365,14 @@ def test_the_stages_of_a_process_are_one_sequence_of_parameters() -> None:
 
 
 def test_stages_whose_names_clash_are_refused() -> None:
-    """Checkpoints tell parameters apart by their names."""
-    with pytest.raises(ValueError, match=r"parameter named '0\.weight', the later of them modules\[1\]: give each"):
+    """Checkpoints identify parameters by name."""
+    with pytest.raises(
+        ValueError, match=r"^modules\[1\] and an earlier stage .* parameter named '0\.weight': give each"
+    ):
         list(context(two_layers(), two_layers()).parameters())
 
 
 def test_the_context_without_a_pipeline_holds_the_whole_model() -> None:
-    """That of one stage does not."""
+    """One of several stages does not."""
     assert InitializeOptimizerContext(dist_context=cpu_context(), modules=[]).holds_whole_model
     assert not context(num_in_pipeline=2).holds_whole_model

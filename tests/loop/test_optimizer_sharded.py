@@ -1,4 +1,4 @@
-"""Optimizers over parameters that several processes share."""
+"""Optimizers over sharded parameters."""
 
 import logging
 import re
@@ -48,10 +48,10 @@ def weights_of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[t
 
 @pytest.mark.parametrize("builder", BUILDERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_two_processes_train_as_one_does(
+def test_two_processes_train_like_one(
     layout: str, builder: str, weights_of_two_processes: dict[tuple[str, str], list[torch.Tensor]]
 ) -> None:
-    """Fused or not, over sharded parameters alone and beside plain ones."""
+    """Fused or not, with and without plain parameters in the model."""
     model = mlp()
     initial = [weight.clone() for weight in full_weights(model)]
     train(BUILDERS[builder], model)
@@ -64,7 +64,7 @@ def test_two_processes_train_as_one_does(
 
 @pytest.fixture
 def mesh() -> Iterator[DeviceMesh]:
-    """Be the first of four processes, the others of which are not there."""
+    """Act as the first of four processes, without the others."""
     dist.init_process_group("fake", rank=0, world_size=4)
     try:
         yield init_device_mesh("cpu", (2, 2), mesh_dim_names=("shard", "tensor"))
@@ -73,7 +73,7 @@ def mesh() -> Iterator[DeviceMesh]:
 
 
 def test_parameters_of_several_meshes_are_fused_together(mesh: DeviceMesh) -> None:
-    """As those of experts and of all else are; each group stays one."""
+    """Like those of experts and of the rest of the model; the group stays one."""
     model = nn.ParameterList(
         [
             nn.Parameter(distribute_tensor(torch.zeros(4, 4), mesh["shard"], [Shard(0)])),
@@ -86,8 +86,8 @@ def test_parameters_of_several_meshes_are_fused_together(mesh: DeviceMesh) -> No
     assert [(group["fused"], len(group["params"])) for group in optimizer.param_groups] == [(True, 2)]
 
 
-def test_parameters_that_are_sharded_twice_are_fused(mesh: DeviceMesh) -> None:
-    """By FSDP2 over tensor parallelism, which shards in strides."""
+def test_parameters_with_strided_shards_are_fused(mesh: DeviceMesh) -> None:
+    """Such as those of FSDP2 over tensor parallelism."""
     model = mlp()
     parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
     fully_shard(model, mesh=mesh["shard"])
@@ -98,7 +98,7 @@ def test_parameters_that_are_sharded_twice_are_fused(mesh: DeviceMesh) -> None:
 
 
 def test_a_group_of_plain_and_distributed_parameters_becomes_two(mesh: DeviceMesh) -> None:
-    """With the same options; torch's fused kernels take no list of both."""
+    """With the same options, because torch's fused kernels accept only one kind."""
     model = mlp()
     parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel()})
 
@@ -110,10 +110,10 @@ def test_a_group_of_plain_and_distributed_parameters_becomes_two(mesh: DeviceMes
         assert len({isinstance(parameter, DTensor) for parameter in group["params"]}) == 1
 
 
-def test_an_optimizer_without_a_fused_form_for_distributed_parameters_is_not_fused(
+def test_an_optimizer_without_a_fused_kernel_for_distributed_parameters_is_not_fused(
     mesh: DeviceMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Torch would say so in the first step only."""
+    """Torch itself would fail in the first step."""
     model = mlp()
     fully_shard(model, mesh=mesh["shard"])
 
@@ -127,7 +127,7 @@ def test_an_optimizer_without_a_fused_form_for_distributed_parameters_is_not_fus
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
-    """Be a group of one process."""
+    """Initialise a process group of one process."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
         yield
@@ -136,8 +136,8 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("alone")
-def test_whether_to_be_fused_is_not_part_of_what_travels() -> None:
-    """SGD has a fused form for plain parameters alone, and sharded it goes on from the state of such a run."""
+def test_a_loaded_state_does_not_change_fused() -> None:
+    """SGD is fused only for plain parameters, and a sharded run may resume from a run with plain ones."""
     source, target = mlp(), mlp()
     fully_shard(source, mesh=init_device_mesh("cpu", (1,)))
     fully_shard(target, mesh=init_device_mesh("cpu", (1,)))
@@ -154,8 +154,8 @@ def test_whether_to_be_fused_is_not_part_of_what_travels() -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_the_state_travels_by_the_names_of_parameters() -> None:
-    """From groups of one order to groups of another, as between layouts."""
+def test_the_state_is_loaded_by_parameter_names() -> None:
+    """The order of groups and parameters may differ, as it does between layouts."""
     source, target = mlp(), mlp()
     fully_shard(source, mesh=init_device_mesh("cpu", (1,)))
     fully_shard(target, mesh=init_device_mesh("cpu", (1,)))

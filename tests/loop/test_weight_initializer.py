@@ -1,4 +1,4 @@
-"""A model that is built without memory gets its weights from its modules' own `reset_parameters`."""
+"""A model on the meta device gets its weights from the `reset_parameters` of its modules."""
 
 import random
 
@@ -28,7 +28,7 @@ class Network(nn.Module):
 
 
 def test_all_tensors_get_memory_and_values() -> None:
-    """In their own number format, buffers included; what is frozen stays frozen."""
+    """With their own dtype, buffers included; frozen parameters remain frozen."""
     model = on_meta(Network)
     initialize_weights(model, device=CPU, seed=0)
 
@@ -46,8 +46,8 @@ def weights_of(model: nn.Module, *, seed: int = 0) -> list[torch.Tensor]:
     return [parameter.detach() for parameter in model.parameters()]
 
 
-def test_weights_depend_on_the_seed_and_on_the_name() -> None:
-    """Neither on what was drawn before, nor on what other modules draw."""
+def test_weights_depend_only_on_the_seed_and_the_name() -> None:
+    """Not on random numbers drawn before, or by other modules."""
     first, _, *_ = weights_of(on_meta(Network))
     torch.manual_seed(17)
     again, _, *_ = weights_of(on_meta(Network))
@@ -61,8 +61,8 @@ def test_weights_depend_on_the_seed_and_on_the_name() -> None:
     assert torch.equal(first, apart)
 
 
-def test_equal_modules_get_unlike_weights() -> None:
-    """Since their names differ."""
+def test_equal_modules_get_different_weights() -> None:
+    """Because their names differ."""
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     first, second = weights_of(model)
@@ -70,8 +70,8 @@ def test_equal_modules_get_unlike_weights() -> None:
     assert not torch.equal(first, second)
 
 
-def test_a_compiled_model_has_the_weights_of_the_model() -> None:
-    """What a wrapper adds to names does not count."""
+def test_a_compiled_model_has_the_same_weights() -> None:
+    """The prefix that a wrapper adds to names has no effect."""
     compiled = torch.compile(on_meta(Network), backend="eager")
     assert isinstance(compiled, nn.Module)
 
@@ -79,7 +79,7 @@ def test_a_compiled_model_has_the_weights_of_the_model() -> None:
         assert torch.equal(weight, expected)
 
 
-def test_the_global_generators_are_left_alone() -> None:
+def test_the_global_generators_are_unchanged() -> None:
     """Those of torch and of Python."""
     torch.manual_seed(5)
     random.seed(5)
@@ -91,8 +91,8 @@ def test_the_global_generators_are_left_alone() -> None:
     assert (torch.rand(2).tolist(), random.random()) == expected  # noqa: S311 -- not for secrets
 
 
-def test_only_what_has_no_memory_is_initialised() -> None:
-    """Neighbours of it, in another module or the same, keep their values."""
+def test_only_tensors_on_the_meta_device_are_initialised() -> None:
+    """Others, in the same module or another, keep their values."""
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
     kept = [first.weight.detach().clone(), second.bias.detach().clone()]
     second.weight = nn.Parameter(second.weight.to("meta"))
@@ -104,7 +104,7 @@ def test_only_what_has_no_memory_is_initialised() -> None:
 
 
 def test_shared_weights_are_initialised_by_the_first_module() -> None:
-    """The second has them, and initialises what else it has."""
+    """The second module sees them, and initialises the rest."""
     with torch.device("meta"):
         model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 4))
         alone = nn.Sequential(nn.Embedding(4, 3))
@@ -124,15 +124,15 @@ class Bare(nn.Module):
         self.register_buffer("count", torch.zeros(2))
 
 
-def test_a_module_that_cannot_initialise_is_refused_before_any_is() -> None:
-    """With its path, its class and its tensors."""
+def test_a_module_without_reset_parameters_is_refused() -> None:
+    """Before any module is initialised. The error has its path, its class and its tensors."""
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(2, 2), Bare())
     with pytest.raises(ConfigurationError) as raised:
         initialize_weights(model, device=CPU, seed=0)
 
     assert str(raised.value) == (
-        "modules have tensors on the meta device and no reset_parameters() to initialise them: 1 (Bare: scale, count). "
+        "modules have tensors on the meta device but no reset_parameters() to initialise them: 1 (Bare: scale, count). "
         "Define reset_parameters(), which sets the parameters and buffers that the module itself has, or build these "
         "modules on a real device"
     )
@@ -140,15 +140,15 @@ def test_a_module_that_cannot_initialise_is_refused_before_any_is() -> None:
 
 
 def test_a_parametrized_weight_is_refused() -> None:
-    """Its module would initialise what is computed, and not what it is computed from."""
+    """Its module would initialise the computed weight instead of the parameters."""
     with torch.device("meta"):
         model = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2)))
     with pytest.raises(ConfigurationError, match=r": 0.parametrizations.weight \(ParametrizationList: original0, orig"):
         initialize_weights(model, device=CPU, seed=0)
 
 
-def test_tensors_that_cannot_be_given_memory_are_refused() -> None:
-    """Torch's recurrent networks keep references that would be lost."""
+def test_tensors_with_weak_references_are_refused() -> None:
+    """Torch's recurrent networks have them."""
     with torch.device("meta"):
         model = nn.Sequential(nn.GRU(2, 2, bias=False))
     with pytest.raises(
@@ -162,16 +162,17 @@ class Forgetful(Bare):
         self.scale.data.fill_(1.0)
 
 
-def test_a_module_that_leaves_values_out_is_refused() -> None:
-    """They would be whatever the memory held."""
+def test_a_module_that_does_not_set_all_values_is_refused() -> None:
+    """They would be uninitialised memory."""
     with pytest.raises(
-        ConfigurationError, match=r"leaves values out, .*: the model itself \(Forgetful: count\)\. It has"
+        ConfigurationError,
+        match=r"does not set these tensors, .*: the model itself \(Forgetful: count\)\. It must set all",
     ):
         initialize_weights(on_meta(Forgetful), device=CPU, seed=0)
 
 
-def test_on_the_meta_device_nothing_is_initialised() -> None:
-    """There is nothing to hold values."""
+def test_a_model_for_the_meta_device_is_not_initialised() -> None:
+    """It has no values."""
     model = on_meta(Bare)
     initialize_weights(model, device=torch.device("meta"), seed=0)
 

@@ -24,19 +24,20 @@ logger = logging.getLogger(__name__)
 def can_be_fused(
     optimizer_class: type[torch.optim.Optimizer], options: Mapping[str, Any], parameters: Iterable[nn.Parameter]
 ) -> bool:
-    """Say whether an optimizer that knows `fused=True` steps with it, by a step over small stand-ins.
+    """Return whether an optimizer works with `fused=True`, by running a step over small stand-ins of the parameters.
 
-    Torch says no earlier: its lists of devices are private, and what has no fused form for a `DTensor`, as SGD and
-    Adagrad in 2.13, fails in the first step.
+    torch cannot be asked: its list of devices is private, and an optimizer whose fused kernel does not support
+    `DTensor`, like SGD and Adagrad in 2.13, fails in the first step.
 
     Args:
-        optimizer_class: The optimizer.
-        options: What else it is built with.
-        parameters: The parameters, on their devices. One of a tensor subclass other than `DTensor` decides against it.
+        optimizer_class: The optimizer, which has an argument `fused`.
+        options: The other arguments that it is built with.
+        parameters: The parameters, on their devices.
 
     Returns:
-        True if such a step succeeds for each device, type, number of dimensions and sharding among the parameters. No
-        process waits for another, nor for the device.
+        True if the step succeeds for each device, dtype, number of dimensions and sharding among the parameters; false
+        if a parameter has a tensor subclass other than `DTensor`. This waits neither for other processes nor for the
+        device.
     """
     name = optimizer_class.__qualname__
     stand_ins: dict[tuple[object, ...], nn.Parameter] = {}
@@ -45,7 +46,7 @@ def can_be_fused(
         if isinstance(parameter, DTensor):
             kind += (parameter.device_mesh, parameter.placements)
         elif type(parameter) is not nn.Parameter:
-            logger.debug("%s runs without fused=True: a parameter is a %s", name, type(parameter).__qualname__)
+            logger.debug("%s runs without fused=True, because a parameter is a %s", name, type(parameter).__qualname__)
             return False
         if kind not in stand_ins:
             stand_ins[kind] = _stand_in(parameter)
@@ -59,13 +60,13 @@ def can_be_fused(
 
 
 def by_distribution(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Part distributed parameters from plain ones: torch's kernels for many tensors take no list of both.
+    """Split parameters into distributed and plain ones, because torch's multi-tensor kernels accept only one kind.
 
     Args:
         parameters: The parameters.
 
     Returns:
-        Those that are a `DTensor`, and the others; each in the given order.
+        Those that are a `DTensor`, and the others, each in the given order.
     """
     distributed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -75,7 +76,7 @@ def by_distribution(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Paramet
 
 
 def _stand_in(parameter: nn.Parameter) -> nn.Parameter:
-    # Two elements along each dimension: beside a DTensor, a plain tensor of one element would be taken for a scalar.
+    # Two elements along each dimension: torch treats a plain tensor of one element next to a DTensor as a scalar.
     local = torch.zeros([2] * parameter.ndim, dtype=parameter.dtype, device=parameter.device)
     if isinstance(parameter, DTensor):
         local = DTensor.from_local(local, parameter.device_mesh, parameter.placements, run_check=False)
@@ -85,11 +86,11 @@ def _stand_in(parameter: nn.Parameter) -> nn.Parameter:
 
 
 class ParameterGroup:
-    """Parameters that are optimized with options of their own.
+    """A group of parameters with its own optimizer options.
 
     Args:
-        matches: Says, of a name and a parameter, whether it belongs here.
-        **options: What the optimizer does otherwise with these, such as `weight_decay=0.0`.
+        matches: Called with the name of a parameter and the parameter; returns whether it belongs to this group.
+        **options: The options of this group, such as `weight_decay=0.0`.
     """
 
     def __init__(self, matches: Callable[[str, nn.Parameter], bool], **options: Any) -> None:
@@ -102,20 +103,21 @@ class ParameterGroup:
 
 
 class OptimizerBuilder:
-    """Brings an optimizer over all parameters that want gradients, fused where it can be.
+    """An optimizer provider: builds an optimizer over all trainable parameters, fused if possible.
 
-    Where neither the options nor any group say `fused` or `foreach`, the optimizer is built with `fused=True` if it
-    knows that word and a trial step succeeds for each kind of parameter, and as torch does otherwise. Sparse gradients,
-    as of `nn.Embedding(sparse=True)`, have no fused form; where other modules make them, say `fused=False`.
+    Unless the options or a group set `fused` or `foreach`, the optimizer is built with `fused=True` if it has that
+    argument and a trial step succeeds for each kind of parameter, and with torch's default otherwise. Fused kernels do
+    not support sparse gradients. Those of `nn.Embedding(sparse=True)` are detected; if another module produces them,
+    set `fused=False`.
 
     Args:
-        optimizer_class: A class as those of `torch.optim`.
-        groups: Parameters with other options. The first that matches a parameter has it; those that none matches come
-            first, with the options of the optimizer.
-        **options: What the optimizer is built with, such as `lr=3e-4`.
+        optimizer_class: An optimizer class, such as those of `torch.optim`.
+        groups: Groups of parameters with their own options. A parameter belongs to the first group that matches it. All
+            others form the first group of the optimizer.
+        **options: The arguments of the optimizer, such as `lr=3e-4`.
 
     Raises:
-        ConfigurationError: If the optimizer does not take these options.
+        ConfigurationError: If the optimizer does not have these arguments.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class OptimizerBuilder:
             signature.bind([], **options)
         except TypeError as error:
             known = ", ".join(list(signature.parameters)[1:])
-            raise ConfigurationError(f"{optimizer_class.__qualname__}: {error}; it takes {known}") from error
+            raise ConfigurationError(f"{optimizer_class.__qualname__}: {error}; its arguments are {known}") from error
         self._optimizer_class = optimizer_class
         self._groups = groups
         self._options = options
@@ -138,10 +140,10 @@ class OptimizerBuilder:
     def __call__(self, ctx: InitializeOptimizerContext, /) -> OptimizerProtocol:
         """Build the optimizer.
 
-        Groups without parameters are refused, but left out in a pipeline, where another process may have their
-        parameters. A group with both plain and distributed parameters is
-        built as two, which torch's kernels can update as a whole. Where the optimizer was not told whether to be fused,
-        it does not take that back from a state either.
+        A group without parameters is an error, except in a pipeline, where another process may have its parameters;
+        there it is left out. A group with both plain and distributed parameters becomes two groups, because torch's
+        multi-tensor kernels do not accept both at once. If this builder chose `fused`, loading a state does not change
+        it.
 
         Args:
             ctx: Holds the stages of the model.
@@ -150,8 +152,8 @@ class OptimizerBuilder:
             The optimizer.
 
         Raises:
-            ConfigurationError: If a group matches no parameter, or has an option that the optimizer does not know; or
-                if no parameter at all wants gradients.
+            ConfigurationError: If a group matches no parameter, or has an option that the optimizer does not have, or
+                if the model has no trainable parameter.
         """
         members = self._members(ctx)
         self._check_members(members, holds_whole_model=ctx.holds_whole_model)
@@ -162,7 +164,7 @@ class OptimizerBuilder:
             if part
         ]
         implementation = self._implementation(ctx, members)
-        # A stage that is frozen as a whole still has an optimizer, over nothing.
+        # The optimizer of a frozen stage has no parameters.
         optimizer = self._optimizer_class(groups or [{"params": []}], **self._options, **implementation)
         self._refuse_unknown_options(optimizer)
         if implementation:
@@ -173,7 +175,7 @@ class OptimizerBuilder:
         return [{}, *(group.options for group in self._groups)]
 
     def _members(self, ctx: InitializeOptimizerContext) -> list[list[nn.Parameter]]:
-        """Return the parameters that no group matches, and those of each group."""
+        """Return the parameters that no group matches, followed by those of each group."""
         members: list[list[nn.Parameter]] = [[] for _ in range(1 + len(self._groups))]
         for name, parameter in ctx.named_parameters():
             if parameter.requires_grad:
@@ -183,25 +185,29 @@ class OptimizerBuilder:
 
     def _check_members(self, members: list[list[nn.Parameter]], *, holds_whole_model: bool) -> None:
         if holds_whole_model and not any(members):
-            raise ConfigurationError("the model has no parameter that requires gradients: there is nothing to train")
+            raise ConfigurationError(
+                "the model has no parameter that requires gradients, so there is nothing to train: set requires_grad "
+                "on the parameters to train"
+            )
         for index, (group, parameters) in enumerate(zip(self._groups, members[1:], strict=True)):
             if parameters:
                 continue
             if holds_whole_model:
                 raise ConfigurationError(
-                    f"groups[{index}], {group}, matches no parameter that requires gradients and that no group before "
-                    "it has: compare it with the names in model.named_parameters(), or remove it"
+                    f"groups[{index}], {group}, matches no parameter that requires gradients and is not in an earlier "
+                    "group: compare it with the names in model.named_parameters(), or remove it"
                 )
-            logger.info("groups[%d], %s, matches no parameter of this process, and is left out of it", index, group)
+            logger.info("groups[%d], %s, matches no parameter of this process and is left out", index, group)
 
     def _refuse_unknown_options(self, optimizer: torch.optim.Optimizer) -> None:
         for index, group in enumerate(self._groups):
             for option in group.options.keys() - optimizer.defaults.keys():
                 close = difflib.get_close_matches(option, optimizer.defaults, n=1)
-                remedy = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(sorted(optimizer.defaults))}"
+                known = ", ".join(sorted(optimizer.defaults))
+                remedy = f"did you mean {close[0]!r}?" if close else f"its options are {known}"
                 raise ConfigurationError(
-                    f"groups[{index}], {group}, has the option {option!r}, which {type(optimizer).__qualname__} does "
-                    f"not know: {remedy}"
+                    f"groups[{index}], {group}, has the option {option!r}, but {type(optimizer).__qualname__} has no "
+                    f"such option: {remedy}"
                 )
 
     def _implementation(self, ctx: InitializeOptimizerContext, members: list[list[nn.Parameter]]) -> dict[str, Any]:
@@ -215,7 +221,7 @@ class OptimizerBuilder:
 
 
 def _keep_implementation(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Take no `fused` back: the state may come from other devices, or another sharding."""
+    """Ignore `fused` in a loaded state, which may come from another device or another sharding."""
     groups = [{**group, "fused": optimizer.defaults["fused"]} for group in state_dict["param_groups"]]
     return {**state_dict, "param_groups": groups}
 
@@ -225,17 +231,17 @@ def _makes_sparse_gradients(module: nn.Module) -> bool:
 
 
 class ConstantLRScheduler:
-    """Leaves the learning rate as the optimizer has it."""
+    """Leaves the learning rate as it is."""
 
     def step(self) -> None:
         """Do nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: there is no state."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Take nothing back."""
+        """Do nothing."""
 
 
 def constant_lr(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
@@ -252,10 +258,10 @@ def constant_lr(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
 
 
 DecayShape = Literal["linear", "cosine", "1-sqrt"]
-"""How a learning rate falls: along a line, half a cosine (Loshchilov and Hutter, arXiv 1608.03983), or one minus the
-square root of the progress, steep first (Hägele et al., arXiv 2405.18392)."""
+"""How the learning rate decays: linearly, along half a cosine (Loshchilov and Hutter, arXiv 1608.03983), or as one
+minus the square root of the progress, steep at first (Hägele et al., arXiv 2405.18392)."""
 
-# What is left of the height of a fall, from 1 to 0, by how much of it is behind, from 0 to 1.
+# The remaining fraction of the decay, from 1 to 0, as a function of its progress, from 0 to 1.
 REMAINDERS: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
@@ -265,16 +271,16 @@ REMAINDERS: dict[str, Callable[[float], float]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LRFactor:
-    """Rises linearly to 1, stays there, and falls: a pure function of the step.
+    """The factor of the learning rate, a pure function of the step: warm-up to 1, constant, decay.
 
-    `torch.optim.lr_scheduler.LambdaLR` keeps its numbers in the state of the scheduler.
+    `torch.optim.lr_scheduler.LambdaLR` saves its attributes in the state of the scheduler.
 
     Attributes:
-        warmup_steps: How many steps it rises in, from `1 / warmup_steps` to 1.
-        decay_start: The index of the step from which it falls; that step still has 1.
-        decay_steps: How many steps later it is at its end, where it stays.
-        final_fraction: Its end.
-        shape: How it falls.
+        warmup_steps: The number of steps of the warm-up, from `1 / warmup_steps` to 1.
+        decay_start: The index of the step at which the decay starts; the factor is still 1 there.
+        decay_steps: The number of steps of the decay.
+        final_fraction: The factor after the decay.
+        shape: The shape of the decay.
     """
 
     warmup_steps: int
@@ -287,10 +293,10 @@ class LRFactor:
         """Compute the factor of a step.
 
         Args:
-            step: The index of the step, from 0.
+            step: The index of the step.
 
         Returns:
-            The fraction of the largest learning rate.
+            The fraction of the peak learning rate.
         """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
@@ -300,19 +306,19 @@ class LRFactor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LRSchedule:
-    """Brings a scheduler that multiplies the learning rates of all parameter groups with one factor.
+    """A scheduler provider: builds a scheduler that multiplies the learning rates of all groups by one factor.
 
-    The factor rises linearly to 1, so that the optimizer's own rate is the largest, and falls in the last steps. Its
-    end is where a step after the last one would stand: no step is spent on a rate of zero.
+    The factor rises linearly to 1, so the optimizer's own learning rate is the peak, and decays in the last steps. It
+    would reach `final_fraction` in the step after the last one, so that no step has a learning rate of zero.
 
     Attributes:
-        shape: How the rate falls.
-        warmup_steps: How many steps it rises in; with 0 it begins at its largest.
-        decay_steps: How many steps, the last ones, it falls in; `None` means all that follow the warm-up.
-        final_fraction: Where it ends, as a fraction of the largest.
+        shape: The shape of the decay.
+        warmup_steps: The number of steps of the warm-up; with 0 the first step has the peak learning rate.
+        decay_steps: The number of steps of the decay, the last of the run; `None` means all steps after the warm-up.
+        final_fraction: The learning rate after the decay, as a fraction of the peak.
 
     Raises:
-        ConfigurationError: If one of them is out of its range.
+        ConfigurationError: If one of them is out of range.
     """
 
     shape: DecayShape
@@ -321,25 +327,25 @@ class LRSchedule:
     final_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check each number by itself."""
+        """Check the range of each attribute."""
         if self.shape not in REMAINDERS:
             raise ConfigurationError(f"shape is {self.shape!r}: choose one of {', '.join(map(repr, REMAINDERS))}")
         if self.warmup_steps < 0:
-            raise ConfigurationError(f"warmup_steps is {self.warmup_steps}: at least 0 works")
+            raise ConfigurationError(f"warmup_steps is {self.warmup_steps}: it must be at least 0")
         if self.decay_steps is not None and self.decay_steps < 1:
             raise ConfigurationError(
-                f"decay_steps is {self.decay_steps}: at least 1 works, or None for all steps after the warm-up"
+                f"decay_steps is {self.decay_steps}: it must be at least 1, or None for all steps after the warm-up"
             )
         if not 0 <= self.final_fraction <= 1:
-            raise ConfigurationError(f"final_fraction is {self.final_fraction}: 0.0 to 1.0 works")
+            raise ConfigurationError(f"final_fraction is {self.final_fraction}: it must be between 0.0 and 1.0")
 
     @classmethod
     def linear(cls, *, warmup_steps: int = 0, final_fraction: float = 0.0) -> Self:
-        """Let the rate rise, and fall along a line for the rest of the run.
+        """Make a schedule with a linear decay over the rest of the run.
 
         Args:
-            warmup_steps: How many steps it rises in.
-            final_fraction: Where it ends, as a fraction of the largest.
+            warmup_steps: The number of steps of the warm-up.
+            final_fraction: The learning rate after the decay, as a fraction of the peak.
 
         Returns:
             The schedule.
@@ -348,14 +354,14 @@ class LRSchedule:
 
     @classmethod
     def cosine(cls, *, warmup_steps: int = 0, final_fraction: float = 0.0) -> Self:
-        """Let the rate rise, and fall along half a cosine for the rest of the run.
+        """Make a schedule with a cosine decay over the rest of the run.
 
         After Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv 1608.03983,
         equation 5, without restarts.
 
         Args:
-            warmup_steps: How many steps it rises in.
-            final_fraction: Where it ends, as a fraction of the largest.
+            warmup_steps: The number of steps of the warm-up.
+            final_fraction: The learning rate after the decay, as a fraction of the peak.
 
         Returns:
             The schedule.
@@ -366,16 +372,16 @@ class LRSchedule:
     def wsd(
         cls, *, decay_steps: int, warmup_steps: int = 0, final_fraction: float = 0.0, shape: DecayShape = "1-sqrt"
     ) -> Self:
-        """Let the rate rise, stay, and fall in the last steps: warm-up, stable, decay.
+        """Make a WSD schedule: warm-up, a constant learning rate ("stable"), and a decay in the last steps.
 
-        After Hu et al., "MiniCPM", arXiv 2404.06395, section 4, with the fall of Hägele et al., "Scaling Laws and
-        Compute-Optimal Training Beyond Fixed Training Durations", arXiv 2405.18392, by default.
+        After Hu et al., "MiniCPM", arXiv 2404.06395, section 4. The default shape of the decay is that of Hägele et
+        al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", arXiv 2405.18392.
 
         Args:
-            decay_steps: How many steps it falls in; a tenth to a fifth of the run is usual.
-            warmup_steps: How many steps it rises in.
-            final_fraction: Where it ends, as a fraction of the largest.
-            shape: How it falls.
+            decay_steps: The number of steps of the decay; a tenth to a fifth of the run is usual.
+            warmup_steps: The number of steps of the warm-up.
+            final_fraction: The learning rate after the decay, as a fraction of the peak.
+            shape: The shape of the decay.
 
         Returns:
             The schedule.
@@ -383,16 +389,16 @@ class LRSchedule:
         return cls(shape=shape, warmup_steps=warmup_steps, decay_steps=decay_steps, final_fraction=final_fraction)
 
     def factor(self, total_steps: int) -> LRFactor:
-        """Fit the schedule into a run.
+        """Compute the schedule of a run.
 
         Args:
             total_steps: How many optimizer steps the run has.
 
         Returns:
-            What the learning rate of each step is multiplied with.
+            The factor of the learning rate of each step.
 
         Raises:
-            ConfigurationError: If the run is too short for it.
+            ConfigurationError: If the run is too short for the schedule.
         """
         shortest_decay = self.decay_steps or 1
         if self.warmup_steps + shortest_decay > total_steps:
@@ -410,14 +416,14 @@ class LRSchedule:
         """Build the scheduler.
 
         Args:
-            ctx: Holds the optimizer, and knows how many steps the run has.
+            ctx: Holds the optimizer and the number of steps.
 
         Returns:
             The scheduler.
 
         Raises:
             ConfigurationError: If the run is too short for the schedule.
-            TypeError: If the optimizer is none of torch's kind.
+            TypeError: If the optimizer is not a `torch.optim.Optimizer`.
         """
         return LambdaLR(ctx.torch_optimizer, self.factor(ctx.total_steps))
 
@@ -429,6 +435,6 @@ class LRSchedule:
             remedies.insert(0, f"decay_steps of at most {total_steps - self.warmup_steps}")
         asked = "at least 1 step of decay" if self.decay_steps is None else f"decay_steps={self.decay_steps}"
         return (
-            f"warmup_steps={self.warmup_steps} and {asked} do not fit into total_steps={total_steps}: take "
+            f"warmup_steps={self.warmup_steps} and {asked} do not fit into total_steps={total_steps}: use "
             f"{', or '.join(remedies)}"
         )

@@ -1,4 +1,4 @@
-"""Initialising the weights of a model, the same for any number of processes."""
+"""Initialising the weights of a model, identically for any number of processes."""
 
 import weakref
 from collections.abc import Iterator
@@ -14,26 +14,26 @@ from d9d.loop.component.random_state import RandomState
 
 
 def initialize_weights(module: nn.Module, *, device: torch.device, seed: int) -> None:
-    """Give memory and initial values to what a model has on the meta device, and move the rest to the device.
+    """Initialise the tensors of a model that are on the meta device, and move all others to the device.
 
-    One module after the other is given its own parameters and buffers in full, for the time of its `reset_parameters`;
-    of each, this process keeps what its placement says. What a module draws depends on the seed, its name and the type
-    of the device alone. So the weights are the same for any placement, and a process never holds more than its part of
-    the model and one module's own tensors. All processes that share the model call this.
+    One module at a time gets its own parameters and buffers in full while its `reset_parameters` runs; then this
+    process keeps its shard of each. The random numbers of a module depend only on the seed, the name of the module and
+    the type of the device. So the weights are the same for any sharding, and a process never holds more than its shard
+    of the model and the tensors of one module. All processes that share the model must call this.
 
-    Parameters stay the objects they were, with their number format, and frozen where they were. Shared ones are
-    initialised once, by the first module that has them, and stay shared. What is not on the meta device keeps its
-    values. The global random number generators are where they were when this returns.
+    Parameters remain the same objects, with the same dtype and `requires_grad`. A shared parameter is initialised once,
+    by the first module that has it, and remains shared. Tensors on other devices keep their values. The global random
+    number generators have the same state when this returns.
 
     Args:
-        module: The model, or a stage of one, whose parameters may be sharded already. Names begin here: stages of one
-            model have unlike names for unlike modules.
-        device: Where the model runs. On the meta device there is nothing to initialise.
-        seed: Where all random streams begin.
+        module: The model, or a stage of it, whose parameters may already be sharded. The names of its modules must be
+            unique in the whole model.
+        device: Where the model runs. On the meta device nothing is initialised.
+        seed: The seed of the job.
 
     Raises:
-        ConfigurationError: If a module has tensors on the meta device and no `reset_parameters`, or one that leaves
-            values out; or if they cannot be given memory.
+        ConfigurationError: If a module with tensors on the meta device has no `reset_parameters`, or one that does not
+            set all of them, or if their memory cannot be allocated.
     """
     if device.type != "meta":
         pending = [(name, owner) for name, owner in module.named_modules() if _without_memory(owner)]
@@ -43,7 +43,7 @@ def initialize_weights(module: nn.Module, *, device: torch.device, seed: int) ->
             for name, owner in pending:
                 random_state.seed(derive_seed(seed, "weights", unwrapped_name(name)))
                 _initialize(name, owner, device)
-    # FSDP takes note here of what its parameters have become.
+    # FSDP updates its references to the parameters here.
     module.to(device)
 
 
@@ -61,16 +61,16 @@ def _require_initializable(pending: list[tuple[str, nn.Module]]) -> None:
     if lacking:
         described = "; ".join(_describe(name, owner, _without_memory(owner)) for name, owner in lacking)
         raise ConfigurationError(
-            f"modules have tensors on the meta device and no reset_parameters() to initialise them: {described}. "
-            "Define reset_parameters(), which sets the parameters and buffers that the module itself has, or build "
-            "these modules on a real device"
+            f"modules have tensors on the meta device but no reset_parameters() to initialise them: {described}. "
+            "Define reset_parameters(), which must set all parameters and buffers of the module itself, or build these "
+            "modules on a real device"
         )
     for name, owner in pending:
-        # torch.utils.swap_tensors, which leaves them the objects they are, cannot do it.
+        # torch.utils.swap_tensors, which keeps the objects the same, refuses tensors with weak references.
         if fixed := [key for key, tensor in _own_tensors(owner) if tensor.is_meta and weakref.getweakrefs(tensor)]:
             raise ConfigurationError(
-                "tensors on the meta device that something refers to weakly, as torch's recurrent networks do, cannot "
-                f"be given memory: {_describe(name, owner, fixed)}. Build this module on a real device"
+                "tensors on the meta device cannot be initialised if there are weak references to them, as in torch's "
+                f"recurrent networks: {_describe(name, owner, fixed)}. Build this module on a real device"
             )
 
 
@@ -80,32 +80,32 @@ def _describe(name: str, owner: nn.Module, tensors: list[str]) -> str:
 
 @torch.no_grad()
 def _initialize(name: str, owner: nn.Module, device: torch.device) -> None:
-    """Initialise what one module itself has on the meta device."""
+    """Initialise the tensors that one module itself has on the meta device."""
     own = dict(_own_tensors(owner))
-    # Shared tensors may have been initialised by another module before.
+    # Another module may have initialised shared tensors already.
     pending = [key for key, tensor in own.items() if tensor.is_meta]
     if not pending:
         return
     for key in pending:
-        _give_memory(own[key], device)
+        _allocate(own[key], device)
     for key, tensor in own.items():
         setattr(owner, key, _full(tensor, device, blank=key in pending))
     with device:
-        owner.reset_parameters()  # type: ignore[operator] # looked for before
+        owner.reset_parameters()  # type: ignore[operator] # checked before
     full = {key: getattr(owner, key) for key in pending}
     for key, tensor in own.items():
         setattr(owner, key, tensor)
     if unset := [key for key, values in full.items() if values.isnan().any()]:
         raise ConfigurationError(
-            f"reset_parameters() leaves values out, or sets what is not a number: {_describe(name, owner, unset)}. It "
-            "has to set all parameters and buffers that the module itself has"
+            f"reset_parameters() does not set these tensors, or sets them to NaN: {_describe(name, owner, unset)}. It "
+            "must set all parameters and buffers of the module itself"
         )
     for key, values in full.items():
-        _keep_part(own[key], values)
+        _keep_shard(own[key], values)
 
 
-def _give_memory(tensor: torch.Tensor, device: torch.device) -> None:
-    """Turn a tensor into one on a device, which has the same object, since others refer to it."""
+def _allocate(tensor: torch.Tensor, device: torch.device) -> None:
+    """Allocate memory for a tensor, which remains the same object, because others have references to it."""
     real = torch.empty_like(tensor, device=device)
     if isinstance(tensor, nn.Parameter):
         real = nn.Parameter(real, requires_grad=tensor.requires_grad)
@@ -114,27 +114,29 @@ def _give_memory(tensor: torch.Tensor, device: torch.device) -> None:
 
 
 def _full(tensor: torch.Tensor, device: torch.device, *, blank: bool) -> torch.Tensor:
-    """Return what a module sees of one of its tensors while it is initialised."""
+    """Return the full tensor that a module sees while it is initialised."""
     if blank:
-        # Not a number, wherever there is such a thing: what is left out is then seen.
+        # NaN, if the dtype has it, shows which values are not set.
         is_number = not (tensor.is_floating_point() or tensor.is_complex())
         fill = 0 if is_number else torch.nan
         full = torch.full(tensor.shape, fill, dtype=tensor.dtype, device=device)
     else:
-        # It may set what another module has set: that goes to a copy.
+        # A copy, because the module may overwrite values that another module has set.
         full = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().to(device, copy=True)
     return nn.Parameter(full, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else full
 
 
-def _keep_part(tensor: torch.Tensor, full: torch.Tensor) -> None:
-    """Copy into a tensor what of the full one it is to hold on this process."""
+def _keep_shard(tensor: torch.Tensor, full: torch.Tensor) -> None:
+    """Copy the shard of this process from the full tensor."""
     if not isinstance(tensor, DTensor):
         tensor.copy_(full)
         return
-
-    # Without a source rank nothing is sent: each process takes its part of what all have computed alike.
-    part = distribute_tensor(full.detach(), tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
+    # Without a source rank nothing is sent: all processes have computed the same full tensor.
+    shard = distribute_tensor(full.detach(), tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
     local = tensor.to_local()
-    if part.shape != local.shape:
-        raise RuntimeError(f"a part of {list(part.shape)} does not fit the {list(local.shape)} that {tensor} holds")
-    local.copy_(part)
+    if shard.shape != local.shape:
+        raise RuntimeError(
+            f"the shard of a tensor has the shape {list(local.shape)} on this process, but its placements "
+            f"{tensor.placements} give {list(shard.shape)}: shard it with fully_shard or distribute_tensor"
+        )
+    local.copy_(shard)
