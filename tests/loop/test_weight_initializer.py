@@ -133,7 +133,7 @@ def test_a_module_without_reset_parameters_is_refused() -> None:
 
     assert str(raised.value) == (
         "modules have tensors on the meta device but no reset_parameters() to initialise them: 1 (Bare: scale, count). "
-        "Define reset_parameters(), which sets the parameters and buffers that the module itself has, or build these "
+        "Define reset_parameters(), which must set all parameters and buffers of the module itself, or build these "
         "modules on a real device"
     )
     assert model[0].weight.is_meta

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue d36c1b073473286e, body 7a744de5ec9aea0d
+# Digests: catalogue fdc0a52667e78533, body 5a13cb2ccd020701
 """Contexts shared by the training and the inference loop."""
 
 import dataclasses
@@ -31,10 +31,10 @@ __all__ = [
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class EventConfigurationStartedContext:
-    """Context of the moment at which a loop begins to configure itself.
+    """Context of the event at the start of a loop's configuration.
 
     Attributes:
-        dist_context: The distributed execution context, already initialised.
+        dist_context: The processes of the job and the device of this one, already initialised.
     """
 
     dist_context: DistributedContext
@@ -42,10 +42,10 @@ class EventConfigurationStartedContext:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class EventDataLoaderReadyContext:
-    """Context of the moment at which the data loader is fully initialised.
+    """Context of the event after the data loader is built.
 
     Attributes:
-        data_loader: The data loader that the loop will read its batches from.
+        data_loader: The data loader from which the loop will read its micro-batches.
     """
 
     data_loader: DataLoader[Any]
@@ -53,10 +53,10 @@ class EventDataLoaderReadyContext:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class EventModelStagesReadyContext:
-    """Context of the moment at which the model stages are initialised and parallelised.
+    """Context of the event after the model stages are built and parallelised.
 
     Attributes:
-        modules: The model stages that this process holds, in pipeline order.
+        modules: The model stages of this process, in pipeline order. Without a pipeline it is one, the whole model.
     """
 
     modules: list[Module]
@@ -64,10 +64,10 @@ class EventModelStagesReadyContext:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class EventStepContext:
-    """Context of a moment within one step of a loop.
+    """Context of the events within a step.
 
     Attributes:
-        stepper: Knows the index of the current step and the total number of steps.
+        stepper: The index of the current step and the total number of steps.
     """
 
     stepper: Stepper

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue 36b8e3014ff58a4c, body 6ea0d65da09e318b
+# Digests: catalogue 733dd6ea2284d369, body 7bbab66e1c95a5cb
 """Events of the inference loop."""
 
 import dataclasses
@@ -38,55 +38,55 @@ __all__ = [
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class EventInferenceReadyContext:
-    """Context of the moment at which inference can begin and the checkpoint is loaded."""
+    """Context of the event right before the first inference step."""
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class EventInferenceFinishedContext:
-    """Context of the moment at which the whole inference loop has ended successfully."""
+    """Context of the event after the last inference step."""
 
 
 EVENT_INFERENCE_CONFIG_STARTED: Final[Event[EventConfigurationStartedContext]] = Event(
     id="inference.configuration.start",
 )
-"""Triggered when the configuration of inference begins. Gives access to the distributed context."""
+"""Triggered at the start of configuration. Handlers get access to the distributed context."""
 
 EVENT_INFERENCE_DATA_LOADER_READY: Final[Event[EventDataLoaderReadyContext]] = Event(
     id="inference.configuration.data_loader",
 )
-"""Triggered when the data loader of inference is fully initialised."""
+"""Triggered after the data loader is built."""
 
 EVENT_INFERENCE_MODEL_STAGES_READY: Final[Event[EventModelStagesReadyContext]] = Event(
     id="inference.configuration.model_stages",
 )
-"""Triggered when the model stages are initialised for inference."""
+"""Triggered after the model stages are built and parallelised. The weights are not loaded yet."""
 
 EVENT_INFERENCE_READY: Final[Event[EventInferenceReadyContext]] = Event(
     id="inference.ready",
 )
-"""Triggered right before the main inference loop starts, after configuration is complete and checkpoints are loaded."""
+"""Triggered right before the first step, after configuration is complete and weights and checkpoint are loaded."""
 
 EVENT_INFERENCE_STEP_PRE: Final[Event[EventStepContext]] = Event(
     id="inference.step.pre",
 )
-"""Triggered at the absolute beginning of an inference step."""
+"""Triggered at the very beginning of a step."""
 
 EVENT_INFERENCE_FORWARD_PRE: Final[Event[EventStepContext]] = Event(
     id="inference.forward.pre",
 )
-"""Triggered immediately before the forward passes of the step begin."""
+"""Triggered right before the forward passes of the step."""
 
 EVENT_INFERENCE_FORWARD_POST: Final[Event[EventStepContext]] = Event(
     id="inference.forward.post",
 )
-"""Triggered immediately after all forward passes of the step have finished."""
+"""Triggered right after all forward passes of the step."""
 
 EVENT_INFERENCE_STEP_POST: Final[Event[EventStepContext]] = Event(
     id="inference.step.post",
 )
-"""Triggered at the very end of an inference step, after everything in it but checkpointing."""
+"""Triggered at the very end of a step, before a checkpoint is saved."""
 
 EVENT_INFERENCE_FINISHED: Final[Event[EventInferenceFinishedContext]] = Event(
     id="inference.finished",
 )
-"""Triggered when the whole inference loop has finished successfully."""
+"""Triggered after the last step, when inference is complete."""

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue 4a1b64f1e0f44a34, body 1d24eacb1dfad522
+# Digests: catalogue 1ef3536505ffc7d0, body 8a0d79801c34944c
 """Events of the training loop."""
 
 import dataclasses
@@ -48,10 +48,10 @@ __all__ = [
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class EventOptimizerReadyContext:
-    """Context of the moment at which the optimizer exists.
+    """Context of the event after the optimizer is built.
 
     Attributes:
-        optimizer: The optimizer over the parameters of the model.
+        optimizer: The optimizer over the parameters of the model stages of this process.
     """
 
     optimizer: OptimizerProtocol
@@ -59,7 +59,7 @@ class EventOptimizerReadyContext:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class EventLRSchedulerReadyContext:
-    """Context of the moment at which the learning rate scheduler exists.
+    """Context of the event after the learning rate scheduler is built.
 
     Attributes:
         lr_scheduler: The scheduler that sets the learning rate of the optimizer.
@@ -70,78 +70,76 @@ class EventLRSchedulerReadyContext:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class EventTrainReadyContext:
-    """Context of the moment at which training can begin and the checkpoint, if there is one, is loaded."""
+    """Context of the event right before the first training step."""
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class EventTrainFinishedContext:
-    """Context of the moment at which the whole training loop has ended successfully."""
+    """Context of the event after the last training step."""
 
 
 EVENT_TRAIN_CONFIG_STARTED: Final[Event[EventConfigurationStartedContext]] = Event(
     id="train.configuration.start",
 )
-"""Triggered when the configuration of training begins. Gives access to the distributed context."""
+"""Triggered at the start of configuration. Handlers get access to the distributed context."""
 
 EVENT_TRAIN_DATA_LOADER_READY: Final[Event[EventDataLoaderReadyContext]] = Event(
     id="train.configuration.data_loader",
 )
-"""Triggered when the data loader of training is fully initialised."""
+"""Triggered after the data loader is built."""
 
 EVENT_TRAIN_MODEL_STAGES_READY: Final[Event[EventModelStagesReadyContext]] = Event(
     id="train.configuration.model_stages",
 )
-"""Triggered when the model stages are initialised and parallelised."""
+"""Triggered after the model stages are built and parallelised. A checkpoint is not loaded yet."""
 
 EVENT_TRAIN_OPTIMIZER_READY: Final[Event[EventOptimizerReadyContext]] = Event(
     id="train.configuration.optimizer",
 )
-"""Triggered when the optimizer is built and ready for use."""
+"""Triggered after the optimizer is built."""
 
 EVENT_TRAIN_LR_SCHEDULER_READY: Final[Event[EventLRSchedulerReadyContext]] = Event(
     id="train.configuration.lr_scheduler",
 )
-"""Triggered when the learning rate scheduler is configured."""
+"""Triggered after the learning rate scheduler is built."""
 
 EVENT_TRAIN_READY: Final[Event[EventTrainReadyContext]] = Event(
     id="train.ready",
 )
-"""Triggered right before the main loop starts, after configuration is complete and checkpoints are loaded."""
+"""Triggered right before the first step, after configuration is complete and the checkpoint is loaded."""
 
 EVENT_TRAIN_STEP_PRE: Final[Event[EventStepContext]] = Event(
     id="train.step.pre",
 )
-"""Triggered at the absolute beginning of a training step."""
+"""Triggered at the very beginning of a step."""
 
 EVENT_TRAIN_FORWARD_BACKWARD_PRE: Final[Event[EventStepContext]] = Event(
     id="train.forward_backward.pre",
 )
-"""Triggered immediately before the forward and backward passes of the step begin."""
+"""Triggered right before the forward and backward passes of the step."""
 
 EVENT_TRAIN_FORWARD_BACKWARD_POST: Final[Event[EventStepContext]] = Event(
     id="train.forward_backward.post",
 )
-"""Triggered immediately after all forward and backward passes of the step have finished."""
+"""Triggered right after all forward and backward passes of the step."""
 
 EVENT_TRAIN_OPTIMIZER_STEP_PRE: Final[Event[EventStepContext]] = Event(
     id="train.optimizer_step.pre",
 )
-"""Triggered immediately before the optimizer updates the parameters of the model, after the gradients are scaled and
-clipped.
+"""Triggered right before the optimizer updates the parameters of the model, after the gradients are scaled and clipped.
 """
 
 EVENT_TRAIN_OPTIMIZER_STEP_POST: Final[Event[EventStepContext]] = Event(
     id="train.optimizer_step.post",
 )
-"""Triggered immediately after the optimizer has updated the parameters of the model, before the gradients are zeroed.
-"""
+"""Triggered right after the optimizer has updated the parameters of the model, before the gradients are zeroed."""
 
 EVENT_TRAIN_STEP_POST: Final[Event[EventStepContext]] = Event(
     id="train.step.post",
 )
-"""Triggered at the very end of a training step, after everything in it but checkpointing."""
+"""Triggered at the very end of a step, before a checkpoint is saved."""
 
 EVENT_TRAIN_FINISHED: Final[Event[EventTrainFinishedContext]] = Event(
     id="train.finished",
 )
-"""Triggered when the whole training loop has finished successfully."""
+"""Triggered after the last step, when training is complete."""
