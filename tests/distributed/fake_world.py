@@ -14,6 +14,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from d9d.core.dist_context import DeviceMeshParameters
 from d9d.loop.component.pipeline import LoopStage
+from d9d.loop.component.ranks import Ranks
 from d9d.loop.control import ParallelizeModelStageContext
 
 NUM_RANKS = 64
@@ -37,6 +38,8 @@ def main(rank: int, num_steps: int) -> None:
         num_steps: How many steps to run. A process that is not in the first stage cannot run any, because it would wait
             for the shapes of its inputs.
     """
+    # Rank 0 is not there to answer.
+    Ranks.run_on_rank_zero = lambda ranks, function: function()  # type: ignore[method-assign,assignment]
     # The stages agree on whether all of them know their shapes, which needs a real all-reduce.
     LoopStage._warmup_backward_result = lambda stage, received_result=None: torch.ones(1)  # type: ignore[assignment,method-assign]
     distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=NUM_RANKS)

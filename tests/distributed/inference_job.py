@@ -1,4 +1,4 @@
-"""Inference with the model of the layouts, over samples that fill no last step."""
+"""Inference with the model of the layouts; the last step is not full."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,7 +29,7 @@ NUM_STEPS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a process saw of a run.
+    """What one process recorded of a run.
 
     Attributes:
         logits: The logits [class] of each sample that was handed over, in the order of that.
@@ -45,7 +45,7 @@ class Found:
 
 
 class CollectTask(InferenceTask):
-    """Keeps all that it is handed."""
+    """Keeps all outputs."""
 
     def __init__(self) -> None:
         self.found = Found([], [], [], [])
@@ -68,7 +68,7 @@ class CollectTask(InferenceTask):
 
 
 def provide_samples(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
-    """Bring the data."""
+    """Provide the data."""
     return InitializeDatasetResult(dataset=Samples(NUM_SAMPLES))
 
 

@@ -1,4 +1,4 @@
-"""A run that is stopped goes on in another layout of its processes, and comes to the same."""
+"""A run resumes in another layout of its processes, with the same result."""
 
 import contextlib
 import functools
@@ -14,14 +14,14 @@ from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
 
 STOPPED_AT = 8
-# The pairs that cover each layout once as the first and once as the second, in a ring.
+# The pairs have each layout once as the first and once as the second.
 SHORT = [("plain", 1), ("fsdp", 2), ("1f1b", 2), ("tensor", 2), ("zbv+fsdp", 4), ("hsdp", 4)]
 PAIRS = list(zip(SHORT, [*SHORT[1:], SHORT[0]], strict=True))
 LONG = [(first, second) for first in SHORT for second in SHORT if first != second and (first, second) not in PAIRS]
 
 
 class StoppedError(Exception):
-    """What stops a run."""
+    """Stops a run."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +66,10 @@ def undisturbed(folder: Path) -> Outcome:
 
 
 @pytest.mark.parametrize(("first", "second"), [*PAIRS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in LONG)])
-def test_a_run_goes_on_in_another_layout(
+def test_a_run_resumes_in_another_layout(
     first: tuple[str, int], second: tuple[str, int], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Its losses and final weights are those of one process that was never stopped."""
+    """Its losses and final weights equal those of an uninterrupted run on one process."""
     whole = undisturbed(tmp_path_factory.getbasetemp() / "undisturbed")
 
     run(first, tmp_path, STOPPED_AT + 2)

@@ -1,7 +1,7 @@
-"""Processes that work together wait for their devices no more than one alone: not in a step in which nothing is due.
+"""Steps on several processes do not wait for the device, unless something is due.
 
-The meta device knows no process group, so reads are counted on the CPU, after a first step in which torch sets itself
-up: there a schedule's stages agree on their shapes, and FSDP on its buffers.
+Process groups do not work on the meta device, so reads are counted on the CPU, after the first step. In that step the
+stages of a schedule agree on their shapes, and FSDP on its buffers.
 """
 
 import pytest
@@ -14,7 +14,7 @@ from d9d.loop.component import OptimizerBuilder
 from d9d.loop.control import ComputeLossContext, ComputeLossResult
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
 
-# Tensors that are on the host everywhere: the order of samples, the number of a micro-batch, and the wish to stop.
+# Tensors that are always on the host: the order of samples, the number of a micro-batch, and the stop flag.
 OF_THE_HOST = {
     "tolist in _read",
     "__int__ in _compute_loss",
@@ -39,7 +39,7 @@ def read_loss(loss: torch.Tensor) -> float:
 
 
 def reads_in(name: str, num_ranks: int, kind: type[ClassifyTask]) -> list[str]:
-    """Train four steps, and return what was read after the first, and by whom."""
+    """Train four steps, and return all reads of values after the first step."""
     trainer = configure(LAYOUTS[name], num_ranks, kind(), total_steps=4, optimizer=OptimizerBuilder(torch.optim.SGD))
     start: list[int] = []
 
@@ -66,12 +66,12 @@ def reads_in(name: str, num_ranks: int, kind: type[ClassifyTask]) -> list[str]:
     ],
 )
 def test_steps_read_no_value(name: str, num_ranks: int) -> None:
-    """On no rank: losses, weights, norms and activations stay on the device."""
+    """On any rank: losses, weights, norms and activations stay on the device."""
     assert run_on_ranks(num_ranks, reads_in, name, num_ranks, ClassifyTask) == [[]] * num_ranks
 
 
 @pytest.mark.parametrize("name", ["fsdp", "1f1b"])
-def test_a_planted_wait_is_caught(name: str) -> None:
+def test_a_deliberate_wait_is_found(name: str) -> None:
     """On each rank that computes losses."""
     reads = run_on_ranks(2, reads_in, name, 2, WaitingTask)
 

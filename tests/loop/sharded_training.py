@@ -1,7 +1,7 @@
-"""Optimizers over sharded models: a script which each of two processes runs, and which the tests around it import.
+"""Optimizers over sharded models: a script that each of two processes runs, and that tests import.
 
-Run as `python sharded_training.py RANK FOLDER`: the first process writes the weights that each layout and each
-optimizer ends with to `weights.pt` in the folder.
+Run as `python sharded_training.py RANK FOLDER`: the first process writes the final weights of each layout and optimizer
+to `weights.pt` in the folder.
 """
 
 import sys

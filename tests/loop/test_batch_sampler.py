@@ -1,4 +1,4 @@
-"""Which samples a step takes is a pure function of the seed and the step."""
+"""The samples of a step are a pure function of the seed and the step."""
 
 import itertools
 from collections import Counter
@@ -19,7 +19,7 @@ seeds = st.integers(0, 2**63)
 def shuffling(
     num_samples: int, batch: tuple[int, int], seed: int = 0, *, total_steps: int = 12, current_step: int = 0
 ) -> ShufflingBatchSampler:
-    """Make a sampler of a global and a micro-batch size."""
+    """Make a sampler; `batch` has the global and the micro-batch size."""
     return ShufflingBatchSampler(
         num_samples=num_samples,
         global_batch_size=batch[0],
@@ -30,7 +30,7 @@ def shuffling(
 
 
 def sequential(num_samples: int, batch: tuple[int, int], *, current_step: int = 0) -> SequentialBatchSampler:
-    """Make a sampler of a global and a micro-batch size."""
+    """Make a sampler; `batch` has the global and the micro-batch size."""
     return SequentialBatchSampler(
         num_samples=num_samples,
         global_batch_size=batch[0],
@@ -45,7 +45,7 @@ def flat(batches: Sequence[Sequence[int]]) -> list[int]:
 
 @given(nums_samples, sizes, seeds)
 def test_each_epoch_is_a_permutation(num_samples: int, batch: tuple[int, int], seed: int) -> None:
-    """Cut wherever steps cut it, each whole epoch holds each sample once."""
+    """Each complete epoch has each sample once, wherever steps begin and end."""
     samples = flat(list(shuffling(num_samples, batch, seed)))
     epochs = [samples[start : start + num_samples] for start in range(0, len(samples), num_samples)]
 
@@ -55,8 +55,8 @@ def test_each_epoch_is_a_permutation(num_samples: int, batch: tuple[int, int], s
 
 
 @given(nums_samples, sizes, seeds, st.integers(0, 12))
-def test_starting_late_gives_the_tail(num_samples: int, batch: tuple[int, int], seed: int, start: int) -> None:
-    """Resuming needs the step alone."""
+def test_resuming_at_a_step_yields_the_rest(num_samples: int, batch: tuple[int, int], seed: int, start: int) -> None:
+    """Resuming needs only the step."""
     whole = list(shuffling(num_samples, batch, seed))
     tail = list(shuffling(num_samples, batch, seed, current_step=start))
 
@@ -64,10 +64,10 @@ def test_starting_late_gives_the_tail(num_samples: int, batch: tuple[int, int], 
 
 
 @given(nums_samples, sizes, seeds, st.lists(st.integers(0, 11), max_size=6))
-def test_a_step_is_the_same_whenever_it_is_asked_for(
+def test_a_step_is_the_same_whenever_it_is_requested(
     num_samples: int, batch: tuple[int, int], seed: int, steps: list[int]
 ) -> None:
-    """In any order, and again."""
+    """In any order, and repeatedly."""
     sampler = shuffling(num_samples, batch, seed)
 
     for step in steps:
@@ -75,8 +75,10 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(
 
 
 @given(nums_samples, st.integers(1, 4), st.integers(1, 4), seeds)
-def test_how_a_step_is_cut_does_not_matter(num_samples: int, micro: int, factor: int, seed: int) -> None:
-    """The micro-batches, one after the other, are the global batch."""
+def test_the_samples_of_a_step_do_not_depend_on_the_micro_batch_size(
+    num_samples: int, micro: int, factor: int, seed: int
+) -> None:
+    """The micro-batches together are the global batch."""
     size = micro * factor
 
     assert flat(list(shuffling(num_samples, (size, micro), seed))) == flat(
@@ -86,7 +88,7 @@ def test_how_a_step_is_cut_does_not_matter(num_samples: int, micro: int, factor:
 
 @given(nums_samples, sizes, seeds)
 def test_all_micro_batches_are_full(num_samples: int, batch: tuple[int, int], seed: int) -> None:
-    """A step that reaches over the end of an epoch is as large as any other."""
+    """Also those of a step that extends into the next epoch."""
     sampler = shuffling(num_samples, batch, seed)
     batches = list(sampler)
 
@@ -95,8 +97,8 @@ def test_all_micro_batches_are_full(num_samples: int, batch: tuple[int, int], se
 
 
 @given(st.integers(12, 60), seeds, seeds)
-def test_seeds_and_epochs_have_orders_of_their_own(num_samples: int, seed: int, other: int) -> None:
-    """Neither another seed nor another epoch repeats an order; and no epoch of one seed is that of another."""
+def test_each_seed_and_epoch_has_its_own_order(num_samples: int, seed: int, other: int) -> None:
+    """No epoch of one seed has the order of an epoch of another."""
     assume(seed != other)
     whole = (num_samples, num_samples)
     orders = [tuple(order) for each in (seed, other) for order in shuffling(num_samples, whole, each, total_steps=3)]
@@ -105,13 +107,13 @@ def test_seeds_and_epochs_have_orders_of_their_own(num_samples: int, seed: int, 
 
 
 def test_orders_are_the_same_on_every_machine() -> None:
-    """These have been drawn once, and are what a checkpoint of today will be resumed with tomorrow."""
+    """They must not change, because checkpoints resume with them."""
     assert list(shuffling(5, (4, 2), seed=3, total_steps=3)) == [[1, 0], [2, 3], [4, 4], [2, 0], [1, 3], [3, 4]]
 
 
 @given(nums_samples, sizes)
 def test_the_sequential_sampler_takes_each_sample_once_and_in_order(num_samples: int, batch: tuple[int, int]) -> None:
-    """In as many micro-batches as it says."""
+    """In as many micro-batches as its length."""
     sampler = sequential(num_samples, batch)
     batches = list(sampler)
 
@@ -121,8 +123,10 @@ def test_the_sequential_sampler_takes_each_sample_once_and_in_order(num_samples:
 
 
 @given(nums_samples, sizes, st.data())
-def test_the_sequential_sampler_starts_late_too(num_samples: int, batch: tuple[int, int], data: st.DataObject) -> None:
-    """Its tail begins where the steps before it have ended."""
+def test_the_sequential_sampler_resumes_at_a_step(
+    num_samples: int, batch: tuple[int, int], data: st.DataObject
+) -> None:
+    """With the sample after those of the earlier steps."""
     start = data.draw(st.integers(0, SequentialBatchSampler.num_steps(num_samples, batch[0])))
 
     assert (
@@ -131,10 +135,8 @@ def test_the_sequential_sampler_starts_late_too(num_samples: int, batch: tuple[i
 
 
 @given(nums_samples, sizes)
-def test_the_steps_of_the_sequential_sampler_are_full_but_for_the_last(
-    num_samples: int, batch: tuple[int, int]
-) -> None:
-    """The last one takes what is left, and is not empty."""
+def test_only_the_last_step_of_the_sequential_sampler_may_be_smaller(num_samples: int, batch: tuple[int, int]) -> None:
+    """It has the remaining samples, and is not empty."""
     sampler = sequential(num_samples, batch)
     num_steps = SequentialBatchSampler.num_steps(num_samples, batch[0])
     counts = [len(flat(sampler.micro_batches(step))) for step in range(num_steps)]
@@ -144,13 +146,13 @@ def test_the_steps_of_the_sequential_sampler_are_full_but_for_the_last(
 
 
 @pytest.mark.parametrize(("num_samples", "num_steps"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
-def test_there_are_as_many_steps_as_samples_need(num_samples: int, num_steps: int) -> None:
-    """Rounded up."""
+def test_the_number_of_steps_is_rounded_up(num_samples: int, num_steps: int) -> None:
+    """The last step takes the remaining samples."""
     assert SequentialBatchSampler.num_steps(num_samples, 4) == num_steps
 
 
-def test_an_epoch_longer_than_what_is_read_at_a_time_is_whole() -> None:
-    """Blocks of an order are read one after the other, and again where a run begins in the middle."""
+def test_an_epoch_longer_than_a_block_is_complete() -> None:
+    """Also if a run resumes in the middle of a block."""
     num_samples, batch = 20_001, (7, 7)
     num_steps = num_samples // 7
     samples = flat(list(shuffling(num_samples, batch, total_steps=num_steps)))

@@ -1,4 +1,4 @@
-"""A configuration that cannot work is refused before the model is built, in words that name the field."""
+"""A configuration that does not work is refused before the model is built. The error names the field."""
 
 import ast
 import inspect
@@ -76,7 +76,7 @@ REFUSED_IN_TRAINING = [
 
 
 class EndlessDataset(Dataset[dict[str, torch.Tensor]]):
-    """Has samples, and does not say how many."""
+    """Has samples, but no length."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {}
@@ -84,24 +84,24 @@ class EndlessDataset(Dataset[dict[str, torch.Tensor]]):
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED)
 @pytest.mark.parametrize("make", [training_config, inference_config])
-def test_settings_that_cannot_work_are_refused(make: Any, settings: dict[str, Any], message: str) -> None:
-    """In training and in inference the error names the field, as the settings are made."""
+def test_invalid_settings_are_refused(make: Any, settings: dict[str, Any], message: str) -> None:
+    """For training and for inference. The error names the field."""
     with pytest.raises(ValueError, match="validation error") as caught:
         make(**settings)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED_IN_TRAINING)
-def test_settings_of_training_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
-    """The same holds for what only training has."""
+def test_invalid_settings_of_training_are_refused(settings: dict[str, Any], message: str) -> None:
+    """Those that only training has."""
     with pytest.raises(ValueError, match="validation error") as caught:
         training_config(**settings)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("missing", ["total_steps", "global_batch_size"])
-def test_what_only_the_user_knows_is_asked_for(missing: str) -> None:
-    """There is no default for the length of the run and the size of a step."""
+def test_two_settings_are_required(missing: str) -> None:
+    """The length of the run and the size of a step."""
     settings = {"total_steps": 1, "global_batch_size": 1}
     del settings[missing]
 
@@ -109,14 +109,14 @@ def test_what_only_the_user_knows_is_asked_for(missing: str) -> None:
         TrainingConfig.model_validate(settings)
 
 
-def test_all_else_has_a_default() -> None:
-    """Two numbers make a training run, and one makes an inference run."""
+def test_all_other_settings_have_a_default() -> None:
+    """Training needs two numbers, and inference one."""
     assert TrainingConfig(total_steps=1, global_batch_size=1).num_micro_batches == 1
     assert InferenceConfig(global_batch_size=1).checkpointing is None
 
 
-def test_settings_do_not_change() -> None:
-    """What was checked stays as it was."""
+def test_settings_are_immutable() -> None:
+    """They stay as they were checked."""
     config, field = training_config(), "seed"
 
     with pytest.raises(ValueError, match="Instance is frozen"):
@@ -128,8 +128,8 @@ def settings_below(config: type[Settings]) -> list[type[Settings]]:
 
 
 @pytest.mark.parametrize("config", [found for found in settings_below(Settings) if found.__module__.startswith("d9d.")])
-def test_each_setting_says_what_it_means(config: type[Settings]) -> None:
-    """There is a docstring below each field. Editors show it; at run time nothing reads it, which takes 20 ms."""
+def test_each_setting_has_a_docstring(config: type[Settings]) -> None:
+    """Editors show it. It is read from the source, because pydantic would need 20 ms to do so at run time."""
     (defined,) = ast.parse(inspect.getsource(config)).body
     assert isinstance(defined, ast.ClassDef)
     for statement, below in itertools.pairwise([*defined.body, ast.Pass()]):
@@ -149,8 +149,8 @@ def test_each_setting_says_what_it_means(config: type[Settings]) -> None:
     ],
     ids=["no-samples", "no-length"],
 )
-def test_data_that_no_loop_can_run_on_is_refused(dataset: Dataset[Any], message: str) -> None:
-    """The model is not built, neither for training nor for inference."""
+def test_a_dataset_without_samples_or_length_is_refused(dataset: Dataset[Any], message: str) -> None:
+    """In training and inference, before the model is built."""
     provider = ToyModelProvider()
 
     with pytest.raises(ConfigurationError) as caught:
@@ -163,7 +163,7 @@ def test_data_that_no_loop_can_run_on_is_refused(dataset: Dataset[Any], message:
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus", "xpu"])
-def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+def test_a_device_that_does_not_exist_is_refused(device: str) -> None:
     """The error names the setting, and the model is not built."""
     provider = ToyModelProvider()
 
@@ -175,7 +175,7 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
 
 
 def test_several_processes_without_a_mesh_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would all do the same; the error names what would divide the work, and the model is not built."""
+    """They would all do the same work. The error suggests a mesh, and the model is not built."""
     provider = ToyModelProvider()
     monkeypatch.setenv("WORLD_SIZE", "2")
 
@@ -186,15 +186,15 @@ def test_several_processes_without_a_mesh_are_refused(monkeypatch: pytest.Monkey
     assert provider.num_built == 0
 
 
-def test_batches_that_do_not_divide_among_processes_are_refused() -> None:
-    """With the numbers that would work."""
+def test_a_global_batch_that_does_not_divide_among_processes_is_refused() -> None:
+    """The error names sizes that would work."""
     message = "global_batch_size=6 cannot be cut into micro-batches of micro_batch_size=2 on 2 data-parallel processes"
     with pytest.raises(ValueError, match=f"{message}: it must be a multiple of 4, such as 4 or 8"):
         training_config(global_batch_size=6, mesh=DeviceMeshParameters(data_parallel_shard=2))
 
 
-def test_a_launcher_of_one_process_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It sets the variable, too."""
+def test_a_launcher_may_start_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sets the variable too."""
     monkeypatch.setenv("WORLD_SIZE", "1")
 
     configure_training(training_config()).train()
@@ -203,7 +203,7 @@ def test_a_launcher_of_one_process_is_fine(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_default_run_reports_and_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where there is no terminal, lines are logged: every tenth step, and the last, with its loss; a file has them."""
+    """Without a terminal it logs every tenth step and the last, with the loss, and writes the same to a file."""
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO", logger="d9d")
     config = TrainingConfig(total_steps=12, global_batch_size=2, device="cpu")
@@ -216,8 +216,8 @@ def test_a_default_run_reports_and_trains(
     assert len((tmp_path / "runs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
-def test_a_progress_bar_is_drawn_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    """It counts the steps and shows the loss of those in which a report is due."""
+def test_a_progress_bar_is_drawn_if_it_is_configured(capsys: pytest.CaptureFixture[str]) -> None:
+    """It counts the steps and shows the latest reported loss."""
     reporting = ReportingConfig(progress_bar=True, period_steps=1, json_lines=None)
 
     configure_training(training_config(reporting=reporting)).train()
@@ -228,8 +228,10 @@ def test_a_progress_bar_is_drawn_where_it_is_asked_for(capsys: pytest.CaptureFix
     assert "loss=" in bar
 
 
-def test_a_quiet_run_says_nothing(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    """Neither a bar nor a line."""
+def test_a_quiet_run_prints_and_logs_nothing(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a progress bar nor a line."""
     caplog.set_level("INFO", logger="d9d")
 
     configure_training(training_config(reporting=QUIET)).train()

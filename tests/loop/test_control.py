@@ -1,4 +1,4 @@
-"""What users plug into the loops: tasks, providers, and handlers registered by both."""
+"""Tasks, providers, and the handlers that they subscribe."""
 
 from pathlib import Path
 from types import ModuleType
@@ -112,14 +112,14 @@ def process_something(bus: EventBus):
 
 
 def executed(program: str) -> Any:
-    """Execute a program of the reference as it is printed there."""
+    """Execute a program as it is printed in the reference."""
     module = ModuleType("printed")
     exec(compile(program, "reference", "exec", dont_inherit=True), vars(module))  # noqa: S102 -- the point of it
     return module
 
 
 class CountingModel(nn.Linear):
-    """Has what the example of the reference prints."""
+    """Has the attribute that the example prints."""
 
     moe_stats = "none"
 
@@ -136,7 +136,7 @@ def test_the_example_of_annotated_handlers_works(capsys: pytest.CaptureFixture[s
 
 
 def test_the_example_of_manual_registration_works(capsys: pytest.CaptureFixture[str]) -> None:
-    """Printed in the reference under "Manual Registration"; the task runs as it is."""
+    """Printed in the reference under "Manual Registration"."""
     task = executed(MANUAL_REGISTRATION).CustomTrainTask()
 
     class LossModelProvider(ModelProvider):
@@ -160,7 +160,7 @@ def test_the_example_of_custom_events_works() -> None:
 
 
 class LossModel(nn.Module):
-    """Takes a whole batch, and computes its loss itself."""
+    """Computes its loss itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,8 +180,8 @@ class PairDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return torch.zeros(3), torch.zeros(1)
 
 
-def test_a_batch_that_is_a_mapping_is_passed_as_it_is() -> None:
-    """By default its entries are the keyword arguments of the model."""
+def test_a_mapping_becomes_the_keyword_arguments_of_the_model() -> None:
+    """By default, without a copy."""
     batch = {"features": torch.ones(2), "count": 3}
 
     result = BaseTask().build_forward_inputs(BuildForwardInputsContext(batch=batch, stepper=Stepper(1)))
@@ -189,8 +189,8 @@ def test_a_batch_that_is_a_mapping_is_passed_as_it_is() -> None:
     assert result.inputs is batch
 
 
-def test_a_batch_that_is_no_mapping_asks_for_an_override() -> None:
-    """The error names the type of the batch, and the method of the task to write."""
+def test_any_other_batch_needs_an_override() -> None:
+    """The error names the type of the batch and the method to override."""
     trainer = configure_training(training_config(), task=TrainTask(), dataset=PairDataset())
 
     with pytest.raises(TypeError, match=r"batches of type list, .* override TrainTask\.build_forward_inputs"):
@@ -207,8 +207,8 @@ def test_a_batch_that_is_no_mapping_asks_for_an_override() -> None:
     ],
     ids=["matrix", "dict", "none", "number"],
 )
-def test_outputs_that_are_no_loss_ask_for_an_override(outputs: object, found: str) -> None:
-    """The error names what the model returned, and the method of the task to write."""
+def test_outputs_other_than_a_scalar_need_an_override(outputs: object, found: str) -> None:
+    """The error names what the model returned and the method to override."""
     ctx = ComputeLossContext(outputs=outputs, batch={}, stepper=Stepper(1))
 
     with pytest.raises(TypeError, match=f"the model returns {found}.*override ToyTrainTask.compute_loss"):
@@ -216,7 +216,7 @@ def test_outputs_that_are_no_loss_ask_for_an_override(outputs: object, found: st
 
 
 def test_a_scalar_output_is_the_loss() -> None:
-    """By default the model computes it, and it weighs one."""
+    """By default, with weight 1."""
     loss = torch.tensor(2.0)
 
     result = TrainTask().compute_loss(ComputeLossContext(outputs=loss, batch={}, stepper=Stepper(1)))
@@ -226,7 +226,7 @@ def test_a_scalar_output_is_the_loss() -> None:
 
 
 def test_a_task_without_state_keeps_nothing() -> None:
-    """The default of what a checkpoint keeps of it."""
+    """By default its state is empty."""
     task = BaseTask()
 
     assert task.state_dict() == {}
@@ -234,7 +234,7 @@ def test_a_task_without_state_keeps_nothing() -> None:
 
 
 def test_providers_can_be_lambdas() -> None:
-    """Whatever is called with the context and returns the part will do."""
+    """Any callable that takes the context works."""
     trainer = TrainingConfigurator(
         config=training_config(),
         task=ToyTask(),
@@ -262,7 +262,7 @@ class NoScheduler:
 
 
 def test_an_optimizer_may_wrap_another(every_step: CheckpointingConfig) -> None:
-    """The loop asks for no more than the protocol says."""
+    """The loop needs only the methods of the protocol."""
 
     class Wrapper:
         def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -294,8 +294,8 @@ def test_an_optimizer_may_wrap_another(every_step: CheckpointingConfig) -> None:
     assert trainer.optimizer.num_steps == 3
 
 
-def test_samples_are_put_together_as_the_dataset_provider_says() -> None:
-    """It may bring its own collate function."""
+def test_the_dataset_provider_may_set_the_collate_function() -> None:
+    """It is called once per micro-batch."""
     sizes: list[int] = []
 
     def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -313,7 +313,7 @@ def test_samples_are_put_together_as_the_dataset_provider_says() -> None:
 
 
 def test_the_model_provider_may_subscribe_too() -> None:
-    """Its handlers run after those of the task, which registers first."""
+    """Its handlers run after those of the task, which subscribes first."""
     heard: list[str] = []
 
     class ListeningProvider(ToyModelProvider):
@@ -332,8 +332,8 @@ def test_the_model_provider_may_subscribe_too() -> None:
     assert heard == ["task", "model provider"]
 
 
-def test_a_task_can_trigger_events_of_its_own() -> None:
-    """Events that no catalogue declares travel on the same bus."""
+def test_a_task_can_trigger_its_own_events() -> None:
+    """On the bus of the loop, without declaring them in a catalogue."""
     event = Event[ComputeLossContext](id="test.loss.computed")
     steps: list[int] = []
 
@@ -352,7 +352,7 @@ def test_a_task_can_trigger_events_of_its_own() -> None:
 
 
 class ParentTask(ToyTask):
-    """A task that others derive from."""
+    """Has a handler."""
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         subscribe_annotated(ctx.event_bus, self)
@@ -363,13 +363,13 @@ class ParentTask(ToyTask):
 
 
 class ForgetfulTask(ParentTask):
-    """Overrides a handler, and forgets to say so."""
+    """Overrides a handler without `@subscribe`."""
 
     def _on_optimizer_ready(self, ctx: EventOptimizerReadyContext) -> None:  # type: ignore[d9d-dropped]  # what is tested
         """Never be called."""
 
 
-def test_an_override_that_drops_its_decorator_is_refused_at_configuration() -> None:
+def test_configure_refuses_an_override_without_the_decorator() -> None:
     """The error names both methods and the event; the model is not built."""
     provider = ToyModelProvider()
 
@@ -383,8 +383,8 @@ def test_an_override_that_drops_its_decorator_is_refused_at_configuration() -> N
     assert provider.num_built == 0
 
 
-def test_a_handler_that_fails_is_named() -> None:
-    """The exception is the handler's own, with a note that names the event and the handler."""
+def test_the_exception_of_a_handler_names_it() -> None:
+    """A note names the event and the handler."""
 
     class FailingTask(ParentTask):
         @subscribe(EVENT_TRAIN_OPTIMIZER_READY)
@@ -399,16 +399,16 @@ def test_a_handler_that_fails_is_named() -> None:
     assert "FailingTask._on_optimizer_ready" in note
 
 
-def test_one_task_serves_one_run_after_the_other() -> None:
-    """Each configuration has a bus of its own."""
+def test_one_task_may_be_used_for_several_runs() -> None:
+    """Each run has its own bus."""
     task = ParentTask()
 
     for _ in range(2):
         configure_training(training_config(), task=task).train()
 
 
-def test_inference_passes_on_whatever_the_model_returns() -> None:
-    """Outputs and batches need be of no special type."""
+def test_inference_passes_the_outputs_of_the_model_to_the_task() -> None:
+    """They may have any type."""
     seen: list[tuple[str, list[int]]] = []
 
     class StringModel(nn.Module):

@@ -1,4 +1,4 @@
-"""All tensors of a batch go to the device, and everything else stays as it is."""
+"""All tensors of a batch are moved to the device, and everything else is unchanged."""
 
 import dataclasses
 from collections import OrderedDict
@@ -52,23 +52,23 @@ def test_tensors_are_moved_at_any_depth() -> None:
     assert batch["plain"] is not moved["plain"]
 
 
-def test_what_is_no_tensor_stays_as_it_is() -> None:
-    """Strings, numbers, `None`, classes and objects of other kinds."""
+def test_anything_but_tensors_is_unchanged() -> None:
+    """Strings, numbers, `None`, classes and other objects."""
     for value in ("text", 3, None, Sample, {1, 2}, b"raw"):
         assert move_to_device(value, META) is value
     assert move_to_device(Sample(on_cpu(), ["a"]), META).names == ["a"]
 
 
-def test_tensors_that_are_there_already_are_not_copied() -> None:
-    """On a CPU moving costs nothing."""
+def test_tensors_on_the_device_are_not_copied() -> None:
+    """On a CPU moving does nothing."""
     tensor = on_cpu()
 
     assert move_to_device({"tensor": tensor}, torch.device("cpu"))["tensor"] is tensor
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_micro_batch_is_read_and_moved_when_it_is_asked_for(device: str) -> None:
-    """So those that come later take no memory beside it."""
+def test_a_micro_batch_is_read_and_moved_when_it_is_requested(device: str) -> None:
+    """So there is only one on the device at a time."""
     read: list[int] = []
 
     def micro_batches() -> Iterator[dict[str, torch.Tensor]]:
@@ -88,14 +88,14 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machi
 
 
 def keep_busy() -> None:
-    """Give the current stream some tenths of a second to do."""
+    """Keep the current stream busy for some tenths of a second."""
     torch.cuda._sleep(500_000_000)  # type: ignore[no-untyped-call]  # torch's own
 
 
 @pytest.mark.gpu
 @needs_gpu
-def test_copies_run_beside_computations() -> None:
-    """They arrive while the stream of the computations is busy, and the host waits for neither."""
+def test_copies_overlap_with_computations() -> None:
+    """They finish while the stream of the computations is busy, and the host does not wait."""
     device = torch.device("cuda", torch.cuda.current_device())
     busy = torch.Event(device)
     keep_busy()
@@ -113,8 +113,8 @@ def test_copies_run_beside_computations() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_computations_wait_for_what_they_use() -> None:
-    """Copies that are late are not overtaken."""
+def test_computations_wait_for_the_copies_that_they_use() -> None:
+    """Even if the copies are late."""
     device = torch.device("cuda", torch.cuda.current_device())
     transfer = DeviceTransfer(device)
     assert transfer._stream is not None
@@ -128,8 +128,8 @@ def test_computations_wait_for_what_they_use() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_memory_is_not_used_again_before_the_computations_have_read_it() -> None:
-    """The host lets go of a micro-batch long before the device has come to use it."""
+def test_memory_is_not_reused_before_the_computations_have_read_it() -> None:
+    """The host drops a micro-batch long before the device uses it."""
     device = torch.device("cuda", torch.cuda.current_device())
     transfer = DeviceTransfer(device)
     sums = []

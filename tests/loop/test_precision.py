@@ -1,4 +1,4 @@
-"""Forward passes run in the number format that the configuration names."""
+"""Forward passes run in the configured precision."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ DEVICES = [
 
 
 class LookingTask(ToyTask):
-    """Notes the types of the outputs and of the loss."""
+    """Records the dtypes of the outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class LookingTask(ToyTask):
 
 
 def train(device: str, **settings: Any) -> tuple[set[torch.dtype], set[torch.dtype], set[torch.dtype]]:
-    """Train, and return the types of outputs, of gradients and of weights."""
+    """Train, and return the dtypes of outputs, gradients and weights."""
     task = LookingTask()
     trainer = configure_training(training_config(device=device, **settings), task=task)
     gradients: set[torch.dtype] = set()
@@ -49,7 +49,7 @@ def train(device: str, **settings: Any) -> tuple[set[torch.dtype], set[torch.dty
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_autocast_computes_in_bfloat16_and_keeps_weights_in_float32(device: str) -> None:
-    """Only what the model computes on the way is shorter; gradients and weights are whole."""
+    """Gradients are in float32 too."""
     assert train(device, precision="bf16-autocast") == ({torch.bfloat16}, {torch.float32}, {torch.float32})
 
 
@@ -61,7 +61,7 @@ def test_without_autocast_all_is_float32(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16-autocast", torch.bfloat16)])
-def test_inference_knows_both_formats_too(device: str, precision: str, dtype: torch.dtype) -> None:
+def test_inference_has_both_precisions_too(device: str, precision: str, dtype: torch.dtype) -> None:
     """Its forward passes run like those of training."""
     dtypes: set[torch.dtype] = set()
     run = configure_inference(inference_config(device=device, precision=precision))

@@ -1,4 +1,4 @@
-"""Parameters that come late, or that no optimizer holds, do not falsify a step."""
+"""Parameters that are unfrozen late, or are not in the optimizer, do not affect the others."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ class TwoLayers(nn.Module):
 
 
 class TwoLayersProvider(ModelProvider):
-    """Brings two linear layers."""
+    """Provides two linear layers."""
 
     def __init__(self, *, is_first_frozen: bool = False) -> None:
         self._is_first_frozen = is_first_frozen
@@ -76,7 +76,7 @@ def sgd_over_all(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
 
 @pytest.mark.parametrize("is_first_frozen", [False, True])
 def test_a_parameter_that_is_unfrozen_late_is_scaled_like_the_others(*, is_first_frozen: bool) -> None:
-    """What a handler of the last event before the loop unfreezes trains as if it had never been frozen."""
+    """If a handler unfreezes it before the first step, it trains as if it had never been frozen."""
 
     def unfreeze(ctx: EventTrainReadyContext) -> None:
         trainer.modules[0].requires_grad_()
@@ -95,8 +95,8 @@ def test_a_parameter_that_is_unfrozen_late_is_scaled_like_the_others(*, is_first
     assert same_tensors(results[0], results[1])
 
 
-def test_gradients_that_no_optimizer_uses_do_not_pile_up() -> None:
-    """Each step clips the gradients of its own micro-batches alone."""
+def test_gradients_outside_the_optimizer_do_not_accumulate() -> None:
+    """Each step clips only the gradients of its own micro-batches."""
     norms: list[float] = []
 
     def note_norm(ctx: EventStepContext) -> None:
@@ -116,8 +116,8 @@ def test_gradients_that_no_optimizer_uses_do_not_pile_up() -> None:
     assert norms == pytest.approx(norms[:1] * 40)
 
 
-def test_a_trainer_that_was_interrupted_in_a_step_can_train_on() -> None:
-    """What the interrupted step had gathered is forgotten."""
+def test_a_trainer_that_was_interrupted_in_a_step_can_continue() -> None:
+    """The gradients of the interrupted step are discarded."""
     is_interrupted = [False]
 
     def interrupt(ctx: EventStepContext) -> None:
@@ -143,7 +143,7 @@ def test_a_trainer_that_was_interrupted_in_a_step_can_train_on() -> None:
 
 
 class Counting(torch.optim.SGD):
-    """Knows how often it was asked to forget."""
+    """Counts the calls of `zero_grad`."""
 
     num_calls = 0
 
@@ -153,10 +153,10 @@ class Counting(torch.optim.SGD):
 
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, Counting])
-def test_an_optimizer_forgets_gradients_of_parameters_outside_the_model(
+def test_gradients_of_parameters_outside_the_model_are_zeroed(
     optimizer_class: type[torch.optim.SGD],
 ) -> None:
-    """Such as those of a learned loss; by its own method, where it has one."""
+    """Such as those of a learned loss, by one call of the optimizer's `zero_grad`."""
     inside, outside = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = optimizer_class([outside], lr=0.1)
     torch.autograd.backward((inside * outside).sum())

@@ -1,4 +1,4 @@
-"""Samples that worker processes draw at random are as exact as all others."""
+"""Random numbers that worker processes draw are reproduced exactly."""
 
 import random
 
@@ -16,7 +16,7 @@ NUM_STEPS = 6
 
 
 class NoisyDataset(Dataset[Sample]):
-    """Samples with noise, from torch and from Python, that differs each time they are read."""
+    """Samples with noise from torch and from Python, different each time they are read."""
 
     def __len__(self) -> int:
         return 5
@@ -36,10 +36,8 @@ def train(checkpointing: CheckpointingConfig, num_workers: int) -> dict[str, tor
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
-def test_a_resumed_run_draws_the_samples_that_it_would_have_drawn(
-    num_workers: int, every_step: CheckpointingConfig
-) -> None:
-    """The noise of each micro-batch depends on its place in the run, not on when a worker began."""
+def test_a_resumed_run_draws_the_same_noise(num_workers: int, every_step: CheckpointingConfig) -> None:
+    """It depends on the position of the micro-batch, not on when a worker was started."""
     undisturbed = train(every_step, num_workers)
     for checkpoint in Checkpoint.list_in(every_step.folder):
         if checkpoint.num_steps > NUM_STEPS // 2:
@@ -49,7 +47,7 @@ def test_a_resumed_run_draws_the_samples_that_it_would_have_drawn(
 
 
 def test_the_number_of_workers_does_not_matter(every_step: CheckpointingConfig) -> None:
-    """Whichever worker reads a micro-batch draws the same noise."""
+    """Each micro-batch has the same noise, whichever worker reads it."""
     ends = [
         train(CheckpointingConfig(folder=every_step.folder / str(num_workers)), num_workers) for num_workers in (1, 2)
     ]
@@ -58,7 +56,7 @@ def test_the_number_of_workers_does_not_matter(every_step: CheckpointingConfig) 
 
 
 def test_a_sample_has_new_noise_in_each_step() -> None:
-    """Samples that come again are not the same again."""
+    """Also when a sample is read again in a later epoch."""
     trainer = configure_training(
         training_config(total_steps=20, data_loading=DataLoadingConfig(num_workers=1)), dataset=NoisyDataset()
     )
