@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from layout_job import LAYOUTS, NUM_STEPS, ClassifyTask, Outcome, configure, full_weights, record_losses
+from layout_job import LAYOUTS, ClassifyTask, Outcome, configure, full_weights, record_losses
 from ranks import run_on_ranks
 
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
 
-STOPPED_AT = 8
+NUM_STEPS = 8
+PERIOD_STEPS = 2
+# The run is stopped one step after the last save, so that it repeats a step.
+STOPPED_AT = 4
 # The pairs have each layout once as the first and once as the second.
 SHORT = [("plain", 1), ("fsdp", 2), ("1f1b", 2), ("tensor", 2), ("zbv+fsdp", 4), ("hsdp", 4)]
 PAIRS = list(zip(SHORT, [*SHORT[1:], SHORT[0]], strict=True))
@@ -32,7 +35,8 @@ def _one_thread() -> None:
 def train(name: str, num_ranks: int, folder: Path, stop_at: int | None = None) -> Outcome:
     """Train, from the newest checkpoint if there is one, to the end or to a step."""
     task = ClassifyTask()
-    settings: dict[str, Any] = {"checkpointing": CheckpointingConfig(folder=folder, period_steps=4)}
+    checkpointing = CheckpointingConfig(folder=folder, period_steps=PERIOD_STEPS)
+    settings: dict[str, Any] = {"checkpointing": checkpointing, "total_steps": NUM_STEPS}
     trainer = configure(LAYOUTS[name], num_ranks, task, **settings)
     losses = record_losses(trainer)
 
@@ -72,7 +76,7 @@ def test_a_run_resumes_in_another_layout(
     """Its losses and final weights equal those of an uninterrupted run on one process."""
     whole = undisturbed(tmp_path_factory.getbasetemp() / "undisturbed")
 
-    run(first, tmp_path, STOPPED_AT + 2)
+    run(first, tmp_path, STOPPED_AT + 1)
     outcomes = run(second, tmp_path)
 
     for outcome in outcomes:

@@ -58,7 +58,7 @@ def reads_in(name: str, num_ranks: int, kind: type[ClassifyTask]) -> list[str]:
     ("name", "num_ranks"),
     [
         ("fsdp", 2),
-        ("hsdp", 2),
+        pytest.param("hsdp", 2, marks=pytest.mark.slow),
         ("tensor", 2),
         ("1f1b", 2),
         ("zbv", 2),

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.parallel import shard_data_parallel, shard_experts
+from d9d.core.pipeline import ScheduleName
 from d9d.core.settings import ConfigurationError
 from d9d.loop.component.model import require_synchronized
 
@@ -18,7 +19,7 @@ def layers() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
 
 
-def refusal(modules: list[nn.Module], context: DistributedContext, schedule: str | None = None) -> str | None:
+def refusal(modules: list[nn.Module], context: DistributedContext, schedule: ScheduleName | None = None) -> str | None:
     """Return the error with which a model is refused, or `None`."""
     try:
         require_synchronized(modules, context, schedule=schedule)
