@@ -32,7 +32,7 @@ class Found:
     """What one process recorded of a run.
 
     Attributes:
-        logits: The logits [class] of each sample that was handed over, in the order of that.
+        logits: The logits [class] of each sample, in the order in which the task got them.
         samples: The indices of those samples.
         targets: Their classes, as the batches had them.
         trace: The ids of all events.

@@ -1,4 +1,4 @@
-"""Several processes of one job, on this machine and with gloo, for tests of what they do together."""
+"""Runs a function in several processes that share a process group, on this machine and with gloo."""
 
 import os
 import tempfile
@@ -13,20 +13,20 @@ from torch.multiprocessing.spawn import start_processes
 
 TResult = TypeVar("TResult")
 
-# What the server that processes are forked from imports once, since it takes seconds.
+# Imported once by the server that processes are forked from, because it takes seconds.
 _PRELOADED = ["torch", "torch.distributed.fsdp", "torch.distributed.pipelining", "torch._dynamo", "d9d.loop.run"]
 
 
 def run_on_ranks(num_ranks: int, work: Callable[..., TResult], *arguments: Any) -> list[TResult]:
-    """Call a function in several processes that have joined one process group.
+    """Call a function in several processes that share a process group.
 
     Args:
         num_ranks: How many processes.
-        work: A function of a module, called with the arguments; asks `torch.distributed` for its rank.
-        *arguments: What can be pickled.
+        work: A function at module level. It gets its rank from `torch.distributed`.
+        *arguments: The arguments of the function, which must be picklable.
 
     Returns:
-        What each rank returned, tensors on the CPU included.
+        What each rank returned.
 
     Raises:
         ProcessRaisedException: If any of them raised, with its traceback.
@@ -42,11 +42,11 @@ def run_on_ranks(num_ranks: int, work: Callable[..., TResult], *arguments: Any) 
 
 def _join(rank: int, num_ranks: int, folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    # What torchrun would say, for whatever asks it and not the process group.
+    # As torchrun sets them.
     os.environ.update({"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(num_ranks)})
     store = FileStore(str(folder / "store"), num_ranks)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks)
     torch.save(work(*arguments), folder / f"result-{rank}")
-    # A process that leaves first would close the connections of those that still speak.
+    # A process that exits first would close connections that others still use.
     store.set(f"done-{rank}", "")
     store.wait([f"done-{other}" for other in range(num_ranks)])

@@ -42,7 +42,7 @@ QUIET = ReportingConfig(progress_bar=False, period_steps=None)
 
 
 class StoppedError(Exception):
-    """What tests stop a run with."""
+    """Raised by tests to stop a run."""
 
 
 def listen_to_nothing(bus: EventBus) -> None:
@@ -65,7 +65,7 @@ class ToyDataset(Dataset[Sample]):
 
 
 class ToyDatasetProvider:
-    """Brings a dataset."""
+    """Provides a dataset."""
 
     def __init__(self, dataset: Dataset[Any] | None = None) -> None:
         self.dataset = dataset if dataset is not None else ToyDataset()
@@ -75,7 +75,7 @@ class ToyDatasetProvider:
 
 
 class ToyModelProvider(ModelProvider):
-    """Brings two linear layers with dropout between them, and counts how often it was asked to."""
+    """Provides two linear layers with dropout between them, and counts how often it did."""
 
     def __init__(self, num_hidden: int = 4) -> None:
         self.num_built = 0
@@ -93,7 +93,7 @@ class ToyTask(TrainTask):
     """The mean squared error.
 
     Args:
-        listen: Subscribes what a test listens to.
+        listen: Subscribes the handlers of a test.
     """
 
     def __init__(self, listen: Listen = listen_to_nothing) -> None:
@@ -110,10 +110,10 @@ class ToyTask(TrainTask):
 
 
 class ToyInferenceTask(InferenceTask):
-    """Keeps the prediction for each sample, and carries them over a restart.
+    """Keeps the prediction for each sample, and has them in its state.
 
     Args:
-        listen: Subscribes what a test listens to.
+        listen: Subscribes the handlers of a test.
     """
 
     def __init__(self, listen: Listen = listen_to_nothing) -> None:
@@ -159,7 +159,7 @@ def configure_training(
     optimizer_provider: OptimizerProvider = ADAMW,
     lr_scheduler_provider: LRSchedulerProvider = constant_lr,
 ) -> Trainer:
-    """Configure training, with toy parts for those that are not given."""
+    """Configure training, with toy parts by default."""
     return TrainingConfigurator(
         config=config,
         task=task or ToyTask(),
@@ -177,7 +177,7 @@ def configure_inference(
     model_provider: ModelProvider | None = None,
     dataset: Dataset[Any] | None = None,
 ) -> Inference:
-    """Configure inference, with toy parts for those that are not given."""
+    """Configure inference, with toy parts by default."""
     return InferenceConfigurator(
         config=config,
         task=task or ToyInferenceTask(),
@@ -187,12 +187,12 @@ def configure_inference(
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copy the weights of a model as they stand."""
+    """Copy the weights of a model."""
     return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
 
 
 def same_tensors(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> bool:
-    """Say whether tensors are the same, bit for bit."""
+    """Return whether tensors are equal, bit for bit."""
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 

@@ -442,11 +442,11 @@ def _prepare_sharding(stage: ModelStage, traits: ScheduleTraits) -> None:
 def _common_shapes(built: Sequence[BuildForwardInputsResult]) -> Shapes:
     """Return the shapes of the inputs, which must be the same for all micro-batches."""
     kinds = [shapes_of(list_tensors((each.inputs, each.shared_inputs))) for each in built]
-    odd = next((number for number, kind in enumerate(kinds) if kind != kinds[0]), None)
-    if odd is not None:
+    other = next((number for number, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if other is not None:
         raise RuntimeError(
-            f"the micro-batches of a step differ in shape: the first has inputs of {kinds[0]}, number {odd} of "
-            f"{kinds[odd]}. A pipeline needs equal shapes within a step: pad all samples of a step to one size"
+            f"the micro-batches of a step differ in shape: the first has inputs of {kinds[0]}, number {other} of "
+            f"{kinds[other]}. A pipeline needs equal shapes within a step: pad all samples of a step to one size"
         )
     return kinds[0]
 
