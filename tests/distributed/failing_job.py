@@ -1,6 +1,6 @@
-"""A training run of several ranks to which something happens: a script which the tests of failures start by torchrun.
+"""A run of several ranks in which something goes wrong: a script that the tests of failures start with torchrun.
 
-It takes one argument, the fields of `Plan` in JSON. Each rank appends to `home/rank-N` what happens to it, a line each.
+Its only argument is a `Plan` in JSON. Each rank appends a line to `home/rank-N` for each event.
 """
 
 import dataclasses
@@ -53,21 +53,21 @@ ATTEMPT = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What happens."""
+    """What goes wrong."""
 
     home: str
     event: str = ""
-    """What happens, the name of a function below; nothing by default."""
+    """The function below that is called; none by default."""
     rank: int | None = 1
-    """To which rank; `None` means to all."""
+    """On which rank; `None` means on all."""
     step: int = 3
     """In which step, counted from 0, before its gradients are computed."""
-    num_lives: int = 1
-    """In how many lives of the job it happens, a step later each time."""
+    num_attempts: int = 1
+    """In how many attempts of the job it happens, one step later each time."""
     catches: bool = False
-    """Whether `main` catches what is raised, waits for all others, and goes on."""
+    """Whether `main` catches the error, waits for all other ranks, and continues."""
     finally_: str = ""
-    """What `main` does on the way out, the name of a function below."""
+    """The function below that `main` calls in `finally`; none by default."""
     num_steps: int = 8
     step_seconds: float = 60.0
     num_workers: int = 0
@@ -80,36 +80,36 @@ def fail() -> None:
 
 
 def hang() -> None:
-    """Do nothing, for longer than any test waits."""
+    """Sleep for longer than any test waits."""
     time.sleep(1000)
 
 
 def be_killed() -> None:
-    """End as by the kernel when memory is short."""
+    """Die as if killed by the kernel for lack of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def be_terminated() -> None:
-    """Get the signal that launchers send."""
+    """Receive the signal that launchers send."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def be_preempted() -> None:
-    """Get the signal that Slurm can send."""
+    """Receive the signal that Slurm can send."""
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def resume() -> None:
-    """Do nothing, and be noted."""
+def do_nothing() -> None:
+    """Do nothing; only the time is recorded."""
 
 
 def leave() -> None:
-    """Leave with a status of its own."""
+    """Exit with a status of its own."""
     sys.exit(3)
 
 
 def meet() -> None:
-    """Wait for all others."""
+    """Wait for all other ranks."""
     distributed.barrier()
 
 
@@ -132,7 +132,7 @@ class Noise(Dataset[dict[str, torch.Tensor]]):
 
 
 class Provider(ModelProvider):
-    """Brings a linear layer that all ranks share."""
+    """Provides a linear layer that is sharded over all ranks."""
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         return InitializeModelStageResult(model=nn.Linear(4, 1))
@@ -142,37 +142,37 @@ class Provider(ModelProvider):
 
 
 class Listener:
-    """Notes all events, and has the planned thing happen."""
+    """Records all events, and calls the planned function."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._file = (Path(plan.home) / f"rank-{RANK}").open("a", buffering=1)
-        self.note("pid", os.getpid())
+        self.record("pid", os.getpid())
 
-    def note(self, *words: object) -> None:
+    def record(self, *words: object) -> None:
         print(*words, file=self._file)
 
     def subscribe_to(self, bus: EventBus) -> None:
         module = inference if self._plan.infers else train
         for event in (found for name in module.__all__ if isinstance(found := getattr(module, name), Event)):
-            bus.subscribe(event, self._noting(event.id))
+            bus.subscribe(event, self._recording(event.id))
         bus.subscribe(
             inference.EVENT_INFERENCE_FORWARD_PRE if self._plan.infers else train.EVENT_TRAIN_FORWARD_BACKWARD_PRE,
             self._act,
         )
 
-    def _noting(self, event_id: str) -> Any:
-        return lambda ctx: self.note("event", event_id)
+    def _recording(self, event_id: str) -> Any:
+        return lambda ctx: self.record("event", event_id)
 
     def _act(self, ctx: train.EventStepContext) -> None:
         plan, step = self._plan, ctx.stepper.current_step
-        if plan.event and plan.rank == RANK and plan.num_lives > ATTEMPT and step == plan.step + ATTEMPT:
-            self.note("at", time.time())
+        if plan.event and plan.rank == RANK and plan.num_attempts > ATTEMPT and step == plan.step + ATTEMPT:
+            self.record("at", time.time())
             globals()[plan.event]()
 
 
 class Task(TrainTask, InferenceTask):
-    """Makes the outputs small."""
+    """Trains the outputs towards zero."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -187,7 +187,7 @@ class Task(TrainTask, InferenceTask):
         return ComputeLossResult(loss=ctx.outputs.square().mean())
 
     def process_outputs(self, ctx: ProcessOutputsContext) -> None:
-        """Use none of them."""
+        """Use no outputs."""
 
 
 def run(plan: Plan) -> None:
@@ -220,7 +220,7 @@ def run(plan: Plan) -> None:
 
 
 def main() -> None:
-    """Do as planned."""
+    """Run as planned."""
     torch.set_num_threads(1)
     plan = Plan(**json.loads(sys.argv[1]))
     try:

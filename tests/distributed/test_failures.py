@@ -1,7 +1,8 @@
-"""What people see when something happens to a job under torchrun, and how soon all of it is gone."""
+"""What users see when a job under torchrun fails, hangs or is stopped, and how soon all of its processes are gone."""
 
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,38 +27,43 @@ def run(home: Path, num_ranks: int = 2, **plan: Any) -> Outcome:
 
 
 def steps_saved(home: Path) -> list[int]:
-    """List how many steps were complete in each checkpoint, oldest first."""
+    """Return how many steps were complete in each checkpoint, oldest first."""
     return sorted(checkpoint.num_steps for checkpoint in Checkpoint.list_in(home / "checkpoints"))
 
 
 @pytest.fixture(scope="module")
 def two_seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
-    """Two seconds, or more on a machine so busy that torchrun alone takes over a second.
+    """Two seconds, or more on a machine that is so busy that torchrun alone takes over half a second.
 
-    The measure is how long it takes to end a job of which one rank was killed: nothing of ours runs in it.
+    The measure is how long torchrun takes to end a job of which one rank was killed, in which no code of d9d runs.
     """
     outcome = run(tmp_path_factory.mktemp("killed"), event="be_killed")
     assert "Signal 9 (SIGKILL) received" in outcome.output
-    return max(2.0, 2 * outcome.seconds)
+    return max(2.0, 4 * outcome.seconds)
+
+
+def before_log_of_torchrun(output: str) -> str:
+    """Return the lines before the first log line of torchrun."""
+    return re.split(r"^[WE]\d{4} ", output, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def assert_cause_on_top(outcome: Outcome, rank: int = 1) -> None:
-    """Compare where the cause and anything else is told."""
+    """Check that the cause comes first, and once more at the end."""
     assert outcome.status != 0
     first = outcome.output.index("Traceback (most recent call last):")
-    told = outcome.output[first:].split("W1", 1)[0]
-    assert "LookupError: the true cause\n" in told
-    assert f"on rank {rank} of " in told
+    reported = before_log_of_torchrun(outcome.output[first:])
+    assert "LookupError: the true cause\n" in reported
+    assert f"on rank {rank} of " in reported
     assert "Connection closed" not in outcome.output
     root_cause = outcome.output.split("Root Cause (first observed failure):")[1]
     assert f"rank      : {rank} " in root_cause
     assert "LookupError: the true cause\n" in root_cause
 
 
-def test_what_is_raised_on_one_rank_ends_the_job_even_where_it_would_wait_on_the_way_out(
+def test_an_error_on_one_rank_ends_the_job_even_if_finally_waits_for_other_ranks(
     tmp_path: Path, two_seconds: float
 ) -> None:
-    """While the other is in a collective operation of the step, this one would wait for it in `finally`."""
+    """This rank waits in `finally` for the other one, which is in a collective operation of the step."""
     outcome = run(tmp_path, event="fail", finally_="meet")
 
     assert_cause_on_top(outcome)
@@ -67,10 +73,10 @@ def test_what_is_raised_on_one_rank_ends_the_job_even_where_it_would_wait_on_the
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_ranks", "rank"), [(2, 0), (2, 1), (4, 2)])
 @pytest.mark.parametrize("finally_", ["", "meet", "tear_down"])
-def test_what_is_raised_on_any_rank_ends_the_job(
+def test_an_error_on_any_rank_ends_the_job(
     num_ranks: int, rank: int, finally_: str, tmp_path: Path, two_seconds: float
 ) -> None:
-    """Whatever is done on the way out."""
+    """It does not matter what `finally` does."""
     outcome = run(tmp_path, num_ranks, event="fail", rank=rank, finally_=finally_, num_workers=1)
 
     assert_cause_on_top(outcome, rank)
@@ -78,8 +84,8 @@ def test_what_is_raised_on_any_rank_ends_the_job(
 
 
 @pytest.mark.slow
-def test_what_all_ranks_raise_alike_may_be_caught(tmp_path: Path) -> None:
-    """Nobody waits for anybody then, and the job goes on."""
+def test_an_error_that_all_ranks_raise_can_be_caught(tmp_path: Path) -> None:
+    """No rank waits for another, and the job continues."""
     outcome = run(tmp_path, event="fail", rank=None, catches=True)
 
     assert outcome.status == 0, outcome.output
@@ -87,8 +93,8 @@ def test_what_all_ranks_raise_alike_may_be_caught(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_one_rank_catches_ends_the_job_all_the_same(tmp_path: Path, two_seconds: float) -> None:
-    """The others are in the middle of a step, and would wait for it."""
+def test_an_error_that_one_rank_catches_still_ends_the_job(tmp_path: Path, two_seconds: float) -> None:
+    """The others are in the middle of a step, and would wait for this rank."""
     outcome = run(tmp_path, event="fail", catches=True)
 
     assert_cause_on_top(outcome)
@@ -97,7 +103,7 @@ def test_what_one_rank_catches_ends_the_job_all_the_same(tmp_path: Path, two_sec
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_job(tmp_path: Path, two_seconds: float) -> None:
-    """While one rank waits for the other."""
+    """One rank waits for the other at that time."""
     job = Job(SCRIPT, tmp_path, 2, event="hang")
     job.wait_for(lambda: any(True for _ in job.notes("at")))
     asked_at = time.time()
@@ -108,8 +114,8 @@ def test_ctrl_c_ends_the_job(tmp_path: Path, two_seconds: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_rank_that_leaves_with_a_status_of_its_own_ends_the_job(tmp_path: Path, two_seconds: float) -> None:
-    """`sys.exit` on one rank leaves no other waiting; torchrun tells the status."""
+def test_sys_exit_on_one_rank_ends_the_job(tmp_path: Path, two_seconds: float) -> None:
+    """No other rank is left waiting; torchrun reports the exit status."""
     outcome = run(tmp_path, event="leave")
 
     assert "[rank 1 of 2] left with exit status 3\n" in outcome.output
@@ -122,20 +128,24 @@ def test_a_rank_that_leaves_with_a_status_of_its_own_ends_the_job(tmp_path: Path
     [(2, 1), pytest.param(2, 0, marks=pytest.mark.slow), pytest.param(4, 2, marks=pytest.mark.slow)],
 )
 def test_a_rank_that_hangs_is_named(num_ranks: int, rank: int, tmp_path: Path) -> None:
-    """When the others have waited for as long as a step may; with the line of code where it hangs."""
-    outcome = run(tmp_path, num_ranks, event="hang", rank=rank, step_seconds=3.0)
+    """The others name it when they have waited for `step_seconds`, and it prints the line of code where it hangs."""
+    outcome = run(tmp_path, num_ranks, event="hang", rank=rank, step_seconds=5.0)
 
-    named = f"rank {rank} of {num_ranks} told nothing while this one gave up: look there, for what hangs or was killed"
+    named = (
+        f"this rank gave up waiting for rank {rank} of {num_ranks}, which did not respond: look there for code that "
+    )
     assert outcome.output.index(named) < outcome.output.index("Traceback (most recent call last):")
     assert named in outcome.output.split("Root Cause (first observed failure):")[1]
-    hanging = outcome.output.split(f"[rank {rank} of {num_ranks}] others waited in vain while this rank was here:")[1]
-    assert "time.sleep(1000)" in hanging.split("W1", 1)[0].split("====", 1)[0]
-    # The timeout, five seconds for others to tell, and not the half minute that torchrun gives to processes that stay.
-    assert outcome.seconds < 25
+    hanging = outcome.output.split(
+        f"[rank {rank} of {num_ranks}] other ranks gave up waiting for this one while it was here:"
+    )[1]
+    assert "time.sleep(1000)" in before_log_of_torchrun(hanging).split("====", 1)[0]
+    # The timeout and five seconds for others to report, but not the half minute that torchrun gives to its processes.
+    assert outcome.seconds < 35
 
 
-def test_a_signal_to_one_rank_stops_all_after_one_step_and_the_job_goes_on_from_there(tmp_path: Path) -> None:
-    """Each has its events in order, there is a checkpoint of the step, and the exit status is 75."""
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    """Each rank has its events in order, there is a checkpoint of the step, and the exit status is 75."""
     job = Job(SCRIPT, tmp_path, 2, event="be_terminated", step=4, num_steps=12)
     stopped = job.end()
     last = steps_saved(tmp_path)[-1]
@@ -149,18 +159,26 @@ def test_a_signal_to_one_rank_stops_all_after_one_step_and_the_job_goes_on_from_
         assert events.count("train.step.post") == last
         assert events[-1] == "train.step.post"
 
-    went_on = run(tmp_path, num_steps=12)
 
-    assert went_on.status == 0
+@pytest.mark.slow
+def test_a_job_that_was_stopped_resumes(tmp_path: Path) -> None:
+    """All ranks train the remaining steps."""
+    stopped = run(tmp_path, event="be_terminated", step=4, num_steps=12)
+    assert "with exit status 75" in stopped.output
+
+    job = Job(SCRIPT, tmp_path, 2, num_steps=12)
+    resumed = job.end()
+
+    assert resumed.status == 0
     assert job.events(0).count("train.step.post") == 12
     assert steps_saved(tmp_path)[-1] == 12
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("infers", [False, True])
-def test_the_launcher_passes_a_request_on(infers: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- a parameter of pytest
-    """SIGTERM to torchrun stops all ranks after the same step; inference likewise."""
-    job = Job(SCRIPT, tmp_path, 2, num_steps=10_000, infers=infers, num_workers=1, event="go_on", step=3)
+def test_the_launcher_forwards_a_stop_signal(infers: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- a parameter of pytest
+    """SIGTERM to torchrun stops all ranks after the same step, in training and in inference."""
+    job = Job(SCRIPT, tmp_path, 2, num_steps=10_000, infers=infers, num_workers=1, event="do_nothing", step=3)
     job.wait_for(lambda: any(True for _ in job.notes("at")))
     job.process.send_signal(signal.SIGTERM)
     outcome = job.end()
@@ -173,9 +191,9 @@ def test_the_launcher_passes_a_request_on(infers: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_slurm_s_signal_stops_inference(tmp_path: Path) -> None:
-    """SIGUSR1 to a rank and to its workers; these go on reading for the steps that are left."""
-    job = Job(SCRIPT, tmp_path, 2, num_steps=10_000, infers=True, num_workers=2, event="go_on", step=3)
+def test_the_signal_of_slurm_stops_inference(tmp_path: Path) -> None:
+    """Ranks and their workers get SIGUSR1; the workers continue to read for the remaining steps."""
+    job = Job(SCRIPT, tmp_path, 2, num_steps=10_000, infers=True, num_workers=2, event="do_nothing", step=3)
     job.wait_for(lambda: any(True for _ in job.notes("at")))
     pids = [int(pid) for _, pid in job.notes("pid")]
     for pid in [*itertools.chain.from_iterable(map(children_of, pids)), *pids]:
@@ -187,9 +205,9 @@ def test_slurm_s_signal_stops_inference(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_again_and_again_is_restarted_and_comes_to_its_end(tmp_path: Path) -> None:
-    """Six of six restarts go on from the newest checkpoint."""
-    job = Job(SCRIPT, tmp_path, 2, "--max-restarts", "6", event="fail", num_lives=6, step=2, num_steps=10)
+def test_a_job_that_fails_six_times_is_restarted_and_finishes(tmp_path: Path) -> None:
+    """Each restart resumes from the newest checkpoint."""
+    job = Job(SCRIPT, tmp_path, 2, "--max-restarts", "6", event="fail", num_attempts=6, step=2, num_steps=10)
     outcome = job.end()
 
     assert outcome.status == 0
@@ -200,7 +218,7 @@ def test_a_job_that_fails_again_and_again_is_restarted_and_comes_to_its_end(tmp_
 
 
 def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
-    """Ranks in the middle of a step end themselves within a second, and so do the processes that read data."""
+    """Ranks in the middle of a step end by themselves, and so do the processes that read data."""
     job = Job(SCRIPT, tmp_path, 2, event="hang", num_workers=1)
     job.wait_for(lambda: any(True for _ in job.notes("at")))
     ranks = [int(pid) for _, pid in job.notes("pid")]
@@ -212,8 +230,8 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
     job.wait_for(lambda: not any(map(is_running, started)))
 
 
-def test_a_rank_whose_launcher_was_killed_before_it_could_look_ends() -> None:
-    """What is its parent then would never end; the launcher's store says so."""
+def test_a_rank_whose_launcher_was_killed_before_it_started_ends() -> None:
+    """Its parent is then a process that never ends; the launcher's store does not answer."""
     with socket.create_server(("localhost", 0)) as closed:
         port = closed.getsockname()[1]
     script = "from d9d.loop.run import launch; launch(lambda: print('running'))"

@@ -19,8 +19,8 @@ OF_THE_HOST = {
     "tolist in _read",
     "__int__ in _compute_loss",
     "aten::_local_scalar_dense in _compute_loss",
-    "item in _read_flag",
-    "aten::_local_scalar_dense in _read_flag",
+    "item in _agree",
+    "aten::_local_scalar_dense in _agree",
 }
 
 

@@ -1,4 +1,4 @@
-"""A process alone that is asked to stop, or that fails, and what `launch` does for it."""
+"""A single process that gets a stop signal, or that fails, with and without `launch`."""
 
 import multiprocessing
 import os
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from declared import record, violation
 
-from d9d.loop.component.failure import is_secondary_failure
-from d9d.loop.component.shutdown import StopRequest, StopSignal
+from d9d.loop.component.failure import is_secondary_failure, print_from_rank
+from d9d.loop.component.shutdown import SignalListener, StopRequest
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue import inference, train
@@ -26,7 +26,6 @@ from .toy_job import (
     ToyTask,
     configure_inference,
     configure_training,
-    cpu_context,
     inference_config,
     steps_saved,
     training_config,
@@ -34,7 +33,7 @@ from .toy_job import (
 
 
 def in_step(step: int, act: Callable[[], object], trace: list[str] | None = None) -> Callable[[EventBus], None]:
-    """Have something happen in a step, and note all events of training."""
+    """Make something happen in a step, and record all events of training."""
 
     def react(ctx: train.EventStepContext) -> None:
         if ctx.stepper.current_step == step:
@@ -47,8 +46,8 @@ def in_step(step: int, act: Callable[[], object], trace: list[str] | None = None
     return listen
 
 
-def ask(number: int) -> Callable[[], object]:
-    """Return what sends this process a signal."""
+def send(number: int) -> Callable[[], object]:
+    """Return a function that sends a signal to this process."""
     return lambda: os.kill(os.getpid(), number)
 
 
@@ -59,11 +58,11 @@ def test_a_signal_stops_training_after_its_step_with_a_checkpoint(
     asynchronous: bool,  # noqa: FBT001 -- a parameter of pytest
     tmp_path: Path,
 ) -> None:
-    """All events of the step are triggered, and none that would claim success; the status invites to try again."""
+    """All events of the step are triggered, but not the one of success; the exit status invites a retry."""
     trace: list[str] = []
     before = signal.getsignal(number)
     config = training_config(CheckpointingConfig(folder=tmp_path, asynchronous=asynchronous), total_steps=9)
-    trainer = configure_training(config, task=ToyTask(in_step(4, ask(number), trace)))
+    trainer = configure_training(config, task=ToyTask(in_step(4, send(number), trace)))
 
     with pytest.raises(StopRequest) as stop:
         trainer.train()
@@ -76,11 +75,11 @@ def test_a_signal_stops_training_after_its_step_with_a_checkpoint(
     assert signal.getsignal(number) is before
 
 
-def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
-    """The same job run again trains the steps that are left."""
+def test_a_stopped_run_resumes(tmp_path: Path) -> None:
+    """The same job, run again, trains the remaining steps."""
     config = training_config(CheckpointingConfig(folder=tmp_path), total_steps=5)
     with pytest.raises(StopRequest):
-        configure_training(config, task=ToyTask(in_step(1, ask(signal.SIGTERM)))).train()
+        configure_training(config, task=ToyTask(in_step(1, send(signal.SIGTERM)))).train()
     trace: list[str] = []
 
     configure_training(config, task=ToyTask(in_step(9, list, trace))).train()
@@ -89,18 +88,18 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert trace[-1] == "train.finished"
 
 
-def test_a_signal_in_the_last_step_comes_too_late(tmp_path: Path) -> None:
-    """The run is complete, and says so."""
+def test_a_signal_in_the_last_step_changes_nothing(tmp_path: Path) -> None:
+    """The run is complete, and triggers its last event."""
     trace: list[str] = []
     config = training_config(CheckpointingConfig(folder=tmp_path), total_steps=3)
 
-    configure_training(config, task=ToyTask(in_step(2, ask(signal.SIGTERM), trace))).train()
+    configure_training(config, task=ToyTask(in_step(2, send(signal.SIGTERM), trace))).train()
 
     assert trace[-1] == "train.finished"
 
 
 def test_a_signal_stops_inference_and_no_output_is_lost(tmp_path: Path) -> None:
-    """It goes on with the next sample."""
+    """The run resumes with the next sample."""
 
     def react(ctx: inference.EventStepContext) -> None:
         if ctx.stepper.current_step == 1:
@@ -119,20 +118,20 @@ def test_a_signal_stops_inference_and_no_output_is_lost(tmp_path: Path) -> None:
     assert task.indices == list(range(12))
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:
-    """As by `nohup`, or by whoever has started the process."""
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """`nohup` or the parent process may have set it to be ignored."""
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     trace: list[str] = []
     try:
-        configure_training(training_config(), task=ToyTask(in_step(1, ask(signal.SIGUSR1), trace))).train()
+        configure_training(training_config(), task=ToyTask(in_step(1, send(signal.SIGUSR1), trace))).train()
     finally:
         signal.signal(signal.SIGUSR1, before)
 
     assert trace[-1] == "train.finished"
 
 
-def test_processes_that_are_forked_meanwhile_can_be_ended() -> None:
-    """The signal that ends one of them asks nothing of the run."""
+def test_a_process_that_is_forked_in_a_step_can_be_ended() -> None:
+    """The signal that ends it does not stop the run."""
     trace: list[str] = []
     statuses: list[int | None] = []
 
@@ -152,7 +151,7 @@ def test_processes_that_are_forked_meanwhile_can_be_ended() -> None:
 
 
 def test_a_loop_in_another_thread_leaves_signals_alone() -> None:
-    """Python lets only the main one handle them."""
+    """In Python, only the main thread can handle them."""
     seen: list[object] = []
     trace: list[str] = []
     task = ToyTask(in_step(1, lambda: seen.append(signal.getsignal(signal.SIGTERM)), trace))
@@ -185,7 +184,7 @@ if __name__ == "__main__":
 
 
 def start(act: str) -> "subprocess.Popen[str]":
-    """Start a script that does something in its second step."""
+    """Start a script that runs `act` in its second step."""
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(act=act)],
         stdout=subprocess.PIPE,
@@ -195,8 +194,8 @@ def start(act: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_an_exception_looks_as_python_shows_it() -> None:
-    """On one process, which no launcher has started; the exit status is 1."""
+def test_without_torchrun_an_exception_looks_as_in_any_script() -> None:
+    """The exit status is 1."""
     with start("raise LookupError('the true cause')") as process:
         _, errors = process.communicate()
 
@@ -205,28 +204,44 @@ def test_an_exception_looks_as_python_shows_it() -> None:
     assert "LookupError: the true cause\n" in errors
 
 
-def test_a_stopped_script_has_a_status_of_its_own() -> None:
-    """75, and nothing that looks like an error."""
+def test_a_script_that_stops_on_a_signal_has_its_own_exit_status() -> None:
+    """It is 75, and there is no traceback."""
     with start("signal.raise_signal(signal.SIGTERM)") as process:
         _, errors = process.communicate()
 
     assert process.returncode == 75
     assert "Traceback" not in errors
-    assert "stopped after 2 of 3 steps on SIGTERM, with exit status 75: run the same command again to go on" in errors
+    assert "stopped after 2 of 3 steps on SIGTERM, with exit status 75: run the same command again to resume" in errors
 
 
 def test_the_same_signal_again_ends_the_process_at_once() -> None:
-    """Unless it comes within a second, when it is still the same request, which came by two ways."""
+    """The status is the one that the signal itself would have given it."""
     with start("time.sleep(1000)") as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        assert process.poll() is None
-        time.sleep(0.7)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(("seconds", "ends"), [(0.9, False), (1.0, True)])
+def test_the_same_signal_within_a_second_is_the_same_request(
+    seconds: float,
+    ends: bool,  # noqa: FBT001 -- a parameter of pytest
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has come by two ways, from the scheduler and from the launcher."""
+    now, statuses = [100.0], list[int]()
+    monkeypatch.setattr("d9d.loop.component.shutdown.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("d9d.loop.component.shutdown.leave", statuses.append)
+    listener = SignalListener(has_peers=False)
+    listener._receive(signal.SIGTERM)
+    now[0] += seconds
+    listener._receive(signal.SIGTERM)
+
+    assert statuses == ([128 + signal.SIGTERM] if ends else [])
 
 
 @pytest.mark.parametrize(
@@ -240,13 +255,13 @@ def test_the_same_signal_again_ends_the_process_at_once() -> None:
         (LookupError("the true cause"), False),
     ],
 )
-def test_an_echo_is_told_from_a_cause(error: Exception, expected: bool) -> None:  # noqa: FBT001 -- a parameter of pytest
-    """By what gloo says; errors of people's own code may sound alike."""
+def test_a_secondary_failure_is_recognized_by_its_message(error: Exception, expected: bool) -> None:  # noqa: FBT001 -- a parameter of pytest
+    """These are messages of gloo; errors of user code may be similar."""
     assert is_secondary_failure(error) == expected
 
 
-def test_what_came_first_decides_whether_an_error_is_an_echo() -> None:
-    """A lost connection in `finally` is no excuse."""
+def test_the_earliest_error_decides_whether_a_failure_is_secondary() -> None:
+    """A connection that is lost in `finally` does not hide the cause."""
     lost = RuntimeError("Application timeout caused pair closure")
     lost.__context__ = LookupError("the true cause")
     wrapped = RuntimeError("the save failed")
@@ -260,12 +275,32 @@ def test_what_came_first_decides_whether_an_error_is_an_echo() -> None:
     assert is_secondary_failure(wrapped)
 
 
-def test_a_signal_in_the_moment_in_which_a_loop_ends_is_heard() -> None:
-    """The launcher ends a rank just when that one has lost another, which is why its loop ends."""
-    listening = StopSignal(cpu_context())
+def test_a_signal_at_the_moment_at_which_a_loop_ends_is_received() -> None:
+    """The launcher may end a rank just when its loop fails because it has lost another rank."""
+    listener = SignalListener(has_peers=False)
     receiver, sender = socket.socketpair()
     with receiver, sender:
         sender.send(bytes([signal.SIGTERM, 0]))
-        listening._hear(receiver)
+        listener._run(receiver)
 
-    assert listening._received == signal.SIGTERM
+    assert listener.received == signal.SIGTERM
+
+
+def test_a_failure_is_printed_after_the_lines_of_the_script(capfd: pytest.CaptureFixture[str]) -> None:
+    """One process has no rank to name."""
+    print_from_rank(None, "the true cause\n")
+
+    assert capfd.readouterr().err == "the true cause\n"
+
+
+@pytest.mark.parametrize("stream", [None, "closed"])
+def test_printing_a_failure_to_a_lost_stream_raises_nothing(
+    stream: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python has no stream where the process was started with `2>&-`."""
+    with (tmp_path / "closed").open("w") as closed:
+        pass
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None if stream is None else closed)
+
+    print_from_rank(None, "the true cause\n")

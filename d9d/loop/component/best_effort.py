@@ -1,11 +1,11 @@
 """Work that a run can do without: an error in it is logged once, and the run continues."""
 
 import logging
-import traceback
 from contextlib import suppress
 from types import TracebackType
 
 from d9d.core.stepper import Stepper
+from d9d.loop.component.failure import describe
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class BestEffort:
         """Begin the work."""
 
     def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         """Suppress an error of the work, and log the first one."""
         if not isinstance(error, Exception):
@@ -42,7 +42,7 @@ class BestEffort:
             with suppress(Exception):  # the log may go to the very stream that cannot be written to
                 logger.warning(
                     "%s: %s, after %d of %d steps. The run continues: %s. This is logged only once.",
-                    *(self._target, traceback.format_exception_only(error)[0].strip()),
+                    *(self._target, describe(error)),
                     *(self._stepper.current_step, self._stepper.total_steps, self._consequence),
                     # An error of the system says all there is to know; any other may be a bug.
                     exc_info=None if isinstance(error, OSError) else error,

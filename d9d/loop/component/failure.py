@@ -1,6 +1,5 @@
-"""What happens when a rank fails: the cause is published, and the whole job ends."""
+"""What happens when a rank fails: it publishes the cause, and the whole job ends."""
 
-import contextlib
 import datetime as dt
 import multiprocessing
 import os
@@ -11,7 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn, Self
 
 from torch import distributed
@@ -19,19 +19,30 @@ from torch.distributed.elastic.multiprocessing import errors
 
 from d9d.core.dist_context import MeetingPlace, meeting_place
 
+_FAILED = 1
+_INTERRUPTED = 130  # by Ctrl-C, as shells have it
+
+_POLL_SECONDS = 0.1
 _STORE_TIMEOUT = dt.timedelta(seconds=3)
-_CAUSE = "failure/cause"
-_BLAMED = "failure/blamed"
-_NUM_TOLD = "failure/num-told"
-_NUM_SPEAKERS = "failure/num-speakers"
+# How long a rank that has only lost another one waits for the cause, before it looks for ranks that do not respond.
+_CAUSE_SECONDS = 5.0
+# How long other ranks may take to report the same error, before the error is taken to be one of this rank alone.
+_SAME_ERROR_SECONDS = 0.5
+_PARENT_POLL_SECONDS = 0.5
+_AGENT_STORE_SECONDS = 5.0
 
 
 class FailureStore:
-    """Tells the others how this rank ends, and knows what they told; no process waits for another in it.
+    """A store in which each rank publishes that it ends, and why; no rank waits for another in it.
 
     Args:
-        place: Where they are kept; the connection belongs to this object alone, since another's wait would delay it.
+        place: The store, over a connection that belongs to this object alone: the wait of another user would delay it.
     """
+
+    _CAUSE = "failure/cause"
+    _UNRESPONSIVE = "failure/unresponsive"
+    _NUM_REPORTED = "failure/num-reported"
+    _NUM_DIAGNOSERS = "failure/num-diagnosers"
 
     def __init__(self, place: MeetingPlace) -> None:
         place.store.set_timeout(_STORE_TIMEOUT)
@@ -40,78 +51,79 @@ class FailureStore:
         self.num_ranks = place.num_ranks
 
     @classmethod
-    def of_job(cls) -> Self | None:
-        """Return those of this process, if it has met others."""
+    def connect(cls) -> Self | None:
+        """Return the store of this job; `None` if this process has not met others."""
         place = meeting_place()
         return None if place is None else cls(place)
 
     @property
     def cause(self) -> str | None:
-        """What made the job fail, as the first rank told it that knows; `None` while none does."""
-        return self._store.get(_CAUSE).decode() if self._store.check([_CAUSE]) else None
+        """The first cause that a rank has published; `None` if there is none yet."""
+        return self._store.get(self._CAUSE).decode() if self._store.check([self._CAUSE]) else None
 
     @property
-    def silent(self) -> list[int]:
-        """The ranks that have told nothing, which run on, hang, or were killed."""
-        return [rank for rank in range(self.num_ranks) if not self._store.check([_told(rank)])]
+    def unreported_ranks(self) -> list[int]:
+        """The ranks that have not reported: they still run, hang, or were killed."""
+        return [rank for rank in range(self.num_ranks) if not self._store.check([self._reported(rank)])]
 
     @property
     def all_reported(self) -> bool:
-        """Whether every rank has told that it ends."""
-        return self._store.add(_NUM_TOLD, 0) >= self.num_ranks
+        """Whether every rank has reported that it ends."""
+        return self._store.add(self._NUM_REPORTED, 0) >= self.num_ranks
 
     @property
-    def is_blamed(self) -> bool:
-        """Whether others have given up since this rank told nothing."""
-        return self._store.check([_BLAMED]) and str(self.rank) in self._store.get(_BLAMED).decode().split()
-
-    def blame(self, ranks: Sequence[int], cause: str) -> None:
-        """Tell that others are the cause.
-
-        Args:
-            ranks: Those that told nothing.
-            cause: What is known.
-        """
-        self._store.set(_BLAMED, " ".join(str(rank) for rank in ranks))
-        self._store.compare_set(_CAUSE, "", cause)
+    def is_unresponsive(self) -> bool:
+        """Whether other ranks have given up because this one did not respond."""
+        if not self._store.check([self._UNRESPONSIVE]):
+            return False
+        return str(self.rank) in self._store.get(self._UNRESPONSIVE).decode().split()
 
     def report(self, cause: str | None = None) -> None:
-        """Tell that this rank ends; telling it twice is telling it once.
+        """Publish that this rank ends; only its first report counts.
 
         Args:
-            cause: Why, if it is this rank's own failure.
+            cause: Why, if the failure is this rank's own.
         """
         if cause is not None:
-            self._store.compare_set(_CAUSE, "", cause)
-        # All that a key has been added to tells; only the first of them is counted.
-        if self._store.add(_told(self.rank), 1) == 1:
-            self._store.add(_NUM_TOLD, 1)
+            self._store.compare_set(self._CAUSE, "", cause)
+        # Adding to a key also makes it exist, which is how others see the report.
+        if self._store.add(self._reported(self.rank), 1) == 1:
+            self._store.add(self._NUM_REPORTED, 1)
 
-    def claim(self) -> bool:
-        """Return whether this rank is the first that asks, and so the one that speaks for all."""
-        return bool(self._store.add(_NUM_SPEAKERS, 1) == 1)
+    def report_unresponsive(self, ranks: Sequence[int], cause: str) -> None:
+        """Publish that other ranks are the cause.
+
+        Args:
+            ranks: The ranks that do not respond.
+            cause: What is known.
+        """
+        self._store.set(self._UNRESPONSIVE, " ".join(str(rank) for rank in ranks))
+        self._store.compare_set(self._CAUSE, "", cause)
+
+    def is_first_to_diagnose(self) -> bool:
+        """Return whether this rank is the first to ask, and so the one that looks for the cause on behalf of all."""
+        return bool(self._store.add(self._NUM_DIAGNOSERS, 1) == 1)
+
+    @staticmethod
+    def _reported(rank: int) -> str:
+        return f"failure/reported-{rank}"
 
 
-def _told(rank: int) -> str:
-    return f"failure/told-{rank}"
-
-
-# What gloo and NCCL say; gloo's errors are plain RuntimeErrors.
-_ECHO = re.compile(
+# Messages of gloo, whose errors are plain RuntimeErrors, and of NCCL.
+_LOST_CONNECTION = re.compile(
     r"gloo/transport/|Gloo connect|Application timeout caused pair closure|monitoredBarrier"
     r"|remote process exited|network error|communicator was aborted|[Ww]atchdog"
 )
-_FROM_THE_STORE = (distributed.DistNetworkError, distributed.DistStoreError)
 
 
 def is_secondary_failure(error: BaseException) -> bool:
-    """Say whether an error is no cause, and merely tells that another rank failed or hangs.
+    """Say whether an error is only a symptom of another rank's failure.
 
     Args:
-        error: The error; where it came of another one, that one decides.
+        error: The error; if it was raised because of or during another one, the earliest of them decides.
 
     Returns:
-        Whether it is an echo.
+        Whether it is.
     """
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         return False
@@ -119,179 +131,205 @@ def is_secondary_failure(error: BaseException) -> bool:
     while (earlier := root.__cause__ or root.__context__) is not None and earlier not in seen:
         root = earlier
         seen.add(root)
-    return isinstance(root, _FROM_THE_STORE) or _ECHO.search(str(root)) is not None
+    is_of_store = isinstance(root, (distributed.DistNetworkError, distributed.DistStoreError))
+    return is_of_store or _LOST_CONNECTION.search(str(root)) is not None
 
 
-FAILED = 1
-"""The exit status of a process that failed."""
-INTERRUPTED = 130
-"""The exit status of a process that Ctrl-C ended, as shells have it."""
-
-# So long does a rank that merely lost another one wait: the one that failed speaks first, and the launcher ends all.
-_PATIENCE_SECONDS = 5.0
-_POLL_SECONDS = 0.1
-
-_ending = threading.Lock()
+_is_ending = threading.Lock()
 
 
 def end_job(error: BaseException) -> NoReturn:
-    """Tell why this rank failed, and end the process, with no collective operation and no teardown on the way.
+    """Publish why this rank failed, and end the process without any collective operation or teardown.
 
-    Either would wait for ranks that wait for this one. The launcher then ends the others.
+    Those would wait for ranks that wait for this one. The launcher then ends the other ranks.
 
     Args:
-        error: Why; if it is an echo of what happened on another rank, that one is given time to speak first.
+        error: The error of this rank. After a secondary failure, the rank that failed first gets time to publish its
+            cause.
     """
-    if not _ending.acquire(blocking=False):
-        threading.Event().wait()  # another thread is at it
+    if not _is_ending.acquire(blocking=False):
+        threading.Event().wait()  # another thread is ending the job
     try:
-        _tell(error)
-    except BaseException:  # noqa: BLE001 -- such as Ctrl-C while it waits
+        store = None
+        with suppress(Exception):  # the store may be gone, and the error must be printed all the same
+            store = FailureStore.connect()
+        diagnosis = None if store is None else _diagnose(store, error)
+        print_from_rank(store, _format(error, diagnosis))
+        if diagnosis is not None:
+            error.add_note(diagnosis)
+        _write_error_file(error)
+    except BaseException:  # noqa: BLE001 -- such as Ctrl-C in the meantime
         traceback.print_exc()
     finally:
-        kill_children()
-        os._exit(_status(error))
+        leave(_exit_status(error))
+
+
+def end_job_unless_all_ranks_fail(error: BaseException) -> None:
+    """End the job because of an error that other ranks do not have; run in a thread.
+
+    On the way out, this rank may wait for the others: at a barrier in `finally`, say. An error that all ranks have,
+    such as a checkpoint that is refused, is left to the caller of the loop.
+
+    Args:
+        error: The error that left the loop on this rank.
+    """
+    store = FailureStore.connect()
+    if store is None or is_secondary_failure(error):
+        return
+    store.report(_cause_of(store, error))
+    deadline = time.monotonic() + _SAME_ERROR_SECONDS
+    while time.monotonic() < deadline:
+        if store.all_reported:
+            return
+        time.sleep(_POLL_SECONDS / 2)
+    end_job(error)
+
+
+def leave_failed_job(store: FailureStore) -> NoReturn:
+    """End this process because another rank failed; print where it is, if the others have given up waiting for it.
+
+    Args:
+        store: Has the cause.
+    """
+    if store.is_unresponsive:
+        frames = sys._current_frames()  # noqa: SLF001 -- the documented way
+        stack = traceback.format_stack(frames[threading.main_thread().ident or 0])
+        print_from_rank(store, f"other ranks gave up waiting for this one while it was here:\n{''.join(stack)}")
+    leave(_FAILED)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process and the processes that it has started, which may read data and would be left over.
+
+    Args:
+        status: The exit status.
+    """
+    _kill_children()
+    os._exit(status)
+
+
+def print_from_rank(store: FailureStore | None, text: str) -> None:
+    """Print to stderr, after the name of the rank.
+
+    Args:
+        store: Knows the rank; `None` if there is only one.
+        text: Complete lines.
+    """
+    prefix = "" if store is None else f"[rank {store.rank} of {store.num_ranks}] "
+    lost_stream = (AttributeError, OSError, ValueError)  # it is None, its reader is gone, or it is closed
+    with suppress(*lost_stream):
+        sys.stdout.flush()
+    with suppress(*lost_stream):
+        sys.stderr.write(prefix + text)  # in one call, so that lines of other ranks do not come in between
+        sys.stderr.flush()
 
 
 def describe(error: BaseException) -> str:
-    """Return an error in one line."""
+    """Return the type and the message of an error."""
     return traceback.format_exception_only(error)[0].strip()
 
 
-def kill_children() -> None:
-    """End the processes that this one has started, such as those that read data, which nobody would wait for."""
-    for child in multiprocessing.active_children():
-        child.kill()
+def _cause_of(store: FailureStore, error: BaseException) -> str:
+    return f"rank {store.rank}: {describe(error)}"
 
 
-def _tell(error: BaseException) -> None:
-    words = None
-    with contextlib.suppress(Exception):  # the store may be gone
-        words = FailureStore.of_job()
-    finding = _finding(words, error)
-    say(_text_of(error, finding), words)
-    if finding is not None:
-        error.add_note(finding)
-    _record(error)
-
-
-def _finding(words: FailureStore | None, error: BaseException) -> str | None:
-    """Return what the store tells of the cause, if the error does not."""
+def _diagnose(store: FailureStore, error: BaseException) -> str | None:
+    """Publish the error; if it is a secondary failure, return what is known of its cause."""
     try:
-        if words is None:
-            return None
         if is_secondary_failure(error):
-            return _found_elsewhere(words)
-        words.report(f"rank {words.rank}: {describe(error)}")
-    except Exception as problem:  # noqa: BLE001 -- whatever the store raises, the error itself has to be told
-        return f"what happened on the other ranks is unknown: {describe(problem)}"
+            return _find_cause(store)
+        store.report(_cause_of(store, error))
+    except Exception as store_error:  # noqa: BLE001 -- whatever the store raises, the error itself must be printed
+        return f"what happened on the other ranks is unknown, since their store cannot be read: {describe(store_error)}"
     return None
 
 
-def _found_elsewhere(words: FailureStore) -> str:
-    """Wait for the cause to show; then, or if none does, find who is silent."""
-    words.report()
-    _wait(lambda: words.all_reported and words.cause is None)
-    if cause := words.cause:
-        return f"this rank only lost others; what failed first is {cause}"
-    silent = words.silent
-    if silent and not words.claim():
-        time.sleep(_PATIENCE_SECONDS)  # one rank speaks for all that wait
-    if not silent:
-        return (
-            "no rank hangs, all of them have given up: either they began different collective operations, or the "
-            "network between them failed"
-        )
-    ranks = ", ".join(str(rank) for rank in silent)
-    finding = (
-        f"rank{'s' * (len(silent) > 1)} {ranks} of {words.num_ranks} told nothing while this one gave up: look there, "
-        "for what hangs or was killed"
-    )
-    words.blame(silent, finding)
-    return finding
-
-
-def _wait(is_over: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while time.monotonic() < deadline and not is_over():
+def _find_cause(store: FailureStore) -> str:
+    """Wait for a rank to publish the cause; if none does, find the ranks that do not respond."""
+    store.report()
+    deadline = time.monotonic() + _CAUSE_SECONDS
+    while time.monotonic() < deadline and not (store.all_reported and store.cause is None):
         time.sleep(_POLL_SECONDS)
+    if cause := store.cause:
+        return f"this rank only lost its connection to others; the first failure was {cause}"
+    missing = store.unreported_ranks
+    if not missing:
+        return (
+            "all ranks have given up, and none of them hangs: either they started different collective operations, or "
+            "the network between them failed"
+        )
+    if not store.is_first_to_diagnose():
+        time.sleep(_CAUSE_SECONDS)  # the first one prints the diagnosis, and the launcher ends the others
+    ranks = ", ".join(str(rank) for rank in missing)
+    diagnosis = (
+        f"this rank gave up waiting for rank{'s' * (len(missing) > 1)} {ranks} of {store.num_ranks}, which did not "
+        "respond: look there for code that hangs, or for a process that was killed"
+    )
+    store.report_unresponsive(missing, diagnosis)
+    return diagnosis
 
 
-def _text_of(error: BaseException, finding: str | None) -> str:
+def _format(error: BaseException, diagnosis: str | None) -> str:
     if not isinstance(error, SystemExit):
         text = "".join(traceback.format_exception(error))
     elif isinstance(error.code, int):
         text = f"left with exit status {error.code}\n"
     else:
         text = f"{error.code}\n"
-    return text if finding is None else f"{finding}\n{text}"
+    return text if diagnosis is None else f"{diagnosis}\n{text}"
 
 
-def say(text: str, words: FailureStore | None) -> None:
-    """Print what this process has to say at its end.
-
-    Args:
-        text: Whole lines.
-        words: Know the rank, where there are several.
-    """
-    where = "" if words is None else f"[rank {words.rank} of {words.num_ranks}] "
-    with contextlib.suppress(OSError, ValueError):  # whoever read it may be gone
-        sys.stdout.flush()
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(where + text)  # at once, so that lines of other ranks do not come between
-        sys.stderr.flush()
-
-
-def _record(error: BaseException) -> None:
-    """Write the error where torchrun looks for it, to repeat it at the end of its own output."""
+def _write_error_file(error: BaseException) -> None:
+    """Write the error to the file whose content torchrun prints at its end."""
     try:
         raise error  # noqa: TRY301 -- what is written is the error that is being handled
     except BaseException:  # noqa: BLE001 -- even Ctrl-C
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             errors.get_error_handler().record_exception(error)
 
 
-def _status(error: BaseException) -> int:
+def _exit_status(error: BaseException) -> int:
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else FAILED
-    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+        return error.code if isinstance(error.code, int) else _FAILED
+    return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else _FAILED
 
 
-_PARENT_POLL_SECONDS = 0.5
-_ANSWER_SECONDS = 5.0
+def _kill_children() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def start_parent_watchdog() -> None:
-    """Have this process end soon after the one that started it, however that one ended.
+    """Make this process end soon after its launcher, even if the launcher was killed.
 
-    Nobody else would end it, and it would write beside the job that takes its place.
+    A process that is left over would write to the files of the job that replaces it.
 
     Raises:
-        SystemExit: If the launcher is gone already.
+        SystemExit: If the launcher is already gone.
     """
     launcher = os.getppid()
-    # While torch was imported the launcher may have ended, and what is the parent now would never end.
-    if not _store_answers():
+    # The launcher may have ended while torch was imported: this process then has another parent, which never ends.
+    if not _agent_store_answers():
         raise SystemExit("the launcher is gone: its store does not answer; start the job again")
-    threading.Thread(target=_watch, args=(launcher,), name="d9d-launcher", daemon=True).start()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(_PARENT_POLL_SECONDS)
+        _kill_children()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="d9d-parent-watchdog", daemon=True).start()
 
 
-def _store_answers() -> bool:
-    """Say whether the store is there that torchrun keeps for its processes from before they are started."""
+def _agent_store_answers() -> bool:
+    """Say whether torchrun's own store can be reached, which it opens before it starts the ranks."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
     try:
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        socket.create_connection(address, timeout=_ANSWER_SECONDS).close()
+        socket.create_connection(address, timeout=_AGENT_STORE_SECONDS).close()
     except ConnectionRefusedError:
         return False
-    except OSError:  # a slow network, perhaps: joining the others will tell
+    except OSError:  # perhaps a slow network: joining the other ranks will show
         return True
     return True
-
-
-def _watch(launcher: int) -> None:
-    while os.getppid() == launcher:
-        time.sleep(_PARENT_POLL_SECONDS)
-    kill_children()
-    os.kill(os.getpid(), signal.SIGKILL)

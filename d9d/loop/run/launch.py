@@ -1,4 +1,4 @@
-"""How a script starts, so that its end is told truly."""
+"""The entry point of a script, under torchrun or alone."""
 
 import os
 import signal
@@ -12,16 +12,16 @@ from torch.distributed.elastic.multiprocessing import errors
 from d9d.loop.component.failure import FailureStore, end_job, start_parent_watchdog
 from d9d.loop.component.shutdown import Shutdown, StopRequest
 
-_FAREWELL_SECONDS = 5.0
+_LAST_REPORT_SECONDS = 5.0
 
 
 def launch(main: Callable[[], object]) -> None:
     """Run the main function of a script.
 
-    A process that `torchrun` has not started just calls it. Otherwise, what is raised on any rank ends the whole job
-    within two seconds, with its traceback above all that other ranks say, and once more at the end of torchrun's own
-    output; a rank that hangs is named when the others have waited for it as long as the timeouts allow; and no process
-    outlives its launcher.
+    Without `torchrun`, this only calls it. Under `torchrun`, an error on any rank ends the whole job within two
+    seconds: its traceback comes before the output of ranks that only lost the connection, and once more at the end of
+    torchrun's own output. A rank that hangs is named when the others have waited for it as long as the timeouts allow.
+    No process outlives its launcher.
 
     Example:
         ```python
@@ -44,7 +44,7 @@ def launch(main: Callable[[], object]) -> None:
     except SystemExit as stop:
         if stop.code not in (None, 0) and not isinstance(stop, StopRequest):
             end_job(stop)
-        # The launcher ends the others as soon as the first has left, and all have done what was asked for.
+        # The launcher ends the others as soon as the first rank has left; all have done what was requested.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _leave_together()
         raise
@@ -54,15 +54,15 @@ def launch(main: Callable[[], object]) -> None:
 
 
 def _leave_together() -> None:
-    """Wait a moment for ranks that still speak: the end of a process closes its connections."""
-    with suppress(Exception):  # they may have failed, and say so themselves
-        words = FailureStore.of_job()
-        if words is None:
+    """Wait a moment for the other ranks to end too: the end of a process closes connections that they may still use."""
+    with suppress(Exception):  # ranks that have failed report that themselves
+        store = FailureStore.connect()
+        if store is None:
             return
-        words.report()
-        deadline = time.monotonic() + _FAREWELL_SECONDS
+        store.report()
+        deadline = time.monotonic() + _LAST_REPORT_SECONDS
         while time.monotonic() < deadline:
-            if words.all_reported:
+            if store.all_reported:
                 if distributed.is_initialized():
                     distributed.destroy_process_group()
                 return
