@@ -1,4 +1,4 @@
-"""The configuration of a loop: every setting, its meaning and its unit."""
+"""The settings of a loop: what each means, its unit, and its default."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -26,62 +26,63 @@ __all__ = [
 
 
 class CheckpointingConfig(Settings):
-    """Where and how often the state of a job is saved; running the same job again resumes from there."""
+    """Where and how often the state of a job is saved. The same job, run again, resumes from the newest checkpoint."""
 
     folder: Path
-    """The folder that holds this job's checkpoints, and nothing else."""
+    """The folder for the checkpoints of this job; nothing else may be in it."""
 
     period_steps: PositiveInt | None = 1000
-    """How often to save, in steps; `None` goes by minutes alone. The last step is always saved."""
+    """The number of steps between two saves; `None` saves by `period_minutes` alone. By default 1000. The last step is
+    always saved."""
 
     period_minutes: PositiveFloat | None = None
-    """The longest time between two saves, in minutes by the clock of the main process; several processes save up to
-    six steps later. `None` goes by steps alone."""
+    """The longest time between two saves, in minutes on the clock of the main process; with several processes, a save
+    may come up to six steps later. `None`, the default, saves by `period_steps` alone."""
 
     num_to_keep: PositiveInt = 3
-    """How many of the newest checkpoints to keep."""
+    """The number of newest checkpoints that are kept; older ones are removed. By default 3."""
 
     asynchronous: bool = False
-    """Whether the loop goes on while a checkpoint is written. It then holds a copy of the state in the memory of the
-    host, and a save that fails is raised at the next one, or at the end of the loop. By default the loop waits until a
+    """Whether the loop continues while a checkpoint is written. It then needs host memory for a copy of the state, and
+    a save that fails raises its error at the next save, or at the end of the loop. By default the loop waits until the
     checkpoint is on disk."""
 
 
 class DataLoadingConfig(Settings):
-    """How samples come from the dataset to the device."""
+    """How samples are read from the dataset."""
 
     num_workers: NonNegativeInt = 0
-    """How many processes read samples ahead; with 0 the loop reads them itself, when it needs them. What samples draw
-    at random is the same for any number of processes, and something else with none. Iterable data comes in another
-    order with another number."""
+    """The number of worker processes per rank that read samples ahead. With 0, the default, the loop reads each sample
+    when it needs it. Random numbers drawn in a dataset are the same for any number of workers above 0, and different
+    for 0. The order of iterable data depends on the number."""
 
 
 class PipelineConfig(Settings):
-    """How the stages of a model take turns; of no effect while `mesh.pipeline_parallel` is 1."""
+    """How the stages of a pipeline take turns. It has no effect while `mesh.pipeline_parallel` is 1."""
 
     schedule: ScheduleName = "1f1b"
-    """The order of forward and backward passes. `gpipe` and `1f1b` have one stage a process, `zbv` and `dualpipev`
-    have two, and the others `num_stages_per_process`."""
+    """The order of forward and backward passes, by default `1f1b`. `gpipe` and `1f1b` have one stage per process, `zbv`
+    and `dualpipev` have two, and the others have `num_stages_per_process`."""
 
     num_stages_per_process: PositiveInt | None = None
-    """How many stages each process holds; `None` takes two where the schedule leaves a choice."""
+    """The number of stages in each process. `None`, the default, is 2 for schedules that leave a choice."""
 
     activation_dtype: Literal["fp32", "bf16"] | None = None
-    """The number format in which activations and their gradients travel between stages; `None` keeps that of the
-    weights as the model provider makes them."""
+    """The dtype in which activations and their gradients are sent between stages. `None`, the default, is the dtype of
+    the weights as the model provider creates them."""
 
     @model_validator(mode="after")
     def _stages_suit_schedule(self) -> Self:
         fixed, asked = SCHEDULES[self.schedule].num_stages_per_process, self.num_stages_per_process
         if fixed is not None and asked not in (None, fixed):
             raise ValueError(
-                f"schedule={self.schedule!r} has {fixed} stage{'s' * (fixed > 1)} a process, and "
+                f"schedule={self.schedule!r} has {fixed} stage{'s' * (fixed > 1)} per process, and "
                 f"num_stages_per_process is {asked}: leave it out, or choose another schedule"
             )
         if fixed is None and asked == 1:
             raise ValueError(
-                f"schedule={self.schedule!r} has several stages a process, and num_stages_per_process is 1: set it to "
-                "2 or more, or choose '1f1b'"
+                f"schedule={self.schedule!r} has several stages per process, and num_stages_per_process is 1: set it "
+                "to 2 or more, or choose '1f1b'"
             )
         return self
 
@@ -89,11 +90,11 @@ class PipelineConfig(Settings):
         """Return the stages that a process holds.
 
         Args:
-            process: Its place in the pipeline, from 0.
-            num_processes: How many processes the pipeline has; one alone holds the whole model.
+            process: Its position in the pipeline, from 0.
+            num_processes: The number of processes in the pipeline; a single one holds the whole model.
 
         Returns:
-            The stages, in the order of the pipeline.
+            The stages, in pipeline order.
         """
         if num_processes == 1:
             return [StagePosition()]
@@ -106,106 +107,115 @@ class PipelineConfig(Settings):
 
 
 class ProfilingConfig(Settings):
-    """Which steps are recorded by `torch.profiler`, counted from the first one that a process runs."""
+    """Which steps `torch.profiler` records, in cycles that start with the first step that a process runs."""
 
     folder: Path
-    """Where each rank writes one trace for each cycle, for Perfetto and TensorBoard."""
+    """The folder in which each rank writes one trace per cycle, for Perfetto and TensorBoard."""
 
     wait_steps: NonNegativeInt = 5
-    """How many steps each cycle lets pass."""
+    """The number of steps at the start of each cycle that are not recorded. By default 5."""
 
     warmup_steps: PositiveInt = 1
-    """How many steps are then recorded and thrown away, since the first ones under the profiler are slower."""
+    """The number of steps after them that are recorded and discarded, since the first steps under the profiler are
+    slower. By default 1."""
 
     active_steps: PositiveInt = 3
-    """How many steps are then recorded and kept."""
+    """The number of steps after them that are recorded and kept. By default 3."""
 
     num_cycles: PositiveInt = 1
-    """How many cycles there are; after the last one, nothing is recorded."""
+    """The number of cycles; after the last one, nothing is recorded. By default 1."""
 
     with_stack: bool = False
-    """Whether to record which lines of code call each operator, which slows the recorded steps down."""
+    """Whether to record the line of code that calls each operator, which makes the recorded steps slower. By default it
+    is not recorded."""
 
 
 class ReportingConfig(Settings):
-    """What people see of a running loop."""
+    """Where and how often a loop reports its numbers; the main process does."""
 
     progress_bar: bool | None = None
-    """Whether to draw a progress bar; `None` draws one where there is a terminal, and logs lines elsewhere."""
+    """Whether to draw a progress bar on stderr. `None`, the default, draws one on a terminal, and logs a line per
+    report elsewhere."""
 
     period_steps: PositiveInt | None = 10
-    """How often to report numbers, in steps; `None` never does. No report waits for the device: it appears with a
-    later step, when the device has its numbers, and the last one at the end of the loop."""
+    """The number of steps between two reports, by default 10; `None` reports nothing. No step waits for the device: a
+    report appears in a later step, when its numbers have reached the host, and the last one at the end of the loop."""
 
     json_lines: Path | None = Path("runs/metrics.jsonl")
-    """The file to which each report is appended as a line of JSON; several runs may share it. `None` writes none."""
+    """The file to which each report is appended as a line of JSON, by default `runs/metrics.jsonl`. Several runs may
+    share it. `None` writes no file."""
 
     tensorboard: Path | None = None
-    """The folder for TensorBoard, in which each loop has one of its own; it takes
-    `pip install 'd9d-hooks[tensorboard]'`, and a folder for each run. `None` writes nothing."""
+    """The folder for TensorBoard, in which each loop has a folder of its own. Each run needs another one. `None`, the
+    default, writes nothing. It needs `pip install 'd9d-hooks[tensorboard]'`."""
 
 
 class TimeoutConfig(Settings):
-    """How long processes wait for one another before they give up."""
+    """How long processes wait for each other before they give up."""
 
     start_seconds: PositiveFloat = 1800.0
-    """From the start until the first step is complete: others may still read data, compile or load weights."""
+    """The longest wait in an operation until the first step is complete, in seconds: other processes may still read
+    data, compile, or load weights. By default half an hour."""
 
     step_seconds: PositiveFloat = 600.0
-    """In each operation of all later steps."""
+    """The longest wait in an operation of any later step, in seconds. By default ten minutes."""
 
 
 Precision = Literal["fp32", "bf16-autocast"]
-"""The number format of forward passes: that of the weights, or `torch.autocast` to bfloat16."""
+"""The dtype of forward passes: the dtype of the weights, or `torch.autocast` to bfloat16."""
 
 
 class LoopConfig(Settings):
-    """What training and inference have in common."""
+    """The settings that training and inference have in common."""
 
     mesh: DeviceMeshParameters = DeviceMeshParameters()
-    """How the processes of the job divide the work; by default there is one."""
+    """How the processes of the job divide the work; by default there is one process."""
 
     pipeline: PipelineConfig = PipelineConfig()
-    """How the stages of a model take turns."""
+    """How the stages of a pipeline take turns; by default `1f1b`."""
 
     timeouts: TimeoutConfig = TimeoutConfig()
-    """How long processes wait for one another."""
+    """How long processes wait for each other before they give up."""
 
     global_batch_size: PositiveInt
-    """How many samples one step takes."""
+    """The number of samples in one step, over all processes."""
 
     micro_batch_size: PositiveInt | None = None
-    """How many samples go through the model at once; `None` means all that a process has of a step."""
+    """The number of samples that go through the model at once, in one process. `None`, the default, is all samples that
+    a process has in a step."""
 
     device: str | None = None
-    """The device to run on, such as `cpu`; `None` takes the accelerator where there is one, and the CPU elsewhere."""
+    """The device to run on, such as `cpu`. `None`, the default, is the accelerator if there is one, else the CPU."""
 
     precision: Precision = "fp32"
-    """The number format of forward passes: that of the weights, or `torch.autocast` to bfloat16."""
+    """The dtype of forward passes: `fp32`, the default, keeps the dtype of the weights, and `bf16-autocast` uses
+    `torch.autocast` to bfloat16."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Where all random numbers of the job come from: initial weights, dropout, and the order of the data."""
+    """The seed of all random numbers of the job: initial weights, dropout, and the order of the data. By default 0."""
 
     source_checkpoint: Path | None = None
-    """Where the weights come from: one checkpoint of a training run; the folder that holds them, whose newest complete
-    one is taken; or exported weights, a file of safetensors or a folder of such. `None` keeps those that the model
-    provider made. Training that has a checkpoint of its own goes on from that one, and needs these no more."""
+    """The weights to start from: a checkpoint of a training run; a folder of checkpoints, of which the newest complete
+    one is used; or exported weights, a safetensors file or a folder of such files. `None`, the default, keeps the
+    weights of the model provider. Training that has a checkpoint of its own resumes from that, and does not read
+    these."""
 
     data_loading: DataLoadingConfig = DataLoadingConfig()
-    """How samples come from the dataset to the device."""
+    """How samples are read from the dataset."""
 
     checkpointing: CheckpointingConfig | None = None
-    """Where and how often the state of the job is saved; `None` saves nothing."""
+    """Where and how often the state of the job is saved. `None`, the default, saves nothing."""
 
     reporting: ReportingConfig = ReportingConfig()
-    """What people see of the running loop."""
+    """Where and how often the loop reports its numbers."""
 
     garbage_collection_period_steps: PositiveInt | None = 100
-    """How often Python's garbage is collected, in steps, at the same steps on all ranks, in place of automatic
-    collection; `None` leaves that alone. Lower it if objects that refer to each other hold much memory."""
+    """The number of steps between two collections of Python's garbage, by default 100. All ranks collect after the same
+    steps, in place of automatic collection; `None` leaves automatic collection on. Lower it if objects in reference
+    cycles hold a lot of memory."""
 
     profiling: ProfilingConfig | None = None
-    """Which steps are recorded for profiling; `None` records nothing."""
+    """Which steps `torch.profiler` records. `None`, the default, records nothing."""
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
@@ -220,44 +230,43 @@ class LoopConfig(Settings):
         lower = self.global_batch_size // divisor * divisor
         nearest = " or ".join(str(number) for number in (lower, lower + divisor) if number)
         raise ValueError(
-            f"global_batch_size={self.global_batch_size} cannot be cut{size}{parts}: it must be a multiple of "
+            f"global_batch_size={self.global_batch_size} cannot be divided{size}{parts}: it must be a multiple of "
             f"{divisor}, such as {nearest}"
         )
 
     @property
     def samples_per_micro_batch(self) -> int:
-        """How many samples go through the model at once."""
+        """The number of samples that go through the model at once."""
         return self.micro_batch_size or self.global_batch_size // self.mesh.data_parallel_size
 
     @property
     def num_micro_batches(self) -> int:
-        """How many micro-batches of a full step each process has."""
+        """The number of micro-batches that each process has in a full step."""
         return self.global_batch_size // (self.samples_per_micro_batch * self.mesh.data_parallel_size)
 
 
 class TrainingConfig(LoopConfig):
-    """Everything about a training run that is a number, a name or a path."""
+    """The settings of a training run."""
 
     total_steps: PositiveInt
-    """How many optimizer steps the run has."""
+    """The number of optimizer steps in the run."""
 
     max_gradient_norm: PositiveFloat | None = 1.0
-    """The L2 norm, over all parameters, to which larger gradients are scaled down. `None` leaves them as they are, as
-    sparse gradients need."""
+    """The largest L2 norm of the gradients of all parameters together; larger gradients are scaled down to it. By
+    default 1.0. `None` does not clip, as sparse gradients require."""
 
     non_finite_gradients: Literal["allow", "skip", "stop"] = "allow"
-    """What happens in a step in which the norm over all gradients is infinite or NaN. `allow` takes the step, and is
-    the only choice that every optimizer can follow and that costs nothing: the loss in the reports shows what became of
-    it. `skip` changes neither weights nor the optimizer's state in such a step; the learning rate goes on as it would.
-    `stop` takes no step from there on, and raises an error a few steps later. Both need an optimizer with
-    `fused=True`, and no step waits for the device to know."""
+    """What happens in a step whose gradient norm is infinite or NaN. `allow`, the default, takes the step: the loss in
+    the reports shows the result. `skip` changes neither the weights nor the state of the optimizer in that step; the
+    learning rate schedule continues. `stop` takes no further step, and raises an error a few steps later. `skip` and
+    `stop` need an optimizer with `fused=True`; no step waits for the device to check the norm."""
 
     gradient_dtype: Literal["fp32"] | None = None
-    """The number format in which the gradients of parameters of 16 bits are gathered over the micro-batches of a step,
-    measured and clipped; the optimizer gets them in the format of the parameters. `None` gathers in that one, where a
-    sum loses what is small beside it. Under FSDP, whose `MixedPrecisionPolicy.reduce_dtype` does the same for
-    the sum over processes, that one must be fp32 as well; fp32 parameters with `param_dtype=torch.bfloat16` and
-    `reduce_dtype=torch.float32` need nothing else."""
+    """The dtype in which gradients of 16-bit parameters are accumulated over the micro-batches of a step, measured and
+    clipped; the optimizer gets them in the dtype of the parameters. `None`, the default, accumulates in the dtype of
+    the parameters, where a sum loses small terms. With FSDP, `MixedPrecisionPolicy.reduce_dtype` must be
+    `torch.float32` too, which is the same setting for the sum over processes. Parameters in fp32 with
+    `param_dtype=torch.bfloat16` and `reduce_dtype=torch.float32` do not need it."""
 
     @model_validator(mode="after")
     def _micro_batches_suit_schedule(self) -> Self:
@@ -272,12 +281,12 @@ class TrainingConfig(LoopConfig):
         nearest = min(fitting, key=lambda number: abs(number - self.num_micro_batches))
         samples = self.samples_per_micro_batch * self.mesh.data_parallel_size
         raise ValueError(
-            f"pipeline.schedule={self.pipeline.schedule!r} on mesh.pipeline_parallel={num_processes} cannot take the "
-            f"{self.num_micro_batches} micro-batches that each process has in a step: it takes "
+            f"pipeline.schedule={self.pipeline.schedule!r} on mesh.pipeline_parallel={num_processes} cannot run the "
+            f"{self.num_micro_batches} micro-batches that each process has in a step: it can run "
             f"{', '.join(str(number) for number in fitting)} and so on; set global_batch_size={nearest * samples}, or "
             "another micro_batch_size"
         )
 
 
 class InferenceConfig(LoopConfig):
-    """Everything about an inference run that is a number, a name or a path."""
+    """The settings of an inference run."""

@@ -30,8 +30,8 @@ def pipeline(schedule: str, num_processes: int, **changes: Any) -> TrainingConfi
 @pytest.mark.parametrize(
     ("schedule", "num_processes", "message"),
     [
-        ("1f1b", 8, "takes 8, 9, 10, .* and so on; set global_batch_size=16, or another micro_batch_size"),
-        ("dualpipev", 4, "takes 8, 9, 10, .* set global_batch_size=16"),
+        ("1f1b", 8, "can run 8, 9, 10, .* and so on; set global_batch_size=16, or another micro_batch_size"),
+        ("dualpipev", 4, "can run 8, 9, 10, .* set global_batch_size=16"),
         ("interleaved_1f1b", 3, None),
         ("zbv", 4, None),
         ("gpipe", 8, None),
@@ -44,23 +44,23 @@ def test_too_few_micro_batches_for_a_schedule_are_refused(
     if message is None:
         assert pipeline(schedule, num_processes).num_micro_batches == 4
         return
-    found = f"pipeline.schedule='{schedule}' on mesh.pipeline_parallel={num_processes} cannot take the 4 micro-batches"
+    found = f"pipeline.schedule='{schedule}' on mesh.pipeline_parallel={num_processes} cannot run the 4 micro-batches"
     with pytest.raises(ValidationError, match=f"{found}.*{message}"):
         pipeline(schedule, num_processes)
 
 
 def test_rounds_of_unequal_size_are_refused() -> None:
     """Five micro-batches on two processes would be rounds of two, two and one."""
-    with pytest.raises(ValidationError, match=r"cannot take the 5 micro-batches .* takes 1, 2, 3, 4, 6, 8 and so on"):
+    with pytest.raises(ValidationError, match=r"cannot run the 5 micro-batches .* can run 1, 2, 3, 4, 6, 8 and so on"):
         pipeline("interleaved_1f1b", 2, global_batch_size=10)
 
 
 @pytest.mark.parametrize(
     ("schedule", "num_stages", "message"),
     [
-        ("1f1b", 2, "has 1 stage a process, and num_stages_per_process is 2: leave it out, or choose another schedule"),
-        ("zbv", 3, "has 2 stages a process, and num_stages_per_process is 3"),
-        ("interleaved_1f1b", 1, "has several stages a process, and num_stages_per_process is 1: set it to 2 or more"),
+        ("1f1b", 2, "has 1 stage per process, and num_stages_per_process is 2: leave it out, or choose another schedule"),
+        ("zbv", 3, "has 2 stages per process, and num_stages_per_process is 3"),
+        ("interleaved_1f1b", 1, "has several stages per process, and num_stages_per_process is 1: set it to 2 or more"),
     ],
 )
 def test_a_number_of_stages_that_does_not_fit_the_schedule_is_refused(

@@ -32,7 +32,7 @@ from .toy_job import (
 REFUSED = [
     pytest.param(
         {"micro_batch_size": 3},
-        "global_batch_size=4 cannot be cut into micro-batches of micro_batch_size=3: it must be",
+        "global_batch_size=4 cannot be divided into micro-batches of micro_batch_size=3: it must be",
         id="batches-that-do-not-divide",
     ),
     pytest.param({"micro_batch_size": 8}, "micro_batch_size=8", id="micro-batch-larger-than-the-step"),
@@ -188,7 +188,9 @@ def test_several_processes_without_a_mesh_are_refused(monkeypatch: pytest.Monkey
 
 def test_a_global_batch_that_does_not_divide_among_processes_is_refused() -> None:
     """The error names sizes that would work."""
-    message = "global_batch_size=6 cannot be cut into micro-batches of micro_batch_size=2 on 2 data-parallel processes"
+    message = (
+        "global_batch_size=6 cannot be divided into micro-batches of micro_batch_size=2 on 2 data-parallel processes"
+    )
     with pytest.raises(ValueError, match=f"{message}: it must be a multiple of 4, such as 4 or 8"):
         training_config(global_batch_size=6, mesh=DeviceMeshParameters(data_parallel_shard=2))
 
