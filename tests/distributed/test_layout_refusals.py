@@ -58,7 +58,11 @@ def test_rounds_of_unequal_size_are_refused() -> None:
 @pytest.mark.parametrize(
     ("schedule", "num_stages", "message"),
     [
-        ("1f1b", 2, "has 1 stage per process, and num_stages_per_process is 2: leave it out, or choose another schedule"),
+        (
+            "1f1b",
+            2,
+            "has 1 stage per process, and num_stages_per_process is 2: leave it out, or choose another schedule",
+        ),
         ("zbv", 3, "has 2 stages per process, and num_stages_per_process is 3"),
         ("interleaved_1f1b", 1, "has several stages per process, and num_stages_per_process is 1: set it to 2 or more"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from d9d.core.tensor_tree import list_tensors
+from d9d.loop.component.data import list_tensors
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]

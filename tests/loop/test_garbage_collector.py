@@ -9,10 +9,10 @@ import torch
 from torch.utils.data import Dataset
 
 from d9d.core.stepper import Stepper
-from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.config import DataLoadingConfig
 from d9d.loop.control import ComputeLossContext, ComputeLossResult
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE, EventStepContext
+from d9d.loop.run.loop import GarbageCollector
 
 from .toy_job import (
     NUM_FEATURES,

@@ -19,7 +19,7 @@ from d9d.core.parallel import is_replicated_by_ddp
 from d9d.core.pipeline import SCHEDULES, ScheduleName, StagePosition
 from d9d.core.settings import ConfigurationError
 from d9d.core.stepper import Stepper
-from d9d.core.tensor_tree import map_tensors
+from d9d.loop.component.data import map_tensors
 from d9d.loop.component.gradients import GradientSynchronizer
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.config import LoopConfig
@@ -32,7 +32,7 @@ from d9d.loop.control import (
     ModelProvider,
     ParallelizeModelStageContext,
 )
-from d9d.loop.control.provider import expect_result
+from d9d.loop.control.provider import expect_result, wrong_result
 
 Shapes: TypeAlias = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 """The shape and the dtype of each of several tensors."""
@@ -313,8 +313,10 @@ class ModelRunner(abc.ABC):
 
     def _build_inputs(self, batch: Any) -> BuildForwardInputsResult:
         """Have the task build the inputs of the model for a micro-batch on the device."""
-        result = self._task.build_forward_inputs(BuildForwardInputsContext(batch=batch, stepper=self._stepper))
-        return expect_result(result, BuildForwardInputsResult, self._task.build_forward_inputs)
+        result: object = self._task.build_forward_inputs(BuildForwardInputsContext(batch=batch, stepper=self._stepper))
+        if not isinstance(result, BuildForwardInputsResult):
+            raise wrong_result(result, BuildForwardInputsResult, self._task.build_forward_inputs)
+        return result
 
 
 class WholeModelRunner(ModelRunner):

@@ -16,7 +16,7 @@ from d9d.core.dist_context import DistributedContext
 from d9d.core.pipeline import SCHEDULES, ScheduleTraits
 from d9d.core.settings import ConfigurationError
 from d9d.core.stepper import Stepper
-from d9d.core.tensor_tree import list_tensors, map_tensors
+from d9d.loop.component.data import list_tensors, map_tensors
 from d9d.loop.component.gradients import GradientSynchronizer
 from d9d.loop.component.model import (
     ComputeLoss,

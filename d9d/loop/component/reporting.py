@@ -71,6 +71,7 @@ class Reporter:
         self._num_samples = num_samples
         self._sinks = sinks
         self._consoles = [sink for sink in sinks if isinstance(sink, Console)]
+        self._bars: list[Console] = []
         self._recorded: dict[str, float | torch.Tensor | None] | None = None
         self._pending: _PendingReport | None = None
 
@@ -79,6 +80,8 @@ class Reporter:
         for console in self._consoles:
             with console.guard:
                 console.open()
+            if console.is_drawing:
+                self._bars.append(console)
         self._measured_steps, self._measured_at = self._stepper.current_step, time.perf_counter()
         return self
 
@@ -122,9 +125,9 @@ class Reporter:
             self._publish()
             self._pending = self._start(self._recorded)
             self._recorded = None
-        for console in self._consoles:
-            with console.guard:
-                console.step_done()
+        for bar in self._bars:
+            with bar.guard:
+                bar.step_done()
 
     def _start(self, candidates: Mapping[str, float | torch.Tensor | None]) -> "_PendingReport":
         on_device = {name: number for name, number in candidates.items() if isinstance(number, torch.Tensor)}

@@ -97,8 +97,7 @@ class Shutdown:
                 target=end_job_unless_all_ranks_fail, args=(error,), name="d9d-failure", daemon=True
             ).start()
 
-    @property
-    def is_due(self) -> bool:
+    def is_stopping(self) -> bool:
         """Whether the ranks have agreed to stop after the step that has just been completed."""
         return self._agreed_signal != 0
 
@@ -115,7 +114,7 @@ class Shutdown:
         Raises:
             StopRequest: If they have.
         """
-        if not self.is_due or self._stepper.is_finished:
+        if not self.is_stopping() or self._stepper.is_finished:
             return
         if self._dist_context.is_main_process:
             logger.warning(

@@ -121,6 +121,11 @@ class Console(ReportSink):
         )
         self._bar = None if bar.disable else bar
 
+    @property
+    def is_drawing(self) -> bool:
+        """Whether there is a bar, which shows each step."""
+        return self._bar is not None
+
     def step_done(self) -> None:
         """Show that a step is complete."""
         if self._bar is not None:

@@ -17,7 +17,6 @@ from d9d.loop.component.checkpoint.job_state import JobState, find_stateful_obje
 from d9d.loop.component.checkpoint.manager import Checkpointer
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
 from d9d.loop.component.data import DeviceTransfer
-from d9d.loop.component.garbage_collector import GarbageCollector
 from d9d.loop.component.model import (
     ModelRunner,
     ModelStage,
@@ -46,7 +45,7 @@ from d9d.loop.control import (
 )
 from d9d.loop.control.provider import expect_result
 from d9d.loop.event import EventBus
-from d9d.loop.run.loop import Loop, Service
+from d9d.loop.run.loop import GarbageCollector, Loop, Service
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -277,7 +276,7 @@ class Assembly:
             },
             ranks=self.ranks,
             job_metadata=describe_job(config),
-            is_stopping=lambda: shutdown.is_due,
+            is_stopping=shutdown.is_stopping,
         )
         return Loop(
             event_bus=self.event_bus,

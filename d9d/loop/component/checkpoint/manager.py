@@ -19,7 +19,6 @@ from torch.distributed.tensor import DTensor
 
 from d9d.core.device import copy_to_host, has_streams
 from d9d.core.stepper import Stepper
-from d9d.core.tensor_tree import map_tensors
 from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock, remove_staging_directories
 from d9d.loop.component.checkpoint.job_state import JobState
 from d9d.loop.component.checkpoint.state_dict import describe_state
@@ -30,6 +29,7 @@ from d9d.loop.component.checkpoint.storage import (
     find_differences,
     require_same,
 )
+from d9d.loop.component.data import map_tensors
 from d9d.loop.component.ranks import ALONE, Ranks
 from d9d.loop.config import CheckpointingConfig
 
