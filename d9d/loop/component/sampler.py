@@ -179,16 +179,12 @@ class ShufflingBatchSampler(StepBatchSampler):
         return self._global_batch_size
 
     def _samples(self, start: int, stop: int) -> list[int]:
-        samples: list[int] = []
-        while start < stop:
-            block_start, block = self._block
-            position = start - block_start
-            if not 0 <= position < len(block):
-                self._block = start, self._read(start)
-                continue
-            found = block[position : position + stop - start]
-            samples += found
-            start += len(found)
+        block_start, block = self._block
+        samples = block[start - block_start : stop - block_start] if start >= block_start else []
+        while len(samples) < stop - start:
+            position = start + len(samples)
+            self._block = position, self._read(position)
+            samples += self._block[1][: stop - position]
         return samples
 
     def _read(self, start: int) -> list[int]:
