@@ -1,21 +1,22 @@
-"""How the experts of all layers and processes are kept evenly busy, and what is told of it."""
+"""Balances the load of the experts over all layers and processes, and reports it."""
 
 import dataclasses
 
 import torch
 from torch import distributed
 
-from d9d.core.dist_context import DistributedContext, MeshName
+from d9d import DistributedContext, MeshName
 from experts import MixtureOfExperts
 
 
 @dataclasses.dataclass(frozen=True)
 class RoutingStatistics:
-    """How each layer has spread its tokens over its experts since the statistics were last taken.
+    """How each layer has distributed its tokens over its experts since the statistics were last taken.
 
     Attributes:
         shares: The share of all choices that went to each expert, float32 [num_layers, num_experts]; rows sum to 1.
-        balance: The entropy of the shares over that of an even spread: 1 is even, 0 is all to one expert; [num_layers].
+        balance: The entropy of the shares, divided by that of an even distribution: 1 is even, 0 is all tokens to one
+            expert; [num_layers].
     """
 
     shares: torch.Tensor
@@ -23,7 +24,7 @@ class RoutingStatistics:
 
 
 class LoadBalancer:
-    """Moves the experts' biases after each step, alike on all processes, by the tokens of all of them.
+    """Moves the biases of the experts after each step, by the tokens of all processes, equally on all of them.
 
     Nothing here waits for the device.
 
@@ -31,7 +32,7 @@ class LoadBalancer:
         layers: The layers of this process, by their index in the whole model; at least one.
         num_layers: How many there are in the whole model.
         rate: By how much each expert's bias moves in a step.
-        dist_context: The processes, which all do the same here.
+        dist_context: The processes of the job; all of them call this.
     """
 
     def __init__(
@@ -45,9 +46,9 @@ class LoadBalancer:
         self._counts = torch.zeros(num_layers, num_experts, device=dist_context.device)
 
     def step(self) -> None:
-        """Balance the load by the counts of the step."""
+        """Update the biases from the token counts of the step."""
         step_counts = torch.stack([layer.step_counts for layer in self._layers.values()])
-        # Processes that divide the experts have each other's tokens, and so have counted the same.
+        # Processes that divide the experts exchange all tokens, so they have the same counts.
         if self._processes_with_other_tokens is not None:
             distributed.all_reduce(step_counts, group=self._processes_with_other_tokens)
         for (index, layer), num_tokens in zip(self._layers.items(), step_counts, strict=True):
@@ -66,7 +67,7 @@ class LoadBalancer:
 
 
 def _group(dist_context: DistributedContext, mesh: MeshName, dimension: str) -> distributed.ProcessGroup | None:
-    """Return the processes along a dimension of a mesh, or nothing where there is one."""
+    """Return the process group of a dimension of a mesh, or `None` if its size is 1."""
     if dist_context.mesh_parameters.shape_of(mesh)[dimension] == 1:
         return None
     return dist_context.mesh_for(mesh).get_group(dimension)

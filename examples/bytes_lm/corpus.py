@@ -1,4 +1,4 @@
-"""Real text that every machine has: the source files of Python's own standard library."""
+"""Real text that every machine has: the source files of Python's standard library."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 VOCABULARY_SIZE = 257
-"""The 256 bytes, and the mark that stands before the first byte of each file."""
+"""The 256 bytes, and the token before the first byte of each file."""
 
 START_OF_FILE = 256
 
@@ -32,16 +32,16 @@ class SourceFile:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether the file is kept from training; decided by its name alone, so it stays so when others come or go."""
+        """Whether the file is excluded from training. This depends only on its name, not on the other files."""
         return hashlib.sha256(self.name.encode()).digest()[0] % _HELD_OUT_ONE_IN == 0
 
     def tokens(self) -> torch.Tensor:
-        """Return the start mark and the bytes, int64 [1 + num_bytes]."""
+        """Return the start token and the bytes, int64 [1 + num_bytes]."""
         return torch.tensor([START_OF_FILE, *self.content])
 
 
 def read_corpus() -> list[SourceFile]:
-    """Read all source files of the standard library but its tests, in the order of their names."""
+    """Read all source files of the standard library except its tests, sorted by name."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = (path.relative_to(root) for path in sorted(root.rglob("*.py")))
     files = [
@@ -53,10 +53,10 @@ def read_corpus() -> list[SourceFile]:
 
 
 class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
-    """Windows over the training files, laid end to end, each with the token that follows every one of its tokens.
+    """Windows over the concatenated training files. The targets are the tokens, shifted by one.
 
     Args:
-        files: The corpus; held-out files are left out.
+        files: The corpus; held-out files are excluded.
         context_length: How many tokens a window has.
     """
 
@@ -74,17 +74,17 @@ class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
 
 
 class HeldOutWindows(Dataset[dict[str, torch.Tensor]]):
-    """Windows over each held-out file, padded at its end, each with the index of its file.
+    """Windows over each held-out file, padded at the end of the file, with the index of the file.
 
     Args:
-        files: The corpus; training files are left out.
+        files: The corpus; training files are excluded.
         context_length: How many tokens a window has.
-        multiple_of: What number of windows to fill up to, with some in which nothing is to be predicted: processes that
-            exchange tokens need batches of one size.
+        multiple_of: Pads the number of windows to a multiple of this, with windows whose targets are all ignored:
+            processes that exchange tokens need batches of the same size.
     """
 
     IGNORED = -100
-    """The target at which nothing is to be predicted: past the end of a file."""
+    """The target of positions that do not count: those past the end of a file."""
 
     def __init__(self, files: list[SourceFile], context_length: int, *, multiple_of: int = 1) -> None:
         self.files = [file for file in files if file.is_held_out]

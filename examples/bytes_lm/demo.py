@@ -1,7 +1,7 @@
 """Show the whole of d9d on a small language model: `make demo`.
 
-From the catalogue to the generated modules, from a subscriber to the type checker, from training to inference. It
-ends with what it showed, and fails if any of it did not hold.
+It compiles the catalogue, type-checks subscribers, refuses a wrong one, trains, and runs inference. It ends with a
+summary, and fails if any of these steps does.
 """
 
 import json
@@ -17,7 +17,7 @@ LARGEST_BITS_PER_BYTE = 4.0
 
 
 def run(title: str, *arguments: str, expected_status: int = 0) -> str:
-    """Run Python with some arguments in the project's root, and return what it printed to its standard output."""
+    """Run Python in the root of the project, and return its standard output."""
     print(f"\n== {title}\n$ python {' '.join(arguments)}", flush=True)
     started = time.perf_counter()
     with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 -- our own commands
@@ -28,18 +28,18 @@ def run(title: str, *arguments: str, expected_status: int = 0) -> str:
             printed.append(line)
     print(f"({time.perf_counter() - started:.0f} s)", flush=True)
     if process.returncode != expected_status:
-        sys.exit(f"{title}: exit status {process.returncode}, and {expected_status} was expected")
+        sys.exit(f"{title}: exit status {process.returncode}, but {expected_status} was expected")
     return "".join(printed)
 
 
 def refuse_wrong_subscriber() -> int:
-    """Have mypy check the subscriber that is wrong on purpose; return how many mistakes d9d's plugin found in it."""
+    """Check the subscriber that is wrong on purpose; return the number of errors that d9d's plugin reports."""
     printed = run(
         "mypy refuses a wrong subscriber", "-m", "mypy", "examples/bytes_lm/wrong/subscriber.py", expected_status=1
     )
     num_found = sum(line.rstrip().endswith(("[d9d-handler]", "[d9d-untyped-handler]")) for line in printed.splitlines())
     if num_found == 0:
-        sys.exit("mypy refused the wrong subscriber, but not for its handlers")
+        sys.exit("mypy refused the wrong subscriber, but not because of its handlers")
     return num_found
 
 
@@ -68,7 +68,7 @@ What this showed
   that is wrong on purpose, before anything ran.
   A mixture-of-experts language model trained on Python's standard library, its routing reported through events;
   on held-out files it went from {before:.3f} to {after:.3f} bits per byte.
-  Checkpoints and reports are in {RUN_FOLDER}; run examples/bytes_lm/train.py again on a folder to go on from it."""
+  Checkpoints and reports are in {RUN_FOLDER}; to resume a run, run examples/bytes_lm/train.py again with its folder."""
     )
 
 

@@ -1,4 +1,4 @@
-"""The mixture of experts: which experts each token goes to, and what they make of it."""
+"""The mixture of experts: the router, the experts, and the exchange of tokens between processes."""
 
 import dataclasses
 
@@ -8,22 +8,21 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.nn import functional
 
-from d9d.core.dist_context import DistributedContext
-from d9d.core.parallel import shard_experts
+from d9d import DistributedContext, shard_experts
 from layers import INITIAL_STD, Projection
 
 
 class Experts(nn.Module):
-    """SwiGLU experts, their matrices stacked; those of Shazeer 2020, "GLU Variants Improve Transformer".
+    """SwiGLU experts with stacked matrices (Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202).
 
-    Rows are multiplied in groups whose bounds stay on the device, so that nothing waits for it: accelerators have such
-    a product for bfloat16, which the experts therefore compute in there. See arXiv:2002.05202 for the formula.
+    Rows are multiplied in groups whose bounds stay on the device, so nothing waits for it. Accelerators have this
+    grouped product for bfloat16 only, so the experts compute in bfloat16 there.
 
     Args:
         width: How many features a token has.
-        hidden_width: How many features an expert has inside.
+        hidden_width: The number of hidden features of an expert.
         num_experts: How many experts there are.
-        output_std: The standard deviation that the last matrices are drawn with.
+        output_std: The standard deviation of the initial values of the output matrices.
     """
 
     def __init__(self, *, width: int, hidden_width: int, num_experts: int, output_std: float) -> None:
@@ -34,42 +33,42 @@ class Experts(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all matrices."""
+        """Initialise all matrices."""
         nn.init.normal_(self.gate_and_up, std=INITIAL_STD)
         nn.init.normal_(self.down, std=self.output_std)
 
     def forward(self, rows: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
-        """Run the experts of this process over their rows.
+        """Apply the experts of this process to their rows.
 
         Args:
             rows: Float [num_rows, width], sorted by expert.
-            bounds: Where the rows of each expert of this process end, int32 [num_own_experts]. What comes after the
-                last of them is for experts of other processes.
+            bounds: Where the rows of each expert of this process end, int32 [num_own_experts]. The rows after the last
+                bound are for experts of other processes.
 
         Returns:
-            The outputs, of the same shape, and zeros for rows of other processes.
+            The outputs, of the same shape, with zeros in the rows of other processes.
         """
         if not isinstance(self.gate_and_up, DTensor) or not isinstance(self.down, DTensor):
             return _swiglu(rows, bounds, self.gate_and_up, self.down)
-        # Past the last bound the grouped product leaves what was in memory before, in gradients as well.
+        # The grouped product leaves rows past the last bound uninitialised, in gradients as well.
         is_own = (torch.arange(len(rows), device=rows.device) < bounds[-1]).unsqueeze(-1)
         outputs = _swiglu(torch.where(is_own, rows, 0), bounds, self.gate_and_up.to_local(), self.down.to_local())
         return torch.where(is_own, outputs, 0)
 
 
 class MixtureOfExperts(nn.Module):
-    """Experts behind a top-k router whose load is balanced by a bias, without a loss of its own.
+    """Experts with a top-k router whose load is balanced by a bias, without an auxiliary loss.
 
-    Each expert's bias is added to its score when experts are chosen, and not when their outputs are weighed; after each
-    step it rises where an expert had too few tokens and falls where it had too many (Wang et al. 2024,
+    The bias of an expert is added to its score when experts are chosen, but not to the weight of its output. After each
+    step, the bias rises if the expert had too few tokens, and falls if it had too many (Wang et al. 2024,
     "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", arXiv:2408.15664).
 
     Args:
         width: How many features a token has.
-        hidden_width: How many features an expert has inside.
+        hidden_width: The number of hidden features of an expert.
         num_experts: How many experts there are.
         top_k: How many of them each token goes to.
-        output_std: The standard deviation that the last matrices of the experts are drawn with.
+        output_std: The standard deviation of the initial values of the experts' output matrices.
     """
 
     bias: torch.Tensor
@@ -87,18 +86,18 @@ class MixtureOfExperts(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin with no bias, and nothing counted."""
+        """Set the bias and the counts to zero."""
         nn.init.zeros_(self.bias)
         nn.init.zeros_(self.step_counts)
 
     def divide_experts(self, dist_context: DistributedContext) -> None:
-        """Give each process experts of its own, where `expert_parallel` of the mesh is more than 1."""
+        """Divide the experts over the processes of `expert_parallel`."""
         shard_experts(self.experts, dist_context)
         if dist_context.mesh_parameters.expert_parallel > 1:
             self._exchange = TokenExchange(dist_context.mesh_for("expert")["expert_parallel"])
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Send each token through its experts.
+        """Apply to each token the experts that the router chooses.
 
         Args:
             features: Float [batch, time, width].
@@ -119,12 +118,12 @@ class MixtureOfExperts(nn.Module):
         return self._exchange.add_and_return(mixed).view_as(features)
 
     def _mix(self, tokens: torch.Tensor, weights: torch.Tensor, choices: torch.Tensor, own: range) -> torch.Tensor:
-        """Add up what the experts of this process, which are successive, make of tokens [num_tokens, width]."""
+        """Sum the weighted outputs of the experts `own`, those of this process, for tokens [num_tokens, width]."""
         num_rows = torch.zeros(self.num_experts, device=tokens.device, dtype=torch.int32)
         num_rows.scatter_add_(0, choices.flatten(), torch.ones_like(choices.flatten(), dtype=torch.int32))
         if self.training:
             self.step_counts += num_rows
-        # Rows are (token, choice) pairs; sorted, those of one expert lie together, and this process's own come first.
+        # A row is a pair of a token and a choice. Sorting puts the rows of one expert together, own experts first.
         order = ((choices.flatten() - own.start) % self.num_experts).argsort(stable=True)
         bounds = num_rows[own.start : own.stop].cumsum(0, dtype=torch.int32)
         outputs = self.experts(tokens[order // self.top_k], bounds)
@@ -141,11 +140,11 @@ class MixtureOfExperts(nn.Module):
 
     @torch.no_grad()
     def balance_load(self, num_tokens: torch.Tensor, rate: float) -> None:
-        """Move the bias towards an even load, and begin to count anew.
+        """Move the bias towards an even load, and reset the counts.
 
         Args:
-            num_tokens: How many tokens each expert had in the step, of all processes, [num_experts].
-            rate: By how much each expert's bias moves.
+            num_tokens: The number of tokens of each expert in the step, over all processes, [num_experts].
+            rate: By how much the bias of each expert moves.
         """
         self.bias += rate * (num_tokens.mean() - num_tokens).sign()
         self.step_counts.zero_()
@@ -153,13 +152,13 @@ class MixtureOfExperts(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class TokenExchange:
-    """Brings all tokens of some processes to each of them, and adds up what they make of them.
+    """Gathers the tokens of a group of processes on each of them, and sums the outputs on their way back.
 
-    How many tokens go to which process is known to the device alone, and to send each to its experts only, the host
-    would have to wait for these numbers in every layer. So all tokens go everywhere: more is sent, and nothing waits.
+    Only the device knows how many tokens go to each process. To send each token only to its experts, the host would
+    have to wait for these numbers in every layer. So all tokens go to all processes: more is sent, and nothing waits.
 
     Attributes:
-        mesh: The processes, which have equally many tokens each.
+        mesh: The processes, each with the same number of tokens.
     """
 
     mesh: DeviceMesh

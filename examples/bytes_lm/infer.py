@@ -1,8 +1,8 @@
-"""Measure the newest checkpoint on the held-out files, and have it continue a prompt.
+"""Evaluate the newest checkpoint on the held-out files, and continue a prompt with it.
 
 python examples/bytes_lm/infer.py --preset demo --run-folder runs/bytes_lm
 
-On several processes, the same under torchrun and with the flags of train.py; prompts are continued on one process only.
+With several processes, run the same under torchrun, with the flags of train.py. Prompts are continued only on one.
 """
 
 import argparse
@@ -13,9 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from corpus import HeldOutWindows, read_corpus
-from d9d.loop.config import InferenceConfig, ReportingConfig
-from d9d.loop.control import InitializeDatasetResult
-from d9d.loop.run import Inference, InferenceConfigurator, launch
+from d9d import Inference, InferenceConfig, InferenceConfigurator, InitializeDatasetResult, ReportingConfig, launch
 from layout import ONE_PROCESS, Layout, is_main_process, leave_processes, start_logging
 from model import BytesLM, continue_text
 from preset import PRESETS, Preset
@@ -28,7 +26,7 @@ GLOBAL_BATCH_SIZE = 16
 
 
 def configure(preset: Preset, source: Path | None, output: Path, layout: Layout = ONE_PROCESS) -> Inference:
-    """Assemble the measurement of a checkpoint, or of the untrained model."""
+    """Configure the evaluation of a checkpoint, or of the untrained model."""
     held_out = HeldOutWindows(read_corpus(), preset.model.context_length, multiple_of=GLOBAL_BATCH_SIZE)
     return InferenceConfigurator(
         config=InferenceConfig(
@@ -50,9 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="demo")
     parser.add_argument("--run-folder", type=Path, default=Path("runs/bytes_lm"))
-    parser.add_argument("--untrained", action="store_true", help="measure the model as it is before training")
-    parser.add_argument("--prompt", default=PROMPT, help="what to continue")
-    parser.add_argument("--num-bytes", type=int, default=200, help="how many bytes to continue it by")
+    parser.add_argument("--untrained", action="store_true", help="evaluate the model as it is before training")
+    parser.add_argument("--prompt", default=PROMPT, help="the text to continue")
+    parser.add_argument("--num-bytes", type=int, default=200, help="how many bytes to add to the prompt")
     Layout.add_flags(parser)
     arguments = parser.parse_args()
     start_logging()

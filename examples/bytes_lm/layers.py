@@ -1,43 +1,43 @@
-"""What the model is built of, with its own initial values."""
+"""The layers of the model, with their initial values."""
 
 import torch
 from torch import nn
 
 INITIAL_STD = 0.02
-"""The standard deviation that matrices are drawn with, unless something else is said."""
+"""The standard deviation of the initial values of matrices, unless stated otherwise."""
 
 
 class Projection(nn.Linear):
-    """A matrix, and nothing else.
+    """A linear layer without a bias.
 
     Args:
-        in_features: How many features come in.
-        out_features: How many go out.
-        std: The standard deviation that it is drawn with; 0 sets it to zero.
+        in_features: The number of input features.
+        out_features: The number of output features.
+        std: The standard deviation of its initial values; 0 sets them to zero.
     """
 
     def __init__(self, in_features: int, out_features: int, *, std: float = INITIAL_STD) -> None:
-        self.std = std  # torch's own initialisation calls reset_parameters
+        self.std = std  # before super().__init__(), which calls reset_parameters
         super().__init__(in_features, out_features, bias=False)
 
     def reset_parameters(self) -> None:
-        """Draw the matrix."""
+        """Initialise the matrix."""
         nn.init.normal_(self.weight, std=self.std)
 
 
 class TokenEmbedding(nn.Embedding):
-    """A vector for each token."""
+    """A vector for each token, initialised like other matrices."""
 
     def reset_parameters(self) -> None:
-        """Draw the vectors."""
+        """Initialise the vectors."""
         nn.init.normal_(self.weight, std=INITIAL_STD)
 
 
 class RotaryPositions(nn.Module):
-    """Turns queries and keys by their positions (Su et al. 2021, "RoFormer", arXiv:2104.09864).
+    """Rotates queries and keys by their positions (Su et al. 2021, "RoFormer", arXiv:2104.09864).
 
     Args:
-        head_width: How many features a head has.
+        head_width: The number of features of a head.
         context_length: The longest sequence, in tokens.
     """
 
@@ -60,7 +60,7 @@ class RotaryPositions(nn.Module):
         self.sine.copy_(angles.sin())
 
     def forward(self, heads: torch.Tensor) -> torch.Tensor:
-        """Turn pairs of features by their position; float [batch, heads, time, head_width] to the same."""
+        """Rotate pairs of features by their position; float [batch, heads, time, head_width] to the same."""
         first, second = heads.chunk(2, dim=-1)
         cosine, sine = self.cosine[: heads.shape[-2]], self.sine[: heads.shape[-2]]
         return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

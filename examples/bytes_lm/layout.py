@@ -1,4 +1,4 @@
-"""How the scripts spread over processes: flags, and what they mean."""
+"""Flags that say how processes divide the work."""
 
 import argparse
 import dataclasses
@@ -8,20 +8,19 @@ from typing import Self, get_args
 
 from torch import distributed
 
-from d9d.core.pipeline import ScheduleName
-from d9d.loop.config import DeviceMeshParameters, PipelineConfig
+from d9d import DeviceMeshParameters, PipelineConfig, ScheduleName
 
 _DIMENSIONS = ("pipeline_parallel", "data_parallel_replicate", "data_parallel_shard", "expert_parallel")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where a script runs.
+    """How processes divide the work, and on which device.
 
     Attributes:
-        device: The device, or `None` for the accelerator where there is one.
+        device: The device; `None` is the accelerator if there is one.
         mesh: How processes divide the work.
-        pipeline: How the stages of the model take turns.
+        pipeline: The pipeline schedule.
     """
 
     device: str | None = None
@@ -31,8 +30,8 @@ class Layout:
     @staticmethod
     def add_flags(parser: argparse.ArgumentParser) -> None:
         """Add the flags that `of` reads."""
-        parser.add_argument("--device", help="by default the accelerator where there is one")
-        group = parser.add_argument_group("processes", "what torchrun's processes do")
+        parser.add_argument("--device", help="by default the accelerator if there is one")
+        group = parser.add_argument_group("processes", "how the processes of torchrun divide the work")
         for name in _DIMENSIONS:
             description = DeviceMeshParameters.model_fields[name].description
             group.add_argument(f"--{name.replace('_', '-')}", type=int, default=1, metavar="N", help=description)
@@ -45,16 +44,16 @@ class Layout:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Self:
-        """Return what flags say.
+        """Return the layout of parsed flags.
 
         Args:
-            arguments: What a parser with `add_flags` has read.
+            arguments: The result of a parser with these flags.
 
         Returns:
             The layout.
 
         Raises:
-            ValueError: If there can be no such mesh.
+            ValueError: If the mesh is impossible.
         """
         return cls(
             device=arguments.device,
@@ -67,12 +66,12 @@ ONE_PROCESS = Layout()
 
 
 def is_main_process() -> bool:
-    """Say whether this is the process that speaks to people."""
+    """Return whether this is the process that prints."""
     return _rank() == 0
 
 
 def start_logging() -> None:
-    """Have the main process tell what it does, and the others only what is wrong."""
+    """Log everything from the main process, and only warnings from the others."""
     if is_main_process():
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     else:
@@ -80,7 +79,7 @@ def start_logging() -> None:
 
 
 def leave_processes() -> None:
-    """Part from the other processes, once all of them are done."""
+    """Leave the process group once all processes are done."""
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from corpus import START_OF_FILE, VOCABULARY_SIZE
-from d9d.core.pipeline import StagePosition
+from d9d import StagePosition
 from experts import MixtureOfExperts
 from layers import INITIAL_STD, Projection, RotaryPositions, TokenEmbedding
 
@@ -21,12 +21,12 @@ class ModelConfig:
 
     Attributes:
         context_length: The longest sequence, in tokens.
-        width: How many features a token has.
-        num_blocks: How many blocks follow each other.
-        num_heads: How many attention heads a block has.
-        num_experts: How many experts a block has.
+        width: The number of features of a token.
+        num_blocks: The number of blocks.
+        num_heads: The number of attention heads of a block.
+        num_experts: The number of experts of a block.
         top_k: How many of them each token goes to.
-        expert_width: How many features an expert has inside.
+        expert_width: The number of hidden features of an expert.
     """
 
     context_length: int = 256
@@ -39,7 +39,7 @@ class ModelConfig:
 
     @property
     def residual_std(self) -> float:
-        """The standard deviation of what ends in the residual stream, which as in GPT-2 falls with each addition."""
+        """The initial standard deviation of matrices that write to the residual stream; as in GPT-2."""
         return INITIAL_STD / math.sqrt(2 * self.num_blocks)
 
 
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         self.rotate = RotaryPositions(head_width, config.context_length)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Let each token attend to those before it; float [batch, time, width] to the same."""
+        """Attend to earlier tokens; float [batch, time, width] to the same."""
         batch, time, _ = features.shape
         projected = self.query_key_value(features).view(batch, time, 3, self.num_heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4)
@@ -72,7 +72,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then experts, each on normalised features and added to them.
+    """Pre-norm attention and experts, each with a residual connection.
 
     Args:
         config: The shape of the model.
@@ -92,17 +92,18 @@ class Block(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Transform the features; float [batch, time, width] to the same."""
+        """Apply the block; float [batch, time, width] to the same."""
         features = features + self.attention(self.attention_norm(features))
         mixed: torch.Tensor = features + self.mixture(self.mixture_norm(features))
         return mixed
 
 
 class BytesLM(nn.Module):
-    """Predicts each next byte of a text; or one stage of what does, whose weights have the names of the whole model's.
+    """Predicts the next byte of a text, or is one pipeline stage of the model that does.
 
-    Each module draws its own initial values: what ends in the residual stream smaller than other matrices, and the head
-    as zeros, so that the first predictions are even.
+    The weights of a stage have the names that they have in the whole model. Each module initialises itself. Matrices
+    that write to the residual stream have smaller initial values, and the head is zero, so the first predictions are
+    uniform.
 
     Args:
         config: The shape of the whole model.
@@ -123,14 +124,14 @@ class BytesLM(nn.Module):
         return {int(index): block.mixture for index, block in self.blocks.items() if isinstance(block, Block)}
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Predict what follows each token.
+        """Predict the token after each token.
 
         Args:
-            inputs: Tokens, int64 [batch, time], with time at most the context length. Other stages than the first take
-                what the one before them returned.
+            inputs: Tokens, int64 [batch, time], with time at most the context length. Stages after the first take the
+                output of the stage before them.
 
         Returns:
-            Logits, float [batch, time, vocabulary]; from other stages than the last, features, [batch, time, width].
+            Logits, float [batch, time, vocabulary]. Stages before the last return features, [batch, time, width].
         """
         features = self.embedding(inputs)
         for block in self.blocks.values():
@@ -141,17 +142,17 @@ class BytesLM(nn.Module):
 
 @torch.inference_mode()
 def continue_text(model: BytesLM, prompt: bytes, num_bytes: int, *, temperature: float, seed: int) -> bytes:
-    """Write on from a prompt, one byte after the other.
+    """Continue a prompt, byte by byte.
 
     Args:
         model: A trained model, whole and in evaluation mode.
-        prompt: What the text begins with; may be empty.
+        prompt: The beginning of the text; may be empty.
         num_bytes: How many bytes to add.
-        temperature: How far to stray from the likeliest byte.
-        seed: Decides where it strays.
+        temperature: Divides the logits before sampling.
+        seed: The seed of the sampling.
 
     Returns:
-        The prompt and what follows it.
+        The prompt and its continuation.
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)

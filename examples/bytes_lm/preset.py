@@ -1,8 +1,8 @@
-"""The sizes in which the example comes."""
+"""The sizes of the example."""
 
 import dataclasses
 
-from d9d.loop.config import Precision
+from d9d import Precision
 from model import ModelConfig
 
 
@@ -12,12 +12,12 @@ class Preset:
 
     Attributes:
         model: The shape of the model.
-        total_steps: How many optimizer steps.
-        global_batch_size: How many windows a step takes.
-        micro_batch_size: How many of them go through the model at once.
-        learning_rate: The largest learning rate, after the warm-up.
-        warmup_steps: How many steps the learning rate rises for.
-        precision: The number format of forward passes.
+        total_steps: The number of optimizer steps.
+        global_batch_size: The number of windows in a step.
+        micro_batch_size: The number of windows that go through the model at once.
+        learning_rate: The learning rate at the end of the warm-up.
+        warmup_steps: The number of steps of the warm-up.
+        precision: The precision of forward passes.
         checkpoint_period_steps: How often to save, in steps.
         report_period_steps: How often to report losses and routing, in steps; `None` never does.
     """
@@ -67,4 +67,4 @@ PRESETS = {
         checkpoint_period_steps=500,
     ),
 }
-"""`tiny` ends in seconds, `demo` in minutes on two CPU cores, `accelerator` wants one GPU."""
+"""`tiny` takes seconds and `demo` minutes on two CPU cores; `accelerator` needs a GPU."""

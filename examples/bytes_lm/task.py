@@ -1,4 +1,4 @@
-"""What the loops compute for the language model, and what they report of it."""
+"""The tasks of the language model: its loss, its load balancing, and its evaluation."""
 
 import json
 import logging
@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from balancing import LoadBalancer
 from corpus import HeldOutWindows
-from d9d.core.parallel import shard_data_parallel
-from d9d.loop.control import (
+from d9d import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,
     ComputeLossContext,
@@ -26,8 +25,10 @@ from d9d.loop.control import (
     ProcessOutputsContext,
     RegisterTaskEventsContext,
     TrainTask,
+    shard_data_parallel,
+    subscribe,
+    subscribe_annotated,
 )
-from d9d.loop.event import subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.inference import (
     EVENT_INFERENCE_CONFIG_STARTED,
     EVENT_INFERENCE_FINISHED,
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class BytesLMProvider(ModelProvider):
-    """Brings the model."""
+    """Builds and shards the model."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
@@ -69,7 +70,7 @@ def _model_inputs(ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
 
 
 class LanguageModelTask(TrainTask):
-    """Trains on the next byte, keeps the load of the experts even, and reports how they share the work."""
+    """Trains on the next byte, balances the load of the experts, and reports it."""
 
     def __init__(self, *, report_period_steps: int | None, balancing_rate: float = 0.01) -> None:
         self._report_period_steps = report_period_steps
@@ -125,7 +126,7 @@ class LanguageModelTask(TrainTask):
 
 
 class BitsPerByteTask(InferenceTask):
-    """Computes bits per byte for each held-out file, and writes them to a file when all processes have seen theirs."""
+    """Computes the bits per byte of each held-out file, and writes them to a file at the end."""
 
     def __init__(self, held_out: HeldOutWindows, output: Path) -> None:
         self._held_out = held_out
@@ -159,7 +160,7 @@ class BitsPerByteTask(InferenceTask):
     @subscribe(EVENT_INFERENCE_FINISHED)
     def _finish(self, ctx: EventInferenceFinishedContext) -> None:
         if self._dist_context.world_size > 1:
-            # Each has windows of its own, and in a pipeline only the last processes see any outputs.
+            # Each process has different windows, and in a pipeline only the last stage has outputs.
             distributed.all_reduce(self._nats, group=self._dist_context.mesh_for("loss").get_group("loss"))
         if self._dist_context.is_main_process:
             self._write_report()

@@ -1,9 +1,9 @@
-"""Train the language model; run it again to go on from where it was.
+"""Train the language model. Run it again to resume from the newest checkpoint.
 
 python examples/bytes_lm/train.py --preset demo --run-folder runs/bytes_lm
 
-On several processes, the same under torchrun, with flags that say how they divide the work; their product, that of
---expert-parallel aside, is the number of processes:
+With several processes, run the same under torchrun, with flags that say how they divide the work. The product of the
+flags, except --expert-parallel, is the number of processes:
 
 torchrun --nproc-per-node 2 examples/bytes_lm/train.py --data-parallel-shard 2
 torchrun --nproc-per-node 4 examples/bytes_lm/train.py --preset tiny --data-parallel-replicate 2 --data-parallel-shard 2
@@ -20,10 +20,19 @@ import torch
 from torch import nn
 
 from corpus import TrainingWindows, read_corpus
-from d9d.loop.component import LRSchedule, OptimizerBuilder, ParameterGroup
-from d9d.loop.config import CheckpointingConfig, ReportingConfig, TrainingConfig
-from d9d.loop.control import InitializeDatasetContext, InitializeDatasetResult
-from d9d.loop.run import Trainer, TrainingConfigurator, launch
+from d9d import (
+    CheckpointingConfig,
+    InitializeDatasetContext,
+    InitializeDatasetResult,
+    LRSchedule,
+    OptimizerBuilder,
+    ParameterGroup,
+    ReportingConfig,
+    Trainer,
+    TrainingConfig,
+    TrainingConfigurator,
+    launch,
+)
 from layout import ONE_PROCESS, Layout, leave_processes, start_logging
 from preset import PRESETS, Preset
 from task import BytesLMProvider, LanguageModelTask
@@ -38,7 +47,7 @@ def is_vector(name: str, parameter: nn.Parameter) -> bool:
 
 
 def configure(preset: Preset, run_folder: Path | None, layout: Layout = ONE_PROCESS) -> Trainer:
-    """Assemble the training of a preset, with its checkpoints below a folder; without one it saves nothing."""
+    """Configure the training of a preset. Checkpoints and reports go to the folder, if there is one."""
     checkpointing = None
     if run_folder is not None:
         checkpointing = CheckpointingConfig(

@@ -52,7 +52,7 @@ def test_the_alarm_hears_the_meter(caplog: pytest.LogCaptureFixture) -> None:
             context = EventThroughputContext(stepper=Stepper(9), steps_per_second=speed)
             bus.trigger(EVENT_THROUGHPUT_MEASURED, context)
 
-    assert [record.message for record in caplog.records] == ["step 0: 4.00 steps/s, and 10.00 at best"]
+    assert [record.message for record in caplog.records] == ["step 0: 4.00 steps/s, 10.00 at best"]
 
 
 def test_mypy_names_the_projects_own_event_when_its_handler_is_wrong(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ _OWN_EVENTS: Final = (
     ),
 )
 _IMPORT_EVENT: Final = (
-    "from d9d.loop.event import subscribe, subscribe_annotated\n",
-    "from d9d.loop.event import Event, subscribe, subscribe_annotated\n",
+    "    ComputeLossResult,\n",
+    "    ComputeLossResult,\n    Event,\n",
 )
 _IMPORT_STEP_OF_INFERENCE: Final = (
     "    EVENT_INFERENCE_FINISHED,\n",

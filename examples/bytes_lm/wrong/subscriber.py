@@ -1,7 +1,6 @@
-"""A subscriber that is wrong on purpose: mypy refuses it, with d9d's plugin, before anything runs."""
+"""A subscriber that is wrong on purpose: mypy with d9d's plugin refuses it before anything runs."""
 
-from d9d.loop.control import RegisterTaskEventsContext, TrainTask
-from d9d.loop.event import subscribe, subscribe_annotated
+from d9d import RegisterTaskEventsContext, TrainTask, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_MODEL_STAGES_READY,
     EVENT_TRAIN_OPTIMIZER_READY,
@@ -12,7 +11,7 @@ from d9d.loop.event.catalogue.train import (
 
 
 class WrongTask(TrainTask):
-    """Hears three events, and none of them as it should."""
+    """Handles three events, each of them wrongly."""
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         subscribe_annotated(ctx.event_bus, self)

@@ -1,4 +1,4 @@
-"""Measures how fast any d9d training runs, and tells whoever listens."""
+"""Measures the speed of a training run, and triggers an event for it."""
 
 from throughput.alarm import SlowdownAlarm
 from throughput.meter import ThroughputMeter

@@ -2,7 +2,7 @@
 
 import logging
 
-from d9d.loop.event import EventBus, subscribe, subscribe_annotated
+from d9d import EventBus, subscribe, subscribe_annotated
 
 from throughput.events.throughput import EVENT_THROUGHPUT_MEASURED, EventThroughputContext
 
@@ -14,7 +14,7 @@ class SlowdownAlarm:
 
     Args:
         bus: The bus of the run.
-        tolerance: The share of the best speed so far below which to warn.
+        tolerance: Warn below this fraction of the best speed so far.
     """
 
     def __init__(self, bus: EventBus, *, tolerance: float = 0.5) -> None:
@@ -27,7 +27,7 @@ class SlowdownAlarm:
         self._best_steps_per_second = max(self._best_steps_per_second, ctx.steps_per_second)
         if ctx.steps_per_second < self._tolerance * self._best_steps_per_second:
             logger.warning(
-                "step %d: %.2f steps/s, and %.2f at best",
+                "step %d: %.2f steps/s, %.2f at best",
                 ctx.stepper.current_step,
                 ctx.steps_per_second,
                 self._best_steps_per_second,

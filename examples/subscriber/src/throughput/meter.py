@@ -1,9 +1,9 @@
-"""Listens to the training loop, and triggers an event of its own."""
+"""Listens to the training loop, and triggers events of this project."""
 
 import time
 from collections.abc import Callable
 
-from d9d.loop.event import EventBus, subscribe, subscribe_annotated
+from d9d import EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_READY,
     EVENT_TRAIN_STEP_POST,
@@ -14,7 +14,7 @@ from d9d.loop.event.catalogue.train import (
 from throughput.events.throughput import EVENT_THROUGHPUT_DUE, EVENT_THROUGHPUT_MEASURED, EventThroughputContext
 
 _SHORTEST_TIME = 1e-9
-"""In seconds; a coarse clock may tell the same time twice."""
+"""In seconds; a coarse clock may return the same time twice."""
 
 
 class ThroughputMeter:
@@ -23,7 +23,7 @@ class ThroughputMeter:
     Args:
         bus: The bus of the run, as `register_events` receives it.
         period_steps: How often to measure, in steps.
-        clock: Tells the time, in seconds.
+        clock: Returns the time, in seconds.
     """
 
     def __init__(self, bus: EventBus, *, period_steps: int, clock: Callable[[], float] = time.perf_counter) -> None:
