@@ -198,3 +198,22 @@ def test_each_class_that_the_guide_mentions_is_public() -> None:
 
     assert "Trainer" in mentioned
     assert (mentioned & classes_of_the_loops()) - generated - set(D9D_ALL) == set()
+
+
+def test_each_handle_and_setting_that_the_guide_names_exists() -> None:
+    """Such as `trainer.save()` and `reporting.json_lines`; those of a trainer are its methods or properties."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in guide_pages())
+    handles = {"trainer": d9d.Trainer, "bus": d9d.EventBus, "ctx.dist_context": d9d.DistributedContext}
+    settings = {name: field.annotation for name, field in d9d.TrainingConfig.model_fields.items()}
+    roots = "|".join([*map(re.escape, handles), *settings])
+    missing: set[str] = set()
+    named = set(re.findall(rf"`({roots})\.(\w+)", text))
+    for root, name in named:
+        owner = handles.get(root, settings.get(root))
+        # A setting that may be None is a union, of which one is a class of settings.
+        owners = [owner, *getattr(owner, "__args__", ())]
+        if not any(hasattr(each, name) or name in getattr(each, "model_fields", {}) for each in owners):
+            missing.add(f"{root}.{name}")
+
+    assert {("trainer", "save"), ("trainer", "export"), ("reporting", "json_lines")} <= named
+    assert missing == set()
