@@ -109,6 +109,17 @@ def test_packages_whose_internals_are_used_have_an_upper_bound(wheel: zipfile.Zi
     assert [line for line in requirements if re.match(rf"{bounded}(?=[<>=])[^;]*<\d", line)]
 
 
+def test_each_package_that_users_install_is_in_the_matrix_and_the_readme(wheel: zipfile.ZipFile) -> None:
+    """Its oldest and its newest version are tested; the README names what d9d itself needs."""
+    extras = [None, "codegen", "mypy", "tensorboard", "torchdata"]
+    needed = {name for extra in extras for name in requirements_of(wheel, extra)}
+    jobs = subprocess.run([sys.executable, ".ci/matrix.py", "--list"], cwd=ROOT, check=True, capture_output=True)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert {name for name in needed if len(re.findall(rf"\b{name}[<>=]", jobs.stdout.decode())) != 2} == set()
+    assert {name for name in requirements_of(wheel, None) if name not in readme} == set()
+
+
 def test_each_text_that_says_what_to_install_names_what_there_is(wheel: zipfile.ZipFile) -> None:
     """`pip install` of d9d names the distribution, and extras that it has; of others, packages that it depends on."""
     metadata = metadata_of(wheel)
