@@ -4,9 +4,9 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 TEST_WORKERS ?= 2
-# The two commands of the type checker: the project, and the example that is a project of its own.
+# Two runs of mypy: the project, and the example that is a separate project.
 MYPY := $(BIN)/mypy && cd examples/subscriber && ../../$(BIN)/mypy
-# What coverage cannot see in the source: the order between functions that call each other through objects.
+# Shows what coverage cannot see in the source: the order of functions that call each other through objects.
 RECORDED_RUN := tests/loop/test_trace_order.py::test_a_run_triggers_each_event_in_the_declared_order
 
 .DEFAULT_GOAL := help
@@ -22,7 +22,7 @@ setup: .venv/installed ## make the environment in .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-generate: setup ## write what catalogue.yaml declares
+generate: setup ## write all generated files, from catalogue.yaml and others
 	$(BIN)/d9d-catalogue generate
 	$(BIN)/d9d-catalogue generate --catalogue examples/subscriber/catalogue.yaml
 	$(BIN)/d9d-catalogue generate --catalogue tests/mypy/cases/catalogue.yaml
@@ -31,7 +31,7 @@ generate: setup ## write what catalogue.yaml declares
 	$(BIN)/python tests/mypy/verification_page.py
 	$(BIN)/python tests/typing/checker_page.py > docs/type-checkers.md
 
-check: setup ## fail if a generated file or a loop does not do what catalogue.yaml declares
+check: setup ## fail if a generated file or a loop does not match catalogue.yaml
 	$(BIN)/d9d-catalogue check
 	$(BIN)/d9d-catalogue check --catalogue examples/subscriber/catalogue.yaml
 	$(BIN)/d9d-catalogue check --catalogue tests/mypy/cases/catalogue.yaml
@@ -50,7 +50,7 @@ test: check lint typecheck ## everything that CI runs
 	$(BIN)/pytest --numprocesses $(TEST_WORKERS) -m "not slow"
 	$(BIN)/python benchmarks/quick.py
 
-test-all: check lint typecheck ## the same, and the exhaustive variants
+test-all: check lint typecheck ## make test, and the exhaustive variants
 	$(BIN)/pytest --numprocesses $(TEST_WORKERS)
 
 test-matrix: ## test the oldest and newest version of each dependency; JOBS="mypy-floor ..." chooses some
@@ -62,7 +62,7 @@ demo: setup ## generate, type-check, train and infer, in a few minutes
 layouts: setup ## run one job in each layout of its processes; writes docs/layouts.md
 	PYTHONPATH=tests/harness $(BIN)/python tests/distributed/layout_page.py > docs/layouts.md
 
-bench: .venv-bench/installed ## measure bus, loop and startup beside others, in minutes; writes docs/benchmarks
+bench: .venv-bench/installed ## compare bus, loop and startup with other libraries; writes docs/benchmarks
 	.venv-bench/bin/python -W ignore benchmarks/bus.py
 	.venv-bench/bin/python -W ignore benchmarks/loop.py
 	.venv-bench/bin/python -W ignore benchmarks/startup.py
@@ -70,10 +70,10 @@ bench: .venv-bench/installed ## measure bus, loop and startup beside others, in 
 	status=0; .venv-bench/bin/python -W ignore benchmarks/gpu.py || status=$$?; \
 	.venv-bench/bin/python benchmarks/page.py; exit $$status
 
-bench-quick: setup ## hold bus and loop against bounds, in under a minute; fails past twice a bound
+bench-quick: setup ## check bus and loop against bounds, in under a minute; fails at twice a bound
 	$(BIN)/python benchmarks/quick.py
 
-bench-codegen: .venv-bench/installed ## measure the compiler beside others; writes docs/benchmarks/codegen.md
+bench-codegen: .venv-bench/installed ## compare the compiler with others; writes docs/benchmarks/codegen.md
 	.venv-bench/bin/python benchmarks/codegen.py
 
 bench-mypy: setup ## measure what the mypy plugin adds to a run of mypy; writes docs/benchmarks/mypy.md
