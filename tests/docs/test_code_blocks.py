@@ -9,6 +9,7 @@ A comment above a block, which readers do not see, says what to do with it:
 Commands of other blocks are not run: their programs, subcommands, targets and options exist.
 """
 
+import contextlib
 import re
 import runpy
 import shlex
@@ -26,6 +27,7 @@ from torch import nn
 from torch.distributed.run import get_args_parser
 
 from d9d import CheckpointingConfig, ReportingConfig, TrainingConfig, TrainingConfigurator, TrainTask
+from d9d.__main__ import main
 
 BIN = Path(sys.executable).parent
 BLOCKS = [block for page in guide_pages() for block in code_blocks(page)]
@@ -74,9 +76,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def errors(folder: Path) -> dict[str, list[str]]:
-    """What mypy reports of each block, in one run with the settings and the cache of the project."""
+def errors_in(folder: Path) -> dict[str, str]:
+    """Return what mypy reports of each file, in one run with the settings and the cache of the project."""
     run = subprocess.run(
         [BIN / "mypy", "--no-error-summary", "--hide-error-context", *sorted(folder.glob("*.py"))],
         cwd=ROOT,
@@ -85,29 +86,33 @@ def errors(folder: Path) -> dict[str, list[str]]:
         check=False,
     )
     assert run.stderr == ""
-    found: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
     for line in run.stdout.splitlines():
         path, _, text = line.partition(":")
-        found.setdefault(Path(path).name, []).append(text)
+        found[Path(path).name] = f"{found.get(Path(path).name, '')} {text}".strip()
     return found
 
 
-@pytest.mark.parametrize("block", blocks_of("python"), ids=place_of)
-def test_mypy_says_of_each_block_what_the_page_says(block: CodeBlock, errors: dict[str, list[str]]) -> None:
-    """Nothing, or the very output that is shown."""
+def shown_errors(block: CodeBlock) -> str:
+    """Return what the page of a block shows as the output of mypy, on one line."""
     kind, _, name = block.mark.partition(": ")
-    found = " ".join(f"{name}:{text}" for text in errors.get(file_of(block), []))
-    shown = ""
-    if kind == "wrong":
-        [shown] = [
-            output
-            for other in code_blocks(block.path, "console")
-            for command, output in commands_of(other)
-            if command == ["mypy", name]
-        ]
-        assert shown
+    outputs = [
+        output
+        for other in code_blocks(block.path, "console")
+        for command, output in commands_of(other)
+        if command == ["mypy", name]
+    ]
+    assert len(outputs) == (kind == "wrong"), block.place
+    return " ".join(" ".join(outputs).split()).replace(f"{name}:", "")
 
-    assert found.split() == shown.split()
+
+def test_mypy_reports_of_each_block_what_the_page_shows(folder: Path) -> None:
+    """Nothing for a complete module, and the very output for a wrong one, however its lines are broken."""
+    found = {name: " ".join(text.split()) for name, text in errors_in(folder).items()}
+    shown = {file_of(block): text for block in blocks_of("python") if (text := shown_errors(block))}
+
+    assert len(shown) > 0
+    assert found == shown
 
 
 @pytest.mark.parametrize("block", [block for block in blocks_of("python") if "file: " in block.mark], ids=place_of)
@@ -217,10 +222,8 @@ def test_each_command_exists(block: CodeBlock) -> None:
         VERIFIERS[program](*arguments)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the smallest example could have been run."""
-    folder = tmp_path_factory.mktemp("runs")
+def make_runs(folder: Path) -> None:
+    """Save what the smallest example saves, of a smaller model."""
     TrainingConfigurator(
         config=TrainingConfig(
             total_steps=1,
@@ -233,7 +236,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model_provider=Mean(),
         dataset_provider=[{"inputs": 1.0}],
     ).configure().train()
-    return folder
 
 
 class Mean(nn.Module):
@@ -249,34 +251,59 @@ class MeanTask(TrainTask):
     """Trains a model that returns its loss."""
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project without a catalogue, under git."""
-    folder = tmp_path_factory.mktemp("project")
+GIT = ["git", "-c", "user.name=trial", "-c", "user.email=trial@example.org"]
+
+
+def make_project(folder: Path) -> None:
+    """Make a project without a catalogue, under git."""
     (folder / "pyproject.toml").write_text('[project]\nname = "trial"\nversion = "0.1.0"\n', encoding="utf-8")
     (folder / "trial").mkdir()
     (folder / "trial" / "__init__.py").write_text('"""A trial."""\n', encoding="utf-8")
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)  # noqa: S607 -- found as any user's is
-    return folder
+    subprocess.run([*GIT, "init", "--quiet"], cwd=folder, check=True)
 
 
-@pytest.fixture
-def repository() -> Path:
-    """This project."""
-    return ROOT
+def commit_all(folder: Path) -> None:
+    subprocess.run([*GIT, "add", "--all"], cwd=folder, check=True)
+    subprocess.run([*GIT, "commit", "--quiet", "--message", "trial", "--allow-empty"], cwd=folder, check=True)
 
 
-@pytest.mark.parametrize("block", [block for block in blocks_of("console") if block.mark], ids=place_of)
-def test_each_block_that_is_run_succeeds(block: CodeBlock, request: pytest.FixtureRequest) -> None:
-    """One command after the other, in one folder for each kind and page."""
-    kind, _, name = block.mark.partition(": ")
-    assert kind == "run in"
-    folder: Path = request.getfixturevalue(name)
-    for (program, *arguments), output in commands_of(block):
-        assert not output, "output is shown only where a test compares it"
-        run = subprocess.run([BIN / program, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stdout + run.stderr
-    if name == "project":
-        git = ["git", "-c", "user.name=trial", "-c", "user.email=trial@example.org"]
-        subprocess.run([*git, "add", "--all"], cwd=folder, check=True)
-        subprocess.run([*git, "commit", "--quiet", "--message", "trial", "--allow-empty"], cwd=folder, check=True)
+def run_blocks(kind: str, folder: Path, after_each: Callable[[Path], None] = lambda _: None) -> None:
+    """Run the commands of all blocks of a kind, one after the other."""
+    blocks = [block for block in blocks_of("console") if block.mark == f"run in: {kind}"]
+    assert blocks
+    for block in blocks:
+        for (program, *arguments), output in commands_of(block):
+            assert not output, "output is shown only where a test compares it"
+            if program == "d9d":  # in this process, which has loaded torch
+                with contextlib.chdir(folder):
+                    assert main(arguments) == 0, block.place
+                continue
+            run = subprocess.run([BIN / program, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+            assert run.returncode == 0, f"{block.place}: {run.stdout}{run.stderr}"
+        after_each(folder)
+
+
+def test_commands_about_checkpoints_succeed(tmp_path: Path) -> None:
+    """Where the smallest example has been run."""
+    make_runs(tmp_path)
+
+    run_blocks("runs", tmp_path)
+
+
+def test_commands_about_a_project_succeed(tmp_path: Path) -> None:
+    """One block after the other, with a commit after each."""
+    make_project(tmp_path)
+
+    run_blocks("project", tmp_path, commit_all)
+
+
+def test_commands_about_this_repository_succeed() -> None:
+    """As they are, in its root."""
+    run_blocks("repository", ROOT)
+
+
+def test_each_marked_block_of_commands_is_run() -> None:
+    """By one of the tests above."""
+    marks = {block.mark for block in blocks_of("console")}
+
+    assert marks <= {"", "run in: runs", "run in: project", "run in: repository"}
