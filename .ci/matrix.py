@@ -27,6 +27,8 @@ TESTS = {
     ("pydantic", "tqdm", "safetensors", "tensorboard", "torchdata"): "tests/core tests/loop",
     ("jinja2", "pyyaml"): "tests/codegen",
 }
+# Pages that name the versions in constraints.txt.
+PAGES = ["tests/typing/test_checker_page.py::test_the_committed_page_shows_what_the_checkers_report"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,7 @@ def run(job: Job) -> Literal["passed", "failed", "not available"]:
         print(f"{job.name}: these versions cannot be installed here", flush=True)
         return "not available"
     tests = [python, "-m", "pytest", "--quiet", "--numprocesses", "2", "-m", "not slow", *job.tests]
+    tests += [f"--deselect={page}" for page in PAGES]
     return "failed" if subprocess.run(tests, cwd=ROOT, check=False).returncode else "passed"
 
 

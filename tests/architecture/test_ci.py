@@ -42,6 +42,14 @@ def test_each_job_of_the_matrix_is_run(jobs: dict[str, Any]) -> None:
     assert jobs["versions"]["strategy"]["matrix"]["job"] == re.findall(r"^([\w-]+) ", listed, flags=re.MULTILINE)
 
 
+def test_what_the_matrix_leaves_out_exists() -> None:
+    """A test that was renamed would be run again, and fail for its page."""
+    left_out = re.findall(r"(tests/[\w/]+\.py)::(\w+)", (ROOT / ".ci" / "matrix.py").read_text(encoding="utf-8"))
+
+    assert left_out
+    assert all(f"def {name}(" in (ROOT / path).read_text(encoding="utf-8") for path, name in left_out)
+
+
 def test_each_command_is_a_target_or_a_test(jobs: dict[str, Any]) -> None:
     """A target of the Makefile, or pytest on folders of tests."""
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
