@@ -141,10 +141,10 @@ class D9dPlugin(Plugin):
     def report_config_data(self, ctx: ReportConfigContext) -> Any:
         """Return data that makes mypy check a module and its users again when it changes.
 
-        The rules and the owners of namespaces count for the one module that every subscriber imports, and an index for
-        the modules of its catalogue. So an edit of any of them leaves the rest of the cache valid.
+        The rules and the owners of namespaces count for two packages, one of which every subscriber imports. An index
+        counts for the modules of its catalogue. So an edit of any of them leaves the rest of the cache valid.
         """
-        if ctx.id == names.EVENT_PACKAGE:
+        if ctx.id in names.EVENT_PACKAGES:
             return [digest_of_rules(), dict(self._indexes.owners)]
         index = self._indexes.beside(ctx.path)
         return index.digest if index.describes(ctx.id) else None

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-EVENT_PACKAGE: Final = "d9d.loop.event"
+EVENT_PACKAGES: Final = frozenset({"d9d", "d9d.loop.event"})
+"""The packages from which modules import `Event` and `subscribe`."""
 CATALOGUE: Final = "d9d.loop.event.catalogue"
 EVENT: Final = "d9d.loop.event.bus.Event"
 EVENT_BUS_BOUNDED: Final = "d9d.loop.event.bus.EventBus.bounded"

@@ -54,9 +54,11 @@ def test_a_warm_run_sees_an_edited_index(copy: Copier) -> None:
     assert project.check() == after
 
 
-def test_a_warm_run_sees_a_namespace_that_a_catalogue_has_claimed(copy: Copier) -> None:
+@pytest.mark.parametrize("module", ["d9d.loop.event", "d9d"])
+def test_a_warm_run_sees_a_namespace_that_a_catalogue_has_claimed(copy: Copier, module: str) -> None:
     """Modules that define events are checked again when a catalogue of the project gets a module, imported or not."""
     project = copy("own_events.py")
+    project.edit("own_events.py", "from d9d.loop.event import", f"from {module} import")
     assert not project.check()
 
     project.edit("lab/events/index.json", '"modules": {', '"modules": {\n    "user": {},')
