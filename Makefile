@@ -32,9 +32,9 @@ generate: setup ## write all generated files, from catalogue.yaml and others
 	$(BIN)/python tests/typing/checker_page.py > docs/type-checkers.md
 
 check: setup ## fail if a generated file or a loop does not match catalogue.yaml
-	$(BIN)/d9d-catalogue check
-	$(BIN)/d9d-catalogue check --catalogue examples/subscriber/catalogue.yaml
-	$(BIN)/d9d-catalogue check --catalogue tests/mypy/cases/catalogue.yaml
+	$(BIN)/d9d-catalogue check --import
+	$(BIN)/d9d-catalogue check --import --catalogue examples/subscriber/catalogue.yaml
+	$(BIN)/d9d-catalogue check --import --catalogue tests/mypy/cases/catalogue.yaml
 	$(BIN)/d9d-catalogue coverage d9d
 	$(BIN)/pytest --quiet $(RECORDED_RUN)
 

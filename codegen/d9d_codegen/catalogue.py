@@ -221,6 +221,10 @@ class Catalogue:
         modules = tuple(str(module.name) for module in self.modules)
         return Sibling(self.source.path, str(self.package), modules, tuple(self.contexts))
 
+    def is_module(self, path: str) -> bool:
+        """Return whether a dotted path is an importable module."""
+        return self.environment is not None and self.environment.resolver.find(path) is not None
+
     @cached_property
     def module_paths(self) -> frozenset[str]:
         """The full dotted paths of all modules."""

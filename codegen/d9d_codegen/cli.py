@@ -15,7 +15,7 @@ from d9d_codegen.project import find_catalogues
 
 
 def lint(paths: Sequence[Path]) -> str:
-    """Say whether catalogues live up to every rule.
+    """Check catalogues against every rule.
 
     Args:
         paths: The catalogues.
@@ -24,14 +24,36 @@ def lint(paths: Sequence[Path]) -> str:
         That all is well, in a sentence.
 
     Raises:
-        DiagnosticError: A catalogue has diagnostics.
+        DiagnosticError: A catalogue is not valid.
     """
     modules = [module for catalogue in lint_all(paths) for module in catalogue.modules]
     return f"{_count(sum(len(module.events) for module in modules), 'event')}, no errors"
 
 
+def check_files(paths: Sequence[Path], templates: Path | None = None, *, imports: bool = False) -> str:
+    """Compare the generated files of catalogues with the files on disk, and the imported modules with the catalogues.
+
+    Args:
+        paths: The catalogues.
+        templates: A folder of templates to use instead of the one that the project names.
+        imports: Whether to import the generated modules, which runs code of the project.
+
+    Returns:
+        That all is well, in a sentence.
+
+    Raises:
+        DiagnosticError: A catalogue is not valid, a file is not up to date, or a module differs from its declaration.
+    """
+    summary = check(paths, templates)
+    if not imports:
+        return summary
+    from d9d_codegen.verify import check_imports  # noqa: PLC0415 -- no other command starts a process
+
+    return f"{summary}; {_count(check_imports(paths), 'context')} imported as declared"
+
+
 def types(paths: Sequence[Path], templates: Path | None = None) -> str:
-    """Say whether the generated modules of catalogues are right in the eyes of mypy.
+    """Check the generated modules of catalogues with mypy.
 
     Args:
         paths: The catalogues.
@@ -41,25 +63,25 @@ def types(paths: Sequence[Path], templates: Path | None = None) -> str:
         That all is well, in a sentence.
 
     Raises:
-        DiagnosticError: A catalogue has diagnostics, a file differs from what it says, or mypy found something.
+        DiagnosticError: A catalogue is not valid, a file is not up to date, or mypy reported an error.
     """
     check(paths, templates)
     from d9d_codegen.verify import typecheck  # noqa: PLC0415 -- no other command starts a process
 
-    return f"mypy finds nothing wrong with {_count(typecheck(paths), 'module')}"
+    return f"mypy reports no errors in {_count(typecheck(paths), 'module')}"
 
 
 def init(paths: Sequence[Path]) -> str:
     """Start a catalogue in a project.
 
     Args:
-        paths: Where it shall lie.
+        paths: The path of the catalogue.
 
     Returns:
         What was written, and what to do next.
 
     Raises:
-        DiagnosticError: There is a file already.
+        DiagnosticError: The file already exists.
     """
     from d9d_codegen.project import start  # noqa: PLC0415 -- needed once in the life of a project
 
@@ -68,11 +90,11 @@ def init(paths: Sequence[Path]) -> str:
 
 COMMANDS: Final[dict[str, tuple[Callable[..., str], str]]] = {
     "generate": (generate, "write the Python modules, the API pages and the index, all of them or none"),
-    "check": (check, "say which generated files are not as the catalogue says, with a diff; write nothing"),
-    "lint": (lint, "say what is wrong with the catalogue itself"),
+    "check": (check_files, "report which generated files are not up to date, with a diff; write nothing"),
+    "lint": (lint, "check the catalogue itself"),
     "types": (
         types,
-        "type-check the generated modules with mypy, and tell each diagnostic at its line of the catalogue",
+        "type-check the generated modules with mypy, and report errors at the lines of the catalogue",
     ),
     "init": (init, "start a catalogue in a project of your own"),
 }
@@ -104,8 +126,8 @@ def schema(options: argparse.Namespace) -> tuple[int, str]:
 
 
 REPORTS: Final[dict[str, tuple[Callable[[argparse.Namespace], tuple[int, str]], str]]] = {
-    "diff": (diff, "say what changed between two versions of a catalogue, and whom each change breaks"),
-    "coverage": (coverage, "say which declared events the source in PATHS triggers and hears, and in which order"),
+    "diff": (diff, "report what changed between two versions of the catalogues, and whom each change breaks"),
+    "coverage": (coverage, "report which declared events the source in PATHS triggers and handles, and in which order"),
     "schema": (schema, "print the JSON Schema by which editors complete a catalogue"),
 }
 _ARGUMENTS: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
@@ -121,10 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: What follows the command's name; by default those of this process.
+        arguments: The arguments of the command; by default those of this process.
 
     Returns:
-        The exit status: 0 where all is well, 1 where there are diagnostics, 2 where there is nothing to lint_text.
+        The exit status: 0 if all is well, 1 if there are errors, 2 for wrong use of the command.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -134,9 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(text)
             return status
         run, _ = COMMANDS[options.command]
-        summary = run(_paths(options), **({"templates": options.templates} if "templates" in options else {}))
-    except DiagnosticError as refused:
-        _say(FORMATS[options.format](refused.diagnostics))
+        given = {name: getattr(options, name) for name in ("templates", "imports") if name in options}
+        summary = run(_paths(options), **given)
+    except DiagnosticError as error:
+        _say(FORMATS[options.format](error.diagnostics))
         return 1
     _say(f"{summary}\n" if options.format == "text" else FORMATS[options.format]([]))
     return 0
@@ -161,7 +184,14 @@ def _parser() -> argparse.ArgumentParser:
         )
         if name in _WITH_TEMPLATES:
             command.add_argument(
-                "--templates", type=Path, metavar="DIR", help="templates that replace the compiler's, or come on top"
+                "--templates", type=Path, metavar="DIR", help="templates that replace the compiler's, or add files"
+            )
+        if name == "check":
+            command.add_argument(
+                "--import",
+                dest="imports",
+                action="store_true",
+                help="also import the generated modules, which runs code of the project, and compare their fields",
             )
     for name, (_, description) in REPORTS.items():
         command = commands.add_parser(
@@ -179,7 +209,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the catalogue (default: those that pyproject.toml names, or catalogue.yaml)",
     )
-    parser.add_argument("--format", choices=FORMATS, help="how diagnostics are printed (default: text)")
+    parser.add_argument("--format", choices=FORMATS, help="how errors are printed (default: text)")
 
 
 def _count(number: int, noun: str) -> str:
@@ -188,11 +218,11 @@ def _count(number: int, noun: str) -> str:
 
 def _say(text: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a catalogue
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may support fewer characters
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except OSError as error:  # whoever reads has gone, or the disk is full
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
+    except OSError as error:  # the reader is gone, or the disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python tries again at exit
         if not isinstance(error, BrokenPipeError):
             sys.exit(f"the output cannot be written: {error.strerror}")

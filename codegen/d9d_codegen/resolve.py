@@ -112,6 +112,7 @@ _STAR: Final = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]+\*", re.M
 _IMPORT: Final = r"^from[ \t]+([\w.]+)[ \t]+import[ \t]+(?:\([^)]*?|[^(#\n]*?)\b{name}\b(?![ \t]+as[ \t]+(?!{name}\b))"
 _DEFINITION: Final = r"^(?:class|def|async[ \t]+def)[ \t]+{name}\b|^{name}[ \t]*(?::[^=\n]*)?=(?!=)"
 _STUB_DEFINITION: Final = r"^(?:class|def|async[ \t]+def)[ \t]+{name}\b|^{name}[ \t]*(?::|=(?!=))"
+_RENAMING: Final = r"\bas[ \t]+{name}\b|^{name}[ \t]*(?::[^=\n]*)?=(?!=)"
 _DELETION: Final = re.compile(r"^[ \t]*del\b[^\n(]*(?:\([^)]*\))?[^\n]*", re.MULTILINE)
 _PATCH: Final = r"^{name}\.[\w.]+[ \t]*=|\bsetattr\({name}\b"  # attributes that are set outside the class body
 
@@ -123,6 +124,7 @@ class Names:
     Attributes:
         defined: What its source defines, or imports as a module.
         imported: What it imports from elsewhere: by name, the module and the name there.
+        modules: What it imports as a module: by name, the full name of the module.
         aliases: What is only another name for something: by name, the dotted expression that is assigned to it.
         deleted: The names that a `del` takes away again.
         stars: The modules from which it imports all names.
@@ -132,6 +134,7 @@ class Names:
 
     defined: set[str] = field(default_factory=set)
     imported: dict[str, tuple[str, str]] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     stars: list[str] = field(default_factory=list)
@@ -177,6 +180,10 @@ class ModuleText:
         if "TYPE_CHECKING" in self._text and any(match[0][0].isspace() for match in found):
             return self.names.stars
         return [_absolute(match[1], self._package) for match in found]
+
+    def may_rename(self, name: str) -> bool:
+        """Return whether a name seems to be another name for something."""
+        return re.search(_RENAMING.format(name=re.escape(name)), self._text, re.MULTILINE) is not None
 
     def may_delete(self, name: str) -> bool:
         """Return whether a `del` seems to take a name away again."""
@@ -337,6 +344,7 @@ def _read(statement: ast.stmt, names: Names, package: str) -> None:
 def _define(name: str, names: Names) -> None:
     names.imported.pop(name, None)
     names.aliases.pop(name, None)
+    names.modules.pop(name, None)
     names.deleted.discard(name)
     names.defined.add(name)
 
@@ -358,7 +366,7 @@ def _import(statement: ast.Import | ast.ImportFrom, names: Names, package: str) 
         if isinstance(statement, ast.Import):
             name = alias.asname or alias.name.partition(".")[0]
             _define(name, names)
-            names.aliases[name] = alias.name if alias.asname else name
+            names.modules[name] = alias.name if alias.asname else name
             continue
         source = _absolute("." * statement.level + (statement.module or ""), package)
         if name == "*":
@@ -455,8 +463,8 @@ class Resolver:
             above, here = ".".join(parts[:at]), ".".join(parts[: at + 1])
             if self.find(here) or self._standard(here) is not None:
                 continue
-            if above and self.has(above, part) and self._is_mentioned(above, part):
-                return None  # an attribute that looks like a module: its names cannot be known
+            if above and self._may_have_modules(above) and self.has(above, part) and self._is_mentioned(above, part):
+                return None  # such as six.moves: its names cannot be known
             return Unresolved(
                 part, len(here) - len(part), above, is_module=True, meant=closest(part, self._below(above))
             )
@@ -465,6 +473,13 @@ class Resolver:
             module, names = f"{module}.{name}", names[1:]
         unresolved = self._look_within(module, names[0])
         return self._look_within_class(module, *names) if unresolved is None and len(names) > 1 else unresolved
+
+    def _may_have_modules(self, module: str) -> bool:
+        """Return whether a module may have others inside that are no files, and that Python can import from."""
+        text = self._text(module)
+        if self._standard(module) is not None:
+            return False
+        return text is None or text.names.is_open or text.mentions_any_of(("sys.modules", "meta_path"))
 
     def _look_within_class(self, module: str, outer: str, *names: str) -> Unresolved | None:
         """Return the part that a class does not have; None where its source does not show all of its names."""
@@ -529,9 +544,11 @@ class Resolver:
 
     def _following(self, module: str, text: ModuleText, name: str) -> str | None:
         """Return the path that a name of a module is only another name for."""
-        if not text.mentions_any_of(SPECIAL):  # a large module need not be parsed
+        if not text.mentions_any_of(SPECIAL) and not text.may_rename(name):  # a large module need not be parsed
             found = text.glimpse(name)
-            return ".".join(found) if isinstance(found, tuple) else None
+            if isinstance(found, tuple):
+                return ".".join(found)
+            return None if found else self._through_star(text.stars, name)
         names = text.names
         if name in names.imported:
             return ".".join(names.imported[name])
@@ -539,8 +556,11 @@ class Resolver:
         if first in names.imported:
             return ".".join(names.imported[first]) + dot + rest
         if first:
-            return names.aliases.get(first, f"{module}.{first}") + dot + rest
-        return next((f"{star}.{name}" for star in names.stars if self._reads(star, name, set())), None)
+            return names.modules.get(first, f"{module}.{first}") + dot + rest
+        return None if name in names.defined else self._through_star(names.stars, name)
+
+    def _through_star(self, stars: Iterable[str], name: str) -> str | None:
+        return next((f"{star}.{name}" for star in stars if self.has(star, name)), None)
 
     def _standard(self, module: str) -> object | None:
         """Return a standard-library module if it is loaded, or written in C, so that importing it is harmless."""

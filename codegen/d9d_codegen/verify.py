@@ -1,4 +1,4 @@
-"""Generated modules checked by mypy, with its errors reported at the positions of the catalogue that caused them."""
+"""Generated modules checked by mypy and by importing them, with errors reported at positions of the catalogue."""
 
 import ast
 import json
@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from d9d_codegen.catalogue import Catalogue, Context, Module, Scope
 from d9d_codegen.diagnostic import START, Diagnostic, DiagnosticError, Span
-from d9d_codegen.expression import names_in_type, split
+from d9d_codegen.expression import names_in_type, parse_type, split
+from d9d_codegen.imported import Difference
 from d9d_codegen.lint import lint_all
 from d9d_codegen.project import Project, find_project
 
@@ -83,6 +84,7 @@ def _mentions(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, Span]
 
 _OPTIONS: Final = ("--output=json", "--follow-imports=silent", "--no-error-summary", "--show-column-numbers")
 _MISSING: Final = "No module named mypy"
+_CHANGED: Final = "a type or a module that it mentions changes what the dataclass has: use another one"
 
 
 def typecheck(paths: Sequence[Path]) -> int:
@@ -105,6 +107,88 @@ def typecheck(paths: Sequence[Path]) -> int:
     if diagnostics:
         raise DiagnosticError(diagnostics)
     return num_modules
+
+
+def check_imports(paths: Sequence[Path]) -> int:
+    """Import the generated modules of catalogues, in a process of their own, and compare their contexts.
+
+    Args:
+        paths: The catalogues; their modules on disk are up to date.
+
+    Returns:
+        The number of contexts.
+
+    Raises:
+        DiagnosticError: A module cannot be imported, or a context differs from its declaration.
+    """
+    diagnostics: list[Diagnostic] = []
+    num_contexts = 0
+    for catalogue in lint_all(paths):
+        num_contexts += sum(len(module.own_contexts) for module in catalogue.modules)
+        found = _import_diagnostics(catalogue, find_project(catalogue.source.path))
+        diagnostics += sorted(found, key=lambda diagnostic: (diagnostic.span or START, diagnostic.message))
+    if diagnostics:
+        raise DiagnosticError(diagnostics)
+    return num_contexts
+
+
+def _import_diagnostics(catalogue: Catalogue, project: Project) -> Iterator[Diagnostic]:
+    modules = {f"{catalogue.package}.{module.name}": module for module in catalogue.modules}
+    declared = {path: declared_types(catalogue, module) for path, module in modules.items()}
+    result = subprocess.run(
+        [sys.executable, "-m", "d9d_codegen.imported"],
+        cwd=project.root,
+        env={**os.environ, "PYTHONPATH": _search_path(catalogue, project, "PYTHONPATH")},
+        input=json.dumps(declared),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if result.returncode != 0:
+        message = f"importing the generated modules ended the process with status {result.returncode}"
+        remedy = "no module that they mention may do so when it is imported"
+        yield Diagnostic(catalogue.source.path, "import-error", message, remedy, detail=result.stderr.strip())
+        return
+    for difference in (Difference(*each) for each in json.loads(result.stdout)):
+        yield _import_diagnostic(catalogue, project, modules[difference.module], difference)
+
+
+def _import_diagnostic(catalogue: Catalogue, project: Project, module: Module, difference: Difference) -> Diagnostic:
+    """Return a difference at the position of the field, context or line that caused it."""
+    name = f"the module {difference.module}"
+    at, rule, remedy = module.name.span, "import-error", "correct what it imports"
+    for context in module.own_contexts:
+        if context.name == difference.context:
+            name, at, rule, remedy = f"context {context.name}", context.name.span, "import-difference", _CHANGED
+            for field in context.own_fields:
+                if field.name == difference.field:
+                    name, at = f"field {field.name} of {context.name}", field.type.span
+    if difference.line is not None:
+        file = project.root / project.package_folder(catalogue.package) / f"{module.name}.py"
+        at = origins(catalogue, module, file.read_text(encoding="utf-8")).get(difference.line, at)
+    line = catalogue.source.line(at.line)
+    return Diagnostic(catalogue.source.path, rule, f"{name} {difference.message}", remedy, at, line)
+
+
+def declared_types(catalogue: Catalogue, module: Module) -> dict[str, dict[str, str]]:
+    """Return the types of the fields of a module's contexts, with full dotted paths."""
+    scope = Scope(catalogue, module)
+    return {
+        context.name: {
+            field.name: parse_type(field.type).write(lambda name: scope.resolve(name) or name)
+            for field in context.own_fields
+        }
+        for context in module.own_contexts
+    }
+
+
+def _search_path(catalogue: Catalogue, project: Project, variable: str) -> str:
+    """Return the value of a variable that lists folders of modules, with that of the generated package first."""
+    top = project.package_folder(catalogue.package).parts[0]
+    source = project.root / "src" if top == "src" else project.root
+    given = os.environ.get(variable)
+    return os.pathsep.join([str(source.absolute()), *([given] if given else [])])
 
 
 def _diagnostics(catalogue: Catalogue, project: Project) -> list[Diagnostic]:
@@ -135,14 +219,10 @@ def _rule(error: dict[str, Any]) -> str:
 
 def _mypy_errors(catalogue: Catalogue, project: Project) -> Iterator[dict[str, Any]]:
     modules = [f"--module={path}" for path in sorted(catalogue.module_paths)]
-    top = project.package_folder(catalogue.package).parts[0]
-    source = project.root / "src" if top == "src" else project.root
-    given = os.environ.get("MYPYPATH")
-    search = os.pathsep.join([str(source.absolute()), *([given] if given else [])])
     result = subprocess.run(  # noqa: S603 -- mypy, and names that are checked
         [sys.executable, "-m", "mypy", *_OPTIONS, *modules],
         cwd=project.root,
-        env={**os.environ, "MYPYPATH": search},
+        env={**os.environ, "MYPYPATH": _search_path(catalogue, project, "MYPYPATH")},
         capture_output=True,
         text=True,
         encoding="utf-8",

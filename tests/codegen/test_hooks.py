@@ -17,7 +17,7 @@ def test_the_hook_runs_check_on_all_catalogues_of_the_project(small: Workspace) 
     [hook] = yaml.safe_load(HOOKS.read_text(encoding="utf-8"))
     assert {"id", "name", "entry", "language"} <= hook.keys()
     assert (hook["id"], hook["pass_filenames"]) == ("d9d-catalogue-check", False)
-    program, command = shlex.split(hook["entry"])
+    program, command = shlex.split(hook["entry"])  # without --import, which runs code of the checkout
     assert (program, command in COMMANDS) == ("d9d-catalogue", True)
     assert small.run(command)[0] == 1
     small.run("generate")

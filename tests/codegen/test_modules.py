@@ -171,3 +171,14 @@ def test_the_index_says_what_a_type_checker_needs(small: Workspace) -> None:
         "anytime": False,
         "terminal": False,
     }
+
+
+def test_a_module_that_looks_like_a_class_is_imported_whole(small: Workspace) -> None:
+    """Where its name clashes with that of a class, `import` names the module itself, not its package alone."""
+    small.write("class ElementTree: ...\n", "other.py")
+    fields = "step: {type: xml.etree.ElementTree.Element, doc: x}\n          two: {type: other.ElementTree, doc: x}"
+    small.write(SMALL.replace("step: {type: int, doc: The step's index.}", fields))
+    small.run("generate")
+    text = small.read("shop/events/common.py")
+    assert "import xml.etree\nimport xml.etree.ElementTree\n" in text
+    assert "    step: xml.etree.ElementTree.Element\n    two: other.ElementTree\n" in text

@@ -21,7 +21,7 @@ def test_right_modules_please_mypy(small: Workspace) -> None:
     """`types` exits with 0 where mypy finds nothing."""
     small.write(STRICT, "pyproject.toml")
     small.run("generate")
-    assert small.run("types") == (0, "mypy finds nothing wrong with 2 modules\n")
+    assert small.run("types") == (0, "mypy reports no errors in 2 modules\n")
 
 
 def test_problems_are_told_at_the_lines_of_the_catalogue(small: Workspace) -> None:

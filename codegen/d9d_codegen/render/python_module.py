@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,9 +54,13 @@ class Imports:
         modules: Top-level modules that are imported whole.
         paths: The full dotted paths that the module mentions.
         taken: The names that the module defines.
+        is_module: Returns whether a dotted path is a module: one with a capital looks like a class.
     """
 
-    def __init__(self, modules: Iterable[str], paths: Iterable[str], taken: Iterable[str]) -> None:
+    def __init__(
+        self, modules: Iterable[str], paths: Iterable[str], taken: Iterable[str], is_module: Callable[[str], bool]
+    ) -> None:
+        self._is_module = is_module
         self._modules = frozenset(modules)
         self._paths = sorted(set(paths))
         targets = {split(path)[:2] for path in self._paths}
@@ -89,7 +93,8 @@ class Imports:
         for module, name, _ in map(split, self._paths):
             if (module, name) not in self._spelled_out:
                 names.setdefault(module, set()).add(name)
-        plain = {module for module, _ in self._spelled_out} | self._modules
+        whole = {f"{module}.{name}" for module, name in self._spelled_out if self._is_module(f"{module}.{name}")}
+        plain = {module for module, _ in self._spelled_out} | self._modules | whole
         statements = [Import(module) for module in sorted(plain, key=_without_case)]
         statements += [
             Import(module, tuple(sorted(names[module], key=lambda name: (role(name), _without_case(name)))))
@@ -226,7 +231,8 @@ class PythonModule:
         self._codes: set[str] = set()
         self._event_contexts = {self._resolved(event.context) for event in module.own_events}
         self._aliases = list(aliases(catalogue, module))
-        self._imports = Imports(["dataclasses"] if module.own_contexts else [], self._mentioned(), self._defined())
+        modules = ["dataclasses"] if module.own_contexts else []
+        self._imports = Imports(modules, self._mentioned(), self._defined(), catalogue.is_module)
         self.docstring = self._docstring(module.doc)
         self._codes |= self.docstring.lint_codes()
         self.contexts = [self._context(context, number) for number, context in enumerate(module.own_contexts)]

@@ -77,16 +77,22 @@ def unusable_type(catalogue: Catalogue) -> Iterator[Violation]:
 
 
 class _StandIn:
-    """Stands for a type that is not loaded: it takes any arguments, and can be part of a union."""
+    """Stands for a type that is not loaded: it may take arguments, and can be part of a union."""
 
     def __class_getitem__(cls, arguments: object) -> "type[_StandIn]":
         return cls
+
+
+class _ContextStandIn:
+    """Stands for a context, which takes no arguments."""
 
 
 def _evaluation_error(catalogue: Catalogue, scope: Scope, field: Field) -> str:
     """Return why Python refuses a type, as far as that is known without importing anything; empty if it does not."""
 
     def look_up(path: str) -> object:
+        if scope.resolve(path) in catalogue.contexts:
+            return _ContextStandIn
         found = _loaded(catalogue, scope, path)
         return _StandIn if found is None else found
 
