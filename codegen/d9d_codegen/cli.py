@@ -107,7 +107,7 @@ def diff(options: argparse.Namespace) -> tuple[int, str]:
     """Return the exit status and the report of `diff`."""
     from d9d_codegen.diff import diff  # noqa: PLC0415 -- no other command needs it
 
-    return diff(options.old, options.new, _paths(options)[0], options.format)
+    return diff(options.old, options.new, _paths(options), options.format)
 
 
 def coverage(options: argparse.Namespace) -> tuple[int, str]:
@@ -132,8 +132,8 @@ REPORTS: Final[dict[str, tuple[Callable[[argparse.Namespace], tuple[int, str]], 
 }
 _ARGUMENTS: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
     "diff": (
-        ("old", {"metavar": "OLD", "help": "a file, a git revision, or REVISION:PATH"}),
-        ("new", {"metavar": "NEW", "help": "the same"}),
+        ("old", {"metavar": "OLD", "help": "a git revision, REVISION:PATH, or a file"}),
+        ("new", {"metavar": "NEW", "nargs": "?", "help": "the same (default: the catalogues as they are on disk)"}),
     ),
     "coverage": (("paths", {"metavar": "PATHS", "nargs": "+", "type": Path, "help": "files and folders of source"}),),
 }

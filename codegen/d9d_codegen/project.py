@@ -91,6 +91,15 @@ def find_project(catalogue: Path) -> Project:
     )
 
 
+def catalogues_in(settings: str) -> list[str]:
+    """Return the catalogues that the text of a `pyproject.toml` names; none where it is not valid."""
+    try:
+        named = _value(_parsed(settings), "tool", "d9d", "catalogues")
+    except tomllib.TOMLDecodeError:
+        return []
+    return [path for path in named if _is_inside(path)] if isinstance(named, list) else []
+
+
 class _Settings:
     """The settings in a `pyproject.toml`; none where there is no such file.
 

@@ -263,7 +263,7 @@ def test_revisions_of_git_are_compared_without_a_checkout(small: Workspace) -> N
 
 @pytest.mark.parametrize("name", ["no-such-revision", "HEAD:no-such-file.yaml", ":", "", "nul\0l"])
 def test_what_is_neither_file_nor_revision_is_wrong_use(small: Workspace, name: str) -> None:
-    """An version that cannot be found ends with 2 and says what to name."""
+    """A version that cannot be found ends with 2 and says what to name."""
     status, output = small.run("diff", name, "catalogue.yaml")
     assert status == 2
     assert "error[unknown-revision]: it is not a file" in output
@@ -370,3 +370,69 @@ def test_a_name_too_long_for_a_file_is_no_edition(small: Workspace) -> None:
     status, output = small.run("diff", "x" * 5_000, "catalogue.yaml")
     assert status == 2
     assert "error[unknown-revision]" in output
+
+
+LOAN = """\
+version: 1
+package: loans.events
+modules:
+  loan:
+    doc: Events of a loan.
+    phases: {open: {doc: The desk is open.}}
+    contexts:
+      EventTermContext: {doc: Context of a term.}
+    events:
+      EVENT_LOAN_GIVEN: {id: loan.given, phase: open, context: EventTermContext, doc: Triggered when money goes.}
+"""
+SEVERAL = '[tool.d9d]\ncatalogues = ["catalogue.yaml", "loans/catalogue.yaml"]\n'
+
+
+@pytest.fixture
+def committed(small: Workspace) -> Workspace:
+    """A project with two catalogues in a repository of git, with one commit."""
+    small.write(LOAN, "loans/catalogue.yaml")
+    small.write(SEVERAL, "pyproject.toml")
+    git = shutil.which("git") or "git"
+    author = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "one"]):
+        subprocess.run([git, *command], cwd=small.root, check=True)
+    return small
+
+
+def kinds(workspace: Workspace, *arguments: str) -> tuple[int, list[tuple[str, str]]]:
+    """Return the exit status of `diff`, and the kind and the file of each change."""
+    status, output = workspace.run("diff", *arguments, "--format", "json")
+    return status, [(change["kind"], change["new"]["path"]) for change in json.loads(output)]
+
+
+def test_all_catalogues_of_a_project_are_compared(committed: Workspace) -> None:
+    """A revision alone means all of them, and so does what is on disk."""
+    committed.write(LOAN.replace("EVENT_LOAN_GIVEN", "EVENT_LOAN_LENT"), "loans/catalogue.yaml")
+    committed.write(SMALL.replace("type: int", "type: str"))
+    expected = [("type-changed", "catalogue.yaml"), ("constant-renamed", "loans/catalogue.yaml")]
+    assert kinds(committed, "HEAD") == (1, expected)
+    assert kinds(committed, "HEAD", "HEAD") == (0, [])
+
+
+def test_a_file_is_compared_with_the_same_file_at_a_revision(committed: Workspace) -> None:
+    """Of two catalogues the one that is named."""
+    committed.write(LOAN.replace("EVENT_LOAN_GIVEN", "EVENT_LOAN_LENT"), "loans/catalogue.yaml")
+    assert kinds(committed, "HEAD", "catalogue.yaml") == (0, [])
+    assert kinds(committed, "HEAD", "loans/catalogue.yaml") == (1, [("constant-renamed", "loans/catalogue.yaml")])
+    assert kinds(committed, "HEAD", "--catalogue", "catalogue.yaml") == (0, [])
+
+
+def test_a_catalogue_that_was_dropped_or_added_is_a_change(committed: Workspace) -> None:
+    """What it declared can no longer be imported."""
+    committed.write(SEVERAL.replace(', "loans/catalogue.yaml"', ""), "pyproject.toml")
+    assert kinds(committed, "HEAD") == (1, [("catalogue-removed", "catalogue.yaml")])
+    committed.write(LOAN.replace("loan", "rent").replace("LOAN", "RENT"), "rents/catalogue.yaml")
+    committed.write(SEVERAL.replace('yaml"]', 'yaml", "rents/catalogue.yaml"]'), "pyproject.toml")
+    assert kinds(committed, "HEAD") == (0, [("catalogue-added", "rents/catalogue.yaml")])
+
+
+def test_a_catalogue_that_moved_is_known_by_its_package(committed: Workspace) -> None:
+    """Nobody imports its path."""
+    (committed.root / "loans/catalogue.yaml").rename(committed.root / "loans.yaml")
+    committed.write(SEVERAL.replace("loans/catalogue.yaml", "loans.yaml"), "pyproject.toml")
+    assert kinds(committed, "HEAD") == (0, [])

@@ -33,6 +33,8 @@ class Kind(NamedTuple):
 _DEPRECATE: Final = "deprecate it in one version, and remove it in a later one"
 _RENAME: Final = "keep the old name with `deprecated: {since: …, replaced_by: …}`"
 KINDS: Final = {
+    "catalogue-added": Kind(Effect.COMPATIBLE, "nothing has to change"),
+    "catalogue-removed": Kind(Effect.HANDLERS, "importing its modules fails: deprecate their contents first"),
     "constant-renamed": Kind(Effect.HANDLERS, f"the old constant can no longer be imported: {_RENAME}"),
     "context-added": Kind(Effect.COMPATIBLE, "nothing has to change"),
     "context-changed": Kind(

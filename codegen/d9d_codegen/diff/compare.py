@@ -376,8 +376,38 @@ def _default_changes(pair: _ContextPair, old: Field, new: Field, reason: str | N
         yield Change("default-changed", message, before.position(old.default), after.position(new.default))
 
 
+def compare_all(old: Sequence[Catalogue], new: Sequence[Catalogue]) -> list[Change]:
+    """Return every change between two versions of a project's catalogues.
+
+    A catalogue is the same one if it has the same package, or else the same name in both versions.
+    """
+    pairs = [(one, other) for one in old for other in new if one.package == other.package]
+    paired = [each for pair in pairs for each in pair]
+    rest = [one for one in old if one not in paired], [other for other in new if other not in paired]
+    if len(old) == len(new) == 1:  # files may have any names
+        pairs, rest = [(old[0], new[0])], ([], [])
+    for one in rest[0][:]:
+        for other in [other for other in rest[1] if other.source.path.name == one.source.path.name][:1]:
+            pairs.append((one, other))
+            rest[0].remove(one)
+            rest[1].remove(other)
+    changes = [change for one, other in pairs for change in compare(one, other)]
+    for one in rest[0]:
+        message = f"there is no catalogue of {one.package} any more"
+        statuses = [entry.status for module in one.modules for entry in module.entries]
+        excuses = [justification(status, removal=True) for status in statuses]
+        reason = excuses[0] if excuses and all(excuses) else None
+        place, instead = Version(one).position(one.package), new[0] if new else one
+        changes.append(Change("catalogue-removed", message, place, Version(instead).position(instead.package), reason))
+    for other in rest[1]:
+        message, instead = f"there is a new catalogue of {other.package}", old[0] if old else other
+        place = Version(other).position(other.package)
+        changes.append(Change("catalogue-added", message, Version(instead).position(instead.package), place))
+    return changes
+
+
 def compare(old: Catalogue, new: Catalogue) -> list[Change]:
-    """Return every change, in the order of the new version."""
+    """Return every change of one catalogue, in the order of the new version."""
     before, after = Version(old), Version(new)
     changes = [*_package_changes(before, after)]
     for name, module in before.modules.items():
