@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -374,7 +373,7 @@ def apply(comparison: Comparison) -> None:
     changes = sorted(comparison.changes, key=lambda change: change.path.name == _INDEX)
     record, new_record = comparison.record, comparison.new_record
     both = record.updated(_united(record.files, new_record.files), {**record.digests, **new_record.digests})
-    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    token = f"{os.getpid()}-{os.urandom(4).hex()}"
     writer = _Writer(token)
     try:
         for change in changes:

@@ -112,7 +112,9 @@ _STAR: Final = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import[ \t]+\*", re.M
 _IMPORT: Final = r"^from[ \t]+([\w.]+)[ \t]+import[ \t]+(?:\([^)]*?|[^(#\n]*?)\b{name}\b(?![ \t]+as[ \t]+(?!{name}\b))"
 _DEFINITION: Final = r"^(?:class|def|async[ \t]+def)[ \t]+{name}\b|^{name}[ \t]*(?::[^=\n]*)?=(?!=)"
 _STUB_DEFINITION: Final = r"^(?:class|def|async[ \t]+def)[ \t]+{name}\b|^{name}[ \t]*(?::|=(?!=))"
-_RENAMING: Final = r"\bas[ \t]+{name}\b|^{name}[ \t]*(?::[^=\n]*)?=(?!=)"
+_AS: Final = re.compile(r"\bas[ \t]+$")
+_ASSIGNED: Final = re.compile(r"[ \t]*(?::[^=\n]*)?=(?!=)")
+_MAX_SPACES: Final = 40
 _DELETION: Final = re.compile(r"^[ \t]*del\b[^\n(]*(?:\([^)]*\))?[^\n]*", re.MULTILINE)
 _PATCH: Final = r"^{name}\.[\w.]+[ \t]*=|\bsetattr\({name}\b"  # attributes that are set outside the class body
 
@@ -183,7 +185,12 @@ class ModuleText:
 
     def may_rename(self, name: str) -> bool:
         """Return whether a name seems to be another name for something."""
-        return re.search(_RENAMING.format(name=re.escape(name)), self._text, re.MULTILINE) is not None
+        for match in re.finditer(rf"\b{re.escape(name)}\b", self._text):
+            before = self._text[max(0, match.start() - _MAX_SPACES) : match.start()]
+            is_at_start = not before or before[-1] == "\n"
+            if _AS.search(before) or (is_at_start and _ASSIGNED.match(self._text, match.end())):
+                return True
+        return False
 
     def may_delete(self, name: str) -> bool:
         """Return whether a `del` seems to take a name away again."""
@@ -432,6 +439,7 @@ class Resolver:
         self._modules: dict[str, Location | None] = {}
         self._texts: dict[str, ModuleText | None] = {}
         self._unresolved: dict[str, Unresolved | None] = {}
+        self._origins: dict[str, object] = {}
         self._seen: dict[str, list[str]] = {}
         self._public: dict[str, list[str]] = {}
 
@@ -528,6 +536,11 @@ class Resolver:
 
     def origin(self, path: str) -> object:
         """Return the standard-library object that a path stands for, by whatever names; None where it is none."""
+        if path not in self._origins:
+            self._origins[path] = self._follow(path)
+        return self._origins[path]
+
+    def _follow(self, path: str) -> object:
         for _ in range(_MAX_HOPS):
             module, _, name = path.rpartition(".")
             live = self._standard(module)
