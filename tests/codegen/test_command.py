@@ -192,9 +192,10 @@ def run(*arguments):
     with contextlib.redirect_stderr(io.StringIO()):
         print(arguments, main(arguments))
 
+for bad in sorted(pathlib.Path("bad").glob("*.yaml")):
+    run("lint", "--catalogue", str(bad))
 for form in ("text", "json", "github"):
-    for bad in sorted(pathlib.Path("bad").glob("*.yaml")):
-        run("lint", "--catalogue", str(bad), "--format", form)
+    run("lint", "--catalogue", "bad/everything-at-once.yaml", "--format", form)
     run("diff", "catalogue.yaml", "other.yaml", "--format", form)
     run("coverage", "loop.py", "--format", form)
 run("generate")
@@ -216,7 +217,7 @@ def test_the_output_does_not_depend_on_the_hash_seed(small: Workspace) -> None:
         "loop.py",
     )
     outputs = set()
-    for seed in "0123":
+    for seed in "012":
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         command = [sys.executable, "-c", EVERYTHING]
         outputs.add(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)

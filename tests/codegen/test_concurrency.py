@@ -49,7 +49,7 @@ def race(small: Workspace, *, num_runs: int, num_rounds: int) -> None:
 def test_a_few_rounds_of_concurrent_runs_end_with_the_right_tree(small: Workspace, num_runs: int) -> None:
     """Each file is written by exactly one run."""
     small.write(PYPROJECT, "pyproject.toml")
-    race(small, num_runs=num_runs, num_rounds=4)
+    race(small, num_runs=num_runs, num_rounds=3)
 
 
 @pytest.mark.slow

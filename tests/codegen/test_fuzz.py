@@ -147,14 +147,14 @@ modules:
 """
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(bad_bytes())
 def test_no_input_gets_more_than_a_refusal_in_words(compiler: Compiler, content: bytes) -> None:
     """Whatever is in the file, it is refused in words with no file written, or compiles."""
     compiler.compile(content)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(good_catalogues())
 def test_modules_carry_exactly_the_declared_docs(compiler: Compiler, catalogue: str) -> None:
     """Modules of a good catalogue import, and each doc in them reads as declared, old names included."""

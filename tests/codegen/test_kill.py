@@ -1,34 +1,56 @@
 """A run that is killed, at whatever moment, leaves a tree that the next run makes good."""
 
+import contextlib
+import io
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from d9d_codegen.cli import main
+
 from .workspace import PYPROJECT, SMALL, TWO_LOOPS, Workspace
 
-# Kills itself, with no chance to clean up, when it is about to change a file for the n-th time; a write is cut in half.
-KILLED_RUN = """
-import os, pathlib, signal, sys
-num_left = int(sys.argv[1])
 
-def dying(method):
-    def change(path, *arguments, **keywords):
-        global num_left
-        num_left -= 1
-        if num_left < 0:
-            if arguments and isinstance(arguments[0], bytes):
-                method(path, arguments[0][: len(arguments[0]) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        return method(path, *arguments, **keywords)
-    return change
+def killed_run(num_changes: int) -> int:
+    """Run `generate` in a child that is killed when it is about to change a file once more than so many times.
 
-for name in ("write_bytes", "replace", "unlink"):
-    setattr(pathlib.Path, name, dying(getattr(pathlib.Path, name)))
-from d9d_codegen.cli import main
-sys.exit(main(["generate"]))
-"""
+    It has no chance to clean up, and a text is half written by then.
+
+    Returns:
+        The exit status of the child, or the negative number of the signal that ended it.
+    """
+    child = os.fork()
+    if not child:
+        num_left = iter(range(num_changes))
+
+        def dying(method: Callable[..., Any]) -> Callable[..., Any]:
+            def change(path: Path, *arguments: Any, **keywords: Any) -> Any:
+                if next(num_left, None) is None:
+                    if arguments and isinstance(arguments[0], bytes):
+                        method(path, arguments[0][: len(arguments[0]) // 2])
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return method(path, *arguments, **keywords)
+
+            return change
+
+        status = 1
+        try:
+            for name in ("write_bytes", "replace", "unlink"):
+                setattr(Path, name, dying(getattr(Path, name)))
+            with contextlib.redirect_stdout(io.StringIO()):
+                status = main(["generate"])
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 KILLED = -9
 
 
@@ -63,14 +85,14 @@ def test_the_next_run_makes_good_what_a_killed_one_left(small: Workspace, settin
             (small.root / path).unlink()
         put(small, {**before, "catalogue.yaml": after["catalogue.yaml"]})
         small.write(settings, "pyproject.toml")
-        run = subprocess.run([sys.executable, "-c", KILLED_RUN, str(num_killed)], capture_output=True, check=False)
-        if run.returncode != KILLED:
+        status = killed_run(num_killed)
+        if status != KILLED:
             break
         num_killed += 1
         assert small.run("check")[0] == 1
         assert small.run("generate")[0] == 0
         assert small.files() == after
-    assert (run.returncode, num_killed) == (0, num_changes)
+    assert (status, num_killed) == (0, num_changes)
 
 
 def test_a_run_that_is_killed_from_outside_is_made_good_as_well(small: Workspace) -> None:

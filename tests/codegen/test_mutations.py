@@ -64,7 +64,7 @@ def compiled(path: Path, text: str) -> dict[str, str]:
     return {}
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutations())
 def test_a_damaged_catalogue_is_refused_or_compiles(empty: Workspace, text: str) -> None:
     """No damage leads to a traceback, nor to a module that Python cannot read."""
