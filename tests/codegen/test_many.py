@@ -72,7 +72,7 @@ def test_a_close_match_is_found_among_many_names(empty: Workspace) -> None:
         empty.write(HEAD + PHASES + "    contexts:\n" + known + "    events:\n" + first)
         _, output = empty.run("lint")
         told += [line.strip() for line in output.splitlines() if "did you mean" in line]
-    assert told == [f'did you mean "EventDay{number}Context"?' for number in (7, 1234, 2999)]
+    assert told == [f'did you mean "EventDay{number}Context"?' for number in (7, 1234, 1499)]
 
 
 def test_of_many_phases_the_first_are_named(empty: Workspace) -> None:
