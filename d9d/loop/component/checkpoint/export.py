@@ -335,16 +335,16 @@ def export_weights(
 
 def _files_in(folder: Path) -> list[Path]:
     index = folder / _INDEX
-    if not index.is_file():
+    if not index.exists():
         return sorted(folder.glob(f"*{_SUFFIX}"))
+    _require_regular_file(index)
     names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     return [folder / require_plain_name(name, _INDEX) for name in sorted(names)]
 
 
 def _read_header(path: Path) -> dict[str, TensorInfo]:
-    """Read which tensors a file has. It may be a link, as in the cache of Hugging Face, but not a pipe."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a regular file")
+    """Read which tensors a file has."""
+    _require_regular_file(path)
     tensors: dict[str, TensorInfo] = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -357,6 +357,12 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
     return tensors
+
+
+def _require_regular_file(path: Path) -> None:
+    """Refuse a pipe, for whose other end a reader would wait; a link is followed, as in the cache of Hugging Face."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
 
 
 def _header_bytes(path: Path) -> bytes:
