@@ -131,15 +131,3 @@ def is_replicated_by_ddp(module: nn.Module) -> bool:
     """
     # torch has no public function that returns which composable functions were applied to a module.
     return "replicate" in (_get_registry(module) or {}) and not isinstance(module, FSDPModule)
-
-
-_WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})
-
-
-def unwrapped_name(name: str) -> str:
-    """Return the name that a module, parameter or buffer has without the wrappers around modules.
-
-    Args:
-        name: The name as torch has it, with the parts that `torch.compile` and activation checkpointing add.
-    """
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from d9d.core.parallel import unwrapped_name
 from d9d.core.seed import derive_seed
 from d9d.core.settings import ConfigurationError
+from d9d.loop.component.checkpoint.sharded_state import unwrapped_name
 from d9d.loop.component.random_state import RandomState
 
 

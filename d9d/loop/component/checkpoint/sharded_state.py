@@ -10,7 +10,6 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from d9d.core.parallel import unwrapped_name
 from d9d.loop.component.checkpoint.state_dict import (
     StateError,
     allocate_tensors,
@@ -22,6 +21,17 @@ from d9d.loop.component.checkpoint.state_dict import (
 from d9d.loop.component.ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
+
+_WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})
+
+
+def unwrapped_name(name: str) -> str:
+    """Return the name that a module, parameter or buffer has without the wrappers around modules.
+
+    Args:
+        name: The name as torch has it, with the parts that `torch.compile` and activation checkpointing add.
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 class ShardedState(abc.ABC):
