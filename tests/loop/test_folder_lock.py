@@ -1,45 +1,16 @@
 """Two jobs do not share a folder, and nothing that a job leaves behind keeps the next one out."""
 
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lock_holder import holder_of
 
 from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock
 from d9d.loop.config import CheckpointingConfig
 
 from .test_checkpoint import every_step_of
 from .toy_job import configure_training, steps_saved, training_config
-
-# Takes the folder, forks a process that lives on, says so, and waits.
-HOLDER = """
-import os, pathlib, sys, time
-from d9d.loop.component.checkpoint.files import FolderLock
-lock = FolderLock(pathlib.Path(sys.argv[1]))
-lock.acquire()
-if os.fork() == 0:
-    time.sleep(float(sys.argv[2]))
-    os._exit(0)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def holder_of(folder: Path, child_seconds: float = 0.0) -> Iterator[subprocess.Popen[str]]:
-    """Have another process take a folder; killed at the end."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", HOLDER, str(folder), str(child_seconds)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
 
 
 def test_a_second_job_is_refused_and_told_of_the_first(every_step: CheckpointingConfig) -> None:
@@ -60,8 +31,8 @@ def test_a_second_job_is_refused_and_told_of_the_first(every_step: Checkpointing
 def test_a_job_that_was_killed_keeps_nobody_out(every_step: CheckpointingConfig) -> None:
     """Not even while a process lives that it has forked, such as one that reads data."""
     with holder_of(every_step.folder, child_seconds=30.0) as other:
-        os.kill(other.pid, signal.SIGKILL)
-        other.wait()
+        other.kill()
+        other.join()
 
         assert (every_step.folder / ".lock").exists()
         assert every_step_of(every_step) == [0, 1, 2]

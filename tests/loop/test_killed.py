@@ -1,4 +1,4 @@
-"""A run that is killed by SIGKILL, and run again, ends as one that was left alone: bit for bit, in all of its state."""
+"""A run that is killed by SIGKILL and run again ends like an undisturbed one, bit for bit, in all of its state."""
 
 import contextlib
 import json
@@ -124,9 +124,9 @@ def processes() -> Iterator[Processes]:
 
 
 @pytest.fixture(scope="module")
-def left_alone(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def undisturbed(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that nobody killed."""
-    run = Run(processes, tmp_path_factory.mktemp("left_alone"))
+    run = Run(processes, tmp_path_factory.mktemp("undisturbed"))
     assert run.resume() == 0
     return run
 
@@ -137,20 +137,20 @@ def run(processes: Processes, tmp_path: Path) -> Run:
     return Run(processes, tmp_path)
 
 
-def assert_same_end(run: Run, left_alone: Run) -> None:
+def assert_same_end(run: Run, undisturbed: Run) -> None:
     """Compare all state: weights, optimizer, scheduler, task, step, and each random number generator."""
     tensors, outline = split_state(run.state())
-    expected_tensors, expected_outline = split_state(left_alone.state())
+    expected_tensors, expected_outline = split_state(undisturbed.state())
     assert outline == expected_outline
     assert same_tensors(tensors, expected_tensors)
     assert not list(run.folder.glob(".staging-*"))
     assert steps_saved(run.folder) == [NUM_STEPS - PERIOD_STEPS, NUM_STEPS]
 
 
-def test_the_run_is_one_whose_randomness_matters(left_alone: Run) -> None:
+def test_the_run_is_one_whose_randomness_matters(undisturbed: Run) -> None:
     """All random number generators move, and the weights learn: else equality would prove little."""
-    early = Checkpoint(left_alone.folder / f"step-{NUM_STEPS - PERIOD_STEPS}").read()
-    late = left_alone.state()
+    early = Checkpoint(undisturbed.folder / f"step-{NUM_STEPS - PERIOD_STEPS}").read()
+    late = undisturbed.state()
 
     assert not same_tensors(early["model"], late["model"])
     before, after = (state["random"]["rank-0"] for state in (early, late))
@@ -159,7 +159,7 @@ def test_the_run_is_one_whose_randomness_matters(left_alone: Run) -> None:
     assert before["numpy"]["rest"] != after["numpy"]["rest"]
 
 
-def test_a_run_killed_in_handlers_ends_as_one_left_alone(run: Run, left_alone: Run) -> None:
+def test_a_run_killed_in_handlers_ends_as_one_undisturbed(run: Run, undisturbed: Run) -> None:
     """Killed again and again, at different moments of its steps, from the very first on."""
     kills = [
         ("train.step.pre", 0),
@@ -173,25 +173,32 @@ def test_a_run_killed_in_handlers_ends_as_one_left_alone(run: Run, left_alone: R
 
     assert statuses == [KILLED] * len(kills)
     assert run.resume() == 0
-    assert_same_end(run, left_alone)
+    assert_same_end(run, undisturbed)
 
 
-@pytest.mark.parametrize("asynchronous", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_run_killed_at_each_operation_of_a_save_ends_as_one_left_alone(
-    run: Run, left_alone: Run, *, asynchronous: bool
+@pytest.mark.parametrize(
+    ("stride", "asynchronous"),
+    [
+        (4, False),
+        pytest.param(1, False, marks=pytest.mark.slow),
+        pytest.param(1, True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_killed_at_operations_of_saves_ends_like_an_undisturbed_one(
+    run: Run, undisturbed: Run, *, stride: int, asynchronous: bool
 ) -> None:
-    """Killed before each single change to the files of checkpoints; none ever appears under its name unless whole."""
+    """Killed before changes to the files of checkpoints; with stride 1, before each change that a save makes."""
     num_kills = 0
-    while run.resume(kill_in_nth_operation=num_kills + 1, asynchronous=asynchronous) == KILLED:
+    while run.resume(kill_in_nth_operation=1 + num_kills * stride, asynchronous=asynchronous) == KILLED:
         num_kills += 1
 
-    assert run.num_kills_in_saves > 15
-    assert_same_end(run, left_alone)
+    assert run.num_kills_in_saves > 15 / stride
+    assert_same_end(run, undisturbed)
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_run_killed_at_random_moments_ends_as_one_left_alone(
-    run: Run, left_alone: Run, *, asynchronous: bool
+@pytest.mark.parametrize("asynchronous", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_as_one_undisturbed(
+    run: Run, undisturbed: Run, *, asynchronous: bool
 ) -> None:
     """Killed from outside, at whatever it was about to do, with saves that the loop waits for, or beside it."""
     delays = random.Random(0)  # noqa: S311 -- not for secrets
@@ -202,10 +209,10 @@ def test_a_run_killed_at_random_moments_ends_as_one_left_alone(
 
     assert KILLED in statuses
     assert run.resume(asynchronous=asynchronous) == 0
-    assert_same_end(run, left_alone)
+    assert_same_end(run, undisturbed)
 
 
-def test_a_finished_run_that_is_run_again_trains_no_step(run: Run, left_alone: Run, tmp_path: Path) -> None:
+def test_a_finished_run_that_is_run_again_trains_no_step(run: Run, undisturbed: Run, tmp_path: Path) -> None:
     """In a fresh process it finds itself complete, and writes nothing."""
     assert run.resume() == 0
     files = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
@@ -213,37 +220,37 @@ def test_a_finished_run_that_is_run_again_trains_no_step(run: Run, left_alone: R
     assert run.resume() == 0
     assert (tmp_path / "trace-2").read_text().split() == declared_run("train", num_steps=0)
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == files
-    assert_same_end(run, left_alone)
+    assert_same_end(run, undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", range(NUM_STEPS))
-def test_a_run_killed_at_any_step_ends_as_one_left_alone(run: Run, left_alone: Run, step: int) -> None:
+def test_a_run_killed_at_any_step_ends_as_one_undisturbed(run: Run, undisturbed: Run, step: int) -> None:
     """Whichever of its steps it is killed in, at one moment of the step or another."""
     event_id = STEP_EVENTS[step % len(STEP_EVENTS)]
 
     assert run.resume(kill_at=(event_id, step)) == KILLED
     assert run.resume() == 0
-    assert_same_end(run, left_alone)
+    assert_same_end(run, undisturbed)
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_every_step_in_turn_ends_as_one_left_alone(run: Run, left_alone: Run) -> None:
+def test_a_run_killed_at_every_step_in_turn_ends_as_one_undisturbed(run: Run, undisturbed: Run) -> None:
     """Killed sixty times, once in each step."""
     statuses = [run.resume(kill_at=("train.optimizer_step.post", step)) for step in range(NUM_STEPS)]
 
     assert statuses == [KILLED] * NUM_STEPS
     assert run.resume() == 0
-    assert_same_end(run, left_alone)
+    assert_same_end(run, undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
-def test_runs_killed_at_many_random_moments_end_as_one_left_alone(run: Run, left_alone: Run, seed: int) -> None:
+def test_runs_killed_at_many_random_moments_end_as_one_undisturbed(run: Run, undisturbed: Run, seed: int) -> None:
     """Killed from outside eight times, or until it has finished."""
     delays = random.Random(seed)  # noqa: S311 -- not for secrets
     for _ in range(8):
         run.resume(kill_after=(delays.randrange(8), delays.uniform(0.0, 0.1)))
 
     assert run.resume() == 0
-    assert_same_end(run, left_alone)
+    assert_same_end(run, undisturbed)

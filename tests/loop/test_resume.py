@@ -110,23 +110,23 @@ def adam_of_two_groups(ctx: InitializeOptimizerContext) -> torch.optim.Optimizer
     return torch.optim.Adam(groups, lr=0.01, amsgrad=True)
 
 
-@pytest.mark.parametrize("stopped_in", [0, 1, 4, 6])
-def test_a_resumed_run_ends_as_one_left_alone(stopped_in: int, every_step: CheckpointingConfig) -> None:
+@pytest.mark.parametrize("stopped_in", [0, 4, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 6))])
+def test_a_resumed_run_ends_as_one_undisturbed(stopped_in: int, every_step: CheckpointingConfig) -> None:
     """Stopped by an exception in some step and run again, it ends with the same weights."""
-    left_alone = configure_training(training_config(total_steps=NUM_STEPS))
-    left_alone.train()
+    undisturbed = configure_training(training_config(total_steps=NUM_STEPS))
+    undisturbed.train()
 
     stop_at(configure_training(training_config(every_step, total_steps=NUM_STEPS)), stopped_in)
     resumed = configure_training(training_config(every_step, total_steps=NUM_STEPS))
 
     assert steps_of(resumed) == list(range(stopped_in, NUM_STEPS))
-    assert same_tensors(weights_of(resumed.modules[0]), weights_of(left_alone.modules[0]))
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(undisturbed.modules[0]))
 
 
-def test_a_run_that_is_resumed_twice_ends_as_one_left_alone(every_step: CheckpointingConfig) -> None:
+def test_a_run_that_is_resumed_twice_ends_as_one_undisturbed(every_step: CheckpointingConfig) -> None:
     """Resuming leaves no mark that a second resuming would see."""
-    left_alone = configure_training(training_config(total_steps=NUM_STEPS))
-    left_alone.train()
+    undisturbed = configure_training(training_config(total_steps=NUM_STEPS))
+    undisturbed.train()
     config = training_config(every_step.model_copy(update={"period_steps": 2}), total_steps=NUM_STEPS)
 
     stop_at(configure_training(config), 3)
@@ -134,11 +134,20 @@ def test_a_run_that_is_resumed_twice_ends_as_one_left_alone(every_step: Checkpoi
     resumed = configure_training(config)
 
     assert steps_of(resumed) == [4, 5, 6]
-    assert same_tensors(weights_of(resumed.modules[0]), weights_of(left_alone.modules[0]))
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(undisturbed.modules[0]))
 
 
-@pytest.mark.parametrize("optimizer_provider", [sgd, adam_of_two_groups])
-@pytest.mark.parametrize("lr_scheduler_provider", [lambda_lr, one_cycle, cosine])
+@pytest.mark.parametrize(
+    ("optimizer_provider", "lr_scheduler_provider"),
+    [
+        (sgd, lambda_lr),
+        (adam_of_two_groups, one_cycle),
+        (adam_of_two_groups, cosine),
+        pytest.param(sgd, one_cycle, marks=pytest.mark.slow),
+        pytest.param(sgd, cosine, marks=pytest.mark.slow),
+        pytest.param(adam_of_two_groups, lambda_lr, marks=pytest.mark.slow),
+    ],
+)
 def test_optimizers_and_schedulers_of_torch_are_resumed(
     optimizer_provider: Callable[[InitializeOptimizerContext], torch.optim.Optimizer],
     lr_scheduler_provider: Callable[[InitializeLRSchedulerContext], LRSchedulerProtocol],
@@ -154,26 +163,26 @@ def test_optimizers_and_schedulers_of_torch_are_resumed(
             lr_scheduler_provider=lr_scheduler_provider,
         )
 
-    configured("left_alone").train()
+    configured("undisturbed").train()
     stop_at(configured("resumed"), 4)
     configured("resumed").train()
 
     for step in range(1, NUM_STEPS + 1):
-        left, right = (Checkpoint(every_step.folder / name / f"step-{step}") for name in ("left_alone", "resumed"))
+        left, right = (Checkpoint(every_step.folder / name / f"step-{step}") for name in ("undisturbed", "resumed"))
         assert same_checkpoints(left, right)
 
 
 def test_the_state_of_the_task_is_resumed(every_step: CheckpointingConfig) -> None:
     """What the task carries goes on from the checkpoint, with nothing of the step that was lost."""
-    left_alone = CountingTask()
-    configure_training(training_config(total_steps=NUM_STEPS), task=left_alone).train()
+    undisturbed = CountingTask()
+    configure_training(training_config(total_steps=NUM_STEPS), task=undisturbed).train()
 
     stop_at(configure_training(training_config(every_step, total_steps=NUM_STEPS), task=CountingTask()), 4)
     resumed = CountingTask()
     configure_training(training_config(every_step, total_steps=NUM_STEPS), task=resumed).train()
 
-    assert resumed.count == left_alone.count == NUM_STEPS * 2
-    assert torch.equal(resumed.loss_sum, left_alone.loss_sum)
+    assert resumed.count == undisturbed.count == NUM_STEPS * 2
+    assert torch.equal(resumed.loss_sum, undisturbed.loss_sum)
 
 
 def test_a_finished_run_that_is_run_again_trains_no_step(every_step: CheckpointingConfig) -> None:
@@ -204,14 +213,14 @@ def test_a_run_that_saves_ends_as_one_that_does_not(every_step: CheckpointingCon
 
 def test_a_run_is_resumed_with_another_number_of_workers(every_step: CheckpointingConfig) -> None:
     """How many processes read the samples decides nothing about which samples a step takes."""
-    left_alone = configure_training(training_config())
-    left_alone.train()
+    undisturbed = configure_training(training_config())
+    undisturbed.train()
 
     stop_at(configure_training(training_config(every_step)), 1)
     resumed = configure_training(training_config(every_step, data_loading=DataLoadingConfig(num_workers=1)))
     resumed.train()
 
-    assert same_tensors(weights_of(resumed.modules[0]), weights_of(left_alone.modules[0]))
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(undisturbed.modules[0]))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
