@@ -134,8 +134,9 @@ class Loop:
 class GarbageCollector:
     """Collects garbage after the same steps on all ranks, in place of Python's automatic collection.
 
-    If each rank collected at a moment of its own, all others would wait for it in their next collective operation. What
-    exists when the loop starts is frozen, so that a collection visits the objects of the loop, and not all of torch.
+    If each rank collected at a moment of its own, all others would wait for it in their next collective operation. The
+    first full collection comes after the first period, since before the first step it would delay every run, also the
+    shortest, by a tenth of a second or more. It freezes what is left, so that later ones visit only newer objects.
 
     Args:
         period_steps: How often to collect, in steps.
@@ -148,15 +149,11 @@ class GarbageCollector:
         self._guard = BestEffort("garbage collection", "memory may grow", stepper)
 
     def __enter__(self) -> Self:
-        """Collect all garbage, freeze what is left, and switch automatic collection off."""
+        """Switch automatic collection off, and collect the young objects, such as those of building the run."""
         self._was_enabled, self._has_frozen = gc.isenabled(), False
         gc.disable()
         with self._guard:
-            gc.collect()
-            # Objects that others have frozen could not be told from these, and would be unfrozen together with them.
-            if gc.get_freeze_count() == 0:
-                gc.freeze()
-                self._has_frozen = True
+            gc.collect(1)
         return self
 
     def __exit__(
@@ -170,6 +167,11 @@ class GarbageCollector:
 
     def step_done(self) -> None:
         """Collect if a period of steps is complete."""
-        if self._stepper.current_step % self._period_steps == 0:
-            with self._guard:
-                gc.collect()
+        if self._stepper.current_step % self._period_steps != 0:
+            return
+        with self._guard:
+            gc.collect()
+            # Objects that others have frozen could not be told from these, and would be unfrozen together with them.
+            if gc.get_freeze_count() == 0:
+                gc.freeze()
+                self._has_frozen = True
