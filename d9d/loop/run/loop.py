@@ -150,7 +150,7 @@ class GarbageCollector:
 
     def __enter__(self) -> Self:
         """Switch automatic collection off, and collect the young objects, such as those of building the run."""
-        self._was_enabled, self._has_frozen = gc.isenabled(), False
+        self._was_enabled, self._has_frozen, self._is_first = gc.isenabled(), False, True
         gc.disable()
         with self._guard:
             gc.collect(1)
@@ -171,7 +171,9 @@ class GarbageCollector:
             return
         with self._guard:
             gc.collect()
-            # Objects that others have frozen could not be told from these, and would be unfrozen together with them.
-            if gc.get_freeze_count() == 0:
-                gc.freeze()
-                self._has_frozen = True
+            if self._is_first:
+                self._is_first = False
+                # Objects that others have frozen cannot be told from these, and would be unfrozen together with them.
+                if gc.get_freeze_count() == 0:
+                    gc.freeze()
+                    self._has_frozen = True
