@@ -103,13 +103,14 @@ def refusals() -> list[str]:
 def test_what_gathers_in_16_bits_all_the_same_is_refused() -> None:
     """With what would do."""
     of_fsdp = (
-        "gradient_dtype='fp32' asks for sums of gradients in fp32, and FSDP adds up those of a parameter of shape [4] "
-        "in torch.bfloat16: shard with MixedPrecisionPolicy(reduce_dtype=torch.float32), or set gradient_dtype=None"
+        "gradient_dtype='fp32' needs gradients that are summed in fp32, but FSDP reduces those of a parameter of shape "
+        "[4] in torch.bfloat16: shard it with MixedPrecisionPolicy(reduce_dtype=torch.float32), or set "
+        "gradient_dtype=None"
     )
     for sharded, computing, inside, replicated, composed in run_on_ranks(2, refusals):
         assert (sharded, computing, inside) == (of_fsdp,) * 3
         assert replicated == composed
-        assert replicated.startswith("gradient_dtype='fp32' does not work with DDP over parameters of 16 bits")
+        assert replicated.startswith("gradient_dtype='fp32' does not work with DDP over 16-bit parameters")
 
 
 def accepted() -> str:

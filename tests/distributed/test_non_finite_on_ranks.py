@@ -109,7 +109,7 @@ def test_all_ranks_stop_at_the_same_step() -> None:
     torch.testing.assert_close(other[0], weights, rtol=0, atol=0)
     assert other[1:] == (counters, last_step, message)
     assert (counters, last_step) == ([2.0] * 3, 6)
-    assert re.match("the norm of the gradients is nan in step 3, on all processes alike", message)
+    assert re.match("the gradient norm is nan in step 3, on all processes", message)
 
 
 def judged(optimizer: torch.optim.Optimizer) -> NonFiniteGradients:
@@ -173,9 +173,9 @@ def test_what_torch_cannot_do_with_sharded_parameters_is_refused() -> None:
 
     assert first == second
     remedy = "use torch.optim.AdamW(…, fused=True), or set non_finite_gradients='allow'"
-    of_groups = "beside plain ones in one group, as in group 1 of AdamW: make a group of each"
+    of_groups = "and plain ones in one group, as in group 1 of AdamW: put them into two groups"
     assert first == [
-        f"non_finite_gradients='skip': torch's fused SGD takes no sharded parameters (DTensor): {remedy}",
-        f"non_finite_gradients='skip': torch's fused Adagrad takes no sharded parameters (DTensor): {remedy}",
-        f"non_finite_gradients='skip': torch's fused optimizers take no sharded parameters (DTensor) {of_groups}",
+        f"non_finite_gradients='skip': torch's fused SGD does not accept sharded parameters (DTensor): {remedy}",
+        f"non_finite_gradients='skip': torch's fused Adagrad does not accept sharded parameters (DTensor): {remedy}",
+        f"non_finite_gradients='skip': torch's fused optimizers do not accept sharded parameters (DTensor) {of_groups}",
     ]

@@ -166,7 +166,7 @@ def test_steps_do_not_leak_into_each_other() -> None:
 
 def test_a_step_without_micro_batches_is_an_error() -> None:
     """There is no loss to finish."""
-    with pytest.raises(RuntimeError, match="no micro-batch was added in this step"):
+    with pytest.raises(RuntimeError, match="no micro-batch was counted in this step"):
         GradientAccumulator([], cpu_context()).finish()
 
 

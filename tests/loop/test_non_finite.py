@@ -175,7 +175,7 @@ def test_a_step_that_is_allowed_is_taken() -> None:
 def test_a_run_is_stopped_a_fixed_number_of_steps_later(factor: float, shown: str) -> None:
     """With the weights from before the bad step, which is named as reports count; what comes after it is not taken."""
     trainer = trainer_of({2: factor}, total_steps=20, non_finite_gradients="stop")
-    with pytest.raises(NonFiniteGradientsError, match=rf"norm of the gradients is ({shown}) in step 3, on all"):
+    with pytest.raises(NonFiniteGradientsError, match=rf"gradient norm is ({shown}) in step 3, on all"):
         trainer.train()
 
     reference = trainer_of({}, total_steps=2)
@@ -213,9 +213,9 @@ def test_an_optimizer_that_would_ask_the_host_is_refused(policy: str) -> None:
         configure_training(training_config(non_finite_gradients=policy), optimizer_provider=not_fused)
 
     assert str(raised.value) == (
-        f"non_finite_gradients='{policy}' needs an optimizer that leaves out a step on the device, as AdamW, Adam, SGD "
-        "and Adagrad of torch.optim do with fused=True, and SGD as it was made does not: make it with fused=True if it "
-        "is one of them; otherwise use torch.optim.AdamW(…, fused=True), or set non_finite_gradients='allow'"
+        f"non_finite_gradients='{policy}' needs an optimizer that can skip a step on the device, as AdamW, Adam, SGD "
+        "and Adagrad of torch.optim can with fused=True. This SGD cannot: if it is one of them, create it with "
+        "fused=True; otherwise use torch.optim.AdamW(…, fused=True), or set non_finite_gradients='allow'"
     )
 
 
@@ -223,7 +223,7 @@ def test_momentum_that_cannot_start_late_is_refused() -> None:
     """With dampening the first step is another than the later ones, and torch decides on the host which it is."""
     provider = fused(torch.optim.SGD, momentum=0.9, dampening=0.1)
 
-    with pytest.raises(ConfigurationError, match="cannot leave out its first step with momentum and dampening: set d"):
+    with pytest.raises(ConfigurationError, match="cannot skip its first step with momentum and dampening: set d"):
         configure_training(training_config(non_finite_gradients="skip"), optimizer_provider=provider)
 
 

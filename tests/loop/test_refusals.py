@@ -65,7 +65,9 @@ def test_a_task_that_returns_something_else_is_named(result: Any, expected: str)
 def test_a_loss_that_is_no_scalar_is_refused_with_its_shape() -> None:
     """Only a scalar has one gradient."""
     task = OddLossTask(ComputeLossResult(loss=torch.zeros(2, requires_grad=True)))
-    with pytest.raises(ValueError, match=r"the loss has the shape \[2\]: return its mean, a scalar, from compute_loss"):
+    with pytest.raises(
+        ValueError, match=r"compute_loss returned a loss of shape \[2\]: return a scalar, such as its mean"
+    ):
         configure_training(training_config(), task=task).train()
 
 

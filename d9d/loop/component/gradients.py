@@ -122,17 +122,17 @@ class Gradients:
 
 
 def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tensor]]:
-    """Return the gradients, each as the tensor that this process holds of it.
+    """Return the local tensors of all gradients, for `torch._foreach_…` functions.
 
-    What is done to them in place is done to the gradients: with a number that all processes share, for each sharded or
-    replicated tensor on any mesh. `torch._foreach_…` itself takes neither several meshes nor a `DTensor` beside plain
-    tensors, and is fast only where all tensors have one device and number format.
+    An in-place operation on them changes the gradients. With an operand that is the same on all processes, it is right
+    for sharded and replicated tensors on any mesh. The `_foreach` functions accept neither tensors of several meshes
+    nor a mix of `DTensor` and plain tensors, and are fast only for tensors of one device and dtype.
 
     Args:
-        parameters: Those without a gradient are passed over.
+        parameters: The parameters; those without a gradient are skipped.
 
     Returns:
-        The tensors, in a group for each device and number format.
+        The tensors, in one list per device and dtype.
     """
     groups: collections.defaultdict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = collections.defaultdict(
         list
@@ -146,9 +146,9 @@ def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tenso
 
 
 class GradientSynchronizer:
-    """Has FSDP sum gradients, where it would average them, and over all replicas only once in a step.
+    """Makes FSDP sum gradients instead of averaging them, and all-reduce over replicas only once per step.
 
-    The loop divides by the weight of the whole step itself, since its processes need not have the same share of it.
+    The loop itself divides by the weight of the whole step, because processes may have unequal shares of it.
 
     Args:
         modules: The stages of this process.
@@ -158,32 +158,33 @@ class GradientSynchronizer:
         sharded = [module for stage in modules for module in stage.modules() if isinstance(module, FSDPModule)]
         for module in sharded:
             module.set_gradient_divide_factor(1.0)
-            # Without it a factor of its own needs a kind of reduction that only some backends have.
+            # Otherwise a divide factor needs a kind of reduction that only some backends support.
             module.set_force_sum_reduction_for_comms(True)
         self._sharded = sharded
 
     def start_micro_batch(self, *, is_last: bool) -> None:
         """Prepare for the backward pass of a micro-batch.
 
-        Shards are summed after each, so that no process holds gradients of more than its own; replicas after the last.
+        Gradients are reduce-scattered over shards after each micro-batch, so a process never holds the gradients of
+        other shards. They are all-reduced over replicas after the last micro-batch.
 
         Args:
-            is_last: Whether it is the last one of the step.
+            is_last: Whether this is the last micro-batch of the step.
         """
         for module in self._sharded:
             module.set_requires_all_reduce(is_last, recurse=False)
 
 
 class GradientAccumulator:
-    """Turns the gradients of weighted losses into those of their weighted mean over a step.
+    """Turns the gradients of weighted losses into the gradients of their weighted mean over a step.
 
     With losses `l_i` and weights `w_i`, over all micro-batches of all processes, the step's loss is
     `sum(w_i * l_i) / sum(w_i)`. The denominator is known only after the last micro-batch, so it divides the gradients,
-    once, at the end. All of it stays on the device.
+    once, at the end. All values stay on the device.
 
     Args:
         parameters: All parameters of this process; those that are frozen now may be unfrozen later.
-        dist_context: The processes that have a share of the step.
+        dist_context: The processes that share the step.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], dist_context: DistributedContext) -> None:
@@ -194,42 +195,44 @@ class GradientAccumulator:
         self._weight_sum: torch.Tensor | float = 0.0
 
     def scale_loss(self, result: ComputeLossResult) -> torch.Tensor:
-        """Note one micro-batch.
+        """Count the loss of one micro-batch.
 
         Args:
-            result: Its loss and weight.
+            result: The loss and its weight.
 
         Returns:
-            The weighted loss, whose gradients are wanted.
+            The loss times its weight, to run the backward pass on.
 
         Raises:
-            ValueError: If the loss is no scalar.
+            ValueError: If the loss is not a scalar.
         """
         loss = result.loss
         if loss.ndim:
-            raise ValueError(f"the loss has the shape {list(loss.shape)}: return its mean, a scalar, from compute_loss")
+            raise ValueError(
+                f"compute_loss returned a loss of shape {list(loss.shape)}: return a scalar, such as its mean"
+            )
         if loss.dtype in _HALF_PRECISION:
-            loss = loss.float()  # sums over many tokens leave the range or the precision of 16 bits
+            loss = loss.float()  # a sum over many tokens exceeds the range or the precision of 16 bits
         loss = _weighted(loss, result.loss_weight)
         self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
         self._weight_sum = self._weight_sum + result.loss_weight
         return loss
 
     def finish(self) -> torch.Tensor:
-        """Turn the gathered gradients into those of the step's loss, and get ready for the next step.
+        """Divide the accumulated gradients by the weight of the step, and reset the sums for the next step.
 
         Returns:
             The loss of the step over all processes, a scalar on the device.
 
         Raises:
-            RuntimeError: If no micro-batch was added.
+            RuntimeError: If no micro-batch was counted.
         """
         loss, weight_sum = self._totals()
         divisor = _nonzero(weight_sum)
         self.reset()
         if isinstance(divisor, torch.Tensor) or divisor != 1.0:
             for group in local_gradients(self._parameters):
-                # The operation that torch's own optimizers and clipping use for all tensors at once.
+                # Torch's own optimizers and clipping use the same function.
                 torch._foreach_div_(group, divisor)
             loss = loss / divisor
         return loss
@@ -241,18 +244,18 @@ class GradientAccumulator:
     def _totals(self) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Return the sums of weighted losses and of weights, over all processes."""
         if self._group is not None:
-            # Processes that hold no last stage have no losses, and take part with zeros.
+            # Processes without the last stage of the pipeline have no losses and contribute zeros.
             sums = (0.0 if self._loss_sum is None else self._loss_sum, self._weight_sum)
             totals = torch.stack([torch.as_tensor(each, dtype=torch.float32, device=self._device) for each in sums])
             distributed.all_reduce(totals, group=self._group)
             return totals[0], totals[1]
         if self._loss_sum is None:
-            raise RuntimeError("no micro-batch was added in this step: add one before finishing the step")
+            raise RuntimeError("no micro-batch was counted in this step: call scale_loss before finish_step")
         return self._loss_sum, self._weight_sum
 
 
 def _weighted(loss: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
-    """Weigh a loss, with zero to nothing: the mean over no token is NaN, and NaN times zero is NaN still."""
+    """Multiply a loss by its weight; weight zero gives zero, even if the loss is NaN, as a mean over no tokens is."""
     if isinstance(weight, torch.Tensor):
         return torch.where(weight == 0, 0.0, loss) * weight
     if weight == 0:
@@ -261,7 +264,7 @@ def _weighted(loss: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
 
 
 def _nonzero(weight_sum: torch.Tensor | float) -> torch.Tensor | float:
-    """Replace a sum of zero: a step in which nothing counts has gradients of zero, not of NaN."""
+    """Replace a sum of zero by one, so that a step without any weight has gradients of zero instead of NaN."""
     if isinstance(weight_sum, torch.Tensor):
         weight_sum = weight_sum.float()
         return torch.where(weight_sum == 0, 1.0, weight_sum)
@@ -269,18 +272,18 @@ def _nonzero(weight_sum: torch.Tensor | float) -> torch.Tensor | float:
 
 
 class GradientNorm:
-    """Measures all gradients of a job as if they were one vector.
+    """Computes the L2 norm of all gradients of a job as if they were one vector.
 
-    Each process adds up the squares of what it is the first to hold, and one sum over all processes does the rest: it
-    brings the shards of all meshes and the stages of a pipeline together, counts nothing twice, and gives every process
-    the same bits. What is not finite on any process makes the norm so. `torch.nn.utils.clip_grad_norm_` takes neither
-    several meshes nor a `DTensor` beside plain tensors.
+    Each part of a gradient is counted by the first process that holds it. One all-reduce adds the squares over all
+    processes: it covers the shards of all meshes and the stages of a pipeline, counts nothing twice, and gives every
+    process the same bits. A value that is not finite on any process makes the norm infinite or NaN.
+    `torch.nn.utils.clip_grad_norm_` accepts neither several meshes nor a mix of `DTensor` and plain tensors.
 
-    A plain tensor counts as the same on all processes that hold the same stage, and once; what is divided between
-    processes must be a `DTensor`. A parameter that two stages hold counts once in each.
+    A plain tensor is taken to be the same on all processes that hold the same stage, and is counted once. A gradient
+    that is sharded must be a `DTensor`. A parameter that two stages hold is counted once in each.
 
     Args:
-        parameters: What this process holds of the model, possibly nothing.
+        parameters: The parameters that this process holds, possibly none.
         dist_context: The processes of the job.
     """
 
@@ -294,10 +297,11 @@ class GradientNorm:
 
     @torch.no_grad()
     def measure(self) -> torch.Tensor:
-        """Return the norm, a scalar on the device, without waiting for it; every process must call this.
+        """Return the norm, a scalar on the device, without waiting for the device; every process must call this.
 
-        Gradients of 16 bits are added up in fp32. A process alone gets what `torch.nn.utils.get_total_norm` returns for
-        others, bit for bit; several get it in fp32, from a sum of squares in fp64, whose range they cannot leave.
+        Squares of 16-bit gradients are summed in fp32. In a job of one process, the result for other dtypes equals
+        `torch.nn.utils.get_total_norm` bit for bit. In a job of several processes it is fp32, from a sum of squares in
+        fp64, which cannot overflow.
         """
         if self._is_alone:
             return self._norm_of(self._parameters)
@@ -307,7 +311,7 @@ class GradientNorm:
         copies: list[nn.Parameter] = []
         for parameter in self._parameters:
             (counted if self._is_counted_here(parameter.grad) else copies).append(parameter)
-        # Copies add nothing, unless they are not finite: the others have to know, and zero times infinity is NaN.
+        # Copies add zero, unless they are not finite: zero times infinity is NaN, which the other processes then see.
         square = self._norm_of(counted).double().square() + self._norm_of(copies).double() * 0.0
         distributed.all_reduce(square)
         return square.sqrt().float()
@@ -316,8 +320,8 @@ class GradientNorm:
         norms: list[torch.Tensor] = []
         for group in local_gradients(parameters):
             dtype = torch.float32 if group[0].dtype in _HALF_PRECISION else None
-            # `torch.nn.utils.get_total_norm` does this, and passes on no number format.
-            of_group = torch._foreach_norm(group, 2.0, dtype=dtype)  # noqa: SLF001 -- no other takes one
+            # `torch.nn.utils.get_total_norm` calls this without a dtype.
+            of_group = torch._foreach_norm(group, 2.0, dtype=dtype)  # noqa: SLF001 -- the only function with a dtype
             is_here = group[0].device == self._device  # FSDP may offload gradients to the host
             norms.extend(of_group if is_here else (norm.to(self._device) for norm in of_group))
         if not norms:
@@ -326,14 +330,14 @@ class GradientNorm:
         return total
 
     def _is_counted_here(self, gradient: torch.Tensor | None) -> bool:
-        """Say whether this process is the first, of those with the same stage, that holds its part of a gradient."""
+        """Return whether this is the first process of its pipeline stage that holds its part of a gradient."""
         if not isinstance(gradient, DTensor):
             return self._rank == self._first_rank
         key = (gradient.device_mesh, gradient.placements)
         if key not in self._counted:
             mesh, placements = key
             coordinate = mesh.get_coordinate() or ()
-            # Beside this mesh may lie others with the same gradient, as along a dimension that does not divide it.
+            # Other meshes may hold the same gradient, along a dimension that does not shard it.
             self._counted[key] = self._first_rank in mesh.mesh.flatten().tolist() and all(
                 index == 0 for index, placement in zip(coordinate, placements, strict=True) if placement.is_replicate()
             )
@@ -342,12 +346,12 @@ class GradientNorm:
 
 def _first_rank_of_stage(dist_context: DistributedContext) -> int:
     """Return the lowest rank among the processes that hold the same stages as this one."""
-    ranks = dist_context.mesh_for("dense").mesh  # the dimension of the pipeline comes first
+    ranks = dist_context.mesh_for("dense").mesh  # the first dimension is the pipeline
     return int(ranks[dist_context.pipeline_rank].min())
 
 
 def _reduce_partial(parameter: nn.Parameter) -> None:
-    """Add up a gradient of which each process still holds a summand: such parts have no norm of their own."""
+    """All-reduce a gradient with partial placements: the norm of a summand is not part of the norm of the sum."""
     gradient = parameter.grad
     if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
         placements = [Replicate() if placement.is_partial() else placement for placement in gradient.placements]
@@ -355,13 +359,13 @@ def _reduce_partial(parameter: nn.Parameter) -> None:
 
 
 class GradientClipper:
-    """Scales the gradients down where their norm over all parameters of the job is larger than a bound.
+    """Scales the gradients down if their norm over all parameters of the job exceeds a bound.
 
     Args:
-        parameters: The parameters whose gradients are bounded.
+        parameters: The parameters whose gradients are clipped.
         max_norm: The largest L2 norm; `None` leaves all gradients as they are.
         dist_context: The processes of the job.
-        always_measure: Whether the norm is wanted even where there is no bound.
+        always_measure: Whether to compute the norm even if there is no bound.
     """
 
     def __init__(
@@ -380,7 +384,7 @@ class GradientClipper:
         """Clip the gradients in place, without waiting for the device; every process must call this.
 
         Returns:
-            Their norm before, a scalar on the device; `None` where nobody wants it.
+            The norm before clipping, a scalar on the device; `None` if it is not computed.
         """
         if self._norm is None:
             return None
@@ -391,28 +395,28 @@ class GradientClipper:
 
     @torch.no_grad()
     def _scale(self, norm: torch.Tensor, max_norm: float) -> None:
-        # The formula of `torch.nn.utils.clip_grads_with_norm_`, which takes no tensors of several meshes.
+        # The formula of `torch.nn.utils.clip_grads_with_norm_`, which does not accept tensors of several meshes.
         factor = torch.clamp(max_norm / (norm + _EPSILON), max=1.0)
         for group in local_gradients(self._parameters):
             torch._foreach_mul_(group, factor.to(group[0].device))
 
 
 class GradientDtype:
-    """Gathers the gradients of parameters of 16 bits in fp32, and gives them to the optimizer in 16.
+    """Accumulates the gradients of 16-bit parameters in fp32, and casts them back for the optimizer.
 
-    The backward pass of a micro-batch makes gradients in the format of the parameters; in fp32 is what they are added
-    to, one micro-batch after the other, divided, measured and clipped. torch's optimizers take gradients in the
-    format of the parameters alone.
+    The backward pass of a micro-batch computes gradients in the dtype of the parameters. They are added to an fp32
+    tensor, which is then scaled, measured and clipped. Torch's optimizers accept gradients only in the dtype of the
+    parameters.
 
-    Under FSDP, a sharded parameter receives what the processes have added up in `reduce_dtype`, rounded to the format
-    of the parameter; from there on it is the same.
+    Under FSDP, a sharded parameter receives the sum that the processes computed in `reduce_dtype`, rounded to the dtype
+    of the parameter; accumulation over micro-batches then works in the same way.
 
     Args:
         modules: All modules that this process holds.
-        gradient_dtype: `None` leaves all gradients as they are.
+        gradient_dtype: The dtype of accumulation; `None` keeps the dtype of the parameters.
 
     Raises:
-        ConfigurationError: If something below would gather gradients in fewer bits all the same.
+        ConfigurationError: If FSDP or DDP would still sum gradients in 16 bits.
     """
 
     def __init__(self, modules: list[nn.Module], gradient_dtype: Literal["fp32"] | None) -> None:
@@ -428,7 +432,7 @@ class GradientDtype:
             if parameter.dtype not in _HALF_PRECISION:
                 continue
             if parameter in policies:
-                # FSDP assigns the first gradient in the parameter's own format, which `grad_dtype` would refuse.
+                # FSDP assigns the first gradient in the dtype of the parameter, which `grad_dtype` would refuse.
                 parameter.grad_dtype = None
                 parameter.register_post_accumulate_grad_hook(_upcast)  # type: ignore[no-untyped-call] # torch's own
                 self._upcast_by_hook.append(parameter)
@@ -437,23 +441,23 @@ class GradientDtype:
         self.upcast()
 
     def downcast(self) -> None:
-        """Cast the gathered gradients to the format that the optimizer takes, before its step."""
+        """Cast the accumulated gradients to the dtype of their parameters, before the optimizer's step."""
         for parameter in self._upcast_by_autograd:
             if parameter.grad is not None:
-                parameter.grad_dtype = None  # any: torch allows no other change beside a gradient
+                parameter.grad_dtype = None  # any dtype: torch allows no other change while there is a gradient
                 parameter.grad = parameter.grad.to(parameter.dtype)
         for parameter in self._upcast_by_hook:
             if parameter.grad is not None:
                 parameter.grad = parameter.grad.to(parameter.dtype)
 
     def upcast(self) -> None:
-        """Get ready to gather the next gradients, when there are none."""
+        """Prepare to accumulate in fp32, while there are no gradients."""
         for parameter in self._upcast_by_autograd:
             parameter.grad_dtype = torch.float32
 
 
 def _upcast(parameter: torch.Tensor) -> None:
-    """Turn the first gradient of a step into fp32, so that the others are added to it in fp32."""
+    """Cast the first gradient of a step to fp32, so that the others are added in fp32."""
     if parameter.grad is not None and parameter.grad.dtype != torch.float32:
         parameter.grad = parameter.grad.float()
 
@@ -465,9 +469,9 @@ def _distinct_parameters(modules: list[nn.Module]) -> list[nn.Parameter]:
 def _sharding_policies(modules: list[nn.Module]) -> dict[nn.Parameter, Any]:
     """Return the mixed-precision policy of each parameter that FSDP holds."""
     policies: dict[nn.Parameter, Any] = {}
-    for module in (inner for outer in modules for inner in outer.modules()):  # from the outside in: the innermost holds
+    for module in (inner for outer in modules for inner in outer.modules()):  # outermost first, so the innermost wins
         if isinstance(module, FSDPModule):
-            policy = module._get_fsdp_state()._mp_policy  # noqa: SLF001 -- FSDP tells it nowhere else
+            policy = module._get_fsdp_state()._mp_policy  # noqa: SLF001 -- no public attribute
             policies.update({each: policy for each in module.parameters() if isinstance(each, DTensor)})
     return policies
 
@@ -476,43 +480,40 @@ def _require_fp32_reduction(parameter: nn.Parameter, policy: Any) -> None:
     dtype = policy.reduce_dtype or policy.param_dtype or parameter.dtype
     if dtype in _HALF_PRECISION:
         raise ConfigurationError(
-            f"gradient_dtype='fp32' asks for sums of gradients in fp32, and FSDP adds up those of a parameter of shape "
-            f"{list(parameter.shape)} in {dtype}: shard with MixedPrecisionPolicy(reduce_dtype=torch.float32), or set "
-            "gradient_dtype=None"
+            f"gradient_dtype='fp32' needs gradients that are summed in fp32, but FSDP reduces those of a parameter of "
+            f"shape {list(parameter.shape)} in {dtype}: shard it with "
+            "MixedPrecisionPolicy(reduce_dtype=torch.float32), or set gradient_dtype=None"
         )
 
 
 def _refuse_replicas(modules: list[nn.Module]) -> None:
-    """Refuse DDP over parameters of 16 bits: it copies gradients into buffers of that format."""
+    """Refuse DDP over 16-bit parameters: it copies gradients into buffers of that dtype."""
     for module in (inner for outer in modules for inner in outer.modules()):
-        is_replica = isinstance(module, DistributedDataParallel) or (
-            # `replicate` of torch's composable interface leaves no other sign; its newer form is FSDP's.
-            is_replicated_by_ddp(module)
-        )
+        is_replica = isinstance(module, DistributedDataParallel) or (is_replicated_by_ddp(module))
         if is_replica and any(parameter.dtype in _HALF_PRECISION for parameter in module.parameters()):
             raise ConfigurationError(
-                "gradient_dtype='fp32' does not work with DDP over parameters of 16 bits, since it gathers gradients "
-                "in their format: keep the parameters in fp32 with precision='bf16-autocast', or replicate them with "
-                "fully_shard over a mesh (1 shard) and MixedPrecisionPolicy(reduce_dtype=torch.float32)"
+                "gradient_dtype='fp32' does not work with DDP over 16-bit parameters, because DDP accumulates "
+                "gradients in 16 bits: keep the parameters in fp32 with precision='bf16-autocast', or replicate them "
+                "with fully_shard over a mesh of one shard and MixedPrecisionPolicy(reduce_dtype=torch.float32)"
             )
 
 
 class NonFiniteGradients:
-    """Leaves out the steps whose gradient norm is not finite, on every process alike, without waiting for the device.
+    """Skips the steps whose gradient norm is not finite, on all processes alike, without waiting for the device.
 
-    The optimizer gets the answer on the device, as `found_inf`, the way `torch.amp.GradScaler` hands it over: its fused
-    kernels then change neither weights nor state. `skip` goes on with the next step. `stop` leaves out all steps
-    from then on and raises a few steps later, at the same step on every process: each reads the norm, which all of them
-    share, a fixed number of steps after it was copied to the host, when the wait for it is over in practice. Before
-    anything is saved, and in the last step, it is read at once, so that no checkpoint holds a step that was left out.
+    The optimizer receives the decision on the device as `found_inf`, just as from `torch.amp.GradScaler`; its
+    fused kernels then change neither weights nor state. `skip` continues with the next step. `stop` skips this step and
+    all later ones, and raises a few steps later, at the same step on every process: each process reads the norm, which
+    all of them share, a fixed number of steps after its copy to the host began, when it has usually arrived. Before a
+    save and in the last step the norm is read at once, so that no checkpoint contains a skipped step.
 
     Args:
-        config: Says what to do, where `allow` is to do nothing at all, and how often a checkpoint is taken.
+        config: The policy, where `allow` does nothing, and the period of the checkpoints.
         optimizer: Updates the parameters.
-        stepper: Knows the steps.
+        stepper: Counts the steps.
 
     Raises:
-        ConfigurationError: If the optimizer cannot leave out a step on the device.
+        ConfigurationError: If the optimizer cannot skip a step on the device.
     """
 
     def __init__(self, config: TrainingConfig, optimizer: OptimizerProtocol, stepper: Stepper) -> None:
@@ -528,18 +529,18 @@ class NonFiniteGradients:
 
     @property
     def num_skipped(self) -> torch.Tensor | None:
-        """How many steps were left out since this process began: a scalar on the device; `None` before the first."""
+        """How many steps were skipped since this process started: a scalar on the device; `None` before the first."""
         return self._num_skipped
 
     def check_finite(self, norm: torch.Tensor | None) -> None:
-        """Tell the optimizer whether the step that comes is to be left out.
+        """Make the optimizer skip its next step if the norm is not finite.
 
         Args:
-            norm: That of all gradients of the job, a scalar on the device; may be `None` where the policy is `allow`.
+            norm: The norm of all gradients of the job, a scalar on the device; may be `None` with the policy `allow`.
 
         Raises:
-            NonFiniteGradientsError: If the policy is `stop`, and the norm of a step that is old enough, or of any step
-                where a checkpoint is due or the loop ends, was not finite.
+            NonFiniteGradientsError: With the policy `stop`, if the norm was not finite a few steps ago, or in any step
+                before a checkpoint or the end of the loop.
         """
         if self._policy == "allow" or norm is None:
             return
@@ -551,7 +552,7 @@ class NonFiniteGradients:
             has_stopped = self._num_skipped > 0
             self._first_norm = norm if self._first_norm is None else torch.where(has_stopped, self._first_norm, norm)
             found.logical_or_(has_stopped)
-        self._optimizer.found_inf = found.float()  # fp32 is what the fused kernels read
+        self._optimizer.found_inf = found.float()  # the fused kernels read fp32
         self._num_skipped = self._num_skipped + self._optimizer.found_inf
         if self._first_norm is not None:
             self._raise_if_old(_Report.send(self._stepper.current_step, self._num_skipped, self._first_norm))
@@ -567,7 +568,7 @@ class NonFiniteGradients:
 
 @dataclasses.dataclass(frozen=True)
 class _Report:
-    """What the host is told of a step: how many steps were left out, and the norm of the first of them."""
+    """How many steps were skipped up to a step, and the norm of the first of them, on their way to the host."""
 
     step: int
     numbers: torch.Tensor
@@ -575,7 +576,7 @@ class _Report:
 
     @classmethod
     def send(cls, step: int, num_skipped: torch.Tensor, norm: torch.Tensor) -> "_Report":
-        """Begin to copy the numbers from the device to the host."""
+        """Start copying the numbers from the device to the host."""
         numbers = torch.stack([num_skipped, norm.float()])
         if numbers.device.type == "cpu":
             return cls(step, numbers, None)
@@ -586,43 +587,46 @@ class _Report:
         return cls(step, received, event)
 
     def require_finite(self) -> None:
-        """Wait until the numbers are here, and raise if a step was left out."""
+        """Wait for the numbers, and raise if a step was skipped."""
         if self.event is not None:
             self.event.synchronize()
         num_skipped, norm = self.numbers.tolist()
         if num_skipped:
-            step = self.step + 2 - int(num_skipped)  # all steps from the first on; people count from 1
+            step = self.step + 2 - int(num_skipped)  # all steps since the first one; users count from 1
             raise NonFiniteGradientsError(
-                f"the norm of the gradients is {norm} in step {step}, on all processes alike; the weights are those "
-                f"from before that step, and no later one was taken or saved. Look at its batch, loss and learning "
-                f"rate, or set non_finite_gradients='skip' to leave such steps out"
+                f"the gradient norm is {norm} in step {step}, on all processes. The weights are those from before that "
+                f"step: no later step was applied or saved. Check its batch, loss and learning rate, or set "
+                f"non_finite_gradients='skip' to skip such steps"
             )
 
 
 def _require_support(policy: str, optimizer: OptimizerProtocol) -> None:
-    """Refuse an optimizer that would have to ask the host whether to take a step."""
+    """Refuse an optimizer that can only skip a step by asking the host."""
     name = type(optimizer).__name__
     setting = f"non_finite_gradients={policy!r}"
     remedy = "use torch.optim.AdamW(…, fused=True), or set non_finite_gradients='allow'"
-    # The sign of torch's own optimizers, and of others, by which `torch.amp.GradScaler` knows them.
+    # `torch.amp.GradScaler` recognises such optimizers, also those of other packages, by the same attribute.
     if not getattr(optimizer, "_step_supports_amp_scaling", False):
         raise ConfigurationError(
-            f"{setting} needs an optimizer that leaves out a step on the device, as AdamW, Adam, SGD and Adagrad of "
-            f"torch.optim do with fused=True, and {name} as it was made does not: make it with fused=True if it is one "
-            f"of them; otherwise {remedy}"
+            f"{setting} needs an optimizer that can skip a step on the device, as AdamW, Adam, SGD and Adagrad of "
+            f"torch.optim can with fused=True. This {name} cannot: if it is one of them, create it with fused=True; "
+            f"otherwise {remedy}"
         )
     groups: list[dict[str, Any]] = getattr(optimizer, "param_groups", [])
     is_sharded = [{isinstance(parameter, DTensor) for parameter in group["params"]} for group in groups]
     if isinstance(optimizer, torch.optim.SGD | torch.optim.Adagrad) and any(True in kinds for kinds in is_sharded):
-        raise ConfigurationError(f"{setting}: torch's fused {name} takes no sharded parameters (DTensor): {remedy}")
+        raise ConfigurationError(
+            f"{setting}: torch's fused {name} does not accept sharded parameters (DTensor): {remedy}"
+        )
     if isinstance(optimizer, torch.optim.Optimizer) and any(len(kinds) > 1 for kinds in is_sharded):
         raise ConfigurationError(
-            f"{setting}: torch's fused optimizers take no sharded parameters (DTensor) beside plain ones in one group, "
-            f"as in group {[len(kinds) > 1 for kinds in is_sharded].index(True)} of {name}: make a group of each"
+            f"{setting}: torch's fused optimizers do not accept sharded parameters (DTensor) and plain ones in one "
+            f"group, as in group {[len(kinds) > 1 for kinds in is_sharded].index(True)} of {name}: put them into two "
+            "groups"
         )
     if isinstance(optimizer, torch.optim.SGD) and any(group["momentum"] and group["dampening"] for group in groups):
         raise ConfigurationError(
-            f"{setting}: torch's fused SGD cannot leave out its first step with momentum and dampening: set dampening=0"
+            f"{setting}: torch's fused SGD cannot skip its first step with momentum and dampening: set dampening=0"
         )
 
 
