@@ -20,6 +20,7 @@ from d9d.loop.component.shutdown import SignalListener, StopRequest
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue import inference, train
+from d9d.loop.run import launch
 
 from .toy_job import (
     ToyInferenceTask,
@@ -194,14 +195,17 @@ def start(act: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_without_torchrun_an_exception_looks_as_in_any_script() -> None:
-    """The exit status is 1."""
-    with start("raise LookupError('the true cause')") as process:
-        _, errors = process.communicate()
+def test_without_torchrun_an_exception_is_raised_as_it_is() -> None:
+    """Python prints it as it does in any script."""
+    error = LookupError("the true cause")
 
-    assert process.returncode == 1
-    assert errors.startswith("Traceback (most recent call last):")
-    assert "LookupError: the true cause\n" in errors
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(LookupError) as raised:
+        launch(configure_training(training_config(), task=ToyTask(in_step(1, fail))).train)
+
+    assert raised.value is error
 
 
 def test_a_script_that_stops_on_a_signal_has_its_own_exit_status() -> None:
