@@ -20,7 +20,7 @@ LAYERS = [
 ]
 # Modules that come with later Pythons than the one that runs the tests.
 NEW_IN_THE_STANDARD_LIBRARY = {"annotationlib"}
-# Every type checker brings its own description of it; at run time it is not imported.
+# Every type checker includes its own stub of it; at run time it is not imported.
 READ_BY_TYPE_CHECKERS_ALONE = {"typing_extensions"}
 
 
@@ -157,7 +157,7 @@ def test_the_loops_need_four_packages() -> None:
 
 @pytest.mark.parametrize("module", ["d9d.loop.event", "d9d.loop.event.bus", "d9d.loop.event.subscription"])
 def test_the_event_bus_needs_the_standard_library_alone(module: str) -> None:
-    """Whoever defines events or handlers installs nothing for it."""
+    """Defining events and handlers needs no further package."""
     assert third_party(D9D[module]) <= {"d9d"}
     assert {name for name in D9D[module] if is_within(name, "d9d") and not is_within(name, "d9d.loop.event")} == set()
 

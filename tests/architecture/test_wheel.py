@@ -14,7 +14,7 @@ import pytest
 import d9d
 
 ROOT = Path(__file__).parents[2]
-TOLD_IN = ("d9d", "codegen", "docs", "examples", "tests", "benchmarks", ".github")
+SEARCHED = ("d9d", "codegen", "docs", "examples", "tests", "benchmarks", ".github")
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +126,10 @@ def test_each_text_that_says_what_to_install_names_what_there_is(wheel: zipfile.
     extras = set(metadata.get_all("Provides-Extra", []))
     own = metadata["Name"]
     known = {own, *requirements_of(wheel, None), *(name for extra in extras for name in requirements_of(wheel, extra))}
-    told = list(texts_about_installing())
+    found = list(texts_about_installing())
 
-    assert len({path for path, _, _ in told}) > 5
-    for path, package, asked in told:
+    assert len({path for path, _, _ in found}) > 5
+    for path, package, asked in found:
         assert package in known, f"{path} says to install {package}"
         assert asked <= (extras if package == own else set()), f"{path} asks for {package}[{','.join(asked)}]"
 
@@ -137,7 +137,7 @@ def test_each_text_that_says_what_to_install_names_what_there_is(wheel: zipfile.
 def texts_about_installing() -> Iterator[tuple[Path, str, set[str]]]:
     """Yield each file that says to install a package with pip, the name of that package, and the extras asked for."""
     command = re.compile(r"pip install ((?:-\S+ |constraints\.txt )*)(?:\\?[\"'])?([\w.-]+)(?:\\?\[([\w,-]+)\\?\])?")
-    paths = [path for folder in TOLD_IN for path in sorted((ROOT / folder).rglob("*"))]
+    paths = [path for folder in SEARCHED for path in sorted((ROOT / folder).rglob("*"))]
     for path in [*paths, *ROOT.glob("*.md"), ROOT / ".pre-commit-hooks.yaml"]:
         if path.suffix not in {".py", ".md", ".yaml", ".yml", ".toml", ".jinja"} or path == Path(__file__):
             continue

@@ -100,7 +100,7 @@ def test_the_losses_and_weights_of_twenty_steps_equal_those_of_a_hand_written_lo
 
 
 def test_a_run_that_fails_and_is_run_again_ends_like_one_that_did_not(tmp_path: Path) -> None:
-    """`train.py` goes on from its newest checkpoint, bit for bit."""
+    """`train.py` resumes from its newest checkpoint, bit for bit."""
     _, expected = train_with_d9d(TINY, tmp_path / "undisturbed")
 
     def fail(ctx: EventStepContext) -> None:

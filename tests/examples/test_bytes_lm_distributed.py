@@ -1,4 +1,4 @@
-"""The language model example comes to the same on any number of processes."""
+"""The language model example has the same results on any number of processes."""
 
 import dataclasses
 import json
@@ -167,7 +167,7 @@ def expect_the_same(outcomes: list[Outcome], expected: Outcome) -> None:
     ],
 )
 def test_losses_weights_and_routing_equal_those_of_one_process(num_ranks: int, name: str, alone: Outcome) -> None:
-    """However processes divide the work; the main process alone tells of the routing in all layers."""
+    """However processes divide the work; only the main process reports the routing of all layers."""
     where = (LAYOUTS if num_ranks == 2 else LAYOUTS_OF_FOUR)[name]
 
     expect_the_same(run_on_ranks(num_ranks, train_in, where), alone)
@@ -189,7 +189,7 @@ def test_a_pipeline_of_two_processes_with_two_stages_each_trains_as_one_process(
         pytest.param("fsdp", "experts", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_goes_on_in_another_layout(before: str, after: str, alone: Outcome, tmp_path: Path) -> None:
+def test_a_run_resumes_in_another_layout(before: str, after: str, alone: Outcome, tmp_path: Path) -> None:
     """As if it had been one process all along."""
     preset = dataclasses.replace(TINY, checkpoint_period_steps=NUM_STEPS // 2)
     run_on_ranks(2, train_in, LAYOUTS[before], preset, tmp_path)
@@ -262,7 +262,7 @@ def run_script(script: str, num_ranks: int, *flags: str) -> str:
     ],
 )
 def test_train_runs_under_torchrun(num_ranks: int, flags: str, tmp_path: Path) -> None:
-    """Flags say how the processes divide the work, and one of them tells how it goes."""
+    """Flags say how the processes divide the work, and one of them reports progress."""
     printed = run_script("train.py", num_ranks, "--run-folder", str(tmp_path), *flags.split())
 
     assert printed.count(f"saved {tmp_path / 'checkpoints' / 'step-20'}") == 1

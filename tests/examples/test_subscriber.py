@@ -56,7 +56,7 @@ def test_the_alarm_hears_the_meter(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_mypy_names_the_projects_own_event_when_its_handler_is_wrong(tmp_path: Path) -> None:
-    """The plugin finds the events of a user's catalogue without being told where they are."""
+    """The plugin finds the events of a user's catalogue without any setting."""
     project = tmp_path / "subscriber"
     shutil.copytree(PROJECT, project, ignore=shutil.ignore_patterns(".mypy_cache"))
     alarm = project / "src" / "throughput" / "alarm.py"
