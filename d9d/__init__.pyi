@@ -60,6 +60,7 @@ from d9d.loop.control.task import InferenceTask as InferenceTask
 from d9d.loop.control.task import ProcessOutputsContext as ProcessOutputsContext
 from d9d.loop.control.task import RegisterTaskEventsContext as RegisterTaskEventsContext
 from d9d.loop.control.task import TrainTask as TrainTask
+from d9d.loop.event.bus import Emitter as Emitter
 from d9d.loop.event.bus import Event as Event
 from d9d.loop.event.bus import EventBus as EventBus
 from d9d.loop.event.subscription import subscribe as subscribe

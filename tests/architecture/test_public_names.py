@@ -80,6 +80,7 @@ PUBLIC_NAMES = {
 # `d9d` itself offers all of these, and what users type of modules that are not public.
 PUBLIC_NAMES["d9d"] = set().union(*PUBLIC_NAMES.values()) | {
     "CheckpointError",
+    "Emitter",
     "NonFiniteGradientsError",
     "ScheduleName",
     "StagePosition",
