@@ -74,8 +74,8 @@ def find_project(catalogue: Path) -> Project:
     nearest = _nearest(catalogue.parent)  # checked even if it does not name the catalogue: a key may be misspelt
     settings = next(_naming(catalogue), None)
     if settings is None:
-        is_beside = nearest is not None and nearest.path.parent == catalogue.parent
-        settings = nearest if nearest and is_beside else _Settings(catalogue.parent / "pyproject.toml")
+        is_in_same_folder = nearest is not None and nearest.path.parent == catalogue.parent
+        settings = nearest if nearest and is_in_same_folder else _Settings(catalogue.parent / "pyproject.toml")
     root = settings.check().path.parent
     docs, templates = settings.folder("docs", "docs/events"), settings.folder("templates", "templates")
     settings.files("sources", "src")

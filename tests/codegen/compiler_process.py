@@ -1,4 +1,4 @@
-"""A process of its own that compiles whatever it is sent, and tells what that cost and came to.
+"""A process that compiles whatever it receives, and reports the cost and the outcome.
 
 It is a program for `test_fuzz.py`: each request is a line of JSON with a catalogue's bytes in base64, each reply a line
 of JSON. One process for all requests, so that the peak of its memory is the peak of all of them.

@@ -22,7 +22,7 @@ def test_generate_says_how_many_files_it_wrote(small: Workspace) -> None:
     assert small.run("generate") == (0, "wrote 0 of 7 files\n")
 
 
-def test_check_is_content_with_what_generate_wrote(small: Workspace) -> None:
+def test_check_accepts_what_generate_wrote(small: Workspace) -> None:
     """`check` after `generate` exits with 0."""
     small.run("generate")
     assert small.run("check") == (0, "all 7 files are up to date with catalogue.yaml\n")
@@ -49,7 +49,7 @@ def test_a_bad_catalogue_ends_every_command_with_1(small: Workspace, command: st
 
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["lint", "--no-such-option"], ["lint", "--format=xml"]])
 def test_wrong_use_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Wrong use of the command exits with 2 and says how it is used."""
+    """Wrong use of the command exits with 2 and shows the usage."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
@@ -65,7 +65,7 @@ def test_another_catalogue_can_be_named_before_and_after_the_command(small: Work
     assert output.startswith("other/events.yaml:24:18: error[unknown-context]")
 
 
-def test_artefacts_lie_beside_the_catalogue_and_not_in_the_current_folder(empty: Workspace) -> None:
+def test_outputs_lie_beside_the_catalogue_and_not_in_the_current_folder(empty: Workspace) -> None:
     """The project's root is the folder of the catalogue."""
     empty.write(SMALL, "other/events.yaml")
     empty.run("generate", "--catalogue", "other/events.yaml")
@@ -73,7 +73,7 @@ def test_artefacts_lie_beside_the_catalogue_and_not_in_the_current_folder(empty:
     assert empty.read("other/shop/events/sale.py").startswith("# Generated from events.yaml by")
 
 
-def test_problems_as_json(small: Workspace) -> None:
+def test_errors_as_json(small: Workspace) -> None:
     """`--format json` prints a list of objects, an empty one where all is well."""
     assert small.run("lint", "--format", "json") == (0, "[]\n")
     small.write(MISSPELT)
@@ -93,7 +93,7 @@ def test_problems_as_json(small: Workspace) -> None:
     ]
 
 
-def test_problems_as_commands_of_github(small: Workspace) -> None:
+def test_errors_as_commands_of_github(small: Workspace) -> None:
     """`--format github` prints a command for each diagnostic."""
     small.write(MISSPELT)
     status, output = small.run("lint", "--format", "github")
@@ -116,7 +116,7 @@ def test_problems_as_commands_of_github(small: Workspace) -> None:
         (b"just text\n", '"catalogue" must be a mapping, not text'),
     ],
 )
-def test_what_is_no_catalogue_is_said_plainly(empty: Workspace, content: bytes | None, message: str) -> None:
+def test_what_is_no_catalogue_is_reported_plainly(empty: Workspace, content: bytes | None, message: str) -> None:
     """A missing, empty, non-UTF-8 or otherwise hopeless file is one diagnostic in plain words."""
     if content is not None:
         (empty.root / "catalogue.yaml").write_bytes(content)
@@ -140,7 +140,7 @@ def test_a_folder_is_no_catalogue(empty: Workspace) -> None:
         ('[tool.d9d]\ndocs = "../elsewhere"\n', "[tool.d9d] docs is '../elsewhere', not a folder in the project"),
     ],
 )
-def test_a_bad_pyproject_is_said_plainly(small: Workspace, settings: str, message: str) -> None:
+def test_a_bad_pyproject_is_reported_plainly(small: Workspace, settings: str, message: str) -> None:
     """A `pyproject.toml` that makes no sense is a diagnostic, and nothing is written."""
     small.write(settings, "pyproject.toml")
     before = small.files()
@@ -169,8 +169,8 @@ def test_a_terminal_that_knows_few_characters_gets_escapes(small: Workspace) -> 
     [("| true", 0, ""), ("> /dev/full", 1, "the output cannot be written: No space left on device\n")],
     ids=["the reader has gone", "the disk is full"],
 )
-def test_output_that_nobody_takes_is_no_traceback(small: Workspace, redirection: str, status: int, said: str) -> None:
-    """A closed pipe ends with what was found; a full disk is told."""
+def test_unwritable_output_causes_no_traceback(small: Workspace, redirection: str, status: int, said: str) -> None:
+    """A closed pipe keeps the exit status; a full disk is reported."""
     command = f"set -o pipefail; {sys.executable} -m d9d_codegen schema {redirection}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)  # noqa: S607 -- as in make
     assert (result.returncode, result.stderr) == (status, said)
@@ -240,7 +240,7 @@ def test_the_compiler_imports_neither_torch_nor_d9d(small: Workspace) -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_committed_artefacts_are_as_the_catalogue_of_this_project_says(
+def test_the_committed_outputs_are_as_the_catalogue_of_this_project_says(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`check` in this project finds nothing."""

@@ -1,4 +1,4 @@
-"""Runs of `generate` at the same time: the tree is right in the end, and each run says truly what it did."""
+"""Concurrent runs of `generate`: the tree is right in the end, and each run reports what it did."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ WROTE = re.compile(r"wrote (\d+) of \d+ files(?:, removed (\d+))?\n")
 
 
 def run_together(num_runs: int) -> list[str]:
-    """Start so many runs at once; return what they print, which must be all that they say."""
+    """Start several runs at once; return their outputs. All must succeed without a word on stderr."""
     command = [sys.executable, "-m", "d9d_codegen", "generate"]
     runs = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(num_runs)

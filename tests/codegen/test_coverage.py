@@ -1,4 +1,4 @@
-"""What `coverage` says of source: which events it triggers and hears, and in which order."""
+"""`coverage`: which events source triggers and handles, and in which order."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ def test_source_that_triggers_everything_in_order_passes(small: Workspace) -> No
     assert small.run("coverage", "shop") == (0, "4 of 4 events are triggered, 0 are handled\n")
 
 
-def test_an_event_that_is_never_triggered_is_told_at_its_declaration(small: Workspace) -> None:
+def test_an_event_that_is_never_triggered_is_reported_at_its_declaration(small: Workspace) -> None:
     """The catalogue's line is shown, and the handlers that are never called."""
     small.write("from shop.events.sale import *\n\n\n@subscribe(EVENT_SALE_CLOSED)\ndef go(ctx): ...\n", "home.py")
     small.write(IMPORTS + "\n\ndef part(bus, day, step, steps):\n" + WHOLE_DAY.rpartition("    bus")[0], "loop.py")
@@ -184,7 +184,7 @@ def test_triggers_on_different_ways_are_in_no_order(small: Workspace, body: str)
     ],
 )
 def test_calls_of_functions_in_other_files_are_followed(small: Workspace, imports: str, call: str) -> None:
-    """What an imported function triggers counts where it is called; the place in the other file is told."""
+    """The triggers of an imported function count where it is called; the position in the other file is reported."""
     small.write("", "shop/__init__.py")
     small.write("from shop.door import shut\n", "shop/everything.py")
     small.write(f"{IMPORTS}\n\ndef shut(bus, day):\n    {CLOSE}\n", "shop/door.py")
@@ -248,7 +248,7 @@ EMITTED = """\
 
 
 def test_a_call_of_an_emitter_triggers_its_event(small: Workspace) -> None:
-    """Where it is made says nothing of the order; where it is called does."""
+    """The order of the calls counts, not the order in which emitters are made."""
     assert said(small, EMITTED) == (0, [])
 
 
@@ -274,7 +274,7 @@ CALLS = ["opened(day)", "pre(step)", "post(step)", "closed(day)"]
 # Of a phase that repeats, and has no more than two sides, only a run can tell which comes first.
 @pytest.mark.parametrize("calls", [pair for pair in itertools.combinations(CALLS, 2) if pair != tuple(CALLS[1:3])])
 def test_calls_of_emitters_that_change_places_are_found(small: Workspace, calls: tuple[str, str]) -> None:
-    """The variable tells which event it is."""
+    """The variable identifies the event."""
     one, two = calls
     status, diagnostics = said(small, EMITTED.replace(one, "SWAP").replace(two, one).replace("SWAP", two))
     assert status == 1
@@ -330,7 +330,7 @@ def test_an_alias_of_an_event_need_not_be_triggered(small: Workspace) -> None:
         (None, "unreadable"),
     ],
 )
-def test_source_that_cannot_be_read_is_a_diagnostic(small: Workspace, content: bytes | None, message: str) -> None:
+def test_source_that_cannot_be_read_is_an_error(small: Workspace, content: bytes | None, message: str) -> None:
     """What is no Python source ends with 1 and is named, without a traceback."""
     if content is not None:
         (small.root / "loop.py").write_bytes(content)
@@ -339,8 +339,8 @@ def test_source_that_cannot_be_read_is_a_diagnostic(small: Workspace, content: b
     assert f"error[{message}]" in output.partition("\n")[0]
 
 
-def test_a_folder_without_source_is_a_diagnostic(small: Workspace) -> None:
-    """Nothing to read is not the same as nothing to say."""
+def test_a_folder_without_source_is_an_error(small: Workspace) -> None:
+    """A folder without source is not a folder without errors."""
     assert rules(small.run("coverage", ".")[1]) == [".: error[no-source]"]
 
 
@@ -417,7 +417,7 @@ def test_swapping_any_two_events_of_a_function_of_the_loops_is_found(loops: Work
         swap(loops, path, one, two)
 
 
-def test_a_path_too_long_for_a_file_is_a_diagnostic(small: Workspace) -> None:
+def test_a_path_too_long_for_a_file_is_an_error(small: Workspace) -> None:
     """It names nothing that there is."""
     status, output = small.run("coverage", "x" * 5_000)
     assert status == 1

@@ -73,7 +73,7 @@ def _train(empty: Workspace, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ids=["the id stayed", "the id changed", "context", "context of common"],
 )
 def test_an_old_name_is_the_very_object_of_the_new_one(train: ModuleType, old: str, new: str) -> None:
-    """Whether its id changed or not, an alias is the object that it stands for, and each use of it warns once."""
+    """Whether or not its id changed, an alias is the object that it stands for, and each use of it warns once."""
     with pytest.warns(DeprecationWarning, match=f"^{old} is deprecated since 0.[34]; use {new} instead.") as caught:
         assert getattr(train, old) is getattr(train, new)
     assert [warned.filename for warned in caught] == [__file__]
@@ -124,7 +124,7 @@ def test_an_alias_is_no_moment_of_a_run(empty: Workspace) -> None:
 
 
 def test_an_old_subscriber_runs_and_is_warned(train: ModuleType, empty: Workspace) -> None:
-    """Code that names only what was renamed hears the new events, and Python tells it what to change."""
+    """Code with only old names handles the new events, and is warned about each name."""
     empty.write(OLD_SUBSCRIBER, "old.py")
     empty.write(NEW_TRIGGER, "new.py")
     command = [sys.executable, "-W", "always::DeprecationWarning", "new.py"]
@@ -143,7 +143,7 @@ def test_an_old_subscriber_runs_and_is_warned(train: ModuleType, empty: Workspac
 
 
 def test_an_old_subscriber_passes_the_type_checker(train: ModuleType, empty: Workspace) -> None:
-    """Strict mypy has nothing against old code; the plugin says what is old, and still finds mistakes."""
+    """Old code passes strict mypy; the plugin reports deprecated names, and still finds errors."""
     empty.write(OLD_SUBSCRIBER, "old.py")
     empty.write("[mypy]\nplugins = d9d.mypy\nstrict = True\n", "mypy.ini")
 

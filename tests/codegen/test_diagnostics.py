@@ -1,4 +1,4 @@
-"""What is wrong with a catalogue is told all at once, in file order, in exact words: a file a case in `bad/`."""
+"""All errors of a catalogue are reported at once, in file order, in exact words: a case per file in `bad/`."""
 
 from pathlib import Path
 
@@ -30,8 +30,8 @@ RULES_OF_SHAPE = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_diagnostics_of_a_bad_catalogue_are_told_in_exactly_these_words(case: str, empty: Workspace) -> None:
-    """Each `bad/NAME.yaml` is refused with the text of `bad/NAME.txt`, beside `bad/NAME/`, and nothing is written."""
+def test_the_errors_of_a_bad_catalogue_are_reported_in_exactly_these_words(case: str, empty: Workspace) -> None:
+    """Each `bad/NAME.yaml` is refused with the text of `bad/NAME.txt`, and nothing is written."""
     for file in (BAD / case).glob("**/*.*"):
         path = file.relative_to(BAD / case).as_posix().removesuffix(".txt")
         empty.write(file.read_text(encoding="utf-8"), path)
@@ -54,7 +54,7 @@ def test_every_rule_has_a_failing_case() -> None:
     assert told == {*RULES, *RULES_OF_SHAPE}
 
 
-def test_problems_stand_in_file_order(empty: Workspace) -> None:
+def test_errors_stand_in_file_order(empty: Workspace) -> None:
     """Diagnostics of all rules are sorted by their place, whatever rule found them."""
     empty.write((BAD / "everything-at-once.yaml").read_text(encoding="utf-8"))
     _, output = empty.run("lint")
@@ -72,7 +72,7 @@ def test_windows_line_ends_and_a_byte_order_mark_move_no_place(empty: Workspace)
     assert [line for line in output.splitlines() if "error[" in line] == expected
 
 
-def test_a_problem_within_a_long_text_points_at_its_beginning(empty: Workspace) -> None:
+def test_a_error_within_a_long_text_points_at_its_beginning(empty: Workspace) -> None:
     """A type that is written below `>-` is reported where it begins."""
     folded = SMALL.replace(
         "          step: {type: int, doc: The step's index.}",

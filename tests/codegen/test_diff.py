@@ -1,4 +1,4 @@
-"""What `diff` says of two versions of a catalogue: each change, whom it breaks, and where it stands in both."""
+"""`diff`: each change between two versions of a catalogue, whom it breaks, and its positions in both."""
 
 import json
 import shutil
@@ -104,8 +104,8 @@ def test_what_is_experimental_warns_where_what_is_stable_fails(empty: Workspace)
     assert changes(empty, EXPERIMENTAL, retyped) == (0, [("type-changed", BOTH, "warning")])
 
 
-def test_the_stability_that_counts_is_that_of_the_old_edition(empty: Workspace) -> None:
-    """Nothing is excused by becoming experimental in the very version that breaks it."""
+def test_the_stability_that_counts_is_that_of_the_old_version(empty: Workspace) -> None:
+    """Becoming experimental in the version that breaks it is no justification."""
     status, found = changes(empty, SMALL, EXPERIMENTAL.replace("type: int", "type: str"))
     assert status == 1
     assert ("type-changed", BOTH, "error") in found
@@ -209,7 +209,7 @@ def test_a_history_of_renames_with_aliases_breaks_only_by_the_new_types(empty: W
     )
 
 
-def test_a_change_is_told_with_both_positions(empty: Workspace) -> None:
+def test_a_change_is_reported_with_both_positions(empty: Workspace) -> None:
     """The text shows the new line and the old one, whom the change breaks, and what to do."""
     empty.write(SMALL, "old.yaml")
     empty.write("# A comment.\n" + SMALL.replace("type: int", "type: int | None"), "new.yaml")
@@ -228,7 +228,7 @@ def test_a_change_is_told_with_both_positions(empty: Workspace) -> None:
 
 
 def test_changes_as_commands_of_github(empty: Workspace) -> None:
-    """A change that breaks nothing is a notice beside its line."""
+    """A change that breaks nothing is a notice."""
     empty.write(SMALL, "old.yaml")
     empty.write(SMALL.replace(CLOSED, PAID + CLOSED), "new.yaml")
     status, output = empty.run("diff", "old.yaml", "new.yaml", "--format", "github")
@@ -239,7 +239,7 @@ def test_changes_as_commands_of_github(empty: Workspace) -> None:
     )
 
 
-def test_equal_editions_have_no_changes(empty: Workspace) -> None:
+def test_equal_versions_have_no_changes(empty: Workspace) -> None:
     """A comment is no change."""
     assert changes(empty, SMALL, "# A comment.\n" + SMALL) == (0, [])
     assert empty.run("diff", "old.yaml", "new.yaml") == (0, "no changes\n")
@@ -263,15 +263,15 @@ def test_revisions_of_git_are_compared_without_a_checkout(small: Workspace) -> N
 
 @pytest.mark.parametrize("name", ["no-such-revision", "HEAD:no-such-file.yaml", ":", "", "nul\0l"])
 def test_what_is_neither_file_nor_revision_is_wrong_use(small: Workspace, name: str) -> None:
-    """A version that cannot be found ends with 2 and says what to name."""
+    """A version that cannot be found exits with 2 and shows what to name."""
     status, output = small.run("diff", name, "catalogue.yaml")
     assert status == 2
     assert "error[unknown-revision]: it is not a file" in output
     assert "name two files, or two revisions of git" in output
 
 
-def test_an_edition_that_is_no_catalogue_is_refused(small: Workspace) -> None:
-    """Diagnostics of either version's shape are told as ever."""
+def test_an_version_that_is_no_catalogue_is_refused(small: Workspace) -> None:
+    """Errors in the schema of either version are reported."""
     small.write("version: 1\n", "old.yaml")
     status, output = small.run("diff", "old.yaml", "catalogue.yaml")
     assert status == 1
@@ -354,7 +354,7 @@ def test_an_alias_that_stands_for_something_else_breaks_handlers(
 
 
 def test_an_alias_may_follow_its_replacement_to_the_next_name(empty: Workspace) -> None:
-    """Where what an alias stands for is renamed in its turn, the alias names the newest name."""
+    """When the target of an alias is renamed too, the alias names the newest name."""
     closed = CLOSED + f"        {ALIAS}EVENT_SALE_ENDED}}\n"
     ended = CLOSED.replace("CLOSED", "ENDED").replace("sale.closed", "sale.ended")
     new = WITH_ALIASES.replace(CLOSED, closed + ended, 1).replace(
@@ -365,8 +365,8 @@ def test_an_alias_may_follow_its_replacement_to_the_next_name(empty: Workspace) 
     assert "replacement-changed" not in {kind for kind, _, _ in found}
 
 
-def test_a_name_too_long_for_a_file_is_no_edition(small: Workspace) -> None:
-    """Whatever is named, it is told and not raised."""
+def test_a_name_too_long_for_a_file_is_no_version(small: Workspace) -> None:
+    """It is reported, without a traceback."""
     status, output = small.run("diff", "x" * 5_000, "catalogue.yaml")
     assert status == 2
     assert "error[unknown-revision]" in output

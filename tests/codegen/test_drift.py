@@ -1,4 +1,4 @@
-"""`check`: what on disk is not as the catalogue says."""
+"""`check`: which files on disk differ from the catalogue."""
 
 import cProfile
 import json
@@ -21,7 +21,7 @@ EDITS = ["appended", "replaced", "emptied"]
         *product(["shop/events/__init__.py", "docs/events/README.md"], ["appended", "emptied"]),
     ],
 )
-def test_an_edit_of_a_generated_file_is_found_and_mended(small: Workspace, path: str, edit: str) -> None:
+def test_an_edit_of_a_generated_file_is_found_and_undone(small: Workspace, path: str, edit: str) -> None:
     """However a generated file was edited, `check` names it and `generate` restores it."""
     small.run("generate")
     before = small.read(path)
@@ -33,7 +33,7 @@ def test_an_edit_of_a_generated_file_is_found_and_mended(small: Workspace, path:
 
 
 def test_check_shows_the_difference_and_the_command_to_run(small: Workspace) -> None:
-    """The report on an edited file holds a diff and says what to do."""
+    """The report on an edited file has a diff and the command to run."""
     small.run("generate")
     edited = small.read("shop/events/common.py").replace("step: int", "step: float")
     small.write(edited, "shop/events/common.py")
@@ -54,14 +54,14 @@ def test_check_shows_the_difference_and_the_command_to_run(small: Workspace) -> 
 
 
 def told(small: Workspace, path: str) -> str:
-    """Return what `check` says of one file, without the difference."""
+    """Return the diagnostic of `check` about one file, without the diff."""
     _, output = small.run("check", "--format", "json")
     [diagnostic] = [diagnostic for diagnostic in json.loads(output) if diagnostic["path"] == path]
     return f"{diagnostic['rule']}: {diagnostic['message']}; {diagnostic['remedy']}"
 
 
 def test_a_file_that_nobody_edited_is_stale_because_the_catalogue_changed(small: Workspace) -> None:
-    """A file that is as it was generated says that the catalogue has gone on."""
+    """An unedited file is stale because the catalogue has changed."""
     small.run("generate")
     small.write(SMALL.replace("Triggered when the door opens.", "Triggered at nine."))
     assert told(small, "shop/events/sale.py") == (
@@ -80,7 +80,7 @@ def test_a_file_can_be_stale_though_its_part_of_the_catalogue_stayed(small: Work
 
 
 def test_a_file_can_be_edited_by_hand_and_stale_at_once(small: Workspace) -> None:
-    """Both are told, since the difference shows both."""
+    """Both are reported, since the diff shows both."""
     small.run("generate")
     small.write(SMALL.replace("Triggered when the door opens.", "Triggered at nine."))
     small.write(small.read("shop/events/sale.py") + "MINE = 1\n", "shop/events/sale.py")
@@ -112,7 +112,7 @@ def test_a_module_keeps_its_digests_when_another_one_changes(small: Workspace) -
 
 
 def test_check_names_every_stale_and_missing_file_and_writes_nothing(small: Workspace) -> None:
-    """`check` after an edit of the catalogue names what has to be generated anew."""
+    """`check` after an edit of the catalogue names what has to be generated again."""
     small.run("generate")
     (small.root / "shop/events/common.py").unlink()
     small.write(SMALL.replace("Triggered when the door opens.", "Triggered at nine."))

@@ -54,7 +54,7 @@ def test_a_bad_catalogue_changes_no_file(small: Workspace) -> None:
     assert {**small.files(), "catalogue.yaml": b""} == {**before, "catalogue.yaml": b""}
 
 
-def test_artefacts_of_a_removed_module_go(small: Workspace) -> None:
+def test_outputs_of_a_removed_module_go(small: Workspace) -> None:
     """A module that left the catalogue leaves the disk; `check` calls its files orphaned until then."""
     small.write(TWO_LOOPS)
     small.run("generate")
@@ -79,7 +79,7 @@ def test_pages_go_when_the_project_no_longer_wants_them(small: Workspace) -> Non
 
 
 def test_files_that_somebody_wrote_are_never_removed(small: Workspace) -> None:
-    """Neither modules nor pages by hand are orphans, even beside generated ones."""
+    """Handwritten modules and pages are not orphans, even next to generated ones."""
     mine = [small.write("MINE = 1\n", "shop/events/mine.py"), small.write("# Mine\n", "docs/events/mine.md")]
     small.run("generate")
     assert small.run("check")[0] == 0

@@ -1,4 +1,4 @@
-"""Bad input: never a traceback, never more than 200 MB or 5 s, never a written file; good input says what was declared.
+"""Bad input: no traceback, at most 200 MB and 5 s, no file written. Good input: the modules have the declared docs.
 
 The compiler runs in a process of its own, whose time and peak of memory are measured for every single input.
 """
@@ -108,7 +108,7 @@ STATUSES = ["", ", stability: stable", ', since: "0.2", stability: experimental'
 
 @st.composite
 def good_catalogues(draw: st.DrawFn) -> str:
-    """Return a catalogue that is good whatever its docs say: contexts, events, and old names of them."""
+    """Return a catalogue that is valid whatever its docs are: contexts, events, and old names of them."""
 
     def doc() -> str:
         return escaped(draw(DOCS))
@@ -191,5 +191,5 @@ _CONTEXTS = "".join(f"      Event{number}Context: {{doc: x}}\n" for number in ra
     ids=range(13),
 )
 def test_a_bomb_costs_no_more_than_any_other_input(compiler: Compiler, text: str) -> None:
-    """Endless nesting, aliases of aliases, and masses of text, keys and mistakes stay within the limits."""
+    """Endless nesting, aliases of aliases, and masses of text, keys and errors stay within the limits."""
     compiler.compile(text.encode())

@@ -37,7 +37,7 @@ stateDiagram-v2
 
 
 def neighbours(page: str, constant: str) -> list[str]:
-    """Return the two lines of an event's section that say what can stand beside it."""
+    """Return the two lines of an event's section about what can come before and after it."""
     section = page.partition(f"### `{constant}`")[2].partition("\n#")[0]
     return re.findall(r"^- (?:Before|After) it: .*$", re.sub(r"\]\([^)]*\)", "]", section), re.MULTILINE)
 
@@ -94,8 +94,8 @@ def test_events_at_any_time_stand_beside_anything(small: Workspace) -> None:
     page = small.read("docs/events/sale.md")
     assert '    state "serving, at any time" as phase2\n' in page
     assert "--> phase2" not in page
-    assert neighbours(page, "EVENT_SALE_CUSTOMER_PRE") == ["- Before it: anything", "- After it: anything"]
+    assert neighbours(page, "EVENT_SALE_CUSTOMER_PRE") == ["- Before it: any event", "- After it: any event"]
     assert neighbours(page, "EVENT_SALE_CUSTOMER_POST") == [
-        "- Before it: anything, once [`EVENT_SALE_CUSTOMER_PRE`] was triggered",
-        "- After it: anything",
+        "- Before it: any event, after [`EVENT_SALE_CUSTOMER_PRE`]",
+        "- After it: any event",
     ]

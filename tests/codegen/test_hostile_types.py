@@ -142,7 +142,7 @@ def hostile(empty: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 def test_each_type_alone(hostile: Workspace) -> None:
-    """Every type of the list, as the only field, and as one without a name of its own."""
+    """Every type of the list, ten fields at a time."""
     for start in range(0, len(TYPES), 10):
         import_what_lint_accepts(hostile, [(f"f{at}", kind, None) for at, kind in enumerate(TYPES[start : start + 10])])
 

@@ -17,7 +17,7 @@ def with_type(expression: str, **others: str) -> str:
 
 
 def imported(small: Workspace, catalogue: str, till: str) -> tuple[int, str]:
-    """Generate a catalogue whose types are in a module `till`, and return what `check --import` says of it."""
+    """Generate a catalogue whose types are in a module `till`, and return the outcome of `check --import`."""
     small.write(till, "till.py")
     small.write(catalogue)
     assert small.run("generate")[0] == 0

@@ -162,7 +162,7 @@ def test_the_first_part_that_is_missing_is_named(resolver: Resolver, path: str, 
     ],
 )
 def test_a_name_that_does_not_exist_at_run_time_is_missing(resolver: Resolver, path: str, why: str) -> None:
-    """What stands under `TYPE_CHECKING`, or in a stub alone, or is deleted, cannot be imported."""
+    """A name under `TYPE_CHECKING`, in a stub only, or deleted with `del` cannot be imported."""
     missing = resolver.unresolved(path)
     assert missing is not None
     assert (missing.part, missing.why) == (path.rpartition(".")[2], why)
@@ -184,7 +184,7 @@ def test_nothing_that_a_catalogue_names_is_executed(small: Workspace) -> None:
     assert small.run("generate")[0] == 0
 
 
-def test_a_missing_package_is_said_to_be_installed_where_the_compiler_is(tmp_path: Path) -> None:
+def test_a_package_that_is_not_installed_is_reported(tmp_path: Path) -> None:
     """Where only the compiler is installed, `torch` is a module that cannot be found."""
     (tmp_path / "catalogue.yaml").write_text(SMALL.replace("type: int", "type: torch.Tensor"), encoding="utf-8")
     program = (
@@ -198,7 +198,7 @@ def test_a_missing_package_is_said_to_be_installed_where_the_compiler_is(tmp_pat
     assert 'but no package "torch" is installed' in result.stdout
 
 
-def test_a_module_that_a_lazy_package_never_mentions_is_told(small: Workspace) -> None:
+def test_a_module_that_a_lazy_package_never_mentions_is_reported(small: Workspace) -> None:
     """A package that makes names up as they are asked for makes up no modules that it does not speak of."""
     lazy = (
         "def __getattr__(name):\n    if name == 'later':\n        return make(name)\n    raise AttributeError(name)\n"

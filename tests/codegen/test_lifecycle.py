@@ -132,7 +132,7 @@ def test_a_run_may_be_killed_at_any_moment(shop: Lifecycle, num_events: int) -> 
         ("opened lunch", 'event 2 of the run: "sale.lunch" is not an event of sale'),
     ],
 )
-def test_what_is_said_of_other_runs(shop: Lifecycle, run: str, message: str) -> None:
+def test_other_runs_are_refused_with_a_message(shop: Lifecycle, run: str, message: str) -> None:
     """The first event out of order is named, with what could have come instead."""
     assert violation(shop, run) == spelled(message)
 
@@ -145,8 +145,8 @@ def test_what_is_said_of_other_runs(shop: Lifecycle, run: str, message: str) -> 
         ("opened locked count.pre", "the run ends after <count.pre>: expected <left>"),
     ],
 )
-def test_what_is_said_of_a_run_that_stops_too_early(shop: Lifecycle, run: str, message: str) -> None:
-    """A run that must be complete says what is still to come."""
+def test_a_run_that_stops_too_early_is_refused_with_a_message(shop: Lifecycle, run: str, message: str) -> None:
+    """A run that must be complete reports what is missing."""
     assert violation(shop, run, complete=True) == spelled(message)
 
 

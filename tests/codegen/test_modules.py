@@ -44,7 +44,7 @@ def imported(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, *names: str)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_artefact_is_exactly_as_expected(empty: Workspace, case: str) -> None:
+def test_every_output_is_exactly_as_expected(empty: Workspace, case: str) -> None:
     """`good/NAME.yaml` becomes the files in `good/NAME/`; Python has `.txt` appended there, to keep tools away."""
     generate(case, empty)
     written = {path: content for path, content in empty.files().items() if path.startswith((case, "docs"))}
@@ -81,7 +81,7 @@ def test_generated_modules_please_a_strict_type_checker(empty: Workspace) -> Non
 
 
 def test_lines_are_as_long_as_the_project_wants_them(small: Workspace) -> None:
-    """Without a setting of ruff docstrings are wrapped at 88 columns, else where the setting says."""
+    """Docstrings are wrapped at ruff's line length, by default 88."""
     words = "word " * 30
     small.write(SMALL.replace("Triggered when the door opens.", words))
     for settings, length in (("", 88), ("\n[tool.ruff]\nline-length = 60\n", 60)):
@@ -109,7 +109,7 @@ def test_constants_are_events_with_the_declared_ids(empty: Workspace, monkeypatc
 
 
 def test_contexts_are_frozen_and_take_keywords_only(empty: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A context is made by keywords, has its defaults anew each time, and cannot be changed."""
+    """A context takes keywords, has new defaults for each instance, and cannot be changed."""
     generate("shop", empty)
     (sale,) = imported(empty, monkeypatch, "shop.events.sale")
     till = sale.EventTillContext()

@@ -61,7 +61,7 @@ def test_pages_move_when_a_second_catalogue_comes(small: Workspace) -> None:
     assert small.run("check")[0] == 0
 
 
-def test_a_problem_of_one_catalogue_keeps_all_files_as_they_were(both: Workspace) -> None:
+def test_a_error_of_one_catalogue_keeps_all_files_as_they_were(both: Workspace) -> None:
     """Either every output of every catalogue is written, or none."""
     both.write(SMALL.replace("phase: opening", "phase: openning"))
     before = both.files()
@@ -70,7 +70,7 @@ def test_a_problem_of_one_catalogue_keeps_all_files_as_they_were(both: Workspace
     assert both.files() == before
 
 
-def test_diagnostics_of_all_catalogues_are_told_at_once(both: Workspace) -> None:
+def test_diagnostics_of_all_catalogues_are_reported_at_once(both: Workspace) -> None:
     """They stand in the order in which the project names the catalogues."""
     both.write(SMALL.replace("phase: opening", "phase: openning"))
     both.write(LOAN.replace("id: loan.given", "id: sale.given"), "loans/catalogue.yaml")
@@ -81,14 +81,14 @@ def test_diagnostics_of_all_catalogues_are_told_at_once(both: Workspace) -> None
 
 
 def test_one_catalogue_of_several_can_be_named(both: Workspace) -> None:
-    """It belongs to the project that names it, wherever in that it lies."""
+    """It belongs to the project that names it, wherever it is in that."""
     assert both.run("generate", "--catalogue", "loans/catalogue.yaml") == (0, "wrote 7 of 7 files\n")
     assert (both.root / "loans/events/loan.py").is_file()
     assert not (both.root / "shop").exists()
 
 
 def test_the_project_is_found_from_a_folder_within_it(both: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nearest `pyproject.toml` says which catalogues there are."""
+    """The nearest `pyproject.toml` names the catalogues."""
     (both.root / "loans").mkdir(exist_ok=True)
     monkeypatch.chdir(both.root / "loans")
     assert both.run("generate") == (0, "wrote 14 of 14 files\n")
@@ -106,7 +106,7 @@ def test_a_catalogue_of_its_own_below_a_project_is_not_the_projects(
 
 
 def test_an_installed_catalogue_owns_its_namespaces(small: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry point of the group `d9d.catalogues` says where the catalogue of an installed project is."""
+    """An entry point of the group `d9d.catalogues` names the package of an installed catalogue."""
     small.write('{"package": "bank.events", "modules": {"sale": {}}}', "site/bank/events/index.json")
     small.write("", "site/bank/events/__init__.py")
     small.write(
@@ -129,7 +129,7 @@ def test_catalogues_that_are_no_list_of_files_are_refused(small: Workspace, name
     assert output.startswith("pyproject.toml:2:1: error[bad-project]: [tool.d9d] catalogues is ")
 
 
-def test_a_catalogue_that_is_named_and_missing_is_told(small: Workspace) -> None:
+def test_a_catalogue_that_is_named_and_missing_is_reported(small: Workspace) -> None:
     """The others are read all the same, and nothing is written."""
     small.write(TOGETHER, "pyproject.toml")
     status, output = small.run("generate")
@@ -137,8 +137,8 @@ def test_a_catalogue_that_is_named_and_missing_is_told(small: Workspace) -> None
     assert not Path("shop").exists()
 
 
-def test_source_of_two_catalogues_is_told_once(both: Workspace) -> None:
-    """A place in source is a diagnostic of its own, whatever catalogues it is held against."""
+def test_source_of_two_catalogues_is_reported_once(both: Workspace) -> None:
+    """A place in source is reported once, even if several catalogues are checked."""
     both.write(
         "from elsewhere import EVENT_OTHER\n\n\ndef start(bus):\n    bus.subscribe(EVENT_OTHER, print)\n", "start.py"
     )

@@ -82,7 +82,7 @@ def test_a_file_that_was_edited_by_hand_is_never_removed(small: Workspace, chang
 
 
 def test_a_file_that_somebody_wrote_is_never_removed(small: Workspace) -> None:
-    """Not even beside the modules of a package that was renamed, nor a copy of one of them."""
+    """Neither next to the modules of a renamed package, nor if it is a copy of one of them."""
     small.run("generate")
     small.write("MINE = 1\n", "shop/events/mine.py")
     small.write(small.read("shop/events/sale.py"), "shop/events/copy.py")
@@ -143,7 +143,7 @@ def test_without_a_record_a_removed_module_is_known_by_its_head(small: Workspace
     ],
 )
 def test_a_record_that_makes_no_sense_is_refused(small: Workspace, text: str) -> None:
-    """What it listed would be forgotten if it were written anew."""
+    """Writing a new one would forget what it listed."""
     small.run("generate")
     small.write(text, RECORD)
     before = small.files()
@@ -200,7 +200,7 @@ def test_an_unknown_key_of_the_project_is_refused(small: Workspace, key: str, me
 
 
 def test_an_unknown_key_above_a_catalogue_is_refused_too(small: Workspace) -> None:
-    """The catalogue would be taken for one of its own, and its modules written into another folder."""
+    """Otherwise the catalogue would count as a project of its own, with its modules in another folder."""
     small.write(LOAN, "loans/catalogue.yaml")
     small.write(TOGETHER.replace("catalogues", "catalouges"), "pyproject.toml")
     status, output = small.run("generate", "--catalogue", "loans/catalogue.yaml")

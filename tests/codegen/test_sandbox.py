@@ -1,4 +1,4 @@
-"""Templates of a project run no code of their own and read no other file, whoever wrote the checkout."""
+"""Templates of a project run no code and read no other file, whatever is in the checkout."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The JSON Schema, by which editors complete and check a catalogue, says what the compiler says."""
+"""The JSON Schema, by which editors complete and check a catalogue, agrees with the compiler."""
 
 import importlib
 import json
@@ -81,8 +81,8 @@ def test_what_entries_say_of_each_other_is_left_to_the_compiler(case: str) -> No
         ("      opening:", "      Opening!:", "modules/sale/phases"),
     ],
 )
-def test_the_place_of_a_mistake_is_known(right: str, wrong: str, place: str) -> None:
-    """Each mistake is shown at the entry that holds it."""
+def test_the_position_of_an_error_is_known(right: str, wrong: str, place: str) -> None:
+    """Each error is shown at the entry that contains it."""
     assert place in diagnostics(SMALL.replace(right, wrong, 1))
 
 

@@ -40,7 +40,7 @@ def test_a_catalogue_is_never_overwritten(small: Workspace) -> None:
 
 @pytest.mark.parametrize("settings", [None, '[tool.d9d]\ndocs = "pages"\n'])
 def test_settings_that_there_are_stay_as_they_are(empty: Workspace, settings: str | None) -> None:
-    """Without a `pyproject.toml`, or with a table in it, `init` says what to write there."""
+    """Without a `pyproject.toml`, or with a table in it, `init` prints what to add."""
     if settings is not None:
         empty.write(settings, "pyproject.toml")
     status, output = empty.run("init")
@@ -60,7 +60,7 @@ def test_a_project_whose_name_cannot_be_that_of_a_module_gets_another(empty: Wor
 
 
 def test_a_starter_can_lie_in_another_folder(empty: Workspace) -> None:
-    """`--catalogue PATH` says where; the package is called like the folder where nothing else is known."""
+    """`--catalogue PATH` names the file; the package gets the name of the folder where there is no other."""
     assert empty.run("init", "--catalogue", "meter/events.yaml")[0] == 0
     assert "package: meter.events" in empty.read("meter/events.yaml")
     assert empty.run("lint", "--catalogue", "meter/events.yaml")[0] == 0
@@ -74,7 +74,7 @@ def test_a_starter_with_a_quote_in_its_name_is_named_as_it_is(empty: Workspace) 
     assert empty.run("generate") == (0, "wrote 5 of 5 files\n")
 
 
-def test_a_project_that_cannot_be_written_is_told_what_to_write(
+def test_a_project_that_cannot_be_written_is_reported_what_to_write(
     empty: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The catalogue is there all the same, and what to add is said."""

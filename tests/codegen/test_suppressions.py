@@ -35,13 +35,13 @@ def broken(rule: str, allow: str = "") -> str:
     return SMALL.replace(part, part + more.replace("ALLOW", allow))
 
 
-def test_these_rules_and_no_others_can_be_exempted_from() -> None:
-    """Each rule that an entry can be exempted from is shown here."""
+def test_these_rules_and_no_others_can_be_suppressed() -> None:
+    """Each rule that can be suppressed is tested here."""
     assert set(BROKEN) == SUPPRESSIBLE
 
 
 @pytest.mark.parametrize("rule", sorted(SUPPRESSIBLE))
-def test_an_exempted_entry_is_compiled(small: Workspace, rule: str) -> None:
+def test_an_suppressed_entry_is_compiled(small: Workspace, rule: str) -> None:
     """What is refused is compiled when the entry allows it, into modules that Python reads."""
     [diagnostic] = small.refused(broken(rule))
     assert f"error[{rule}]" in diagnostic
@@ -57,8 +57,8 @@ def of_module(catalogue: str) -> str:
     return catalogue.replace(doc, f"{doc}    allow: [unused-context]\n")
 
 
-def test_an_exemption_of_a_module_holds_for_all_in_it_and_for_nothing_else(small: Workspace) -> None:
-    """What is in the module is excused; what is in its neighbour is not."""
+def test_a_suppression_of_a_module_holds_for_all_in_it_and_for_nothing_else(small: Workspace) -> None:
+    """It covers what is in the module, and nothing in another one."""
     allowing = of_module(broken("unused-context"))
     small.write(allowing)
     assert small.run("lint")[0] == 0
@@ -67,7 +67,7 @@ def test_an_exemption_of_a_module_holds_for_all_in_it_and_for_nothing_else(small
     assert small.refused(others) == ["catalogue.yaml:7:7: error[unused-context]: nothing uses context EventHourContext"]
 
 
-def test_the_innermost_exemption_is_the_one_that_is_used(small: Workspace) -> None:
+def test_the_innermost_suppression_is_the_one_that_is_used(small: Workspace) -> None:
     """Of two that allow the same, the outer one is needless, and said to be."""
     [diagnostic] = small.refused(of_module(broken("unused-context", ", allow: [unused-context]")))
     place, _, message = diagnostic.partition(" ")
@@ -76,7 +76,7 @@ def test_the_innermost_exemption_is_the_one_that_is_used(small: Workspace) -> No
 
 
 def test_nothing_lets_a_phase_be_called_by_a_text(small: Workspace) -> None:
-    """Its name stands in diagrams and links, where a quote would end it."""
+    """Its name appears in diagrams and links, where a quote would end it."""
     text = "      opening: {doc: The shop opens.}\n"
     refused = small.refused(SMALL.replace(text, text + "      'now\" | x': {doc: It is., allow: [name-style]}\n"))
     assert any('error[bad-name]: the phase "now" | x" is not a valid name' in line for line in refused)

@@ -1,4 +1,4 @@
-"""A project may put templates of its own in the place of the compiler's, or on top of them."""
+"""A project may replace templates of the compiler, or add its own."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from .workspace import PYPROJECT, Workspace
 
 
 def test_a_template_takes_the_place_of_that_of_the_same_name(small: Workspace) -> None:
-    """All others stay as they are, and `check` is told of the folder as well."""
+    """All others stay as they are; `check` takes the same option."""
     small.write("# {{ notice }}\nNAME = '{{ module.docstring }}'\n", "mine/module.py.jinja")
     assert small.run("generate", "--templates", "mine") == (0, "wrote 7 of 7 files\n")
     assert small.read("shop/events/sale.py").endswith('NAME = \'"""Events of a sale."""\'\n')
@@ -83,7 +83,7 @@ def test_a_template_of_another_name_makes_one_more_file(small: Workspace) -> Non
     ],
     ids=["undefined", "syntax", "failure", "include", "python", "taken"],
 )
-def test_a_template_that_fails_is_told_with_its_file_and_line(
+def test_a_template_that_fails_is_reported_with_its_file_and_line(
     small: Workspace, name: str, template: str, told: str
 ) -> None:
     """Whatever is wrong with a template, nothing is written."""
@@ -96,7 +96,7 @@ def test_a_template_that_fails_is_told_with_its_file_and_line(
 
 
 def test_a_file_of_a_template_without_digests_is_never_called_edited(small: Workspace) -> None:
-    """Who changed it cannot be told, and how to know is said."""
+    """An edit cannot be recognised, and the report says how to make that possible."""
     small.write("# {{ notice }}\nNAME = '{{ module.docstring }}'\n", "mine/module.py.jinja")
     small.run("generate", "--templates", "mine")
     small.write(small.read("catalogue.yaml").replace("Events of a sale.", "Of a sale."))
@@ -118,7 +118,7 @@ def test_a_folder_of_templates_must_be_there(small: Workspace) -> None:
     )
 
 
-def test_a_template_that_cannot_be_read_is_told(small: Workspace) -> None:
+def test_a_template_that_cannot_be_read_is_reported(small: Workspace) -> None:
     """Bytes that are no text are a diagnostic of the template; a folder called like one is none."""
     (small.root / "own/names.txt.jinja").mkdir(parents=True)
     assert small.run("generate", "--templates", "own")[0] == 0
@@ -129,7 +129,7 @@ def test_a_template_that_cannot_be_read_is_told(small: Workspace) -> None:
 
 
 def test_a_file_of_a_template_that_is_gone_goes(small: Workspace) -> None:
-    """What the index lists and its own first line says to be generated is removed like a module."""
+    """It is removed like a module."""
     small.write("{{ notice }}\n", "own/names.txt.jinja")
     small.run("generate", "--templates", "own")
     assert (small.root / "shop/events/names.txt").exists()

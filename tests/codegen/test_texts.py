@@ -45,7 +45,7 @@ LITERALS = st.recursive(
 
 
 def words(text: str) -> list[str]:
-    """Return what a text says, whatever its layout."""
+    """Return the words of a text, whatever its layout."""
     return text.split()
 
 
@@ -126,7 +126,7 @@ def test_a_literal_reads_back_as_the_value(value: object) -> None:
 
 
 def test_awkward_docs_please_the_formatter_and_the_linter(empty: Workspace) -> None:
-    """Whatever was typed, the modules pass ruff as they are, and say what was typed."""
+    """Whatever was typed, the modules pass ruff unchanged, and contain it."""
     docs = list(sample(300))
     contexts = "".join(
         f"      Event{number}Context:\n        doc: {json.dumps(doc)}\n        fields:\n"
@@ -160,7 +160,7 @@ def test_awkward_docs_please_the_formatter_and_the_linter(empty: Workspace) -> N
 
 
 def sample(num_docs: int) -> list[str]:
-    """Return docs in which awkward pieces stand beside each other in every order, the same on each run."""
+    """Return docs with awkward pieces next to each other in every order, the same on each run."""
     pieces = [
         '"',
         "\\",

@@ -1,4 +1,4 @@
-"""`types`: what mypy finds in generated modules is told at the lines of the catalogue that caused it."""
+"""`types`: mypy's errors in generated modules are reported at the lines of the catalogue that caused them."""
 
 import sys
 
@@ -24,7 +24,7 @@ def test_right_modules_please_mypy(small: Workspace) -> None:
     assert small.run("types") == (0, "mypy reports no errors in 2 modules\n")
 
 
-def test_problems_are_told_at_the_lines_of_the_catalogue(small: Workspace) -> None:
+def test_errors_are_reported_at_the_lines_of_the_catalogue(small: Workspace) -> None:
     """A function in the place of a type, a default of another type and a bare generic stand at their keys."""
     small.write(STRICT, "pyproject.toml")
     small.write(WRONG)
@@ -41,7 +41,7 @@ def test_problems_are_told_at_the_lines_of_the_catalogue(small: Workspace) -> No
     assert "   reported by mypy at shop/events/common.py:" in output
 
 
-def test_a_problem_of_an_import_is_told_where_the_type_is_mentioned(small: Workspace) -> None:
+def test_a_error_of_an_import_is_reported_where_the_type_is_mentioned(small: Workspace) -> None:
     """An import comes from the first field or event that names what it imports."""
     small.write("class Coin: ...\n\n\nglobals()['Money'] = Coin\n", "till.py")
     small.write(SMALL.replace("type: int", 'type: "list[till.Money]"'))
@@ -52,7 +52,7 @@ def test_a_problem_of_an_import_is_told_where_the_type_is_mentioned(small: Works
 
 
 def test_stale_modules_are_not_checked(small: Workspace) -> None:
-    """Lines can be told only of modules that are as the catalogue says."""
+    """Errors have positions only if the modules are up to date."""
     small.run("generate")
     small.write(WRONG)
     status, output = small.run("types")
@@ -61,7 +61,7 @@ def test_stale_modules_are_not_checked(small: Workspace) -> None:
     assert "mypy" not in output
 
 
-def test_a_missing_mypy_is_said_plainly(small: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_mypy_is_reported_plainly(small: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where mypy is not installed, the diagnostic says how to install it."""
     small.run("generate")
     bare = small.write(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n', "python")
@@ -75,7 +75,7 @@ def test_a_missing_mypy_is_said_plainly(small: Workspace, monkeypatch: pytest.Mo
     )
 
 
-def test_a_mypy_that_cannot_run_is_told_with_its_own_words(small: Workspace) -> None:
+def test_a_mypy_that_cannot_run_is_reported_with_its_own_words(small: Workspace) -> None:
     """A setting that mypy refuses is a diagnostic, not a success."""
     small.run("generate")
     small.write(PYPROJECT + '\n[tool.mypy]\nplugins = ["no.such.plugin"]\n', "pyproject.toml")
@@ -95,7 +95,7 @@ def test_the_search_path_of_the_user_is_kept(small: Workspace, monkeypatch: pyte
     assert small.run("types")[0] == 0
 
 
-def test_a_problem_of_a_deprecated_field_is_told_at_its_type(small: Workspace) -> None:
+def test_a_error_of_a_deprecated_field_is_reported_at_its_type(small: Workspace) -> None:
     """The property that stands for it comes from the field, not from its context."""
     small.write(STRICT, "pyproject.toml")
     step = "          step: {type: dict, doc: The step's index.}\n"

@@ -56,7 +56,7 @@ PYPROJECT = '[tool.d9d]\ndocs = "docs/events"\n'
 
 @dataclass(frozen=True)
 class Workspace:
-    """A project of its own.
+    """A project in a temporary folder.
 
     Attributes:
         root: Its folder, which is also the current one.

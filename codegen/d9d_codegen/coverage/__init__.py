@@ -14,7 +14,7 @@ from d9d_codegen.lint import lint_all
 
 def _findings(catalogue: Catalogue, order: Order, sites: Sites) -> list[Diagnostic]:
     """Return every diagnostic: first those of the catalogue's events, in its order, then those of places in source."""
-    in_source = [*_disorders(sites), *_unpaired(order, sites), *_repeated(sites), *_unheard(sites)]
+    in_source = [*_disorders(sites), *_unpaired(order, sites), *_repeated(sites), *_never_called(sites)]
     in_source.sort(key=lambda diagnostic: (diagnostic.path, diagnostic.span or (), diagnostic.rule))
     return [*_untriggered(catalogue, order, sites), *in_source]
 
@@ -65,7 +65,7 @@ def _repeated(sites: Sites) -> Iterator[Diagnostic]:
             yield _diagnostic("triggered-twice", site, message, remedy, f"{first}: the first", severity="warning")
 
 
-def _unheard(sites: Sites) -> Iterator[Diagnostic]:
+def _never_called(sites: Sites) -> Iterator[Diagnostic]:
     triggered = {site.event for site in sites.triggers}
     for site in sites.handlers:
         if site.event not in triggered:

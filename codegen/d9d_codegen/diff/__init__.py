@@ -60,7 +60,7 @@ def _versions(name: str | None, other: str | None, catalogues: Sequence[Path]) -
     if colon:
         return [_loaded(_at_revision(name, revision, path, Path()))]
     if other is not None and (_is_file(other) or ":" in other):
-        return [_loaded(_at_revision(name, revision, *_beside(_meant_by(other, catalogues))))]
+        return [_loaded(_at_revision(name, revision, *_next_to(_meant_by(other, catalogues))))]
     return _all_at(revision, catalogues)
 
 
@@ -83,7 +83,7 @@ def _all_at(revision: str, catalogues: Sequence[Path]) -> list[Catalogue]:
     found, missing = [], None
     for path in named or catalogues:
         try:
-            source = _at_revision(revision, revision, *_beside(path))
+            source = _at_revision(revision, revision, *_next_to(path))
         except UnknownVersionError as error:
             missing = missing or error
         else:
@@ -93,7 +93,7 @@ def _all_at(revision: str, catalogues: Sequence[Path]) -> list[Catalogue]:
     return found
 
 
-def _beside(path: Path) -> tuple[str, Path]:
+def _next_to(path: Path) -> tuple[str, Path]:
     return f"./{path.name}", path.parent
 
 

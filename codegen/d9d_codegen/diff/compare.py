@@ -395,8 +395,8 @@ def compare_all(old: Sequence[Catalogue], new: Sequence[Catalogue]) -> list[Chan
     for one in rest[0]:
         message = f"there is no catalogue of {one.package} any more"
         statuses = [entry.status for module in one.modules for entry in module.entries]
-        excuses = [justification(status, removal=True) for status in statuses]
-        reason = excuses[0] if excuses and all(excuses) else None
+        reasons = [justification(status, removal=True) for status in statuses]
+        reason = reasons[0] if reasons and all(reasons) else None
         place, instead = Version(one).position(one.package), new[0] if new else one
         changes.append(Change("catalogue-removed", message, place, Version(instead).position(instead.package), reason))
     for other in rest[1]:

@@ -170,14 +170,14 @@ class Page:
         """Return what can come directly before an event, with links."""
         around = self._neighbours[event.id]
         if around.is_anytime:
-            return f"anything, once {self._event_link(around.opening)} was triggered" if around.opening else "anything"
+            return f"any event, after {self._event_link(around.opening)}" if around.opening else "any event"
         return self._either(around.before, "the beginning of the run" if around.begins else None)
 
     def after(self, event: EventSpec) -> str:
         """Return what can come directly after an event, with links."""
         around = self._neighbours[event.id]
         if around.is_anytime:
-            return "the end of the run" if around.ends else "anything"
+            return "the end of the run" if around.ends else "any event"
         return self._either(around.after, "the end of the run" if around.ends else None)
 
     def _either(self, ids: tuple[str, ...], edge: str | None) -> str:
