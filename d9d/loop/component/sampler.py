@@ -50,6 +50,10 @@ class DataShare:
     count: int = 1
 
 
+# So many steps are planned at a time: between the operators of a step, the same code takes several times as long.
+_PLAN_SAMPLES = 1024
+
+
 class StepBatchSampler(Sampler[list[int]], abc.ABC):
     """Yields the micro-batches of all remaining steps of a stepper, so that resuming needs nothing but the step.
 
@@ -78,7 +82,7 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
         self._micro_batch_size = micro_batch_size
         self._stepper = stepper
         self._share = share
-        self._latest: tuple[int | None, list[MicroBatchSamples]] = (None, [])
+        self._plan: tuple[int, list[list[MicroBatchSamples]]] = (0, [])
 
     @abc.abstractmethod
     def _num_in_step(self, step: int) -> int:
@@ -97,10 +101,11 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
         Returns:
             The micro-batches, in order.
         """
-        # The inference loop and its data loader ask for the same step, one after the other.
-        if self._latest[0] != step:
-            self._latest = (step, self._divide(step))
-        return self._latest[1]
+        first, planned = self._plan
+        if not 0 <= step - first < len(planned):
+            stop = min(step + max(1, _PLAN_SAMPLES // self._global_batch_size), self._stepper.total_steps)
+            first, planned = self._plan = step, [self._divide(each) for each in range(step, stop)]
+        return planned[step - first]
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield each micro-batch from the current step on."""
