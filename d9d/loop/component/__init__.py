@@ -1,4 +1,4 @@
-"""The collaborators of the loops, one a file; those that users build themselves can be imported from here."""
+"""The parts of the loops, one concept per module. Users import from here those that they build themselves."""
 
 from d9d.loop.component.optim import LRSchedule, OptimizerBuilder, ParameterGroup
 

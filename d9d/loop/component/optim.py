@@ -18,71 +18,7 @@ from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.loop.config import ConfigurationError
 from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
 
-logger = logging.getLogger(__name__)
-
-
-def can_be_fused(
-    optimizer_class: type[torch.optim.Optimizer], options: Mapping[str, Any], parameters: Iterable[nn.Parameter]
-) -> bool:
-    """Return whether an optimizer works with `fused=True`, by running a step over small stand-ins of the parameters.
-
-    torch cannot be asked: its list of devices is private, and an optimizer whose fused kernel does not support
-    `DTensor`, like SGD and Adagrad in 2.13, fails in the first step.
-
-    Args:
-        optimizer_class: The optimizer, which has an argument `fused`.
-        options: The other arguments that it is built with.
-        parameters: The parameters, on their devices.
-
-    Returns:
-        True if the step succeeds for each device, dtype, number of dimensions and sharding among the parameters; false
-        if a parameter has a tensor subclass other than `DTensor`. This waits neither for other processes nor for the
-        device.
-    """
-    name = optimizer_class.__qualname__
-    stand_ins: dict[tuple[object, ...], nn.Parameter] = {}
-    for parameter in parameters:
-        kind: tuple[object, ...] = (parameter.device, parameter.dtype, parameter.ndim)
-        if isinstance(parameter, DTensor):
-            kind += (parameter.device_mesh, parameter.placements)
-        elif type(parameter) is not nn.Parameter:
-            logger.debug("%s runs without fused=True, because a parameter is a %s", name, type(parameter).__qualname__)
-            return False
-        if kind not in stand_ins:
-            stand_ins[kind] = _stand_in(parameter)
-    try:
-        groups = [{"params": part} for part in by_distribution(stand_ins.values())]
-        optimizer_class(groups, **{**options, "fused": True}).step()
-    except RuntimeError as error:
-        logger.debug("%s runs without fused=True: %s", name, error)
-        return False
-    return True
-
-
-def by_distribution(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Split parameters into distributed and plain ones, because torch's multi-tensor kernels accept only one kind.
-
-    Args:
-        parameters: The parameters.
-
-    Returns:
-        Those that are a `DTensor`, and the others, each in the given order.
-    """
-    distributed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in parameters:
-        (distributed if isinstance(parameter, DTensor) else plain).append(parameter)
-    return distributed, plain
-
-
-def _stand_in(parameter: nn.Parameter) -> nn.Parameter:
-    # Two elements along each dimension: torch treats a plain tensor of one element next to a DTensor as a scalar.
-    local = torch.zeros([2] * parameter.ndim, dtype=parameter.dtype, device=parameter.device)
-    if isinstance(parameter, DTensor):
-        local = DTensor.from_local(local, parameter.device_mesh, parameter.placements, run_check=False)
-    stand_in = nn.Parameter(local)
-    stand_in.grad = torch.zeros_like(local)
-    return stand_in
+_logger = logging.getLogger(__name__)
 
 
 class ParameterGroup:
@@ -160,7 +96,7 @@ class OptimizerBuilder:
         groups = [
             {**options, "params": part}
             for options, parameters in zip(self._group_options(), members, strict=True)
-            for part in by_distribution(parameters)
+            for part in _by_distribution(parameters)
             if part
         ]
         implementation = self._implementation(ctx, members)
@@ -197,7 +133,7 @@ class OptimizerBuilder:
                     f"groups[{index}], {group}, matches no parameter that requires gradients and is not in an earlier "
                     "group: compare it with the names in model.named_parameters(), or remove it"
                 )
-            logger.info("groups[%d], %s, matches no parameter of this process and is left out", index, group)
+            _logger.info("groups[%d], %s, matches no parameter of this process and is left out", index, group)
 
     def _refuse_unknown_options(self, optimizer: torch.optim.Optimizer) -> None:
         for index, group in enumerate(self._groups):
@@ -217,7 +153,7 @@ class OptimizerBuilder:
         if any(_makes_sparse_gradients(module) for stage in ctx.modules for module in stage.modules()):
             return {"fused": None}
         parameters = itertools.chain.from_iterable(members)
-        return {"fused": can_be_fused(self._optimizer_class, self._options, parameters) or None}
+        return {"fused": _can_be_fused(self._optimizer_class, self._options, parameters) or None}
 
 
 def _keep_implementation(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -228,6 +164,70 @@ def _keep_implementation(optimizer: torch.optim.Optimizer, state_dict: dict[str,
 
 def _makes_sparse_gradients(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
+
+
+def _can_be_fused(
+    optimizer_class: type[torch.optim.Optimizer], options: Mapping[str, Any], parameters: Iterable[nn.Parameter]
+) -> bool:
+    """Return whether an optimizer works with `fused=True`, by running a step over small stand-ins of the parameters.
+
+    torch cannot be asked: its list of devices is private, and an optimizer whose fused kernel does not support
+    `DTensor`, like SGD and Adagrad in 2.13, fails in the first step.
+
+    Args:
+        optimizer_class: The optimizer, which has an argument `fused`.
+        options: The other arguments that it is built with.
+        parameters: The parameters, on their devices.
+
+    Returns:
+        True if the step succeeds for each device, dtype, number of dimensions and sharding among the parameters; false
+        if a parameter has a tensor subclass other than `DTensor`. This waits neither for other processes nor for the
+        device.
+    """
+    name = optimizer_class.__qualname__
+    stand_ins: dict[tuple[object, ...], nn.Parameter] = {}
+    for parameter in parameters:
+        kind: tuple[object, ...] = (parameter.device, parameter.dtype, parameter.ndim)
+        if isinstance(parameter, DTensor):
+            kind += (parameter.device_mesh, parameter.placements)
+        elif type(parameter) is not nn.Parameter:
+            _logger.debug("%s runs without fused=True, because a parameter is a %s", name, type(parameter).__qualname__)
+            return False
+        if kind not in stand_ins:
+            stand_ins[kind] = _stand_in(parameter)
+    try:
+        groups = [{"params": part} for part in _by_distribution(stand_ins.values())]
+        optimizer_class(groups, **{**options, "fused": True}).step()
+    except RuntimeError as error:
+        _logger.debug("%s runs without fused=True: %s", name, error)
+        return False
+    return True
+
+
+def _by_distribution(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Split parameters into distributed and plain ones, because torch's multi-tensor kernels accept only one kind.
+
+    Args:
+        parameters: The parameters.
+
+    Returns:
+        Those that are a `DTensor`, and the others, each in the given order.
+    """
+    distributed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for parameter in parameters:
+        (distributed if isinstance(parameter, DTensor) else plain).append(parameter)
+    return distributed, plain
+
+
+def _stand_in(parameter: nn.Parameter) -> nn.Parameter:
+    # Two elements along each dimension: torch treats a plain tensor of one element next to a DTensor as a scalar.
+    local = torch.zeros([2] * parameter.ndim, dtype=parameter.dtype, device=parameter.device)
+    if isinstance(parameter, DTensor):
+        local = DTensor.from_local(local, parameter.device_mesh, parameter.placements, run_check=False)
+    stand_in = nn.Parameter(local)
+    stand_in.grad = torch.zeros_like(local)
+    return stand_in
 
 
 class ConstantLRScheduler:
