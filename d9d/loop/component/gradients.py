@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.placement_types import Placement
 from torch.nn.parallel import DistributedDataParallel
 
-from d9d.core.device import has_streams
+from d9d.core.device import copy_to_host, has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.parallel import is_replicated_by_ddp
 from d9d.core.protocol import OptimizerProtocol
@@ -578,13 +578,12 @@ class _Report:
     def send(cls, step: int, num_skipped: torch.Tensor, norm: torch.Tensor) -> "_Report":
         """Start copying the numbers from the device to the host."""
         numbers = torch.stack([num_skipped, norm.float()])
-        if numbers.device.type == "cpu":
-            return cls(step, numbers, None)
-        received = torch.empty(2, pin_memory=has_streams(numbers.device))
-        received.copy_(numbers, non_blocking=True)
+        copied = copy_to_host(numbers)
+        if not has_streams(numbers.device):
+            return cls(step, copied, None)
         event = torch.Event(numbers.device)
         event.record()
-        return cls(step, received, event)
+        return cls(step, copied, event)
 
     def require_finite(self) -> None:
         """Wait for the numbers, and raise if a step was skipped."""
