@@ -1,7 +1,7 @@
-"""One event, some handlers, and whoever carries the one to the others: this project's bus, and its peers.
+"""One event and some handlers that count their calls, in this project's bus and in other libraries.
 
-Each carrier is made with a number of handlers, that all count, and returns what triggers the event for so many times,
-in a loop of its own, so that no call stands between the loop and the library.
+Each carrier subscribes a number of handlers, and returns a function that triggers the event a given number of times.
+The function has the loop in it, so that no call stands between the loop and the library.
 """
 
 import logging
@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 
 Run: TypeAlias = Callable[[int], object]
 Carrier: TypeAlias = Callable[["Context", int], Run]
-"""Takes what the handlers count in, and how many there are."""
+"""Takes the context that handlers count in, and the number of handlers."""
 
 
 class Context:
-    """What handlers count their calls in."""
+    """Counts the calls of handlers."""
 
     __slots__ = ("count",)
 
@@ -23,7 +23,7 @@ class Context:
 
 
 class Listener:
-    """Counts what it hears."""
+    """Counts the events that it receives."""
 
     def count(self, context: Any) -> None:
         """Count one call."""
@@ -31,12 +31,12 @@ class Listener:
 
 
 def handlers(number: int) -> list[Callable[[Any], None]]:
-    """Return handlers: methods of objects of their own, as in all these libraries; some of them tell them apart."""
+    """Return handlers: methods of different objects, since some libraries call one method of one object only once."""
     return [Listener().count for _ in range(number)]
 
 
 def for_loop(context: Context, number: int) -> Run:
-    """Call the handlers by hand: the least that can be."""
+    """Call the handlers by hand: the reference."""
     called = handlers(number)
 
     def run(times: int) -> None:
@@ -63,7 +63,7 @@ def d9d(context: Context, number: int) -> Run:
 
 
 def d9d_emitter(context: Context, number: int) -> Run:
-    """Trigger an event of this project as its loops do: through an emitter that they keep."""
+    """Trigger an event of this project as its loops do, through an emitter."""
     from d9d.loop.event import Event, EventBus  # noqa: PLC0415 -- each carrier imports its own
 
     event, bus = Event[Context](id="bench.step"), EventBus()
@@ -80,7 +80,7 @@ def d9d_emitter(context: Context, number: int) -> Run:
 
 
 def d9d_bounded(context: Context, number: int) -> Run:
-    """Enter and leave a `with` block between two events, with so many handlers on each side."""
+    """Enter and leave a `with` block between two events, with the same number of handlers for each."""
     from d9d.loop.event import Event, EventBus  # noqa: PLC0415 -- each carrier imports its own
 
     pre, post, bus = Event[Context](id="bench.step.pre"), Event[Context](id="bench.step.post"), EventBus()
@@ -170,7 +170,7 @@ def psygnal(context: Context, number: int) -> Run:
         loop.step.connect(handler)
 
     def run(times: int) -> None:
-        assert len(kept) == number  # noqa: S101 -- and keeps them alive: psygnal does not
+        assert len(kept) == number  # noqa: S101 -- keeps them alive, which psygnal does not
         for _ in range(times):
             loop.step.emit(context)
 

@@ -1,4 +1,4 @@
-"""Measures the loops on an accelerator beside loops written by hand: tokens a second, gaps, and memory."""
+"""Compares the loops with loops by hand on an accelerator: tokens per second, idle time, and memory."""
 
 import argparse
 import json
@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from gpu_job import LARGE, SMALL, Job, Scale
 from gpu_loops import LOOPS, Loop
-from measurement import WrongResultError, machine, write_result
+from measurement import WrongResultError, machine, report_missed, write_result
 from torch.autograd import DeviceType  # type: ignore[attr-defined] # torch's own, and in its documentation
 from torch.profiler import profile, supported_activities
 
 BOUNDS = {"ratio": 0.995, "idle": 0.005, "memory": 2**20}
-"""Tokens a second, at least, as a ratio to the loop by hand; at most so much more of a step in which the device idles,
-and so many bytes more of its memory."""
+"""Compared with the loop by hand: the least ratio of tokens per second, and by how much the share of idle time and the
+bytes of device memory may grow."""
 
 
 def idle_share(spans: Sequence[tuple[float, float]]) -> float:
-    """Return the share of the time, from the first to the last of some spans, that lies in none of them.
+    """Return the share of the time, from the start of the first span to the end of the last, that no span covers.
 
     Args:
-        spans: The start and the end of each, by their starts.
+        spans: The start and end of each span, sorted by start.
     """
     reached, idle = spans[0][0], 0.0
     for start, end in spans:
@@ -33,7 +33,7 @@ def idle_share(spans: Sequence[tuple[float, float]]) -> float:
 
 
 def measure_idle(loop: Loop, job: Job) -> float:
-    """Return the share of the measured steps in which nothing ran on the device, from a profile.
+    """Return the share of the measured steps in which the device was idle, from a profile.
 
     Args:
         loop: The loop.
@@ -45,28 +45,28 @@ def measure_idle(loop: Loop, job: Job) -> float:
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in recorded.events() or ()
-        # A range that the host has named spans, on the device as well, all that lies between its kernels.
+        # A range that the host has named covers, on the device too, the gaps between its kernels.
         if event.device_type != DeviceType.CPU and not event.is_user_annotation
     )
     return idle_share(spans[len(spans) * job.scale.num_warmup_steps // job.total_steps :])
 
 
 def require_close(results: Sequence[list[torch.Tensor]]) -> None:
-    """Hold the weights or losses of two loops against each other."""
+    """Require that two loops end with nearly the same weights or losses."""
     if not all(torch.isfinite(tensor).all() for tensors in results for tensor in tensors):
         raise WrongResultError("the weights or the losses are not finite")
-    # Kernels that add in no fixed order keep two runs of one loop from being equal bit for bit.
+    # Some kernels add in no fixed order, so that not even two runs of one loop are equal bit for bit.
     if not all(torch.allclose(one, other, atol=1e-2) for one, other in zip(*results, strict=True)):
-        raise WrongResultError("the two loops have come to other weights or losses")
+        raise WrongResultError("the two loops ended with different weights or losses")
 
 
 def measure(pair: tuple[Loop, Loop], device: torch.device, scale: Scale, *, is_compiled: bool) -> dict[str, float]:
-    """Run a loop by hand and one of this project in turn, in another order each round.
+    """Run a loop by hand and one of this project in turn, in alternating order.
 
     Args:
         pair: The two loops.
-        device: Where.
-        scale: How large the job is.
+        device: The device.
+        scale: The size of the job.
         is_compiled: Whether the model goes through `torch.compile`.
     """
     by_hand, own = pair
@@ -81,7 +81,7 @@ def measure(pair: tuple[Loop, Loop], device: torch.device, scale: Scale, *, is_c
     if device.type != "cpu":
         idle = [measure_idle(loop, Job(device, scale, is_compiled, scale.num_profiled_steps)) for loop in pair]
         found["idle"] = idle[1] - idle[0]
-        # The first round makes room for what libraries keep, in whichever loop comes first.
+        # In the first round the loop that runs first pays for memory that libraries keep.
         found["memory"] = statistics.median(jobs[own].peak_bytes - jobs[by_hand].peak_bytes for jobs in rounds)
     return found
 
@@ -102,30 +102,23 @@ def measure_all(device: torch.device, scale: Scale) -> dict[str, Any]:
 
 
 def misses(result: dict[str, Any]) -> list[str]:
-    """Say where a bound is missed."""
+    """Describe the bounds that are missed."""
     bounds = result["bounds"]
     return [
-        f"{name}: {key} is {case[key]:.4g}, and the bound {bounds[key]:.4g}"
+        f"{name}: {key} is {case[key]:.4g}, and the bound is {bounds[key]:.4g}"
         for name, case in result.get("cases", {}).items()
         for key in bounds
         if key in case and (case[key] < bounds[key] if key == "ratio" else case[key] > bounds[key])
     ]
 
 
-def tell(result: dict[str, Any]) -> int:
-    """Print the result, and return the exit status."""
-    missed = misses(result)
-    sys.stdout.write(f"{result.get('cases') or result['skipped']}\n" + "".join(f"MISSED {line}\n" for line in missed))
-    return 1 if missed else 0
-
-
 def main() -> int:
-    """Measure if there is an accelerator, write the result, or why there is none, and fail where a bound is missed."""
+    """Measure if there is an accelerator, write the result, and fail where a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--small",
         action="store_true",
-        help="only show that it works: print the result for a tiny model, on a CPU if need be, and hold it to no bound",
+        help="only show that it works: print the result for a tiny model, on the CPU if need be, and check no bound",
     )
     options = parser.parse_args()
     device = torch.accelerator.current_accelerator(check_available=True)
@@ -139,7 +132,8 @@ def main() -> int:
     else:
         result = measure_all(device, LARGE)
     write_result("gpu", result)
-    return tell(result)
+    sys.stdout.write(f"{result.get('cases') or result['skipped']}\n")
+    return report_missed(misses(result))
 
 
 if __name__ == "__main__":

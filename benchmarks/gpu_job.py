@@ -1,4 +1,4 @@
-"""A Transformer, its data, and a meter of the steps that run it; of about 125 million parameters, or tiny."""
+"""A Transformer of about 125 million parameters, or a tiny one, its data, and a clock for the steps of a loop."""
 
 import copy
 import dataclasses
@@ -17,17 +17,17 @@ class Scale:
 
     Attributes:
         num_tokens: The size of the vocabulary.
-        width: The features of each position.
-        num_layers: How many blocks there are.
-        num_heads: Of attention.
-        length: The positions of a sample.
-        batch_size: The samples of a step.
-        num_warmup_steps: How many steps come before those that are measured.
+        width: The number of features of a token.
+        num_layers: The number of blocks.
+        num_heads: The number of attention heads.
+        length: The number of tokens in a sample.
+        batch_size: The number of samples in a step.
+        num_warmup_steps: How many steps come before the measured ones.
         num_steps: How many steps are measured.
-        num_profiled_steps: How many are when they are profiled.
+        num_profiled_steps: How many steps are measured in a run with the profiler.
         num_rounds: How often each loop runs.
         num_workers: How many processes read the data.
-        compiler: What `torch.compile` compiles with.
+        compiler: The backend of `torch.compile`.
     """
 
     num_tokens: int
@@ -72,7 +72,7 @@ SMALL = Scale(
     num_workers=1,
     compiler="eager",
 )
-"""Takes seconds on a CPU, where no C++ compiler is needed."""
+"""Takes seconds on a CPU, and needs no C++ compiler."""
 
 
 class Texts(Dataset[torch.Tensor]):
@@ -90,7 +90,7 @@ class Texts(Dataset[torch.Tensor]):
 
 
 class Block(nn.Module):
-    """Attention and a network of two layers, each over normalised inputs."""
+    """Attention and a two-layer network, each with normalised inputs."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Predicts each next token; returns the mean loss."""
+    """Predicts each next token, and returns the mean loss."""
 
     def __init__(self, scale: Scale) -> None:
         super().__init__()
@@ -132,12 +132,12 @@ class Job:
     """One run of a loop.
 
     Attributes:
-        device: Where.
-        scale: How large.
+        device: The device.
+        scale: The size of the job.
         is_compiled: Whether the model goes through `torch.compile`.
-        num_steps: How many steps are measured, after those that warm up.
-        seconds: What the measured steps took, device and all.
-        peak_bytes: The most memory of the device that tensors took in them; none is counted on a CPU.
+        num_steps: How many steps are measured, after the warm-up.
+        seconds: What the measured steps took, including the work of the device.
+        peak_bytes: The peak of the device memory that tensors took in these steps; not counted on a CPU.
     """
 
     device: torch.device
@@ -149,26 +149,26 @@ class Job:
 
     @property
     def is_accelerated(self) -> bool:
-        """Whether the device is another than the CPU."""
+        """Whether the device is not the CPU."""
         return self.device.type != "cpu"
 
     @property
     def total_steps(self) -> int:
-        """How many steps there are with those that warm up."""
+        """How many steps there are, including the warm-up."""
         return self.scale.num_warmup_steps + self.num_steps
 
     @property
     def num_samples(self) -> int:
-        """How many samples they take."""
+        """How many samples all steps take."""
         return self.total_steps * self.scale.batch_size
 
     @property
     def tokens_per_second(self) -> float:
-        """How fast it was."""
+        """The speed of the measured steps."""
         return self.num_steps * self.scale.batch_size * self.scale.length / self.seconds
 
     def model(self) -> nn.Module:
-        """Return a new model, with the same weights each time; what an earlier run has left does not count."""
+        """Return a new model, with the same weights each time, and note how much memory earlier runs still use."""
         gc.collect()
         self._bytes_before = torch.accelerator.memory_allocated(self.device) if self.is_accelerated else 0
         torch.manual_seed(0)
@@ -182,7 +182,7 @@ class Job:
         return Texts(self.num_samples, self.scale)
 
     def loader(self, order: Iterable[Iterable[int]]) -> "DataLoader[torch.Tensor]":
-        """Return what reads the samples of each step, into pinned memory where that matters."""
+        """Return a data loader for the samples of each step, with pinned memory on an accelerator."""
         return DataLoader(
             self.data(),
             batch_sampler=[list(batch) for batch in order],
@@ -191,7 +191,7 @@ class Job:
         )
 
     def begin_step(self, number: int) -> None:
-        """Begin to measure with the first step after those that warm up, once the device has done those."""
+        """Start the clock at the first step after the warm-up, once the device has finished the warm-up."""
         if number == self.scale.num_warmup_steps:
             if self.is_accelerated:
                 torch.accelerator.synchronize(self.device)
@@ -199,7 +199,7 @@ class Job:
             self._started = time.perf_counter()
 
     def end_step(self, number: int) -> None:
-        """End measuring with the last step, once the device has done what it was given."""
+        """Stop the clock after the last step, once the device has finished it."""
         if number + 1 == self.total_steps:
             if self.is_accelerated:
                 torch.accelerator.synchronize(self.device)

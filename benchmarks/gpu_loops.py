@@ -1,4 +1,4 @@
-"""The loops that run the Transformer, in training and in inference: by hand, and those of this project."""
+"""The loops that run the Transformer, for training and inference: by hand, and those of this project."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -16,14 +16,14 @@ from d9d.loop.event.catalogue import inference, train
 from d9d.loop.run import InferenceConfigurator, TrainingConfigurator
 
 Loop: TypeAlias = Callable[[Job], list[torch.Tensor]]
-"""Runs a job, and returns what comes of it: the weights, or the loss of each step."""
+"""Runs a job, and returns the trained weights, or the loss of each step."""
 
 LEARNING_RATE = 3e-4
 SILENT = ReportingConfig(progress_bar=False, json_lines=None)
 
 
 def train_by_hand(job: Job) -> list[torch.Tensor]:
-    """Train as one writes it down without any library, with batches from pinned memory."""
+    """Train without any library, with batches from pinned memory."""
     model = job.model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     size = job.scale.batch_size
@@ -46,7 +46,7 @@ def train_by_hand(job: Job) -> list[torch.Tensor]:
 
 
 def infer_by_hand(job: Job) -> list[torch.Tensor]:
-    """Run the model as one writes it down without any library, with batches from pinned memory."""
+    """Run the model without any library, with batches from pinned memory."""
     model = job.model().eval()
     size = job.scale.batch_size
     order = SequentialBatchSampler(
@@ -63,7 +63,7 @@ def infer_by_hand(job: Job) -> list[torch.Tensor]:
 
 
 class _Inputs(control.BaseTask):
-    """What training and inference have in common."""
+    """What training and inference share."""
 
     def build_forward_inputs(self, ctx: control.BuildForwardInputsContext) -> control.BuildForwardInputsResult:
         return control.BuildForwardInputsResult(inputs={"tokens": ctx.batch})
@@ -105,7 +105,7 @@ class _Model(control.ModelProvider):
 
 
 def train_with_loop(job: Job) -> list[torch.Tensor]:
-    """Train in the loop of this project, with everything that it does by default but checkpoints and clipping."""
+    """Train in the loop of this project with its default settings, but without checkpoints and clipping."""
     model = job.model()
     TrainingConfigurator(
         config=TrainingConfig(
@@ -126,7 +126,7 @@ def train_with_loop(job: Job) -> list[torch.Tensor]:
 
 
 def infer_with_loop(job: Job) -> list[torch.Tensor]:
-    """Run the model in the loop of this project, with everything that it does by default but checkpoints."""
+    """Run the model in the loop of this project with its default settings, but without checkpoints."""
     task = _Infer(job)
     InferenceConfigurator(
         config=InferenceConfig(
@@ -147,4 +147,4 @@ LOOPS: dict[str, tuple[Loop, Loop]] = {
     "train": (train_by_hand, train_with_loop),
     "infer": (infer_by_hand, infer_with_loop),
 }
-"""For each kind of job, the loop by hand and this project's."""
+"""The loop by hand and that of this project, for each kind of job."""

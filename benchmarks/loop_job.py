@@ -1,7 +1,7 @@
-"""A small job on one thread, in which what a loop adds to PyTorch stands out, and a clock for any loop.
+"""A small job on one thread, in which the cost of the loop itself stands out, and a clock for any loop.
 
-Rows go through three layers, eight at a time. The data loader fetches a batch at once, in an order that is given, so
-that all loops read alike and little beside the loop takes time.
+Rows go through three layers, eight at a time. The data loader fetches a whole batch at once, in a given order, so that
+all loops read the same data and reading takes little time.
 """
 
 import copy
@@ -17,32 +17,32 @@ NUM_FEATURES = 64
 BATCH_SIZE = 8
 LEARNING_RATE = 1e-3
 NUM_SAMPLES = 4096
-STEPS_PER_READING = 100  # as often as the loops of this project collect garbage
+STEPS_PER_READING = 100  # the default period of garbage collection in the loops of this project
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Clock:
-    """Reads the CPU time of the thread now and then."""
+    """Reads the CPU time of the thread every `STEPS_PER_READING` steps."""
 
     def __init__(self) -> None:
         self.num_ticks = 0
         self.readings: list[int] = []
 
     def tick(self) -> None:
-        """Note that one more step has begun."""
+        """Count a step that begins."""
         if self.num_ticks % STEPS_PER_READING == 0:
             self.readings.append(time.thread_time_ns())
         self.num_ticks += 1
 
     def nanoseconds_per_step(self) -> list[float]:
-        """Return what a step took, for each stretch between two readings; the first warms up."""
+        """Return what a step took between each two readings. The first interval is left out: it warms up."""
         pairs = zip(self.readings[1:], self.readings[2:], strict=False)
         return [(later - earlier) / STEPS_PER_READING for earlier, later in pairs]
 
 
 class Network(nn.Module):
-    """Three layers, whose passes a clock counts."""
+    """Three layers, whose forward passes a clock counts."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Network(nn.Module):
 
 
 class Rows(Dataset[Batch]):
-    """Rows with targets; the data loader asks for all of a batch at once."""
+    """Rows and targets, which the data loader fetches a batch at a time."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -76,7 +76,7 @@ class Rows(Dataset[Batch]):
 
 
 def keep(batch: Batch) -> Batch:
-    """Collate what is a batch already."""
+    """Return what is a batch already."""
     return batch
 
 
@@ -85,15 +85,15 @@ _INITIAL = torch.random.manual_seed(0) and Network(Clock()).state_dict()
 
 @dataclasses.dataclass
 class Job:
-    """What every loop runs.
+    """The job that every loop runs.
 
     Attributes:
-        num_steps: How many steps.
+        num_steps: The number of steps.
         order: The samples of each step.
-        clock: Times the steps.
+        clock: Measures the steps.
         dataset: The samples.
-        model: The model, with the same weights at first in each job.
-        outputs: What a loop without gradients predicts.
+        model: The model, which starts with the same weights in each job.
+        outputs: The predictions of an inference loop.
     """
 
     num_steps: int
@@ -121,7 +121,7 @@ def loss_of(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def train_by_hand(job: Job) -> None:
-    """Train as one writes it down without any library: what others are compared with."""
+    """Train without any library: the reference."""
     optimizer = job.optimizer()
     job.model.train()
     for rows, targets in job.loader():
@@ -131,7 +131,7 @@ def train_by_hand(job: Job) -> None:
 
 
 def predict_by_hand(job: Job) -> None:
-    """Predict as one writes it down without any library."""
+    """Predict without any library: the reference."""
     job.model.eval()
     with torch.inference_mode():
         for rows, _ in job.loader():

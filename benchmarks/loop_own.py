@@ -57,7 +57,7 @@ class _Counting:
         self.count = 0
 
     def note(self, ctx: object) -> None:
-        """Count one."""
+        """Count one event."""
         self.count += 1
 
 
@@ -101,7 +101,7 @@ def train_with(job: Job, reporting: ReportingConfig = SILENT) -> None:
 
     Args:
         job: The job.
-        reporting: What is told of it.
+        reporting: What is reported of the run.
     """
     counting = _Counting()
     TrainingConfigurator(
@@ -121,11 +121,11 @@ def train_with(job: Job, reporting: ReportingConfig = SILENT) -> None:
 
 
 def train_reporting(job: Job, folder: Path) -> None:
-    """Train with a progress bar, and a report every ten steps.
+    """Train with a progress bar and a report every ten steps.
 
     Args:
         job: The job.
-        folder: Where the reports go.
+        folder: The folder for the reports.
     """
     train_with(job, ReportingConfig(progress_bar=True, period_steps=10, json_lines=folder / "metrics.jsonl"))
 
@@ -148,4 +148,4 @@ def predict_with(job: Job) -> None:
 
 def _require_all(counting: _Counting, expected: int) -> None:
     if counting.count != expected:
-        raise RuntimeError(f"{counting.count} events in place of {expected}")
+        raise RuntimeError(f"{counting.count} events instead of {expected}")

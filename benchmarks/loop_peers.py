@@ -1,4 +1,4 @@
-"""The job of the loop benchmark in the loops of other libraries, each as its documentation has it, all silent."""
+"""The job of the loop benchmark in other libraries, written as their documentation does it, without output."""
 
 import logging
 import tempfile
@@ -159,7 +159,7 @@ PREDICTION: dict[str, Loop] = {"Ignite": ignite_predict}
 
 
 def hush() -> None:
-    """Keep the libraries from writing between the results."""
+    """Keep the libraries from printing between the results."""
     warnings.filterwarnings("ignore")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torchtnt", "ignite", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)

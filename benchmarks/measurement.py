@@ -1,31 +1,32 @@
-"""Measures pieces of code side by side in one process, and says on what machine."""
+"""Measures pieces of code side by side in one process, describes the machine, and writes results."""
 
 import json
 import os
 import platform
 import random
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 PROJECT = Path(__file__).parents[1]
 RESULTS = PROJECT / "docs/benchmarks"
-BATCH_NANOSECONDS = 1_500_000  # long beside reading the clock, short beside what disturbs a machine
+BATCH_NANOSECONDS = 1_500_000  # long compared with reading the clock, short compared with disturbances
 
 
 class WrongResultError(Exception):
-    """What was measured did not do what it was to do."""
+    """The measured code did not do what it should."""
 
 
 class Case(NamedTuple):
     """A piece of code to measure.
 
     Attributes:
-        run: Does it as often as told.
-        check: Raises `WrongResultError` if what was run last, so often, did not do what it was to do.
+        run: Runs the code a given number of times.
+        check: Raises `WrongResultError` if the last call of `run`, with that number, did not do what it should.
     """
 
     run: Callable[[int], object]
@@ -33,30 +34,30 @@ class Case(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """What doing something once takes: nanoseconds of CPU, a number for each round."""
+    """What one run of a case takes: nanoseconds of CPU, a number for each round."""
 
     nanoseconds: list[float]
 
     @property
     def least(self) -> float:
-        """That of the round that was disturbed least, by which two cases are told apart."""
+        """The number of the least disturbed round, by which cases are compared."""
         return min(self.nanoseconds)
 
     @property
     def median(self) -> float:
-        """That of a usual round."""
+        """The number of a typical round."""
         return statistics.median(self.nanoseconds)
 
 
 def measure(cases: Mapping[str, Case], num_rounds: int, *, seed: int = 0) -> dict[str, Timing]:
     """Measure all cases, in a new random order each round, by the CPU time of the thread.
 
-    A machine that grows busier or slower does so for all of them, and none always follows the same other.
+    If the machine becomes busier or slower, it does so for all cases, and no case always follows the same other one.
 
     Args:
-        cases: The cases, by their names.
+        cases: The cases, by name.
         num_rounds: How often each is measured.
-        seed: Decides the orders.
+        seed: The seed of the orders.
     """
     order = random.Random(seed)  # noqa: S311 -- no secret
     sizes = {name: _batch_size(case) for name, case in cases.items()}
@@ -68,7 +69,7 @@ def measure(cases: Mapping[str, Case], num_rounds: int, *, seed: int = 0) -> dic
 
 
 def _batch_size(case: Case) -> int:
-    """Return how often a case is run at a time; finding out warms it up."""
+    """Return how often a case is run per measurement. Finding that out warms it up."""
     size = 100
     while (taken := _run(case, size)) < BATCH_NANOSECONDS / 4:
         size *= 2
@@ -84,10 +85,10 @@ def _run(case: Case, size: int) -> int:
 
 
 def machine(*packages: str) -> dict[str, str]:
-    """Describe what was measured on.
+    """Describe the machine.
 
     Args:
-        packages: Those whose versions matter; what is not installed is left out.
+        packages: Packages whose versions matter. Those that are not installed are left out.
     """
     described = {"processor": _processor(), "cores": str(os.cpu_count()), "python": platform.python_version()}
     for package in packages:
@@ -106,11 +107,21 @@ def _processor() -> str:
 
 
 def write_result(name: str, result: Mapping[str, Any]) -> None:
-    """Write what was found, for the page, and for whoever wants to compare.
+    """Write a result to a JSON file, from which `page.py` makes the page.
 
     Args:
-        name: That of the benchmark.
-        result: Numbers and words, in JSON's types.
+        name: The name of the benchmark.
+        result: Numbers and texts, in JSON's types.
     """
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def report_missed(missed: Sequence[str]) -> int:
+    """Print the bounds that a result misses, and return the exit status of the benchmark.
+
+    Args:
+        missed: A description of each.
+    """
+    sys.stdout.writelines(f"MISSED {line}\n" for line in missed)
+    return 1 if missed else 0

@@ -1,4 +1,4 @@
-"""Writes the page of all benchmarks, with tables and plots, from the results that they left."""
+"""Writes the page of all benchmarks, with tables and plots, from their results."""
 
 import json
 import sys
@@ -13,15 +13,15 @@ OTHER = "#b8b8b8"
 
 
 def bars(title: str, numbers: dict[str, float], unit: str) -> str:
-    """Draw a bar for each number, this project's own in colour.
+    """Draw a bar for each number, those of this project in colour.
 
     Args:
-        title: What is shown.
-        numbers: The numbers, by their names.
+        title: The title.
+        numbers: The numbers, by name.
         unit: Their unit.
 
     Returns:
-        A drawing in SVG.
+        The drawing as SVG.
     """
     largest = max(numbers.values())
     height = BAR_HEIGHT * (len(numbers) + 1) + 8
@@ -48,19 +48,19 @@ def bars(title: str, numbers: dict[str, float], unit: str) -> str:
 
 
 def read(name: str) -> dict[str, Any] | None:
-    """Return what a benchmark left, if it has been run."""
+    """Return the result of a benchmark, if it has been run."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def draw(name: str, title: str, numbers: dict[str, float], unit: str) -> str:
-    """Write a drawing, and return the line that shows it."""
+    """Write a drawing, and return the line of the page that shows it."""
     (RESULTS / f"{name}.svg").write_text(bars(title, numbers, unit), encoding="utf-8")
     return f"![{title}]({name}.svg)"
 
 
 def conditions(result: dict[str, Any]) -> str:
-    """Say what was measured on, and what was left out."""
+    """Describe the machine, and what was left out."""
     described = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     skipped = "; ".join(f"{name} ({reason})" for name, reason in result["skipped"].items())
     return f"Measured with {described}." + (f" Skipped: {skipped}." if skipped else "")
@@ -88,9 +88,9 @@ def bus(result: dict[str, Any]) -> list[str]:
         "## The bus",
         "",
         (
-            "What triggering an event costs with so many handlers that count their calls: nanoseconds · times the "
-            "`for` loop over as many. The loops of this project hold emitters. `bounded` has handlers on both sides "
-            "of its block. In brackets, the bounds."
+            "The cost of triggering an event that has 0, 1, 4 or 16 handlers, each of which counts its calls: "
+            "nanoseconds · ratio to a `for` loop over the same handlers. In brackets, the bound. The loops of this "
+            "project use emitters. `bounded` has that many handlers on each side of its block."
         ),
         "",
         f"| | {' | '.join(counts)} |",
@@ -117,40 +117,58 @@ def loop(result: dict[str, Any]) -> list[str]:
         "## The loop",
         "",
         (
-            "Microseconds a step of three small layers (64-64-1, batches of 8, SGD) on one thread, with a handler on "
-            "every event of a step. The loops of this project leave the same weights and outputs as those written by "
-            "hand, bit for bit, which each run checks."
+            "Microseconds per step of a small network (64-64-1, batches of 8, SGD) on one thread, with a handler for "
+            "every event of a step. In brackets, the bound. The loops of this project give the same weights and "
+            "outputs as the loops by hand, bit for bit, which each run checks."
         ),
         "",
         "| | least | median | over by hand |",
         "|---|---|---|---|",
         *rows,
         "",
+        *_compare_with_peers(result),
         draw("loop", "A step of training", trained, "µs"),
         "",
         conditions(result),
     ]
 
 
+def _compare_with_peers(result: dict[str, Any]) -> list[str]:
+    """Say which loops must be as fast as another one, and whether they are."""
+    over = {name: case["over"] for name, case in result["cases"].items()}
+    lines = []
+    for name, peer in result["peer_bounds"].items():
+        if peer in over:
+            verdict = "holds" if over[name] <= over[peer] else "is missed"
+            lines += [
+                f"*{name}* must take at most as long as *{peer}*. This {verdict}: {over[name] - over[peer]:+.1f}.",
+                "",
+            ]
+    return lines
+
+
 def startup(result: dict[str, Any]) -> list[str]:
-    """Return the section on imports."""
-    cases, bounds = result["cases"], result["bounds"]
-    rows = [
-        f"| {name} | {case['over_ms']:.0f} | {case['over_mib']:.1f} |"
-        for name, case in cases.items()
-        if not name.startswith("torch")
-    ]
+    """Return the section on the first step."""
+    rows = []
+    for name, case in result["cases"].items():
+        bound = result["bounds"].get(name)
+        at_most = "" if bound is None else f" (≤ {bound:.2f})"
+        rows.append(
+            f"| {name} | {case['least']:.2f} | {case['over']:+.2f}{at_most} | {case['median_over']:+.2f} | "
+            f"{case['over_mib']:+.0f} |"
+        )
     return [
-        "## Startup",
+        "## The first step",
         "",
         (
-            f"What an import adds to a process that has imported torch. Bounds: {bounds['ms']} ms of CPU and "
-            f"{bounds['mib']} MiB. Python collects garbage once enough objects have been made, torch's among them, and "
-            "in whose import that falls depends on what torch left: so there is a row without it."
+            "Seconds of CPU, user and system, from the start of the process to the end of the first step of a small "
+            "training job: a network of two layers, batches of 8, AdamW, one thread, no checkpoints, no logs. This "
+            "includes importing torch. All jobs have the same loss after the step, which each run checks. The last "
+            "column is peak memory."
         ),
         "",
-        "| | ms | MiB |",
-        "|---|---|---|",
+        "| | least | over by hand | median over by hand | MiB over by hand |",
+        "|---|---|---|---|---|",
         *rows,
         "",
         conditions(result),
@@ -160,7 +178,7 @@ def startup(result: dict[str, Any]) -> list[str]:
 def gpu(result: dict[str, Any]) -> list[str]:
     """Return the section on accelerators."""
     if "cases" not in result:
-        return ["## On a GPU", "", f"Not measured: {'; '.join(result['skipped'].values())}."]
+        return ["## On a GPU", "", f"No run on a GPU has been made: {'; '.join(result['skipped'].values())}."]
     bounds = result["bounds"]
     rows = [
         f"| {name} | {case['by_hand']:,.0f} | {case['own']:,.0f} | {case['ratio']:.4f} | "
@@ -171,9 +189,9 @@ def gpu(result: dict[str, Any]) -> list[str]:
         "## On a GPU",
         "",
         (
-            "Tokens a second of a Transformer of about 125 million parameters in bf16, and what the loops of this "
-            "project add to those by hand: the share of a step in which the device idles, and bytes of its memory. In "
-            "brackets, the bounds."
+            "Tokens per second of a Transformer of about 125 million parameters in bf16, and what the loops of this "
+            "project add to the loops by hand: idle time of the device, as a share of a step, and bytes of its "
+            "memory. In brackets, the bounds."
         ),
         "",
         (
@@ -199,9 +217,9 @@ def main() -> int:
         "# How fast it is",
         "",
         (
-            "CPU time of one thread; cases in a new random order each round; by the least of all rounds, which is the "
-            "one that was disturbed least. What was measured is checked after each run. Beside these: "
-            "[the compiler](codegen.md), and [the mypy plugin](mypy.md)."
+            "CPU time, on one thread. The cases run in a new random order each round. *Least* is the least disturbed "
+            "of all rounds. Each run checks that the measured code did what it should. On other pages: "
+            "[the compiler](codegen.md) and [the mypy plugin](mypy.md)."
         ),
     ]
     for name, section in (("bus", bus), ("loop", loop), ("startup", startup), ("gpu", gpu)):

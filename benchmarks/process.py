@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 
 class Cost(NamedTuple):
-    """What a process took.
+    """What a process used.
 
     Attributes:
-        seconds: Those of CPU.
-        mebibytes: The peak of its memory.
+        seconds: Seconds of CPU.
+        mebibytes: The peak of memory.
     """
 
     seconds: float
@@ -22,18 +22,18 @@ class Cost(NamedTuple):
 def cost(
     command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None, statuses: Collection[int] = (0,)
 ) -> Cost:
-    """Run a command, and return what it took.
+    """Run a command, and return what it used.
 
-    Bytecode is written, so that a later run finds it in place, as after an installation.
+    Python writes its bytecode, so that a later run finds it, as after an installation.
 
     Args:
-        command: What is run.
-        folder: Where.
-        environment: Variables to set besides those of this process.
-        statuses: The exit statuses that are as they should be.
+        command: The command.
+        folder: The folder to run it in.
+        environment: Environment variables to add to those of this process.
+        statuses: The expected exit statuses.
 
     Raises:
-        RuntimeError: It ends with another status.
+        RuntimeError: If the command ends with another status.
     """
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     with subprocess.Popen(  # noqa: S603 -- ours

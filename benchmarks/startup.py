@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 
-from measurement import PROJECT, WrongResultError, machine, write_result
+from measurement import PROJECT, WrongResultError, machine, report_missed, write_result
 from startup_job import JOBS
 
 NUM_ROUNDS = 10
@@ -98,9 +98,13 @@ def main() -> int:
         bound = f" of at most {BOUNDS[name]}" if name in BOUNDS else ""
         over = f"{case['over']:+.3f} over by hand{bound} (median {case['median_over']:+.3f})"
         sys.stdout.write(f"{name:14} {case['least']:6.2f} s, {over}, {case['over_mib']:+.1f} MiB\n")
-    missed = [name for name, bound in BOUNDS.items() if cases[name]["over"] > bound]
-    sys.stdout.writelines(f"MISSED {name}\n" for name in missed)
-    return 1 if missed else 0
+    return report_missed(
+        [
+            f"{name}: {cases[name]['over']:.3f} s over by hand, and the bound is {bound}"
+            for name, bound in BOUNDS.items()
+            if cases[name]["over"] > bound
+        ]
+    )
 
 
 if __name__ == "__main__":
