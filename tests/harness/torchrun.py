@@ -1,4 +1,4 @@
-"""Jobs that torchrun starts, for tests of what people see of them, and of how soon their processes end."""
+"""Jobs that torchrun starts, for tests of their output and of how soon their processes end."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# By which all processes of a job are found, whoever is their parent.
+# An environment variable by which all processes of a job are found, whatever process is their parent.
 _MARK = "D9D_TEST_JOB"
 
 
@@ -22,21 +22,17 @@ class Outcome:
 
     Attributes:
         status: The exit status of torchrun.
-        output: All that its processes wrote, in order.
-        seconds: How long after what happened to the job the last of its ranks was gone.
+        output: The output of all its processes, in order.
+        seconds: The time from the event of the plan to the end of the last rank.
     """
 
     status: int
     output: str
     seconds: float
 
-    def line_of(self, text: str) -> int:
-        """Return the number of the first line that has a text in it."""
-        return next(number for number, line in enumerate(self.output.splitlines()) if text in line)
-
 
 class Job:
-    """Ranks of a script that note what happens to them in files of `home`, as `failing_job.py` does."""
+    """A job whose ranks record their events in files of `home`, as `failing_job.py` does."""
 
     def __init__(self, script: Path, home: Path, num_ranks: int, *options: str, **plan: Any) -> None:
         self.home = home
@@ -57,7 +53,7 @@ class Job:
         )
 
     def notes(self, kind: str) -> Iterator[tuple[int, str]]:
-        """Yield what ranks have noted of one kind, with their ranks."""
+        """Yield the records of one kind, each with its rank."""
         for path in sorted(self.home.glob("rank-*")):
             for line in path.read_text().splitlines():
                 if line.startswith(f"{kind} "):
@@ -68,23 +64,23 @@ class Job:
         return [event for noted, event in self.notes("event") if noted == rank]
 
     def processes(self) -> list[int]:
-        """Return all processes of the job that run: launcher, ranks, and whatever these have started."""
+        """Return all running processes of the job: the launcher, the ranks, and what they have started."""
         mark, found = f"{_MARK}={self.home}".encode(), []
         for path in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):  # it may end at any time, or be another user's
+            with contextlib.suppress(OSError):  # it may have ended, or belong to another user
                 if mark in path.read_bytes().split(b"\0"):
                     found.append(int(path.parent.name))
         return found
 
-    def wait_for(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so."""
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds."""
         deadline = time.monotonic() + 120
-        while not is_so():
+        while not condition():
             assert time.monotonic() < deadline, (self.home / "output").read_text()
             time.sleep(0.02)
 
     def end(self) -> Outcome:
-        """Wait for the end of all ranks, and of torchrun."""
+        """Wait for the end of all ranks and of torchrun."""
         gone_at: list[float] = []
         watch = threading.Thread(target=lambda: gone_at.append(self._wait_for_ranks()))
         watch.start()
@@ -98,7 +94,7 @@ class Job:
         return Outcome(status, (self.home / "output").read_text(), gone_at[0] - happened_at)
 
     def _wait_for_ranks(self) -> float:
-        """Return when the last rank was gone, which is before torchrun is."""
+        """Return the time at which the last rank was gone, which is before the end of torchrun."""
         have_begun = False
         while True:
             are_running = any(is_running(int(pid)) for _, pid in self.notes("pid"))
@@ -109,14 +105,14 @@ class Job:
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process is there, and not merely waits for its parent to look at its exit status."""
+    """Say whether a process runs; a zombie does not."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
+    """Return the children of a process."""
     with contextlib.suppress(OSError):
         tasks = Path(f"/proc/{pid}/task").iterdir()
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]

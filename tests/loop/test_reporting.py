@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,10 @@ def test_tensorboard_reads_the_reports(tmp_path: Path) -> None:
         )
         if total_steps == 4:
             trainer.stepper.load_state_dict({"current_step": 1})
+            # TensorBoard orders files by the second in their names, and within a second by a number, as text.
+            second = int(time.time())
+            while int(time.time()) == second:
+                time.sleep(0.01)
         trainer.train()
     events = EventAccumulator(str(tmp_path / "train"))
     events.Reload()

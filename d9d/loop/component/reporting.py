@@ -47,7 +47,8 @@ class Reporter:
         device: The device of the metrics.
         samples_per_step: The number of samples in a step.
         num_samples: The number of samples in all steps; the last step may have fewer than the others.
-        sinks: Where reports are written, by this process.
+        console: The console of this process; `None` on all but the main process.
+        files: The files that this process writes reports to.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class Reporter:
         device: torch.device,
         samples_per_step: int,
         num_samples: int,
-        sinks: Sequence[ReportSink],
+        console: Console | None,
+        files: Sequence[ReportSink],
     ) -> None:
         self._loop = loop
         self._stepper = stepper
@@ -69,19 +71,18 @@ class Reporter:
         self._device = device
         self._samples_per_step = samples_per_step
         self._num_samples = num_samples
-        self._sinks = sinks
-        self._consoles = [sink for sink in sinks if isinstance(sink, Console)]
-        self._bars: list[Console] = []
+        self._console = console
+        self._sinks: list[ReportSink] = [*files] if console is None else [console, *files]
+        self._bar: Console | None = None
         self._recorded: dict[str, float | torch.Tensor | None] | None = None
         self._pending: _PendingReport | None = None
 
     def __enter__(self) -> Self:
         """Start the progress bar and the clock."""
-        for console in self._consoles:
-            with console.guard:
-                console.open()
-            if console.is_drawing:
-                self._bars.append(console)
+        if self._console is not None:
+            with self._console.guard:
+                self._console.open()
+            self._bar = self._console if self._console.is_drawing else None
         self._measured_steps, self._measured_at = self._stepper.current_step, time.perf_counter()
         return self
 
@@ -125,9 +126,9 @@ class Reporter:
             self._publish()
             self._pending = self._start(self._recorded)
             self._recorded = None
-        for bar in self._bars:
-            with bar.guard:
-                bar.step_done()
+        if self._bar is not None:
+            with self._bar.guard:
+                self._bar.step_done()
 
     def _start(self, candidates: Mapping[str, float | torch.Tensor | None]) -> "_PendingReport":
         on_device = {name: number for name, number in candidates.items() if isinstance(number, torch.Tensor)}
@@ -457,9 +458,7 @@ def build_reporter(
     peak_memory = PeakMemory.of(dist_context.device)
     if peak_memory is not None:
         metrics["peak_memory_bytes"] = peak_memory
-    sinks: list[ReportSink] = []
-    if dist_context.is_main_process:
-        sinks = [Console(loop, stepper, draws_bar=reporting.progress_bar), *open_file_sinks(reporting, stepper)]
+    is_main = dist_context.is_main_process
     return Reporter(
         loop,
         stepper=stepper,
@@ -468,5 +467,6 @@ def build_reporter(
         device=dist_context.device,
         samples_per_step=config.global_batch_size,
         num_samples=stepper.total_steps * config.global_batch_size if num_samples is None else num_samples,
-        sinks=sinks,
+        console=Console(loop, stepper, draws_bar=reporting.progress_bar) if is_main else None,
+        files=open_file_sinks(reporting, stepper) if is_main else [],
     )
