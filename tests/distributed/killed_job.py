@@ -2,7 +2,7 @@
 
 It draws from each random number generator that a user may draw from, in the loop and in the processes that read data.
 It takes one argument, the fields of `Plan` in JSON. Each rank appends to `home/rank-N` a line for its process, for
-each step that it begins, and for each loss; at the end `home/weights` holds the full weights.
+each step that it starts, and for each loss; at the end `home/weights` holds the full weights.
 """
 
 import dataclasses
@@ -61,11 +61,11 @@ class Plan:
 
     home: str
     asynchronous: bool = False
-    """Whether checkpoints are written beside the loop."""
+    """Whether checkpoints are written in the background."""
 
 
 class NoisySamples(Dataset[dict[str, torch.Tensor]]):
-    """Features `[feature]` that three random number generators shake each time they are read, with their product."""
+    """Features `[feature]` that three random number generators change each time they are read, and their product."""
 
     def __init__(self) -> None:
         self._features = torch.randn(100, NUM_FEATURES, generator=torch.Generator().manual_seed(1))
@@ -80,7 +80,7 @@ class NoisySamples(Dataset[dict[str, torch.Tensor]]):
 
 
 class Provider(ModelProvider):
-    """Brings a model with dropout that all ranks share."""
+    """Provides a model with dropout that is sharded over all ranks."""
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         model = nn.Sequential(
@@ -134,17 +134,17 @@ class WeighingTask(TrainTask):
 
 
 def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
-    """Bring the data."""
+    """Provide the data."""
     return InitializeDatasetResult(dataset=NoisySamples())
 
 
 def provide_lr_scheduler(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    """Bring a scheduler whose rate, and the optimizer's moments, differ in each step."""
+    """Provide a scheduler whose rate, and the optimizer's moments, differ in each step."""
     return torch.optim.lr_scheduler.OneCycleLR(ctx.torch_optimizer, max_lr=0.02, total_steps=ctx.total_steps + 1)
 
 
 def configure(plan: Plan, task: WeighingTask) -> Trainer:
-    """Assemble the run."""
+    """Configure the run."""
     trainer = TrainingConfigurator(
         config=TrainingConfig(
             total_steps=NUM_STEPS,

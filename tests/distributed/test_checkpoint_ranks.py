@@ -1,4 +1,4 @@
-"""Checkpoints of several ranks: what they hold together, what each has of its own, and what fails on one of them."""
+"""Checkpoints of several ranks: shared state, per-rank state, and failures on one rank."""
 
 import json
 import logging
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from divided_job import DIVISIONS, Division, Job
 from ranks import run_on_ranks
+from sharded_job import SHARDINGS, Job, Sharding
 from torch import distributed, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -22,10 +22,10 @@ from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.config import CheckpointingConfig
 
-FSDP = DIVISIONS["fsdp"]
-REPLICATED = DIVISIONS["replicated"]
-PIPELINE = DIVISIONS["pipeline"]
-ALONE = DIVISIONS["alone"]
+FSDP = SHARDINGS["fsdp"]
+REPLICATED = SHARDINGS["replicated"]
+PIPELINE = SHARDINGS["pipeline"]
+ALONE = SHARDINGS["alone"]
 
 
 def rank() -> int:
@@ -33,7 +33,7 @@ def rank() -> int:
 
 
 class Holder:
-    """Holds a state that tests choose."""
+    """Has a state that tests choose."""
 
     def __init__(self, state: dict[str, Any]) -> None:
         self.state = state
@@ -46,7 +46,7 @@ class Holder:
 
 
 class Failing(Holder):
-    """Cannot tell its state on one rank."""
+    """Cannot return its state on one rank."""
 
     def state_dict(self) -> dict[str, Any]:
         if rank() == 1 and self.state["fails"]:
@@ -55,7 +55,7 @@ class Failing(Holder):
 
 
 class Lines(logging.Handler):
-    """Keeps the lines that are logged."""
+    """Collects log lines."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -68,7 +68,7 @@ class Lines(logging.Handler):
 
 
 def raised_by(work: Callable[[], Any]) -> str:
-    """Return what something raises, in words."""
+    """Return the error that a function raises, as text."""
     try:
         work()
     except Exception as error:  # noqa: BLE001 -- whatever it is
@@ -76,22 +76,22 @@ def raised_by(work: Callable[[], Any]) -> str:
     return "nothing"
 
 
-def save_task(division: Division, folder: Path, states: list[dict[str, Any]]) -> None:
-    job = Job(division, folder, task=Holder(states[rank()]))
+def save_task(sharding: Sharding, folder: Path, states: list[dict[str, Any]]) -> None:
+    job = Job(sharding, folder, task=Holder(states[rank()]))
     job.step()
     job.checkpointer.step_done()
 
 
-def load_task(division: Division, folder: Path) -> tuple[dict[str, Any], list[str]]:
+def load_task(sharding: Sharding, folder: Path) -> tuple[dict[str, Any], list[str]]:
     lines = Lines()
-    task = Holder({"begun": "anew"})
-    job = Job(division, folder, task=task)
+    task = Holder({"is": "fresh"})
+    job = Job(sharding, folder, task=task)
     job.checkpointer.resume()
     return task.state, lines.lines
 
 
-def test_the_state_of_a_task_that_is_the_same_everywhere_is_everyones(tmp_path: Path) -> None:
-    """Saved on two ranks, it is there on one."""
+def test_replicated_state_of_a_task_loads_on_any_number_of_ranks(tmp_path: Path) -> None:
+    """Saved on two ranks, it loads on one."""
     run_on_ranks(2, save_task, FSDP, tmp_path, [{"seen": 3, "sum": torch.ones(2)}] * 2)
 
     ((state, _),) = run_on_ranks(1, load_task, ALONE, tmp_path)
@@ -100,8 +100,8 @@ def test_the_state_of_a_task_that_is_the_same_everywhere_is_everyones(tmp_path: 
     assert torch.equal(state["sum"], torch.ones(2))
 
 
-def test_the_state_of_a_task_that_differs_is_each_ranks_own(tmp_path: Path) -> None:
-    """On as many ranks each has its own again, NaN and tensors of other numbers included."""
+def test_state_of_a_task_that_differs_is_saved_per_rank(tmp_path: Path) -> None:
+    """On as many ranks each loads its own, NaN and tensors included."""
     states = [{"loss": float("nan"), "sum": torch.zeros(2)}, {"loss": float("nan"), "sum": torch.ones(2)}]
     run_on_ranks(2, save_task, FSDP, tmp_path, states)
 
@@ -111,24 +111,24 @@ def test_the_state_of_a_task_that_differs_is_each_ranks_own(tmp_path: Path) -> N
     assert torch.equal(second["sum"], torch.ones(2))
 
 
-def test_what_each_rank_had_of_its_own_another_number_of_ranks_begins_without(tmp_path: Path) -> None:
-    """And says so, once for each part."""
+def test_per_rank_state_starts_fresh_on_another_number_of_ranks(tmp_path: Path) -> None:
+    """With a warning for each part."""
     run_on_ranks(2, save_task, FSDP, tmp_path, [{"seen": 1}, {"seen": 2}])
 
     ((state, lines),) = run_on_ranks(1, load_task, ALONE, tmp_path)
 
-    assert state == {"begun": "anew"}
+    assert state == {"is": "fresh"}
     assert lines[:2] == [
         f"{name!r} was saved per rank by 2 ranks and this job has 1: starting it fresh" for name in ("task", "random")
     ]
 
 
-def average_weights(division: Division, folder: Path) -> torch.Tensor:
-    """Carry an average of a weight in the task, divided as the weight is; return it whole."""
-    job = Job(division, folder)
+def average_weights(sharding: Sharding, folder: Path) -> torch.Tensor:
+    """Keep an average of a weight in the task, sharded like the weight; return the full average."""
+    job = Job(sharding, folder)
     weight = job.stages[0].state_dict()["layers.0.up.weight"]
     task = Holder({"average": weight * 0 if list(folder.iterdir()) else weight * 0.5})
-    job = Job(division, folder, task=task)
+    job = Job(sharding, folder, task=task)
     job.checkpointer.resume()
     job.step()
     job.checkpointer.step_done()
@@ -137,10 +137,10 @@ def average_weights(division: Division, folder: Path) -> torch.Tensor:
     return average.full_tensor() if isinstance(average, DTensor) else average
 
 
-def test_what_a_task_has_divided_is_divided_anew(tmp_path: Path) -> None:
-    """An average of the weights goes from shards to other shards, and to one process."""
+def test_sharded_state_of_a_task_is_resharded(tmp_path: Path) -> None:
+    """An average of a weight moves to other shards, and to one process."""
     first, _ = run_on_ranks(2, average_weights, FSDP, tmp_path)
-    second, _ = run_on_ranks(2, average_weights, DIVISIONS["tensor"], tmp_path)
+    second, _ = run_on_ranks(2, average_weights, SHARDINGS["tensor"], tmp_path)
     (third,) = run_on_ranks(1, average_weights, ALONE, tmp_path)
 
     assert first.any()
@@ -155,13 +155,13 @@ def names_within_ddp() -> tuple[list[str], list[str]]:
     return list(state.state_dict()), list(state.parameter_names().values())
 
 
-def test_replicas_of_torch_have_the_names_of_the_bare_model() -> None:
-    """Their wrapper is not part of the names."""
+def test_a_ddp_model_has_the_names_of_the_bare_model() -> None:
+    """The wrapper is not part of them."""
     assert run_on_ranks(2, names_within_ddp) == [(["weight", "bias"], ["weight", "bias"])] * 2
 
 
 def infer(folder: Path, num_ranks: int) -> str:
-    """Save the outputs of as many ranks, or load them."""
+    """Save the outputs of some ranks, or load them."""
     ranks = Ranks(rank(), num_ranks)
     state = JobState({"task": Part(Holder({"outputs": [rank()]}), Distribution.REQUIRED_PER_RANK)}, ranks)
     if not Checkpoint.list_in(folder):
@@ -170,8 +170,8 @@ def infer(folder: Path, num_ranks: int) -> str:
     return raised_by(lambda: state.load(Checkpoint(folder / "step-1").open(ranks)))
 
 
-def test_outputs_of_inference_are_not_lost_on_another_number_of_ranks(tmp_path: Path) -> None:
-    """Going on is refused, with how many ranks it takes."""
+def test_inference_does_not_resume_on_another_number_of_ranks(tmp_path: Path) -> None:
+    """Outputs would be lost; the error has both numbers."""
     (tmp_path / "outputs").mkdir()
     run_on_ranks(2, infer, tmp_path / "outputs", 2)
 
@@ -184,7 +184,7 @@ def test_outputs_of_inference_are_not_lost_on_another_number_of_ranks(tmp_path: 
 
 
 def draw(folder: Path) -> tuple[list[float], list[float]]:
-    """Return what comes after a save, and what comes after resuming from it."""
+    """Return random numbers drawn after a save, and after resuming from it."""
     job = Job(FSDP, folder)
     torch.manual_seed(rank())
     job.step()
@@ -195,8 +195,8 @@ def draw(folder: Path) -> tuple[list[float], list[float]]:
     return expected, torch.rand(3).tolist()
 
 
-def test_each_rank_goes_on_with_its_own_random_numbers(tmp_path: Path) -> None:
-    """They differ between ranks, and stay what they were."""
+def test_each_rank_resumes_its_own_random_numbers(tmp_path: Path) -> None:
+    """They differ between ranks."""
     first, second = run_on_ranks(2, draw, tmp_path)
 
     assert first[0] == first[1]
@@ -211,8 +211,8 @@ def disagree_in_steps(folder: Path) -> str:
     return raised_by(job.checkpointer.step_done)
 
 
-def test_state_that_must_be_the_same_and_is_not_is_refused(tmp_path: Path) -> None:
-    """On all ranks alike, with its path and both values, instead of one of them winning silently."""
+def test_shared_state_that_differs_between_ranks_is_refused(tmp_path: Path) -> None:
+    """On all ranks, with its path and both values."""
     first, second = run_on_ranks(2, disagree_in_steps, tmp_path)
 
     assert first == second
@@ -232,8 +232,8 @@ def disagree_in_weights(folder: Path) -> str:
     return raised_by(job.checkpointer.step_done)
 
 
-def test_weights_that_have_drifted_apart_are_refused(tmp_path: Path) -> None:
-    """Replicas whose gradients nobody has averaged do not pass for one model."""
+def test_replicated_weights_that_differ_are_refused(tmp_path: Path) -> None:
+    """Such as replicas whose gradients were not synchronised."""
     first, second = run_on_ranks(2, disagree_in_weights, tmp_path)
 
     assert first == second
@@ -253,8 +253,8 @@ def disagree_in_buffers(folder: Path) -> tuple[int, list[str]]:
     return int(job.stages[0].state_dict()["layers.0.num_calls"]), lines.lines
 
 
-def test_of_buffers_that_differ_the_main_process_s_are_kept(tmp_path: Path) -> None:
-    """Statistics of batches differ where each rank has samples of its own; a line says so."""
+def test_of_buffers_that_differ_those_of_rank_zero_are_saved(tmp_path: Path) -> None:
+    """With a warning: batch statistics differ where each rank has its own samples."""
     (first, lines), (second, _) = run_on_ranks(2, disagree_in_buffers, tmp_path)
 
     assert first == second == 10
@@ -274,8 +274,8 @@ def fill_disk(folder: Path, full_on: int, num_bytes: int) -> str:
 
 
 @pytest.mark.parametrize(("full_on", "num_bytes"), [(0, 0), (0, 8000), (1, 0), (1, 2000)])
-def test_a_disk_that_is_full_on_one_rank_is_told_on_all(full_on: int, num_bytes: int, tmp_path: Path) -> None:
-    """In the same words; nothing of the checkpoint stays, and the one before it is intact."""
+def test_a_full_disk_on_one_rank_is_raised_on_all_ranks(full_on: int, num_bytes: int, tmp_path: Path) -> None:
+    """With one message; the checkpoint before it is intact."""
     first, second = run_on_ranks(2, fill_disk, tmp_path, full_on, num_bytes)
 
     assert first == second
@@ -293,19 +293,19 @@ def fail_to_tell(folder: Path) -> str:
     return raised_by(job.checkpointer.step_done)
 
 
-def test_a_part_that_fails_on_one_rank_fails_on_all(tmp_path: Path) -> None:
-    """Nobody waits for it."""
+def test_an_error_of_a_part_on_one_rank_is_raised_on_all_ranks(tmp_path: Path) -> None:
+    """No rank waits for it."""
     assert run_on_ranks(2, fail_to_tell, tmp_path) == ["LookupError: the task has lost something"] * 2
 
 
-def resume(division: Division, folder: Path, names: dict[str, str]) -> str:
-    job = Job(division, folder)
+def resume(sharding: Sharding, folder: Path, names: dict[str, str]) -> str:
+    job = Job(sharding, folder)
     job.checkpointer._settings = {**job.checkpointer._settings, **names}
     return raised_by(job.checkpointer.resume)
 
 
 def test_another_model_is_refused_on_all_ranks(tmp_path: Path) -> None:
-    """With the whole shape of the weight, not that of a shard."""
+    """With the shape of the whole weight, not of a shard."""
     run_on_ranks(2, save_task, FSDP, tmp_path, [{}, {}])
 
     errors = run_on_ranks(2, resume, PIPELINE, tmp_path, {"model/layers.0.up.weight": "float32[9, 9]"})
@@ -314,8 +314,8 @@ def test_another_model_is_refused_on_all_ranks(tmp_path: Path) -> None:
     assert "model/layers.0.up.weight is 'float32[9, 9]' here and 'float32[3, 5]' in the checkpoint" in errors[0]
 
 
-def test_the_mesh_is_told_to_people_and_may_change(tmp_path: Path) -> None:
-    """The manifest says how many ranks saved, and how they were laid out."""
+def test_the_mesh_is_in_the_manifest_and_may_change(tmp_path: Path) -> None:
+    """With the number of ranks that saved."""
     run_on_ranks(2, save_task, FSDP, tmp_path, [{}, {}])
     manifest = json.loads((tmp_path / "step-1" / "checkpoint.json").read_text())
 
@@ -325,7 +325,7 @@ def test_the_mesh_is_told_to_people_and_may_change(tmp_path: Path) -> None:
 
 
 def choose(folder: Path) -> str:
-    """Resume with a folder that only the main process sees as it is."""
+    """Resume with a folder that only rank 0 sees as it is."""
     job = Job(FSDP, folder)
     if rank() == 1:
         job.checkpointer._config = CheckpointingConfig(folder=folder / "not there yet")
@@ -333,26 +333,26 @@ def choose(folder: Path) -> str:
     return f"{job.stepper.current_step}"
 
 
-def test_the_main_process_chooses_for_all(tmp_path: Path) -> None:
-    """A file system may show others an older state of the folder."""
+def test_rank_zero_chooses_the_checkpoint_for_all_ranks(tmp_path: Path) -> None:
+    """A shared file system may show an older state of the folder to others."""
     run_on_ranks(2, save_task, FSDP, tmp_path, [{}, {}])
 
     assert run_on_ranks(2, choose, tmp_path) == ["1", "1"]
 
 
-def save_apart(division: Division, home: Path) -> tuple[str, list[str]]:
-    """Save into a folder that each rank has for itself; return what that raises, and what is left."""
+def save_to_own_disk(sharding: Sharding, home: Path) -> tuple[str, list[str]]:
+    """Save into a folder that each rank has for itself; return the error, and the checkpoints that are left."""
     folder = home / f"disk-{rank()}" / "checkpoints"
     folder.mkdir(parents=True)
     os.chdir(folder.parent)
-    job = Job(division, Path("checkpoints"))
+    job = Job(sharding, Path("checkpoints"))
     job.step()
     return raised_by(job.checkpointer.save), [path.name for path in folder.glob("step-*")]
 
 
-def test_ranks_whose_disks_are_not_shared_are_told(tmp_path: Path) -> None:
-    """In the first save; nothing is left that looks like a checkpoint."""
-    (first, first_left), (second, second_left) = run_on_ranks(2, save_apart, FSDP, tmp_path)
+def test_ranks_without_a_shared_folder_are_reported(tmp_path: Path) -> None:
+    """At the first save, which leaves nothing that looks like a checkpoint."""
+    (first, first_left), (second, second_left) = run_on_ranks(2, save_to_own_disk, FSDP, tmp_path)
 
     assert first == second
     assert "rank 0 sees this folder and rank 1 does not: all ranks need a shared folder" in first

@@ -1,4 +1,4 @@
-"""A job of several ranks that is killed by SIGKILL, and run again, ends as one that was undisturbed: bit for bit."""
+"""A job of several ranks that is killed by SIGKILL and run again ends like an undisturbed one, bit for bit."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ class Run:
         num_kills_in_saves: How many of these fell inside a save: the folder that it writes to was there before the
             signals, and still there after them.
         num_saves_lost: How many saves were never complete.
-        start_seconds: How long after its start a job begins with its first step.
+        start_seconds: How long a job takes from its start to its first step.
         losses: All losses that ranks have noted, with their steps; those of steps that were repeated must agree.
     """
 
@@ -46,11 +46,11 @@ class Run:
         self._leftovers: set[str] = set()
 
     def start(self) -> Job:
-        """Start a job that goes on with the run."""
+        """Start a job that continues the run."""
         return Job(SCRIPT, self.home, self._num_ranks, *self._options, asynchronous=self._asynchronous)
 
     def finish(self) -> None:
-        """Run on to the end."""
+        """Continue the run to its end."""
         newest = self.num_steps_saved
         began, job = time.monotonic(), self.start()
         num_steps_begun = self._num_steps_begun(job)
@@ -60,8 +60,8 @@ class Run:
         assert outcome.status == 0, outcome.output
         assert self._resumed_from(outcome) == newest
 
-    def go_on_and_kill(self, victim: Victim, moments: random.Random, *, in_save: bool) -> None:
-        """Run on, and kill; arguments as those of `kill`."""
+    def resume_and_kill(self, victim: Victim, moments: random.Random, *, in_save: bool) -> None:
+        """Continue the run, and kill it; arguments as for `kill`."""
         newest = self.num_steps_saved
         job = self.start()
         self.kill(job, victim, moments, in_save=in_save)
@@ -70,13 +70,13 @@ class Run:
         assert self._resumed_from(outcome) == newest
 
     def kill(self, job: Job, victim: Victim, moments: random.Random, *, in_save: bool) -> None:
-        """Kill processes of a job that is about to begin, in the first half of what is left of the run.
+        """Kill processes of a job that has just been started, in the first half of the rest of the run.
 
         Args:
             job: The job.
             victim: Which of its processes: one rank, all of them, or the launcher.
             moments: Says when.
-            in_save: Whether to wait from that moment on until a save has begun.
+            in_save: Whether to wait from that moment on for a save.
         """
         num_steps = moments.uniform(0, (NUM_STEPS - self.num_steps_saved) / 2)
         last = self._num_steps_begun(job) + int(num_steps)
@@ -94,7 +94,7 @@ class Run:
         self.num_kills_in_saves += bool(saves & self._saves())
 
     def start_and_kill(self, victim: Victim, moments: random.Random) -> None:
-        """Start a job, and kill processes of it in its first step at the latest; arguments as those of `kill`."""
+        """Start a job, and kill processes of it in its first step at the latest; arguments as for `kill`."""
         newest = self.num_steps_saved
         began, job = time.monotonic(), self.start()
         num_steps_begun, seconds = self._num_steps_begun(job), moments.uniform(0, self.start_seconds)
@@ -109,7 +109,7 @@ class Run:
         assert self._resumed_from(outcome) in (0, newest)
 
     def end(self, job: Job) -> Outcome:
-        """Wait until all processes of a job are gone, and verify that a next one finds nothing that is incomplete."""
+        """Wait until all processes of a job are gone, and verify that every checkpoint is complete."""
         outcome = job.end()
         job.wait_for(lambda: not job.processes())
         assert [found.problem() for found in Checkpoint.list_in(self.folder) if found.problem() is not None] == []
@@ -121,7 +121,7 @@ class Run:
 
     @property
     def num_steps_saved(self) -> int:
-        """After how many steps the newest checkpoint was taken; 0 where there is none."""
+        """The step of the newest checkpoint; 0 if there is none."""
         return max((checkpoint.num_steps for checkpoint in Checkpoint.list_in(self.folder)), default=0)
 
     def state(self) -> tuple[dict[str, torch.Tensor], Any]:
@@ -134,7 +134,7 @@ class Run:
         return weights
 
     def _resumed_from(self, outcome: Outcome) -> int:
-        """Return after how many steps the checkpoint was taken that a job says it has loaded; 0 where it says none."""
+        """Return the step of the checkpoint that a job has logged to resume from; 0 if none."""
         loaded = [line.split("resumed from ")[1] for line in outcome.output.splitlines() if "resumed from " in line]
         assert len(loaded) <= 1
         return Checkpoint(Path(loaded[0])).num_steps if loaded else 0
@@ -143,14 +143,14 @@ class Run:
         return sum(rank == 0 for rank, _ in job.notes("step"))
 
     def _saves(self) -> set[str]:
-        """Return the names of the folders that saves write to, without those of saves that came to nothing before."""
+        """Return the staging directories that exist, without those that earlier saves left."""
         with contextlib.suppress(FileNotFoundError):
             names = {path.name for path in self.folder.iterdir() if path.name.startswith(".staging-step-")}
             return names - self._leftovers
         return set()
 
     def _started(self, job: Job, victim: Victim, moments: random.Random) -> list[int]:
-        """Return processes of a job that has not begun; the launcher where it has not started any."""
+        """Return the ranks of a job that may not have started yet, or its launcher if it has none."""
         ranks = children_of(job.process.pid)
         if victim == "launcher" or not ranks:
             return [job.process.pid]
@@ -165,7 +165,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Run]:
-    """Returns a run that nobody killed, on a number of ranks."""
+    """Return a run that is never killed, on a number of ranks."""
     runs: dict[int, Run] = {}
 
     def run_on(num_ranks: int) -> Run:
@@ -179,11 +179,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Run
 
 
 def assert_same_end(run: Run, expected: Run) -> None:
-    """Compare all that there is, bit for bit: losses of all steps, weights, and the rest of the state."""
+    """Compare everything, bit for bit: the losses of all steps, the weights, and the rest of the state."""
     assert run.losses == expected.losses
     assert len(expected.losses) == NUM_STEPS * len({rank for rank, _ in expected.losses})
-    (tensors, outline), (expected_tensors, expected_outline) = run.state(), expected.state()
-    assert outline == expected_outline
+    (tensors, metadata), (expected_tensors, expected_metadata) = run.state(), expected.state()
+    assert metadata == expected_metadata
     for found, wanted in ((run.weights(), expected.weights()), (tensors, expected_tensors)):
         assert found.keys() == wanted.keys()
         assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
@@ -192,13 +192,15 @@ def assert_same_end(run: Run, expected: Run) -> None:
     ]
 
 
-def test_a_job_that_is_killed_ends_as_one_undisturbed(tmp_path: Path, undisturbed: Callable[[int], Run]) -> None:
-    """Two ranks are killed inside a save in the background; slow tests kill one rank, and the launcher."""
+def test_a_job_killed_inside_a_save_ends_like_an_undisturbed_one(
+    tmp_path: Path, undisturbed: Callable[[int], Run]
+) -> None:
+    """Both ranks are killed during a background save; slow tests kill one rank, and the launcher."""
     moments = random.Random(1)  # noqa: S311 -- not for secrets
     run = Run(tmp_path, 2, asynchronous=True)
     for _ in range(5):
         if not run.num_kills_in_saves:  # on a busy machine a save may end before the signals are sent
-            run.go_on_and_kill("ranks", moments, in_save=True)
+            run.resume_and_kill("ranks", moments, in_save=True)
     run.finish()
 
     assert run.num_kills_in_saves == 1
@@ -208,15 +210,15 @@ def test_a_job_that_is_killed_ends_as_one_undisturbed(tmp_path: Path, undisturbe
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [1, 2])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_job_that_is_killed_again_and_again_ends_as_one_undisturbed(
+def test_a_job_killed_several_times_ends_like_an_undisturbed_one(
     seed: int, num_ranks: int, tmp_path: Path, undisturbed: Callable[[int], Run]
 ) -> None:
-    """Five times each, twenty on one rank and on two; every second one waits for a save to begin."""
+    """Five times for each seed, every second time inside a save."""
     moments = random.Random(seed)  # noqa: S311 -- not for secrets
     run = Run(tmp_path, num_ranks, asynchronous=seed % 2 == 1)
     victims: list[Victim] = ["ranks", "rank", "launcher"]
     for number in range(5):
-        run.go_on_and_kill(victims[(seed + number) % 3], moments, in_save=number % 2 == 0)
+        run.resume_and_kill(victims[(seed + number) % 3], moments, in_save=number % 2 == 0)
     run.finish()
 
     print(  # noqa: T201 -- for people who count
@@ -230,14 +232,14 @@ def test_a_job_that_is_killed_again_and_again_ends_as_one_undisturbed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_a_job_that_is_killed_while_it_starts_ends_as_one_undisturbed(
+def test_a_job_killed_while_it_starts_ends_like_an_undisturbed_one(
     num_ranks: int, tmp_path: Path, undisturbed: Callable[[int], Run]
 ) -> None:
-    """Ten times: before its ranks are there, while they meet, and while they load the checkpoint."""
+    """Ten times: before its ranks exist, while they connect, and while they load the checkpoint."""
     moments = random.Random(num_ranks + 1)  # noqa: S311 -- not for secrets
     run = Run(tmp_path, num_ranks)
     run.start_seconds = undisturbed(num_ranks).start_seconds
-    run.go_on_and_kill("ranks", moments, in_save=False)
+    run.resume_and_kill("ranks", moments, in_save=False)
     assert run.num_steps_saved > 0
     victims: list[Victim] = ["ranks", "rank", "launcher"]
     for number in range(10):
@@ -248,7 +250,7 @@ def test_a_job_that_is_killed_while_it_starts_ends_as_one_undisturbed(
 
 
 @pytest.mark.slow
-def test_a_job_that_its_launcher_restarts_after_kills_ends_as_one_undisturbed(
+def test_a_job_restarted_by_its_launcher_ends_like_an_undisturbed_one(
     tmp_path: Path, undisturbed: Callable[[int], Run]
 ) -> None:
     """One rank is killed twice, and `--max-restarts` does the rest."""

@@ -2,7 +2,7 @@
 
 It draws from each random number generator that a user may draw from: torch's in dropout, Python's in the dataset,
 numpy's in the task. Run as a script it starts processes that have torch imported already: for each JSON object that it
-reads from its input, the arguments of `main`, it forks, and tells the id of the new process and then its exit status.
+reads from its input, the arguments of `main`, it forks, and prints the id of the new process and then its exit status.
 """
 
 import itertools
@@ -45,7 +45,7 @@ _CHANGES = frozenset({"os.mkdir", "os.rename", "os.remove", "os.rmdir"})
 
 
 class NoisyDataset(Dataset[dict[str, torch.Tensor]]):
-    """Samples that Python's random numbers shake each time they are read."""
+    """Samples that Python's random numbers change each time they are read."""
 
     def __init__(self) -> None:
         self._features = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
@@ -59,7 +59,7 @@ class NoisyDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 class WeighingTask(TrainTask):
-    """Weighs each micro-batch by a number of numpy's, and carries their sum over a restart."""
+    """Weighs each micro-batch by a random number of numpy, and saves the sum of the weights."""
 
     def __init__(self, trace: Path, kill_at: tuple[str, int] | None) -> None:
         self._trace = os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -97,7 +97,7 @@ class WeighingTask(TrainTask):
 
 
 class DropoutModelProvider(ModelProvider):
-    """Brings a model with parameters, buffers and dropout."""
+    """Provides a model with parameters, buffers and dropout."""
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(0.3), nn.Linear(16, 1))
@@ -105,17 +105,17 @@ class DropoutModelProvider(ModelProvider):
 
 
 def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
-    """Bring the data."""
+    """Provide the data."""
     return InitializeDatasetResult(dataset=NoisyDataset())
 
 
 def provide_lr_scheduler(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    """Bring a scheduler whose rate differs in each step."""
+    """Provide a scheduler whose rate differs in each step."""
     return torch.optim.lr_scheduler.OneCycleLR(ctx.torch_optimizer, max_lr=0.02, total_steps=ctx.total_steps + 1)
 
 
 def kill_in_save(folder: Path, nth_operation: int) -> None:
-    """Kill this process right before the nth time that it touches a file in a folder."""
+    """Kill this process before the nth time that it changes a file in a folder."""
     operations = itertools.count(1)
 
     def watch(name: str, arguments: tuple[object, ...]) -> None:
@@ -143,7 +143,7 @@ def main(
         trace: The file to which the id of each event is appended.
         kill_at: The event, and the step, whose handler kills the process.
         kill_in_nth_operation: Which operation on the files of the checkpoints kills the process.
-        asynchronous: Whether checkpoints are written beside the loop.
+        asynchronous: Whether checkpoints are written in the background.
     """
     torch.set_num_threads(1)
     if kill_in_nth_operation is not None:
@@ -168,7 +168,7 @@ def main(
 
 
 def serve() -> None:
-    """Run `main` in a process of its own for each line of arguments."""
+    """Run `main` in a new process for each line of arguments."""
     # The first optimizer of a process imports half of torch's compiler, which takes longer than the training here.
     torch.optim.SGD([torch.zeros(1)])
     for line in sys.stdin:

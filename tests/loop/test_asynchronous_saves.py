@@ -1,4 +1,4 @@
-"""Checkpoints that are written beside the loop: as exact, never two at once, and never lost in silence."""
+"""Checkpoints written in the background: as exact as others, never two at once, and no error is lost."""
 
 import logging
 import os
@@ -37,7 +37,7 @@ from .toy_job import (
 
 
 class Counting(ToyTask):
-    """Changes its state in place, in each step."""
+    """Changes its state in place in each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Counting(ToyTask):
 
 
 class Holder:
-    """Any state."""
+    """Has any state."""
 
     def __init__(self, **state: Any) -> None:
         self.state = state
@@ -69,13 +69,13 @@ class Holder:
 
 
 @pytest.fixture
-def beside(every_step: CheckpointingConfig) -> CheckpointingConfig:
-    """Settings that save after each step, beside the loop."""
+def background(every_step: CheckpointingConfig) -> CheckpointingConfig:
+    """Settings that save after each step in the background."""
     return every_step.model_copy(update={"asynchronous": True})
 
 
 def hold_writes(monkeypatch: pytest.MonkeyPatch, release: threading.Event) -> list[int]:
-    """Let no write begin before it is released; return the list of those that have asked."""
+    """Keep each write from starting until it is released; return the list of threads that tried to."""
     asked: list[int] = []
     wait = HostSnapshot.wait
 
@@ -95,29 +95,27 @@ def checkpointer_of(config: CheckpointingConfig, **state: Any) -> tuple[Checkpoi
     return checkpointer, stepper, holder
 
 
-def test_what_is_saved_beside_the_loop_is_the_state_of_its_own_step(
-    every_step: CheckpointingConfig, tmp_path: Path
-) -> None:
-    """Each checkpoint is bit for bit the one that a loop which waits has written."""
-    apart = CheckpointingConfig(folder=tmp_path / "beside", period_steps=1, num_to_keep=1000, asynchronous=True)
-    for config in (every_step, apart):
+def test_a_background_save_has_the_state_of_its_own_step(every_step: CheckpointingConfig, tmp_path: Path) -> None:
+    """Each checkpoint equals that of a synchronous save, bit for bit."""
+    background = CheckpointingConfig(
+        folder=tmp_path / "background", period_steps=1, num_to_keep=1000, asynchronous=True
+    )
+    for config in (every_step, background):
         configure_training(training_config(config, total_steps=6), task=Counting()).train()
 
     for step in range(1, 7):
         expected, found = (
-            split_state(Checkpoint(config.folder / f"step-{step}").read()) for config in (every_step, apart)
+            split_state(Checkpoint(config.folder / f"step-{step}").read()) for config in (every_step, background)
         )
         assert same_tensors(found[0], expected[0])
         assert found[1] == expected[1]
 
 
-def test_what_changes_while_a_save_waits_is_not_saved(
-    beside: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The state is copied before the loop goes on, lists and tensors alike."""
+def test_changes_after_the_copy_are_not_saved(background: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors and lists are copied before the loop continues."""
     release = threading.Event()
     hold_writes(monkeypatch, release)
-    checkpointer, stepper, holder = checkpointer_of(beside, numbers=torch.zeros(3), seen=[1])
+    checkpointer, stepper, holder = checkpointer_of(background, numbers=torch.zeros(3), seen=[1])
     stepper.advance()
     checkpointer.save()
     holder.state["numbers"] += 7
@@ -125,13 +123,13 @@ def test_what_changes_while_a_save_waits_is_not_saved(
     release.set()
     checkpointer.wait()
 
-    state = Checkpoint(beside.folder / "step-1").read()["holder"]
+    state = Checkpoint(background.folder / "step-1").read()["holder"]
     assert torch.equal(state["numbers"], torch.zeros(3))
     assert state["seen"] == [1]
 
 
-def test_the_memory_of_one_copy_is_taken_for_the_next() -> None:
-    """Steady state: nothing is allocated, and what has changed its shape is copied anew."""
+def test_a_copy_reuses_the_memory_of_the_previous_one() -> None:
+    """Only a tensor whose shape has changed is copied into new memory."""
     snapshot = HostSnapshot()
     state = {"same": torch.zeros(3), "grown": torch.zeros(2)}
     first = snapshot.take(state)
@@ -143,11 +141,11 @@ def test_the_memory_of_one_copy_is_taken_for_the_next() -> None:
     assert second["grown"] is not state["grown"]
 
 
-def test_a_save_waits_for_the_one_before(beside: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never are there two at once; a loop that is held up for long says so."""
+def test_a_save_waits_for_the_previous_one(background: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are never two at once."""
     release = threading.Event()
     asked = hold_writes(monkeypatch, release)
-    checkpointer, stepper, _ = checkpointer_of(beside, value=1)
+    checkpointer, stepper, _ = checkpointer_of(background, value=1)
     stepper.advance()
     checkpointer.save()
     stepper.advance()
@@ -156,20 +154,20 @@ def test_a_save_waits_for_the_one_before(beside: CheckpointingConfig, monkeypatc
     checkpointer.save()
 
     assert time.monotonic() - began > 0.15
-    assert steps_saved(beside.folder)[:1] == [1]
+    assert steps_saved(background.folder)[:1] == [1]
     checkpointer.wait()
-    assert steps_saved(beside.folder) == [1, 2]
+    assert steps_saved(background.folder) == [1, 2]
     assert len(set(asked)) == 1
 
 
-def test_a_loop_that_is_held_up_by_a_save_says_so(
-    beside: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_long_wait_for_the_previous_save_is_logged(
+    background: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a line with the step, the seconds and the remedy."""
+    """With the step, the seconds and the remedy."""
     monkeypatch.setattr(manager, "_NOTABLE_WAIT_SECONDS", 0.01)
     release = threading.Event()
     hold_writes(monkeypatch, release)
-    checkpointer, stepper, _ = checkpointer_of(beside, value=1)
+    checkpointer, stepper, _ = checkpointer_of(background, value=1)
     for _ in range(2):
         stepper.advance()
         threading.Timer(0.1, release.set).start()
@@ -181,30 +179,30 @@ def test_a_loop_that_is_held_up_by_a_save_says_so(
     assert line.endswith("save less often, or to a faster disk")
 
 
-def test_the_last_save_is_on_disk_before_the_end_is_told(beside: CheckpointingConfig) -> None:
+def test_the_last_save_is_on_disk_before_train_finished(background: CheckpointingConfig) -> None:
     """Handlers of `train.finished` find the last checkpoint."""
     found: list[list[int]] = []
-    trainer = configure_training(training_config(beside))
-    trainer.event_bus.subscribe(EVENT_TRAIN_FINISHED, lambda ctx: found.append(steps_saved(beside.folder)))
+    trainer = configure_training(training_config(background))
+    trainer.event_bus.subscribe(EVENT_TRAIN_FINISHED, lambda ctx: found.append(steps_saved(background.folder)))
     trainer.train()
 
     assert found == [[1, 2, 3]]
-    assert not list(beside.folder.glob(".*"))
+    assert not list(background.folder.glob(".*"))
 
 
-def test_inference_saves_beside_the_loop_as_well(beside: CheckpointingConfig) -> None:
-    """With the last save on disk at the end."""
-    configure_inference(inference_config(beside)).infer()
+def test_inference_saves_in_the_background_too(background: CheckpointingConfig) -> None:
+    """The last save is on disk at the end."""
+    configure_inference(inference_config(background)).infer()
 
-    assert steps_saved(beside.folder) == [1, 2, 3]
+    assert steps_saved(background.folder) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("failing_step", [1, 3])
-def test_a_save_that_fails_is_raised_at_the_next_one_or_at_the_end(
-    failing_step: int, beside: CheckpointingConfig, caplog: pytest.LogCaptureFixture
+def test_a_failed_save_is_raised_at_the_next_one_or_at_the_end(
+    failing_step: int, background: CheckpointingConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged at once, and nothing of it stays; the checkpoints before it are intact."""
-    trainer = configure_training(training_config(beside))
+    """It is logged at once, leaves nothing behind, and earlier checkpoints are intact."""
+    trainer = configure_training(training_config(background))
     steps: list[int] = []
 
     def fill_disk(ctx: Any) -> None:
@@ -222,19 +220,19 @@ def test_a_save_that_fails_is_raised_at_the_next_one_or_at_the_end(
         monkey.__exit__(None, None, None)
 
     message = str(caught.value)
-    assert message.startswith(f"could not write checkpoint step-{failing_step} to {beside.folder} (")
+    assert message.startswith(f"could not write checkpoint step-{failing_step} to {background.folder} (")
     assert "File too large" in message
     assert message.endswith("earlier checkpoints are intact: fix the cause and run again")
-    assert steps_saved(beside.folder) == list(range(1, failing_step))
+    assert steps_saved(background.folder) == list(range(1, failing_step))
     assert (
         f"checkpoint step-{failing_step} failed in the background; the next save, or the end of the loop" in caplog.text
     )
-    assert not list(beside.folder.glob(".*"))
+    assert not list(background.folder.glob(".*"))
 
 
-def test_state_that_cannot_be_kept_is_raised_with_its_path(beside: CheckpointingConfig) -> None:
-    """Though it is found beside the loop."""
-    checkpointer, stepper, _ = checkpointer_of(beside, thing=object())
+def test_state_that_a_checkpoint_cannot_hold_is_raised_with_its_path(background: CheckpointingConfig) -> None:
+    """Although it is found in the background."""
+    checkpointer, stepper, _ = checkpointer_of(background, thing=object())
     stepper.advance()
     checkpointer.save()
 
@@ -242,9 +240,9 @@ def test_state_that_cannot_be_kept_is_raised_with_its_path(beside: Checkpointing
         checkpointer.wait()
 
 
-def test_a_save_that_has_failed_can_be_tried_again(beside: CheckpointingConfig) -> None:
-    """In the same step, as soon as the disk has room."""
-    checkpointer, stepper, _ = checkpointer_of(beside, value=1)
+def test_a_failed_save_can_be_repeated(background: CheckpointingConfig) -> None:
+    """In the same step, as soon as the disk has space."""
+    checkpointer, stepper, _ = checkpointer_of(background, value=1)
     stepper.advance()
     with largest_file(10):
         checkpointer.save()
@@ -253,28 +251,28 @@ def test_a_save_that_has_failed_can_be_tried_again(beside: CheckpointingConfig) 
     checkpointer.save()
     checkpointer.wait()
 
-    assert steps_saved(beside.folder) == [1]
+    assert steps_saved(background.folder) == [1]
 
 
-def test_a_loop_that_fails_lets_the_save_that_goes_on_end(beside: CheckpointingConfig) -> None:
-    """Its own error is what is raised, without a wait; the checkpoint is whole some time later."""
+def test_a_loop_that_fails_lets_a_running_save_complete(background: CheckpointingConfig) -> None:
+    """The error of the loop is raised at once, and the checkpoint is complete later."""
 
     def stop(ctx: Any) -> None:
         if ctx.stepper.current_step == 2:
             raise StoppedError
 
-    trainer = configure_training(training_config(beside))
+    trainer = configure_training(training_config(background))
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, stop)
     with pytest.raises(StoppedError):
         trainer.train()
     trainer._loop.checkpointer.wait()
 
-    assert steps_saved(beside.folder) == [1, 2]
-    assert [checkpoint.problem() for checkpoint in Checkpoint.list_in(beside.folder)] == [None, None]
+    assert steps_saved(background.folder) == [1, 2]
+    assert [checkpoint.problem() for checkpoint in Checkpoint.list_in(background.folder)] == [None, None]
 
 
 def seconds_of(work: Callable[[], Any]) -> tuple[float, float]:
-    """Return how long something takes, and how much of that this thread computes."""
+    """Return how long a function takes, and how much of that this thread computes."""
     began, computing = time.perf_counter(), time.thread_time()
     work()
     return time.perf_counter() - began, time.thread_time() - computing
@@ -286,16 +284,16 @@ def medians(seconds: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def is_crowded() -> bool:
-    """Say whether others use the processors that a thread beside the loop would have."""
+    """Return whether other processes use the cores that a background thread would use."""
     return os.getloadavg()[0] > (os.cpu_count() or 1) - 0.5
 
 
 @pytest.mark.slow
-def test_a_step_beside_a_save_takes_hardly_longer_than_one_without(tmp_path: Path) -> None:
+def test_a_step_during_a_save_takes_little_longer_than_another(tmp_path: Path) -> None:
     """At most 1.1 times as long, with a state of a quarter of a gigabyte, where a processor is free for the save.
 
-    Where none is, what is compared is how much a step computes. The step that begins a save also copies the state, and
-    is told apart: the CPU copies at the speed of its memory.
+    Where none is, the processor time of a step is compared instead. The step that starts a save also copies the state,
+    and is measured by itself: the CPU copies at the speed of its memory.
     """
     torch.set_num_threads(1)
     model = nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(5)])
@@ -318,7 +316,7 @@ def test_a_step_beside_a_save_takes_hardly_longer_than_one_without(tmp_path: Pat
     holder.state["optimizer"] = {str(key): value for key, value in optimizer.state_dict()["state"].items()}
     checkpointer.save()  # the first copy takes memory
     alone: list[tuple[float, float]] = []
-    beside: list[tuple[float, float]] = []
+    background: list[tuple[float, float]] = []
     copying: list[tuple[float, float]] = []
     for _ in range(16):
         checkpointer.wait()
@@ -326,16 +324,16 @@ def test_a_step_beside_a_save_takes_hardly_longer_than_one_without(tmp_path: Pat
         num_steps = 0
         while checkpointer.is_writing and num_steps < 4:
             seconds = seconds_of(step)
-            if checkpointer.is_writing:  # all of it was beside a save
-                beside.append(seconds)
+            if checkpointer.is_writing:  # all of it was during a save
+                background.append(seconds)
                 num_steps += 1
         checkpointer.wait()
         alone += [seconds_of(step) for _ in range(max(num_steps, 1))]  # in turns: what slows one kind slows both
 
-    (plain, plain_computing), (disturbed, disturbed_computing) = medians(alone), medians(beside)
+    (plain, plain_computing), (disturbed, disturbed_computing) = medians(alone), medians(background)
     print(  # noqa: T201 -- the ratio is what one runs this for
-        f"\na step: {plain * 1e3:.0f} ms alone; beside a save {disturbed / plain:.2f} times that, and "
-        f"{disturbed_computing / plain_computing:.2f} times as much computing ({len(beside)} steps); "
+        f"\na step: {plain * 1e3:.0f} ms alone; during a save {disturbed / plain:.2f} times that, and "
+        f"{disturbed_computing / plain_computing:.2f} times as much computing ({len(background)} steps); "
         f"the copy: {medians(copying)[0] / plain:.2f} of a step; processors {'taken' if crowded else 'free'}"
     )
     assert disturbed_computing / plain_computing < 1.1

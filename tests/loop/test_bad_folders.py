@@ -1,4 +1,4 @@
-"""Folders that cannot be written to, now or suddenly: errors name the path and the remedy, and what was there stays."""
+"""A folder that cannot be written to, at the start or later: errors name it and the remedy, and its content stays."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user can reach, which pytest's own are not."""
+    """A folder that every user can access, which those of pytest are not."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         folder = Path(name) / "checkpoints"
@@ -34,7 +34,7 @@ def folder() -> Iterator[Path]:
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Be a user who may not write everywhere, as the administrator may."""
+    """Act as a user without the permissions of the administrator."""
     user = os.geteuid()
     os.seteuid(NOBODY if user == 0 else user)
     try:
@@ -44,7 +44,7 @@ def without_privileges() -> Iterator[None]:
 
 
 def train(folder: Path, at_step_2: Callable[[], object], *, asynchronous: bool) -> str:
-    """Train with a save after each step, and return what is raised."""
+    """Train with a save after each step, and return the error."""
     config = CheckpointingConfig(folder=folder, period_steps=1, asynchronous=asynchronous)
     trainer = configure_training(training_config(config))
 
@@ -65,8 +65,8 @@ def assert_tells(message: str, folder: Path, reason: str) -> None:
     assert message.endswith("); earlier checkpoints are intact: fix the cause and run again")
 
 
-def assert_goes_on(folder: Path) -> None:
-    """Once the folder is mended, the run goes on from the checkpoint before."""
+def assert_resumes(folder: Path) -> None:
+    """Once the folder is repaired, the run resumes from the previous checkpoint."""
     steps: list[int] = []
     again = configure_training(training_config(CheckpointingConfig(folder=folder, period_steps=1)))
     again.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, lambda ctx: steps.append(ctx.stepper.current_step))
@@ -75,7 +75,7 @@ def assert_goes_on(folder: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_model_is_built(folder: Path) -> None:
-    """With the setting, the path and what to do."""
+    """The error names the setting, the path and the remedy."""
     folder.chmod(0o555)
 
     with pytest.raises(ConfigurationError) as caught, without_privileges():
@@ -85,8 +85,8 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_model_is_built
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_folder_that_becomes_read_only_is_told_at_the_save(folder: Path, *, asynchronous: bool) -> None:
-    """What is in it can be gone on from."""
+def test_a_folder_that_becomes_read_only_is_reported_at_the_save(folder: Path, *, asynchronous: bool) -> None:
+    """The run can resume from what it contains."""
     with ExitStack() as stack:
 
         def protect() -> None:
@@ -98,12 +98,12 @@ def test_a_folder_that_becomes_read_only_is_told_at_the_save(folder: Path, *, as
 
     assert_tells(message, folder, "Permission denied")
     assert Checkpoint(folder / "step-1").problem() is None
-    assert_goes_on(folder)
+    assert_resumes(folder)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_folder_that_vanishes_is_told_and_not_made_anew(folder: Path, *, asynchronous: bool) -> None:
-    """A disk that has gone would leave its checkpoints behind, and the new ones where nobody looks for them."""
+def test_a_folder_that_vanishes_is_reported_and_not_made_again(folder: Path, *, asynchronous: bool) -> None:
+    """A lost disk has the earlier checkpoints; nobody would look for new ones in its mount point."""
     elsewhere = folder.with_name("elsewhere")
     message = train(folder, lambda: folder.rename(elsewhere), asynchronous=asynchronous)
 
@@ -111,14 +111,14 @@ def test_a_folder_that_vanishes_is_told_and_not_made_anew(folder: Path, *, async
     assert not folder.exists()
     elsewhere.rename(folder)
     assert steps_saved(folder) == [1]
-    assert_goes_on(folder)
+    assert_resumes(folder)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_folder_that_vanishes_while_it_is_written_to_is_told(
+def test_a_folder_that_vanishes_during_a_save_is_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, asynchronous: bool
 ) -> None:
-    """In the same words."""
+    """With the same message."""
     vanishes: list[bool] = []
 
     def lose_and_save(to: Path, tensors: Mapping[str, torch.Tensor], ranks: Any) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints appear whole or not at all, and damaged ones are never loaded silently."""
+"""A checkpoint appears when it is complete, and an incomplete one is never loaded silently."""
 
 import datetime as dt
 import importlib.resources
@@ -22,7 +22,7 @@ from .toy_job import configure_training, same_tensors, steps_saved, training_con
 
 @contextmanager
 def largest_file(num_bytes: int) -> Iterator[None]:
-    """Have each write beyond a size fail, as on a full disk."""
+    """Make each write beyond a size fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -64,8 +64,8 @@ DAMAGES = [
     pytest.param("checkpoint.json", Path.unlink, "its checkpoint.json cannot be read", id="no-manifest"),
     pytest.param("checkpoint.json", garble, "its checkpoint.json cannot be read", id="garbled-manifest"),
     pytest.param("checkpoint.json", make_list, "its checkpoint.json cannot be read", id="manifest-of-something-else"),
-    pytest.param("state.json", Path.unlink, "its file state.json is missing", id="no-outline"),
-    pytest.param("state.json", truncate, "its file state.json has ", id="short-outline"),
+    pytest.param("state.json", Path.unlink, "its file state.json is missing", id="no-metadata"),
+    pytest.param("state.json", truncate, "its file state.json has ", id="short-metadata"),
     pytest.param("tensors.json", Path.unlink, "its file tensors.json is missing", id="no-index"),
     pytest.param("__0_0.distcp", Path.unlink, "its file __0_0.distcp is missing", id="no-tensors"),
     pytest.param("__0_0.distcp", truncate, "its file __0_0.distcp has ", id="short-tensors"),
@@ -73,8 +73,8 @@ DAMAGES = [
 ]
 
 
-def test_a_checkpoint_holds_what_its_manifest_says(every_step: CheckpointingConfig) -> None:
-    """People can read how far it is, what it belongs to and what made it."""
+def test_the_manifest_lists_what_a_checkpoint_contains(every_step: CheckpointingConfig) -> None:
+    """Its files, its step, the settings of its job and the versions that wrote it."""
     every_step_of(every_step)
     checkpoint = Checkpoint(every_step.folder / "step-2")
     manifest = checkpoint.manifest()
@@ -86,13 +86,13 @@ def test_a_checkpoint_holds_what_its_manifest_says(every_step: CheckpointingConf
     assert checkpoint.problem() is None
 
 
-def test_the_outline_of_the_state_is_plain_json(every_step: CheckpointingConfig) -> None:
-    """Nothing in it is pickled; tensors lie beside it."""
+def test_the_metadata_of_the_state_is_plain_json(every_step: CheckpointingConfig) -> None:
+    """Nothing in it is pickled; tensors are in other files."""
     every_step_of(every_step)
 
-    outline = json.loads((every_step.folder / "step-1" / "state.json").read_text())
+    metadata = json.loads((every_step.folder / "step-1" / "state.json").read_text())
 
-    assert [name for name, _ in outline["dict"]] == [
+    assert [name for name, _ in metadata["dict"]] == [
         "stepper",
         "model",
         "optimizer",
@@ -104,7 +104,7 @@ def test_the_outline_of_the_state_is_plain_json(every_step: CheckpointingConfig)
 
 
 def test_a_part_of_the_state_can_be_read_alone(every_step: CheckpointingConfig) -> None:
-    """Weights need not be read together with the optimizer's moments."""
+    """Weights can be read without the moments of the optimizer."""
     trainer = configure_training(training_config(every_step))
     trainer.train()
 
@@ -114,8 +114,8 @@ def test_a_part_of_the_state_can_be_read_alone(every_step: CheckpointingConfig) 
     assert same_tensors(state["model"], weights_of(trainer.modules[0]))
 
 
-def test_a_period_and_the_end_are_saved(every_step: CheckpointingConfig) -> None:
-    """Each second step of five is saved, and the last one."""
+def test_each_period_and_the_last_step_are_saved(every_step: CheckpointingConfig) -> None:
+    """Of five steps every second one, and the last."""
     checkpointing = every_step.model_copy(update={"period_steps": 2})
     configure_training(training_config(checkpointing, total_steps=5)).train()
 
@@ -124,7 +124,7 @@ def test_a_period_and_the_end_are_saved(every_step: CheckpointingConfig) -> None
 
 @pytest.mark.parametrize("num_to_keep", [1, 2, 3])
 def test_only_the_newest_checkpoints_are_kept(num_to_keep: int, every_step: CheckpointingConfig) -> None:
-    """Older ones are removed as newer ones appear."""
+    """Older ones are removed after each save."""
     checkpointing = every_step.model_copy(update={"num_to_keep": num_to_keep})
     seen: list[list[int]] = []
     trainer = configure_training(training_config(checkpointing, total_steps=5))
@@ -136,16 +136,16 @@ def test_only_the_newest_checkpoints_are_kept(num_to_keep: int, every_step: Chec
     ]
 
 
-def test_nothing_is_written_where_nothing_shall_be_saved(tmp_path: Path) -> None:
-    """Without settings for checkpoints no file appears."""
+def test_nothing_is_written_without_checkpointing(tmp_path: Path) -> None:
+    """No file appears."""
     configure_training(training_config()).train()
 
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("num_bytes", [0, 100, 3000, 8000])
-def test_a_save_that_fails_leaves_no_checkpoint(num_bytes: int, every_step: CheckpointingConfig) -> None:
-    """On a full disk the older checkpoint stays the newest, and with room again the run goes on from it."""
+def test_a_failed_save_leaves_no_checkpoint(num_bytes: int, every_step: CheckpointingConfig) -> None:
+    """With space on the disk again, the run resumes from the earlier one."""
     trainer = configure_training(training_config(every_step))
 
     expected = r"could not write checkpoint step-1 to .*File too large.*earlier checkpoints are intact"
@@ -158,8 +158,8 @@ def test_a_save_that_fails_leaves_no_checkpoint(num_bytes: int, every_step: Chec
 
 
 @pytest.mark.parametrize("name", [".staging-step-3", ".staging-removed-step-1", ".staging-step-1"])
-def test_what_killed_processes_left_is_removed(name: str, every_step: CheckpointingConfig) -> None:
-    """Neither halves of checkpoints nor surplus ones stay for ever, and none of them is loaded."""
+def test_staging_directories_of_killed_jobs_are_removed(name: str, every_step: CheckpointingConfig) -> None:
+    """None of them is loaded."""
     leftover = every_step.folder / name
     leftover.mkdir(parents=True)
     (leftover / "checkpoint.json").write_text("{}")
@@ -168,8 +168,8 @@ def test_what_killed_processes_left_is_removed(name: str, every_step: Checkpoint
     assert sorted(path.name for path in every_step.folder.iterdir()) == ["step-1", "step-2", "step-3"]
 
 
-def test_a_finished_run_removes_what_killed_processes_left(every_step: CheckpointingConfig) -> None:
-    """A process that was killed after its last save has left it to the next one, which saves nothing."""
+def test_a_finished_run_removes_staging_directories_of_killed_jobs(every_step: CheckpointingConfig) -> None:
+    """Although it saves nothing itself."""
     every_step_of(every_step)
     shutil.copytree(every_step.folder / "step-3", every_step.folder / ".staging-removed-step-0")
 
@@ -178,14 +178,14 @@ def test_a_finished_run_removes_what_killed_processes_left(every_step: Checkpoin
 
 
 @pytest.mark.parametrize(("name", "damage", "defect"), DAMAGES)
-def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
+def test_an_incomplete_newest_checkpoint_is_skipped_with_a_warning(
     name: str,
     damage: Callable[[Path], None],
     defect: str,
     every_step: CheckpointingConfig,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The run goes on from the older one, says so, and ends as it would have."""
+    """The run resumes from the one before, and ends as it would have."""
     first = configure_training(training_config(every_step))
     first.train()
     damage(every_step.folder / "step-3" / name)
@@ -201,10 +201,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     assert Checkpoint(every_step.folder / "step-3").problem() is None
 
 
-def test_a_checkpoint_of_a_newer_version_is_neither_passed_over_nor_replaced(
+def test_a_checkpoint_of_a_newer_format_is_neither_skipped_nor_replaced(
     every_step: CheckpointingConfig,
 ) -> None:
-    """Going back to an older one would lose steps in silence: the version to go on with is named."""
+    """An older one would silently lose steps; the error names the version to use."""
     every_step_of(every_step)
     future_format(every_step.folder / "step-3" / "checkpoint.json")
 
@@ -219,8 +219,8 @@ def test_a_checkpoint_of_a_newer_version_is_neither_passed_over_nor_replaced(
     assert steps_saved(every_step.folder) == [1, 2, 3]
 
 
-def test_a_checkpoint_describes_its_job(every_step: CheckpointingConfig) -> None:
-    """When it was taken and by what, on which mesh, with which settings and events; digests tell jobs apart."""
+def test_the_manifest_describes_the_job(every_step: CheckpointingConfig) -> None:
+    """Time, versions, mesh, settings and events, with digests that differ between jobs."""
     every_step_of(every_step)
     configure_training(training_config(every_step.model_copy(update={"folder": every_step.folder / "other"}))).train()
     manifest = Checkpoint(every_step.folder / "step-1").manifest()
@@ -235,10 +235,10 @@ def test_a_checkpoint_describes_its_job(every_step: CheckpointingConfig) -> None
     assert manifest["configuration_digest"] != other["configuration_digest"]
 
 
-def test_settings_that_may_change_are_told_when_they_do(
+def test_changed_settings_that_may_change_are_logged(
     every_step: CheckpointingConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the line that says what the run goes on from."""
+    """In the line that names the checkpoint that the run resumes from."""
     caplog.set_level("INFO", logger="d9d")
     every_step_of(every_step)
     every_step_of(every_step.model_copy(update={"num_to_keep": 2}))
@@ -248,8 +248,8 @@ def test_settings_that_may_change_are_told_when_they_do(
     assert line.endswith("\n  configuration/checkpointing/num_to_keep is 2 here and 1000 in the checkpoint")
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_stops(every_step: CheckpointingConfig) -> None:
-    """It does not begin anew over them: it names each, with what is wrong with it."""
+def test_a_run_without_a_complete_checkpoint_stops(every_step: CheckpointingConfig) -> None:
+    """It does not start fresh over them: the error names each with its problem."""
     every_step_of(every_step)
     for step in (1, 2, 3):
         (every_step.folder / f"step-{step}" / "state.json").unlink()
@@ -266,8 +266,8 @@ def test_a_run_whose_checkpoints_are_all_damaged_stops(every_step: Checkpointing
     assert sorted(every_step.folder.rglob("*")) == files
 
 
-def test_damaged_checkpoints_do_not_count_among_those_kept(every_step: CheckpointingConfig) -> None:
-    """Keeping the newest N means N that can be loaded."""
+def test_incomplete_checkpoints_do_not_count_as_kept(every_step: CheckpointingConfig) -> None:
+    """Keeping N checkpoints means N that can be loaded."""
     every_step_of(every_step)
     (every_step.folder / "step-3" / "state.json").unlink()
 
@@ -276,8 +276,8 @@ def test_damaged_checkpoints_do_not_count_among_those_kept(every_step: Checkpoin
     assert [Checkpoint(every_step.folder / f"step-{step}").problem() for step in (2, 3)] == [None, None]
 
 
-def test_a_folder_of_another_name_is_no_checkpoint(every_step: CheckpointingConfig) -> None:
-    """What people put beside checkpoints is left alone."""
+def test_folders_with_other_names_are_left_alone(every_step: CheckpointingConfig) -> None:
+    """They are not checkpoints."""
     for name in ("step-old", "notes", "step-"):
         (every_step.folder / name).mkdir(parents=True)
 

@@ -1,4 +1,4 @@
-"""A checkpoint of other settings stops the run, in words that name what differs."""
+"""A run does not resume from a checkpoint with different settings, and the error names each difference."""
 
 from pathlib import Path
 from typing import Any
@@ -71,15 +71,15 @@ DIFFERENCES = [
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Read all files below a folder."""
+    """Read all files in a folder and below."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(("settings", "parts", "difference"), DIFFERENCES)
-def test_training_does_not_go_on_from_other_settings(
+def test_training_does_not_resume_with_different_settings(
     settings: dict[str, Any], parts: dict[str, Any], difference: str, every_step: CheckpointingConfig
 ) -> None:
-    """The error names the setting with both values and the way out; files and weights stay as they are."""
+    """The error names the setting, both values and the remedy; files and weights stay as they are."""
     configure_training(training_config(every_step)).train()
     files = contents(every_step.folder)
     other = configure_training(training_config(every_step, **settings), **parts)
@@ -106,10 +106,10 @@ def test_training_does_not_go_on_from_other_settings(
         ({}, 13, "num_samples is 13 here and 12 in the checkpoint"),
     ],
 )
-def test_inference_does_not_go_on_from_other_settings(
+def test_inference_does_not_resume_with_different_settings(
     settings: dict[str, Any], num_samples: int, difference: str, every_step: CheckpointingConfig
 ) -> None:
-    """What was inferred under other settings is not mixed with what is to come."""
+    """Outputs of different settings are not mixed."""
     configure_inference(inference_config(every_step)).infer()
     files = contents(every_step.folder)
     other = configure_inference(inference_config(every_step, **settings), dataset=ToyDataset(num_samples))
@@ -129,8 +129,10 @@ def test_inference_does_not_go_on_from_other_settings(
         {"reporting": {"progress_bar": False, "period_steps": 1, "json_lines": None}},
     ],
 )
-def test_settings_that_decide_no_number_may_change(settings: dict[str, Any], every_step: CheckpointingConfig) -> None:
-    """How samples are read and what people see is not part of the job."""
+def test_settings_that_do_not_affect_results_may_change(
+    settings: dict[str, Any], every_step: CheckpointingConfig
+) -> None:
+    """Such as how samples are read, and what is reported."""
     configure_training(training_config(every_step)).train()
 
     again = configure_training(training_config(every_step, **settings))
@@ -140,8 +142,8 @@ def test_settings_that_decide_no_number_may_change(settings: dict[str, Any], eve
     assert steps_saved(every_step.folder) == [1, 2, 3]
 
 
-def test_how_often_is_saved_may_change(every_step: CheckpointingConfig) -> None:
-    """Neither the period nor how many are kept is part of the job."""
+def test_how_often_a_run_saves_may_change(every_step: CheckpointingConfig) -> None:
+    """And how many checkpoints it keeps."""
     configure_training(training_config(every_step)).train()
 
     configure_training(training_config(every_step.model_copy(update={"period_steps": 5, "num_to_keep": 1}))).train()
@@ -149,8 +151,8 @@ def test_how_often_is_saved_may_change(every_step: CheckpointingConfig) -> None:
     assert steps_saved(every_step.folder) == [3]
 
 
-def test_many_differences_are_counted_after_the_first_ten(every_step: CheckpointingConfig) -> None:
-    """The message stays readable."""
+def test_only_the_first_ten_differences_are_listed(every_step: CheckpointingConfig) -> None:
+    """The others are counted."""
     configure_training(training_config(every_step)).train()
     other = configure_training(
         training_config(every_step, seed=1, total_steps=9, max_gradient_norm=None),
@@ -177,18 +179,20 @@ class UnkeepableInferenceTask(ToyInferenceTask):
         return {"seen": [1, {2, 3}]}
 
 
-def test_state_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
-    """Not after hours, at the first save: the error names the path and the type."""
+def test_state_that_a_checkpoint_cannot_hold_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
+    """Not hours later, at the first save; with its path and type."""
     with pytest.raises(StateError, match=r"'task/all/seen/1' is a set, which a checkpoint cannot hold"):
         configure_training(training_config(every_step), task=UnkeepableTask())
 
 
-def test_state_of_inference_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
-    """The same holds for inference."""
+def test_inference_state_that_a_checkpoint_cannot_hold_is_refused_at_configuration(
+    every_step: CheckpointingConfig,
+) -> None:
+    """As for training."""
     with pytest.raises(StateError, match=r"'task/rank-0/seen/1' is a set, which a checkpoint cannot hold"):
         configure_inference(inference_config(every_step), task=UnkeepableInferenceTask())
 
 
-def test_state_that_is_never_saved_may_hold_anything() -> None:
-    """Without checkpoints no one asks for it."""
+def test_any_state_is_accepted_without_checkpointing() -> None:
+    """Nobody asks for it."""
     configure_training(training_config(), task=UnkeepableTask()).train()

@@ -1,4 +1,4 @@
-"""The command `d9d checkpoint`, as people use it."""
+"""The command `d9d checkpoint`."""
 
 import re
 import subprocess
@@ -15,8 +15,8 @@ from .test_checkpoint import every_step_of, truncate
 from .toy_job import configure_training, same_tensors, training_config, weights_of
 
 
-def test_ls_is_a_table(every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    """Newest first: step, time, size, mesh, and whether it is complete."""
+def test_ls_prints_a_table(every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Newest first: step, time, size, mesh, and whether the checkpoint is complete."""
     every_step_of(every_step)
     truncate(every_step.folder / "step-2" / "state.json")
 
@@ -29,7 +29,7 @@ def test_ls_is_a_table(every_step: CheckpointingConfig, capsys: pytest.CaptureFi
         assert re.fullmatch(rf"{step} +{time} +{size} +one process +{state}", row)
 
 
-def test_verify_finds_nothing_wrong_with_what_is_right(
+def test_verify_accepts_complete_checkpoints(
     every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All checkpoints of a folder, or one."""
@@ -42,8 +42,8 @@ def test_verify_finds_nothing_wrong_with_what_is_right(
     ]
 
 
-def test_verify_reads_every_number(every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    """One bit that has changed is found, though all sizes are right."""
+def test_verify_reads_every_value(every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """A single flipped bit is found."""
     trainer = configure_training(training_config(every_step))
     trainer.train()
     weight = weights_of(trainer.modules[0])["0.weight"]
@@ -60,8 +60,8 @@ def test_verify_reads_every_number(every_step: CheckpointingConfig, capsys: pyte
     assert len(others) == 2
 
 
-def test_verify_tells_what_is_missing(every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the exit status of a failure."""
+def test_verify_names_what_is_missing(every_step: CheckpointingConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its exit status is 1."""
     every_step_of(every_step)
     (every_step.folder / "step-2" / "tensors.json").unlink()
 
@@ -70,10 +70,10 @@ def test_verify_tells_what_is_missing(every_step: CheckpointingConfig, capsys: p
 
 
 @pytest.mark.parametrize("name", ["", "step-3"])
-def test_export_takes_the_weights_from_the_files_alone(
+def test_export_needs_no_model(
     name: str, every_step: CheckpointingConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No model is built; of a folder, the newest complete checkpoint is taken."""
+    """It takes one checkpoint, or the newest complete one of a folder."""
     trainer = configure_training(training_config(every_step))
     trainer.train()
     to = tmp_path / "exported"
@@ -87,7 +87,7 @@ def test_export_takes_the_weights_from_the_files_alone(
 def test_a_folder_without_checkpoints_is_an_error(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the path, and what to name."""
+    """The message has the path and the remedy."""
     name, *rest = command
 
     assert main(["checkpoint", name, str(tmp_path), *rest]) == 1
@@ -99,7 +99,7 @@ def test_a_folder_without_checkpoints_is_an_error(
 def test_an_incomplete_checkpoint_is_not_exported(
     every_step: CheckpointingConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is missing is told, and nothing is written."""
+    """The message names what is missing, and nothing is written."""
     every_step_of(every_step)
     step = every_step.folder / "step-3"
     (step / "state.json").unlink()
@@ -109,7 +109,7 @@ def test_an_incomplete_checkpoint_is_not_exported(
     assert not (tmp_path / "exported").exists()
 
 
-def test_the_command_explains_itself() -> None:
+def test_the_command_has_a_help_text() -> None:
     """As a program of its own."""
     run = subprocess.run(
         [sys.executable, "-m", "d9d", "checkpoint", "--help"], check=True, capture_output=True, text=True

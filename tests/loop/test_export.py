@@ -1,4 +1,4 @@
-"""Weights leave as files of safetensors, which other tools and inference load."""
+"""Weights are exported to safetensors files, which other tools and inference load."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def bits(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.dtype, list[
 
 
 class Buffers(nn.Module):
-    """A module with a buffer for each of some tensors."""
+    """Has a buffer for each given tensor."""
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def test_every_dtype_that_the_safetensors_package_writes_is_loaded(tmp_path: Pat
 
 
 def test_training_exports_its_weights(every_step: CheckpointingConfig, tmp_path: Path) -> None:
-    """As they are at that moment, with an index as Hugging Face lays it out, and nothing beside."""
+    """As they are at that moment, with the index of Hugging Face, and nothing else."""
     trainer = trained(every_step)
     trainer.export(tmp_path / "exported")
     weights = weights_of(trainer.modules[0])
@@ -112,8 +112,8 @@ def test_training_exports_its_weights(every_step: CheckpointingConfig, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "exported"]
 
 
-def test_a_large_model_is_divided_among_files(every_step: CheckpointingConfig, tmp_path: Path) -> None:
-    """None is larger than asked for, but for a tensor that is; together they are the model."""
+def test_a_large_model_is_split_into_files(every_step: CheckpointingConfig, tmp_path: Path) -> None:
+    """None is larger than the limit, except for a single larger tensor."""
     weights = weights_of(trained(every_step).modules[0])
     export_weights(Checkpoint(every_step.folder / "step-3"), tmp_path / "exported", max_file_bytes=32)
     files = sorted((tmp_path / "exported").glob("*.safetensors"))
@@ -127,7 +127,7 @@ def test_a_large_model_is_divided_among_files(every_step: CheckpointingConfig, t
 
 @pytest.mark.parametrize("source", ["exported", f"exported/{FILE}"])
 def test_inference_starts_from_exported_weights(source: str, every_step: CheckpointingConfig, tmp_path: Path) -> None:
-    """From the folder, or from one file; the outputs are those of the checkpoint."""
+    """From a folder or a file, with the same outputs as from the checkpoint."""
     trained(every_step).export(tmp_path / "exported")
     tasks = [ToyInferenceTask(), ToyInferenceTask()]
     for task, path in zip(tasks, (every_step.folder, tmp_path / source), strict=True):
@@ -137,8 +137,8 @@ def test_inference_starts_from_exported_weights(source: str, every_step: Checkpo
     assert len(tasks[0].predictions) == 12
 
 
-def test_inference_does_not_go_on_with_other_exported_weights(every_step: CheckpointingConfig, tmp_path: Path) -> None:
-    """Though they have the same names, types and shapes."""
+def test_inference_does_not_resume_with_other_exported_weights(every_step: CheckpointingConfig, tmp_path: Path) -> None:
+    """Even if names, dtypes and shapes are the same."""
     trainer = configure_training(training_config())
     trainer.export(tmp_path / "exported")
     config = inference_config(every_step, source_checkpoint=tmp_path / "exported")
@@ -152,7 +152,7 @@ def test_inference_does_not_go_on_with_other_exported_weights(every_step: Checkp
 
 
 def test_exported_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    """With name, type and shape of each that differs."""
+    """The error has name, dtype and shape of each that differs."""
     configure_training(training_config()).export(tmp_path / "exported")
     inference = configure_inference(
         inference_config(source_checkpoint=tmp_path / "exported"), model_provider=ToyModelProvider(num_hidden=5)
@@ -196,8 +196,8 @@ def garble(folder: Path) -> None:
         (garble, f"{FILE} is not a complete safetensors file: "),
     ],
 )
-def test_damaged_weights_are_refused(damage: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
-    """With the path, what is wrong, and what to do."""
+def test_weights_that_cannot_be_read_are_refused(damage: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
+    """With the path, the problem and the remedy."""
     folder = tmp_path / "exported"
     configure_training(training_config()).export(folder)
     damage(folder)
@@ -208,8 +208,8 @@ def test_damaged_weights_are_refused(damage: Callable[[Path], None], reason: str
     assert str(caught.value).endswith("export or download them again")
 
 
-def test_an_export_does_not_replace_anything(tmp_path: Path) -> None:
-    """A folder that holds something is refused; an empty one is taken."""
+def test_an_export_replaces_nothing(tmp_path: Path) -> None:
+    """It needs a new or empty folder."""
     trainer = configure_training(training_config())
     (tmp_path / "empty").mkdir()
     trainer.export(tmp_path / "empty")
@@ -222,8 +222,8 @@ def test_an_export_does_not_replace_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_bytes", [0, 2000])
-def test_an_export_that_fails_leaves_nothing(num_bytes: int, tmp_path: Path) -> None:
-    """On a full disk an error names the folder."""
+def test_a_failed_export_leaves_nothing(num_bytes: int, tmp_path: Path) -> None:
+    """On a full disk the error names the folder."""
     trainer = configure_training(training_config())
 
     with pytest.raises(CheckpointError) as caught, largest_file(num_bytes):
@@ -234,7 +234,7 @@ def test_an_export_that_fails_leaves_nothing(num_bytes: int, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_numbers_that_the_format_has_no_name_for_are_refused(tmp_path: Path) -> None:
+def test_a_dtype_that_safetensors_does_not_have_is_refused(tmp_path: Path) -> None:
     """By the name of the weight."""
     model = Buffers({"weight": torch.zeros(1, dtype=torch.complex128)})
 

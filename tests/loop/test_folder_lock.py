@@ -1,4 +1,4 @@
-"""Two jobs do not share a folder, and nothing that a job leaves behind keeps the next one out."""
+"""Two jobs cannot use one folder, and a job that has ended keeps nobody out."""
 
 import os
 from pathlib import Path
@@ -13,8 +13,8 @@ from .test_checkpoint import every_step_of
 from .toy_job import configure_training, steps_saved, training_config
 
 
-def test_a_second_job_is_refused_and_told_of_the_first(every_step: CheckpointingConfig) -> None:
-    """With the path, the machine, the process, since when, and what to do; no file changes."""
+def test_a_second_job_is_refused(every_step: CheckpointingConfig) -> None:
+    """The error names path, machine, process, start and remedy; no file changes."""
     every_step_of(every_step)
     (every_step.folder / ".staging-step-4").mkdir()  # which the other job is writing
     with holder_of(every_step.folder) as other:
@@ -28,8 +28,8 @@ def test_a_second_job_is_refused_and_told_of_the_first(every_step: Checkpointing
         assert (every_step.folder / ".staging-step-4").is_dir()
 
 
-def test_a_job_that_was_killed_keeps_nobody_out(every_step: CheckpointingConfig) -> None:
-    """Not even while a process lives that it has forked, such as one that reads data."""
+def test_a_killed_job_keeps_nobody_out(every_step: CheckpointingConfig) -> None:
+    """Not even if a process that it has forked lives on, such as a data loader worker."""
     with holder_of(every_step.folder, child_seconds=30.0) as other:
         other.kill()
         other.join()
@@ -40,24 +40,24 @@ def test_a_job_that_was_killed_keeps_nobody_out(every_step: CheckpointingConfig)
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"host": "elsewhere", "pid": 1, "started": "long ago"}'])
-def test_what_a_dead_job_has_left_is_no_lock(content: str, every_step: CheckpointingConfig) -> None:
-    """The kernel keeps the lock, and not the file."""
+def test_the_file_of_a_dead_job_locks_nothing(content: str, every_step: CheckpointingConfig) -> None:
+    """The lock is in the kernel, not in the file."""
     every_step.folder.mkdir(parents=True)
     (every_step.folder / ".lock").write_text(content)
 
     assert every_step_of(every_step) == [0, 1, 2]
 
 
-def test_a_holder_that_has_not_said_who_it_is_is_a_holder(tmp_path: Path) -> None:
-    """As one on a full disk."""
+def test_a_lock_without_the_name_of_its_holder_holds(tmp_path: Path) -> None:
+    """As on a full disk."""
     with holder_of(tmp_path):
         (tmp_path / ".lock").write_text("")
         with pytest.raises(CheckpointError, match=r"is in use by another job \(unknown process\)"):
             FolderLock(tmp_path).acquire()
 
 
-def test_a_job_that_is_refused_its_checkpoint_lets_others_in(every_step: CheckpointingConfig) -> None:
-    """Another seed is told, and leaves."""
+def test_a_job_that_cannot_resume_unlocks_the_folder(every_step: CheckpointingConfig) -> None:
+    """For example with a different seed."""
     every_step_of(every_step)
     with pytest.raises(CheckpointError, match="seed is 7 here"):
         configure_training(training_config(every_step, seed=7)).train()

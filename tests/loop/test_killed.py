@@ -27,7 +27,7 @@ STEP_EVENTS = [event_id for event_id in declared_ids("train") if event_id.endswi
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process is there."""
+    """Return whether a process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -36,7 +36,7 @@ def is_running(pid: int) -> bool:
 
 
 class Processes:
-    """Starts training in processes of their own, from one that has torch imported already."""
+    """Starts training processes from a process that has imported torch already."""
 
     def __init__(self) -> None:
         script = Path(__file__).with_name("endurance.py")
@@ -45,13 +45,13 @@ class Processes:
         )
 
     def start(self, **arguments: Any) -> int:
-        """Start one, and return its id."""
+        """Start a process, and return its id."""
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(arguments) + "\n")
         return self._read()
 
     def wait(self) -> int:
-        """Wait for the one that was started last, and return its exit status."""
+        """Wait for the process that was started last, and return its exit status."""
         return self._read()
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class Processes:
 
 
 class Run:
-    """One training run, over all the processes that it takes."""
+    """A training run over all of its processes."""
 
     def __init__(self, processes: Processes, home: Path) -> None:
         self._processes = processes
@@ -102,7 +102,7 @@ class Run:
         return status
 
     def _verify(self, trace: Path, status: int) -> None:
-        """Verify that what the process left is in order, killed or not."""
+        """Verify that a process, killed or not, left everything in order."""
         ids = trace.read_text().split() if trace.exists() else []
         assert status in (0, KILLED)
         assert violation("train", ids, complete=status == 0) is None
@@ -117,7 +117,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Processes]:
-    """What starts processes."""
+    """The process that starts the others."""
     processes = Processes()
     yield processes
     processes.close()
@@ -125,7 +125,7 @@ def processes() -> Iterator[Processes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that nobody killed."""
+    """A run that is never killed."""
     run = Run(processes, tmp_path_factory.mktemp("undisturbed"))
     assert run.resume() == 0
     return run
@@ -133,22 +133,22 @@ def undisturbed(processes: Processes, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def run(processes: Processes, tmp_path: Path) -> Run:
-    """A run that has not begun."""
+    """A run that has not started."""
     return Run(processes, tmp_path)
 
 
 def assert_same_end(run: Run, undisturbed: Run) -> None:
     """Compare all state: weights, optimizer, scheduler, task, step, and each random number generator."""
-    tensors, outline = split_state(run.state())
-    expected_tensors, expected_outline = split_state(undisturbed.state())
-    assert outline == expected_outline
+    tensors, metadata = split_state(run.state())
+    expected_tensors, expected_metadata = split_state(undisturbed.state())
+    assert metadata == expected_metadata
     assert same_tensors(tensors, expected_tensors)
     assert not list(run.folder.glob(".staging-*"))
     assert steps_saved(run.folder) == [NUM_STEPS - PERIOD_STEPS, NUM_STEPS]
 
 
-def test_the_run_is_one_whose_randomness_matters(undisturbed: Run) -> None:
-    """All random number generators move, and the weights learn: else equality would prove little."""
+def test_the_run_uses_every_random_number_generator(undisturbed: Run) -> None:
+    """Otherwise equal results would prove little."""
     early = Checkpoint(undisturbed.folder / f"step-{NUM_STEPS - PERIOD_STEPS}").read()
     late = undisturbed.state()
 
@@ -159,8 +159,8 @@ def test_the_run_is_one_whose_randomness_matters(undisturbed: Run) -> None:
     assert before["numpy"]["rest"] != after["numpy"]["rest"]
 
 
-def test_a_run_killed_in_handlers_ends_as_one_undisturbed(run: Run, undisturbed: Run) -> None:
-    """Killed again and again, at different moments of its steps, from the very first on."""
+def test_a_run_killed_in_handlers_ends_like_an_undisturbed_one(run: Run, undisturbed: Run) -> None:
+    """Killed several times, at different events, from the first one on."""
     kills = [
         ("train.step.pre", 0),
         ("train.forward_backward.post", 4),
@@ -197,10 +197,10 @@ def test_a_run_killed_at_operations_of_saves_ends_like_an_undisturbed_one(
 
 
 @pytest.mark.parametrize("asynchronous", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_run_killed_at_random_moments_ends_as_one_undisturbed(
+def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(
     run: Run, undisturbed: Run, *, asynchronous: bool
 ) -> None:
-    """Killed from outside, at whatever it was about to do, with saves that the loop waits for, or beside it."""
+    """Killed from outside, with synchronous or background saves."""
     delays = random.Random(0)  # noqa: S311 -- not for secrets
     statuses = [
         run.resume(kill_after=(delays.randrange(80), delays.uniform(0.0, 0.03)), asynchronous=asynchronous)
@@ -213,7 +213,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_undisturbed(
 
 
 def test_a_finished_run_that_is_run_again_trains_no_step(run: Run, undisturbed: Run, tmp_path: Path) -> None:
-    """In a fresh process it finds itself complete, and writes nothing."""
+    """A new process finds the run complete, and writes nothing."""
     assert run.resume() == 0
     files = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
 
@@ -225,8 +225,8 @@ def test_a_finished_run_that_is_run_again_trains_no_step(run: Run, undisturbed: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", range(NUM_STEPS))
-def test_a_run_killed_at_any_step_ends_as_one_undisturbed(run: Run, undisturbed: Run, step: int) -> None:
-    """Whichever of its steps it is killed in, at one moment of the step or another."""
+def test_a_run_killed_at_any_step_ends_like_an_undisturbed_one(run: Run, undisturbed: Run, step: int) -> None:
+    """At one event of the step or another."""
     event_id = STEP_EVENTS[step % len(STEP_EVENTS)]
 
     assert run.resume(kill_at=(event_id, step)) == KILLED
@@ -235,7 +235,7 @@ def test_a_run_killed_at_any_step_ends_as_one_undisturbed(run: Run, undisturbed:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_every_step_in_turn_ends_as_one_undisturbed(run: Run, undisturbed: Run) -> None:
+def test_a_run_killed_at_every_step_in_turn_ends_like_an_undisturbed_one(run: Run, undisturbed: Run) -> None:
     """Killed sixty times, once in each step."""
     statuses = [run.resume(kill_at=("train.optimizer_step.post", step)) for step in range(NUM_STEPS)]
 
@@ -246,8 +246,8 @@ def test_a_run_killed_at_every_step_in_turn_ends_as_one_undisturbed(run: Run, un
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
-def test_runs_killed_at_many_random_moments_end_as_one_undisturbed(run: Run, undisturbed: Run, seed: int) -> None:
-    """Killed from outside eight times, or until it has finished."""
+def test_runs_killed_at_many_random_moments_end_like_an_undisturbed_one(run: Run, undisturbed: Run, seed: int) -> None:
+    """Killed from outside eight times, or until the run has finished."""
     delays = random.Random(seed)  # noqa: S311 -- not for secrets
     for _ in range(8):
         run.resume(kill_after=(delays.randrange(8), delays.uniform(0.0, 0.1)))

@@ -1,4 +1,4 @@
-"""Loading a checkpoint executes nothing, whatever somebody has planted in it."""
+"""Loading a checkpoint executes nothing, whatever someone has planted in it."""
 
 import io
 import json
@@ -30,13 +30,13 @@ class Bomb:
         return os.mkdir, (str(self._sign),)
 
 
-def in_torch_s_metadata(step: Path, sign: Path) -> None:
-    """Where torch's own reader would unpickle it."""
+def in_torchs_metadata(step: Path, sign: Path) -> None:
+    """Plant it where torch's own reader would unpickle it."""
     (step / ".metadata").write_bytes(pickle.dumps(Bomb(sign)))
 
 
 def in_a_tensor(step: Path, sign: Path) -> None:
-    """In the place of a tensor, with an index that fits."""
+    """Plant it in the place of a tensor, with an index that fits."""
     stream = io.BytesIO()
     torch.save(Bomb(sign), stream)
     (step / "__0_0.distcp").write_bytes(stream.getvalue())
@@ -47,7 +47,7 @@ def in_a_tensor(step: Path, sign: Path) -> None:
 
 
 def in_a_bare_pickle(step: Path, sign: Path) -> None:
-    """In the place of a tensor, and older than torch's own format."""
+    """Plant it in the place of a tensor, in the format before torch's own."""
     content = pickle.dumps(Bomb(sign))
     (step / "__0_0.distcp").write_bytes(content)
     index = json.loads((step / "tensors.json").read_text())
@@ -57,7 +57,7 @@ def in_a_bare_pickle(step: Path, sign: Path) -> None:
 
 
 def in_another_folder(step: Path, sign: Path) -> None:
-    """In a file that only the index knows."""
+    """Plant it in a file that only the index names."""
     (step.parent / "elsewhere").write_bytes(pickle.dumps(Bomb(sign)))
     index = json.loads((step / "tensors.json").read_text())
     for entry in index.values():
@@ -65,30 +65,30 @@ def in_another_folder(step: Path, sign: Path) -> None:
     (step / "tensors.json").write_text(json.dumps(index))
 
 
-def in_a_number_format(step: Path, sign: Path) -> None:
-    """As a name that torch knows and that is no number format."""
+def in_a_dtype(step: Path, sign: Path) -> None:
+    """Name something of torch that is not a dtype."""
     text = (step / "tensors.json").read_text()
     (step / "tensors.json").write_text(text.replace('"float32"', '"load"'))
 
 
-def in_a_number_format_of_the_state(step: Path, sign: Path) -> None:
-    """The same in the outline of the state."""
+def in_a_dtype_of_the_state(step: Path, sign: Path) -> None:
+    """Do the same in the metadata of the state."""
     text = (step / "state.json").read_text()
     (step / "state.json").write_text(text.replace('"float32"', '"load"'))
 
 
 PLANTED = [
-    in_torch_s_metadata,
+    in_torchs_metadata,
     in_a_tensor,
     in_a_bare_pickle,
     in_another_folder,
-    in_a_number_format,
-    in_a_number_format_of_the_state,
+    in_a_dtype,
+    in_a_dtype_of_the_state,
 ]
 
 
 def planted(plant: Callable[[Path, Path], None], config: CheckpointingConfig, sign: Path) -> Trainer:
-    """Train, plant something in the newest checkpoint, and return a trainer that would go on from it."""
+    """Train, plant something in the newest checkpoint, and return a trainer that would resume from it."""
     configure_training(training_config(config)).train()
     step = config.folder / "step-3"
     plant(step, sign)
@@ -103,10 +103,10 @@ def planted(plant: Callable[[Path, Path], None], config: CheckpointingConfig, si
 def test_resuming_executes_nothing(
     plant: Callable[[Path, Path], None], every_step: CheckpointingConfig, tmp_path: Path
 ) -> None:
-    """What is planted is either never looked at, or refused with the path."""
+    """Planted data is never read, or refused with its path."""
     trainer = planted(plant, every_step, tmp_path / "executed")
 
-    if plant is in_torch_s_metadata:
+    if plant is in_torchs_metadata:
         trainer.train()
         assert trainer.stepper.is_finished
     else:
@@ -116,14 +116,14 @@ def test_resuming_executes_nothing(
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_taking_the_weights_executes_nothing(
+def test_loading_weights_executes_nothing(
     plant: Callable[[Path, Path], None], every_step: CheckpointingConfig, tmp_path: Path
 ) -> None:
-    """The same holds for inference, which may take weights that strangers trained."""
+    """Inference may use weights that strangers have trained."""
     trainer = planted(plant, every_step, tmp_path / "executed")
     checkpoint = Checkpoint(every_step.folder / "step-3")
 
-    if plant is in_torch_s_metadata:
+    if plant is in_torchs_metadata:
         load_weights(checkpoint, [trainer.modules[0]])
     else:
         with pytest.raises(CheckpointError, match=r"step-3 cannot be read \("):
@@ -131,8 +131,8 @@ def test_taking_the_weights_executes_nothing(
     assert not (tmp_path / "executed").exists()
 
 
-def test_the_bomb_goes_off_where_pickles_are_read(tmp_path: Path) -> None:
-    """Else these tests would prove nothing."""
+def test_unpickling_the_bomb_executes_it(tmp_path: Path) -> None:
+    """Otherwise these tests would prove nothing."""
     pickle.loads(pickle.dumps(Bomb(tmp_path / "executed")))  # noqa: S301 -- that it executes is what is shown
 
     assert (tmp_path / "executed").exists()

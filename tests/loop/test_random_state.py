@@ -1,4 +1,4 @@
-"""The random number generators that user code draws from are seeded, and carried over a restart."""
+"""The random number generators that user code draws from are seeded, saved and restored."""
 
 import random
 
@@ -17,7 +17,7 @@ def state() -> RandomState:
 
 
 def draw() -> list[float]:
-    """Draw from each generator, in ways that leave halves of pairs behind."""
+    """Draw from each generator, leaving half of a pair of Gaussian numbers in some."""
     return [
         float(torch.rand(())),
         float(torch.randn(())),
@@ -28,8 +28,8 @@ def draw() -> list[float]:
     ]
 
 
-def test_a_seed_begins_all_streams_anew(state: RandomState) -> None:
-    """The same numbers come again."""
+def test_a_seed_restarts_all_generators(state: RandomState) -> None:
+    """They return the same numbers again."""
     state.seed(3)
     first = draw()
     state.seed(3)
@@ -38,8 +38,8 @@ def test_a_seed_begins_all_streams_anew(state: RandomState) -> None:
 
 
 @pytest.mark.parametrize("other", [4, 2**32 + 3, 2**63 - 1])
-def test_another_seed_begins_other_streams(state: RandomState, other: int) -> None:
-    """Seeds may be of 63 bits; numpy's generator takes 32 of them."""
+def test_another_seed_gives_other_numbers(state: RandomState, other: int) -> None:
+    """Seeds have up to 63 bits, of which numpy gets 32."""
     state.seed(3)
     first = draw()
     state.seed(other)
@@ -49,21 +49,21 @@ def test_another_seed_begins_other_streams(state: RandomState, other: int) -> No
 
 
 @pytest.mark.parametrize("num_draws", [0, 1, 2, 700])
-def test_streams_go_on_from_where_they_were(state: RandomState, num_draws: int) -> None:
-    """Wherever that was, through the form in which a checkpoint keeps it."""
+def test_generators_continue_from_their_saved_state(state: RandomState, num_draws: int) -> None:
+    """After any number of draws, and through the format of a checkpoint."""
     state.seed(5)
     for _ in range(num_draws):
         draw()
-    tensors, outline = split_state(state.state_dict())
+    tensors, metadata = split_state(state.state_dict())
     expected = [draw(), draw()]
     state.seed(6)
 
-    state.load_state_dict(join_state(outline, {path: tensor.clone() for path, tensor in tensors.items()}))
+    state.load_state_dict(join_state(metadata, {path: tensor.clone() for path, tensor in tensors.items()}))
 
     assert [draw(), draw()] == expected
 
 
-def test_taking_the_state_draws_nothing(state: RandomState) -> None:
+def test_saving_the_state_draws_nothing(state: RandomState) -> None:
     """A run that saves draws the same numbers as one that does not."""
     state.seed(5)
     expected = draw()

@@ -1,4 +1,4 @@
-"""A run that is run again goes on from its newest checkpoint, bit for bit."""
+"""A run that is run again resumes from its newest checkpoint, bit for bit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,13 +55,13 @@ def steps_of(trainer: Trainer) -> list[int]:
 
 
 def same_checkpoints(left: Checkpoint, right: Checkpoint) -> bool:
-    """Say whether two checkpoints hold the same state, bit for bit."""
-    (left_tensors, left_outline), (right_tensors, right_outline) = split_state(left.read()), split_state(right.read())
-    return bool(left_outline == right_outline) and same_tensors(left_tensors, right_tensors)
+    """Return whether two checkpoints have the same state, bit for bit."""
+    (left_tensors, left_metadata), (right_tensors, right_metadata) = split_state(left.read()), split_state(right.read())
+    return bool(left_metadata == right_metadata) and same_tensors(left_tensors, right_tensors)
 
 
 class CountingTask(ToyTask):
-    """Carries a count and a sum over a restart."""
+    """Saves a count and a sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,8 +111,8 @@ def adam_of_two_groups(ctx: InitializeOptimizerContext) -> torch.optim.Optimizer
 
 
 @pytest.mark.parametrize("stopped_in", [0, 4, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 6))])
-def test_a_resumed_run_ends_as_one_undisturbed(stopped_in: int, every_step: CheckpointingConfig) -> None:
-    """Stopped by an exception in some step and run again, it ends with the same weights."""
+def test_a_resumed_run_ends_like_an_undisturbed_one(stopped_in: int, every_step: CheckpointingConfig) -> None:
+    """Stopped by an exception and run again, it ends with the same weights."""
     undisturbed = configure_training(training_config(total_steps=NUM_STEPS))
     undisturbed.train()
 
@@ -123,8 +123,8 @@ def test_a_resumed_run_ends_as_one_undisturbed(stopped_in: int, every_step: Chec
     assert same_tensors(weights_of(resumed.modules[0]), weights_of(undisturbed.modules[0]))
 
 
-def test_a_run_that_is_resumed_twice_ends_as_one_undisturbed(every_step: CheckpointingConfig) -> None:
-    """Resuming leaves no mark that a second resuming would see."""
+def test_a_run_resumed_twice_ends_like_an_undisturbed_one(every_step: CheckpointingConfig) -> None:
+    """The first resume changes nothing for the second."""
     undisturbed = configure_training(training_config(total_steps=NUM_STEPS))
     undisturbed.train()
     config = training_config(every_step.model_copy(update={"period_steps": 2}), total_steps=NUM_STEPS)
@@ -153,7 +153,7 @@ def test_optimizers_and_schedulers_of_torch_are_resumed(
     lr_scheduler_provider: Callable[[InitializeLRSchedulerContext], LRSchedulerProtocol],
     every_step: CheckpointingConfig,
 ) -> None:
-    """Momentum, second moments, groups and rates are all as they would have been."""
+    """Momentum, second moments, groups and rates are the same in each later checkpoint."""
 
     def configured(folder: str) -> Trainer:
         checkpointing = every_step.model_copy(update={"folder": every_step.folder / folder})
@@ -173,7 +173,7 @@ def test_optimizers_and_schedulers_of_torch_are_resumed(
 
 
 def test_the_state_of_the_task_is_resumed(every_step: CheckpointingConfig) -> None:
-    """What the task carries goes on from the checkpoint, with nothing of the step that was lost."""
+    """Without anything of the step that was lost."""
     undisturbed = CountingTask()
     configure_training(training_config(total_steps=NUM_STEPS), task=undisturbed).train()
 
@@ -186,7 +186,7 @@ def test_the_state_of_the_task_is_resumed(every_step: CheckpointingConfig) -> No
 
 
 def test_a_finished_run_that_is_run_again_trains_no_step(every_step: CheckpointingConfig) -> None:
-    """It loads what it ended with, and reads no sample."""
+    """It loads its last checkpoint, and reads no sample."""
     finished = configure_training(training_config(every_step))
     finished.train()
 
@@ -201,7 +201,7 @@ def test_a_finished_run_that_is_run_again_trains_no_step(every_step: Checkpointi
     assert steps_saved(every_step.folder) == [1, 2, 3]
 
 
-def test_a_run_that_saves_ends_as_one_that_does_not(every_step: CheckpointingConfig) -> None:
+def test_a_run_that_saves_ends_like_one_that_does_not(every_step: CheckpointingConfig) -> None:
     """Saving draws no random numbers and changes no weights."""
     saving = configure_training(training_config(every_step))
     saving.train()
@@ -212,7 +212,7 @@ def test_a_run_that_saves_ends_as_one_that_does_not(every_step: CheckpointingCon
 
 
 def test_a_run_is_resumed_with_another_number_of_workers(every_step: CheckpointingConfig) -> None:
-    """How many processes read the samples decides nothing about which samples a step takes."""
+    """It does not affect which samples a step takes."""
     undisturbed = configure_training(training_config())
     undisturbed.train()
 
@@ -224,8 +224,8 @@ def test_a_run_is_resumed_with_another_number_of_workers(every_step: Checkpointi
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
-def test_runs_of_one_seed_are_alike(seed: int) -> None:
-    """The seed alone decides initial weights, dropout and the order of the data."""
+def test_runs_with_one_seed_are_equal(seed: int) -> None:
+    """The seed decides initial weights, dropout and the order of the data."""
     first = configure_training(training_config(seed=seed))
     first.train()
     torch.rand(7)
@@ -235,8 +235,8 @@ def test_runs_of_one_seed_are_alike(seed: int) -> None:
     assert same_tensors(weights_of(first.modules[0]), weights_of(second.modules[0]))
 
 
-def test_runs_of_two_seeds_differ() -> None:
-    """Another seed gives other initial weights."""
+def test_runs_with_two_seeds_differ() -> None:
+    """In their initial weights."""
     first, second = (configure_training(training_config(seed=seed)) for seed in (0, 1))
 
     assert not same_tensors(weights_of(first.modules[0]), weights_of(second.modules[0]))

@@ -1,4 +1,4 @@
-"""When a state is saved: every few steps or minutes, at the end, and on demand."""
+"""When the state is saved: every few steps or minutes, at the end, and on demand."""
 
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,8 @@ from .toy_job import configure_training, steps_saved, training_config
         ({"period_steps": None, "period_minutes": 1e9}, [5]),
     ],
 )
-def test_periods_of_steps_and_of_minutes_are_saved(
-    periods: dict[str, Any], expected: list[int], tmp_path: Path
-) -> None:
-    """Whichever comes first, and the last step always."""
+def test_saves_are_due_by_steps_and_by_minutes(periods: dict[str, Any], expected: list[int], tmp_path: Path) -> None:
+    """Whichever comes first, and always at the last step."""
     config = CheckpointingConfig(folder=tmp_path, num_to_keep=1000, **periods)
     configure_training(training_config(config, total_steps=5)).train()
 
@@ -32,8 +30,8 @@ def test_periods_of_steps_and_of_minutes_are_saved(
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_state_is_saved_on_demand_between_two_steps(tmp_path: Path, *, asynchronous: bool) -> None:
-    """Once for each step, however often it is asked for; the run goes on from it."""
+def test_the_state_is_saved_on_demand_between_two_steps(tmp_path: Path, *, asynchronous: bool) -> None:
+    """Once per step, and the run resumes from it."""
     config = CheckpointingConfig(folder=tmp_path, asynchronous=asynchronous)
     trainer = configure_training(training_config(config, total_steps=5))
 
@@ -56,8 +54,8 @@ def test_a_state_is_saved_on_demand_between_two_steps(tmp_path: Path, *, asynchr
     assert steps == [3, 4]
 
 
-def test_a_state_that_was_resumed_from_is_not_saved_again(tmp_path: Path) -> None:
-    """Whoever is stopped before the first step replaces no checkpoint, not even by its like."""
+def test_the_state_that_a_run_resumed_from_is_not_saved_again(tmp_path: Path) -> None:
+    """A run stopped before its first step replaces no checkpoint."""
     config = CheckpointingConfig(folder=tmp_path)
     configure_training(training_config(config)).train()
     changed = (tmp_path / "step-3").stat().st_mtime_ns
@@ -68,8 +66,8 @@ def test_a_state_that_was_resumed_from_is_not_saved_again(tmp_path: Path) -> Non
     assert (tmp_path / "step-3").stat().st_mtime_ns == changed
 
 
-def test_saving_where_nothing_shall_be_saved_does_nothing(tmp_path: Path) -> None:
-    """Whoever asks need not know."""
+def test_saving_without_checkpointing_does_nothing(tmp_path: Path) -> None:
+    """And raises nothing."""
     trainer = configure_training(training_config())
     trainer.save()
     trainer._loop.checkpointer.wait()

@@ -1,4 +1,4 @@
-"""Training begins with the weights that its configuration names, and goes on with its own."""
+"""Training starts with the weights that `source_checkpoint` names, and resumes with its own."""
 
 import shutil
 from pathlib import Path
@@ -17,47 +17,47 @@ from .toy_job import ToyModelProvider, ToyTask, configure_training, same_tensors
 
 @pytest.fixture
 def trained(every_step: CheckpointingConfig, tmp_path: Path) -> Trainer:
-    """A run that is complete, with its checkpoints, and its weights as exported."""
+    """A finished run, with its checkpoints and its exported weights."""
     trainer = configure_training(training_config(every_step))
     trainer.train()
     trainer.export(tmp_path / "exported")
     return trainer
 
 
-def begin(source: Path, own: CheckpointingConfig | None = None) -> tuple[Trainer, list[dict[str, torch.Tensor]]]:
-    """Train from a source, with other weights than the first run's; return the weights that it begins with as well."""
-    begun: list[dict[str, torch.Tensor]] = []
+def start_from(source: Path, own: CheckpointingConfig | None = None) -> tuple[Trainer, list[dict[str, torch.Tensor]]]:
+    """Train from a source with another seed; return the trainer, and the weights that it started with."""
+    initial: list[dict[str, torch.Tensor]] = []
 
     def listen(bus: EventBus) -> None:
-        bus.subscribe(EVENT_TRAIN_READY, lambda ctx: begun.append(weights_of(trainer.modules[0])))
+        bus.subscribe(EVENT_TRAIN_READY, lambda ctx: initial.append(weights_of(trainer.modules[0])))
 
     trainer = configure_training(training_config(own, source_checkpoint=source, seed=5), task=ToyTask(listen))
     trainer.train()
-    return trainer, begun
+    return trainer, initial
 
 
 @pytest.mark.parametrize("source", ["exported", "checkpoints", "checkpoints/step-3"])
-def test_training_begins_with_the_weights_of_another_run(source: str, trained: Trainer, tmp_path: Path) -> None:
-    """Exported, or in a checkpoint; they are there when the loop is ready, and the steps are counted from the first."""
-    trainer, (begun,) = begin(tmp_path / source)
+def test_training_starts_with_the_weights_of_another_run(source: str, trained: Trainer, tmp_path: Path) -> None:
+    """From an export or a checkpoint; they are loaded before `train.ready`, and steps count from the first."""
+    trainer, (initial,) = start_from(tmp_path / source)
 
-    assert same_tensors(begun, weights_of(trained.modules[0]))
-    assert not same_tensors(begun, weights_of(trainer.modules[0]))
+    assert same_tensors(initial, weights_of(trained.modules[0]))
+    assert not same_tensors(initial, weights_of(trainer.modules[0]))
     assert trainer.stepper.current_step == 3
 
 
-def test_a_run_that_goes_on_has_its_own_weights(trained: Trainer, tmp_path: Path) -> None:
-    """And does not miss those that it began with."""
+def test_a_resumed_run_loads_its_own_weights(trained: Trainer, tmp_path: Path) -> None:
+    """The source may be gone."""
     own = CheckpointingConfig(folder=tmp_path / "own")
-    first, _ = begin(tmp_path / "exported", own)
+    first, _ = start_from(tmp_path / "exported", own)
     shutil.rmtree(tmp_path / "exported")
 
-    _, (begun,) = begin(tmp_path / "exported", own)
+    _, (initial,) = start_from(tmp_path / "exported", own)
 
-    assert same_tensors(begun, weights_of(first.modules[0]))
+    assert same_tensors(initial, weights_of(first.modules[0]))
 
 
-def test_weights_that_are_not_there_are_told_before_the_model_is_built(tmp_path: Path) -> None:
+def test_missing_weights_are_reported_before_the_model_is_built(tmp_path: Path) -> None:
     """With the path."""
     provider = ToyModelProvider()
 

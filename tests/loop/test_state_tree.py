@@ -1,4 +1,4 @@
-"""State of tensors and plain values is taken apart and put together again without loss."""
+"""State of tensors and plain values is split and joined without loss."""
 
 import json
 import math
@@ -62,12 +62,12 @@ states = st.dictionaries(
 
 
 def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
-    """View a tensor as its bytes, so that NaN equals itself and no type is left out."""
+    """View a tensor as bytes, so that NaN equals itself and every dtype can be compared."""
     return tensor.flatten().contiguous().view(torch.uint8)
 
 
 def is_same(left: Any, right: Any) -> bool:
-    """Say whether two states are equal in structure, types and, bit for bit, in tensors."""
+    """Return whether two states are equal in structure, types and, bit for bit, in tensors."""
     if isinstance(left, torch.Tensor):
         return (
             isinstance(right, torch.Tensor)
@@ -84,27 +84,27 @@ def is_same(left: Any, right: Any) -> bool:
 
 
 @given(states)
-def test_state_survives_being_split_and_joined(state: dict[Any, Any]) -> None:
-    """Through JSON's text, too: keys keep their types, tuples and lists stay what they are."""
-    parts, outline = split_state(state)
+def test_state_is_split_and_joined_without_loss(state: dict[Any, Any]) -> None:
+    """Through JSON text: keys keep their types, and tuples and lists stay what they are."""
+    parts, metadata = split_state(state)
 
-    assert is_same(join_state(json.loads(json.dumps(outline)), parts), state)
+    assert is_same(join_state(json.loads(json.dumps(metadata)), parts), state)
 
 
 @given(states)
-def test_room_is_made_for_each_tensor(state: dict[Any, Any]) -> None:
-    """The outline alone tells type and shape of all tensors."""
-    parts, outline = split_state(state)
-    rooms = allocate_tensors(outline)
+def test_metadata_is_enough_to_allocate_each_tensor(state: dict[Any, Any]) -> None:
+    """With its dtype and shape."""
+    parts, metadata = split_state(state)
+    allocated = allocate_tensors(metadata)
 
-    assert {path: (room.dtype, room.shape) for path, room in rooms.items()} == {
+    assert {path: (tensor.dtype, tensor.shape) for path, tensor in allocated.items()} == {
         path: (part.dtype, part.shape) for path, part in parts.items()
     }
 
 
 @given(states)
-def test_descriptions_survive_json(state: dict[Any, Any]) -> None:
-    """What a checkpoint's settings hold reads back as it was written."""
+def test_a_description_passes_through_json_unchanged(state: dict[Any, Any]) -> None:
+    """As it does in the manifest of a checkpoint."""
     described = describe_state(state)
 
     assert json.loads(json.dumps(described)) == described
@@ -112,7 +112,7 @@ def test_descriptions_survive_json(state: dict[Any, Any]) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(states)
-def test_state_survives_being_written_and_read(state: dict[Any, Any]) -> None:
+def test_state_is_saved_and_read_without_loss(state: dict[Any, Any]) -> None:
     """On disk it is the same as in memory."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint.write(Path(folder), 1, state, {})
@@ -123,23 +123,23 @@ def test_state_survives_being_written_and_read(state: dict[Any, Any]) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_tensors_of_each_type_and_shape_are_kept(dtype: torch.dtype, shape: list[int], tmp_path: Path) -> None:
-    """Scalars and empty ones among them."""
+def test_tensors_of_each_dtype_and_shape_are_saved(dtype: torch.dtype, shape: list[int], tmp_path: Path) -> None:
+    """Scalars and empty tensors included."""
     tensor = torch.randint(0, 2, shape).to(dtype)
 
     assert is_same(Checkpoint.write(tmp_path, 1, {"tensor": tensor}, {}).read(), {"tensor": tensor})
 
 
-def test_tensors_that_are_not_contiguous_are_kept(tmp_path: Path) -> None:
-    """Transposed, strided and expanded ones, and parts of larger ones."""
+def test_tensors_that_are_not_contiguous_are_saved(tmp_path: Path) -> None:
+    """Transposed, strided and expanded ones, and views of larger ones."""
     whole = torch.arange(24.0).reshape(4, 6)
     state = {"turned": whole.T, "strided": whole[::2, 1::2], "row": whole[2], "expanded": torch.ones(1).expand(3)}
 
     assert is_same(Checkpoint.write(tmp_path, 1, state, {}).read(), state)
 
 
-def test_numbers_that_are_not_finite_are_kept(tmp_path: Path) -> None:
-    """Infinities and NaN, as Python's JSON writes them, and in tensors."""
+def test_numbers_that_are_not_finite_are_saved(tmp_path: Path) -> None:
+    """Infinities and NaN, in JSON and in tensors."""
     state = {"infinite": math.inf, "undefined": math.nan, "tensor": torch.tensor([math.inf, math.nan])}
     read = Checkpoint.write(tmp_path, 1, state, {}).read()
 
@@ -148,8 +148,8 @@ def test_numbers_that_are_not_finite_are_kept(tmp_path: Path) -> None:
     assert is_same(read["tensor"], state["tensor"])
 
 
-def test_tensors_are_kept_without_their_history(tmp_path: Path) -> None:
-    """A parameter is kept as its values."""
+def test_tensors_are_saved_without_autograd_history(tmp_path: Path) -> None:
+    """A parameter is saved as its values."""
     weight = torch.nn.Parameter(torch.ones(2))
 
     read = Checkpoint.write(tmp_path, 1, {"weight": weight}, {}).read()["weight"]
@@ -158,13 +158,13 @@ def test_tensors_are_kept_without_their_history(tmp_path: Path) -> None:
     assert not read.requires_grad
 
 
-def test_state_without_tensors_is_kept(tmp_path: Path) -> None:
+def test_state_without_tensors_is_saved(tmp_path: Path) -> None:
     """Not every job has any."""
     assert Checkpoint.write(tmp_path, 1, {"count": 3}, {}).read() == {"count": 3}
 
 
 def test_mappings_become_dicts(tmp_path: Path) -> None:
-    """The state of a module is an `OrderedDict`, and reads back as what it holds."""
+    """Such as the `OrderedDict` of a module."""
     assert Checkpoint.write(tmp_path, 1, {"model": OrderedDict(a=1)}, {}).read() == {"model": {"a": 1}}
 
 
@@ -183,15 +183,15 @@ def test_mappings_become_dicts(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_kept_is_refused_by_its_path(state: dict[str, Any], message: str) -> None:
-    """The error names where it lies and what it is."""
+def test_values_that_a_checkpoint_cannot_hold_are_refused(state: dict[str, Any], message: str) -> None:
+    """The error has the path and the type."""
     with pytest.raises(StateError) as caught:
         split_state(state)
     assert message in str(caught.value)
 
 
-def test_a_description_tells_the_kind_of_tensors_and_the_values_of_all_else() -> None:
-    """This is what two jobs are compared by."""
+def test_a_description_has_the_kind_of_tensors_and_all_other_values() -> None:
+    """By which jobs are compared."""
     state = {"model": {"weight": torch.ones(2, 3)}, "groups": [{"lr": 0.1, "betas": (0.9, 0.95)}]}
 
     assert describe_state(state) == {

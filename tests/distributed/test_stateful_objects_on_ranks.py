@@ -1,4 +1,4 @@
-"""Whoever listens on some ranks alone takes part in the checkpoints of all."""
+"""Objects with state that exist on some ranks only are saved with the checkpoint of all ranks."""
 
 import logging
 from pathlib import Path
@@ -15,7 +15,7 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepConte
 
 
 class StepCount:
-    """Counts steps, those of earlier runs as well."""
+    """Counts steps, over all runs."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -32,7 +32,7 @@ class StepCount:
 
 
 class CountedTask(ClassifyTask):
-    """Has one listener on all ranks, and one on the main rank alone."""
+    """Has a subscriber on all ranks, and another one on rank 0 only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ class CountedTask(ClassifyTask):
             subscribe_annotated(ctx.event_bus, count)
 
 
-def count_steps(num_ranks: int, folder: Path, begun: int) -> list[int]:
-    """Train two steps, or on from there; return what the listeners of this rank count, who begin with a number."""
+def count_steps(num_ranks: int, folder: Path, initial: int) -> list[int]:
+    """Train, or resume; return the counts of the subscribers of this rank, which start with a given number."""
     logging.getLogger("d9d").setLevel(logging.ERROR)
     task = CountedTask()
     for count in task.counts:
-        count.count = begun
+        count.count = initial
     configure(
         LAYOUTS["fsdp"],
         num_ranks,
@@ -65,8 +65,8 @@ def keep_two_steps(folder: Path) -> None:
         (folder / f"step-{step}").rename(folder.parent / f"{folder.name}-{step}")
 
 
-def test_a_listener_on_the_main_rank_alone_goes_on_there(tmp_path: Path) -> None:
-    """And nobody waits for the other."""
+def test_a_subscriber_on_rank_zero_only_is_resumed_there(tmp_path: Path) -> None:
+    """The other rank does not wait for it."""
     folder = tmp_path / "checkpoints"
     assert run_on_ranks(2, count_steps, 2, folder, 0) == [[4, 4], [4]]
     keep_two_steps(folder)
@@ -74,8 +74,8 @@ def test_a_listener_on_the_main_rank_alone_goes_on_there(tmp_path: Path) -> None
     assert run_on_ranks(2, count_steps, 2, folder, 100) == [[4, 4], [4]]
 
 
-def test_on_another_number_of_ranks_what_all_had_goes_on_and_what_one_had_begins_anew(tmp_path: Path) -> None:
-    """As it is with the state of a task."""
+def test_on_another_number_of_ranks_only_replicated_subscribers_are_resumed(tmp_path: Path) -> None:
+    """The others start fresh."""
     folder = tmp_path / "checkpoints"
     run_on_ranks(2, count_steps, 2, folder, 0)
     keep_two_steps(folder)

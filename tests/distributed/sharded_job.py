@@ -1,4 +1,4 @@
-"""A small job whose model is divided in every way that there is, for tests of what survives the way between them."""
+"""A small job on any mesh, for tests of what is saved on one and loaded on another."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -43,7 +43,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Some of the layers of a model, under the names that they have in the whole of it."""
+    """Some layers of a model, under their names in the whole model."""
 
     def __init__(self, layers: Mapping[str, Block]) -> None:
         super().__init__()
@@ -72,13 +72,13 @@ class RowOptimizer(torch.optim.Optimizer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Division:
-    """How a job is divided, and among how many processes.
+class Sharding:
+    """How the job is sharded.
 
     Attributes:
-        num_ranks: How many there are.
-        mesh: The layout.
-        stages: For each place in the pipeline, which layers each of its stages has.
+        num_ranks: The number of ranks.
+        mesh: The size of each dimension of the mesh.
+        stages: For each place in the pipeline, the layers of each of its stages.
     """
 
     num_ranks: int
@@ -86,34 +86,34 @@ class Division:
     stages: tuple[tuple[tuple[int, ...], ...], ...] = (((0, 1, 2, 3),),)
 
 
-ALONE = Division(1, {})
-DIVISIONS = {
+ALONE = Sharding(1, {})
+SHARDINGS = {
     "alone": ALONE,
-    "fsdp": Division(2, {"data_parallel_shard": 2}),
-    "tensor": Division(2, {"tensor_parallel": 2}),
-    "replicated": Division(2, {"data_parallel_replicate": 2}),
-    "pipeline": Division(2, {"pipeline_parallel": 2}, (((0, 1),), ((2, 3),))),
-    "v-shaped pipeline": Division(2, {"pipeline_parallel": 2}, (((0,), (3,)), ((1,), (2,)))),
-    "hsdp": Division(4, {"data_parallel_replicate": 2, "data_parallel_shard": 2}),
-    "fsdp of four": Division(4, {"data_parallel_shard": 4}),
-    "fsdp and tensor": Division(4, {"data_parallel_shard": 2, "tensor_parallel": 2}),
-    "pipeline of fsdp": Division(4, {"pipeline_parallel": 2, "data_parallel_shard": 2}, (((0,), (3,)), ((1,), (2,)))),
+    "fsdp": Sharding(2, {"data_parallel_shard": 2}),
+    "tensor": Sharding(2, {"tensor_parallel": 2}),
+    "replicated": Sharding(2, {"data_parallel_replicate": 2}),
+    "pipeline": Sharding(2, {"pipeline_parallel": 2}, (((0, 1),), ((2, 3),))),
+    "v-shaped pipeline": Sharding(2, {"pipeline_parallel": 2}, (((0,), (3,)), ((1,), (2,)))),
+    "hsdp": Sharding(4, {"data_parallel_replicate": 2, "data_parallel_shard": 2}),
+    "fsdp of four": Sharding(4, {"data_parallel_shard": 4}),
+    "fsdp and tensor": Sharding(4, {"data_parallel_shard": 2, "tensor_parallel": 2}),
+    "pipeline of fsdp": Sharding(4, {"pipeline_parallel": 2, "data_parallel_shard": 2}, (((0,), (3,)), ((1,), (2,)))),
 }
 
 
 class Job:
-    """One process's part of the job: real modules, a real optimizer, real checkpoints."""
+    """One rank of the job: real modules, a real optimizer, real checkpoints."""
 
     def __init__(
-        self, division: Division, folder: Path, optimizer_type: type[torch.optim.Optimizer] | None = None, **parts: Any
+        self, sharding: Sharding, folder: Path, optimizer_type: type[torch.optim.Optimizer] | None = None, **parts: Any
     ) -> None:
         torch.manual_seed(0)
-        self.context = DistributedContext.start("cpu", DeviceMeshParameters(**division.mesh))
+        self.context = DistributedContext.start("cpu", DeviceMeshParameters(**sharding.mesh))
         layers = [Block() for _ in range(NUM_LAYERS)]
         place = self.context.pipeline_rank
-        self.stages = [Stage({str(index): layers[index] for index in indices}) for indices in division.stages[place]]
+        self.stages = [Stage({str(index): layers[index] for index in indices}) for indices in sharding.stages[place]]
         for stage in self.stages:
-            self._divide(stage, division)
+            self._shard(stage, sharding)
         decaying = [weight for weight in self._parameters() if weight.ndim == 2]
         others = [weight for weight in self._parameters() if weight.ndim != 2]
         groups: list[dict[str, Any]] = [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
@@ -130,7 +130,7 @@ class Job:
             state=self.state,
             settings=self.state.describe("model", "optimizer", "lr_scheduler"),
             ranks=self.ranks,
-            job_metadata={"mesh": division.mesh},
+            job_metadata={"mesh": sharding.mesh},
         )
 
     def _state(self, parts: Mapping[str, Any]) -> JobState:
@@ -145,29 +145,29 @@ class Job:
     def _parameters(self) -> list[nn.Parameter]:
         return [weight for stage in self.stages for weight in stage.parameters()]
 
-    def _divide(self, stage: Stage, division: Division) -> None:
-        if len(division.mesh) == 0 or set(division.mesh) == {"pipeline_parallel"}:
+    def _shard(self, stage: Stage, sharding: Sharding) -> None:
+        if len(sharding.mesh) == 0 or set(sharding.mesh) == {"pipeline_parallel"}:
             return
         mesh = self.context.mesh_for("dense")
-        if "tensor_parallel" in division.mesh:
+        if "tensor_parallel" in sharding.mesh:
             plan = {"layers.*.up": ColwiseParallel(), "layers.*.down": RowwiseParallel()}
             parallelize_module(stage, mesh["tensor_parallel"], plan)
-        if "data_parallel_shard" in division.mesh:
-            replicate = ("data_parallel_replicate",) if "data_parallel_replicate" in division.mesh else ()
+        if "data_parallel_shard" in sharding.mesh:
+            replicate = ("data_parallel_replicate",) if "data_parallel_replicate" in sharding.mesh else ()
             fully_shard(stage, mesh=mesh[(*replicate, "data_parallel_shard")])
 
     def step(self) -> None:
-        """Change all weights, moments and the learning rate, alike for any division."""
+        """Change all weights, moments and the learning rate, in the same way on any mesh."""
         for stage in self.stages:
             for name, weight in stage.named_parameters():
-                # What is done to each number by itself is the same however they are divided.
+                # An operation on each value by itself is the same for any sharding.
                 weight.grad = weight.detach() * 0.5 + (len(name) - self.stepper.current_step)
         self.optimizer.step()
         self.lr_scheduler.step()
         self.stepper.advance()
 
     def numbers(self) -> dict[str, torch.Tensor]:
-        """Return all weights and moments of the stages of this process, whole."""
+        """Return all weights and moments of the stages of this rank, in full."""
         names: dict[torch.Tensor, str] = {
             weight: name for stage in self.stages for name, weight in stage.named_parameters()
         }
@@ -181,7 +181,7 @@ class Job:
 
 
 class Nothing:
-    """A task that carries nothing."""
+    """A task without state."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -191,10 +191,10 @@ class Nothing:
 
 
 def save(
-    division: Division, folder: Path, optimizer_type: type[torch.optim.Optimizer] | None = None
+    sharding: Sharding, folder: Path, optimizer_type: type[torch.optim.Optimizer] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Run three steps, save, and return the numbers after two more."""
-    job = Job(division, folder, optimizer_type)
+    """Run three steps, save, and return the values after two more."""
+    job = Job(sharding, folder, optimizer_type)
     for _ in range(3):
         job.step()
     job.checkpointer.step_done()
@@ -203,18 +203,18 @@ def save(
     return job.numbers()
 
 
-def weights(division: Division, folder: Path) -> dict[str, torch.Tensor]:
+def weights(sharding: Sharding, folder: Path) -> dict[str, torch.Tensor]:
     """Load the weights of the newest checkpoint, as inference does, and return them."""
-    job = Job(division, folder / "unused")
+    job = Job(sharding, folder / "unused")
     load_weights(find_source(folder, job.ranks), job.stages, job.ranks)
     return job.numbers()
 
 
 def resume(
-    division: Division, folder: Path, optimizer_type: type[torch.optim.Optimizer] | None = None
+    sharding: Sharding, folder: Path, optimizer_type: type[torch.optim.Optimizer] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Go on from a checkpoint, and return the numbers after two more steps."""
-    job = Job(division, folder, optimizer_type)
+    """Resume from a checkpoint, and return the values after two more steps."""
+    job = Job(sharding, folder, optimizer_type)
     job.checkpointer.resume()
     assert job.stepper.current_step == 3
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The state of models and optimizers lies under names that do not depend on how the job is divided or wrapped."""
+"""The names in the state of models and optimizers are the same for any mesh and any wrapper."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def stepped(optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.O
     return optimizer
 
 
-def test_what_wraps_a_layer_is_not_part_of_its_names() -> None:
-    """Compiled and checkpointed layers have the names that they would have alone, in both directions."""
+def test_wrappers_are_not_part_of_names() -> None:
+    """Compiled and checkpointed layers are saved and loaded under the names of the bare layers."""
     plain, wrapped = two_layers(), two_layers()
     wrapped[0] = torch.compile(wrapped[0], backend="eager")  # type: ignore[assignment] # it is a module
     wrapped[1] = checkpoint_wrapper(wrapped[1])
@@ -38,12 +38,12 @@ def test_what_wraps_a_layer_is_not_part_of_its_names() -> None:
 
 
 def test_stages_that_share_a_name_are_refused() -> None:
-    """One would overwrite the other."""
+    """One weight would overwrite the other."""
     with pytest.raises(StateError, match=r"two stages on this rank have a weight named '0.weight': name weights as"):
         ModelState([two_layers(), two_layers()]).state_dict()
 
 
-def test_a_parameter_that_is_not_the_model_s_is_refused() -> None:
+def test_an_optimizer_with_a_parameter_outside_of_the_model_is_refused() -> None:
     """There is no name for it."""
     model = two_layers()
     optimizer = torch.optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(7))], lr=0.1)
@@ -52,8 +52,8 @@ def test_a_parameter_that_is_not_the_model_s_is_refused() -> None:
         OptimizerState(optimizer, ModelState([model])).state_dict()
 
 
-def test_an_optimizer_goes_on_with_its_groups_in_another_order() -> None:
-    """Settings and moments follow the names of the parameters; an empty group does no harm."""
+def test_an_optimizer_loads_into_groups_in_another_order() -> None:
+    """Settings and moments follow the names of the parameters, and a group may be empty."""
     model = two_layers()
     weights, biases = ([part for part in model.parameters() if part.ndim == ndim] for ndim in (2, 1))
     groups: list[dict[str, Any]] = [{"params": weights, "lr": 0.5}, {"params": biases}]
@@ -70,23 +70,23 @@ def test_an_optimizer_goes_on_with_its_groups_in_another_order() -> None:
         assert same_tensors(other.state[parameter], moments)
 
 
-def test_the_names_that_torch_keeps_in_a_group_stay_those_of_the_process() -> None:
-    """Another division of the model has other parameters in its groups."""
+def test_param_names_of_a_group_stay_local() -> None:
+    """On another mesh a group has other parameters."""
     whole = two_layers()
     optimizer = stepped(torch.optim.Adam(list(whole.named_parameters())), whole)
     saved = OptimizerState(optimizer, ModelState([whole])).state_dict()
     stage = nn.Sequential(whole[0])
     other = torch.optim.Adam(list(stage.named_parameters()))
-    narrowed = {**saved, "state": {name: saved["state"][name] for name in ("0.weight", "0.bias")}}
+    selected = {**saved, "state": {name: saved["state"][name] for name in ("0.weight", "0.bias")}}
 
-    OptimizerState(other, ModelState([stage])).load_state_dict(narrowed)
+    OptimizerState(other, ModelState([stage])).load_state_dict(selected)
 
     assert other.param_groups[0]["param_names"] == ["0.weight", "0.bias"]
     (weight, _) = stage.parameters()
     assert same_tensors(other.state[weight], optimizer.state[weight])
 
 
-def test_parameters_of_different_settings_do_not_go_on_in_one_group() -> None:
+def test_parameters_saved_with_different_settings_do_not_load_into_one_group() -> None:
     """The error names two of them and the setting."""
     model = two_layers()
     weights, biases = ([part for part in model.parameters() if part.ndim == ndim] for ndim in (2, 1))
@@ -98,8 +98,8 @@ def test_parameters_of_different_settings_do_not_go_on_in_one_group() -> None:
         other.load_state_dict(saved)
 
 
-def test_a_job_is_compared_by_its_parameter_groups_not_by_each_parameter() -> None:
-    """Each group once, whatever process holds which of its parameters."""
+def test_jobs_are_compared_by_parameter_groups() -> None:
+    """Each group counts once, whichever rank holds its parameters."""
     model = two_layers()
     optimizer = OptimizerState(torch.optim.SGD(model.parameters(), lr=0.25), ModelState([model]))
 
@@ -110,20 +110,20 @@ def test_a_job_is_compared_by_its_parameter_groups_not_by_each_parameter() -> No
     assert groups[0]["dict"][-1] == ["num_parameters", 4]
 
 
-def outline_of(state: Any) -> Any:
+def metadata_of(state: Any) -> Any:
     return split_state(state)[1]
 
 
-def test_what_processes_hold_is_put_together() -> None:
-    """Each brings its keys; what several bring is the same, NaN included."""
+def test_metadata_of_all_ranks_is_merged() -> None:
+    """Each rank adds its keys; values under a common key are the same, NaN included."""
     nan = float("nan")
-    first = outline_of({"model": {"a": torch.zeros(2)}, "steps": 3, "loss": nan})
-    second = outline_of({"model": {"b": torch.zeros(3)}, "steps": 3, "loss": float("nan"), "more": [1]})
+    first = metadata_of({"model": {"a": torch.zeros(2)}, "steps": 3, "loss": nan})
+    second = metadata_of({"model": {"b": torch.zeros(3)}, "steps": 3, "loss": float("nan"), "more": [1]})
 
     merged = merge_metadata([first, second])
 
     assert str(merged) == str(
-        outline_of({"model": {"a": torch.zeros(2), "b": torch.zeros(3)}, "steps": 3, "loss": nan, "more": [1]})
+        metadata_of({"model": {"a": torch.zeros(2), "b": torch.zeros(3)}, "steps": 3, "loss": nan, "more": [1]})
     )
 
 
@@ -140,7 +140,7 @@ def test_what_processes_hold_is_put_together() -> None:
         ({"a": [1]}, {"a": [1, 2]}, r"'a' is a sequence of 1: \[1\] on one rank and a sequence of 2"),
     ],
 )
-def test_what_cannot_be_put_together_is_refused(left: Any, right: Any, message: str) -> None:
-    """With the path, and what two processes have there."""
+def test_metadata_that_differs_under_one_key_is_refused(left: Any, right: Any, message: str) -> None:
+    """With the path and two of the values."""
     with pytest.raises(StateError, match=message):
-        merge_metadata([outline_of(left), outline_of(right)])
+        merge_metadata([metadata_of(left), metadata_of(right)])

@@ -1,4 +1,4 @@
-"""Checkpoints of several ranks that are written beside a loop which speaks all the time."""
+"""Background saves of several ranks, while the loop uses collective operations all the time."""
 
 import resource
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from divided_job import DIVISIONS, Division, Job
 from ranks import run_on_ranks
+from sharded_job import SHARDINGS, Job, Sharding
 from torch import distributed
 
 from d9d.loop.component.checkpoint.manager import Checkpointer
@@ -29,42 +29,42 @@ def checkpointer_of(job: Job, folder: Path, **settings: Any) -> Checkpointer:
     )
 
 
-def speak() -> None:
+def communicate() -> None:
     """Sum numbers over all ranks, as training does."""
     for _ in range(20):
         distributed.all_reduce(torch.ones(1000))
 
 
-def save_twice(division: Division, folder: Path) -> None:
-    """Save each step while the loop waits, and beside it; the loop speaks as long as saves go on."""
-    job = Job(division, folder / "unused")
+def save_twice(sharding: Sharding, folder: Path) -> None:
+    """Save each step synchronously and in the background, while the loop communicates."""
+    job = Job(sharding, folder / "unused")
     awaited = checkpointer_of(job, folder / "awaited", period_steps=1)
-    with checkpointer_of(job, folder / "beside", period_steps=1, asynchronous=True) as beside:
+    with checkpointer_of(job, folder / "background", period_steps=1, asynchronous=True) as background:
         for _ in range(NUM_STEPS):
             job.step()
             awaited.step_done()
-            beside.step_done()
-            speak()
+            background.step_done()
+            communicate()
 
 
 @pytest.mark.parametrize("name", ["fsdp", "pipeline", "replicated", "tensor"])
-def test_a_save_beside_the_loop_is_the_one_that_the_loop_waits_for(name: str, tmp_path: Path) -> None:
-    """Bit for bit, for whatever the ranks hold; neither side takes what the other has said."""
-    for folder in ("awaited", "beside"):
+def test_a_background_save_equals_a_synchronous_one(name: str, tmp_path: Path) -> None:
+    """Bit for bit, for any kind of sharding; neither receives what the other has sent."""
+    for folder in ("awaited", "background"):
         (tmp_path / folder).mkdir()
-    run_on_ranks(2, save_twice, DIVISIONS[name], tmp_path)
+    run_on_ranks(2, save_twice, SHARDINGS[name], tmp_path)
 
     for step in range(1, NUM_STEPS + 1):
-        (expected, expected_outline), (found, outline) = (
-            split_state(Checkpoint(tmp_path / folder / f"step-{step}").read()) for folder in ("awaited", "beside")
+        (expected, expected_metadata), (found, metadata) = (
+            split_state(Checkpoint(tmp_path / folder / f"step-{step}").read()) for folder in ("awaited", "background")
         )
-        assert outline == expected_outline
+        assert metadata == expected_metadata
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[path], expected[path]) for path in expected)
 
 
 def fill_disk(folder: Path, full_on: int) -> tuple[str, list[str]]:
-    job = Job(DIVISIONS["fsdp"], folder / "unused")
+    job = Job(SHARDINGS["fsdp"], folder / "unused")
     checkpointer = checkpointer_of(job, folder, asynchronous=True)
     job.step()
     checkpointer.save()
@@ -73,7 +73,7 @@ def fill_disk(folder: Path, full_on: int) -> tuple[str, list[str]]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
     job.step()
     checkpointer.save()
-    speak()
+    communicate()
     job.step()
     error = "nothing"
     try:
@@ -85,8 +85,8 @@ def fill_disk(folder: Path, full_on: int) -> tuple[str, list[str]]:
 
 
 @pytest.mark.parametrize("full_on", [0, 1])
-def test_a_save_that_fails_on_one_rank_is_raised_on_all_at_the_next(full_on: int, tmp_path: Path) -> None:
-    """In the same words, though the loops had gone on."""
+def test_a_save_that_fails_on_one_rank_is_raised_on_all_ranks(full_on: int, tmp_path: Path) -> None:
+    """At the next save, with one message, although the loops have continued."""
     (first, files), (second, _) = run_on_ranks(2, fill_disk, tmp_path, full_on)
 
     assert first == second
@@ -96,7 +96,7 @@ def test_a_save_that_fails_on_one_rank_is_raised_on_all_at_the_next(full_on: int
 
 
 def save_by_the_clock(folder: Path, minutes: float, num_steps: int) -> None:
-    job = Job(DIVISIONS["replicated"], folder / "unused")
+    job = Job(SHARDINGS["replicated"], folder / "unused")
     minutes = minutes if distributed.get_rank() == 0 else 1e9 - minutes
     checkpointer = checkpointer_of(job, folder, period_steps=None, period_minutes=minutes)
     for _ in range(num_steps):
@@ -105,8 +105,8 @@ def save_by_the_clock(folder: Path, minutes: float, num_steps: int) -> None:
 
 
 @pytest.mark.parametrize(("minutes", "steps"), [(1e-9, ["step-11", "step-16", "step-6"]), (1e8, [])])
-def test_the_clock_of_the_main_process_decides_for_all(minutes: float, steps: list[str], tmp_path: Path) -> None:
-    """Whatever that of another says; they learn of it every five steps, one step later."""
+def test_the_clock_of_rank_zero_decides_for_all_ranks(minutes: float, steps: list[str], tmp_path: Path) -> None:
+    """They learn of it every five steps, one step later."""
     run_on_ranks(2, save_by_the_clock, tmp_path, minutes, 19)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == steps

@@ -1,4 +1,4 @@
-"""Whoever has state goes on with it: what a configurator was given, and who listens to the loop."""
+"""Registered objects with state are saved and resumed: providers, subscribers, and objects registered by name."""
 
 import contextlib
 import logging
@@ -41,7 +41,7 @@ from .toy_job import (
 
 
 class Count:
-    """Counts, and goes on from where it was."""
+    """Counts, and saves its count."""
 
     def __init__(self, begin: int = 0) -> None:
         self.count = begin
@@ -55,7 +55,7 @@ class Count:
 
 
 class StepCount(Count):
-    """Counts the steps that it hears of."""
+    """Counts the steps."""
 
     @subscribe(EVENT_TRAIN_STEP_POST)
     def add(self, ctx: EventStepContext) -> None:
@@ -63,14 +63,14 @@ class StepCount(Count):
 
 
 class Adder(Count):
-    """Counts whatever it is called for."""
+    """Counts its calls."""
 
     def add(self, ctx: object) -> None:
         self.count += 1
 
 
 class CountingModelProvider(Count, ToyModelProvider):
-    """Counts how often it was asked for a model, over all runs."""
+    """Counts the steps of all runs."""
 
     def __init__(self) -> None:
         ToyModelProvider.__init__(self)
@@ -102,7 +102,7 @@ class CountingSchedulerProvider(Count):
 
 
 def failing_at(stop: int) -> Callable[[EventStepContext], None]:
-    """Make a handler that raises in a step; 0 for none."""
+    """Make a handler that raises in a step; with 0 it never does."""
 
     def fail(ctx: EventStepContext) -> None:
         if stop and ctx.stepper.current_step == stop:
@@ -127,8 +127,8 @@ def train(
     return trainer
 
 
-def test_providers_go_on_with_their_state(every_step: CheckpointingConfig) -> None:
-    """Each has what it had when the checkpoint was taken."""
+def test_providers_are_resumed(every_step: CheckpointingConfig) -> None:
+    """Each has the state that it had when the checkpoint was saved."""
 
     def provided() -> dict[str, Any]:
         return {
@@ -147,7 +147,7 @@ def test_providers_go_on_with_their_state(every_step: CheckpointingConfig) -> No
     assert [holder.count for holder in resumed.values()] == [3, 15, 105, 1005]
 
 
-def test_whoever_listens_goes_on_with_its_state(every_step: CheckpointingConfig) -> None:
+def test_subscribers_are_resumed(every_step: CheckpointingConfig) -> None:
     """Annotated or not, and each of several of one class."""
 
     def count(stop: int) -> list[int]:
@@ -165,8 +165,8 @@ def test_whoever_listens_goes_on_with_its_state(every_step: CheckpointingConfig)
     assert count(stop=0) == [3, 103, 3]
 
 
-def test_anything_else_with_state_is_given_by_name(every_step: CheckpointingConfig) -> None:
-    """Nothing finds it otherwise; its name tells it from all else."""
+def test_other_objects_are_registered_by_name(every_step: CheckpointingConfig) -> None:
+    """Nothing else would find them."""
     for stop in (2, 0):
         task, other = Count(stop), Count(stop * 10)
         train(every_step, stop=stop, stateful={"task": task, "other": other})
@@ -174,7 +174,7 @@ def test_anything_else_with_state_is_given_by_name(every_step: CheckpointingConf
     assert (task.count, other.count) == (2, 20)
 
 
-def test_inference_goes_on_with_all_of_it(every_step: CheckpointingConfig) -> None:
+def test_inference_resumes_registered_objects_too(every_step: CheckpointingConfig) -> None:
     """As training does."""
 
     def count(stop: int) -> list[int]:
@@ -199,10 +199,10 @@ def test_inference_goes_on_with_all_of_it(every_step: CheckpointingConfig) -> No
     assert count(stop=0) == [3, 10, 2]
 
 
-def test_a_resumed_run_may_have_other_listeners(
+def test_a_resumed_run_may_have_other_objects(
     every_step: CheckpointingConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A new one begins anew, and a lost one is missed: a line for each says so."""
+    """A new one starts fresh, and the state of a removed one is not loaded; each is logged."""
     train(every_step, stop=2, stateful={"lost": Count()})
     caplog.clear()
     new = Count(7)
@@ -216,13 +216,13 @@ def test_a_resumed_run_may_have_other_listeners(
 
 
 class ListeningLinear(nn.Linear):
-    """A layer that listens itself."""
+    """A layer that listens to events."""
 
     def hear(self, ctx: EventStepContext) -> None: ...
 
 
 class ListeningModelProvider(ToyModelProvider):
-    """Brings a model of one such layer."""
+    """Provides a model with such a layer."""
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         layer = ListeningLinear(NUM_FEATURES, 1)
@@ -233,8 +233,8 @@ class ListeningModelProvider(ToyModelProvider):
         self._bus = ctx.event_bus
 
 
-def test_what_is_saved_as_something_else_is_saved_once(every_step: CheckpointingConfig) -> None:
-    """Layers that listen, and what was given and listens as well."""
+def test_an_object_is_saved_once(every_step: CheckpointingConfig) -> None:
+    """A layer that listens is saved with the model, and a subscriber that has a name under its name."""
     count = StepCount()
 
     def listen(bus: EventBus) -> None:
@@ -257,8 +257,8 @@ def test_what_is_saved_as_something_else_is_saved_once(every_step: Checkpointing
     ]
 
 
-def test_state_that_cannot_be_kept_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
-    """With the name of whose it is."""
+def test_state_that_a_checkpoint_cannot_hold_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
+    """With the name of its object."""
 
     class Odd(StepCount):
         def state_dict(self) -> dict[str, Any]:
@@ -268,8 +268,8 @@ def test_state_that_cannot_be_kept_is_refused_at_configuration(every_step: Check
         train(every_step, lambda bus: subscribe_annotated(bus, Odd()))
 
 
-def test_nobody_is_asked_where_nothing_is_saved() -> None:
-    """State is of no concern then."""
+def test_no_state_is_asked_for_without_checkpointing() -> None:
+    """Even if asking would fail."""
 
     class Private(StepCount):
         def state_dict(self) -> dict[str, Any]:
