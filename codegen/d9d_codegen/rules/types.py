@@ -58,22 +58,29 @@ def unknown_name(catalogue: Catalogue) -> Iterator[Violation]:
 
 def unusable_type(catalogue: Catalogue) -> Iterator[Violation]:
     """A field's type is not one for a dataclass, such as `ClassVar`, or Python cannot evaluate it."""
-    for module, _, field in _fields(catalogue):
+    for module in catalogue.modules:
         scope = Scope(catalogue, module)
-        special = [
-            (name, reason)
-            for name in names_in_type(field.type)
-            for kind, reason in _SPECIAL
-            if _loaded(catalogue, scope, name.path) is kind
-        ]
-        for name, reason in special:
-            at = catalogue.source.within(field.type, name.offset, len(name.path))
-            message = f'the type of field {field.name} names "{name.path}", {reason}'
-            yield Violation(at, message, "write the type of the value alone")
-        error = "" if special else _evaluation_error(catalogue, scope, field)
-        if error:
-            message = f'the type "{field.type.strip()}" of field {field.name} cannot be evaluated: {error}'
-            yield Violation(field.type, message, "write a type that Python accepts")
+        usable: set[str] = set()  # most fields have one of a few types
+        for field in [field for context in module.contexts for field in context.fields if field.type]:
+            if field.type in usable:
+                continue
+            found = [*_special_names(catalogue, scope, field)]
+            error = "" if found else _evaluation_error(catalogue, scope, field)
+            if error:
+                message = f'the type "{field.type.strip()}" of field {field.name} cannot be evaluated: {error}'
+                found = [Violation(field.type, message, "write a type that Python accepts")]
+            if not found:
+                usable.add(str(field.type))
+            yield from found
+
+
+def _special_names(catalogue: Catalogue, scope: Scope, field: Field) -> Iterator[Violation]:
+    for name in names_in_type(field.type):
+        for kind, reason in _SPECIAL:
+            if _loaded(catalogue, scope, name.path) is kind:
+                at = catalogue.source.within(field.type, name.offset, len(name.path))
+                message = f'the type of field {field.name} names "{name.path}", {reason}'
+                yield Violation(at, message, "write the type of the value alone")
 
 
 class _StandIn:
@@ -125,11 +132,12 @@ def shadowed_name(catalogue: Catalogue) -> Iterator[Violation]:
             roots |= {name.path.partition(".")[0] for field in context.fields for name in names_in_type(field.type)}
             if any(field.status.replaced_by for field in context.fields):
                 needed |= {"d9d", "deprecated", "property"}
+            needed_by_defaults = _needed_by_defaults(context)
             for field in context.fields:
                 if field.name in needed:
                     message = f'the field {field.name} shadows the "{field.name}" that a type of {context.name} needs'
                     yield Violation(field.name, message, "rename the field")
-                elif field.name in _needed_by_defaults(context):
+                elif field.name in needed_by_defaults:
                     message = (
                         f'the field {field.name} shadows the "{field.name}" that a default of {context.name} needs'
                     )
