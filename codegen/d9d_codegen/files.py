@@ -237,14 +237,14 @@ def compare(root: Path, declared: Sequence[Declared], named: Collection[str]) ->
         if (name in named if named else os.path.isfile(root / name))  # noqa: PTH113 -- Path raises where it is too long
     }
     changes: list[Change] = []
-    digests = dict(record.digests)
+    digests, recorded = dict(record.digests), record.all_files
     for each in declared:
         own: set[str] = set()
         for output in each.outputs:
             path, after = root / output.path, output.text.encode()
             _refuse_outside(root, path)
             before = _read(path)
-            is_recorded = str(output.path) in record.all_files and not output.keeps_existing
+            is_recorded = str(output.path) in recorded and not output.keeps_existing
             is_own = before is None or not before.strip() or is_recorded or _is_generated(before, each.notice)
             if is_own:
                 own.add(str(output.path))
@@ -254,7 +254,7 @@ def compare(root: Path, declared: Sequence[Declared], named: Collection[str]) ->
             if before != after and (is_own or not output.keeps_existing):
                 changes.append(Change(path, before, after, each.catalogue, is_protected=not is_own))
         kept[each.name] = frozenset(own)
-    known = record.all_files if record.text is not None else _unrecorded(root, declared)
+    known = recorded if record.text is not None else _unrecorded(root, declared)
     obsolete = sorted(known - wanted - frozenset().union(*kept.values()))
     changes += [change for name in obsolete if (change := _obsolete(root, name, record)) is not None]
     changes += _leftovers(root, {root / name for name in {*wanted, *known}})
