@@ -1,8 +1,8 @@
-"""A training run that can be killed: a script which the tests of exact resuming start.
+"""A training run that can be killed, as a script that the tests of bit-exact resuming start.
 
 It draws from each random number generator that a user may draw from: torch's in dropout, Python's in the dataset,
-numpy's in the task. Run as a script it starts processes that have torch imported already: for each JSON object that it
-reads from its input, the arguments of `main`, it forks, and prints the id of the new process and then its exit status.
+NumPy's in the task. The script is a fork server that has imported torch already. For each line of its input, a JSON
+object with the arguments of `main`, it forks, prints the process id of the child, and then its exit status.
 """
 
 import itertools
@@ -45,7 +45,7 @@ _CHANGES = frozenset({"os.mkdir", "os.rename", "os.remove", "os.rmdir"})
 
 
 class NoisyDataset(Dataset[dict[str, torch.Tensor]]):
-    """Samples that Python's random numbers change each time they are read."""
+    """Samples to which Python's generator adds noise each time they are read."""
 
     def __init__(self) -> None:
         self._features = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
@@ -59,7 +59,7 @@ class NoisyDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 class WeighingTask(TrainTask):
-    """Weighs each micro-batch by a random number of numpy, and saves the sum of the weights."""
+    """Weights each micro-batch by a random number from NumPy; the sum of the weights is its state."""
 
     def __init__(self, trace: Path, kill_at: tuple[str, int] | None) -> None:
         self._trace = os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -110,16 +110,16 @@ def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
 
 
 def provide_lr_scheduler(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    """Provide a scheduler whose rate differs in each step."""
+    """Provide a scheduler whose learning rate differs in each step."""
     return torch.optim.lr_scheduler.OneCycleLR(ctx.torch_optimizer, max_lr=0.02, total_steps=ctx.total_steps + 1)
 
 
 def kill_in_save(folder: Path, nth_operation: int) -> None:
-    """Kill this process before the nth time that it changes a file in a folder."""
+    """Kill this process right before its n-th file operation in a folder."""
     operations = itertools.count(1)
 
     def watch(name: str, arguments: tuple[object, ...]) -> None:
-        # Files are removed by their names alone, relative to a folder that is open; nothing else here is removed.
+        # Files are removed by name relative to an open folder, so every `os.remove` here is one of a checkpoint.
         is_ours = name == "os.remove" or str(folder) in str(arguments[:1])
         is_change = name in _CHANGES or (name == "open" and arguments[1] in ("w", "x"))
         if is_ours and is_change and next(operations) == nth_operation:
@@ -136,14 +136,15 @@ def main(
     kill_in_nth_operation: int | None = None,
     asynchronous: bool = False,
 ) -> None:
-    """Train, until the end or until killed.
+    """Train to the end, or until killed.
 
     Args:
         folder: Where the checkpoints are.
         trace: The file to which the id of each event is appended.
         kill_at: The event, and the step, whose handler kills the process.
-        kill_in_nth_operation: Which operation on the files of the checkpoints kills the process.
-        asynchronous: Whether checkpoints are written in the background.
+        kill_in_nth_operation: The number of the file operation of checkpoints, from 1, before which the process is
+            killed.
+        asynchronous: Whether checkpoints are written asynchronously.
     """
     torch.set_num_threads(1)
     if kill_in_nth_operation is not None:
@@ -168,8 +169,8 @@ def main(
 
 
 def serve() -> None:
-    """Run `main` in a new process for each line of arguments."""
-    # The first optimizer of a process imports half of torch's compiler, which takes longer than the training here.
+    """Run `main` in a separate process for each line of arguments."""
+    # The first optimizer of a process imports large parts of torch's compiler, which takes longer than training here.
     torch.optim.SGD([torch.zeros(1)])
     for line in sys.stdin:
         pid = os.fork()

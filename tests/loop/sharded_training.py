@@ -1,7 +1,7 @@
-"""Optimizers over sharded models: a script that each of two processes runs, and that tests import.
+"""Trains sharded models with several optimizers, as a script that two processes run and as a module that tests import.
 
-Run as `python sharded_training.py RANK FOLDER`: the first process writes the final weights of each layout and optimizer
-to `weights.pt` in the folder.
+Usage: `python sharded_training.py RANK FOLDER`. Rank 0 writes the final weights of each layout and optimizer to
+`weights.pt` in the folder.
 """
 
 import sys
@@ -33,7 +33,7 @@ BUILDERS = {
 
 
 def mlp() -> nn.Sequential:
-    """Return the same model with each call."""
+    """Return a model with the same weights in each call."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4), nn.LayerNorm(4))
 
@@ -44,7 +44,7 @@ def shard(model: nn.Module) -> None:
 
 
 def split(model: nn.Module) -> None:
-    """Split the matrices and leave the norm as it is, as tensor parallelism does."""
+    """Split the matrices and replicate the norm, as tensor parallelism does."""
     parallelize_module(model, init_device_mesh("cpu", (2,)), {"0": ColwiseParallel(), "2": RowwiseParallel()})
 
 
@@ -52,7 +52,7 @@ LAYOUTS = {"fsdp": shard, "tensor-parallel": split}
 
 
 def build(builder: OptimizerBuilder, model: nn.Module) -> torch.optim.Optimizer:
-    """Build an optimizer in one process of several."""
+    """Build an optimizer in one of two processes."""
     dist_context = DistributedContext(device=torch.device("cpu"), world_size=2)
     optimizer = builder(InitializeOptimizerContext(dist_context=dist_context, modules=[model]))
     assert isinstance(optimizer, torch.optim.Optimizer)
@@ -60,14 +60,14 @@ def build(builder: OptimizerBuilder, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def train(builder: OptimizerBuilder, model: nn.Module) -> torch.optim.Optimizer:
-    """Build an optimizer, and take a few steps with it."""
+    """Build an optimizer, and train a few steps with it."""
     optimizer = build(builder, model)
     train_on(model, optimizer)
     return optimizer
 
 
 def train_on(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Take a few steps, in which every process sees the same data."""
+    """Train a few steps on the same data in every process."""
     for step in range(NUM_STEPS):
         inputs = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))
         torch.autograd.backward((model(inputs) - inputs).square().mean())
@@ -76,12 +76,12 @@ def train_on(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def full_weights(model: nn.Module) -> list[torch.Tensor]:
-    """Gather the weights of a model."""
+    """Gather the full weights of a model."""
     return [(p.full_tensor() if isinstance(p, DTensor) else p).detach() for p in model.parameters()]
 
 
 def main(rank: int, folder: Path) -> None:
-    """Train in one of two processes."""
+    """Train as one of two processes."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
     weights = {}
     for layout, parallelize in LAYOUTS.items():

@@ -1,4 +1,4 @@
-"""The micro-batches of a step add up to the gradients of its weighted mean loss."""
+"""The gradients accumulated over the micro-batches of a step are those of its weighted mean loss."""
 
 from typing import Any
 
@@ -24,17 +24,17 @@ from .toy_job import ToyModelProvider, ToyTask, configure_training, cpu_context,
 
 
 def add(accumulator: GradientAccumulator, result: ComputeLossResult) -> None:
-    """Run the backward pass of one micro-batch, as runners of models do."""
+    """Run the backward pass of one micro-batch, as the model runner does."""
     torch.autograd.backward(accumulator.scale_loss(result))
 
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    """Build plain gradient descent."""
+    """Build SGD."""
     return torch.optim.SGD(ctx.parameters(), lr=0.1)
 
 
 class WithoutDropout(ToyModelProvider):
-    """Brings the toy model without what depends on how a batch is cut."""
+    """Provides the toy model without dropout, whose masks depend on the micro-batch size."""
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         hidden, _, last = super().initialize_model_stage(ctx).model.children()
@@ -42,7 +42,7 @@ class WithoutDropout(ToyModelProvider):
 
 
 class UnevenTask(ToyTask):
-    """Counts only samples with a positive target, so that micro-batches weigh differently."""
+    """Counts only samples with a positive target, so that micro-batches have different loss weights."""
 
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
         counts = (ctx.batch["target"] > 0).float()
@@ -51,14 +51,14 @@ class UnevenTask(ToyTask):
 
 
 class SampleCountingTask(ToyTask):
-    """Weighs by the number of samples, as a plain number."""
+    """Weights the loss by the number of samples, as a Python number."""
 
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
         return ComputeLossResult(loss=super().compute_loss(ctx).loss, loss_weight=len(ctx.outputs))
 
 
-class WorthlessTask(ToyTask):
-    """Lets nothing count."""
+class ConstantWeightTask(ToyTask):
+    """Gives every micro-batch the same loss weight, such as zero."""
 
     def __init__(self, weight: torch.Tensor | float) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def trained(task: TrainTask, **settings: Any) -> tuple[dict[str, torch.Tensor], 
 @pytest.mark.parametrize("task", [ToyTask, UnevenTask, SampleCountingTask])
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3])
 def test_micro_batches_equal_one_large_batch(task: type[ToyTask], micro_batch_size: int) -> None:
-    """However a step is cut, and whatever its parts weigh, training gives the same weights."""
+    """Training gives the same weights and gradient norms for every micro-batch size."""
     whole, whole_norms = trained(task(), global_batch_size=6, micro_batch_size=None)
     cut, cut_norms = trained(task(), global_batch_size=6, micro_batch_size=micro_batch_size)
 
@@ -100,10 +100,10 @@ def test_micro_batches_equal_one_large_batch(task: type[ToyTask], micro_batch_si
 
 
 @pytest.mark.parametrize("weight", [0.0, 0, torch.tensor(0.0), torch.tensor(0)], ids=repr)
-def test_a_step_in_which_nothing_counts_has_gradients_of_zero(weight: torch.Tensor | float) -> None:
-    """Not of NaN: the weights stay as they are."""
-    weights, norms = trained(WorthlessTask(weight))
-    initial, _ = trained(WorthlessTask(0.0), total_steps=1)
+def test_a_step_with_a_total_weight_of_zero_has_zero_gradients(weight: torch.Tensor | float) -> None:
+    """If all loss weights of a step are zero, its gradients are zero, not NaN, and the model does not change."""
+    weights, norms = trained(ConstantWeightTask(weight))
+    initial, _ = trained(ConstantWeightTask(0.0), total_steps=1)
 
     assert norms == [0.0, 0.0, 0.0]
     torch.testing.assert_close(weights, initial, rtol=0, atol=0)
@@ -115,7 +115,7 @@ def test_a_step_in_which_nothing_counts_has_gradients_of_zero(weight: torch.Tens
     st.sampled_from([float, torch.Tensor]),
 )
 def test_the_loss_of_a_step_is_the_weighted_mean(parts: list[tuple[float, float]], kind: type) -> None:
-    """`sum(w_i * l_i) / sum(w_i)`, and its gradient; zero where nothing counts."""
+    """The loss is `sum(w_i * l_i) / sum(w_i)`, with the gradient of that; zero if all weights are zero."""
     parameter = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
     accumulator = GradientAccumulator([parameter], cpu_context())
     for loss, weight in parts:
@@ -134,8 +134,8 @@ def test_the_loss_of_a_step_is_the_weighted_mean(parts: list[tuple[float, float]
     assert parameter.grad.item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
-def test_a_part_that_does_not_count_leaves_the_loss_of_the_step_alone() -> None:
-    """The mean over no token is NaN; with a weight of zero, of either kind, it is not part of the step."""
+def test_a_nan_loss_with_zero_weight_is_ignored() -> None:
+    """A micro-batch with a NaN loss and a weight of zero changes neither the loss nor the gradients of the step."""
     parameter = nn.Parameter(torch.ones(3))
     accumulator = GradientAccumulator([parameter], cpu_context())
     ignored = torch.tensor([-100])
@@ -153,7 +153,7 @@ def test_a_part_that_does_not_count_leaves_the_loss_of_the_step_alone() -> None:
 
 
 def test_steps_do_not_leak_into_each_other() -> None:
-    """After a step is finished, the next begins at nothing."""
+    """The loss of a step does not depend on the step before."""
     parameter = nn.Parameter(torch.tensor(1.0))
     accumulator = GradientAccumulator([parameter], cpu_context())
     losses: list[float] = []
@@ -165,13 +165,13 @@ def test_steps_do_not_leak_into_each_other() -> None:
 
 
 def test_a_step_without_micro_batches_is_an_error() -> None:
-    """There is no loss to finish."""
+    """Finishing a step without micro-batches raises RuntimeError."""
     with pytest.raises(RuntimeError, match="no micro-batch was counted in this step"):
         GradientAccumulator([], cpu_context()).finish()
 
 
-def test_parameters_without_gradients_are_left_alone() -> None:
-    """What the loss does not depend on has no gradient, and keeps none."""
+def test_parameters_without_gradients_keep_none() -> None:
+    """A parameter that the loss does not depend on still has no gradient after scaling and clipping."""
     used, unused = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(1.0))
     accumulator = GradientAccumulator([used, unused], cpu_context())
     add(accumulator, ComputeLossResult(loss=used * 3, loss_weight=2.0))
@@ -196,12 +196,12 @@ def gradients_clipped_to(max_norm: float | None) -> list[float]:
     ("max_norm", "expected"), [(2.5, [1.5, 2.0]), (0.5, [0.3, 0.4]), (5.5, [3.0, 4.0]), (None, [3.0, 4.0])]
 )
 def test_gradients_are_scaled_down_to_the_bound(max_norm: float | None, expected: list[float]) -> None:
-    """By their norm over all parameters; smaller ones, and all where there is no bound, stay as they are."""
+    """Gradients are clipped by their norm over all parameters, unless the norm is within the bound or there is none."""
     assert gradients_clipped_to(max_norm) == pytest.approx(expected, rel=1e-5)
 
 
-def test_frozen_parameters_are_neither_clipped_nor_trained() -> None:
-    """What wants no gradient has none."""
+def test_frozen_parameters_are_not_trained() -> None:
+    """A frozen layer keeps its weights while the other layer is trained."""
 
     class FrozenProvider(ToyModelProvider):
         def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:

@@ -1,4 +1,4 @@
-"""Gradients of parameters of 16 bits are gathered in fp32, if so configured."""
+"""Gradients of 16-bit parameters are accumulated in fp32 if `gradient_dtype="fp32"`."""
 
 import pytest
 import torch
@@ -20,12 +20,12 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_OPTIMIZER_STEP_PRE
 
 from .toy_job import ToyModelProvider, ToyTask, configure_training, cpu_context, training_config, weights_of
 
-# The first gradient is so large that in 16 bits none of the others, alone, changes the sum.
+# The first gradient is so large that in bfloat16 adding any one of the others does not change the sum.
 LOSSES = [1.0] + [1 / 512] * 512
 
 
-class OneWeight(nn.Module):
-    """Has one parameter of 16 bits, and one of 32."""
+class TwoDtypes(nn.Module):
+    """Has one bfloat16 parameter and one fp32 parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,21 +36,21 @@ class OneWeight(nn.Module):
         return (self.short.float().sum() + self.long.sum()) * factor
 
 
-def gather(model: OneWeight, losses: list[float]) -> None:
-    """Gather the gradients of a sum of losses, without dividing them."""
+def accumulate(model: TwoDtypes, losses: list[float]) -> None:
+    """Accumulate the gradients of several losses, without scaling them."""
     accumulator = GradientAccumulator(list(model.parameters()), cpu_context())
     for loss in losses:
         torch.autograd.backward(accumulator.scale_loss(ComputeLossResult(loss=model(loss))))
 
 
 def test_many_small_gradients_add_up() -> None:
-    """As they do in one process with fp32 parameters; without the setting, they are lost beside a large one."""
-    plain, configured = OneWeight(), OneWeight()
+    """In fp32 small gradients add up to a large sum; without the setting, bfloat16 rounds them away."""
+    plain, configured = TwoDtypes(), TwoDtypes()
     GradientDtype([plain], None)
     GradientDtype([configured], "fp32")
 
-    gather(plain, LOSSES)
-    gather(configured, LOSSES)
+    accumulate(plain, LOSSES)
+    accumulate(configured, LOSSES)
 
     assert plain.short.grad is not None
     assert plain.short.grad.tolist() == [1.0] * 3
@@ -60,13 +60,13 @@ def test_many_small_gradients_add_up() -> None:
     torch.testing.assert_close(configured.short.grad, configured.long.grad, rtol=0, atol=0)
 
 
-def test_the_optimizer_gets_the_format_of_the_parameters() -> None:
-    """Rounded once, at the end; the next step gathers in fp32 again."""
-    model = OneWeight()
+def test_gradients_are_downcast_before_the_optimizer_step() -> None:
+    """Gradients are rounded to the dtype of their parameter once per step; the next step accumulates in fp32 again."""
+    model = TwoDtypes()
     gradient_upcast = GradientDtype([model], "fp32")
     for _ in range(2):
         gradient_upcast.upcast()
-        gather(model, LOSSES)
+        accumulate(model, LOSSES)
         gradient_upcast.downcast()
         assert model.short.grad is not None
         assert model.short.grad.dtype == torch.bfloat16
@@ -76,23 +76,23 @@ def test_the_optimizer_gets_the_format_of_the_parameters() -> None:
         model.zero_grad()
 
 
-def test_parameters_without_gradients_keep_none() -> None:
-    """Those that are frozen, too."""
-    model = OneWeight()
+def test_frozen_parameters_have_no_gradient() -> None:
+    """Downcasting gives a frozen 16-bit parameter no gradient."""
+    model = TwoDtypes()
     model.short.requires_grad = False
     gradient_upcast = GradientDtype([model], "fp32")
 
-    gather_long = GradientAccumulator([model.long], cpu_context())
-    torch.autograd.backward(gather_long.scale_loss(ComputeLossResult(loss=model.long.sum())))
+    accumulator = GradientAccumulator([model.long], cpu_context())
+    torch.autograd.backward(accumulator.scale_loss(ComputeLossResult(loss=model.long.sum())))
     gradient_upcast.downcast()
 
     assert model.short.grad is None
 
 
 @pytest.mark.parametrize("gradient_dtype", [None, "fp32"])
-def test_both_formats_in_one_model_are_divided_and_clipped(gradient_dtype: str | None) -> None:
-    """By the same numbers."""
-    model = OneWeight()
+def test_a_model_with_two_dtypes_is_scaled_and_clipped(gradient_dtype: str | None) -> None:
+    """16-bit and fp32 gradients are divided by the same total weight and clipped by the same norm."""
+    model = TwoDtypes()
     gradient_upcast = GradientDtype([model], gradient_dtype)  # type: ignore[arg-type] # one of both
     accumulator = GradientAccumulator(list(model.parameters()), cpu_context())
     for weight in (1.0, 3.0):
@@ -112,9 +112,9 @@ def test_both_formats_in_one_model_are_divided_and_clipped(gradient_dtype: str |
         assert parameter.grad.tolist() == pytest.approx([1 / 6**0.5] * 3, rel=5e-3)
 
 
-def test_backward_passes_in_two_halves_gather_in_fp32() -> None:
-    """As zero-bubble schedules run them: first for the inputs, later for the weights."""
-    model = OneWeight()
+def test_split_backward_passes_accumulate_in_fp32() -> None:
+    """Zero-bubble schedules compute weight gradients in a separate pass, which also accumulates in fp32."""
+    model = TwoDtypes()
     GradientDtype([model], "fp32")
     for factor in LOSSES:
         product = model.short * torch.full((3,), factor, dtype=torch.bfloat16)
@@ -136,23 +136,23 @@ def test_backward_passes_in_two_halves_gather_in_fp32() -> None:
     assert model.short.grad.tolist() == [2.0] * 3
 
 
-class ShortProvider(ToyModelProvider):
-    """Brings a model whose first layer has 16 bits."""
+class HalfPrecisionProvider(ToyModelProvider):
+    """Provides a model whose first layer is in bfloat16."""
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         hidden, _, last = super().initialize_model_stage(ctx).model.children()
-        return InitializeModelStageResult(model=nn.Sequential(hidden.bfloat16(), Widen(), last))
+        return InitializeModelStageResult(model=nn.Sequential(hidden.bfloat16(), Upcast(), last))
 
 
-class Widen(nn.Module):
-    """Hands short numbers on as long ones."""
+class Upcast(nn.Module):
+    """Converts its input to fp32."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.float()
 
 
-class ShortTask(ToyTask):
-    """Feeds short numbers."""
+class HalfPrecisionTask(ToyTask):
+    """Feeds bfloat16 features."""
 
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
         return BuildForwardInputsResult(inputs={"input": ctx.batch["features"].bfloat16()})
@@ -182,32 +182,32 @@ def adafactor(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
 
 
 @pytest.mark.parametrize("optimizer", [adamw, adamw_for_each, adamw_foreach, sgd, adafactor])
-def test_every_optimizer_takes_what_it_gets(optimizer: OptimizerProvider) -> None:
-    """Fused or not: no optimizer sees two formats of one parameter."""
+def test_every_optimizer_gets_gradients_in_the_dtype_of_the_parameters(optimizer: OptimizerProvider) -> None:
+    """Fused, foreach and plain optimizers train a model of two dtypes with `gradient_dtype="fp32"`."""
     trainer = configure_training(
         training_config(gradient_dtype="fp32"),
-        task=ShortTask(),
-        model_provider=ShortProvider(),
+        task=HalfPrecisionTask(),
+        model_provider=HalfPrecisionProvider(),
         optimizer_provider=optimizer,
     )
     initial = weights_of(trainer.modules[0])
-    formats: list[bool] = []
+    dtypes_match: list[bool] = []
     trainer.event_bus.subscribe(
         EVENT_TRAIN_OPTIMIZER_STEP_PRE,
-        lambda ctx: formats.extend(
+        lambda ctx: dtypes_match.extend(
             w.grad.dtype == w.dtype for w in trainer.modules[0].parameters() if w.grad is not None
         ),
     )
 
     trainer.train()
 
-    assert formats == [True] * 4 * 3
+    assert dtypes_match == [True] * 4 * 3
     final = weights_of(trainer.modules[0])
     assert [torch.equal(initial[name], final[name]) for name in initial] == [False] * 4
 
 
-def test_a_model_without_short_parameters_is_left_alone() -> None:
-    """To the bit."""
+def test_the_setting_does_not_change_a_model_in_fp32() -> None:
+    """A model without 16-bit parameters ends with bit-identical weights."""
 
     def trained(gradient_dtype: str | None) -> dict[str, torch.Tensor]:
         trainer = configure_training(training_config(gradient_dtype=gradient_dtype))

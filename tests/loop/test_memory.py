@@ -1,7 +1,8 @@
-"""The loops take as much memory as loops that are written by hand, and under 1 MB more.
+"""The loops use less than 1 MB more memory than hand-written loops.
 
-Weights, gradients, a micro-batch and its outputs are each larger than that. What the peak of a whole step would hide is
-seen by its parts. On the CPU nothing has to be moved; on the meta device there is nothing to report.
+Weights, gradients, a micro-batch and its outputs are each larger than 1 MB. Peaks are measured for each part of a step,
+since the peak of a whole step would hide an increase in the other parts. On the CPU no batch is copied to a device; on
+the meta device nothing is reported.
 """
 
 import itertools
@@ -71,7 +72,7 @@ class WideModel(ModelProvider):
 
 
 class WideTask(ToyTask):
-    """Predicts its input; keeps the outputs if it is told to."""
+    """Predicts its input; keeps the outputs if `keeps_outputs`."""
 
     def __init__(self, listen: Listen, *, keeps_outputs: bool = False) -> None:
         super().__init__(listen)
@@ -83,7 +84,7 @@ class WideTask(ToyTask):
 
 
 class WideInferenceTask(ToyInferenceTask):
-    """Uses the outputs at once; keeps them if it is told to."""
+    """Reduces the outputs at once, or keeps them if `keeps_outputs`."""
 
     def __init__(self, listen: Listen, *, keeps_outputs: bool = False) -> None:
         super().__init__(listen)
@@ -102,7 +103,7 @@ def new_batches() -> Iterator[Sample]:
 
 
 def train_by_hand(device: str) -> list[int]:
-    """Train, with accumulation and clipping, and return the peaks of each step: of its passes, and of its update."""
+    """Train with accumulation and clipping; return two peaks per step, of its passes and its update, in bytes."""
     peaks: list[int] = []
     model, batches, live = new_model().to(device), new_batches(), LiveMemory(device)
     optimizer = torch.optim.AdamW(model.parameters(), fused=False)
@@ -127,7 +128,7 @@ def train_by_hand(device: str) -> list[int]:
 def train_with_loop(
     device: str, reporting: ReportingConfig = QUIET, listen: Listen = listen_to_nothing, *, keeps_outputs: bool = False
 ) -> list[int]:
-    """Train in the loop, and return the same."""
+    """Train with `Trainer`; return the same peaks as `train_by_hand`."""
     peaks: list[int] = []
     live = LiveMemory(device)
 
@@ -149,7 +150,7 @@ def train_with_loop(
 
 
 def infer_by_hand(device: str) -> list[int]:
-    """Run the model over all samples, and return the peaks of each step."""
+    """Run the model over all samples; return the peak of each step, in bytes."""
     peaks: list[int] = []
     model, batches, live = new_model().to(device), new_batches(), LiveMemory(device)
     with live, torch.inference_mode():
@@ -161,7 +162,7 @@ def infer_by_hand(device: str) -> list[int]:
 
 
 def infer_with_loop(device: str, reporting: ReportingConfig = QUIET, *, keeps_outputs: bool = False) -> list[int]:
-    """Infer in the loop, and return the same."""
+    """Infer with `Inference`; return the same peaks as `infer_by_hand`."""
     peaks: list[int] = []
     live = LiveMemory(device)
 
@@ -180,12 +181,12 @@ def infer_with_loop(device: str, reporting: ReportingConfig = QUIET, *, keeps_ou
 
 
 def added(own: list[int], by_hand: list[int]) -> int:
-    """Return by how many bytes a loop takes more than another, in the part of a step where it is most."""
+    """Return the largest difference between two lists of peaks, in bytes."""
     return max(more - less for more, less in zip(own, by_hand, strict=True))
 
 
 def reporting_on(device: str, folder: Path) -> ReportingConfig:
-    """Report all that there is; the meta device has no numbers to report."""
+    """Enable all reports, or none on the meta device, which has no values."""
     if device == "meta":
         return QUIET
     return ReportingConfig(progress_bar=True, period_steps=1, json_lines=folder / "metrics.jsonl")
@@ -193,13 +194,13 @@ def reporting_on(device: str, folder: Path) -> ReportingConfig:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_training_adds_under_1_mb(device: str, tmp_path: Path) -> None:
-    """With micro-batches, clipping and reports, at any time of any step."""
+    """In each part of each step, training with micro-batches, clipping and reports uses under 1 MB more."""
     assert added(train_with_loop(device, reporting_on(device, tmp_path)), train_by_hand(device)) < BOUND
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_inference_adds_under_1_mb(device: str, tmp_path: Path) -> None:
-    """With micro-batches and reports."""
+    """In each step, inference with micro-batches and reports uses under 1 MB more."""
     assert added(infer_with_loop(device, reporting_on(device, tmp_path)), infer_by_hand(device)) < BOUND
 
 
@@ -213,8 +214,8 @@ def gradient_of(parameter: nn.Parameter) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("tensor_of", [weight_of, gradient_of])
-def test_a_copy_that_a_handler_keeps_is_seen(tensor_of: Callable[[nn.Parameter], torch.Tensor]) -> None:
-    """One of all weights, or of all gradients, from a step's update on."""
+def test_a_copy_that_a_handler_keeps_exceeds_the_bound(tensor_of: Callable[[nn.Parameter], torch.Tensor]) -> None:
+    """A handler that keeps a copy of all weights or all gradients exceeds the bound of 1 MB."""
     modules: list[nn.Module] = []
     kept: list[torch.Tensor] = []
 
@@ -231,7 +232,7 @@ def test_a_copy_that_a_handler_keeps_is_seen(tensor_of: Callable[[nn.Parameter],
     assert kept != []
 
 
-def test_outputs_that_a_task_keeps_are_seen() -> None:
-    """In training and in inference, those of one micro-batch."""
+def test_outputs_that_a_task_keeps_exceed_the_bound() -> None:
+    """A task that keeps the outputs of one micro-batch exceeds the bound of 1 MB, in training and in inference."""
     assert added(train_with_loop("meta", keeps_outputs=True), train_by_hand("meta")) > BOUND
     assert added(infer_with_loop("meta", keeps_outputs=True), infer_by_hand("meta")) > BOUND

@@ -1,4 +1,4 @@
-"""A step whose gradients are not finite is taken, left out, or the end, as the configuration says."""
+"""Non-finite gradients are allowed, skipped, or stop the run, as `non_finite_gradients` says."""
 
 import itertools
 from typing import Any
@@ -31,10 +31,10 @@ NAN, INFINITE = float("nan"), float("inf")
 
 
 class FailingTask(ToyTask):
-    """Computes losses of which some steps are not finite.
+    """Computes losses that are not finite in some steps.
 
     Args:
-        failing: What the loss is multiplied by, for each of these steps.
+        failing: The factor by which the loss of each of these steps is multiplied.
     """
 
     def __init__(self, failing: dict[int, float]) -> None:
@@ -93,7 +93,7 @@ def states_after_steps(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("factor", [NAN, INFINITE])
 @pytest.mark.parametrize("optimizer", FUSED)
 def test_a_skipped_step_changes_nothing(optimizer: str, factor: float) -> None:
-    """Neither weights nor the state of the optimizer, be it the first step or a later one; the others do."""
+    """A skipped step, even the first, changes neither weights nor optimizer state; all other steps do."""
     trainer = trainer_of({0: factor, 3: factor, 4: factor}, optimizer, non_finite_gradients="skip")
     initial = weights_of(trainer.modules[0])
 
@@ -108,7 +108,7 @@ def test_a_skipped_step_changes_nothing(optimizer: str, factor: float) -> None:
 
 
 class Gradients(nn.Module):
-    """Has gradients that a test chooses."""
+    """One parameter, whose gradients the test sets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,8 +117,8 @@ class Gradients(nn.Module):
 
 @settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.sampled_from(sorted(FUSED)))
-def test_skipped_steps_might_as_well_not_have_been(are_finite: list[bool], optimizer: str) -> None:
-    """The weights are those of the same optimizer in a plain loop over the finite steps, bit for bit."""
+def test_skipping_equals_training_without_the_skipped_steps(are_finite: list[bool], optimizer: str) -> None:
+    """The weights are bit-identical to those of a plain loop that takes only the finite steps."""
     model, reference = Gradients(), Gradients()
     ours, theirs = (_optimizer_of(each, optimizer) for each in (model, reference))
     trainer = configure_training(training_config(non_finite_gradients="skip"))
@@ -144,16 +144,16 @@ def _optimizer_of(model: Gradients, optimizer: str) -> torch.optim.Optimizer:
     return made
 
 
-def test_finite_steps_are_what_they_were() -> None:
-    """No setting changes a bit of a run in which all is finite."""
+def test_the_policy_does_not_change_a_run_with_finite_gradients() -> None:
+    """Weights and optimizer state are bit-identical under all three policies."""
     runs = [states_after_steps(trainer_of({}, non_finite_gradients=policy))[-1] for policy in ("allow", "skip", "stop")]
 
     assert same_tensors(runs[0], runs[1])
     assert same_tensors(runs[0], runs[2])
 
 
-def test_skipping_does_not_need_a_bound() -> None:
-    """The norm is then measured for this alone."""
+def test_skipping_works_without_gradient_clipping() -> None:
+    """With `max_gradient_norm=None` a step with NaN gradients is still skipped."""
     trainer = trainer_of({2: NAN}, non_finite_gradients="skip", max_gradient_norm=None)
 
     trainer.train()
@@ -161,8 +161,8 @@ def test_skipping_does_not_need_a_bound() -> None:
     assert all(weight.isfinite().all() for weight in trainer.modules[0].parameters())
 
 
-def test_a_step_that_is_allowed_is_taken() -> None:
-    """By default the weights become what the gradients make of them."""
+def test_non_finite_gradients_are_applied_by_default() -> None:
+    """By default a step with NaN gradients is taken, and the weights become NaN."""
     trainer = trainer_of({2: NAN})
 
     trainer.train()
@@ -172,8 +172,8 @@ def test_a_step_that_is_allowed_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("factor", "shown"), [(NAN, "nan"), (INFINITE, "nan|inf")])
-def test_a_run_is_stopped_a_fixed_number_of_steps_later(factor: float, shown: str) -> None:
-    """With the weights from before the bad step, which is named as reports count; what comes after it is not taken."""
+def test_a_run_stops_a_fixed_number_of_steps_later(factor: float, shown: str) -> None:
+    """The error names the bad step, counted from 1; the bad step and all later ones are skipped."""
     trainer = trainer_of({2: factor}, total_steps=20, non_finite_gradients="stop")
     with pytest.raises(NonFiniteGradientsError, match=rf"gradient norm is ({shown}) in step 3, on all"):
         trainer.train()
@@ -185,8 +185,8 @@ def test_a_run_is_stopped_a_fixed_number_of_steps_later(factor: float, shown: st
 
 
 @pytest.mark.parametrize("bad_step", [0, 1, 2, 3, 4, 5, 6, 7])
-def test_nothing_is_saved_that_was_stopped(bad_step: int, every_step: CheckpointingConfig) -> None:
-    """Before a checkpoint the run is stopped at once."""
+def test_no_checkpoint_is_saved_after_a_bad_step(bad_step: int, every_step: CheckpointingConfig) -> None:
+    """If a checkpoint is due, the norms are checked first and the run stops before it is written."""
     checkpointing = every_step.model_copy(update={"period_steps": 3})
     trainer = trainer_of({bad_step: NAN}, checkpointing=checkpointing, non_finite_gradients="stop")
 
@@ -196,8 +196,8 @@ def test_nothing_is_saved_that_was_stopped(bad_step: int, every_step: Checkpoint
     assert steps_saved(every_step.folder) == [step for step in (3, 6) if step <= bad_step]
 
 
-def test_the_last_step_is_looked_at_as_well() -> None:
-    """A run does not end well with steps that were left out."""
+def test_the_last_step_is_checked() -> None:
+    """With `stop`, a run whose last step has NaN gradients raises."""
     with pytest.raises(NonFiniteGradientsError, match="in step 8,"):
         trainer_of({7: NAN}, non_finite_gradients="stop").train()
 
@@ -207,8 +207,8 @@ def not_fused(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
 
 
 @pytest.mark.parametrize("policy", ["skip", "stop"])
-def test_an_optimizer_that_would_ask_the_host_is_refused(policy: str) -> None:
-    """With what would do."""
+def test_an_optimizer_that_cannot_skip_on_the_device_is_refused(policy: str) -> None:
+    """The error of an optimizer that is not fused names the optimizers and settings that work."""
     with pytest.raises(ConfigurationError) as raised:
         configure_training(training_config(non_finite_gradients=policy), optimizer_provider=not_fused)
 
@@ -219,16 +219,16 @@ def test_an_optimizer_that_would_ask_the_host_is_refused(policy: str) -> None:
     )
 
 
-def test_momentum_that_cannot_start_late_is_refused() -> None:
-    """With dampening the first step is another than the later ones, and torch decides on the host which it is."""
+def test_skipping_with_dampening_is_refused() -> None:
+    """SGD with dampening is refused: torch decides on the host whether a step is the first, which has no dampening."""
     provider = fused(torch.optim.SGD, momentum=0.9, dampening=0.1)
 
     with pytest.raises(ConfigurationError, match="cannot skip its first step with momentum and dampening: set d"):
         configure_training(training_config(non_finite_gradients="skip"), optimizer_provider=provider)
 
 
-def test_a_skipping_run_goes_on_from_a_checkpoint(every_step: CheckpointingConfig) -> None:
-    """To the same bits, with momentum that began in the first process."""
+def test_a_run_that_skips_steps_resumes_from_a_checkpoint(every_step: CheckpointingConfig) -> None:
+    """The resumed run, with momentum from the checkpoint, ends with bit-identical weights."""
 
     def run(checkpointing: CheckpointingConfig | None, total_steps: int) -> Trainer:
         trainer = configure_training(

@@ -22,7 +22,7 @@ DEVICES = [
 ]
 
 
-class LookingTask(ToyTask):
+class RecordingTask(ToyTask):
     """Records the dtypes of the outputs."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class LookingTask(ToyTask):
 
 def train(device: str, **settings: Any) -> tuple[set[torch.dtype], set[torch.dtype], set[torch.dtype]]:
     """Train, and return the dtypes of outputs, gradients and weights."""
-    task = LookingTask()
+    task = RecordingTask()
     trainer = configure_training(training_config(device=device, **settings), task=task)
     gradients: set[torch.dtype] = set()
     trainer.event_bus.subscribe(
@@ -49,20 +49,20 @@ def train(device: str, **settings: Any) -> tuple[set[torch.dtype], set[torch.dty
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_autocast_computes_in_bfloat16_and_keeps_weights_in_float32(device: str) -> None:
-    """Gradients are in float32 too."""
+    """With bf16-autocast the outputs are bfloat16; gradients and weights are float32."""
     assert train(device, precision="bf16-autocast") == ({torch.bfloat16}, {torch.float32}, {torch.float32})
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_without_autocast_all_is_float32(device: str) -> None:
-    """This is the default."""
+    """By default outputs, gradients and weights are float32."""
     assert train(device) == ({torch.float32}, {torch.float32}, {torch.float32})
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16-autocast", torch.bfloat16)])
-def test_inference_has_both_precisions_too(device: str, precision: str, dtype: torch.dtype) -> None:
-    """Its forward passes run like those of training."""
+def test_inference_runs_in_the_configured_precision(device: str, precision: str, dtype: torch.dtype) -> None:
+    """The outputs of inference have the dtype of the configured precision."""
     dtypes: set[torch.dtype] = set()
     run = configure_inference(inference_config(device=device, precision=precision))
     run.modules[0].register_forward_hook(lambda module, inputs, outputs: dtypes.add(outputs.dtype))
@@ -73,7 +73,7 @@ def test_inference_has_both_precisions_too(device: str, precision: str, dtype: t
 
 
 def test_autocast_ends_with_the_forward_pass() -> None:
-    """Neither handlers nor the optimizer run under it."""
+    """Autocast is off in the optimizer step and its handlers."""
     seen: list[bool] = []
     trainer = configure_training(training_config(precision="bf16-autocast"))
     trainer.event_bus.subscribe(

@@ -1,4 +1,4 @@
-"""The profiler records some steps, and each rank writes one trace for each window of them."""
+"""The profiler records windows of steps, and each rank writes one trace per window."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ def profiling(folder: Path, **settings: Any) -> ProfilingConfig:
 
 
 def windows_in(folder: Path) -> list[str]:
-    """Return the windows whose traces are in a folder, and the full names of all other files."""
+    """Return the names of the windows whose traces are in a folder; other files keep their full names."""
     return sorted(path.name.removesuffix(ENDING) for path in folder.iterdir())
 
 
@@ -58,14 +58,14 @@ def fail_in(trainer: Trainer, step: int) -> None:
 
 
 def test_each_window_has_a_trace_named_after_its_steps(tmp_path: Path) -> None:
-    """In two cycles of four steps, the last two steps are recorded; nothing is recorded after the second cycle."""
+    """Each of two cycles records its last two steps; nothing is recorded after the second cycle."""
     configure_training(training_config(total_steps=14, profiling=profiling(tmp_path, num_cycles=2))).train()
 
     assert windows_in(tmp_path) == ["step-2-to-3", "step-6-to-7"]
 
 
 def test_a_trace_contains_the_steps_of_its_name(tmp_path: Path) -> None:
-    """It has their labels and the operators that they ran."""
+    """A trace contains the labels of the steps in its name, and their operators."""
     configure_training(training_config(total_steps=6, profiling=profiling(tmp_path))).train()
     trace = tmp_path / f"step-2-to-3{ENDING}"
 
@@ -75,7 +75,7 @@ def test_a_trace_contains_the_steps_of_its_name(tmp_path: Path) -> None:
 
 
 def test_inference_is_recorded_too(tmp_path: Path) -> None:
-    """The same settings work for inference."""
+    """Inference writes traces with the same settings as training."""
     configure_inference(inference_config(profiling=profiling(tmp_path, active_steps=1))).infer()
 
     assert windows_in(tmp_path) == ["step-2-to-2"]
@@ -85,14 +85,14 @@ def test_inference_is_recorded_too(tmp_path: Path) -> None:
 def test_a_window_that_the_end_of_the_loop_cuts_short_is_written(
     total_steps: int, expected: list[str], tmp_path: Path
 ) -> None:
-    """Its name has the steps that ran."""
+    """A shortened window is named after the steps that ran."""
     configure_training(training_config(total_steps=total_steps, profiling=profiling(tmp_path))).train()
 
     assert windows_in(tmp_path) == expected
 
 
 def test_a_window_without_a_recorded_step_has_no_trace(tmp_path: Path) -> None:
-    """The loop ends where the second window would have started."""
+    """A run that ends before its second window starts writes only one trace."""
     configure_training(training_config(total_steps=6, profiling=profiling(tmp_path, num_cycles=2))).train()
 
     assert windows_in(tmp_path) == ["step-2-to-3"]
@@ -101,7 +101,7 @@ def test_a_window_without_a_recorded_step_has_no_trace(tmp_path: Path) -> None:
 def test_a_resumed_run_counts_its_own_steps_and_names_traces_after_the_steps_of_the_job(
     every_step: CheckpointingConfig, tmp_path: Path
 ) -> None:
-    """The first steps of a process are the slow ones, whatever their number in the job."""
+    """The warm-up of a resumed process starts with its first step; trace names count the steps of the whole job."""
     config = training_config(every_step, total_steps=10)
     stopped = configure_training(config)
     fail_in(stopped, 4)
@@ -117,7 +117,7 @@ def test_a_resumed_run_counts_its_own_steps_and_names_traces_after_the_steps_of_
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 4])
 def test_the_error_of_a_step_is_the_error_that_users_see(step: int, tmp_path: Path) -> None:
-    """It does not matter whether the profiler waits, warms up, records or is done; the next run can record again."""
+    """An error in any phase of the profiler propagates unchanged, and the next run in the process records again."""
     trainer = configure_training(training_config(total_steps=6, profiling=profiling(tmp_path)))
     fail_in(trainer, step)
     with pytest.raises(StoppedError):
@@ -131,7 +131,7 @@ def test_the_error_of_a_step_is_the_error_that_users_see(step: int, tmp_path: Pa
 def test_a_trace_that_cannot_be_written_is_logged_and_the_loop_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No partial file is left."""
+    """A trace that cannot be written is logged as a warning, leaves no partial file, and does not stop the run."""
     (tmp_path / f"step-2-to-3{ENDING}").mkdir()
     trainer = configure_training(training_config(total_steps=6, profiling=profiling(tmp_path)))
     with caplog.at_level(logging.WARNING):
@@ -144,7 +144,7 @@ def test_a_trace_that_cannot_be_written_is_logged_and_the_loop_continues(
 
 
 def test_the_name_of_a_trace_has_the_rank(tmp_path: Path) -> None:
-    """All ranks can write to one folder."""
+    """Trace names contain the rank, so that all ranks can write to one folder."""
     stepper = Stepper(3)
     dist_context = DistributedContext(device=torch.device("cpu"), rank=3, world_size=4)
     with Profiler(profiling(tmp_path, wait_steps=0), dist_context, stepper) as profiler:
@@ -156,7 +156,7 @@ def test_the_name_of_a_trace_has_the_rank(tmp_path: Path) -> None:
 
 
 def test_the_device_is_recorded_in_addition_to_the_cpu() -> None:
-    """That is the kind of accelerator that the loop runs on, if torch can record it, and no other."""
+    """The profiler records the CPU and the accelerator that the loop runs on, if torch supports it."""
     assert _activities(torch.device("cpu")) == [ProfilerActivity.CPU]
     for name in ("cuda", "xpu"):
         possible = {ProfilerActivity.CPU, ProfilerActivity.__members__[name.upper()]}
@@ -166,14 +166,14 @@ def test_the_device_is_recorded_in_addition_to_the_cpu() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_a_trace_of_a_gpu_contains_its_kernels(tmp_path: Path) -> None:
-    """It has the kernels, not only their launches."""
+    """A trace of training on a GPU contains kernels, not only their launches."""
     configure_training(training_config(device="cuda", total_steps=6, profiling=profiling(tmp_path))).train()
     with gzip.open(tmp_path / f"step-2-to-3{ENDING}", "rt", encoding="utf-8") as file:
         assert "kernel" in {event.get("cat") for event in json.load(file)["traceEvents"]}
 
 
 def test_recording_changes_no_weight(tmp_path: Path) -> None:
-    """It draws no random number either."""
+    """A run with the profiler ends with bit-identical weights."""
     ends = []
     for settings in (None, profiling(tmp_path)):
         trainer = configure_training(training_config(total_steps=6, profiling=settings))
@@ -184,7 +184,7 @@ def test_recording_changes_no_weight(tmp_path: Path) -> None:
 
 
 def test_without_settings_nothing_is_recorded() -> None:
-    """The profiler of torch is not running."""
+    """Without `profiling`, torch's profiler does not run."""
     trainer = configure_training(training_config())
     states: list[bool] = []
     trainer.event_bus.subscribe(
@@ -196,7 +196,7 @@ def test_without_settings_nothing_is_recorded() -> None:
 
 
 def test_settings_that_leave_no_step_to_record_are_refused(tmp_path: Path) -> None:
-    """The message says how many steps there are, and what to set."""
+    """Settings whose waiting and warm-up leave no step to record are refused, with the values that would work."""
     config = training_config(total_steps=3, profiling=profiling(tmp_path, wait_steps=2))
     with pytest.raises(
         ConfigurationError,
@@ -207,7 +207,7 @@ def test_settings_that_leave_no_step_to_record_are_refused(tmp_path: Path) -> No
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
-    """This happens at configuration, not at the first trace."""
+    """A folder that cannot be written to is refused by `configure()`, not at the first trace."""
     (tmp_path / "a_file").write_text("mine")
     config = training_config(total_steps=6, profiling=profiling(tmp_path / "a_file"))
     with pytest.raises(ConfigurationError, match=r"profiling.folder='.*a_file' cannot be written to"):

@@ -1,4 +1,4 @@
-"""A trace by torch's profiler shows the ranges that it shows of a loop written by hand."""
+"""A trace of the loops by torch's profiler shows the same ranges as a trace of a hand-written loop."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from .toy_job import (
     training_config,
 )
 
-# TensorBoard reads the time that goes into loading data from the range of this name.
+# TensorBoard takes the data-loading time from the range with this name.
 LOADING = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
 
 
@@ -54,7 +54,7 @@ def ranges_of(run: Callable[[], None]) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def trained_by_hand() -> dict[str, int]:
-    """Profile training by hand."""
+    """Profile a hand-written training loop."""
     return ranges_of(train_by_hand)
 
 
@@ -64,28 +64,30 @@ def trained() -> dict[str, int]:
     return ranges_of(configure_training(training_config(max_gradient_norm=1.0)).train)
 
 
-def test_a_loop_by_hand_shows_when_it_loads_updates_and_zeroes(trained_by_hand: dict[str, int]) -> None:
-    """These are the names that people look for."""
+def test_a_hand_written_loop_has_ranges_for_loading_step_and_zero_grad(trained_by_hand: dict[str, int]) -> None:
+    """The trace of a hand-written loop has exactly the ranges of data loading, `step` and `zero_grad`."""
     assert set(trained_by_hand) == {LOADING, "Optimizer.step#AdamW.step", "Optimizer.zero_grad#AdamW.zero_grad"}
 
 
-def test_training_shows_every_range_of_a_loop_by_hand(trained: dict[str, int], trained_by_hand: dict[str, int]) -> None:
-    """Under the same names."""
+def test_training_has_every_range_of_a_hand_written_loop(
+    trained: dict[str, int], trained_by_hand: dict[str, int]
+) -> None:
+    """The trace of training has all ranges of a hand-written loop, under the same names."""
     assert set(trained_by_hand) <= set(trained)
 
 
-def test_training_shows_the_loading_of_each_micro_batch(trained: dict[str, int]) -> None:
-    """Three steps of two micro-batches, each loaded by torch's own iterator."""
+def test_training_has_a_loading_range_for_each_micro_batch(trained: dict[str, int]) -> None:
+    """Three steps of two micro-batches have six ranges of torch's own data loader iterator."""
     assert trained[LOADING] == 6
 
 
-def test_training_shows_each_optimizer_step(trained: dict[str, int]) -> None:
-    """One for each of three steps."""
+def test_training_has_a_range_for_each_optimizer_step(trained: dict[str, int]) -> None:
+    """Three steps have three ranges of the optimizer step."""
     assert trained["Optimizer.step#AdamW.step"] == 3
 
 
-def test_inference_shows_every_range_of_a_loop_by_hand() -> None:
-    """Loading is the only one."""
+def test_inference_has_every_range_of_a_hand_written_loop() -> None:
+    """The only range of hand-written inference is data loading; d9d has one for each micro-batch too."""
     by_hand = ranges_of(infer_by_hand)
     inferred = ranges_of(configure_inference(inference_config(), task=ToyInferenceTask()).infer)
 

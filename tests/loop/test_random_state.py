@@ -17,7 +17,7 @@ def state() -> RandomState:
 
 
 def draw() -> list[float]:
-    """Draw from each generator, leaving half of a pair of Gaussian numbers in some."""
+    """Draw from each generator; normal samples are drawn in pairs, so one of each pair stays cached."""
     return [
         float(torch.rand(())),
         float(torch.randn(())),
@@ -28,8 +28,8 @@ def draw() -> list[float]:
     ]
 
 
-def test_a_seed_restarts_all_generators(state: RandomState) -> None:
-    """They return the same numbers again."""
+def test_seeding_resets_all_generators(state: RandomState) -> None:
+    """After seeding with the same seed, all generators repeat their numbers."""
     state.seed(3)
     first = draw()
     state.seed(3)
@@ -38,8 +38,8 @@ def test_a_seed_restarts_all_generators(state: RandomState) -> None:
 
 
 @pytest.mark.parametrize("other", [4, 2**32 + 3, 2**63 - 1])
-def test_another_seed_gives_other_numbers(state: RandomState, other: int) -> None:
-    """Seeds have up to 63 bits, of which numpy gets 32."""
+def test_different_seeds_give_different_numbers(state: RandomState, other: int) -> None:
+    """Different seeds, of up to 63 bits, give different numbers, although NumPy's generator takes only 32 bits."""
     state.seed(3)
     first = draw()
     state.seed(other)
@@ -49,21 +49,21 @@ def test_another_seed_gives_other_numbers(state: RandomState, other: int) -> Non
 
 
 @pytest.mark.parametrize("num_draws", [0, 1, 2, 700])
-def test_generators_continue_from_their_saved_state(state: RandomState, num_draws: int) -> None:
-    """After any number of draws, and through the format of a checkpoint."""
+def test_generators_resume_from_a_saved_state(state: RandomState, num_draws: int) -> None:
+    """After any number of draws, a state that went through the checkpoint format gives the same next numbers."""
     state.seed(5)
     for _ in range(num_draws):
         draw()
-    tensors, metadata = split_state(state.state_dict())
+    tensors, outline = split_state(state.state_dict())
     expected = [draw(), draw()]
     state.seed(6)
 
-    state.load_state_dict(join_state(metadata, {path: tensor.clone() for path, tensor in tensors.items()}))
+    state.load_state_dict(join_state(outline, {path: tensor.clone() for path, tensor in tensors.items()}))
 
     assert [draw(), draw()] == expected
 
 
-def test_saving_the_state_draws_nothing(state: RandomState) -> None:
+def test_state_dict_does_not_advance_the_generators(state: RandomState) -> None:
     """A run that saves draws the same numbers as one that does not."""
     state.seed(5)
     expected = draw()

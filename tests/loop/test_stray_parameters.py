@@ -96,7 +96,7 @@ def test_a_parameter_that_is_unfrozen_late_is_scaled_like_the_others(*, is_first
 
 
 def test_gradients_outside_the_optimizer_do_not_accumulate() -> None:
-    """Each step clips only the gradients of its own micro-batches."""
+    """Each step clips only the gradients of that step."""
     norms: list[float] = []
 
     def note_norm(ctx: EventStepContext) -> None:
@@ -156,7 +156,7 @@ class Counting(torch.optim.SGD):
 def test_gradients_of_parameters_outside_the_model_are_zeroed(
     optimizer_class: type[torch.optim.SGD],
 ) -> None:
-    """Such as those of a learned loss, by one call of the optimizer's `zero_grad`."""
+    """Gradients of optimizer parameters outside the model, as of a learned loss, are zeroed by one `zero_grad` call."""
     inside, outside = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = optimizer_class([outside], lr=0.1)
     torch.autograd.backward((inside * outside).sum())

@@ -1,4 +1,4 @@
-"""Each event of the configuration of training is triggered at the moment that its sentence names."""
+"""Each configuration event of training is triggered at the moment that its documentation names."""
 
 import torch
 from torch import nn
@@ -46,14 +46,14 @@ from .toy_job import (
 
 
 class Diary:
-    """Notes when providers are asked, and when events are triggered."""
+    """Records when providers are called and when events are triggered."""
 
     def __init__(self) -> None:
         self.entries: list[str] = []
 
 
 class DiaryTask(ToyTask):
-    """Keeps a diary of the configuration, and all that the contexts hold."""
+    """Records the configuration events and their contexts."""
 
     def __init__(self, diary: Diary) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class DiaryTask(ToyTask):
 
 
 class DiaryModelProvider(ToyModelProvider):
-    """Notes what it is asked for."""
+    """Records the calls that it gets."""
 
     def __init__(self, diary: Diary) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class DiaryModelProvider(ToyModelProvider):
 
 
 def configured() -> tuple[list[str], list[object], Trainer]:
-    """Configure a training run whose every part keeps the same diary."""
+    """Configure a training run whose parts all write to the same diary."""
     diary = Diary()
     task = DiaryTask(diary)
 
@@ -135,8 +135,8 @@ def configured() -> tuple[list[str], list[object], Trainer]:
     return diary.entries, task.contexts, trainer
 
 
-def test_each_part_is_ready_when_its_event_says_so() -> None:
-    """Handlers are registered first; each event directly follows the making of what it announces."""
+def test_each_ready_event_follows_the_construction_of_its_part() -> None:
+    """Handlers are registered first; then each part is built, and its event is triggered right after."""
     entries, _, _ = configured()
 
     assert entries == [
@@ -155,8 +155,8 @@ def test_each_part_is_ready_when_its_event_says_so() -> None:
     ]
 
 
-def test_the_contexts_hold_the_very_parts_that_training_uses() -> None:
-    """What a handler receives is no copy: it is what the loop runs with."""
+def test_contexts_hold_the_objects_that_training_uses() -> None:
+    """Handlers receive the loop's own data loader, model, optimizer and scheduler, not copies."""
     _, contexts, trainer = configured()
     started, data_loader, model, optimizer, lr_scheduler = contexts
 
@@ -173,8 +173,8 @@ def test_the_contexts_hold_the_very_parts_that_training_uses() -> None:
     assert lr_scheduler.lr_scheduler is trainer.lr_scheduler
 
 
-def test_the_data_loader_is_fully_initialised_when_it_is_announced() -> None:
-    """A handler may read batches from it, and the run loses none of them by that."""
+def test_a_handler_can_iterate_the_data_loader_when_it_is_ready() -> None:
+    """A handler that reads all batches takes none of them from the run."""
     sizes: list[int] = []
 
     def listen(bus: EventBus) -> None:
@@ -192,8 +192,8 @@ def test_the_data_loader_is_fully_initialised_when_it_is_announced() -> None:
     assert same_tensors(weights_of(curious.modules[0]), weights_of(plain.modules[0]))
 
 
-def test_the_model_is_on_its_device_when_it_is_announced() -> None:
-    """The stages hold the weights that training updates, where it updates them."""
+def test_the_model_is_on_its_device_when_it_is_ready() -> None:
+    """Handlers of MODEL_STAGES_READY see all weights on the configured device."""
     modules: list[nn.Module] = []
     devices: set[str] = set()
 
@@ -211,12 +211,12 @@ def test_the_model_is_on_its_device_when_it_is_announced() -> None:
 
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    """Build plain gradient descent."""
+    """Build SGD."""
     return torch.optim.SGD(ctx.parameters(), lr=0.1)
 
 
 def test_training_is_ready_once_the_checkpoint_is_loaded(every_step: CheckpointingConfig) -> None:
-    """Handlers of READY see the weights, the optimizer and the step that training goes on from."""
+    """Handlers of READY see the weights, optimizer state and step of the checkpoint that training resumes from."""
     first = configure_training(training_config(every_step))
     first.train()
     fresh = configure_training(training_config(every_step))
@@ -236,8 +236,8 @@ def test_training_is_ready_once_the_checkpoint_is_loaded(every_step: Checkpointi
     assert step == 3
 
 
-def test_training_in_which_nothing_is_saved_is_ready_as_configured() -> None:
-    """Without checkpoints READY sees the initial weights, and the model in training mode however it was brought."""
+def test_training_without_checkpoints_is_ready_with_initial_weights_in_training_mode() -> None:
+    """READY sees the initial weights, and a model in training mode even if it was in eval mode before."""
     trainer = configure_training(training_config())
     trainer.modules[0].eval()
     initial = weights_of(trainer.modules[0])

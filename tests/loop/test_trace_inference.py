@@ -1,4 +1,4 @@
-"""Each event of inference is triggered at the moment that its sentence names."""
+"""Each event of inference is triggered at the moment that its documentation names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +55,7 @@ STEP_EVENTS = [event for event in events_of(inference) if event.id.endswith((".p
 
 
 def observe(run: Inference, look: Callable[[], Any], *events: Event[EventStepContext]) -> dict[str, list[Any]]:
-    """Infer, and note what is seen at each event, step by step."""
+    """Run inference, and record what `look` returns at each event, step by step."""
 
     def noting(sights: list[Any]) -> Callable[[EventStepContext], None]:
         return lambda ctx: sights.append(look())
@@ -67,8 +67,8 @@ def observe(run: Inference, look: Callable[[], Any], *events: Event[EventStepCon
     return seen
 
 
-def test_each_part_is_ready_when_its_event_says_so() -> None:
-    """Each event directly follows the making of what it announces."""
+def test_each_ready_event_follows_the_construction_of_its_part() -> None:
+    """Each part is built, and its event is triggered right after."""
     diary: list[str] = []
 
     class DiaryModelProvider(ToyModelProvider):
@@ -105,8 +105,8 @@ def test_each_part_is_ready_when_its_event_says_so() -> None:
     ]
 
 
-def test_the_contexts_hold_the_very_parts_that_inference_uses() -> None:
-    """What a handler receives is no copy: it is what the loop runs with."""
+def test_contexts_hold_the_objects_that_inference_uses() -> None:
+    """Handlers receive the loop's own data loader and model, not copies."""
     contexts: list[object] = []
 
     def listen(bus: EventBus) -> None:
@@ -127,7 +127,7 @@ def test_the_contexts_hold_the_very_parts_that_inference_uses() -> None:
 
 
 def test_inference_is_ready_once_weights_and_checkpoint_are_loaded(every_step: CheckpointingConfig) -> None:
-    """Handlers of READY see the weights of training, in eval mode, and the step that inference goes on from."""
+    """Handlers of READY see the weights of training in eval mode, and the step that inference resumes from."""
     trained = configure_training(training_config(every_step))
     trained.train()
     own = CheckpointingConfig(folder=every_step.folder.parent / "inference", period_steps=1)
@@ -155,7 +155,7 @@ def test_inference_is_ready_once_weights_and_checkpoint_are_loaded(every_step: C
 
 @pytest.mark.parametrize("event", STEP_EVENTS, ids=lambda event: event.id)
 def test_the_stepper_names_the_step_that_runs(event: Event[EventStepContext]) -> None:
-    """At each event of a step, its index from 0, and the number of all steps."""
+    """At each event of a step, the stepper has the index of the step, from 0, and the total number of steps."""
     seen: list[tuple[int, int]] = []
     run = configure_inference(inference_config())
     run.event_bus.subscribe(event, lambda ctx: seen.append((ctx.stepper.current_step, ctx.stepper.total_steps)))
@@ -165,8 +165,8 @@ def test_the_stepper_names_the_step_that_runs(event: Event[EventStepContext]) ->
     assert seen == [(0, 3), (1, 3), (2, 3)]
 
 
-def test_a_step_begins_before_anything_in_it_happens() -> None:
-    """STEP_PRE comes before the samples of the step are read."""
+def test_step_pre_comes_before_the_samples_are_read() -> None:
+    """At STEP_PRE no sample of the step has been read; at STEP_POST all have."""
 
     class CountingDataset(ToyDataset):
         num_read = 0
@@ -183,8 +183,8 @@ def test_a_step_begins_before_anything_in_it_happens() -> None:
     assert seen == {EVENT_INFERENCE_STEP_PRE.id: [0, 4, 8], EVENT_INFERENCE_STEP_POST.id: [4, 8, 12]}
 
 
-def test_all_forward_passes_of_a_step_lie_between_the_two_events() -> None:
-    """No pass runs before FORWARD_PRE, and both micro-batches are through, and processed, at FORWARD_POST."""
+def test_all_forward_passes_of_a_step_run_between_pre_and_post() -> None:
+    """No pass runs before FORWARD_PRE; at FORWARD_POST the outputs of both micro-batches have been processed."""
     diary: list[str] = []
 
     class DiaryTask(ToyInferenceTask):
@@ -201,8 +201,8 @@ def test_all_forward_passes_of_a_step_lie_between_the_two_events() -> None:
     assert seen[EVENT_INFERENCE_FORWARD_POST.id] == [step, step * 2, step * 3]
 
 
-def test_a_step_ends_before_its_checkpoint_is_written(every_step: CheckpointingConfig) -> None:
-    """At STEP_POST of a step there are the checkpoints of the steps before; at the next STEP_PRE its own is there."""
+def test_a_checkpoint_is_written_after_step_post(every_step: CheckpointingConfig) -> None:
+    """The checkpoint of a step does not exist yet at its STEP_POST; it exists at the next STEP_PRE."""
     run = configure_inference(inference_config(every_step))
 
     seen = observe(run, lambda: steps_saved(every_step.folder), EVENT_INFERENCE_STEP_PRE, EVENT_INFERENCE_STEP_POST)
@@ -210,8 +210,8 @@ def test_a_step_ends_before_its_checkpoint_is_written(every_step: CheckpointingC
     assert seen == {EVENT_INFERENCE_STEP_PRE.id: [[], [1], [1, 2]], EVENT_INFERENCE_STEP_POST.id: [[], [1], [1, 2]]}
 
 
-def test_inference_has_finished_once_the_last_checkpoint_is_written(every_step: CheckpointingConfig) -> None:
-    """FINISHED sees all steps complete and saved."""
+def test_inference_is_finished_once_the_last_checkpoint_is_written(every_step: CheckpointingConfig) -> None:
+    """At FINISHED all steps are complete and saved."""
     run = configure_inference(inference_config(every_step))
     seen: list[tuple[int, list[int]]] = []
     run.event_bus.subscribe(
@@ -223,8 +223,8 @@ def test_inference_has_finished_once_the_last_checkpoint_is_written(every_step: 
     assert seen == [(3, [1, 2, 3])]
 
 
-def test_inference_that_fails_has_not_finished() -> None:
-    """An exception out of the task propagates as it is, and FINISHED is not triggered."""
+def test_failed_inference_does_not_trigger_finished() -> None:
+    """An exception from the task propagates unchanged, and FINISHED is not triggered."""
 
     class FailingTask(ToyInferenceTask):
         def process_outputs(self, ctx: ProcessOutputsContext) -> None:

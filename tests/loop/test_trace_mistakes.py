@@ -1,8 +1,8 @@
-"""No trigger of the loops can be left out, nor change places with another, without its event being named.
+"""A missing trigger, or two swapped triggers, in a loop are reported with the name of the event.
 
-`d9d-catalogue coverage` finds most of that in the source, see `tests/codegen/test_coverage.py`; a recorded run, as in
-`test_trace_order.py`, finds all of it. `make check` does both. Each constant is named at one place of one source: what
-that name stands for is what is triggered there.
+`d9d-catalogue coverage` finds most of these mistakes in the source, see `tests/codegen/test_coverage.py`; a recorded
+run, as in `test_trace_order.py`, finds all of them. `make check` does both. Each event constant appears once in the
+sources of the loops, so patching the constant changes the event that is triggered there.
 """
 
 import itertools
@@ -26,12 +26,12 @@ UNHEARD: Event[object] = Event(id="user.unheard")
 
 
 def found() -> str:
-    """Run both loops, and return what is said of their traces."""
+    """Run both loops, and return the lifecycle violations of their traces."""
     return "\n".join(violation(name_of(loop), traced(loop, None), complete=True) or "" for loop in (train, inference))
 
 
 def test_each_event_is_triggered_at_one_place() -> None:
-    """What these tests change is all that the loops trigger, each constant in its source once."""
+    """Each event constant is used exactly once in the source of its loop, so these tests patch every trigger."""
     called = [
         name
         for source in {*PLACES.values()}
@@ -43,18 +43,16 @@ def test_each_event_is_triggered_at_one_place() -> None:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_trigger_that_is_left_out_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the call, the run leaves its lifecycle right there."""
+def test_a_missing_trigger_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If an event is not triggered, the lifecycle violation names it."""
     monkeypatch.setattr(PLACES[name], name, UNHEARD)
 
     assert name in found()
 
 
 @pytest.mark.parametrize(("name", "other"), [*itertools.pairwise(PLACES)])
-def test_a_trigger_that_changes_places_with_the_next_is_named(
-    name: str, other: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The swap of neighbours is the one that is hardest to see."""
+def test_swapping_adjacent_triggers_is_reported(name: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If two adjacent triggers are swapped, the lifecycle violation names one of them."""
     event = getattr(PLACES[name], name)
     monkeypatch.setattr(PLACES[name], name, getattr(PLACES[other], other))
     monkeypatch.setattr(PLACES[other], other, event)
@@ -65,8 +63,8 @@ def test_a_trigger_that_changes_places_with_the_next_is_named(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLACES)
-def test_a_trigger_that_changes_places_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever other call it changes places with, in the same module or in that of the other loop."""
+def test_swapping_any_two_triggers_is_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If any two triggers are swapped, even across the two loops, the violation names one of them."""
     event = getattr(PLACES[name], name)
     for other in itertools.islice(PLACES, [*PLACES].index(name) + 1, None):
         with monkeypatch.context() as patched:

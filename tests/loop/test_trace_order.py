@@ -1,4 +1,4 @@
-"""The order of all events over whole runs is the one that the catalogue declares."""
+"""Whole runs trigger all events in the order that the catalogue declares."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,7 @@ def run(loop: ModuleType, checkpointing: CheckpointingConfig | None, listen: Lis
 
 
 def stop_in(event_id: str, *, at: int = 1) -> Callable[[EventBus, ModuleType, list[str]], None]:
-    """Make a listener that raises when an event is triggered for so many times."""
+    """Make a listener that raises the `at`-th time that an event is triggered."""
 
     def listen(bus: EventBus, loop: ModuleType, trace: list[str]) -> None:
         def stop(ctx: object) -> None:
@@ -53,7 +53,7 @@ def stop_in(event_id: str, *, at: int = 1) -> Callable[[EventBus, ModuleType, li
 
 
 def traced(loop: ModuleType, checkpointing: CheckpointingConfig | None) -> list[str]:
-    """Return the trace of a run that is left alone."""
+    """Return the trace of an uninterrupted run."""
     trace: list[str] = []
     run(loop, checkpointing, lambda bus: record(bus, loop, trace))
     return trace
@@ -62,7 +62,7 @@ def traced(loop: ModuleType, checkpointing: CheckpointingConfig | None) -> list[
 def traced_until(
     loop: ModuleType, checkpointing: CheckpointingConfig | None, event_id: str, *, at: int = 1
 ) -> list[str]:
-    """Return the trace of a run that a handler of an event stops."""
+    """Return the trace of a run that a handler stops the `at`-th time that its event is triggered."""
     trace: list[str] = []
 
     def listen(bus: EventBus) -> None:
@@ -75,14 +75,14 @@ def traced_until(
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_the_module_offers_each_declared_event(loop: ModuleType) -> None:
-    """What these tests listen to is all that the catalogue declares."""
+def test_the_generated_module_has_each_declared_event(loop: ModuleType) -> None:
+    """The events that these tests record are all events that the catalogue declares."""
     assert {event.id for event in events_of(loop)} == set(declared_ids(name_of(loop)))
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_run_triggers_each_event_in_the_declared_order(loop: ModuleType, every_step: CheckpointingConfig) -> None:
-    """Three steps of two micro-batches, with a checkpoint after each, show the order of the catalogue."""
+    """A run of three steps with a checkpoint after each triggers the events in the order of the catalogue."""
     trace = traced(loop, every_step)
 
     found = violation(name_of(loop), trace, complete=True)
@@ -91,14 +91,14 @@ def test_a_run_triggers_each_event_in_the_declared_order(loop: ModuleType, every
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_checkpoints_leave_no_trace(loop: ModuleType, every_step: CheckpointingConfig) -> None:
+def test_checkpoints_do_not_change_the_trace(loop: ModuleType, every_step: CheckpointingConfig) -> None:
     """A run that saves triggers the same events as one that does not."""
     assert traced(loop, every_step) == traced(loop, None)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_resumed_run_triggers_the_steps_that_are_left(loop: ModuleType, every_step: CheckpointingConfig) -> None:
-    """A run that is stopped after its second step, and run again, configures anew and runs the third step alone."""
+def test_a_resumed_run_triggers_only_the_remaining_steps(loop: ModuleType, every_step: CheckpointingConfig) -> None:
+    """A run that was stopped after its second step is configured again and runs only the third step."""
     whole = declared_run(name_of(loop), num_steps=NUM_STEPS)
 
     stopped = traced_until(loop, every_step, f"{name_of(loop)}.step.pre", at=3)
@@ -112,7 +112,7 @@ def test_a_resumed_run_triggers_the_steps_that_are_left(loop: ModuleType, every_
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_finished_run_that_is_run_again_triggers_no_step(loop: ModuleType, every_step: CheckpointingConfig) -> None:
-    """It configures, is ready, and has finished."""
+    """It triggers only the events of configuration, READY and FINISHED."""
     traced(loop, every_step)
 
     assert traced(loop, every_step) == declared_run(name_of(loop), num_steps=0)
@@ -121,8 +121,8 @@ def test_a_finished_run_that_is_run_again_triggers_no_step(loop: ModuleType, eve
 @pytest.mark.parametrize(
     ("loop", "event_id"), [(loop, event.id) for loop in (train, inference) for event in events_of(loop)]
 )
-def test_a_handler_that_raises_ends_the_run_there(loop: ModuleType, event_id: str, tmp_path: Path) -> None:
-    """Nothing follows the event whose handler raised, neither the post event of its moment nor the end of the run."""
+def test_no_event_follows_one_whose_handler_raises(loop: ModuleType, event_id: str, tmp_path: Path) -> None:
+    """After a handler raises, neither the matching POST event nor FINISHED is triggered."""
     folder = tmp_path / "checkpoints"
     whole = declared_run(name_of(loop), num_steps=NUM_STEPS)
 

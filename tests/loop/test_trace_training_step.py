@@ -1,4 +1,4 @@
-"""Each event of a training step is triggered at the moment that its sentence names."""
+"""Each event of a training step is triggered at the moment that its documentation names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,17 +46,17 @@ STEP_EVENTS = [event for event in events_of(train) if ".step." in event.id or "_
 
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
-    """Build plain gradient descent at a rate of one, so that a step subtracts just the gradients."""
+    """Build SGD with a learning rate of one, so that a step subtracts exactly the gradients."""
     return torch.optim.SGD(ctx.parameters(), lr=1.0)
 
 
 def halving(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
-    """Build a scheduler that halves the rate after each step."""
+    """Build a scheduler that halves the learning rate after each step."""
     return torch.optim.lr_scheduler.ExponentialLR(ctx.torch_optimizer, gamma=0.5)
 
 
 def gradients_of(model: nn.Module) -> list[torch.Tensor | None]:
-    """Copy the gradients of a model as they stand."""
+    """Copy the current gradients of a model."""
     return [None if weight.grad is None else weight.grad.clone() for weight in model.parameters()]
 
 
@@ -66,7 +66,7 @@ def norm_of(gradients: list[torch.Tensor | None]) -> float:
 
 
 def observe(trainer: Trainer, look: Callable[[], Any], *events: Event[EventStepContext]) -> dict[str, list[Any]]:
-    """Train, and note what is seen at each event, step by step."""
+    """Train, and record what `look` returns at each event, step by step."""
 
     def noting(sights: list[Any]) -> Callable[[EventStepContext], None]:
         return lambda ctx: sights.append(look())
@@ -90,7 +90,7 @@ class CountingDataset(ToyDataset):
 
 @pytest.mark.parametrize("event", STEP_EVENTS, ids=lambda event: event.id)
 def test_the_stepper_names_the_step_that_runs(event: Event[EventStepContext]) -> None:
-    """At each event of a step, its index from 0, and the number of all steps."""
+    """At each event of a step, the stepper has the index of the step, from 0, and the total number of steps."""
     seen: list[tuple[int, int]] = []
     trainer = configure_training(training_config())
     trainer.event_bus.subscribe(event, lambda ctx: seen.append((ctx.stepper.current_step, ctx.stepper.total_steps)))
@@ -100,8 +100,8 @@ def test_the_stepper_names_the_step_that_runs(event: Event[EventStepContext]) ->
     assert seen == [(0, 3), (1, 3), (2, 3)]
 
 
-def test_a_step_begins_before_anything_in_it_happens() -> None:
-    """STEP_PRE comes before the samples of the step are read, and FORWARD_BACKWARD_PRE before the model runs."""
+def test_step_pre_comes_before_the_samples_are_read() -> None:
+    """At STEP_PRE no sample of the step has been read; at FORWARD_BACKWARD_POST all have."""
     dataset = CountingDataset()
     trainer = configure_training(training_config(), dataset=dataset)
 
@@ -110,8 +110,8 @@ def test_a_step_begins_before_anything_in_it_happens() -> None:
     assert seen == {EVENT_TRAIN_STEP_PRE.id: [0, 4, 8], EVENT_TRAIN_FORWARD_BACKWARD_POST.id: [4, 8, 12]}
 
 
-def test_all_passes_of_a_step_lie_between_the_two_events() -> None:
-    """No forward pass runs before FORWARD_BACKWARD_PRE, and both micro-batches are through at POST."""
+def test_all_passes_of_a_step_run_between_pre_and_post() -> None:
+    """All forward and backward passes of a step run between FORWARD_BACKWARD_PRE and FORWARD_BACKWARD_POST."""
     trainer = configure_training(training_config())
     passes: list[str] = []
     trainer.modules[0].register_forward_hook(lambda *_: passes.append("forward"))
@@ -125,8 +125,8 @@ def test_all_passes_of_a_step_lie_between_the_two_events() -> None:
     assert seen[EVENT_TRAIN_FORWARD_BACKWARD_POST.id] == [step, step * 2, step * 3]
 
 
-def test_gradients_are_clipped_before_the_optimizer_step_begins() -> None:
-    """Between the passes and OPTIMIZER_STEP_PRE the norm of the gradients comes down to the bound."""
+def test_gradients_are_clipped_before_optimizer_step_pre() -> None:
+    """At OPTIMIZER_STEP_PRE the gradient norm is clipped; at FORWARD_BACKWARD_POST it is not yet."""
     trainer = configure_training(training_config(max_gradient_norm=0.01))
 
     seen = observe(
@@ -140,8 +140,8 @@ def test_gradients_are_clipped_before_the_optimizer_step_begins() -> None:
     assert seen[EVENT_TRAIN_OPTIMIZER_STEP_PRE.id] == pytest.approx([0.01] * 3, rel=1e-3)
 
 
-def test_gradients_are_scaled_before_the_optimizer_step_begins() -> None:
-    """At OPTIMIZER_STEP_PRE they are those of the weighted mean: divided by the weights of the step."""
+def test_gradients_are_scaled_before_optimizer_step_pre() -> None:
+    """At OPTIMIZER_STEP_PRE the gradients have been divided by the sum of the loss weights of the step."""
 
     class WeighingTask(ToyTask):
         def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
@@ -161,8 +161,8 @@ def test_gradients_are_scaled_before_the_optimizer_step_begins() -> None:
             torch.testing.assert_close(total / 10, mean)
 
 
-def test_the_optimizer_updates_the_parameters_between_its_two_events() -> None:
-    """At PRE they are as the step found them; at POST the optimizer has subtracted the gradients, still there."""
+def test_the_optimizer_updates_the_parameters_between_pre_and_post() -> None:
+    """Parameters change only between OPTIMIZER_STEP_PRE and OPTIMIZER_STEP_POST; the gradients still exist at POST."""
     trainer = configure_training(training_config(), optimizer_provider=sgd)
 
     seen = observe(
@@ -183,8 +183,8 @@ def test_the_optimizer_updates_the_parameters_between_its_two_events() -> None:
         assert same_tensors(post[0], done[0])
 
 
-def test_a_step_ends_with_gradients_zeroed_and_the_next_rate_set() -> None:
-    """STEP_POST comes after everything in the step: the gradients are gone, and the scheduler has stepped."""
+def test_gradients_are_zeroed_and_the_scheduler_has_stepped_at_step_post() -> None:
+    """At STEP_POST the gradients are `None` and the learning rate is that of the next step."""
     trainer = configure_training(training_config(), optimizer_provider=sgd, lr_scheduler_provider=halving)
     optimizer = trainer.optimizer
     assert isinstance(optimizer, torch.optim.Optimizer)
@@ -201,8 +201,8 @@ def test_a_step_ends_with_gradients_zeroed_and_the_next_rate_set() -> None:
     assert [gradients for gradients, _ in seen[EVENT_TRAIN_STEP_POST.id]] == [[None] * 4] * 3
 
 
-def test_a_step_ends_before_its_checkpoint_is_written(every_step: CheckpointingConfig) -> None:
-    """At STEP_POST of a step there are the checkpoints of the steps before; at the next STEP_PRE its own is there."""
+def test_a_checkpoint_is_written_after_step_post(every_step: CheckpointingConfig) -> None:
+    """The checkpoint of a step does not exist yet at its STEP_POST; it exists at the next STEP_PRE."""
     trainer = configure_training(training_config(every_step))
 
     seen = observe(trainer, lambda: steps_saved(every_step.folder), EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST)
@@ -210,8 +210,8 @@ def test_a_step_ends_before_its_checkpoint_is_written(every_step: CheckpointingC
     assert seen == {EVENT_TRAIN_STEP_PRE.id: [[], [1], [1, 2]], EVENT_TRAIN_STEP_POST.id: [[], [1], [1, 2]]}
 
 
-def test_training_has_finished_once_the_last_checkpoint_is_written(every_step: CheckpointingConfig) -> None:
-    """FINISHED sees all steps complete and saved."""
+def test_training_is_finished_once_the_last_checkpoint_is_written(every_step: CheckpointingConfig) -> None:
+    """At FINISHED all steps are complete and saved."""
     trainer = configure_training(training_config(every_step))
     seen: list[tuple[int, list[int]]] = []
     trainer.event_bus.subscribe(
@@ -223,8 +223,8 @@ def test_training_has_finished_once_the_last_checkpoint_is_written(every_step: C
     assert seen == [(3, [1, 2, 3])]
 
 
-def test_training_that_fails_has_not_finished() -> None:
-    """An exception out of the task propagates as it is, and FINISHED is not triggered."""
+def test_failed_training_does_not_trigger_finished() -> None:
+    """An exception from the task propagates unchanged, and FINISHED is not triggered."""
 
     class FailingTask(ToyTask):
         def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:

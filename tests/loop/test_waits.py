@@ -1,7 +1,7 @@
-"""A step makes the host wait for the device only where something due in it needs a number.
+"""A step makes the host wait for the device only where a report or a check that is due needs a value.
 
-On the meta device there are no numbers: whatever would read one there fails or is caught. What is read on a device is
-counted on the CPU, where reading works.
+Tensors on the meta device have no values, so reading one raises or is recorded. Tests that count reads which should
+happen run on the CPU.
 """
 
 import sys
@@ -50,7 +50,7 @@ WSD = LRSchedule.wsd(warmup_steps=2, decay_steps=2)
 
 
 class WeighingTask(ToyTask):
-    """Weighs by a tensor, as token counts are."""
+    """Weights the loss by a tensor, such as a token count."""
 
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
         weight = (ctx.batch["target"] > 0).sum()
@@ -58,7 +58,7 @@ class WeighingTask(ToyTask):
 
 
 class KeepingTask(ToyInferenceTask):
-    """Keeps the outputs where they are."""
+    """Keeps the outputs on their device."""
 
     def process_outputs(self, ctx: ProcessOutputsContext) -> None:
         self.kept = ctx.outputs
@@ -67,7 +67,7 @@ class KeepingTask(ToyInferenceTask):
 def read_in_training(
     device: str, task: ToyTask, optimizer_provider: OptimizerProvider = SGD, **settings: Any
 ) -> list[str]:
-    """Train six steps, and return what was read of tensors on the device, and by whom."""
+    """Train six steps, and return the reads of tensors on the device, each with the function that did it."""
     trainer = configure_training(
         training_config(device=device, total_steps=6, **settings),
         task=task,
@@ -85,28 +85,28 @@ def read_in_training(
 def test_steps_of_training_read_no_value(
     task: type[ToyTask], max_gradient_norm: float | None, optimizer_provider: OptimizerProvider
 ) -> None:
-    """Batches, losses, weights, clipping, the optimizer and the scheduler: all of it stays on the device."""
+    """Steps of training with clipping, an optimizer and a scheduler read no value from the device."""
     assert read_in_training("meta", task(), optimizer_provider, max_gradient_norm=max_gradient_norm) == []
 
 
-class LeavingOut(torch.optim.SGD):
-    """Leaves out a step as torch's fused optimizers do, which do not run on the meta device."""
+class SkippingSGD(torch.optim.SGD):
+    """Skips a step as torch's fused optimizers do, which do not run on the meta device."""
 
     _step_supports_amp_scaling = True
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        found_inf: torch.Tensor = self.found_inf  # type: ignore[attr-defined] # set by whoever finds it
+        found_inf: torch.Tensor = self.found_inf  # type: ignore[attr-defined] # set by the caller
         for parameter in self.param_groups[0]["params"]:
             parameter.data = torch.where(found_inf > 0, parameter.data, parameter.data - 0.1 * parameter.grad)
 
 
 @pytest.mark.parametrize("max_gradient_norm", [None, 1.0])
 def test_steps_that_may_be_skipped_read_no_value(max_gradient_norm: float | None) -> None:
-    """Whether the gradients are finite is known on the device alone."""
+    """With `non_finite_gradients="skip"`, whether the gradients are finite is decided on the device."""
     trainer = configure_training(
         training_config(device="meta", max_gradient_norm=max_gradient_norm, non_finite_gradients="skip"),
         task=WeighingTask(),
-        optimizer_provider=lambda ctx: LeavingOut(ctx.parameters(), lr=0.1),
+        optimizer_provider=lambda ctx: SkippingSGD(ctx.parameters(), lr=0.1),
     )
     with readings("meta") as found:
         trainer.train()
@@ -114,23 +114,23 @@ def test_steps_that_may_be_skipped_read_no_value(max_gradient_norm: float | None
     assert found == []
 
 
-def test_steps_in_fp32_gradients_read_no_value() -> None:
-    """Nor do those whose parameters have 16 bits."""
+def test_steps_with_fp32_gradients_read_no_value() -> None:
+    """Accumulating the gradients of 16-bit parameters in fp32 reads no value from the device."""
 
-    class ShortProvider(ToyModelProvider):
+    class HalfPrecisionProvider(ToyModelProvider):
         def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
             result = super().initialize_model_stage(ctx)
             result.model.bfloat16()
             return result
 
-    class ShortTask(ToyTask):
+    class HalfPrecisionTask(ToyTask):
         def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
             return BuildForwardInputsResult(inputs={"input": ctx.batch["features"].bfloat16()})
 
     trainer = configure_training(
         training_config(device="meta", gradient_dtype="fp32"),
-        task=ShortTask(),
-        model_provider=ShortProvider(),
+        task=HalfPrecisionTask(),
+        model_provider=HalfPrecisionProvider(),
         optimizer_provider=SGD,
     )
     with readings("meta") as found:
@@ -139,8 +139,8 @@ def test_steps_in_fp32_gradients_read_no_value() -> None:
     assert found == []
 
 
-def test_a_run_that_may_stop_reads_an_old_norm_alone() -> None:
-    """That of the fourth step before, and in the last step its own."""
+def test_a_run_that_may_stop_reads_only_the_norm_of_four_steps_ago() -> None:
+    """With `stop`, each step reads the gradient norm of four steps before and nothing else."""
     trainer = configure_training(training_config(total_steps=6, non_finite_gradients="stop"), task=WeighingTask())
     num_read: list[int] = []
 
@@ -158,7 +158,7 @@ def test_a_run_that_may_stop_reads_an_old_norm_alone() -> None:
 
 
 def test_steps_of_inference_read_no_value() -> None:
-    """Only a task that uses the outputs will."""
+    """Inference reads no value from the device if the task does not."""
     run = configure_inference(inference_config(device="meta"), task=KeepingTask())
 
     with readings("meta") as found:
@@ -172,12 +172,12 @@ def reports_every(period_steps: int) -> ReportingConfig:
 
 
 def num_read_by_reports(found: list[str]) -> int:
-    """Count how often the numbers of a report were read; without metrics, they lie in one tensor."""
+    """Count how often the values of a report were read; without metrics, they are in one tensor."""
     return found.count("tolist in _publish")
 
 
 class CountingTask(WeighingTask):
-    """Counts what it weighs by, and averages what it computes."""
+    """Reports its loss weights, losses and outputs as metrics."""
 
     def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
         device = ctx.dist_context.device
@@ -192,8 +192,8 @@ class CountingTask(WeighingTask):
         return result
 
 
-def test_metrics_read_no_value_and_neither_does_the_step_that_reports_them() -> None:
-    """The report of the third step is begun in it, on a device that has no number to read."""
+def test_metrics_and_the_step_that_reports_them_read_no_value() -> None:
+    """The report that is due in the third step is read only at the end of the fourth, which raises on meta tensors."""
     trainer = configure_training(
         training_config(device="meta", total_steps=6, reporting=reports_every(3)),
         task=CountingTask(),
@@ -213,7 +213,7 @@ def test_metrics_read_no_value_and_neither_does_the_step_that_reports_them() -> 
 
 
 def test_a_report_is_read_once_at_the_end_of_the_step_after_it_was_due() -> None:
-    """Every fourth step and the last; what the last one reports is read at the end."""
+    """The report of the fourth step is read after the fifth; that of the last step is read at the end of the run."""
     trainer = configure_training(
         training_config(total_steps=6, reporting=reports_every(4)),
         task=WeighingTask(),
@@ -270,7 +270,7 @@ def read_finiteness(loss: torch.Tensor) -> object:
     return torch.isnan(loss).any().item()
 
 
-PLANTED = [
+READS = [
     read_item,
     read_truth,
     read_branch,
@@ -284,9 +284,9 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize("read", PLANTED, ids=lambda read: read.__name__)
-def test_a_planted_wait_is_caught(read: Callable[[torch.Tensor], object]) -> None:
-    """A task that reads a value in a step does not pass unseen, however it reads."""
+@pytest.mark.parametrize("read", READS, ids=lambda read: read.__name__)
+def test_a_task_that_reads_a_value_is_caught(read: Callable[[torch.Tensor], object]) -> None:
+    """These tests notice each way in which a task can read a value in a step."""
 
     class WaitingTask(ToyTask):
         def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
@@ -305,8 +305,8 @@ def test_a_planted_wait_is_caught(read: Callable[[torch.Tensor], object]) -> Non
     assert found[0].endswith(f"in {read.__name__}")
 
 
-def test_a_wait_that_is_planted_in_a_handler_is_caught() -> None:
-    """The same holds for what subscribers do."""
+def test_a_handler_that_reads_a_value_is_caught() -> None:
+    """These tests notice a handler that reads a value in a step."""
     trainer = configure_training(training_config(device="meta"), optimizer_provider=SGD)
 
     def wait(ctx: EventStepContext) -> None:
@@ -323,12 +323,12 @@ def test_a_wait_that_is_planted_in_a_handler_is_caught() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 @pytest.mark.parametrize("policy", ["allow", "skip"])
 def test_steps_on_a_gpu_do_not_wait(policy: str) -> None:
-    """CUDA itself raises where the host would wait."""
+    """On CUDA, torch's sync debug mode raises no error in steps after the first two."""
     config = training_config(device="cuda", total_steps=6, reporting=reports_every(2))
     trainer = configure_training(config, task=CountingTask())
 
     def watch(ctx: EventStepContext) -> None:
-        # The first steps load kernels and make the state of the optimizer, which may wait.
+        # The first steps load kernels and create the optimizer state, which may synchronize.
         torch.cuda.set_sync_debug_mode("error" if ctx.stepper.current_step >= 2 else "default")
 
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, watch)

@@ -36,13 +36,13 @@ def read_in_training(layout: Layout) -> list[str]:
 
 
 def test_steps_read_no_value() -> None:
-    """Routing, experts, losses, and the balance of the load: all of it stays on the device."""
+    """Routing, experts, losses and load balancing read no value from the device."""
     assert read_in_training(Layout(device="meta")) == []
 
 
 @pytest.fixture
 def two_processes() -> Iterator[None]:
-    """Be the first of two processes, the other of which is not there."""
+    """Act as the first of two processes in a fake process group."""
     distributed.init_process_group("fake", rank=0, world_size=2)
     try:
         yield
@@ -51,8 +51,8 @@ def two_processes() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_processes")
-def test_tokens_go_to_experts_of_other_processes_and_back_without_a_wait() -> None:
-    """Nobody asks how many are for whom; FSDP, which needs a device, is left out."""
+def test_expert_parallel_dispatch_reads_no_value() -> None:
+    """Sending tokens to experts on other processes and back reads no value, such as the number of tokens per expert."""
     mesh = DeviceMeshParameters(data_parallel_shard=2, expert_parallel=2)
     context = DistributedContext.start("meta", mesh)
     with torch.device("meta"):

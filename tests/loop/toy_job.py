@@ -1,4 +1,4 @@
-"""A small job that the tests of the loops share: real parts, synthetic samples."""
+"""A small job with synthetic samples that the tests of the loops share."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,7 +75,7 @@ class ToyDatasetProvider:
 
 
 class ToyModelProvider(ModelProvider):
-    """Provides two linear layers with dropout between them, and counts how often it did."""
+    """Provides two linear layers with dropout between them, and counts its calls."""
 
     def __init__(self, num_hidden: int = 4) -> None:
         self.num_built = 0
@@ -110,7 +110,7 @@ class ToyTask(TrainTask):
 
 
 class ToyInferenceTask(InferenceTask):
-    """Keeps the prediction for each sample, and has them in its state.
+    """Keeps the prediction for each sample in its state.
 
     Args:
         listen: Subscribes the handlers of a test.
@@ -197,7 +197,7 @@ def same_tensors(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Ten
 
 
 def steps_saved(folder: Path) -> list[int]:
-    """List how many steps were complete in each checkpoint of a folder, oldest first."""
+    """List the number of completed steps of each checkpoint in a folder, oldest first."""
     return sorted(checkpoint.num_steps for checkpoint in Checkpoint.list_in(folder))
 
 
