@@ -145,12 +145,16 @@ def _import_diagnostics(catalogue: Catalogue, project: Project) -> Iterator[Diag
         encoding="utf-8",
         check=False,
     )
-    if result.returncode != 0:
+    try:
+        differences = [Difference(*each) for each in json.loads(result.stdout)] if result.returncode == 0 else None
+    except ValueError:  # the process ended before it had an answer
+        differences = None
+    if differences is None:
         message = f"importing the generated modules ended the process with status {result.returncode}"
-        remedy = "no module that they mention may do so when it is imported"
+        remedy = "no module that they mention may end the process when it is imported"
         yield Diagnostic(catalogue.source.path, "import-error", message, remedy, detail=result.stderr.strip())
         return
-    for difference in (Difference(*each) for each in json.loads(result.stdout)):
+    for difference in differences:
         yield _import_diagnostic(catalogue, project, modules[difference.module], difference)
 
 
