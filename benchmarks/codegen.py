@@ -1,7 +1,7 @@
-"""Measures the catalogue's compiler beside glean_parser and datamodel-code-generator, and writes what came out.
+"""Compares the time and memory of the catalogue compiler with glean_parser and datamodel-code-generator.
 
-Whole processes are measured, from start to exit, in turn: every program once, then every program again, so that a
-machine that grows busier or hotter does so for all of them. Bytecode is in place, as after an installation.
+Whole processes are measured, from start to exit, in turn: each program once, then each again, so that a machine that gets
+busier or hotter affects all of them. Bytecode is cached, as after an installation. Writes docs/benchmarks/codegen.md.
 """
 
 import argparse

@@ -104,15 +104,16 @@ def test_a_module_of_a_template_that_leaves_out_a_field_is_found(small: Workspac
     ]
 
 
-def test_a_module_that_ends_the_process_is_reported(small: Workspace) -> None:
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_module_that_ends_the_process_is_reported(small: Workspace, number: int) -> None:
     """With the status, and what was printed."""
-    till = "import os, sys\n\nprint('out', file=sys.stderr, flush=True)\nos._exit(3)\n\n\nclass Money: ...\n"
+    till = f"import os, sys\n\nprint('out', file=sys.stderr, flush=True)\nos._exit({number})\n\n\nclass Money: ...\n"
     status, output = imported(small, with_type("till.Money"), till)
     assert (status, output) == (
         1,
         (
-            "catalogue.yaml: error[import-error]: importing the generated modules ended the process with status 3\n"
-            "out\n   no module that they mention may do so when it is imported\n"
+            f"catalogue.yaml: error[import-error]: importing the generated modules ended the process with status {number}\n"
+            "out\n   no module that they mention may end the process when it is imported\n"
         ),
     )
 
