@@ -1,4 +1,4 @@
-"""A training job, and the layouts of processes in which it must give the same result."""
+"""A training job, and the parallel layouts in which it must give the same result."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,13 +36,13 @@ from d9d.loop.run import Trainer, TrainingConfigurator
 
 NUM_FEATURES, WIDTH, NUM_CLASSES, NUM_LAYERS = 6, 16, 5, 8
 NUM_STEPS = 20
-# At this learning rate the weights change much in a few steps.
+# With this learning rate the weights change a lot in a few steps.
 ADAMW = OptimizerBuilder(torch.optim.AdamW, lr=0.01)
 QUIET = ReportingConfig(progress_bar=False, period_steps=None)
 
 
 class Layer(nn.Module):
-    """A residual block of two matrices."""
+    """A residual block of two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Layer(nn.Module):
 
 
 class Stage(nn.Module):
-    """The layers of a stage, named as in the whole model; the first stage has the entry, the last the exit."""
+    """The layers of a stage, named as in the whole model; the first stage also has `entry`, the last `exit`."""
 
     def __init__(self, position: StagePosition) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Stage(nn.Module):
 
 
 class Samples(Dataset[dict[str, torch.Tensor]]):
-    """Random features with a class each; one in five has the class -100, which the loss ignores."""
+    """Random features, each with a class; one in five has the class -100, which the loss ignores."""
 
     def __init__(self, num_samples: int = 100) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -106,7 +106,7 @@ def sharded(ctx: ParallelizeModelStageContext) -> None:
 
 
 def tensor_parallel(ctx: ParallelizeModelStageContext) -> None:
-    """Divide the matrices of each layer."""
+    """Apply tensor parallelism to the linear layers of each block."""
     assert isinstance(ctx.model, Stage)
     if ctx.dist_context.mesh_parameters.tensor_parallel == 1:
         return
@@ -117,12 +117,12 @@ def tensor_parallel(ctx: ParallelizeModelStageContext) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the processes divide the job.
+    """A parallel layout of the job.
 
     Attributes:
-        mesh: The mesh for each number of processes.
-        parallelize: Parallelises a stage.
-        schedule: The schedule of the pipeline.
+        mesh: The mesh, by the number of processes.
+        parallelize: Applies the parallelism to a stage.
+        schedule: The pipeline schedule.
     """
 
     mesh: dict[int, DeviceMeshParameters]
@@ -199,7 +199,7 @@ class ClassifyTask(TrainTask):
             self._part = ctx.dist_context.mesh_for("batch").get_local_rank("context_parallel")
 
     def own(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return this process's part of a tensor under context parallelism, which divides samples here."""
+        """Return this rank's part of a batch under context parallelism, which splits by sample in this job."""
         return tensor.chunk(self._num_parts)[self._part]
 
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
@@ -224,9 +224,9 @@ class Outcome:
     Attributes:
         losses: The loss of each step.
         weights: The full weights of its stages, by name.
-        trace: The ids of all events.
-        num_losses: How many losses the task computed.
-        num_passes: How many forward passes each of its stages ran.
+        trace: The ids of all triggered events.
+        num_losses: The number of losses that the task computed.
+        num_passes: The number of forward passes of each of its stages.
     """
 
     losses: list[float]
@@ -245,7 +245,7 @@ def configure(
     optimizer: OptimizerProvider = ADAMW,
     **settings: Any,
 ) -> Trainer:
-    """Assemble the job in a layout; on one rank all layouts are the same."""
+    """Configure the job in a layout; on one rank all layouts are the same."""
     pipeline = {name: settings.pop(name) for name in PipelineConfig.model_fields if name in settings}
     defaults: dict[str, Any] = {
         "total_steps": NUM_STEPS,

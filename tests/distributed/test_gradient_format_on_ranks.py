@@ -1,4 +1,4 @@
-"""Gradients of 16 bits are gathered in fp32 beside FSDP and on tensor-parallel meshes, or the setting is refused."""
+"""With FSDP and tensor parallelism, 16-bit gradients are accumulated in fp32, or `gradient_dtype` is refused."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,14 @@ from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.settings import ConfigurationError
 from d9d.loop.component.gradients import GradientDtype
 
-# The first gradient is so large that in 16 bits none of the others, alone, changes the sum.
+# The first gradient is so large that in bfloat16 adding any one of the others does not change the sum.
 NUM_SMALL = 256
 FACTORS = [1.0] + [1 / NUM_SMALL] * NUM_SMALL
 MESH = DeviceMeshParameters(data_parallel_shard=2)
 
 
 class Sum(nn.Module):
-    """Has a weight of 16 bits, whose gradient is the factor that it is called with."""
+    """Has one weight, whose gradient is the factor that the model is called with."""
 
     def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ def whole(gradient: torch.Tensor | None) -> tuple[torch.dtype, list[float]]:
     return gradient.dtype, full.tolist()
 
 
-def gather(model: nn.Module, weight: Callable[[], nn.Parameter], **settings: bool) -> list[object]:
-    """Gather the gradients of all factors twice; return what was gathered, and what the optimizer got."""
+def accumulate(model: nn.Module, weight: Callable[[], nn.Parameter], **settings: bool) -> list[object]:
+    """Run two steps over all factors; return dtype and values of the gradients before and after each downcast."""
     found: list[object] = []
     gradient_upcast = GradientDtype([model], "fp32")
     for _ in range(2):
@@ -55,35 +55,35 @@ def gather(model: nn.Module, weight: Callable[[], nn.Parameter], **settings: boo
     return found
 
 
-def gather_sharded(accumulates_unsharded: bool) -> list[object]:  # noqa: FBT001 -- pickled as it is
+def accumulate_with_fsdp(accumulates_unsharded: bool) -> list[object]:  # noqa: FBT001 -- pickled as it is
     mesh = DistributedContext.start("cpu", MESH).mesh_for("dense")["data_parallel_shard"]
     model = Sum()
     fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
-    return gather(model, lambda: model.weight, accumulates_unsharded=accumulates_unsharded)
+    return accumulate(model, lambda: model.weight, accumulates_unsharded=accumulates_unsharded)
 
 
 @pytest.mark.parametrize("accumulates_unsharded", [False, True])
-def test_fsdp_gathers_in_fp32(accumulates_unsharded: bool) -> None:  # noqa: FBT001 -- a parameter of pytest
-    """Whether shards are added up after each micro-batch, or wholes until the last one."""
-    for found in run_on_ranks(2, gather_sharded, accumulates_unsharded):
+def test_fsdp_accumulates_in_fp32(accumulates_unsharded: bool) -> None:  # noqa: FBT001 -- a parameter of pytest
+    """FSDP accumulates in fp32, whether it reduces after each micro-batch or only after the last one."""
+    for found in run_on_ranks(2, accumulate_with_fsdp, accumulates_unsharded):
         assert found == [(torch.float32, [2.0] * 4), (torch.bfloat16, [2.0] * 4)] * 2
 
 
-def gather_tensor_parallel() -> list[object]:
+def accumulate_with_tensor_parallelism() -> list[object]:
     mesh = DistributedContext.start("cpu", MESH).mesh_for("dense")["data_parallel_shard"]
     model = Sum()
     model.weight = nn.Parameter(distribute_tensor(model.weight.data, mesh, [Shard(0)]))
-    return gather(model, lambda: model.weight)
+    return accumulate(model, lambda: model.weight)
 
 
-def test_sharded_tensors_without_fsdp_gather_in_fp32() -> None:
-    """As those of `parallelize_module` are."""
-    for found in run_on_ranks(2, gather_tensor_parallel):
+def test_tensor_parallel_parameters_accumulate_in_fp32() -> None:
+    """Gradients of DTensors without FSDP, as `parallelize_module` makes them, are accumulated in fp32."""
+    for found in run_on_ranks(2, accumulate_with_tensor_parallelism):
         assert found == [(torch.float32, [2.0] * 4), (torch.bfloat16, [2.0] * 4)] * 2
 
 
 def refusals() -> list[str]:
-    """Return why models are refused, in which something else would gather in 16 bits."""
+    """Return the errors for models in which FSDP or DDP would reduce in 16 bits."""
     mesh = DistributedContext.start("cpu", MESH).mesh_for("dense")["data_parallel_shard"]
     sharded, computing, inside, composed = Sum(), Sum(torch.float32), nn.Sequential(Sum()), Sum()
     fully_shard(sharded, mesh=mesh)
@@ -100,8 +100,8 @@ def refusals() -> list[str]:
     return messages
 
 
-def test_what_gathers_in_16_bits_all_the_same_is_refused() -> None:
-    """With what would do."""
+def test_models_that_reduce_in_16_bits_are_refused() -> None:
+    """If FSDP or DDP would reduce gradients in 16 bits, `gradient_dtype="fp32"` is refused, with the remedy."""
     of_fsdp = (
         "gradient_dtype='fp32' needs gradients that are summed in fp32, but FSDP reduces those of a parameter of shape "
         "[4] in torch.bfloat16: shard it with MixedPrecisionPolicy(reduce_dtype=torch.float32), or set "
@@ -114,15 +114,15 @@ def test_what_gathers_in_16_bits_all_the_same_is_refused() -> None:
 
 
 def accepted() -> str:
-    """Configure what needs nothing: parameters of fp32 that are computed with in 16 bits and added up in 32."""
+    """Accumulate the gradients of fp32 parameters that FSDP computes with in bfloat16 and reduces in fp32."""
     mesh = DistributedContext.start("cpu", MESH).mesh_for("dense")["data_parallel_shard"]
     model = Sum(torch.float32)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    return str(gather(model, lambda: model.weight))
+    return str(accumulate(model, lambda: model.weight))
 
 
-def test_parameters_of_fp32_under_fsdp_are_as_they_should_be() -> None:
-    """What FSDP adds up in fp32 stays so."""
+def test_fp32_parameters_under_fsdp_keep_fp32_gradients() -> None:
+    """Gradients that FSDP reduces in fp32 for fp32 parameters are left in fp32."""
     for found in run_on_ranks(2, accepted):
         assert found == str([(torch.float32, [2.0] * 4)] * 4)

@@ -1,4 +1,4 @@
-"""The norm over all gradients of a job is that of the whole model in one process, on every rank alike."""
+"""The gradient norm of a distributed job equals that of the whole model in one process, on every rank."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,16 +19,16 @@ ALONE = DistributedContext(device=torch.device("cpu"))
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
-    """How the processes hold one parameter.
+class Placed:
+    """How one parameter is distributed over the ranks.
 
     Attributes:
-        shape: Of the whole.
-        mesh: The view of the processes whose `dimensions` divide or replicate it; without any, it is a plain tensor.
-        dimensions: Of the mesh.
-        placements: One for each dimension.
-        stage: The rank in the pipeline that holds it.
-        dtype: Its number format.
+        shape: The shape of the full parameter.
+        mesh: The mesh whose `dimensions` the parameter is distributed over; without dimensions it is a plain tensor.
+        dimensions: The dimensions of the mesh.
+        placements: One placement for each dimension.
+        stage: The pipeline rank that holds the parameter.
+        dtype: The dtype of the parameter.
     """
 
     shape: tuple[int, ...]
@@ -39,11 +39,11 @@ class Held:
     dtype: torch.dtype = torch.float32
 
     def whole_gradient(self, index: int) -> torch.Tensor:
-        """Draw the gradient, the same on every rank."""
+        """Draw the full gradient, the same on every rank."""
         return torch.randn(self.shape, generator=torch.Generator().manual_seed(index)).to(self.dtype)
 
     def place(self, index: int, context: DistributedContext) -> nn.Parameter:
-        """Make the parameter, and its gradient, as this process holds it."""
+        """Create the parameter with its gradient, as this rank holds them."""
         gradient = self.whole_gradient(index)
         if self.dimensions:
             mesh = context.mesh_for(self.mesh)[self.dimensions]
@@ -58,57 +58,57 @@ TP = (("tensor_parallel",), (Shard(1),))
 HSDP = (("data_parallel_replicate", "data_parallel_shard"), (Replicate(), Shard(0)))
 EXPERT = (("expert_parallel",), (Shard(0),))
 HSDP_EXPERT = (("expert_replicate", "expert_parallel"), (Replicate(), Shard(0)))
-PLAIN = Held((7,))
+PLAIN = Placed((7,))
 
 ON_TWO = {
-    "replicate": ({"data_parallel_replicate": 2}, [PLAIN, Held((4, 2))]),
-    "fsdp beside plain": ({"data_parallel_shard": 2}, [Held((5, 3), *FSDP), PLAIN, Held((1, 2), *FSDP)]),
-    "hsdp of one shard": ({"data_parallel_replicate": 2}, [Held((5, 3), *HSDP), PLAIN]),
-    "tensor parallel beside fsdp": ({"tensor_parallel": 2}, [Held((4, 6), *TP), Held((4, 2), *FSDP), PLAIN]),
+    "replicate": ({"data_parallel_replicate": 2}, [PLAIN, Placed((4, 2))]),
+    "fsdp and plain": ({"data_parallel_shard": 2}, [Placed((5, 3), *FSDP), PLAIN, Placed((1, 2), *FSDP)]),
+    "hsdp of one shard": ({"data_parallel_replicate": 2}, [Placed((5, 3), *HSDP), PLAIN]),
+    "tensor parallel and fsdp": ({"tensor_parallel": 2}, [Placed((4, 6), *TP), Placed((4, 2), *FSDP), PLAIN]),
     "experts": (
         {"data_parallel_shard": 2, "expert_parallel": 2},
-        [Held((4, 3), *FSDP), Held((2, 3, 3), *EXPERT, mesh="expert"), PLAIN],
+        [Placed((4, 3), *FSDP), Placed((2, 3, 3), *EXPERT, mesh="expert"), PLAIN],
     ),
-    "experts that are replicated": (
+    "replicated experts": (
         {"data_parallel_shard": 2},
-        [Held((4, 3), *FSDP), Held((2, 3, 3), *HSDP_EXPERT, mesh="expert"), PLAIN],
+        [Placed((4, 3), *FSDP), Placed((2, 3, 3), *HSDP_EXPERT, mesh="expert"), PLAIN],
     ),
-    "stages": ({"pipeline_parallel": 2}, [Held((4, 3)), Held((5, 3), stage=1), Held((2,), stage=1)]),
-    "a stage with no parameters": ({"pipeline_parallel": 2}, [Held((4, 3), stage=1)]),
-    "numbers of 16 bits": (
+    "stages": ({"pipeline_parallel": 2}, [Placed((4, 3)), Placed((5, 3), stage=1), Placed((2,), stage=1)]),
+    "a stage without parameters": ({"pipeline_parallel": 2}, [Placed((4, 3), stage=1)]),
+    "bfloat16": (
         {"data_parallel_shard": 2},
-        [Held((301, 7), *FSDP, dtype=torch.bfloat16), Held((99,), dtype=torch.bfloat16), Held((5, 3), *FSDP)],
+        [Placed((301, 7), *FSDP, dtype=torch.bfloat16), Placed((99,), dtype=torch.bfloat16), Placed((5, 3), *FSDP)],
     ),
 }
 ON_FOUR = {
-    "hsdp": ({"data_parallel_replicate": 2, "data_parallel_shard": 2}, [Held((5, 3), *HSDP), PLAIN]),
+    "hsdp": ({"data_parallel_replicate": 2, "data_parallel_shard": 2}, [Placed((5, 3), *HSDP), PLAIN]),
     "fsdp and tensor parallel": (
         {"data_parallel_shard": 2, "tensor_parallel": 2},
         [
-            Held((6, 4), ("data_parallel_shard", "tensor_parallel"), (Shard(0), Shard(1))),
-            Held((6, 4), ("data_parallel_shard", "tensor_parallel"), (Shard(0), Replicate())),
-            Held((5, 3), *FSDP),
-            Held((4, 6), *TP),
+            Placed((6, 4), ("data_parallel_shard", "tensor_parallel"), (Shard(0), Shard(1))),
+            Placed((6, 4), ("data_parallel_shard", "tensor_parallel"), (Shard(0), Replicate())),
+            Placed((5, 3), *FSDP),
+            Placed((4, 6), *TP),
             PLAIN,
         ],
     ),
     "stages and fsdp": (
         {"pipeline_parallel": 2, "data_parallel_shard": 2},
-        [Held((5, 3), *FSDP), PLAIN, Held((6, 3), *FSDP, stage=1), Held((9,), stage=1)],
+        [Placed((5, 3), *FSDP), PLAIN, Placed((6, 3), *FSDP, stage=1), Placed((9,), stage=1)],
     ),
     "experts on a slice": (
         {"data_parallel_shard": 4, "expert_parallel": 2},
-        [Held((4, 3, 3), *EXPERT, mesh="expert"), Held((4, 3), *HSDP_EXPERT, mesh="expert"), Held((9, 3), *FSDP)],
+        [Placed((4, 3, 3), *EXPERT, mesh="expert"), Placed((4, 3), *HSDP_EXPERT, mesh="expert"), Placed((9, 3), *FSDP)],
     ),
     "stages, experts and tensor parallel": (
         {"pipeline_parallel": 2, "tensor_parallel": 2},
-        [Held((4, 6), *TP), Held((6, 2), *FSDP, stage=1), Held((4, 3), *EXPERT, mesh="expert", stage=1), PLAIN],
+        [Placed((4, 6), *TP), Placed((6, 2), *FSDP, stage=1), Placed((4, 3), *EXPERT, mesh="expert", stage=1), PLAIN],
     ),
 }
 
 
-def clip_on_rank(parameters: DeviceMeshParameters, held: list[Held]) -> tuple[float, dict[int, torch.Tensor]]:
-    """Clip on one rank, and return the norm before with what each gradient became as a whole."""
+def clip_on_rank(parameters: DeviceMeshParameters, held: list[Placed]) -> tuple[float, dict[int, torch.Tensor]]:
+    """Clip on one rank; return the norm before clipping and the full clipped gradients, by index."""
     context = DistributedContext.start("cpu", parameters)
     placed = {
         index: each.place(index, context) for index, each in enumerate(held) if each.stage == context.pipeline_rank
@@ -124,8 +124,8 @@ def clip_on_rank(parameters: DeviceMeshParameters, held: list[Held]) -> tuple[fl
     }
 
 
-def check_clipping(num_ranks: int, mesh: dict[str, int], held: list[Held]) -> None:
-    """Compare all ranks with the whole in one process."""
+def check_clipping(num_ranks: int, mesh: dict[str, int], held: list[Placed]) -> None:
+    """Compare norm and clipped gradients of all ranks with those of the whole model in one process."""
     results = run_on_ranks(num_ranks, clip_on_rank, DeviceMeshParameters(**mesh), held)
 
     whole = {index: each.whole_gradient(index) for index, each in enumerate(held)}
@@ -141,20 +141,20 @@ def check_clipping(num_ranks: int, mesh: dict[str, int], held: list[Held]) -> No
 
 
 @pytest.mark.parametrize("layout", ON_TWO)
-def test_two_ranks_measure_and_clip_the_whole(layout: str) -> None:
-    """On every rank the same bits, and nothing counted twice or left out."""
+def test_two_ranks_clip_by_the_norm_of_the_whole_model(layout: str) -> None:
+    """Both ranks have the bit-identical norm, in which each gradient counts exactly once."""
     check_clipping(2, *ON_TWO[layout])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ON_FOUR)
-def test_four_ranks_measure_and_clip_the_whole(layout: str) -> None:
-    """Where meshes have two dimensions, and lie beside one another."""
+def test_four_ranks_clip_by_the_norm_of_the_whole_model(layout: str) -> None:
+    """The same holds on four ranks, for parameters on two-dimensional meshes and on different meshes."""
     check_clipping(4, *ON_FOUR[layout])
 
 
-def measure_summands() -> float:
-    """Measure a gradient of which each of two ranks holds a summand."""
+def measure_partial() -> float:
+    """Measure the norm of a gradient with a `Partial` placement on two ranks."""
     context = DistributedContext.start("cpu", DeviceMeshParameters(tensor_parallel=2))
     mesh = context.mesh_for("dense")["tensor_parallel"]
     parameter = nn.Parameter(distribute_tensor(torch.zeros(2), mesh, [Replicate()]))
@@ -162,13 +162,13 @@ def measure_summands() -> float:
     return GradientNorm([parameter], context).measure().item()
 
 
-def test_summands_are_added_before_they_are_measured() -> None:
-    """The norm of a sum is not that of its parts."""
-    assert run_on_ranks(2, measure_summands) == [pytest.approx(20**0.5)] * 2
+def test_partial_gradients_are_summed_before_the_norm_is_measured() -> None:
+    """The norm of a `Partial` gradient is that of the sum over the ranks."""
+    assert run_on_ranks(2, measure_partial) == [pytest.approx(20**0.5)] * 2
 
 
 def measure_extremes() -> list[float]:
-    """Measure gradients whose squares leave the range of fp32, and some of which only one rank knows that they are."""
+    """Measure gradients whose squares overflow fp32, and gradients that are not finite on only one rank."""
     context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_shard=2))
     mesh = context.mesh_for("dense")["data_parallel_shard"]
     norms = []
@@ -179,11 +179,11 @@ def measure_extremes() -> list[float]:
     return norms
 
 
-def test_what_one_rank_has_all_know() -> None:
-    """Infinity and NaN reach every rank; large numbers do not become infinite on the way."""
+def test_all_ranks_see_non_finite_gradients_of_one_rank() -> None:
+    """Infinity and NaN on one rank reach the norm of every rank; large finite gradients do not overflow."""
     for large, nan, infinite in run_on_ranks(2, measure_extremes):
         assert large == pytest.approx(5e25)
-        assert nan != nan  # noqa: PLR0124 -- what NaN is known by
+        assert nan != nan  # noqa: PLR0124 -- only NaN differs from itself
         assert infinite == float("inf")
 
 
@@ -191,7 +191,7 @@ GRADIENTS = st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 40), st.int
 
 
 def parameters_of(drawn: list[tuple[int, int, int]], *dtypes: torch.dtype) -> list[nn.Parameter]:
-    """Make parameters with random gradients, of the number formats in turn."""
+    """Create parameters with random gradients, whose dtypes alternate."""
     parameters = []
     for index, (seed, *shape) in enumerate(drawn):
         dtype = dtypes[index % len(dtypes)]
@@ -206,7 +206,7 @@ def parameters_of(drawn: list[tuple[int, int, int]], *dtypes: torch.dtype) -> li
 def test_one_process_clips_as_torch_does(
     drawn: list[tuple[int, int, int]], dtype: torch.dtype, max_norm: float
 ) -> None:
-    """Bit for bit."""
+    """On one process, norm and clipped gradients are bit-identical to those of `clip_grad_norm_`."""
     ours, theirs = parameters_of(drawn, dtype), parameters_of(drawn, dtype)
 
     norm = GradientClipper(ours, max_norm, ALONE).clip()
@@ -220,8 +220,10 @@ def test_one_process_clips_as_torch_does(
 
 @settings(deadline=None)
 @given(GRADIENTS, st.sampled_from([(torch.bfloat16,), (torch.bfloat16, torch.float32), (torch.float16,)]))
-def test_short_numbers_are_added_up_in_fp32(drawn: list[tuple[int, int, int]], dtypes: tuple[torch.dtype, ...]) -> None:
-    """Alone and beside long ones."""
+def test_norms_of_16_bit_gradients_are_computed_in_fp32(
+    drawn: list[tuple[int, int, int]], dtypes: tuple[torch.dtype, ...]
+) -> None:
+    """The norm of 16-bit gradients, alone or mixed with fp32 ones, is an accurate fp32 number."""
     parameters = parameters_of(drawn, *dtypes)
     whole = torch.cat([parameter.grad.double().flatten() for parameter in parameters if parameter.grad is not None])
 
@@ -236,13 +238,13 @@ def without_gradients() -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize("make", [list, without_gradients])
-def test_nothing_has_the_norm_zero(make: Callable[[], list[nn.Parameter]]) -> None:
-    """A model without gradients is measured all the same."""
+def test_the_norm_of_a_model_without_gradients_is_zero(make: Callable[[], list[nn.Parameter]]) -> None:
+    """Without parameters, or with parameters that have no gradient, the norm is zero."""
     assert GradientNorm(make(), ALONE).measure().item() == 0.0
 
 
-def test_nothing_is_measured_that_nobody_wants() -> None:
-    """Without a bound there is no norm, unless somebody asks for it; the gradients stay as they are."""
+def test_the_norm_is_measured_only_if_needed() -> None:
+    """Without `max_norm` the norm is measured only with `always_measure`, and the gradients do not change."""
     (parameter,) = parameters_of([(0, 3, 2)], torch.float32)
     assert parameter.grad is not None
     before = parameter.grad.clone()

@@ -1,4 +1,4 @@
-"""Inference gives the same outputs in every layout, each once, with the indices of their samples."""
+"""Inference gives the same outputs in every layout, each exactly once, with the indices of their samples."""
 
 import functools
 
@@ -32,14 +32,14 @@ def alone() -> Found:
 
 
 def test_one_process_gets_each_sample_once_and_in_order() -> None:
-    """The last step is not full."""
+    """One process gets each sample once and in order, although the last step is not full."""
     assert alone().samples == [*range(NUM_SAMPLES)]
     assert alone().trace == declared_run("inference", num_steps=NUM_STEPS)
 
 
 @pytest.mark.parametrize(("name", "num_ranks"), CASES)
 def test_a_layout_gives_the_outputs_of_one_process(name: str, num_ranks: int) -> None:
-    """The sample indices put them into the order of the dataset. Every rank triggers the declared events."""
+    """Outputs, matched by sample index, equal those of one process, and every rank triggers the declared events."""
     found: list[Found] = run_on_ranks(num_ranks, infer_in, name, num_ranks)
 
     require_each_sample_once(found, LAYOUTS[name].mesh[num_ranks])
@@ -51,7 +51,7 @@ def test_a_layout_gives_the_outputs_of_one_process(name: str, num_ranks: int) ->
 
 
 def require_each_sample_once(found: list[Found], mesh: DeviceMeshParameters) -> None:
-    """Check that one process gets each sample, or each of those that divide it."""
+    """Check that each sample is processed once, by all ranks of one tensor- and context-parallel group."""
     num_copies = mesh.tensor_parallel * mesh.context_parallel
     assert sorted(sample for each in found for sample in each.samples) == sorted([*range(NUM_SAMPLES)] * num_copies)
 

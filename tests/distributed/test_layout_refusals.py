@@ -1,4 +1,4 @@
-"""A layout that does not work is refused by `configure()`, on all ranks, with settings that would work."""
+"""`configure()` refuses a layout that does not work, on all ranks, and names settings that would work."""
 
 import functools
 from typing import Any
@@ -40,7 +40,7 @@ def pipeline(schedule: str, num_processes: int, **changes: Any) -> TrainingConfi
 def test_too_few_micro_batches_for_a_schedule_are_refused(
     schedule: str, num_processes: int, message: str | None
 ) -> None:
-    """The error names the field and the numbers that would work."""
+    """The error names the field and the numbers of micro-batches that would work."""
     if message is None:
         assert pipeline(schedule, num_processes).num_micro_batches == 4
         return
@@ -49,8 +49,8 @@ def test_too_few_micro_batches_for_a_schedule_are_refused(
         pipeline(schedule, num_processes)
 
 
-def test_rounds_of_unequal_size_are_refused() -> None:
-    """Five micro-batches on two processes would be rounds of two, two and one."""
+def test_interleaved_rounds_of_unequal_size_are_refused() -> None:
+    """Five micro-batches on two processes are refused, since the rounds would have two, two and one."""
     with pytest.raises(ValidationError, match=r"cannot run the 5 micro-batches .* can run 1, 2, 3, 4, 6, 8 and so on"):
         pipeline("interleaved_1f1b", 2, global_batch_size=10)
 
@@ -70,14 +70,14 @@ def test_rounds_of_unequal_size_are_refused() -> None:
 def test_a_number_of_stages_that_does_not_fit_the_schedule_is_refused(
     schedule: str, num_stages: int, message: str
 ) -> None:
-    """The error says what would work."""
+    """The error says which number of stages the schedule needs."""
     with pytest.raises(ValidationError, match=message):
         PipelineConfig.model_validate({"schedule": schedule, "num_stages_per_process": num_stages})
 
 
 @pytest.mark.parametrize(("num_layers", "num_stages"), [(8, 3), (8, 8), (5, 1), (9, 4)])
 def test_layers_are_divided_evenly(num_layers: int, num_stages: int) -> None:
-    """In order, each once, and no stage has two more than another."""
+    """Stages get all layers once and in order, and their numbers of layers differ by at most one."""
     parts = [StagePosition(index, num_stages).layers(num_layers) for index in range(num_stages)]
 
     assert [layer for part in parts for layer in part] == [*range(num_layers)]
@@ -93,7 +93,7 @@ def refused(layout: Layout, provider: type[Provider] = Provider, **changes: Any)
 
 
 def test_more_stages_than_layers_are_refused_on_every_rank() -> None:
-    """Also on a rank whose own stages would have layers."""
+    """All ranks raise the same error, even a rank whose own stages would have layers."""
     refuse = functools.partial(refused, num_stages_per_process=6)
     messages = run_on_ranks(2, refuse, LAYOUTS["interleaved"])
 
@@ -103,13 +103,13 @@ def test_more_stages_than_layers_are_refused_on_every_rank() -> None:
 
 
 def wrapped(ctx: ParallelizeModelStageContext) -> None:
-    """Wrap a layer by DistributedDataParallel."""
+    """Wrap a layer in DistributedDataParallel."""
     ctx.model.exit = DistributedDataParallel(nn.Linear(3, 3))
 
 
 @pytest.mark.parametrize("schedule", ["zbv", "dualpipev"])
 def test_ddp_with_a_v_schedule_is_refused(schedule: str) -> None:
-    """The error says what to use instead."""
+    """The error says to use shard_data_parallel instead."""
     layout = Layout({2: DeviceMeshParameters(pipeline_parallel=2)}, wrapped, schedule)
     messages = run_on_ranks(2, refused, layout)
 
@@ -118,8 +118,8 @@ def test_ddp_with_a_v_schedule_is_refused(schedule: str) -> None:
     assert "apply shard_data_parallel" in messages[0]
 
 
-class TwinProvider(Provider):
-    """Names the layers of each stage from 0."""
+class SameNamesProvider(Provider):
+    """Names the layers of every stage like those of the first."""
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         return super().initialize_model_stage(
@@ -129,16 +129,16 @@ class TwinProvider(Provider):
 
 @pytest.mark.parametrize("schedule", ["1f1b", "zbv"])
 def test_stages_that_share_names_are_refused(schedule: str) -> None:
-    """A checkpoint could not tell their weights apart."""
+    """Two stages with a weight of the same name are refused, since a checkpoint could not distinguish the weights."""
     layout = Layout({2: DeviceMeshParameters(pipeline_parallel=2)}, schedule=schedule)
-    messages = run_on_ranks(2, refused, layout, TwinProvider)
+    messages = run_on_ranks(2, refused, layout, SameNamesProvider)
 
     assert len({*messages}) == 1
     assert "of the pipeline both have a weight named 'entry.weight'" in messages[0]
 
 
 def test_gradients_that_are_not_summed_are_refused() -> None:
-    """Otherwise each process would silently train its own model."""
+    """A plain model on a data-parallel mesh is refused: each process would silently train its own model."""
     layout = Layout({2: DeviceMeshParameters(data_parallel_shard=2)})
     messages = run_on_ranks(2, refused, layout)
 
@@ -147,7 +147,7 @@ def test_gradients_that_are_not_summed_are_refused() -> None:
 
 
 def test_a_mesh_for_another_number_of_processes_is_refused_on_every_rank() -> None:
-    """With settings that would work."""
+    """The error names the number of processes to start and the mesh that would work."""
     layout = Layout({2: DeviceMeshParameters(tensor_parallel=3)})
 
     for message in run_on_ranks(2, refused, layout):
@@ -164,7 +164,7 @@ class Bias(nn.Module):
 
 
 class BareStage(Stage):
-    """Has such a module in its last stage."""
+    """Has a `Bias` in the last stage."""
 
     def __init__(self, position: StagePosition) -> None:
         super().__init__(position)
@@ -177,7 +177,7 @@ class BareProvider(Provider):
 
 
 def test_weights_that_cannot_be_initialised_are_refused_on_every_rank() -> None:
-    """Also on ranks that have none of them."""
+    """All ranks raise the same error, even those that have none of these weights."""
     layout = Layout({2: DeviceMeshParameters(pipeline_parallel=2)})
     messages = run_on_ranks(2, refused, layout, BareProvider)
 

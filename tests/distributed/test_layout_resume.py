@@ -1,4 +1,4 @@
-"""A run resumes in another layout of its processes, with the same result."""
+"""A run resumes in another parallel layout, with the same result."""
 
 import contextlib
 import functools
@@ -15,9 +15,9 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContex
 
 NUM_STEPS = 8
 PERIOD_STEPS = 2
-# The run is stopped one step after the last save, so that it repeats a step.
+# The run stops in the step after the last save, so that this step is repeated.
 STOPPED_AT = 4
-# The pairs have each layout once as the first and once as the second.
+# In the pairs each layout is once the first and once the second.
 SHORT = [("plain", 1), ("fsdp", 2), ("1f1b", 2), ("tensor", 2), ("zbv+fsdp", 4), ("hsdp", 4)]
 PAIRS = list(zip(SHORT, [*SHORT[1:], SHORT[0]], strict=True))
 LONG = [(first, second) for first in SHORT for second in SHORT if first != second and (first, second) not in PAIRS]
@@ -33,7 +33,7 @@ def _one_thread() -> None:
 
 
 def train(name: str, num_ranks: int, folder: Path, stop_at: int | None = None) -> Outcome:
-    """Train, from the newest checkpoint if there is one, to the end or to a step."""
+    """Train from the newest checkpoint, if there is one, to the end or to a step."""
     task = ClassifyTask()
     checkpointing = CheckpointingConfig(folder=folder, period_steps=PERIOD_STEPS)
     settings: dict[str, Any] = {"checkpointing": checkpointing, "total_steps": NUM_STEPS}

@@ -1,7 +1,7 @@
-"""Steps on several processes do not wait for the device, unless something is due.
+"""Steps on several processes do not make the host wait for the device.
 
-Process groups do not work on the meta device, so reads are counted on the CPU, after the first step. In that step the
-stages of a schedule agree on their shapes, and FSDP on its buffers.
+Process groups do not work on the meta device, so reads are counted on the CPU. The first step is not counted: in it
+pipeline stages exchange their shapes, and FSDP sets up its buffers.
 """
 
 import pytest
@@ -14,8 +14,8 @@ from d9d.loop.component import OptimizerBuilder
 from d9d.loop.control import ComputeLossContext, ComputeLossResult
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
 
-# Tensors that are always on the host: the order of samples, the number of a micro-batch, and the stop flag.
-OF_THE_HOST = {
+# Reads of tensors that are always on the host: sample order, micro-batch number and stop flag.
+HOST_READS = {
     "tolist in _read",
     "__int__ in _compute_loss",
     "aten::_local_scalar_dense in _compute_loss",
@@ -51,7 +51,7 @@ def reads_in(name: str, num_ranks: int, kind: type[ClassifyTask]) -> list[str]:
 
         trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, note)
         trainer.train()
-    return [read for read in found[start[0] :] if read not in OF_THE_HOST]
+    return [read for read in found[start[0] :] if read not in HOST_READS]
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def reads_in(name: str, num_ranks: int, kind: type[ClassifyTask]) -> list[str]:
     ],
 )
 def test_steps_read_no_value(name: str, num_ranks: int) -> None:
-    """On any rank: losses, weights, norms and activations stay on the device."""
+    """On no rank does a step read a value of a loss, weight, norm or activation."""
     assert run_on_ranks(num_ranks, reads_in, name, num_ranks, ClassifyTask) == [[]] * num_ranks
 
 
 @pytest.mark.parametrize("name", ["fsdp", "1f1b"])
-def test_a_deliberate_wait_is_found(name: str) -> None:
-    """On each rank that computes losses."""
+def test_a_task_that_reads_its_loss_is_caught(name: str) -> None:
+    """The read is found on each rank that computes losses."""
     reads = run_on_ranks(2, reads_in, name, 2, WaitingTask)
 
     assert [{*each} for each in reads] == [

@@ -1,4 +1,4 @@
-"""A job gives the same result in every layout of its processes."""
+"""A job gives the same result in every parallel layout."""
 
 import functools
 
@@ -14,11 +14,11 @@ from d9d.core.pipeline import StagePosition
 from d9d.loop.component.weight_init import initialize_weights
 
 TOLERANCE = 1e-4
-# Layouts that divide both the layers and the weights need four processes; the others two. The slow variants take the
-# other number of processes, and the number of steps of docs/layouts.md.
+# Layouts that combine a pipeline with FSDP need four processes, the others two. The slow variants run each layout on
+# both numbers of processes, with the number of steps of docs/layouts.md.
 NUM_PROCESSES = {name: 4 if "+" in name else 2 for name in LAYOUTS if name != "plain"}
 NUM_STEPS, NUM_STEPS_SLOW = 6, 20
-# One of each kind of parallelism and of schedule.
+# One layout for each kind of parallelism and of schedule.
 ALWAYS_RUN = ("fsdp", "hsdp", "tensor", "context", "1f1b", "interleaved-zb", "zbv", "zbv+fsdp")
 CASES = [
     *((name, NUM_PROCESSES[name], NUM_STEPS) for name in ALWAYS_RUN),
@@ -41,8 +41,8 @@ def alone(num_steps: int) -> Outcome:
     return train_in("plain", 1, num_steps)
 
 
-def test_one_process_equals_a_loop_by_hand() -> None:
-    """So the reference of all layouts is right."""
+def test_one_process_equals_a_hand_written_loop() -> None:
+    """The run on one process, the reference for all layouts, has the losses of a hand-written loop."""
     micro_batches = list(configure(LAYOUTS["plain"], 1, ClassifyTask())._loop.data_loader)
     with torch.device("meta"):
         model = Stage(StagePosition())
@@ -66,7 +66,7 @@ def test_one_process_equals_a_loop_by_hand() -> None:
     "name", [name if name in {"fsdp", "zbv"} else pytest.param(name, marks=pytest.mark.slow) for name in NUM_PROCESSES]
 )
 def test_a_layout_has_no_effect_on_one_process(name: str) -> None:
-    """The same script runs without a launcher, bit for bit as without a layout."""
+    """On one process, losses and weights are bit-identical in every layout."""
     outcome, expected = train_in(name, 1, NUM_STEPS), alone(NUM_STEPS)
 
     assert outcome.losses == expected.losses
@@ -75,7 +75,7 @@ def test_a_layout_has_no_effect_on_one_process(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "num_ranks", "num_steps"), CASES)
 def test_a_layout_gives_the_result_of_one_process(name: str, num_ranks: int, num_steps: int) -> None:
-    """Losses, weights, events, and the numbers of losses and passes."""
+    """Losses, weights, events and the numbers of losses and passes equal those of one process."""
     outcomes = run_on_ranks(num_ranks, train_in, name, num_ranks, num_steps)
 
     require_equal_losses(outcomes, num_steps)
@@ -91,7 +91,7 @@ def require_equal_losses(outcomes: list[Outcome], num_steps: int) -> None:
 
 
 def require_equal_weights(outcomes: list[Outcome], num_steps: int) -> None:
-    """Check that the stages of all ranks together have all weights, under the same names."""
+    """Check that the stages of all ranks together have all weights under the same names, and that they are equal."""
     expected = alone(num_steps).weights
     assert {each for outcome in outcomes for each in outcome.weights} == expected.keys()
     for outcome in outcomes:
@@ -100,7 +100,7 @@ def require_equal_weights(outcomes: list[Outcome], num_steps: int) -> None:
 
 
 def require_no_extra_loss_or_pass(outcomes: list[Outcome], mesh: DeviceMeshParameters, num_steps: int) -> None:
-    """Check that a metric counts once: by the rank with the last stage, and by each that divides a sample or matrix."""
+    """Check that each loss is computed once per tensor- and context-parallel rank, and that no pass is repeated."""
     num_micro_batches = num_steps * 16
     num_copies = mesh.tensor_parallel * mesh.context_parallel
     assert sum(outcome.num_losses for outcome in outcomes) == num_micro_batches * num_copies

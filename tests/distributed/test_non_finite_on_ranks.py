@@ -1,4 +1,4 @@
-"""A step whose gradients are not finite on one rank is left out on all of them, in every mesh."""
+"""If the gradients of one rank are not finite, all ranks skip the step or stop together, on every mesh."""
 
 import re
 
@@ -21,12 +21,12 @@ MESH = DeviceMeshParameters(data_parallel_shard=2, expert_parallel=2)
 
 
 def whole(index: int, step: int) -> torch.Tensor:
-    """Draw the gradient of a parameter in a step, the same on every rank."""
+    """Draw the full gradient of a parameter in a step, the same on every rank."""
     return torch.randn(SHAPES[index], generator=torch.Generator().manual_seed(10 * step + index))
 
 
 def place(context: DistributedContext) -> list[nn.Parameter]:
-    """Make one parameter on each of two meshes, and a plain one."""
+    """Create one sharded parameter on each of two meshes, and a plain one."""
     return [
         nn.Parameter(
             distribute_tensor(torch.ones(SHAPES[0]), context.mesh_for("dense")["data_parallel_shard"], [Shard(0)])
@@ -41,7 +41,7 @@ def place(context: DistributedContext) -> list[nn.Parameter]:
 def train(
     policy: str, bad_steps: list[int], bad_rank: int, bad_parameter: int
 ) -> tuple[list[torch.Tensor], list[float], int, str]:
-    """Train with a gradient that is NaN on one rank alone; return weights, counters, when it ended, and why."""
+    """Train with a gradient that is NaN on only one rank; return weights, step counters, last step and error."""
     context = DistributedContext.start("cpu", MESH)
     parameters = place(context)
     optimizer = torch.optim.AdamW([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=0.01, fused=True)
@@ -78,7 +78,7 @@ def train(
 
 
 def reference(steps: list[int]) -> list[torch.Tensor]:
-    """Train the whole in one process, in these steps alone."""
+    """Train all parameters in one process, and only in these steps."""
     parameters = [nn.Parameter(torch.ones(shape)) for shape in SHAPES]
     optimizer = torch.optim.AdamW(parameters, lr=0.01, fused=True)
     for step in steps:
@@ -90,8 +90,8 @@ def reference(steps: list[int]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("bad_rank", "bad_parameter"), [(1, 0), (0, 1), (0, 2), (1, 2)])
-def test_all_ranks_skip_what_one_of_them_cannot_take(bad_rank: int, bad_parameter: int) -> None:
-    """Weights and counters are those of one process that never saw these steps."""
+def test_all_ranks_skip_a_step_with_nan_on_one_rank(bad_rank: int, bad_parameter: int) -> None:
+    """Weights and step counters equal those of one process that trained without these steps."""
     results = run_on_ranks(2, train, "skip", [0, 4, 5], bad_rank, bad_parameter)
 
     expected = reference([1, 2, 3, 6, 7, 8])
@@ -102,7 +102,7 @@ def test_all_ranks_skip_what_one_of_them_cannot_take(bad_rank: int, bad_paramete
 
 
 def test_all_ranks_stop_at_the_same_step() -> None:
-    """With the same words, and with the weights from before the bad step."""
+    """All ranks raise the same message at the same step, with the weights from before the bad step."""
     (weights, counters, last_step, message), other = run_on_ranks(2, train, "stop", [2], 1, 0)
 
     torch.testing.assert_close(weights, reference([0, 1]))
@@ -112,13 +112,13 @@ def test_all_ranks_stop_at_the_same_step() -> None:
     assert re.match("the gradient norm is nan in step 3, on all processes", message)
 
 
-def judged(optimizer: torch.optim.Optimizer) -> NonFiniteGradients:
+def skipping(optimizer: torch.optim.Optimizer) -> NonFiniteGradients:
     config = TrainingConfig(total_steps=NUM_STEPS, global_batch_size=2, non_finite_gradients="skip")
     return NonFiniteGradients(config, optimizer, Stepper(NUM_STEPS))
 
 
 def train_model(num_parts: int) -> dict[str, torch.Tensor]:
-    """Train a model on this process's part of each batch, one of which holds a NaN, and return its whole weights."""
+    """Train a model on this rank's part of each batch, two of which contain a NaN; return the full weights."""
     context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_shard=num_parts))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
@@ -127,7 +127,7 @@ def train_model(num_parts: int) -> dict[str, torch.Tensor]:
         fully_shard(model[0], mesh=mesh)
         fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True)
-    guard, clipper = judged(optimizer), GradientClipper(list(model.parameters()), 0.1, context)
+    guard, clipper = skipping(optimizer), GradientClipper(list(model.parameters()), 0.1, context)
     for step in range(6):
         batch = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
         if step in (0, 3):
@@ -141,8 +141,8 @@ def train_model(num_parts: int) -> dict[str, torch.Tensor]:
     return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in weights.items()}
 
 
-def test_a_sharded_model_trains_as_in_one_process() -> None:
-    """Clipped, and without the steps whose batch has a NaN in the part of one rank."""
+def test_a_sharded_model_that_skips_steps_trains_as_in_one_process() -> None:
+    """FSDP with clipping skips the steps in which one rank has a NaN, and ends with the weights of one process."""
     expected = train_model(1)
 
     for weights in run_on_ranks(2, train_model, 2):
@@ -151,7 +151,7 @@ def test_a_sharded_model_trains_as_in_one_process() -> None:
 
 
 def refusals() -> list[str]:
-    """Return why optimizers over sharded parameters are refused."""
+    """Return the errors for optimizers with sharded parameters."""
     context = DistributedContext.start("cpu", MESH)
     sharded, other, plain = place(context)
     config = TrainingConfig(total_steps=1, global_batch_size=2, non_finite_gradients="skip")
@@ -167,8 +167,8 @@ def refusals() -> list[str]:
     return messages
 
 
-def test_what_torch_cannot_do_with_sharded_parameters_is_refused() -> None:
-    """On every rank alike, with what would do."""
+def test_optimizers_that_cannot_skip_with_sharded_parameters_are_refused() -> None:
+    """Fused optimizers that do not accept DTensors are refused on every rank, with the remedy."""
     first, second = run_on_ranks(2, refusals)
 
     assert first == second

@@ -55,7 +55,7 @@ def refusal_of_some() -> list[str | None]:
 
 
 def test_only_trainable_parameters_must_be_sharded() -> None:
-    """The error names those that are not."""
+    """A frozen parameter need not be sharded; the error names only trainable parameters that are not."""
     for part, frozen, whole in run_on_ranks(2, refusal_of_some):
         assert part is not None
         assert "all of them: 1.weight, 1.bias. " in part
@@ -73,7 +73,7 @@ def refusal_of_one_stage() -> str | None:
 
 @pytest.mark.slow
 def test_all_processes_raise_the_error_of_any_stage() -> None:
-    """With the same message."""
+    """If the model of one stage is not sharded, all ranks raise the same error."""
     messages = run_on_ranks(4, refusal_of_one_stage)
 
     assert messages[0] is not None
@@ -91,7 +91,7 @@ def refusal_of_shards_without_replicas() -> str | None:
 
 @pytest.mark.slow
 def test_replicas_that_are_not_synchronized_are_refused() -> None:
-    """Such as a model that is sharded over only one dimension of the mesh."""
+    """A model that is sharded but not replicated over the other data-parallel dimension is refused."""
     for message in run_on_ranks(4, refusal_of_shards_without_replicas):
         assert message is not None
         assert "4 processes" in message
@@ -121,7 +121,7 @@ def refusal_of_experts(parameters: DeviceMeshParameters) -> str | None:
     ids=str,
 )
 def test_experts_and_tensor_parallel_models_are_accepted(layout: dict[str, int]) -> None:
-    """Each expert is on one process, or sharded over those that have it."""
+    """Experts and dense layers sharded by d9d are accepted on expert- and tensor-parallel meshes."""
     parameters = DeviceMeshParameters(**layout)
 
     assert {*run_on_ranks(parameters.world_size, refusal_of_experts, parameters)} == {None}
@@ -135,8 +135,8 @@ def refusal_of_averages() -> list[str | None]:
     return [refusal([inner], context, "zbv"), refusal([inner], context), refusal([composed], context, "1f1b")]
 
 
-def test_averaged_gradients_are_refused() -> None:
-    """The error names a V schedule, with which DDP fails, if there is one."""
+def test_ddp_is_refused_because_it_averages_gradients() -> None:
+    """The error also says that DDP fails with a V schedule, if the pipeline has one."""
     for inner, without_schedule, composed in run_on_ranks(2, refusal_of_averages):
         assert inner == (
             "on rank 0: 0 (DistributedDataParallel) is wrapped by DistributedDataParallel, which averages gradients "
@@ -151,5 +151,5 @@ def test_averaged_gradients_are_refused() -> None:
 
 
 def test_a_single_process_needs_no_synchronization() -> None:
-    """It has all gradients."""
+    """A plain model on one process is accepted."""
     require_synchronized([layers()], DistributedContext(device=torch.device("cpu")))

@@ -1,4 +1,4 @@
-"""Emitters: objects that trigger one event each, which loops keep."""
+"""Tests of emitters: an emitter triggers one event, and the loops keep one per event."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,8 +24,8 @@ def _bus() -> EventBus:
     return EventBus()
 
 
-def test_an_emitter_calls_those_too_that_subscribe_later(bus: EventBus) -> None:
-    """Loops ask for it before anybody else has a say."""
+def test_an_emitter_calls_handlers_that_subscribe_later(bus: EventBus) -> None:
+    """Handlers that subscribe after the emitter was created are called."""
     seen: list[str] = []
     emit = bus.emitter(EVENT_SAVED)
     emit.call(CONTEXT)
@@ -36,8 +36,8 @@ def test_an_emitter_calls_those_too_that_subscribe_later(bus: EventBus) -> None:
     assert seen == ["a", "a", "b"]
 
 
-def test_an_emitter_calls_those_who_subscribed_before(bus: EventBus) -> None:
-    """It need not be asked for first."""
+def test_an_emitter_calls_handlers_that_subscribed_before(bus: EventBus) -> None:
+    """Handlers that subscribed before the emitter was created are called."""
     seen: list[SavedContext] = []
     bus.subscribe(EVENT_SAVED, seen.append)
 
@@ -46,8 +46,8 @@ def test_an_emitter_calls_those_who_subscribed_before(bus: EventBus) -> None:
     assert seen == [CONTEXT]
 
 
-def test_an_emission_that_goes_on_does_not_call_who_subscribes_meanwhile(bus: EventBus) -> None:
-    """Not even if it is triggered again meanwhile."""
+def test_a_running_call_skips_handlers_that_subscribe_during_it(bus: EventBus) -> None:
+    """A handler that subscribes during a call is called only from the next call, even if that one is nested."""
     seen: list[str] = []
     emit = bus.emitter(EVENT_SAVED)
 
@@ -64,14 +64,14 @@ def test_an_emission_that_goes_on_does_not_call_who_subscribes_meanwhile(bus: Ev
     assert seen == ["first", "first", "last", "more", "last"]
 
 
-def test_a_bus_has_one_emitter_an_event(bus: EventBus) -> None:
-    """And another bus has another one."""
+def test_a_bus_has_one_emitter_per_event(bus: EventBus) -> None:
+    """The same bus returns the same emitter for an event; another bus returns another."""
     assert bus.emitter(EVENT_SAVED) is bus.emitter(EVENT_SAVED)
     assert bus.emitter(EVENT_SAVED) is not EventBus().emitter(EVENT_SAVED)
 
 
-def test_an_emitter_shows_whether_anybody_listens(bus: EventBus) -> None:
-    """A loop looks there before it builds a context."""
+def test_handlers_are_empty_until_a_handler_subscribes(bus: EventBus) -> None:
+    """A loop can check `handlers` to skip building a context that no handler receives."""
     emit = bus.emitter(EVENT_SAVED)
     seen: list[SavedContext] = []
     if emit.handlers:
@@ -84,23 +84,23 @@ def test_an_emitter_shows_whether_anybody_listens(bus: EventBus) -> None:
 
 
 def test_an_emitter_takes_the_context_and_nothing_else(bus: EventBus) -> None:
-    """The type checker says so as well."""
+    """`call` takes exactly one argument, at run time and for the type checker."""
     with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were given"):
         bus.emitter(EVENT_SAVED).call(CONTEXT, CONTEXT)  # type: ignore[call-arg]  # what is tested
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'context'"):
         bus.emitter(EVENT_SAVED).call()  # type: ignore[call-arg]  # what is tested
 
 
-def test_an_emitter_of_a_second_event_of_an_id_is_refused(bus: EventBus) -> None:
-    """Whoever listens to the first would hear the second's context."""
+def test_an_emitter_for_a_second_event_with_the_same_id_is_refused(bus: EventBus) -> None:
+    """An emitter for another Event object with a subscribed id raises ValueError."""
     bus.subscribe(EVENT_SAVED, lambda _: None)
 
     with pytest.raises(ValueError, match=r"an emitter is asked for a second Event object with the id 'user\.saved'"):
         bus.emitter(Event[int](id="user.saved")).call(3)  # type: ignore[d9d-event-id]  # what is tested
 
 
-def test_whoever_listens_to_a_second_event_of_an_emitter_s_id_is_refused(bus: EventBus) -> None:
-    """The other way round."""
+def test_subscribing_to_a_second_event_with_the_id_of_an_emitter_is_refused(bus: EventBus) -> None:
+    """Subscribing to another Event object with the id of an existing emitter raises ValueError."""
     bus.emitter(EVENT_SAVED).call(CONTEXT)
 
     with pytest.raises(ValueError, match=r"listens to a second Event object with the id 'user\.saved'"):
@@ -108,8 +108,8 @@ def test_whoever_listens_to_a_second_event_of_an_emitter_s_id_is_refused(bus: Ev
 
 
 @given(number=st.integers(1, 40), data=st.data())
-def test_of_any_number_of_handlers_the_one_that_fails_is_named(number: int, data: st.DataObject) -> None:
-    """Those before it have run, those after it have not."""
+def test_the_handler_that_raises_is_named_in_a_note(number: int, data: st.DataObject) -> None:
+    """The handlers before the one that raises have run, those after it have not, and the error names it."""
     failing = data.draw(st.integers(0, number - 1))
     bus = EventBus()
     seen: list[int] = []

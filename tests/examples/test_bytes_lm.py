@@ -1,4 +1,4 @@
-"""The language model example: what it learns is what a hand-written loop would learn."""
+"""The language model example trains exactly like a hand-written loop."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ CPU = Layout(device="cpu")
 
 
 class RecordingTask(TrainTask):
-    """Notes each loss that another task computes."""
+    """Wraps a task and records each loss that it computes."""
 
     def __init__(self, task: TrainTask) -> None:
         self.task = task
@@ -46,7 +46,7 @@ def train_with_d9d(preset: Preset, folder: Path) -> tuple[list[float], dict[str,
 
 
 def train_by_hand(preset: Preset, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Train as one would without any framework, over the batches and from the weights that the example begins with."""
+    """Train without d9d's loop, with the batches and initial weights of the example."""
     trainer = train.configure(preset, folder, CPU)
     micro_batches = list(trainer._loop.data_loader)
     num_micro_batches = preset.global_batch_size // preset.micro_batch_size
@@ -85,8 +85,8 @@ def train_by_hand(preset: Preset, folder: Path) -> tuple[list[float], dict[str, 
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("demo", marks=pytest.mark.slow)])
-def test_the_losses_and_weights_of_twenty_steps_equal_those_of_a_hand_written_loop(name: str, tmp_path: Path) -> None:
-    """In fp32 on a CPU, every loss and every weight is the same, bit for bit."""
+def test_losses_and_weights_equal_those_of_a_hand_written_loop(name: str, tmp_path: Path) -> None:
+    """In fp32 on a CPU, every loss and weight of twenty steps is bit-identical."""
     preset = dataclasses.replace(PRESETS[name], total_steps=NUM_STEPS, warmup_steps=5)
     expected_losses, expected_weights = train_by_hand(preset, tmp_path / "by_hand")
 
@@ -99,8 +99,8 @@ def test_the_losses_and_weights_of_twenty_steps_equal_those_of_a_hand_written_lo
         assert torch.equal(expected, weights[weight_name]), weight_name
 
 
-def test_a_run_that_fails_and_is_run_again_ends_like_one_that_did_not(tmp_path: Path) -> None:
-    """`train.py` resumes from its newest checkpoint, bit for bit."""
+def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    """After a failure `train.py` resumes from its newest checkpoint and ends with bit-identical weights."""
     _, expected = train_with_d9d(TINY, tmp_path / "undisturbed")
 
     def fail(ctx: EventStepContext) -> None:
@@ -135,7 +135,7 @@ def small_corpus(monkeypatch: pytest.MonkeyPatch) -> list[SourceFile]:
 def test_inference_writes_the_bits_per_byte_of_each_held_out_file(
     trained: Path, small_corpus: list[SourceFile], tmp_path: Path
 ) -> None:
-    """What is written equals what the trained model gives for each window on its own."""
+    """The report equals the cross entropy computed by hand for each window."""
     inference = infer.configure(TINY, trained / "checkpoints", tmp_path / "report.json", CPU)
     inference.infer()
     report = json.loads((tmp_path / "report.json").read_text())
@@ -155,7 +155,7 @@ def test_inference_writes_the_bits_per_byte_of_each_held_out_file(
 
 @pytest.mark.usefixtures("small_corpus")
 def test_training_lowers_the_bits_per_byte(trained: Path, tmp_path: Path) -> None:
-    """Untrained, all 257 tokens are equally likely; even twenty steps help."""
+    """An untrained model needs log2(257) bits per byte; after twenty steps it needs fewer than 7."""
     reports = []
     for source in (None, trained / "checkpoints"):
         infer.configure(TINY, source, tmp_path / "report.json", CPU).infer()
@@ -165,8 +165,8 @@ def test_training_lowers_the_bits_per_byte(trained: Path, tmp_path: Path) -> Non
     assert reports[1] < 7.0
 
 
-def test_training_and_held_out_files_are_apart() -> None:
-    """No held-out file is trained on, and each is held out by its name alone."""
+def test_training_and_held_out_files_are_disjoint() -> None:
+    """The training windows contain no held-out file, and under a tenth of the files are held out."""
     corpus = read_corpus()
     held_out = HeldOutWindows(corpus, 64)
     training = TrainingWindows([*corpus], 64)
@@ -177,8 +177,8 @@ def test_training_and_held_out_files_are_apart() -> None:
     assert {file.name for file in held_out.files} == {file.name for file in corpus if file.is_held_out}
 
 
-def test_matrices_are_drawn_as_in_gpt_2() -> None:
-    """What ends in the residual stream is smaller by the square root of the number of additions; the head is zero."""
+def test_weights_are_initialised_as_in_gpt_2() -> None:
+    """The std of projections into the residual stream is divided by `sqrt(2 * num_blocks)`; the head is zero."""
     weights = train.configure(TINY, None, CPU).modules[0].state_dict()
 
     smaller = INITIAL_STD / math.sqrt(2 * TINY.model.num_blocks)
@@ -192,8 +192,8 @@ def test_matrices_are_drawn_as_in_gpt_2() -> None:
             assert weight.std().item() == pytest.approx(smaller if ends_in_stream else INITIAL_STD, rel=0.15), name
 
 
-def test_each_token_gets_the_weighted_outputs_of_the_experts_it_chose() -> None:
-    """Sorting tokens by expert and multiplying in groups equals asking each expert in turn."""
+def test_grouped_experts_equal_a_loop_over_experts() -> None:
+    """The output of grouped matrix products over sorted tokens equals the weighted sum of each expert's output."""
     torch.manual_seed(1)
     layer = MixtureOfExperts(width=16, hidden_width=8, num_experts=4, top_k=2, output_std=1.0)
     torch.nn.init.normal_(layer.experts.gate_and_up)
@@ -216,7 +216,7 @@ def test_each_token_gets_the_weighted_outputs_of_the_experts_it_chose() -> None:
     assert layer.step_counts.sum() == 3 * 5 * 2
 
 
-def test_no_prediction_depends_on_what_comes_later() -> None:
+def test_attention_is_causal() -> None:
     """Changing a token changes no logits before it."""
     torch.manual_seed(1)
     model = BytesLM(TINY.model).eval()
@@ -232,8 +232,8 @@ def test_no_prediction_depends_on_what_comes_later() -> None:
     assert not torch.allclose(before[20:], after[20:])
 
 
-def test_a_prompt_is_continued_by_as_many_bytes_as_asked_for() -> None:
-    """The continuation begins with the prompt, and the seed decides the rest."""
+def test_a_prompt_is_continued_by_the_given_number_of_bytes() -> None:
+    """The text starts with the prompt, has the requested length, and depends only on the seed."""
     torch.manual_seed(1)
     model = BytesLM(TINY.model).eval()
 

@@ -61,7 +61,7 @@ LAYOUTS_OF_FOUR = {
 
 @contextmanager
 def small_corpus() -> Iterator[list[SourceFile]]:
-    """Some short files, so that all is quick."""
+    """Use only some short files, so that the tests are quick."""
     files = sorted(read_corpus(), key=lambda file: len(file.content))[-700:-400]
     with mock.patch("train.read_corpus", return_value=files), mock.patch("infer.read_corpus", return_value=files):
         yield files
@@ -69,14 +69,14 @@ def small_corpus() -> Iterator[list[SourceFile]]:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a process saw of a training run.
+    """What one process recorded of a training run.
 
     Attributes:
         losses: The loss of each step.
         weights: The full weights of its stages, by name.
-        gradients: The full gradients of the last step, by name; the optimizer makes much the same of larger ones.
-        shares: The share of each expert in each layer, of each report.
-        lines: What it logged of the routing.
+        gradients: The full gradients of the last step, by name; compared because AdamW hides their scale.
+        shares: The share of tokens of each expert in each layer, for each report.
+        lines: The logged lines about the routing.
     """
 
     losses: list[float]
@@ -100,7 +100,7 @@ def train_in(where: Layout, preset: Preset = TINY, run_folder: Path | None = Non
 
 
 class ListHandler(logging.Handler):
-    """Keeps what is logged."""
+    """Keeps all log messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class ListHandler(logging.Handler):
 
 
 def record_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Note the full gradients of each step in place of those before."""
+    """Record the full gradients of the latest step."""
     gradients: dict[str, torch.Tensor] = {}
 
     def note(ctx: EventStepContext) -> None:
@@ -125,7 +125,7 @@ def record_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def record_shares(task: Any) -> list[torch.Tensor]:
-    """Note the statistics of each report."""
+    """Record the expert shares of each report."""
     assert isinstance(task, LanguageModelTask)
     shares: list[torch.Tensor] = []
     take_statistics = task._load_balancer.take_statistics
@@ -167,7 +167,7 @@ def expect_the_same(outcomes: list[Outcome], expected: Outcome) -> None:
     ],
 )
 def test_losses_weights_and_routing_equal_those_of_one_process(num_ranks: int, name: str, alone: Outcome) -> None:
-    """However processes divide the work; only the main process reports the routing of all layers."""
+    """Every layout gives the results of one process, and only the main process reports the routing of all layers."""
     where = (LAYOUTS if num_ranks == 2 else LAYOUTS_OF_FOUR)[name]
 
     expect_the_same(run_on_ranks(num_ranks, train_in, where), alone)
@@ -175,7 +175,7 @@ def test_losses_weights_and_routing_equal_those_of_one_process(num_ranks: int, n
 
 @pytest.mark.slow
 def test_a_pipeline_of_two_processes_with_two_stages_each_trains_as_one_process() -> None:
-    """The first process has the first blocks and the last ones."""
+    """With a V schedule the first process has the first and last blocks; results equal those of one process."""
     expected = train_in(layout(), FOUR_BLOCKS)
 
     expect_the_same(run_on_ranks(2, train_in, layout("zbv", pipeline_parallel=2), FOUR_BLOCKS), expected)
@@ -190,7 +190,7 @@ def test_a_pipeline_of_two_processes_with_two_stages_each_trains_as_one_process(
     ],
 )
 def test_a_run_resumes_in_another_layout(before: str, after: str, alone: Outcome, tmp_path: Path) -> None:
-    """As if it had been one process all along."""
+    """The losses after resuming equal those of one process."""
     preset = dataclasses.replace(TINY, checkpoint_period_steps=NUM_STEPS // 2)
     run_on_ranks(2, train_in, LAYOUTS[before], preset, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / f"step-{NUM_STEPS}")
@@ -200,13 +200,13 @@ def test_a_run_resumes_in_another_layout(before: str, after: str, alone: Outcome
 
 
 def test_more_stages_than_blocks_are_refused() -> None:
-    """With what would work."""
+    """The error says how many stages would work."""
     with pytest.raises(Exception, match="the model has 2 layers to divide among them: use at most 2 stages"):
         run_on_ranks(2, train_in, layout("zbv", pipeline_parallel=2))
 
 
-def test_experts_that_do_not_divide_are_refused() -> None:
-    """With what would work."""
+def test_a_number_of_experts_that_does_not_divide_evenly_is_refused() -> None:
+    """The error says which expert-parallel sizes would work."""
     odd = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, num_experts=3))
 
     with pytest.raises(Exception, match="whose first dimension is that of the experts: use 1 or 3"):
@@ -218,7 +218,7 @@ def draw_widely(projection: Projection) -> None:
 
 
 def infer_in(where: Layout, output: Path) -> None:
-    """Measure a model that was never trained and yet has opinions, as one of its processes."""
+    """Evaluate an untrained model, with a randomly initialised head, as one of its processes."""
     with small_corpus(), mock.patch.object(Projection, "reset_parameters", draw_widely):
         inference = infer.configure(TINY, None, output, where)
         inference.infer()
@@ -226,7 +226,7 @@ def infer_in(where: Layout, output: Path) -> None:
 
 @pytest.mark.parametrize("name", ["experts", "pipeline", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_the_report_on_held_out_files_equals_that_of_one_process(name: str, tmp_path: Path) -> None:
-    """Each process sees its share, and the main process writes the sum."""
+    """Each process evaluates its part of the files, and the main process writes the same report as one process."""
     infer_in(layout(), tmp_path / "alone.json")
     run_on_ranks(2, infer_in, LAYOUTS[name], tmp_path / "together.json")
 
@@ -237,7 +237,7 @@ def test_the_report_on_held_out_files_equals_that_of_one_process(name: str, tmp_
 
 
 def run_script(script: str, num_ranks: int, *flags: str) -> str:
-    """Start a script of the example by torchrun, and return all that it printed."""
+    """Start a script of the example with torchrun, and return its output."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)]
     finished = subprocess.run(
         [*command, f"examples/bytes_lm/{script}", "--preset", "tiny", "--device", "cpu", *flags],
@@ -262,7 +262,7 @@ def run_script(script: str, num_ranks: int, *flags: str) -> str:
     ],
 )
 def test_train_runs_under_torchrun(num_ranks: int, flags: str, tmp_path: Path) -> None:
-    """Flags say how the processes divide the work, and one of them reports progress."""
+    """`train.py` accepts the layout as flags, and only one process reports progress."""
     printed = run_script("train.py", num_ranks, "--run-folder", str(tmp_path), *flags.split())
 
     assert printed.count(f"saved {tmp_path / 'checkpoints' / 'step-20'}") == 1
@@ -272,7 +272,7 @@ def test_train_runs_under_torchrun(num_ranks: int, flags: str, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_infer_runs_under_torchrun(tmp_path: Path) -> None:
-    """Untrained, all 257 tokens are equally likely."""
+    """`infer.py --untrained` reports log2(257) bits per byte, once."""
     printed = run_script("infer.py", 2, "--untrained", "--data-parallel-shard", "2", "--run-folder", str(tmp_path))
 
     assert printed.count("8.006 bits per byte") == 1

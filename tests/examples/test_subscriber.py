@@ -1,4 +1,4 @@
-"""The example of a project that adds a catalogue of its own."""
+"""The example project with its own catalogue."""
 
 import logging
 import shutil
@@ -31,7 +31,7 @@ def run_steps(bus: EventBus, num_steps: int) -> None:
 
 
 def test_the_meter_triggers_its_own_event_after_each_period() -> None:
-    """Between measurements lie a period of steps, and the seconds that the clock says."""
+    """The meter measures steps per second over each period by the given clock."""
     times = iter([0.0, 2.0, 3.0, 5.0])
     measured: list[float] = []
     bus = EventBus()
@@ -43,8 +43,8 @@ def test_the_meter_triggers_its_own_event_after_each_period() -> None:
     assert measured == [2.0, 4.0, 1.0]
 
 
-def test_the_alarm_hears_the_meter(caplog: pytest.LogCaptureFixture) -> None:
-    """A run that becomes less than half as fast is warned of."""
+def test_the_alarm_warns_about_a_slowdown(caplog: pytest.LogCaptureFixture) -> None:
+    """The alarm logs a warning when the speed falls below half of the best."""
     bus = EventBus()
     SlowdownAlarm(bus)
     with caplog.at_level(logging.WARNING):
@@ -56,7 +56,7 @@ def test_the_alarm_hears_the_meter(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_mypy_names_the_projects_own_event_when_its_handler_is_wrong(tmp_path: Path) -> None:
-    """The plugin finds the events of a user's catalogue without any setting."""
+    """The plugin finds the events of a user's catalogue without configuration."""
     project = tmp_path / "subscriber"
     shutil.copytree(PROJECT, project, ignore=shutil.ignore_patterns(".mypy_cache"))
     alarm = project / "src" / "throughput" / "alarm.py"

@@ -1,4 +1,4 @@
-"""What `catalogue.yaml` declares of a run, and what a run shows of it."""
+"""The events that `catalogue.yaml` declares for a run, and the recording of those that a run triggers."""
 
 import itertools
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def declared_ids(name: str) -> list[str]:
 
 
 def declared_run(name: str, *, num_steps: int) -> list[str]:
-    """Return the ids that a whole run triggers, in order: each phase once, those that repeat once a step."""
+    """Return the ids that a whole run triggers, in order; repeated phases occur once per step, others once."""
     module = declared_module(name)
     phases = [
         [str(event.id) for event in module.events if event.phase == phase.name] * (num_steps if phase.repeats else 1)
@@ -35,17 +35,17 @@ def declared_run(name: str, *, num_steps: int) -> list[str]:
 
 
 def violation(name: str, ids: list[str], *, complete: bool) -> str | None:
-    """Say where a run leaves the lifecycle that the catalogue declares."""
+    """Return where a trace first violates the lifecycle that the catalogue declares, or `None`."""
     return Lifecycle.of(declared_module(name)).first_violation(ids, complete=complete)
 
 
 def events_of(module: ModuleType) -> list[Event[Any]]:
-    """Return all events that a generated module offers."""
+    """Return all events of a generated module."""
     return [event for name in module.__all__ if isinstance(event := getattr(module, name), Event)]
 
 
 def record(bus: EventBus, module: ModuleType, trace: list[str]) -> None:
-    """Note the id of each event of a module whenever it is triggered."""
+    """Append the id of each event of a module to `trace` whenever it is triggered."""
     for event in events_of(module):
         bus.subscribe(event, _noting(event.id, trace))
 

@@ -1,4 +1,4 @@
-"""The pages of documentation, and the blocks of code in them."""
+"""The documentation pages and their code blocks."""
 
 import dataclasses
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# A fence, what it says of its language, its text, and a comment on the line above it that no reader sees.
+# A fenced code block with its language, and an optional HTML comment, which is not rendered, on the line above.
 _BLOCK = re.compile(
     r"(?:^[ ]*<!-- (?P<mark>[^\n]*?) -->\n)?"
     r"^(?P<indent>[ ]*)```(?P<language>[^\n]*)\n(?P<code>.*?)^(?P=indent)```[ ]*$",
@@ -17,14 +17,14 @@ _BLOCK = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class CodeBlock:
-    """A block of code in a page.
+    """A code block of a page.
 
     Attributes:
         path: The page.
-        line: The number of the line of the page on which its code begins.
-        language: What its fence says, such as `python`.
-        mark: The comment above it, which readers do not see; empty where there is none.
-        code: Its text.
+        line: The line number in the page at which the code starts.
+        language: The language of the fence, such as `python`.
+        mark: The HTML comment above the block; empty if there is none.
+        code: The code.
     """
 
     path: Path
@@ -35,21 +35,21 @@ class CodeBlock:
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """The location of the block as `PATH:LINE`, for messages."""
         return f"{self.path.relative_to(ROOT)}:{self.line}"
 
 
 def guide_pages() -> list[Path]:
-    """Return the pages that a user reads first: the README, and those of the guide."""
+    """Return the README, CONTRIBUTING and the pages of the guide."""
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 
 
 def code_blocks(page: Path, language: str | None = None) -> Iterator[CodeBlock]:
-    """Yield the blocks of code in a page.
+    """Yield the code blocks of a page.
 
     Args:
         page: A Markdown file.
-        language: The language of the blocks to return; by default all.
+        language: Only blocks of this language; by default all.
     """
     text = page.read_text(encoding="utf-8")
     for match in _BLOCK.finditer(text):

@@ -1,6 +1,6 @@
-"""Which of this project's files run on a journey through it, such as one step, a save, or `generate`.
+"""Finds the files of this project that run during an operation, such as one step, a save, or `generate`.
 
-A reader who follows a journey opens these files, so tests hold their number within bounds.
+A reader who follows the operation through the code opens these files, so tests limit their number.
 """
 
 import sys
@@ -14,12 +14,12 @@ SOURCES = (PROJECT / "d9d", PROJECT / "codegen" / "d9d_codegen")
 
 
 def files_opened(journey: Callable[[], object]) -> list[str]:
-    """Run a journey, and return the files of this project whose functions it called, in this thread and in new ones.
+    """Run an operation; return the files of this project whose functions ran, in this thread and in new threads.
 
     A module that is only imported does not count: a reader need not open it.
 
     Args:
-        journey: What to run.
+        journey: The operation to run.
 
     Returns:
         The files, relative to the project, sorted.

@@ -1,4 +1,4 @@
-"""How much memory the tensors of a device take, at most."""
+"""Measures the peak memory of the tensors on a device."""
 
 import weakref
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from d9d.loop.component.data import list_tensors
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that operators make while it is on, until nobody holds them any more.
+    """Counts the bytes of all live storages that operators allocate while the mode is active.
 
-    What an operator makes and gives back before it returns is not seen; it is the same whoever calls the operator.
+    Memory that an operator allocates and frees before it returns is not counted; it does not depend on the caller.
 
     Args:
-        device: The type of devices whose storages count.
+        device: The device type whose storages are counted.
     """
 
     def __init__(self, device: str) -> None:
@@ -27,7 +27,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._peak = 0
 
     def take_peak(self) -> int:
-        """Return the most bytes at any time since this was called before."""
+        """Return the peak since the last call, in bytes."""
         peak, self._peak = self._peak, self._num_bytes
         return peak
 
@@ -45,10 +45,10 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, num_bytes = id(storage), storage.nbytes()
 
-        def let_go(reference: object) -> None:
+        def release(reference: object) -> None:
             del self._held[key]
             self._num_bytes -= num_bytes
 
-        self._held[key] = weakref.ref(storage, let_go)
+        self._held[key] = weakref.ref(storage, release)
         self._num_bytes += num_bytes
         self._peak = max(self._peak, self._num_bytes)

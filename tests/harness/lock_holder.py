@@ -1,4 +1,4 @@
-"""Another process that locks a folder, for tests of what a second job is told."""
+"""A process that locks a folder, for tests of the error that a second job gets."""
 
 import multiprocessing
 import os
@@ -14,15 +14,15 @@ from d9d.loop.component.checkpoint.files import FolderLock
 
 @contextmanager
 def holder_of(folder: Path, *, child_seconds: float = 0.0) -> Iterator[ForkServerProcess]:
-    """Have another process lock a folder until the context ends.
+    """Start a process that locks a folder until the context exits.
 
     Args:
-        folder: The folder, which is made if it does not exist.
-        child_seconds: How long a process lives that the holder has forked.
+        folder: The folder, which is created if it does not exist.
+        child_seconds: If not zero, the process forks a child that lives for this many seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["d9d.loop.component.checkpoint.files"])  # which imports torch, once for all
+    context.set_forkserver_preload(["d9d.loop.component.checkpoint.files"])  # imports torch once
     own_end, other_end = context.Pipe()
     process = context.Process(target=_hold, args=(folder, child_seconds, other_end))
     process.start()

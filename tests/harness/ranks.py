@@ -1,4 +1,4 @@
-"""Runs a function in several processes that share a process group, on this machine and with gloo."""
+"""Runs a function in several local processes that share a gloo process group."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ from torch.multiprocessing.spawn import start_processes
 
 TResult = TypeVar("TResult")
 
-# Imported once by the server that processes are forked from, because it takes seconds.
+# The fork server imports these once, because the import takes seconds.
 _PRELOADED = ["torch", "torch.distributed.fsdp", "torch.distributed.pipelining", "torch._dynamo", "d9d.loop.run"]
 
 
@@ -21,12 +21,12 @@ def run_on_ranks(num_ranks: int, work: Callable[..., TResult], *arguments: Any) 
     """Call a function in several processes that share a process group.
 
     Args:
-        num_ranks: How many processes.
+        num_ranks: The number of processes.
         work: A function at module level. It gets its rank from `torch.distributed`.
         *arguments: The arguments of the function, which must be picklable.
 
     Returns:
-        What each rank returned.
+        The return value of each rank.
 
     Raises:
         ProcessRaisedException: If any of them raised, with its traceback.
@@ -47,6 +47,6 @@ def _join(rank: int, num_ranks: int, folder: Path, work: Callable[..., Any], arg
     store = FileStore(str(folder / "store"), num_ranks)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks)
     torch.save(work(*arguments), folder / f"result-{rank}")
-    # A process that exits first would close connections that others still use.
+    # If one process exited earlier, it would close connections that others still use.
     store.set(f"done-{rank}", "")
     store.wait([f"done-{other}" for other in range(num_ranks)])

@@ -1,4 +1,4 @@
-"""What reads the values of tensors on a device, and so makes the host wait for it."""
+"""Records reads of tensor values on a device, which make the host wait for the device."""
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Methods of a tensor that read its values, or whose result tells how many of them are not zero.
+# Tensor methods that read values, or whose output shape depends on values.
 READING_METHODS = frozenset(
     {
         "__bool__",
@@ -35,7 +35,7 @@ READING_OPERATORS = frozenset({"aten::_local_scalar_dense", "aten::equal", "aten
 
 
 class ReadingMethods(TorchFunctionMode):
-    """Notes each call of a method that reads the values of a tensor on a device."""
+    """Records each call of a method that reads the values of a tensor on the device."""
 
     def __init__(self, device: str, found: list[str]) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class ReadingMethods(TorchFunctionMode):
 
 
 class ReadingOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes each operator that reads the values of a tensor on a device."""
+    """Records each operator that reads the values of a tensor on the device."""
 
     def __init__(self, device: str, found: list[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -68,14 +68,14 @@ class ReadingOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def reader() -> str:
-    """Name the function that reads."""
+    """Return the name of the innermost function outside torch, which does the read."""
     frames = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
     return next(frame.name for frame in reversed(frames) if not frame.name.startswith(("__torch_", "reader")))
 
 
 @contextmanager
 def readings(device: str) -> Iterator[list[str]]:
-    """Note all that reads values of tensors on a device, and by whom it is called."""
+    """Record all reads of tensor values on a device, each as `METHOD in CALLER`."""
     found: list[str] = []
     with ReadingMethods(device, found), ReadingOperators(device, found):
         yield found

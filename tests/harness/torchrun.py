@@ -1,4 +1,4 @@
-"""Jobs that torchrun starts, for tests of their output and of how soon their processes end."""
+"""Jobs started by torchrun, for tests of their output and of how soon their processes exit."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# An environment variable by which all processes of a job are found, whatever process is their parent.
+# The environment variable that identifies all processes of a job, whatever their parent.
 _MARK = "D9D_TEST_JOB"
 
 
@@ -23,7 +23,7 @@ class Outcome:
     Attributes:
         status: The exit status of torchrun.
         output: The output of all its processes, in order.
-        seconds: The time from the event of the plan to the end of the last rank.
+        seconds: The time from the planned failure or signal to the exit of the last rank.
     """
 
     status: int
@@ -32,7 +32,7 @@ class Outcome:
 
 
 class Job:
-    """A job whose ranks record their events in files of `home`, as `failing_job.py` does."""
+    """A torchrun job whose ranks write notes into files in `home`, as those of `failing_job.py` do."""
 
     def __init__(self, script: Path, home: Path, num_ranks: int, *options: str, **plan: Any) -> None:
         self.home = home
@@ -53,34 +53,34 @@ class Job:
         )
 
     def notes(self, kind: str) -> Iterator[tuple[int, str]]:
-        """Yield the records of one kind, each with its rank."""
+        """Yield the notes of one kind, each with its rank."""
         for path in sorted(self.home.glob("rank-*")):
             for line in path.read_text().splitlines():
                 if line.startswith(f"{kind} "):
                     yield int(path.name.removeprefix("rank-")), line.removeprefix(f"{kind} ")
 
     def events(self, rank: int) -> list[str]:
-        """Return the ids of the events of a rank."""
+        """Return the ids of the events that a rank triggered."""
         return [event for noted, event in self.notes("event") if noted == rank]
 
     def processes(self) -> list[int]:
-        """Return all running processes of the job: the launcher, the ranks, and what they have started."""
+        """Return the ids of all running processes of the job: launcher, ranks, and their children."""
         mark, found = f"{_MARK}={self.home}".encode(), []
         for path in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):  # it may have ended, or belong to another user
+            with contextlib.suppress(OSError):  # it may exit at any time, or belong to another user
                 if mark in path.read_bytes().split(b"\0"):
                     found.append(int(path.parent.name))
         return found
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds."""
+        """Wait until a condition holds; fail after 120 seconds."""
         deadline = time.monotonic() + 120
         while not condition():
             assert time.monotonic() < deadline, (self.home / "output").read_text()
             time.sleep(0.02)
 
     def end(self) -> Outcome:
-        """Wait for the end of all ranks and of torchrun."""
+        """Wait until all ranks and torchrun have exited."""
         gone_at: list[float] = []
         watch = threading.Thread(target=lambda: gone_at.append(self._wait_for_ranks()))
         watch.start()
@@ -94,7 +94,7 @@ class Job:
         return Outcome(status, (self.home / "output").read_text(), gone_at[0] - happened_at)
 
     def _wait_for_ranks(self) -> float:
-        """Return the time at which the last rank was gone, which is before the end of torchrun."""
+        """Wait until the last rank has exited, which is before torchrun does; return the time."""
         have_begun = False
         while True:
             are_running = any(is_running(int(pid)) for _, pid in self.notes("pid"))
@@ -105,14 +105,14 @@ class Job:
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process runs; a zombie does not."""
+    """Return whether a process exists and is not a zombie."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process."""
+    """Return the ids of the child processes of a process."""
     with contextlib.suppress(OSError):
         tasks = Path(f"/proc/{pid}/task").iterdir()
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
