@@ -1,7 +1,8 @@
 """Compares the time and memory of the catalogue compiler with glean_parser and datamodel-code-generator.
 
-Whole processes are measured, from start to exit, in turn: each program once, then each again, so that a machine that gets
-busier or hotter affects all of them. Bytecode is cached, as after an installation. Writes docs/benchmarks/codegen.md.
+Whole processes are measured, from start to exit, in turn: each program once, then each again, so that a machine that
+gets busier or hotter affects all of them. Bytecode is cached, as after an installation. Writes
+docs/benchmarks/codegen.md.
 """
 
 import argparse

@@ -112,7 +112,8 @@ def test_a_module_that_ends_the_process_is_reported(small: Workspace, number: in
     assert (status, output) == (
         1,
         (
-            f"catalogue.yaml: error[import-error]: importing the generated modules ended the process with status {number}\n"
+            "catalogue.yaml: error[import-error]: "
+            f"importing the generated modules ended the process with status {number}\n"
             "out\n   no module that they mention may end the process when it is imported\n"
         ),
     )
