@@ -175,6 +175,33 @@ def test_a_failure_half_way_leaves_all_as_it_was(
     assert small.run("check")[0] == 0
 
 
+def test_a_failure_half_way_leaves_what_somebody_else_has_written(
+    small: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what this run has changed is restored, and only what it has staged is cleared away."""
+    small.run("generate")
+    small.write(SMALL.replace("doc: ", "doc: Now "))
+    before, replace = small.files(), Path.replace
+    replaced: list[Path] = []
+
+    def fail_in_the_end(path: Path, target: Path) -> Path:
+        if len(replaced) == 2:
+            replaced[0].write_text("somebody else's\n")
+            small.write("staged by somebody else\n", "shop/events/.sale.py.1-abc.d9d-new")
+            raise OSError(28, "No space left on device", str(target))
+        replaced.append(target)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail_in_the_end)
+    assert small.run("generate")[0] == 1
+    theirs = str(replaced[0])
+    assert small.files() == {
+        **before,
+        theirs: b"somebody else's\n",
+        "shop/events/.sale.py.1-abc.d9d-new": b"staged by somebody else\n",
+    }
+
+
 NEW_LOOP = """\
   rent:
     doc: Events of a rental.
