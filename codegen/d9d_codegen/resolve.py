@@ -522,17 +522,20 @@ class Resolver:
 
     def _why(self, module: str, name: str) -> str:
         """Return why a name that somebody can see does not exist when a module is imported."""
-        text, location = self._text(module), self.find(module)
+        text = self._text(module)
         if text and name in text.names.deleted:
             return "the module deletes it"
         if text and name in text.names.imported:
             return self._why(*text.names.imported[name])
         if text and name in text.names_for_checkers:
             return "only type checkers see it"
+        return "only the stub has it" if name in self._names_in_stub(module) else ""
+
+    def _names_in_stub(self, module: str) -> set[str]:
+        """Return the names in the stub of a module that also has a source, or that is a stub alone."""
+        location = self.find(module)
         stub = (location.stub or f"{(location.file or '').removesuffix('.py')}.pyi") if location else ""
-        if _is_file(stub) and name in _all_of(ModuleText(read_module(stub), module, is_stub=True)):
-            return "only the stub has it"
-        return ""
+        return _all_of(ModuleText(read_module(stub), module, is_stub=True)) if _is_file(stub) else set()
 
     def origin(self, path: str) -> object:
         """Return the standard-library object that a path stands for, by whatever names; None where it is none."""
@@ -664,6 +667,9 @@ class Resolver:
 
     def _may_answer(self, module: str, name: str) -> bool:
         """Return whether a module with `__getattr__` may provide a name, which is not close to one that it defines."""
+        described = self._names_in_stub(module)
+        if described:  # a stub next to the source lists what `__getattr__` provides
+            return name in described
         text = self._text(module)
         is_mentioned = text is not None and text.mentions(name)
         return is_mentioned or closest(name, self._all_names(module), _CLOSE) is None
@@ -680,7 +686,8 @@ class Resolver:
             return set()
         seen.add(module)
         names = text.names
-        return {*names.defined, *names.imported}.union(*(self._names(star, seen) for star in names.stars))
+        described = self._names_in_stub(module) if names.is_open else set[str]()
+        return {*names.defined, *names.imported, *described}.union(*(self._names(star, seen) for star in names.stars))
 
     def _below(self, package: str) -> set[str]:
         """Return the modules in a package, or at the top level."""
