@@ -72,7 +72,7 @@ def test_windows_line_ends_and_a_byte_order_mark_move_no_place(empty: Workspace)
     assert [line for line in output.splitlines() if "error[" in line] == expected
 
 
-def test_a_error_within_a_long_text_points_at_its_beginning(empty: Workspace) -> None:
+def test_an_error_within_a_long_text_points_at_its_beginning(empty: Workspace) -> None:
     """A type that is written below `>-` is reported where it begins."""
     folded = SMALL.replace(
         "          step: {type: int, doc: The step's index.}",

@@ -61,7 +61,7 @@ def test_pages_move_when_a_second_catalogue_comes(small: Workspace) -> None:
     assert small.run("check")[0] == 0
 
 
-def test_a_error_of_one_catalogue_keeps_all_files_as_they_were(both: Workspace) -> None:
+def test_an_error_of_one_catalogue_keeps_all_files_as_they_were(both: Workspace) -> None:
     """Either every output of every catalogue is written, or none."""
     both.write(SMALL.replace("phase: opening", "phase: openning"))
     before = both.files()
