@@ -306,8 +306,8 @@ def _is_within(root: Path, path: Path) -> bool:
 
 def _refuse_outside(root: Path, path: Path) -> None:
     if os.path.islink(path) or not _is_within(root, path.parent):  # noqa: PTH114 -- Path raises where it is too long
-        message = "a symbolic link leads out of the project, or to another file"
-        raise DiagnosticError([Diagnostic(path, "outside-project", message, "replace the link by a file or folder")])
+        message = "the path is a symbolic link, or leads out of the project through one"
+        raise DiagnosticError([Diagnostic(path, "outside-project", message, "replace the link with a file or folder")])
 
 
 def _read(path: Path) -> bytes | None:

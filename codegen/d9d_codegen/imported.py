@@ -56,7 +56,7 @@ def _compared(context: Any, fields: Mapping[str, str]) -> Iterator[tuple[str | N
         return
     found = [field.name for field in dataclasses.fields(context)]
     for name in [name for name in fields if name not in found]:
-        yield name, "is not a field in the imported module"
+        yield name, "does not exist in the imported module"
     for name in [name for name in found if name not in fields]:
         yield None, f"has a field {name} in the imported module"
     try:
@@ -68,7 +68,7 @@ def _compared(context: Any, fields: Mapping[str, str]) -> Iterator[tuple[str | N
         expected = parse_type(fields[name]).evaluate(_look_up)
         expected = type(None) if expected is None else expected
         if hints.get(name) != expected:
-            yield name, f"is {hints.get(name)!r} in the imported module, not {expected!r}"
+            yield name, f"has the type {hints.get(name)!r} in the imported module, not {expected!r}"
 
 
 def _look_up(path: str) -> Any:

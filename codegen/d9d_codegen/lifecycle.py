@@ -133,7 +133,8 @@ class Lifecycle:
             last = event_id
             seen.add(event_id)
         if complete and state not in self.ends and last not in self.final:
-            return f"the run ends after {self._named(last) if last else 'no event'}: expected {self._expected(state)}"
+            so_far = f"ends after {self._named(last)}" if last else "has no events"
+            return f"the run {so_far}: expected {self._expected(state)}"
         return None
 
     def _violation(self, event_id: str, state: str, last: str, seen: set[str]) -> str | None:

@@ -116,7 +116,7 @@ class _Settings:
         except FileNotFoundError:
             settings = {}
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise self.refused(f"the file cannot be read: {error}", "correct it") from None
+            raise self.refused(f"the file cannot be read: {error}", "correct the file, or its permissions") from None
         line_length = _value(settings, "tool", "ruff", "line-length")
         self.line_length = line_length if isinstance(line_length, int) else _DEFAULT_LINE_LENGTH
         self._own = _value(settings, "tool", "d9d")
@@ -311,7 +311,7 @@ def _read(settings: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise _refused(settings, f"the file cannot be read: {error}", "correct it") from None
+        raise _refused(settings, f"the file cannot be read: {error}", "correct the file, or its permissions") from None
 
 
 def _package(settings: str | None, path: Path) -> str:
@@ -319,7 +319,9 @@ def _package(settings: str | None, path: Path) -> str:
     try:
         project = tomllib.loads(settings or "").get("project", {})
     except tomllib.TOMLDecodeError as error:
-        raise _refused(path.parent / "pyproject.toml", f"the file cannot be read: {error}", "correct it") from None
+        raise _refused(
+            path.parent / "pyproject.toml", f"the file cannot be read: {error}", "correct the file, or its permissions"
+        ) from None
     given = project.get("name") if isinstance(project, dict) else None
     name = given if isinstance(given, str) else path.absolute().parent.name
     package = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -169,7 +169,9 @@ class _Composer:
 
     def _refuse_extras(self, event: yaml.NodeEvent) -> None:
         for rule, remedy in _extras(event):
-            self._diagnostics.add(rule, self._span(event), f"YAML {rule.split('-')[1]} in a catalogue", remedy)
+            self._diagnostics.add(
+                rule, self._span(event), f"a catalogue must not contain a YAML {rule.split('-')[1]}", remedy
+            )
 
     def _node(self, event: yaml.NodeEvent) -> Node:
         span = self._span(event)
@@ -218,16 +220,16 @@ class _Composer:
                 "duplicate-key",
                 key,
                 f'the key "{key}" is repeated',
-                f"it is first given on line {firsts[key].span.line}",
+                f"remove one of the two: the first is on line {firsts[key].span.line}",
             )
 
 
 def _extras(event: yaml.NodeEvent) -> Iterator[tuple[str, str]]:
     if isinstance(event, yaml.AliasEvent):
-        yield "yaml-alias", "write the value out"
+        yield "yaml-alias", "write the value here again"
         return
     if event.anchor:
-        yield "yaml-anchor", "remove it: a catalogue has no aliases"
+        yield "yaml-anchor", "remove it: only an alias would need it"
     if getattr(event, "tag", None):
         yield "yaml-tag", "remove it: every value is text, a boolean, a number, a list or a mapping"
 
@@ -247,7 +249,9 @@ def read(path: Path) -> Source:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise _unreadable(path, f"the file cannot be read: {reason}", "check its path and permissions") from None
     if len(content) > _MAX_BYTES:
-        raise _unreadable(path, f"the file is larger than {_MAX_BYTES >> 20} MiB", "name a catalogue, or split it")
+        raise _unreadable(
+            path, f"the file is larger than {_MAX_BYTES >> 20} MiB", "check that this is a catalogue, or split it"
+        )
     try:
         return Source(path, content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -200,7 +200,10 @@ def _check_scalar(key: Text, node: Node, expected: Value, diagnostics: Diagnosti
         diagnostics.add("empty-text", node.text, f'"{key}" is empty', "write some text")
     elif not node.text.isprintable() and any(map(is_forbidden, node.text)):
         diagnostics.add(
-            "control-character", node.text, f'"{key}" contains a character that cannot be shown', "remove it"
+            "control-character",
+            node.text,
+            f'"{key}" contains the unprintable character U+{ord(next(filter(is_forbidden, node.text))):04X}',
+            "remove it",
         )
     elif expected.choices and node.text not in expected.choices:
         remedy = suggestion(node.text, expected.choices, f"use {' or '.join(expected.choices)}")

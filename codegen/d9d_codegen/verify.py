@@ -84,7 +84,7 @@ def _mentions(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, Span]
 
 _OPTIONS: Final = ("--output=json", "--follow-imports=silent", "--no-error-summary", "--show-column-numbers")
 _MISSING: Final = "No module named mypy"
-_CHANGED: Final = "a type or a module that it mentions changes what the dataclass has: use another one"
+_CHANGED: Final = "importing a module that its types come from changes this class: use types of another module"
 
 
 def typecheck(paths: Sequence[Path]) -> int:
@@ -151,7 +151,7 @@ def _import_diagnostics(catalogue: Catalogue, project: Project) -> Iterator[Diag
         differences = None
     if differences is None:
         message = f"importing the generated modules ended the process with status {result.returncode}"
-        remedy = "no module that they mention may end the process when it is imported"
+        remedy = "a module that they import ends the process: remove what does so, such as a call of `sys.exit`"
         yield Diagnostic(catalogue.source.path, "import-error", message, remedy, detail=result.stderr.strip())
         return
     for difference in differences:

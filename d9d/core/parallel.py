@@ -110,9 +110,9 @@ def _shard_expert(name: str, parameter: nn.Parameter, dist_context: DistributedC
     if num_experts == 0 or num_experts % num_processes:
         fitting = [str(number) for number in range(1, num_experts + 1) if num_experts % number == 0]
         raise ConfigurationError(
-            f"expert_parallel={num_processes} does not divide the first dimension of {name}, a parameter of shape "
-            f"{list(parameter.shape)}, which must be that of the experts: use "
-            f"{' or '.join(fitting) or 'stacked parameters'}"
+            f"the parameter {name} has the shape {list(parameter.shape)}, whose first dimension must be the number of "
+            f"experts, and a multiple of expert_parallel={num_processes}: "
+            + (f"set expert_parallel to {' or '.join(fitting)}" if fitting else "stack the weights of the experts")
         )
     mesh = dist_context.mesh_for("expert")["expert_parallel"]
     # All processes have the same full weights, or have them on the meta device: nothing has to be sent.

@@ -40,7 +40,8 @@ def test_a_bad_catalogue_ends_every_command_with_1(small: Workspace, command: st
     status, output = small.run(command)
     assert status == 1
     assert output == (
-        'catalogue.yaml:24:18: error[unknown-context]: event EVENT_SALE_OPENED names context "EventDyaContext"\n'
+        "catalogue.yaml:24:18: error[unknown-context]: "
+        'event EVENT_SALE_OPENED names the unknown context "EventDyaContext"\n'
         "   24 |         context: EventDyaContext\n"
         "      |                  ^^^^^^^^^^^^^^^\n"
         '   did you mean "EventDayContext"?\n'
@@ -86,7 +87,7 @@ def test_errors_as_json(small: Workspace) -> None:
             "column": 18,
             "length": 15,
             "rule": "unknown-context",
-            "message": 'event EVENT_SALE_OPENED names context "EventDyaContext"',
+            "message": 'event EVENT_SALE_OPENED names the unknown context "EventDyaContext"',
             "remedy": 'did you mean "EventDayContext"?',
             "detail": "",
         }
@@ -100,7 +101,7 @@ def test_errors_as_commands_of_github(small: Workspace) -> None:
     assert status == 1
     assert output == (
         "::error file=catalogue.yaml,title=unknown-context,line=24,col=18,endColumn=33::"
-        'event EVENT_SALE_OPENED names context "EventDyaContext"; did you mean "EventDayContext"?\n'
+        'event EVENT_SALE_OPENED names the unknown context "EventDyaContext"; did you mean "EventDayContext"?\n'
     )
 
 

@@ -231,7 +231,7 @@ def test_a_block_between_events_that_are_no_pair_is_refused(small: Workspace) ->
         small, "    with bus.bounded(EVENT_SALE_CUSTOMER_PRE, EVENT_SALE_CLOSED, step):\n        pass\n"
     )
     assert (
-        "not-a-pair: EVENT_SALE_CUSTOMER_PRE and EVENT_SALE_CLOSED are not the two sides of one moment" in diagnostics
+        "not-a-pair: EVENT_SALE_CUSTOMER_PRE and EVENT_SALE_CLOSED do not begin and end the same block" in diagnostics
     )
 
 

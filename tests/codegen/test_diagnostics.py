@@ -79,7 +79,7 @@ def test_an_error_within_a_long_text_points_at_its_beginning(empty: Workspace) -
         "          step:\n            type: >-\n              int |\n              itn\n            doc: The step.",
     )
     assert empty.refused(folded) == [
-        'catalogue.yaml:11:19: error[unknown-name]: the type of field step names "itn"',
+        'catalogue.yaml:11:19: error[unknown-name]: the type of field step names the unknown type "itn"',
     ]
 
 

@@ -216,7 +216,7 @@ def test_a_change_is_reported_with_both_positions(empty: Workspace) -> None:
     status, output = empty.run("diff", "old.yaml", "new.yaml")
     assert status == 1
     assert output.splitlines() == [
-        'new.yaml:11:24: error[type-widened]: the type of step is "int | None", and was "int"',
+        'new.yaml:11:24: error[type-widened]: the type of step was "int" and is now "int | None"',
         "   11 |           step: {type: int | None, doc: The step's index.}",
         "      |                        ^^^^^^^^^^",
         "old.yaml:10:24: before",

@@ -113,8 +113,11 @@ def test_a_module_that_ends_the_process_is_reported(small: Workspace, number: in
         1,
         (
             "catalogue.yaml: error[import-error]: "
-            f"importing the generated modules ended the process with status {number}\n"
-            "out\n   no module that they mention may end the process when it is imported\n"
+            f"importing the generated modules ended the process with status {number}
+"
+            "out
+   a module that they import ends the process: remove what does so, such as a call of `sys.exit`
+"
         ),
     )
 

@@ -140,7 +140,7 @@ def test_other_runs_are_refused_with_a_message(shop: Lifecycle, run: str, messag
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("", "the run ends after no event: expected <opened>"),
+        ("", "the run has no events: expected <opened>"),
         ("opened locked", "the run ends after <locked>: expected <left>"),
         ("opened locked count.pre", "the run ends after <count.pre>: expected <left>"),
     ],

@@ -172,10 +172,11 @@ def test_optimizers_that_cannot_skip_with_sharded_parameters_are_refused() -> No
     first, second = run_on_ranks(2, refusals)
 
     assert first == second
+    needs = "non_finite_gradients='skip' needs fused=True, with which"
     remedy = "use torch.optim.AdamW(…, fused=True), or set non_finite_gradients='allow'"
-    of_groups = "and plain ones in one group, as in group 1 of AdamW: put them into two groups"
+    of_groups = "and plain ones in one group, as in group 1: put them into two groups"
     assert first == [
-        f"non_finite_gradients='skip': torch's fused SGD does not accept sharded parameters (DTensor): {remedy}",
-        f"non_finite_gradients='skip': torch's fused Adagrad does not accept sharded parameters (DTensor): {remedy}",
-        f"non_finite_gradients='skip': torch's fused optimizers do not accept sharded parameters (DTensor) {of_groups}",
+        f"{needs} SGD does not support sharded parameters (DTensor): {remedy}",
+        f"{needs} Adagrad does not support sharded parameters (DTensor): {remedy}",
+        f"{needs} AdamW does not support sharded parameters (DTensor) {of_groups}",
     ]

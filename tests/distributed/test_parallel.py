@@ -216,6 +216,6 @@ def test_experts_that_do_not_divide_are_refused() -> None:
         shard_experts(Experts(), context)
 
     assert str(raised.value) == (
-        "expert_parallel=3 does not divide the first dimension of stacked, a parameter of shape [4, 6, 6], which must "
-        "be that of the experts: use 1 or 2 or 4"
+        "the parameter stacked has the shape [4, 6, 6], whose first dimension must be the number of experts, and a "
+        "multiple of expert_parallel=3: set expert_parallel to 1 or 2 or 4"
     )

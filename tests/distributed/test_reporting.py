@@ -246,7 +246,7 @@ def test_an_error_on_one_rank_is_raised_on_all() -> None:
     first, second = run_on_ranks(2, refusal, ReservedOnOneRank(), None)
 
     assert first == second
-    assert "names a metric 'loss', a name that the loop uses" in first
+    assert "names a metric 'loss', but the loop reports 'loss' itself" in first
 
 
 def test_a_file_that_the_main_process_cannot_write_is_refused_on_all_ranks(tmp_path: Path) -> None:

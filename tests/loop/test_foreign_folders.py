@@ -109,7 +109,7 @@ def test_the_lock_is_never_a_file_of_the_user(
         every_step_of(every_step)
 
     assert str(caught.value) == (
-        f"{every_step.folder / '.lock'} is {kind}, which no job of d9d has made: remove it and run again"
+        f"{every_step.folder / '.lock'} is {kind}, so it is not the lock file of a d9d job: remove it and run again"
     )
     assert is_untouched(precious)
 

@@ -223,7 +223,9 @@ def test_skipping_with_dampening_is_refused() -> None:
     """SGD with dampening is refused: torch decides on the host whether a step is the first, which has no dampening."""
     provider = fused(torch.optim.SGD, momentum=0.9, dampening=0.1)
 
-    with pytest.raises(ConfigurationError, match="cannot skip its first step with momentum and dampening: set d"):
+    with pytest.raises(
+        ConfigurationError, match="SGD cannot skip its first step if it has momentum and dampening: set d"
+    ):
         configure_training(training_config(non_finite_gradients="skip"), optimizer_provider=provider)
 
 

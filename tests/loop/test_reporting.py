@@ -323,7 +323,7 @@ def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     provider = ToyModelProvider()
 
-    with pytest.raises(ConfigurationError, match=r"not installed: pip install 'd9d-hooks\[tensorboard\]'"):
+    with pytest.raises(ConfigurationError, match=r"not installed: run `pip install 'd9d-hooks\[tensorboard\]'`"):
         configure_training(training_config(reporting=reporting_to(None, tensorboard=tmp_path)), model_provider=provider)
     assert provider.num_built == 0
 
@@ -336,7 +336,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, field: str) -
     reporting = ReportingConfig(progress_bar=False, **settings)
 
     with pytest.raises(
-        ConfigurationError, match=rf"reporting.{field}=.*file/x cannot be written: set it to a .*, or to None"
+        ConfigurationError, match=rf"reporting.{field}=.*file/x is not .*: set it to another .*, or to None"
     ):
         configure_training(training_config(reporting=reporting))
 
@@ -344,7 +344,8 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, field: str) -
 def test_a_folder_is_refused_as_file_for_lines(tmp_path: Path) -> None:
     """This happens before the model is built."""
     with pytest.raises(
-        ConfigurationError, match=r"reporting.json_lines=.* is not a file: set it to a file, or to None"
+        ConfigurationError,
+        match=r"reporting.json_lines=.* is not a regular file: set it to the path of a file, or to None",
     ):
         configure_training(training_config(reporting=reporting_to(tmp_path)))
 
@@ -364,8 +365,11 @@ METRIC = SumMetric(torch.device("cpu"))
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        ({"loss": METRIC}, "names a metric 'loss', a name that the loop uses: use none of gradient_norm, "),
-        ({"learning_rate/x": METRIC}, "names a metric 'learning_rate/x', a name that the loop uses"),
+        (
+            {"loss": METRIC},
+            "names a metric 'loss', but the loop reports 'loss' itself: choose a name other than gradient_norm, ",
+        ),
+        ({"learning_rate/x": METRIC}, "names a metric 'learning_rate/x', but the loop reports 'learning_rate' itself"),
         ({"": METRIC}, "names a metric '': use a string that is not empty"),
         ({3: METRIC}, "names a metric 3: use a string"),
         (

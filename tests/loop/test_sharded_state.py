@@ -48,7 +48,9 @@ def test_an_optimizer_with_a_parameter_outside_of_the_model_is_refused() -> None
     model = two_layers()
     optimizer = torch.optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(7))], lr=0.1)
 
-    with pytest.raises(StateError, match=r"a parameter of shape \[7\] \(param_groups/0/4\) that is not in the model"):
+    with pytest.raises(
+        StateError, match=r"a parameter, param_groups\[0\]\['params'\]\[4\] of shape \[7\], that is not in the model"
+    ):
         OptimizerState(optimizer, ModelState([model])).state_dict()
 
 

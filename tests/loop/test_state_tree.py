@@ -171,7 +171,7 @@ def test_mappings_become_dicts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"task": {"seen": {1}}}, "'task/seen' is a set, which a checkpoint cannot hold: state consists of tensors, "),
+        ({"task": {"seen": {1}}}, "'task/seen' is a set, which a checkpoint cannot hold: convert it to tensors, "),
         ({"task": [0, [b"raw"]]}, "'task/1/0' is a bytes, which"),
         ({"task": (1j,)}, "'task/0' is a complex, which"),
         ({"task": {"when": Path()}}, "'task/when' is a PosixPath, which"),
@@ -179,7 +179,7 @@ def test_mappings_become_dicts(tmp_path: Path) -> None:
         ({"task": {True: 3}}, "the dict at 'task' has the key True: keys must be strings or integers"),
         (
             {"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)},
-            "two tensors have the path 'a/b': rename one of the keys",
+            "two tensors have the same path, 'a/b', which joins their keys with '/': rename a key",
         ),
     ],
 )

@@ -48,8 +48,12 @@ def _disorders(sites: Sites) -> Iterator[Diagnostic]:
 def _unpaired(order: Order, sites: Sites) -> Iterator[Diagnostic]:
     for pre, post in sites.unpaired:
         other = (order.other_side(pre.event) or "").rpartition(".")[2]
-        instead = f"the other side of {pre.name} is {other}" if other else f"{pre.name} is not a side of a pair"
-        message = f"{pre.name} and {post.name} are not the two sides of one moment"
+        instead = (
+            f"use {other} with {pre.name}"
+            if other
+            else f"{pre.name} has no counterpart: use `trigger` instead of `bounded`"
+        )
+        message = f"{pre.name} and {post.name} do not begin and end the same block"
         yield _diagnostic("not-a-pair", post, message, instead)
 
 

@@ -91,12 +91,16 @@ def _read(path: Path) -> PythonFile:
         line, column = error.lineno or 1, max(1, error.offset or 1)
         source = Source(path, text)
         diagnostic = Diagnostic(
-            path, "bad-python", f"the file does not parse: {error.msg}", "correct it", Span(line, column, 1)
+            path, "bad-python", f"the file does not parse: {error.msg}", "correct the syntax", Span(line, column, 1)
         )
         raise DiagnosticError([_with_line(diagnostic, source.line(line))]) from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DiagnosticError(
-            [Diagnostic(path, "bad-python", f"the file cannot be read: {error}", "correct it")]
+            [
+                Diagnostic(
+                    path, "bad-python", f"the file cannot be read: {error}", "correct the file, or its permissions"
+                )
+            ]
         ) from None
     parts = _module_parts(path)
     is_package = path.name == "__init__.py"

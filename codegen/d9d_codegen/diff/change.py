@@ -41,43 +41,45 @@ KINDS: Final = {
         Effect.HANDLERS, "handlers take the old context: keep it, or add a new event and deprecate this one"
     ),
     "context-removed": Kind(Effect.HANDLERS, f"handlers annotated with it can no longer be imported: {_DEPRECATE}"),
-    "default-added": Kind(Effect.COMPATIBLE, "triggers may now omit the field"),
-    "default-changed": Kind(Effect.COMPATIBLE, "triggers that omit the field now use the new default"),
-    "default-removed": Kind(Effect.TRIGGERS, "triggers that omit the field fail: keep a default"),
+    "default-added": Kind(Effect.COMPATIBLE, "code that triggers the event may now omit the field"),
+    "default-changed": Kind(Effect.COMPATIBLE, "code that omits the field now gets the new default"),
+    "default-removed": Kind(Effect.TRIGGERS, "code that omits the field fails: keep a default"),
     "deprecated": Kind(Effect.COMPATIBLE, "it still works, with a warning"),
     "documentation-changed": Kind(Effect.COMPATIBLE, "nothing has to change"),
     "event-added": Kind(Effect.COMPATIBLE, "nothing has to change"),
-    "event-removed": Kind(
-        Effect.HANDLERS, f"its handlers can no longer be imported, and nothing can trigger it: {_DEPRECATE}"
-    ),
-    "field-added": Kind(Effect.COMPATIBLE, "triggers may omit it"),
-    "field-removed": Kind(Effect.HANDLERS, f"handlers that read it fail, and so do triggers that set it: {_DEPRECATE}"),
-    "field-required": Kind(Effect.TRIGGERS, "triggers that do not set it fail: give it a default"),
+    "event-removed": Kind(Effect.HANDLERS, f"code that handles or triggers it can no longer import it: {_DEPRECATE}"),
+    "field-added": Kind(Effect.COMPATIBLE, "code that triggers the event may omit it"),
+    "field-removed": Kind(Effect.HANDLERS, f"handlers that read it fail, and so does code that sets it: {_DEPRECATE}"),
+    "field-required": Kind(Effect.TRIGGERS, "code that does not set it fails: give it a default"),
     "id-changed": Kind(
         Effect.HANDLERS,
-        "what refers to the event by its id no longer finds it: keep the id, or add a new event and deprecate this one",
+        "code that looks it up by its id no longer finds it: keep the id, or add a new event and deprecate this one",
     ),
     "module-added": Kind(Effect.COMPATIBLE, "nothing has to change"),
     "module-removed": Kind(Effect.HANDLERS, "importing it fails: deprecate its contents first"),
-    "occurrence-changed": Kind(Effect.LIFECYCLE, "runs may show the event more or less often than before"),
-    "order-changed": Kind(Effect.LIFECYCLE, "runs show the event at another position"),
+    "occurrence-changed": Kind(Effect.LIFECYCLE, "a run may trigger the event more or less often than before"),
+    "order-changed": Kind(Effect.LIFECYCLE, "a run triggers the event at another point"),
     "package-changed": Kind(Effect.HANDLERS, "every import of an event or a context fails: keep the package"),
-    "phase-added": Kind(Effect.LIFECYCLE, "runs have one more phase"),
-    "phase-changed": Kind(Effect.LIFECYCLE, "runs show the phase more or less often than before"),
-    "phase-moved": Kind(Effect.LIFECYCLE, "runs show the phases in another order"),
-    "phase-of-event-changed": Kind(Effect.LIFECYCLE, "runs show the event in another phase"),
-    "phase-removed": Kind(Effect.LIFECYCLE, "runs have one phase less"),
+    "phase-added": Kind(Effect.LIFECYCLE, "a run has one more phase"),
+    "phase-changed": Kind(Effect.LIFECYCLE, "a run may go through the phase more or less often than before"),
+    "phase-moved": Kind(Effect.LIFECYCLE, "a run goes through the phases in another order"),
+    "phase-of-event-changed": Kind(Effect.LIFECYCLE, "a run triggers the event in another phase"),
+    "phase-removed": Kind(Effect.LIFECYCLE, "a run has one phase less"),
     "replacement-changed": Kind(
-        Effect.HANDLERS, "the old name now means something else: keep the replacement, or remove the name"
+        Effect.HANDLERS,
+        "code that uses the old name now gets something else: keep its `replaced_by`, or remove the old name",
     ),
     "stability-changed": Kind(Effect.COMPATIBLE, "nothing has to change"),
     "type-changed": Kind(
-        Effect.BOTH, "handlers and triggers both expect the old type: add a new field, and deprecate this one"
+        Effect.BOTH,
+        "handlers and code that triggers the event expect the old type: add a new field, and deprecate this one",
     ),
-    "type-narrowed": Kind(Effect.TRIGGERS, "triggers may pass what is no longer allowed: keep the wider type"),
-    "type-respelt": Kind(Effect.COMPATIBLE, "it means the same"),
+    "type-narrowed": Kind(
+        Effect.TRIGGERS, "code that triggers the event may pass values that are no longer allowed: keep the wider type"
+    ),
+    "type-respelt": Kind(Effect.COMPATIBLE, "it means the same type as before"),
     "type-widened": Kind(
-        Effect.HANDLERS, "handlers may receive what they do not expect: keep the narrower type, or add a field"
+        Effect.HANDLERS, "handlers may receive values that they do not expect: keep the narrower type, or add a field"
     ),
     "undeprecated": Kind(Effect.COMPATIBLE, "nothing has to change"),
 }

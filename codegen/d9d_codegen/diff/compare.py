@@ -94,7 +94,7 @@ def status_changes(
         yield Change("undeprecated", f"{new.name} is no longer deprecated", before.position(was.key), here[1])
     if old.status.stability != new.status.stability:
         was_stability, now_stability = (each.status.stability or "unspecified" for each in (old, new))
-        message = f"the stability of {new.name} is {now_stability}, and was {was_stability}"
+        message = f"the stability of {new.name} was {was_stability} and is now {now_stability}"
         yield Change("stability-changed", message, *here)
     note = (was.since, was.replaced_by, was.note) if was else None
     says_else = now and was and note != (now.since, now.replaced_by, now.note)
@@ -102,7 +102,7 @@ def status_changes(
         places = before.position(old.doc), after.position(new.doc)
         yield Change("documentation-changed", f"the doc of {new.name} has changed", *places)
     elif says_else or old.status.since != new.status.since:
-        yield Change("documentation-changed", f"the version or deprecation of {new.name} has changed", *here)
+        yield Change("documentation-changed", f"`since` or `deprecated` of {new.name} has changed", *here)
 
 
 def replacement_changes(
@@ -129,7 +129,7 @@ def replacement_changes(
             itself = "itself" if stands_for == name else stands_for
             place = new[name].status.replaced_by or new[name].name
             places = before.position(stood_for), after.position(place)
-            message = f"{name} stands for {itself}, and stood for {stood_for}"
+            message = f"the deprecated {name} stood for {stood_for} and now stands for {itself}"
             yield Change("replacement-changed", message, *places, justification(entry.status))
 
 
@@ -162,7 +162,7 @@ def phase_changes(before: Version, after: Version, module: str) -> Iterator[Chan
 def occurrence(entry: Phase | EventSpec) -> str:
     """Return the flags of an entry, as declared."""
     flags = _PHASE_FLAGS if isinstance(entry, Phase) else _EVENT_FLAGS
-    return ", ".join(flag for flag in flags if getattr(entry, flag)) or "no flags"
+    return ", ".join(flag for flag in flags if getattr(entry, flag)) or "none"
 
 
 def moved(old: Sequence[str], new: Sequence[str]) -> list[str]:
@@ -193,7 +193,7 @@ def moved(old: Sequence[str], new: Sequence[str]) -> list[str]:
 def _flag_changes(before: Version, after: Version, old: Phase, new: Phase) -> Iterator[Change]:
     places = before.position(old.name), after.position(new.name)
     if occurrence(old) != occurrence(new):
-        message = f"the phase {new.name} has {occurrence(new)}, and had {occurrence(old)}"
+        message = f"the flags of phase {new.name} were {occurrence(old)} and are now {occurrence(new)}"
         yield Change("phase-changed", message, *places)
     if old.doc.strip() != new.doc.strip():
         doc_places = before.position(old.doc), after.position(new.doc)
@@ -241,7 +241,7 @@ def event_changes(before: Version, after: Version, module: str) -> Iterator[Chan
 
 
 def _renamed(before: Version, after: Version, old: EventSpec, new: EventSpec) -> Iterator[Change]:
-    message = f'the constant of "{new.id}" is {new.name}, and was {old.name}'
+    message = f'the constant of "{new.id}" was {old.name} and is now {new.name}'
     places = before.position(old.name), after.position(new.name)
     yield Change("constant-renamed", message, *places, justification(old.status, removal=True))
 
@@ -251,7 +251,7 @@ def _kept(before: Version, after: Version, module: str, old: EventSpec, new: Eve
     yield from status_changes(before, after, old, new)
     was, stands_for = event_target(old, before.modules[module]), event_target(new, after.modules[module])
     if was is old and stands_for is new and old.id != new.id:
-        message = f'the id of {new.name} is "{new.id}", and was "{old.id}"'
+        message = f'the id of {new.name} was "{old.id}" and is now "{new.id}"'
         yield Change("id-changed", message, before.position(old.id), after.position(new.id), justification(old.status))
     if was is old:  # the target of an alias is compared on its own
         yield from _content(before, after, module, old, stands_for)
@@ -262,14 +262,14 @@ def _content(before: Version, after: Version, module: str, old: EventSpec, new: 
     old_path = after.successor(before.context_path(before.modules[module], old.context))
     new_path = after.successor(after.context_path(after.modules[module], new.context))
     if old_path != new_path:
-        message = f'the context of {new.name} is "{new.context}", and was "{old.context}"'
+        message = f'the context of {new.name} was "{old.context}" and is now "{new.context}"'
         places = before.position(old.context), after.position(new.context)
         yield Change("context-changed", message, *places, justification(old.status))
     if old.phase != new.phase:
-        message = f"{new.name} belongs to phase {new.phase}, and belonged to {old.phase}"
+        message = f"{new.name} belonged to phase {old.phase} and now belongs to {new.phase}"
         yield Change("phase-of-event-changed", message, before.position(old.phase), after.position(new.phase))
     if occurrence(old) != occurrence(new):
-        message = f"{new.name} has {occurrence(new)}, and had {occurrence(old)}"
+        message = f"the flags of {new.name} were {occurrence(old)} and are now {occurrence(new)}"
         yield Change("occurrence-changed", message, before.position(old.name), after.position(new.name))
 
 
@@ -327,7 +327,7 @@ def _field_changes(pair: _ContextPair) -> Iterator[Change]:
         if field_target(field, old_context) is field:
             yield from _value_changes(pair, field, stands_for)
         elif stands_for is new[name] and stands_for.default is None:
-            message = f"{name} is now a field of its own, without a default"
+            message = f"{name} no longer has `replaced_by`, and has no default"
             places = before.position(field.name), after.position(stands_for.name)
             yield Change("field-required", message, *places, justification(old_context.status))
     for name, field in new.items():
@@ -350,7 +350,7 @@ def _value_changes(pair: _ContextPair, old: Field, new: Field) -> Iterator[Chang
     new_type = after.type_text(after.modules[module], new, after)
     kinds = {Relation.WIDENED: "type-widened", Relation.NARROWED: "type-narrowed", Relation.CHANGED: "type-changed"}
     found = relation(old_type, new_type)
-    message = f'the type of {new.name} is "{new.type.strip()}", and was "{old.type.strip()}"'
+    message = f'the type of {new.name} was "{old.type.strip()}" and is now "{new.type.strip()}"'
     places = before.position(old.type), after.position(new.type)
     if found in kinds:
         yield Change(kinds[found], message, *places, reason)
@@ -372,7 +372,7 @@ def _default_changes(pair: _ContextPair, old: Field, new: Field, reason: str | N
         message = f"{new.name} now has a default"
         yield Change("default-added", message, before.position(old.name), after.position(new.default))
     else:
-        message = f"the default of {new.name} is {new.default}, and was {old.default}"
+        message = f"the default of {new.name} was {old.default} and is now {new.default}"
         yield Change("default-changed", message, before.position(old.default), after.position(new.default))
 
 
@@ -430,7 +430,7 @@ def compare(old: Catalogue, new: Catalogue) -> list[Change]:
 def _package_changes(before: Version, after: Version) -> Iterator[Change]:
     old, new = before.catalogue.package, after.catalogue.package
     if old != new:
-        message = f'the package is "{new}", and was "{old}"'
+        message = f'the package was "{old}" and is now "{new}"'
         yield Change("package-changed", message, before.position(old), after.position(new))
 
 

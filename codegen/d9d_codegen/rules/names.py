@@ -72,10 +72,16 @@ def duplicate_name(catalogue: Catalogue) -> Iterator[Violation]:
             first = constants.setdefault(event.name, event.name)
             if first is not event.name:
                 message = f"the constant {event.name} is declared twice"
-                yield Violation(event.name, message, f"the first declaration is on line {first.span.line}")
+                yield Violation(
+                    event.name, message, f"rename or remove one of the two: the first is on line {first.span.line}"
+                )
             if event.name in contexts:
                 message = f"{event.name} is also the name of a context"
-                yield Violation(event.name, message, f"the context is on line {contexts[event.name].span.line}")
+                yield Violation(
+                    event.name,
+                    message,
+                    f"rename one of the two: the context is on line {contexts[event.name].span.line}",
+                )
 
 
 def reserved_name(catalogue: Catalogue) -> Iterator[Violation]:
@@ -159,7 +165,7 @@ def duplicate_id(catalogue: Catalogue) -> Iterator[Violation]:
         other = first.setdefault(event.id, event)
         if other is not event and not _mean_the_same(event, other, module):
             message = f'{event.name} has the id "{event.id}", which {other.name} already has'
-            yield Violation(event.id, message, f"the first one is on line {other.id.span.line}")
+            yield Violation(event.id, message, f"give it another id: line {other.id.span.line} has this one already")
 
 
 def _mean_the_same(event: EventSpec, other: EventSpec, module: Module) -> bool:

@@ -17,7 +17,7 @@ def unknown_phase(catalogue: Catalogue) -> Iterator[Violation]:
         phases = {str(phase.name): phase for phase in module.phases}
         for event in module.events:
             if event.phase and event.phase not in phases:
-                message = f'event {event.name} names phase "{event.phase}"'
+                message = f'event {event.name} names the unknown phase "{event.phase}"'
                 otherwise = f"the phases of {module.name} are {some_of(phases)}" if phases else "declare it"
                 yield Violation(event.phase, message, suggestion(event.phase, phases, otherwise))
 
@@ -42,7 +42,7 @@ def unknown_context(catalogue: Catalogue) -> Iterator[Violation]:
         scope = Scope(catalogue, module)
         for event in module.events:
             if event.context and scope.resolve(event.context) is None:
-                message = f'event {event.name} names context "{event.context}"'
+                message = f'event {event.name} names the unknown context "{event.context}"'
                 last = event.context.rpartition(".")[2]
                 elsewhere = [path for path in paths.get(last, ()) if path.endswith(f".{event.context}")]
                 known = elsewhere or (catalogue.contexts if "." in event.context else scope.names)

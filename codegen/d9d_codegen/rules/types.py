@@ -51,7 +51,7 @@ def unknown_name(catalogue: Catalogue) -> Iterator[Violation]:
                         continue
                     at = catalogue.source.within(field.type, name.offset, len(name.path))
                     known = catalogue.contexts if "." in name.path else [*BUILTINS, *scope.names]
-                    message = f'the type of field {field.name} names "{name.path}"'
+                    message = f'the type of field {field.name} names the unknown type "{name.path}"'
                     otherwise = "write its full dotted path, such as `torch.Tensor`"
                     yield Violation(at, message, suggestion(name.path, known, otherwise))
 

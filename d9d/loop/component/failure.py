@@ -255,8 +255,8 @@ def _find_cause(store: FailureStore) -> str:
     missing = store.unreported_ranks
     if not missing:
         return (
-            "all ranks have given up, and none of them hangs: either they started different collective operations, or "
-            "the network between them failed"
+            "every rank gave up waiting for the others, so none of them hangs: they started different collective "
+            "operations, or the network between them failed"
         )
     if not store.is_first_to_diagnose():
         time.sleep(_CAUSE_SECONDS)  # the first one prints the diagnosis, and the launcher ends the others

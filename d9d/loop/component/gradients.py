@@ -615,17 +615,18 @@ def _require_support(policy: str, optimizer: OptimizerProtocol) -> None:
     is_sharded = [{isinstance(parameter, DTensor) for parameter in group["params"]} for group in groups]
     if isinstance(optimizer, torch.optim.SGD | torch.optim.Adagrad) and any(True in kinds for kinds in is_sharded):
         raise ConfigurationError(
-            f"{setting}: torch's fused {name} does not accept sharded parameters (DTensor): {remedy}"
+            f"{setting} needs fused=True, with which {name} does not support sharded parameters (DTensor): {remedy}"
         )
     if isinstance(optimizer, torch.optim.Optimizer) and any(len(kinds) > 1 for kinds in is_sharded):
         raise ConfigurationError(
-            f"{setting}: torch's fused optimizers do not accept sharded parameters (DTensor) and plain ones in one "
-            f"group, as in group {[len(kinds) > 1 for kinds in is_sharded].index(True)} of {name}: put them into two "
+            f"{setting} needs fused=True, with which {name} does not support sharded parameters (DTensor) and plain "
+            f"ones in one group, as in group {[len(kinds) > 1 for kinds in is_sharded].index(True)}: put them into two "
             "groups"
         )
     if isinstance(optimizer, torch.optim.SGD) and any(group["momentum"] and group["dampening"] for group in groups):
         raise ConfigurationError(
-            f"{setting}: torch's fused SGD cannot skip its first step with momentum and dampening: set dampening=0"
+            f"{setting} needs fused=True, with which SGD cannot skip its first step if it has momentum and dampening: "
+            "set dampening=0"
         )
 
 

@@ -445,8 +445,9 @@ def _common_shapes(built: Sequence[BuildForwardInputsResult]) -> Shapes:
     other = next((number for number, kind in enumerate(kinds) if kind != kinds[0]), None)
     if other is not None:
         raise RuntimeError(
-            f"the micro-batches of a step differ in shape: the first has inputs of {kinds[0]}, number {other} of "
-            f"{kinds[other]}. A pipeline needs equal shapes within a step: pad all samples of a step to one size"
+            f"the inputs of the micro-batches of a step differ in shape or dtype: micro-batch 0 has {kinds[0]}, and "
+            f"micro-batch {other} has {kinds[other]}. A pipeline needs them to be equal: pad all samples of a step to "
+            "one size"
         )
     return kinds[0]
 

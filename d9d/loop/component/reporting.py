@@ -353,9 +353,9 @@ def _check_metrics(source: str, metrics: object) -> list[str]:
 def _name_problem(name: object) -> str | None:
     if not isinstance(name, str) or not name:
         return f"names a metric {name!r}: use a string that is not empty"
-    if name.split("/")[0] in RESERVED_NAMES:
+    if (first := name.split("/")[0]) in RESERVED_NAMES:
         reserved = ", ".join(sorted(RESERVED_NAMES))
-        return f"names a metric {name!r}, a name that the loop uses: use none of {reserved}, alone or before a slash"
+        return f"names a metric {name!r}, but the loop reports {first!r} itself: choose a name other than {reserved}"
     return None
 
 

@@ -299,22 +299,22 @@ def require_writable(config: ReportingConfig) -> None:
     if (path := config.json_lines) is not None:
         if path.exists() and not path.is_file():
             raise ConfigurationError(
-                f"reporting.json_lines={path} is not a file: set it to a file, or to None to write none"
+                f"reporting.json_lines={path} is not a regular file: set it to the path of a file, or to None"
             )
         if not _can_write(path):
             raise ConfigurationError(
-                f"reporting.json_lines={path} cannot be written: set it to a file that can, or to None to write none"
+                f"reporting.json_lines={path} is not writable by this process: set it to another path, or to None"
             )
     if (folder := config.tensorboard) is not None:
         if importlib.util.find_spec("tensorboard") is None:
             raise ConfigurationError(
-                f"reporting.tensorboard={folder} needs TensorBoard, which is not installed: "
-                "pip install 'd9d-hooks[tensorboard]', or set it to None"
+                f"reporting.tensorboard={folder} needs TensorBoard, which is not installed: run "
+                "`pip install 'd9d-hooks[tensorboard]'`, or set it to None"
             )
         if folder.is_file() or not _can_write(folder):
             raise ConfigurationError(
-                f"reporting.tensorboard={folder} cannot be written: set it to a folder that can, or to None to write "
-                "none"
+                f"reporting.tensorboard={folder} is not a folder that this process can write to: set it to another "
+                "folder, or to None"
             )
 
 

@@ -62,8 +62,12 @@ def _wrong_sides(pre: Expression, post: Expression, api: TypeChecker, indexes: I
     if first.id and second.id:
         if first.id == second.id:
             other = _counterpart(first.id)
-            remedy = f'the event with the id "{other}" as the other one' if other else "the event that ends the block"
-            return f'"bounded" gets {first} as both of its events: pass {remedy}'
+            remedy = (
+                f'the event with the id "{other}" as the other one'
+                if other
+                else "the event that ends the block as the second"
+            )
+            return f'"bounded" is given {first} twice: pass {remedy}'
         if _counterpart(first.id) != second.id and (_has_counterpart(first) or _has_counterpart(second)):
             counterparts = ", and ".join(_describe_counterpart(event) for event in (first, second))
             return (

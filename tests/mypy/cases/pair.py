@@ -60,8 +60,8 @@ def wrong_order(bus: EventBus, context: EventStepContext) -> None:
 
 
 def wrong_twice(bus: EventBus, context: EventStepContext) -> None:
-    # E[d9d-pair]: "bounded" gets EVENT_TRAIN_STEP_PRE ("train.step.pre") as both of its events: pass the event with the
-    #   id "train.step.post" as the other one
+    # E[d9d-pair]: "bounded" is given EVENT_TRAIN_STEP_PRE ("train.step.pre") twice: pass the event with the id
+    #   "train.step.post" as the other one
     with bus.bounded(EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_PRE, context):
         pass
 

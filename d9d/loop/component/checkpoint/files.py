@@ -394,7 +394,9 @@ class FolderLock:
             return False
 
     def _foreign_file_error(self, kind: str) -> CheckpointError:
-        return CheckpointError(f"{self._path} is {kind}, which no job of d9d has made: remove it and run again")
+        return CheckpointError(
+            f"{self._path} is {kind}, so it is not the lock file of a d9d job: remove it and run again"
+        )
 
     def _locked_error(self, content: bytes) -> CheckpointError:
         try:

@@ -249,8 +249,8 @@ class OptimizerState(ShardedState):
             for position, parameter in enumerate(group["params"]):
                 if parameter not in known:
                     raise StateError(
-                        f"the optimizer has a parameter of shape {list(parameter.shape)} "
-                        f"(param_groups/{number}/{position}) that is not in the model, so a checkpoint has no name for "
+                        f"the optimizer has a parameter, param_groups[{number}]['params'][{position}] of shape "
+                        f"{list(parameter.shape)}, that is not in the model, so a checkpoint has no name for "
                         "it: add it to the model"
                     )
         return [[known[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]

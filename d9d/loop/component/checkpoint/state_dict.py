@@ -167,7 +167,9 @@ def _split(state: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     match state:
         case torch.Tensor():
             if path in tensors:
-                raise StateError(f"two tensors have the path {path!r}: rename one of the keys")
+                raise StateError(
+                    f"two tensors have the same path, {path!r}, which joins their keys with '/': rename a key"
+                )
             tensors[path] = state.detach()
             return {"tensor": {"path": path, "dtype": dtype_name(state.dtype), "shape": list(state.shape)}}
         case None | bool() | int() | float() | str():
@@ -186,8 +188,8 @@ def _split(state: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
             return {"dict": items}
         case _:
             raise StateError(
-                f"{path!r} is a {type(state).__qualname__}, which a checkpoint cannot hold: state consists of tensors, "
-                "numbers, strings, booleans and None, in dicts, lists and tuples"
+                f"the state at {path!r} is a {type(state).__qualname__}, which a checkpoint cannot hold: convert it to "
+                "tensors, numbers, strings, booleans or None, in dicts, lists or tuples"
             )
 
 

@@ -278,8 +278,8 @@ class Checkpoint:
             versions = manifest.get("versions")
             writer = versions.get("d9d") if isinstance(versions, dict) else None
             return (
-                f"it has format {manifest['format']!r} and this version of d9d reads format {FORMAT}: use the d9d "
-                f"version that wrote it ({writer}), or another folder"
+                f"it has format {manifest['format']!r}, and this version of d9d reads format {FORMAT}: "
+                f"use {f'd9d {writer}, which wrote it,' if writer else 'the d9d that wrote it'} or another folder"
             )
         if manifest["num_steps"] != self.num_steps:
             return f"it was saved after {manifest['num_steps']} steps and has been renamed since"
@@ -534,4 +534,4 @@ def _verify_checksums(path: Path, offset: int, length: int) -> None:
         file.seek(offset)
         with zipfile.ZipFile(io.BytesIO(file.read(length))) as archive:
             if record := archive.testzip():
-                raise zipfile.BadZipFile(f"the bytes of {record} are not those that were written")
+                raise zipfile.BadZipFile(f"the checksum of {record} does not match: the file is damaged")
