@@ -1,7 +1,7 @@
 """Imports generated modules and compares their contexts with what a catalogue declares.
 
-It runs in a process of its own, `python -m d9d_codegen.imported`, since it runs the code of the project. It reads what
-is declared as JSON, {module: {context: {field: type}}}, and writes what differs as a list of `Difference`.
+It runs in a separate process, `python -m d9d_codegen.imported`, since it runs the code of the project. It reads the
+declared types as JSON, {module: {context: {field: type}}}, and writes a list of `Difference`.
 """
 
 import builtins

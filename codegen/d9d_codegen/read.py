@@ -163,7 +163,7 @@ class _Composer:
                 "bad-yaml",
                 self._span(event),
                 "a second YAML document begins here",
-                "put each catalogue in a file of its own",
+                "put each catalogue in a separate file",
             )
         return self._num_documents == 1
 

@@ -110,7 +110,7 @@ def typecheck(paths: Sequence[Path]) -> int:
 
 
 def check_imports(paths: Sequence[Path]) -> int:
-    """Import the generated modules of catalogues, in a process of their own, and compare their contexts.
+    """Import the generated modules of catalogues in a separate process, and compare their contexts.
 
     Args:
         paths: The catalogues; their modules on disk are up to date.

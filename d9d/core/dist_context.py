@@ -198,7 +198,7 @@ _meeting_places: list[MeetingPlace] = []
 
 
 def meeting_place() -> MeetingPlace | None:
-    """Return the store of the job, over a connection of its own.
+    """Return the store of the job, over a separate connection.
 
     Returns:
         The store, which remains usable after the process group is gone. `None` for a single process, before the

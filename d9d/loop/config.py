@@ -146,7 +146,7 @@ class ReportingConfig(Settings):
     share it. `None` writes no file."""
 
     tensorboard: Path | None = None
-    """The folder for TensorBoard, in which each loop has a folder of its own. Each run needs another one. `None`, the
+    """The folder for TensorBoard, in which each loop has a subfolder. Each run needs a different one. `None`, the
     default, writes nothing. It needs `pip install 'd9d-hooks[tensorboard]'`."""
 
 
@@ -197,8 +197,7 @@ class LoopConfig(Settings):
     source_checkpoint: Path | None = None
     """The weights to start from: a checkpoint of a training run; a folder of checkpoints, of which the newest complete
     one is used; or exported weights, a safetensors file or a folder of such files. `None`, the default, keeps the
-    weights of the model provider. Training that has a checkpoint of its own resumes from that, and does not read
-    these."""
+    weights of the model provider. Training that has its own checkpoint resumes from that, and does not read these."""
 
     data_loading: DataLoadingConfig = DataLoadingConfig()
     """How samples are read from the dataset."""

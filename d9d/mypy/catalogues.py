@@ -87,7 +87,7 @@ class Indexes:
         self._by_folder: dict[str, Index] = {}
         self._by_module: dict[str, Index] = {}
 
-    def beside(self, module_path: str) -> Index:
+    def next_to(self, module_path: str) -> Index:
         """Return the index in the folder of a module; an empty one if there is none.
 
         Args:
@@ -107,7 +107,7 @@ class Indexes:
             The index and what it says of the event; `None` for an event without a catalogue.
         """
         module = modules.get(event.rpartition(".")[0])
-        index = EMPTY if module is None else self.beside(module.path)
+        index = EMPTY if module is None else self.next_to(module.path)
         entry = index.event(event)
         return None if entry is None else (index, entry)
 
@@ -125,7 +125,7 @@ class Indexes:
         for module in (owner, owner.rpartition(".")[0]):  # a name of the module, or one of a class in it
             if module in modules:
                 if module not in self._by_module:
-                    self._by_module[module] = self.beside(modules[module].path)
+                    self._by_module[module] = self.next_to(modules[module].path)
                 index = self._by_module[module]
                 return index if name in index.deprecated else None
         return None
@@ -146,8 +146,8 @@ class Indexes:
 
 def project_folders(options: Options) -> list[Path]:
     """Return the folders that may be the root of the checked project: that of mypy's settings, and the current one."""
-    beside_settings = [Path(options.config_file).parent] if options.config_file else []
-    return [*beside_settings, Path()]
+    config_folders = [Path(options.config_file).parent] if options.config_file else []
+    return [*config_folders, Path()]
 
 
 def _read(path: Path) -> Index:

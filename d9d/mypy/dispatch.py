@@ -146,7 +146,7 @@ class D9dPlugin(Plugin):
         """
         if ctx.id in names.EVENT_PACKAGES:
             return [digest_of_rules(), dict(self._indexes.owners)]
-        index = self._indexes.beside(ctx.path)
+        index = self._indexes.next_to(ctx.path)
         return index.digest if index.describes(ctx.id) else None
 
     def _check_decorated(self, check: _SignatureCheck, ctx: MethodSigContext) -> FunctionLike:

@@ -124,7 +124,7 @@ def did_you_mean(event: EventName, given: Type, api: TypeChecker, indexes: Index
         name
         for module in (own_module, context.type.module_name)
         if module in api.modules
-        for name, entry in indexes.beside(api.modules[module].path).events.items()
+        for name, entry in indexes.next_to(api.modules[module].path).events.items()
         if entry.get("context") == context.type.fullname
     }
     found = sorted(carriers - {event.full_name}, key=distance)[:_MAX_ALTERNATIVES]

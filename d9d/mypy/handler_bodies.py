@@ -41,7 +41,7 @@ class HandlerBody:
         indexes: The indexes of all catalogues.
         function: The handler.
         decorators: Its decorators, from the top down.
-        events: The events that it is subscribed to here; empty if they have no expression of their own.
+        events: The events that it is subscribed to here; empty if no expression names them.
         decorated: The decorated handler, if its decorator subscribes it.
     """
 

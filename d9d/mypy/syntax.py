@@ -282,7 +282,7 @@ def is_unused(call: CallExpr, module: MypyFile, *, passive: Collection[str] = ()
         passive: Attributes of the result; reading them does not count as a use.
 
     Returns:
-        Whether the call is a statement of its own, or is assigned to local names that nothing reads.
+        Whether the call is a whole statement, or is assigned to local names that nothing reads.
     """
     read: set[object] = set()
     kept_in: list[Expression] = []

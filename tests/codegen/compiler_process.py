@@ -100,7 +100,7 @@ def parts(context: Context) -> Iterator[str]:
 
 
 def aliases(module: Module) -> list[EventSpec | Context]:
-    """Return the entries of a module that are but other names."""
+    """Return the entries of a module that are only aliases."""
     return [entry for entry in module.entries if entry.status.replaced_by]
 
 

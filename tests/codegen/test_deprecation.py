@@ -95,7 +95,7 @@ def test_an_old_field_reads_the_new_one_and_warns(train: ModuleType) -> None:
 
 
 def test_an_old_field_is_no_keyword_of_the_constructor(train: ModuleType) -> None:
-    """Whoever makes a context names its fields as they are: an alias serves those who read it."""
+    """The old name of a renamed field works for reading, but not as a keyword of the constructor."""
     with pytest.raises(TypeError, match="unexpected keyword argument 'stepper'"):
         train.EventMomentContext(stepper=3)
 

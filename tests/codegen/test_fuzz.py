@@ -1,6 +1,6 @@
 """Bad input: no traceback, at most 200 MB and 5 s, no file written. Good input: the modules have the declared docs.
 
-The compiler runs in a process of its own, whose time and peak of memory are measured for every single input.
+The compiler runs in a separate process, whose time and peak memory are measured for every input.
 """
 
 import base64

@@ -113,11 +113,8 @@ def test_a_module_that_ends_the_process_is_reported(small: Workspace, number: in
         1,
         (
             "catalogue.yaml: error[import-error]: "
-            f"importing the generated modules ended the process with status {number}
-"
-            "out
-   a module that they import ends the process: remove what does so, such as a call of `sys.exit`
-"
+            f"importing the generated modules ended the process with status {number}\n"
+            "out\n   a module that they import ends the process: remove what does so, such as a call of `sys.exit`\n"
         ),
     )
 

@@ -62,7 +62,7 @@ def test_generated_modules_please_the_formatter_and_the_linter(empty: Workspace,
     """Generated modules pass ruff with the settings of this project, as they are."""
     generate(case, empty)
     shutil.copy(PROJECT / "pyproject.toml", empty.root)
-    (empty.root / "other.py").unlink()  # somebody else's, hence not to be found beside the module
+    (empty.root / "other.py").unlink()  # not part of this project, so a module must not find it in its folder
     for command in (["format", "--check"], ["check"]):
         result = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--no-cache", case], capture_output=True, text=True, check=False

@@ -104,7 +104,7 @@ def do_nothing() -> None:
 
 
 def leave() -> None:
-    """Exit with a status of its own."""
+    """Exit with status 3."""
     sys.exit(3)
 
 

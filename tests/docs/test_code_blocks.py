@@ -119,7 +119,7 @@ def test_mypy_reports_of_each_block_what_the_page_shows(folder: Path) -> None:
 def test_each_complete_block_runs(
     block: CodeBlock, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a script; the one that trains is an example, which has a test of its own."""
+    """Each complete code block runs as a script, or is identical to an example, which has separate tests."""
     monkeypatch.chdir(tmp_path)
     example = ROOT / "examples" / block.mark.removeprefix("file: ")
     if example.exists():

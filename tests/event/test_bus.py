@@ -174,7 +174,7 @@ def test_an_exception_from_a_nested_trigger_names_each_event(bus: EventBus, trig
 
 
 def test_a_failing_partial_is_named_by_its_function(bus: EventBus, trigger: Trigger) -> None:
-    """`functools.partial` has no name of its own."""
+    """The note names the wrapped function, since a `functools.partial` has no name."""
 
     def handler(error: Exception, ctx: SavedContext) -> None:
         raise error

@@ -127,7 +127,7 @@ def test_a_module_can_be_subscribed() -> None:
     module = types.ModuleType("user_handlers")
     source = "@subscribe(EVENT_A)\ndef own(ctx):\n    ctx.seen.append('own')\n"
     module.__dict__.update(subscribe=subscribe, EVENT_A=EVENT_A, imported=function_handler)
-    exec(compile(source, "user_handlers.py", "exec"), module.__dict__)  # noqa: S102 - a module of its own
+    exec(compile(source, "user_handlers.py", "exec"), module.__dict__)  # noqa: S102 - source of this test
 
     assert seen_by(module) == ["own"]
 

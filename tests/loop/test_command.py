@@ -110,7 +110,7 @@ def test_an_incomplete_checkpoint_is_not_exported(
 
 
 def test_the_command_has_a_help_text() -> None:
-    """As a program of its own."""
+    """`python -m d9d checkpoint --help` describes the command."""
     run = subprocess.run(
         [sys.executable, "-m", "d9d", "checkpoint", "--help"], check=True, capture_output=True, text=True
     )

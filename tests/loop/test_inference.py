@@ -120,7 +120,7 @@ def test_weights_come_from_the_checkpoint_that_is_named(training: CheckpointingC
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     training: CheckpointingConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The newest complete one is taken, and people are told."""
+    """Inference loads the newest complete checkpoint, and logs a warning about the damaged one."""
     (training.folder / "step-3" / "state.json").unlink()
 
     run = configure_inference(inference_config(source_checkpoint=training.folder))

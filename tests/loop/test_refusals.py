@@ -172,7 +172,7 @@ def test_a_checkpoint_that_was_copied_to_another_step_is_passed_over(
 
 
 def test_inference_does_not_go_on_with_the_weights_of_another_run(tmp_path: Path) -> None:
-    """Two runs of one length have checkpoints of one name, and are told apart."""
+    """Inference notices that its source is another run, even if that has a checkpoint of the same name."""
     for seed, name in enumerate(("first", "second")):
         configure_training(training_config(CheckpointingConfig(folder=tmp_path / name), seed=seed)).train()
     own = CheckpointingConfig(folder=tmp_path / "inference", period_steps=1)

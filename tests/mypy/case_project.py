@@ -55,7 +55,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Project:
-    """A copy of the cases with a cache of its own."""
+    """A copy of the cases with a separate mypy cache."""
 
     folder: Path
 

@@ -199,4 +199,4 @@ def owned_package(catalogue: Catalogue) -> Iterator[Violation]:
         package = catalogue.package
         if package == other.package or package in other.module_paths or other.package in catalogue.module_paths:
             message = f'the package "{package}" is taken: {other.path} uses "{other.package}"'
-            yield Violation(package, message, "give each catalogue a package of its own")
+            yield Violation(package, message, "give each catalogue a separate package")

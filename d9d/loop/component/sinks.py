@@ -233,7 +233,7 @@ def _in_json(number: float) -> float | str:
 class TensorBoard(ReportSink):
     """Writes each number of a report as a scalar.
 
-    Each loop has a folder of its own, named after it. A run that resumes adds to it, and TensorBoard hides what earlier
+    Each loop has a separate folder, named after it. A run that resumes adds to it, and TensorBoard hides what earlier
     runs wrote about the steps that are run again.
 
     Args:

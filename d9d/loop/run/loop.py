@@ -134,7 +134,7 @@ class Loop:
 class GarbageCollector:
     """Collects garbage after the same steps on all ranks, in place of Python's automatic collection.
 
-    If each rank collected at a moment of its own, all others would wait for it in their next collective operation. The
+    If each rank collected at a different time, all others would wait for it in their next collective operation. The
     first full collection comes after the first period, since before the first step it would delay every run, also the
     shortest, by a tenth of a second or more. It freezes what is left, so that later ones visit only newer objects.
 

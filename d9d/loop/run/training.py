@@ -254,7 +254,7 @@ class TrainingConfigurator:
             stateful=self._stateful,
         )
         bus, dist_context = run.event_bus, run.dist_context
-        # A run that resumes needs no other weights, and whoever moved the old ones away need not bring them back.
+        # A run that resumes does not read the source weights, so they may have been moved away since.
         source = None if run.has_checkpoint() else run.find_source()
         bus.trigger(EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
         stepper = Stepper(config.total_steps)

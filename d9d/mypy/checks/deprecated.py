@@ -22,7 +22,7 @@ def check_names(module: CheckedModule) -> None:
         module: The module.
     """
     indexes = module.indexes
-    if indexes.beside(module.tree.path).describes(module.tree.fullname):
+    if indexes.next_to(module.tree.path).describes(module.tree.fullname):
         return  # the module of a catalogue, which defines what is deprecated
     for reference in _evaluated(module):
         name = reference.fullname
@@ -45,7 +45,7 @@ def check_field(name: str, ctx: AttributeContext, indexes: Indexes) -> None:
     if not isinstance(api, TypeChecker) or ctx.context.line < 0:
         return
     index = indexes.that_deprecates(name, api.modules)
-    if index is None or indexes.beside(api.tree.path).describes(api.tree.fullname):
+    if index is None or indexes.next_to(api.tree.path).describes(api.tree.fullname):
         return
     # mypy itself reports a field that is an alias of another, which has a decorator for that.
     if name not in index.aliases or not api.errors.is_error_code_enabled(errorcodes.DEPRECATED):
@@ -64,7 +64,7 @@ def check_type(name: str, ctx: AnalyzeTypeContext, indexes: Indexes) -> None:
     if not isinstance(api, SemanticAnalyzer):
         return
     index = indexes.that_deprecates(name, api.modules)
-    if index is not None and not indexes.beside(api.cur_mod_node.path).describes(api.cur_mod_id):
+    if index is not None and not indexes.next_to(api.cur_mod_node.path).describes(api.cur_mod_id):
         _report(_message(name, index), ctx.context, api)
 
 

@@ -50,7 +50,7 @@ def check_event(ctx: FunctionContext, indexes: Indexes) -> None:
     api, call = ctx.api, ctx.context
     if not (isinstance(api, TypeChecker) and isinstance(call, CallExpr)):
         return
-    if indexes.beside(api.tree.path).describes(api.tree.fullname):
+    if indexes.next_to(api.tree.path).describes(api.tree.fullname):
         return  # the module of a catalogue
     definition = next((each for each in _definitions(api.tree) if each.call is call), None)
     message = _wrong_id(definition.constant if definition else "", ctx, api, indexes)

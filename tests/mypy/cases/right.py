@@ -89,7 +89,7 @@ class Base(abc.ABC):
     def on_step(self, ctx: EventStepContext) -> None: ...
 
     @subscribe(EVENT_TRAIN_READY)
-    def on_ready(self: TSelf, ctx: EventReadyContext) -> None: ...  # noqa: PYI019 - `self` with a type of its own
+    def on_ready(self: TSelf, ctx: EventReadyContext) -> None: ...  # noqa: PYI019 - `self` with a type variable
 
 
 class Derived(Base):

@@ -226,7 +226,7 @@ class RightWithOtherEvents(RegisteringTask):
 
 
 class RightWithABusOfItsOwn(TrainTask):
-    """Runs an inference loop of its own, on a bus that is not the one of training."""
+    """Runs its own inference loop, on a bus that is not the one of training."""
 
     def __init__(self, evaluation_bus: EventBus) -> None:
         self._evaluation_bus = evaluation_bus

@@ -6,7 +6,7 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_READY, EVENT_TRAIN_STEP_P
 
 
 class Log:
-    """Is no task: whoever mixes it in registers it."""
+    """Is no task: classes that inherit from it register it."""
 
     @subscribe(EVENT_TRAIN_STEP_POST)
     def log_step(self, ctx: EventStepContext) -> None: ...

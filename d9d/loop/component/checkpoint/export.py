@@ -48,7 +48,7 @@ from d9d.loop.component.ranks import ALONE, Ranks
 logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 5_000_000_000
-"""How large a file may become, as for Hugging Face's own files; a larger tensor has a file of its own."""
+"""The maximum size of a file, as for Hugging Face's own files; a larger tensor gets a separate file."""
 
 _SUFFIX = ".safetensors"
 _INDEX = "model.safetensors.index.json"

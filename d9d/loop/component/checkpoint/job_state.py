@@ -209,7 +209,7 @@ def training_state(
         modules: The stages of the model on this rank.
         optimizer: Updates their parameters.
         lr_scheduler: Sets the learning rate.
-        task: May have state of its own.
+        task: The task, which may have state.
         random: The random number generators of this rank.
         data: Objects that know the position in the data, by name; none if the number of steps decides it.
         stateful: Registered stateful objects by name, with the same names on all ranks.

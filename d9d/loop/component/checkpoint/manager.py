@@ -390,6 +390,6 @@ def _enter_background(device: int | None) -> None:
     """Make this thread use the device of the loop, and only such processor time as the loop leaves."""
     if device is not None:  # by default it would be the first device of the machine on every rank
         torch.accelerator.set_device_index(device)
-    if sys.platform == "linux":  # the only system where a thread has a priority of its own
+    if sys.platform == "linux":  # the only system where threads have separate priorities
         with contextlib.suppress(OSError):  # some sandboxes forbid it, and saving works without
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICENESS)

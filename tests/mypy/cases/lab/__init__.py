@@ -1,1 +1,1 @@
-"""A laboratory with a catalogue of its own."""
+"""A laboratory with its own catalogue."""

@@ -1,7 +1,7 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue 2ffb39e229fe62ce, body 09bb07d7661f7881
+# Digests: catalogue a21da08d6258f0ed, body 79436a5200489b41
 # ruff: noqa: E501, RUF100
-"""Events of a trial, which a laboratory runs with loops of its own."""
+"""Events of a trial, which a laboratory runs with its own loops."""
 
 import dataclasses
 from typing import (
