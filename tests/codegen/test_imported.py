@@ -60,14 +60,14 @@ def test_a_module_that_cannot_be_imported_is_reported_at_the_type_that_needs_it(
             "import typing\n\nglobals()['Money'] = typing.ClassVar\n",
             (
                 "11:25: error[import-difference]: "
-                "field money of context EventStepContext is not a field in the imported module"
+                "field money of context EventStepContext does not exist in the imported module"
             ),
         ),
         (
             "def __getattr__(name):\n    return type(name, (), {})\n",
             (
                 "11:25: error[import-difference]: field money of context EventStepContext "
-                "is <class 'till.Money'> in the imported module, not <class 'till.Money'>"
+                "has the type <class 'till.Money'> in the imported module, not <class 'till.Money'>"
             ),
         ),
         (
@@ -99,7 +99,7 @@ def test_a_module_of_a_template_that_leaves_out_a_field_is_found(small: Workspac
     assert status == 1
     assert [each["message"] for each in json.loads(output)] == [
         "context EventStepContext has a field more in the imported module",
-        "field step of EventStepContext is not a field in the imported module",
+        "field step of EventStepContext does not exist in the imported module",
         "context EventDayContext has a field more in the imported module",
     ]
 

@@ -114,7 +114,10 @@ def test_a_folder_of_templates_must_be_there(small: Workspace) -> None:
     assert small.run("generate", "--templates", "x" * 5_000)[0] == 1
     assert small.run("generate", "--templates", "nowhere") == (
         1,
-        "nowhere: error[bad-template]: there is no such folder of templates\n   name one with --templates DIR\n",
+        (
+            "nowhere: error[bad-template]: there is no such folder of templates\n"
+            "   correct --templates, or templates in [tool.d9d]\n"
+        ),
     )
 
 

@@ -374,7 +374,7 @@ METRIC = SumMetric(torch.device("cpu"))
         ({3: METRIC}, "names a metric 3: use a string"),
         (
             {"a/b": METRIC, "a": METRIC},
-            "names metrics 'a' and 'a/b', and 'a' may report a number by the second name: rename",
+            "names metrics 'a' and 'a/b', but 'a' may itself report a number named 'a/b': rename one",
         ),
         ({"a": 1.0}, "returned a float as 'a': return a Metric, such as a SumMetric"),
         ([METRIC], "returned a list: return a mapping from names to metrics"),

@@ -39,9 +39,10 @@ def _untriggered(catalogue: Catalogue, order: Order, sites: Sites) -> Iterator[D
 def _disorders(sites: Sites) -> Iterator[Diagnostic]:
     for site, before in sites.disorders.items():
         message = f"{site.name} is triggered after {before.name}, but declared before it"
+        remedy = "trigger them in the order of the catalogue, or change the order there"
         if site.event == before.event:
             message = f"{site.name} is triggered again, but does not repeat"
-        remedy = "trigger them in the order of the catalogue, or change the order there"
+            remedy = "trigger it once, or declare it with `repeats: true`"
         yield _diagnostic("out-of-order", site, message, remedy, f"{before}: {before.name}, in {before.function}")
 
 

@@ -89,7 +89,9 @@ class Templates:
     def __init__(self, folder: Path | None) -> None:
         if folder is not None and not os.path.isdir(folder):  # noqa: PTH112 -- Path raises where a name is too long
             message = "there is no such folder of templates"
-            raise DiagnosticError([Diagnostic(folder, "bad-template", message, "name one with --templates DIR")])
+            raise DiagnosticError(
+                [Diagnostic(folder, "bad-template", message, "correct --templates, or templates in [tool.d9d]")]
+            )
         self._folder = folder
         self._environment = _trusted_environment() if folder is None else _sandbox(folder)
 

@@ -25,7 +25,9 @@ def _replacements(entries: dict[Text, Status], noun: str, others: dict[Text, str
         replacement = status.replaced_by
         if replacement and replacement not in live:
             message = f'the replacement "{replacement}" of {noun} {name} {known.get(replacement, "does not exist")}'
-            yield Violation(replacement, message, suggestion(replacement, live, "use a name that is not deprecated"))
+            yield Violation(
+                replacement, message, suggestion(replacement, live, f"use another {noun} that is not deprecated")
+            )
 
 
 def incompatible_replacement(catalogue: Catalogue) -> Iterator[Violation]:

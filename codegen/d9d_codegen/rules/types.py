@@ -239,7 +239,7 @@ def unknown_type(catalogue: Catalogue) -> Iterator[Violation]:
     for use, known in _undeclared(catalogue):
         message = f'{use.user} names "{use.path}", which no catalogue of this project declares'
         at = catalogue.source.within(use.text, use.offset, len(use.path))
-        yield Violation(at, message, suggestion(use.path, known, "declare it there"))
+        yield Violation(at, message, suggestion(use.path, known, "declare it in the catalogue of that package"))
 
 
 def not_a_context(catalogue: Catalogue) -> Iterator[Violation]:

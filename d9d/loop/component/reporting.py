@@ -344,8 +344,8 @@ def _check_metrics(source: str, metrics: object) -> list[str]:
     for shorter, longer in itertools.permutations(metrics, 2):
         if longer.startswith(f"{shorter}/"):
             raise ConfigurationError(
-                f"{source} names metrics {shorter!r} and {longer!r}, and {shorter!r} may report a number by the second "
-                "name: rename one"
+                f"{source} names metrics {shorter!r} and {longer!r}, but {shorter!r} may itself report a number named "
+                f"{longer!r}: rename one of them"
             )
     return layout
 
