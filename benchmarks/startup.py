@@ -28,16 +28,18 @@ ROUNDING = 1e-5
 
 
 def run(name: str) -> dict[str, float]:
-    """Run a job in a process of its own, on one thread, and return what it measured."""
+    """Run a job in its own process, on one thread, and return what it measured."""
     # Without this variable Python keeps the bytecode, as it does for an installed package.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     finished = subprocess.run(  # noqa: S603 -- ours
         [sys.executable, "-W", "ignore", PROJECT / "benchmarks/startup_job.py", name],
         env={**environment, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        check=True,
-        stdout=subprocess.PIPE,
+        check=False,
+        capture_output=True,
         text=True,
     )
+    if finished.returncode:
+        raise WrongResultError(f"{name}: the job failed with status {finished.returncode}:\n{finished.stderr}")
     measured: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
     return measured
 
