@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from bus_peers import PEERS, Carrier, Context, d9d, d9d_bounded, d9d_emitter, for_loop
 from measurement import Case, Timing, WrongResultError, machine, measure, report_missed, write_result
 
-NUM_ROUNDS = 40
+NUM_ROUNDS = 100
 COUNTS = (0, 1, 4, 16)
 PACKAGES = ("torchtnt", "pyee", "pluggy", "psygnal", "blinker", "pytorch-ignite", "lightning")
 BOUNDS = {

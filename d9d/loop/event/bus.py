@@ -174,10 +174,9 @@ class EventBus:
             BaseException: Whatever a handler raises, with a note that names the event and the handler. The handlers
                 after it are not called.
         """
-        handlers = self._handlers[event.id]
         # `Emitter.call` written out: the call itself would take as long as a handler that does nothing.
         try:
-            for handler in handlers:
+            for handler in self._handlers[event.id]:
                 handler(context)
         except BaseException as error:
             error.add_note(note(event.id, handler))
