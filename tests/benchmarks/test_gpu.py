@@ -16,15 +16,13 @@ BOUNDS = {"ratio": 0.995, "idle": 0.005, "memory": 1024}
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import the benchmark, which imports other modules of its folder."""
-    # Last, since benchmarks/mypy.py would hide mypy.
-    monkeypatch.setattr(sys, "path", [*sys.path, str(PROJECT / "benchmarks")])
+def gpu() -> Any:
+    """Import the benchmark."""
     return importlib.import_module("gpu")
 
 
 @pytest.fixture
-def page(gpu: Any) -> Any:
+def page() -> Any:
     """Import the module that writes the page."""
     return importlib.import_module("page")
 
