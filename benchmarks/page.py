@@ -66,6 +66,11 @@ def conditions(result: dict[str, Any]) -> str:
     return f"Measured with {described}." + (f" Skipped: {skipped}." if skipped else "")
 
 
+def _at_most(bound: float | None, number: float, form: str) -> str:
+    """Return the bound of a number in brackets, if there is one, and whether it is missed."""
+    return "" if bound is None else f" (≤ {bound:{form}}{', missed' if number > bound else ''})"
+
+
 def bus(result: dict[str, Any]) -> list[str]:
     """Return the section on the bus."""
     cases = result["cases"]
@@ -74,9 +79,10 @@ def bus(result: dict[str, Any]) -> list[str]:
 
     def cell(name: str, count: str) -> str:
         case = cases.get(f"{name}, {count}")
-        bound = result["bounds"].get(f"{name}, {count}")
-        at_most = "" if bound is None else f" (≤ {bound:.2f})"
-        return "" if case is None else f"{case['least']:,.0f} · {case['ratio']:.2f}{at_most}"
+        if case is None:
+            return ""
+        at_most = _at_most(result["bounds"].get(f"{name}, {count}"), case["ratio"], ".2f")
+        return f"{case['least']:,.0f} · {case['ratio']:.2f}{at_most}"
 
     shown = {
         {"emitter": "d9d, emitter", "trigger": "d9d", "bounded": "d9d, bounded"}.get(name, name): cases[f"{name}, 4"][
@@ -108,8 +114,7 @@ def loop(result: dict[str, Any]) -> list[str]:
     cases = result["cases"]
     rows = []
     for name, case in cases.items():
-        bound = result["bounds"].get(name)
-        at_most = "" if bound is None else f" (≤ {bound:.0f})"
+        at_most = _at_most(result["bounds"].get(name), case["over"], ".0f")
         rows.append(f"| {name} | {case['least']:.0f} | {case['median']:.0f} | {case['over']:+.1f}{at_most} |")
     trained = {name.removeprefix("train, "): case["least"] for name, case in cases.items() if name.startswith("train")}
     trained["by hand"] = trained.pop("train by hand")
@@ -151,8 +156,7 @@ def startup(result: dict[str, Any]) -> list[str]:
     """Return the section on the first step."""
     rows = []
     for name, case in result["cases"].items():
-        bound = result["bounds"].get(name)
-        at_most = "" if bound is None else f" (≤ {bound:.2f})"
+        at_most = _at_most(result["bounds"].get(name), case["over"], ".2f")
         rows.append(
             f"| {name} | {case['least']:.2f} | {case['over']:+.2f}{at_most} | {case['median_over']:+.2f} | "
             f"{case['over_mib']:+.0f} |"
