@@ -17,7 +17,10 @@ class Stateful(Protocol):
 
 
 class OptimizerProtocol(Stateful, Protocol):
-    """Updates parameters from their gradients; every `torch.optim.Optimizer` does."""
+    """Updates parameters from their gradients; every `torch.optim.Optimizer` does.
+
+    `isinstance(optimizer, torch.optim.Optimizer)` tells a type checker that it also has `param_groups`.
+    """
 
     def step(self) -> Any:
         """Update the parameters from their gradients."""
