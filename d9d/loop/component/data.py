@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from d9d.core.device import has_streams
 from d9d.core.dist_context import DistributedContext
@@ -70,13 +70,29 @@ def build_data_loader(
     return DataLoader(
         # Without workers the samples are read in the order of the run, so the global generators are exact as they are.
         WorkerDataset(data.dataset, config.seed) if num_workers else data.dataset,
-        batch_sampler=batch_sampler,
+        batch_sampler=batch_sampler if num_workers else _PlainLists(batch_sampler),
         collate_fn=data.collate,
         num_workers=num_workers,
         worker_init_fn=ignore_signals_in_worker,
         pin_memory=has_streams(device),
         generator=_loader_generator(config),
     )
+
+
+class _PlainLists(Sampler[list[int]]):
+    """Yields the samples of each micro-batch without its position, which only workers need.
+
+    Torch indexes a tensor with a plain list faster than with a subclass.
+    """
+
+    def __init__(self, batch_sampler: StepBatchSampler) -> None:
+        self._batch_sampler = batch_sampler
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(list, self._batch_sampler)
+
+    def __len__(self) -> int:
+        return len(self._batch_sampler)
 
 
 def _loader_generator(config: LoopConfig) -> torch.Generator:
