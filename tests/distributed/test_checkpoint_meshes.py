@@ -33,19 +33,19 @@ def assert_resumes(source: str, target: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("sharding", SHORT)
 def test_one_process_resumes_from_a_sharded_job(sharding: str, tmp_path: Path) -> None:
-    """With the same weights, moments and learning rates."""
+    """One process loads the weights, moments and learning rates that a sharded job saved."""
     assert_resumes(sharding, "alone", tmp_path)
 
 
 @pytest.mark.parametrize("sharding", SHORT)
 def test_a_sharded_job_resumes_from_one_process(sharding: str, tmp_path: Path) -> None:
-    """The other way round."""
+    """A sharded job loads the weights, moments and learning rates that one process saved."""
     assert_resumes("alone", sharding, tmp_path)
 
 
 @pytest.mark.parametrize(("source", "target"), [("fsdp", "alone"), ("v-shaped pipeline", "tensor"), ("alone", "fsdp")])
 def test_inference_loads_weights_from_any_mesh(source: str, target: str, tmp_path: Path) -> None:
-    """Whatever the meshes of training and of inference."""
+    """Inference loads the weights of training, for each pair of meshes."""
     run_on_ranks(SHARDINGS[source].num_ranks, save, SHARDINGS[source], tmp_path)
     saved = Checkpoint(tmp_path / "step-3").read("model")["model"]
 
@@ -63,7 +63,7 @@ def test_inference_loads_weights_from_any_mesh(source: str, target: str, tmp_pat
 def test_moments_of_any_shape_are_resumed(
     source: str, target: str, optimizer_type: type[torch.optim.Optimizer], tmp_path: Path
 ) -> None:
-    """One for each row of a weight, or none at all."""
+    """Optimizer state with one moment per row, or without moments, is resumed."""
     expected = merged(run_on_ranks(SHARDINGS[source].num_ranks, save, SHARDINGS[source], tmp_path, optimizer_type))
     found = merged(run_on_ranks(SHARDINGS[target].num_ranks, resume, SHARDINGS[target], tmp_path, optimizer_type))
 
@@ -76,5 +76,5 @@ def test_moments_of_any_shape_are_resumed(
 @pytest.mark.parametrize("target", SHARDINGS)
 @pytest.mark.parametrize("source", SHARDINGS)
 def test_any_mesh_resumes_from_any_other(source: str, target: str, tmp_path: Path) -> None:
-    """Itself included."""
+    """For each pair of meshes, the resumed job continues with identical numbers."""
     assert_resumes(source, target, tmp_path)

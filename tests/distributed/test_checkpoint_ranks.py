@@ -91,7 +91,7 @@ def load_task(sharding: Sharding, folder: Path) -> tuple[dict[str, Any], list[st
 
 
 def test_replicated_state_of_a_task_loads_on_any_number_of_ranks(tmp_path: Path) -> None:
-    """Saved on two ranks, it loads on one."""
+    """Replicated state that two ranks saved loads on one."""
     run_on_ranks(2, save_task, FSDP, tmp_path, [{"seen": 3, "sum": torch.ones(2)}] * 2)
 
     ((state, _),) = run_on_ranks(1, load_task, ALONE, tmp_path)
@@ -101,7 +101,7 @@ def test_replicated_state_of_a_task_loads_on_any_number_of_ranks(tmp_path: Path)
 
 
 def test_state_of_a_task_that_differs_is_saved_per_rank(tmp_path: Path) -> None:
-    """On as many ranks each loads its own, NaN and tensors included."""
+    """On the same number of ranks each loads its own state, including NaN and tensors."""
     states = [{"loss": float("nan"), "sum": torch.zeros(2)}, {"loss": float("nan"), "sum": torch.ones(2)}]
     run_on_ranks(2, save_task, FSDP, tmp_path, states)
 
@@ -112,7 +112,7 @@ def test_state_of_a_task_that_differs_is_saved_per_rank(tmp_path: Path) -> None:
 
 
 def test_per_rank_state_starts_fresh_on_another_number_of_ranks(tmp_path: Path) -> None:
-    """With a warning for each part."""
+    """A warning is logged for each per-rank state that starts fresh."""
     run_on_ranks(2, save_task, FSDP, tmp_path, [{"seen": 1}, {"seen": 2}])
 
     ((state, lines),) = run_on_ranks(1, load_task, ALONE, tmp_path)
@@ -156,7 +156,7 @@ def names_within_ddp() -> tuple[list[str], list[str]]:
 
 
 def test_a_ddp_model_has_the_names_of_the_bare_model() -> None:
-    """The wrapper is not part of them."""
+    """State dict names do not contain the DDP wrapper."""
     assert run_on_ranks(2, names_within_ddp) == [(["weight", "bias"], ["weight", "bias"])] * 2
 
 
@@ -171,7 +171,7 @@ def infer(folder: Path, num_ranks: int) -> str:
 
 
 def test_inference_does_not_resume_on_another_number_of_ranks(tmp_path: Path) -> None:
-    """Outputs would be lost; the error has both numbers."""
+    """The error has both numbers of ranks; resuming would lose outputs."""
     (tmp_path / "outputs").mkdir()
     run_on_ranks(2, infer, tmp_path / "outputs", 2)
 
@@ -196,7 +196,7 @@ def draw(folder: Path) -> tuple[list[float], list[float]]:
 
 
 def test_each_rank_resumes_its_own_random_numbers(tmp_path: Path) -> None:
-    """They differ between ranks."""
+    """After a resume each rank draws its own next random numbers."""
     first, second = run_on_ranks(2, draw, tmp_path)
 
     assert first[0] == first[1]
@@ -212,7 +212,7 @@ def disagree_in_steps(folder: Path) -> str:
 
 
 def test_shared_state_that_differs_between_ranks_is_refused(tmp_path: Path) -> None:
-    """On all ranks, with its path and both values."""
+    """All ranks raise an error with the path and both values."""
     first, second = run_on_ranks(2, disagree_in_steps, tmp_path)
 
     assert first == second
@@ -233,7 +233,7 @@ def disagree_in_weights(folder: Path) -> str:
 
 
 def test_replicated_weights_that_differ_are_refused(tmp_path: Path) -> None:
-    """Such as replicas whose gradients were not synchronised."""
+    """Replicas with different weights, as after unsynchronised gradients, are refused."""
     first, second = run_on_ranks(2, disagree_in_weights, tmp_path)
 
     assert first == second
@@ -275,7 +275,7 @@ def fill_disk(folder: Path, full_on: int, num_bytes: int) -> str:
 
 @pytest.mark.parametrize(("full_on", "num_bytes"), [(0, 0), (0, 8000), (1, 0), (1, 2000)])
 def test_a_full_disk_on_one_rank_is_raised_on_all_ranks(full_on: int, num_bytes: int, tmp_path: Path) -> None:
-    """With one message; the checkpoint before it is intact."""
+    """All ranks raise the same message, and the previous checkpoint is intact."""
     first, second = run_on_ranks(2, fill_disk, tmp_path, full_on, num_bytes)
 
     assert first == second
@@ -285,7 +285,7 @@ def test_a_full_disk_on_one_rank_is_raised_on_all_ranks(full_on: int, num_bytes:
     assert Checkpoint(tmp_path / "step-1").problem() is None
 
 
-def fail_to_tell(folder: Path) -> str:
+def fail_in_save(folder: Path) -> str:
     task = Failing({"fails": False})
     job = Job(FSDP, folder, task=task)
     job.step()
@@ -294,8 +294,8 @@ def fail_to_tell(folder: Path) -> str:
 
 
 def test_an_error_of_a_part_on_one_rank_is_raised_on_all_ranks(tmp_path: Path) -> None:
-    """No rank waits for it."""
-    assert run_on_ranks(2, fail_to_tell, tmp_path) == ["LookupError: the task has lost something"] * 2
+    """If the state of one rank cannot be saved, all ranks raise instead of waiting."""
+    assert run_on_ranks(2, fail_in_save, tmp_path) == ["LookupError: the task has lost something"] * 2
 
 
 def resume(sharding: Sharding, folder: Path, names: dict[str, str]) -> str:
@@ -305,7 +305,7 @@ def resume(sharding: Sharding, folder: Path, names: dict[str, str]) -> str:
 
 
 def test_another_model_is_refused_on_all_ranks(tmp_path: Path) -> None:
-    """With the shape of the whole weight, not of a shard."""
+    """All ranks raise an error with the shape of the full weight, not of a shard."""
     run_on_ranks(2, save_task, FSDP, tmp_path, [{}, {}])
 
     errors = run_on_ranks(2, resume, PIPELINE, tmp_path, {"model/layers.0.up.weight": "float32[9, 9]"})
@@ -315,7 +315,7 @@ def test_another_model_is_refused_on_all_ranks(tmp_path: Path) -> None:
 
 
 def test_the_mesh_is_in_the_manifest_and_may_change(tmp_path: Path) -> None:
-    """With the number of ranks that saved."""
+    """The manifest has the mesh and the number of ranks, and a job on another mesh resumes."""
     run_on_ranks(2, save_task, FSDP, tmp_path, [{}, {}])
     manifest = json.loads((tmp_path / "step-1" / "checkpoint.json").read_text())
 
@@ -351,7 +351,7 @@ def save_to_own_disk(sharding: Sharding, home: Path) -> tuple[str, list[str]]:
 
 
 def test_ranks_without_a_shared_folder_are_reported(tmp_path: Path) -> None:
-    """At the first save, which leaves nothing that looks like a checkpoint."""
+    """The first save raises an error and leaves nothing that looks like a checkpoint."""
     (first, first_left), (second, second_left) = run_on_ranks(2, save_to_own_disk, FSDP, tmp_path)
 
     assert first == second

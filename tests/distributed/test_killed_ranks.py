@@ -213,7 +213,7 @@ def test_a_job_killed_inside_a_save_ends_like_an_undisturbed_one(
 def test_a_job_killed_several_times_ends_like_an_undisturbed_one(
     seed: int, num_ranks: int, tmp_path: Path, undisturbed: Callable[[int], Run]
 ) -> None:
-    """Five times for each seed, every second time inside a save."""
+    """A job that is killed five times, every second time inside a save, ends with identical results."""
     moments = random.Random(seed)  # noqa: S311 -- not for secrets
     run = Run(tmp_path, num_ranks, asynchronous=seed % 2 == 1)
     victims: list[Victim] = ["ranks", "rank", "launcher"]
@@ -235,7 +235,7 @@ def test_a_job_killed_several_times_ends_like_an_undisturbed_one(
 def test_a_job_killed_while_it_starts_ends_like_an_undisturbed_one(
     num_ranks: int, tmp_path: Path, undisturbed: Callable[[int], Run]
 ) -> None:
-    """Ten times: before its ranks exist, while they connect, and while they load the checkpoint."""
+    """A job is killed ten times: before its ranks exist, while they connect, and while they load the checkpoint."""
     moments = random.Random(num_ranks + 1)  # noqa: S311 -- not for secrets
     run = Run(tmp_path, num_ranks)
     run.start_seconds = undisturbed(num_ranks).start_seconds

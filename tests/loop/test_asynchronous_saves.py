@@ -142,7 +142,7 @@ def test_a_copy_reuses_the_memory_of_the_previous_one() -> None:
 
 
 def test_a_save_waits_for_the_previous_one(background: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are never two at once."""
+    """At most one save runs at a time."""
     release = threading.Event()
     asked = hold_writes(monkeypatch, release)
     checkpointer, stepper, _ = checkpointer_of(background, value=1)
@@ -163,7 +163,7 @@ def test_a_save_waits_for_the_previous_one(background: CheckpointingConfig, monk
 def test_a_long_wait_for_the_previous_save_is_logged(
     background: CheckpointingConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the step, the seconds and the remedy."""
+    """The warning names the step, the seconds and the remedy."""
     monkeypatch.setattr(manager, "_NOTABLE_WAIT_SECONDS", 0.01)
     release = threading.Event()
     hold_writes(monkeypatch, release)
@@ -191,7 +191,7 @@ def test_the_last_save_is_on_disk_before_train_finished(background: Checkpointin
 
 
 def test_inference_saves_in_the_background_too(background: CheckpointingConfig) -> None:
-    """The last save is on disk at the end."""
+    """When `infer` returns, the last save is on disk."""
     configure_inference(inference_config(background)).infer()
 
     assert steps_saved(background.folder) == [1, 2, 3]
@@ -231,7 +231,7 @@ def test_a_failed_save_is_raised_at_the_next_one_or_at_the_end(
 
 
 def test_state_that_a_checkpoint_cannot_hold_is_raised_with_its_path(background: CheckpointingConfig) -> None:
-    """Although it is found in the background."""
+    """The error of a background save names the path of the state."""
     checkpointer, stepper, _ = checkpointer_of(background, thing=object())
     stepper.advance()
     checkpointer.save()
@@ -241,7 +241,7 @@ def test_state_that_a_checkpoint_cannot_hold_is_raised_with_its_path(background:
 
 
 def test_a_failed_save_can_be_repeated(background: CheckpointingConfig) -> None:
-    """In the same step, as soon as the disk has space."""
+    """When the disk has space again, the same step can be saved again."""
     checkpointer, stepper, _ = checkpointer_of(background, value=1)
     stepper.advance()
     with largest_file(10):

@@ -74,7 +74,7 @@ DAMAGES = [
 
 
 def test_the_manifest_lists_what_a_checkpoint_contains(every_step: CheckpointingConfig) -> None:
-    """Its files, its step, the settings of its job and the versions that wrote it."""
+    """The manifest lists files, step, settings and versions."""
     every_step_of(every_step)
     checkpoint = Checkpoint(every_step.folder / "step-2")
     manifest = checkpoint.manifest()
@@ -115,7 +115,7 @@ def test_a_part_of_the_state_can_be_read_alone(every_step: CheckpointingConfig) 
 
 
 def test_each_period_and_the_last_step_are_saved(every_step: CheckpointingConfig) -> None:
-    """Of five steps every second one, and the last."""
+    """A run of five steps that saves every second step saves steps 2, 4 and 5."""
     checkpointing = every_step.model_copy(update={"period_steps": 2})
     configure_training(training_config(checkpointing, total_steps=5)).train()
 
@@ -137,7 +137,7 @@ def test_only_the_newest_checkpoints_are_kept(num_to_keep: int, every_step: Chec
 
 
 def test_nothing_is_written_without_checkpointing(tmp_path: Path) -> None:
-    """No file appears."""
+    """Training without checkpointing writes no file."""
     configure_training(training_config()).train()
 
     assert list(tmp_path.iterdir()) == []
@@ -159,7 +159,7 @@ def test_a_failed_save_leaves_no_checkpoint(num_bytes: int, every_step: Checkpoi
 
 @pytest.mark.parametrize("name", [".staging-step-3", ".staging-removed-step-1", ".staging-step-1"])
 def test_staging_directories_of_killed_jobs_are_removed(name: str, every_step: CheckpointingConfig) -> None:
-    """None of them is loaded."""
+    """Staging directories are removed and never loaded."""
     leftover = every_step.folder / name
     leftover.mkdir(parents=True)
     (leftover / "checkpoint.json").write_text("{}")
@@ -169,7 +169,7 @@ def test_staging_directories_of_killed_jobs_are_removed(name: str, every_step: C
 
 
 def test_a_finished_run_removes_staging_directories_of_killed_jobs(every_step: CheckpointingConfig) -> None:
-    """Although it saves nothing itself."""
+    """A finished run that is run again removes them, although it saves nothing."""
     every_step_of(every_step)
     shutil.copytree(every_step.folder / "step-3", every_step.folder / ".staging-removed-step-0")
 
@@ -204,7 +204,7 @@ def test_an_incomplete_newest_checkpoint_is_skipped_with_a_warning(
 def test_a_checkpoint_of_a_newer_format_is_neither_skipped_nor_replaced(
     every_step: CheckpointingConfig,
 ) -> None:
-    """An older one would silently lose steps; the error names the version to use."""
+    """The error names the version to use; loading an older checkpoint would silently lose steps."""
     every_step_of(every_step)
     future_format(every_step.folder / "step-3" / "checkpoint.json")
 
@@ -220,7 +220,7 @@ def test_a_checkpoint_of_a_newer_format_is_neither_skipped_nor_replaced(
 
 
 def test_the_manifest_describes_the_job(every_step: CheckpointingConfig) -> None:
-    """Time, versions, mesh, settings and events, with digests that differ between jobs."""
+    """The manifest has time, versions, mesh, settings and events, with digests that differ between jobs."""
     every_step_of(every_step)
     configure_training(training_config(every_step.model_copy(update={"folder": every_step.folder / "other"}))).train()
     manifest = Checkpoint(every_step.folder / "step-1").manifest()
@@ -238,7 +238,7 @@ def test_the_manifest_describes_the_job(every_step: CheckpointingConfig) -> None
 def test_changed_settings_that_may_change_are_logged(
     every_step: CheckpointingConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the line that names the checkpoint that the run resumes from."""
+    """The log line that names the resumed checkpoint also lists the changed settings."""
     caplog.set_level("INFO", logger="d9d")
     every_step_of(every_step)
     every_step_of(every_step.model_copy(update={"num_to_keep": 2}))
@@ -277,7 +277,7 @@ def test_incomplete_checkpoints_do_not_count_as_kept(every_step: CheckpointingCo
 
 
 def test_folders_with_other_names_are_left_alone(every_step: CheckpointingConfig) -> None:
-    """They are not checkpoints."""
+    """Folders that are not named like checkpoints are neither loaded nor removed."""
     for name in ("step-old", "notes", "step-"):
         (every_step.folder / name).mkdir(parents=True)
 
@@ -293,7 +293,7 @@ def test_folders_with_other_names_are_left_alone(every_step: CheckpointingConfig
 
 
 def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
-    """Ten comes after nine."""
+    """The checkpoint of step 10 is newer than that of step 9."""
     for step in (9, 10, 100):
         Checkpoint.write(tmp_path, step, {"value": torch.tensor(step)}, {})
 

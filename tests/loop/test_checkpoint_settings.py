@@ -109,7 +109,7 @@ def test_training_does_not_resume_with_different_settings(
 def test_inference_does_not_resume_with_different_settings(
     settings: dict[str, Any], num_samples: int, difference: str, every_step: CheckpointingConfig
 ) -> None:
-    """Outputs of different settings are not mixed."""
+    """Inference refuses to resume with changed settings, so that outputs are not mixed."""
     configure_inference(inference_config(every_step)).infer()
     files = contents(every_step.folder)
     other = configure_inference(inference_config(every_step, **settings), dataset=ToyDataset(num_samples))
@@ -132,7 +132,7 @@ def test_inference_does_not_resume_with_different_settings(
 def test_settings_that_do_not_affect_results_may_change(
     settings: dict[str, Any], every_step: CheckpointingConfig
 ) -> None:
-    """Such as how samples are read, and what is reported."""
+    """Settings of data loading and reporting may change between runs."""
     configure_training(training_config(every_step)).train()
 
     again = configure_training(training_config(every_step, **settings))
@@ -143,7 +143,7 @@ def test_settings_that_do_not_affect_results_may_change(
 
 
 def test_how_often_a_run_saves_may_change(every_step: CheckpointingConfig) -> None:
-    """And how many checkpoints it keeps."""
+    """The save period and the number of kept checkpoints may change between runs."""
     configure_training(training_config(every_step)).train()
 
     configure_training(training_config(every_step.model_copy(update={"period_steps": 5, "num_to_keep": 1}))).train()
@@ -152,7 +152,7 @@ def test_how_often_a_run_saves_may_change(every_step: CheckpointingConfig) -> No
 
 
 def test_only_the_first_ten_differences_are_listed(every_step: CheckpointingConfig) -> None:
-    """The others are counted."""
+    """The error lists ten differences and counts the others."""
     configure_training(training_config(every_step)).train()
     other = configure_training(
         training_config(every_step, seed=1, total_steps=9, max_gradient_norm=None),
@@ -180,7 +180,7 @@ class UnkeepableInferenceTask(ToyInferenceTask):
 
 
 def test_state_that_a_checkpoint_cannot_hold_is_refused_at_configuration(every_step: CheckpointingConfig) -> None:
-    """Not hours later, at the first save; with its path and type."""
+    """`configure()` raises an error with its path and type, instead of the first save hours later."""
     with pytest.raises(StateError, match=r"'task/all/seen/1' is a set, which a checkpoint cannot hold"):
         configure_training(training_config(every_step), task=UnkeepableTask())
 
@@ -188,11 +188,11 @@ def test_state_that_a_checkpoint_cannot_hold_is_refused_at_configuration(every_s
 def test_inference_state_that_a_checkpoint_cannot_hold_is_refused_at_configuration(
     every_step: CheckpointingConfig,
 ) -> None:
-    """As for training."""
+    """`configure()` refuses such state of an inference task too."""
     with pytest.raises(StateError, match=r"'task/rank-0/seen/1' is a set, which a checkpoint cannot hold"):
         configure_inference(inference_config(every_step), task=UnkeepableInferenceTask())
 
 
 def test_any_state_is_accepted_without_checkpointing() -> None:
-    """Nobody asks for it."""
+    """Without checkpointing the state of the task is not checked."""
     configure_training(training_config(), task=UnkeepableTask()).train()

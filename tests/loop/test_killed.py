@@ -148,7 +148,7 @@ def assert_same_end(run: Run, undisturbed: Run) -> None:
 
 
 def test_the_run_uses_every_random_number_generator(undisturbed: Run) -> None:
-    """Otherwise equal results would prove little."""
+    """The run draws from torch, Python and NumPy, so equal results show that all of them are restored."""
     early = Checkpoint(undisturbed.folder / f"step-{NUM_STEPS - PERIOD_STEPS}").read()
     late = undisturbed.state()
 
@@ -160,7 +160,7 @@ def test_the_run_uses_every_random_number_generator(undisturbed: Run) -> None:
 
 
 def test_a_run_killed_in_handlers_ends_like_an_undisturbed_one(run: Run, undisturbed: Run) -> None:
-    """Killed several times, at different events, from the first one on."""
+    """A run that is killed several times, at different events, ends with identical results."""
     kills = [
         ("train.step.pre", 0),
         ("train.forward_backward.post", 4),
@@ -200,7 +200,7 @@ def test_a_run_killed_at_operations_of_saves_ends_like_an_undisturbed_one(
 def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(
     run: Run, undisturbed: Run, *, asynchronous: bool
 ) -> None:
-    """Killed from outside, with synchronous or background saves."""
+    """A run that another process kills ends with identical results, with synchronous and background saves."""
     delays = random.Random(0)  # noqa: S311 -- not for secrets
     statuses = [
         run.resume(kill_after=(delays.randrange(80), delays.uniform(0.0, 0.03)), asynchronous=asynchronous)
@@ -226,7 +226,7 @@ def test_a_finished_run_that_is_run_again_trains_no_step(run: Run, undisturbed: 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", range(NUM_STEPS))
 def test_a_run_killed_at_any_step_ends_like_an_undisturbed_one(run: Run, undisturbed: Run, step: int) -> None:
-    """At one event of the step or another."""
+    """A run that is killed at some event of a step ends with identical results."""
     event_id = STEP_EVENTS[step % len(STEP_EVENTS)]
 
     assert run.resume(kill_at=(event_id, step)) == KILLED
@@ -236,7 +236,7 @@ def test_a_run_killed_at_any_step_ends_like_an_undisturbed_one(run: Run, undistu
 
 @pytest.mark.slow
 def test_a_run_killed_at_every_step_in_turn_ends_like_an_undisturbed_one(run: Run, undisturbed: Run) -> None:
-    """Killed sixty times, once in each step."""
+    """A run that is killed once in each of its sixty steps ends with identical results."""
     statuses = [run.resume(kill_at=("train.optimizer_step.post", step)) for step in range(NUM_STEPS)]
 
     assert statuses == [KILLED] * NUM_STEPS
@@ -247,7 +247,7 @@ def test_a_run_killed_at_every_step_in_turn_ends_like_an_undisturbed_one(run: Ru
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_runs_killed_at_many_random_moments_end_like_an_undisturbed_one(run: Run, undisturbed: Run, seed: int) -> None:
-    """Killed from outside eight times, or until the run has finished."""
+    """A run that another process kills eight times, or until it finishes, ends with identical results."""
     delays = random.Random(seed)  # noqa: S311 -- not for secrets
     for _ in range(8):
         run.resume(kill_after=(delays.randrange(8), delays.uniform(0.0, 0.1)))
