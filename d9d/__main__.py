@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="d9d", description="Manage what training and inference leave on disk.")
-    groups = parser.add_subparsers(required=True, metavar="checkpoint")
+    groups = parser.add_subparsers(required=True, metavar="COMMAND")
     checkpoint = groups.add_parser("checkpoint", help="list, verify and export checkpoints")
-    commands = checkpoint.add_subparsers(required=True, metavar="ls|verify|export")
+    commands = checkpoint.add_subparsers(required=True, metavar="COMMAND")
     folder = "a folder of checkpoints, or one checkpoint"
 
     ls = commands.add_parser("ls", help="list checkpoints, and check the names and sizes of their files")

@@ -91,7 +91,10 @@ def test_training_does_not_resume_with_different_settings(
 
     assert message.startswith(f"{every_step.folder / 'step-3'} was saved with different settings:\n  ")
     assert difference in message
-    assert message.endswith("Restore these settings to resume from it, or start fresh in another checkpointing.folder.")
+    assert message.endswith(
+        "Restore these settings to resume from it, or start fresh in another checkpointing.folder; "
+        "source_checkpoint names weights to start from."
+    )
     assert contents(every_step.folder) == files
     assert same_tensors(initial, weights_of(other.modules[0]))
 

@@ -259,7 +259,8 @@ class Checkpointer:
                 self._settings,
                 checkpoint.manifest()["settings"],
                 problem=f"{checkpoint.path} was saved with different settings",
-                remedy="Restore these settings to resume from it, or start fresh in another checkpointing.folder.",
+                remedy="Restore these settings to resume from it, or start fresh in another checkpointing.folder; "
+                "source_checkpoint names weights to start from.",
             )
         return checkpoint
 
