@@ -254,4 +254,4 @@ def test_a_file_that_the_main_process_cannot_write_is_refused_on_all_ranks(tmp_p
     first, second = run_on_ranks(2, refusal, BaseTask(), tmp_path)
 
     assert first == second
-    assert first == f"reporting.json_lines={tmp_path} is not a file: set it to a file, or to None to write none"
+    assert first == f"reporting.json_lines={tmp_path} is not a regular file: set it to the path of a file, or to None"
