@@ -80,9 +80,9 @@ def test_the_wheel_ships_what_is_easily_forgotten(wheel: zipfile.ZipFile, name: 
     assert name in names_in(wheel)
 
 
-def test_running_d9d_takes_four_packages(wheel: zipfile.ZipFile) -> None:
+def test_running_d9d_takes_five_packages(wheel: zipfile.ZipFile) -> None:
     """Everything else is an extra."""
-    assert requirements_of(wheel, None) == {"torch", "tqdm", "pydantic", "safetensors"}
+    assert requirements_of(wheel, None) == {"torch", "numpy", "tqdm", "pydantic", "safetensors"}
 
 
 @pytest.mark.parametrize(
