@@ -201,7 +201,7 @@ def test_a_run_resumes_in_another_layout(before: str, after: str, alone: Outcome
 
 def test_more_stages_than_blocks_are_refused() -> None:
     """The error says how many stages would work."""
-    with pytest.raises(Exception, match="the model has 2 layers to divide among them: use at most 2 stages"):
+    with pytest.raises(Exception, match="the model only 2 layers to divide among them: use at most 2 stages"):
         run_on_ranks(2, train_in, layout("zbv", pipeline_parallel=2))
 
 
@@ -209,7 +209,10 @@ def test_a_number_of_experts_that_does_not_divide_evenly_is_refused() -> None:
     """The error says which expert-parallel sizes would work."""
     odd = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, num_experts=3))
 
-    with pytest.raises(Exception, match="whose first dimension is that of the experts: use 1 or 3"):
+    with pytest.raises(
+        Exception,
+        match="a multiple of expert_parallel=2: set expert_parallel to 1 or 3",
+    ):
         run_on_ranks(2, train_in, LAYOUTS["experts"], odd)
 
 
