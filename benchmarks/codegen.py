@@ -63,7 +63,7 @@ class Cost(NamedTuple):
 
     @property
     def least(self) -> float:
-        """The CPU seconds of the run that was disturbed least, by which two programs are told apart."""
+        """The CPU seconds of the least disturbed run, by which programs are compared."""
         return min(self.seconds)
 
 
@@ -79,7 +79,7 @@ def measure(programs: dict[str, Program], folder: Path) -> dict[str, Cost]:
 
 
 def catalogue(num_events: int) -> str:
-    """Return a catalogue whose events each have a context of their own, with two fields."""
+    """Return a catalogue whose events each have a separate context with two fields."""
     lines = ["version: 1", "package: bench.events", "modules:"]
     for first in range(0, num_events, MODULE_EVENTS):
         numbers = range(first, min(first + MODULE_EVENTS, num_events))
@@ -185,8 +185,8 @@ def report(own: dict[str, Cost], measured: dict[int, dict[str, Cost]], runs: int
 # How long the compiler takes
 
 CPU seconds of whole processes, the median and the least of {runs} runs, and peak memory in MiB, on
-{platform.machine()} with Python {platform.python_version()}, beside {packages}. The programs are run in turn:
-each once, then each again. The inputs are equivalent: each event has a context of its own, with two fields. There,
+{platform.machine()} with Python {platform.python_version()}, and {packages}. The programs are run in turn:
+each once, then each again. The inputs are equivalent: each event has a separate context with two fields. There,
 `generate` finds no files and writes all of them; of this project's catalogue all files are as they should be. The two
 other programs run once on the largest input.
 

@@ -43,7 +43,7 @@ class Index:
     digest: str
 
     def describes(self, module: str) -> bool:
-        """Say whether a module defines events or contexts of this catalogue."""
+        """Return whether a module defines events or contexts of this catalogue."""
         names = itertools.chain(self.events, self.contexts, self.aliases)
         return any(name.rpartition(".")[0] == module for name in names)
 

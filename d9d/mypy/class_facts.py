@@ -132,7 +132,7 @@ def inherited_handlers(info: TypeInfo) -> dict[str, tuple[TypeInfo, list[str]]]:
 
 
 def has_handlers(info: TypeInfo) -> bool:
-    """Say whether a class or one of its bases defines handlers: only then are its attributes recorded."""
+    """Return whether a class or one of its bases defines handlers: only then are its attributes recorded."""
     return any(own_handlers(base) for base in info.mro)
 
 
@@ -331,7 +331,7 @@ def _below(node: Node, owner: SymbolNode) -> Iterable[Node]:
 
 
 def _is_object(node: Node, owner: SymbolNode) -> bool:
-    """Say whether a name is the object; mypy binds no names in code that it considers unreachable."""
+    """Return whether a name is the object; mypy binds no names in code that it considers unreachable."""
     return isinstance(node, NameExpr) and (node.node or node.name) in (owner, owner.name)
 
 
@@ -340,7 +340,7 @@ def _is_attribute(node: Node, owner: SymbolNode) -> TypeGuard[MemberExpr]:
 
 
 def _hands_on(node: Node, owner: SymbolNode) -> bool:
-    """Say whether a node keeps or passes something of the method's own, other than to the bus or to `super()`."""
+    """Return whether a node keeps or passes something of the method's own, other than to the bus or to `super()`."""
     if isinstance(node, AssignmentStmt):
         kept = any(_is_attribute(target, owner) for target in node.lvalues)
         return kept and _mentions_local(node.rvalue, owner)

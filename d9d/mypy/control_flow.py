@@ -184,7 +184,7 @@ def _exits(node: Statement, *, loops: bool = True) -> Iterator[Guard]:
 
 
 def _leaves(node: Node, *, loops: bool) -> bool:
-    """Say whether a statement may leave the block, so that what follows does not run."""
+    """Return whether a statement may leave the block, so that what follows does not run."""
     if isinstance(node, ReturnStmt) or (loops and isinstance(node, BreakStmt | ContinueStmt)):
         return True
     return any(_leaves(inner, loops=loops and not _is_loop(node)) for inner in _inner_statements(node))

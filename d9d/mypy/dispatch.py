@@ -267,7 +267,7 @@ def digest_of_rules() -> str:
 
 
 def _is_muted(tree: MypyFile, api: SemanticAnalyzer | TypeChecker) -> bool:
-    """Say whether mypy reports nothing in a module, as in installed packages."""
+    """Return whether mypy reports nothing in a module, as in installed packages."""
     return api.options.ignore_errors or tree.path in api.errors.ignored_files
 
 

@@ -175,11 +175,11 @@ class Moment:
         return cls(str(entry.get("id")), repeats, str(entry.get("module")), module.get("lifecycle", {}))
 
     def never_after(self, others: Collection["Moment"]) -> bool:
-        """Say whether this event can follow none of some other events in a run."""
+        """Return whether this event can follow none of some other events in a run."""
         return self._is_ordered(others) and not any(self._reaches(other.id) for other in others)
 
     def always_before(self, others: Collection["Moment"]) -> bool:
-        """Say whether none of some other events can happen before this one has happened for the first time.
+        """Return whether none of some other events can happen before this one has happened for the first time.
 
         A run in which this event never happens does not count.
         """
@@ -189,12 +189,12 @@ class Moment:
         )
 
     def _is_ordered(self, others: Collection["Moment"]) -> bool:
-        """Say whether all are events of one loop that have a place in its order."""
+        """Return whether all are events of one loop that have a place in its order."""
         followers = self.lifecycle.get("followers", {})
         return all(each.module == self.module and each.id in followers for each in (self, *others))
 
     def _reaches(self, other: str) -> bool:
-        """Say whether this event may follow another, directly or not."""
+        """Return whether this event may follow another, directly or not."""
         return self.id in self._reachable(self.lifecycle["followers"][other])
 
     def _reachable(self, starts: Collection[str], *, avoiding: str = "") -> set[str]:

@@ -193,5 +193,5 @@ def _body(handler: Expression, events: list[Expression], api: TypeChecker, index
 
 
 def _is_muted(api: TypeChecker) -> bool:
-    """Say whether mypy would drop what is reported now, as while a body is looked into early."""
+    """Return whether mypy would drop what is reported now, as while a body is looked into early."""
     return api.msg.errors.prefer_simple_messages()

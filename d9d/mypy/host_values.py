@@ -37,7 +37,7 @@ _FACTORIES: Final = frozenset(
 
 
 def is_tensor(kind: Type | None) -> bool:
-    """Say whether values of a type may be tensors, as far as the annotations say."""
+    """Return whether values of a type may be tensors, as far as the annotations say."""
     proper = get_proper_type(kind)
     if isinstance(proper, UnionType):
         items = [get_proper_type(item) for item in proper.items]
@@ -49,7 +49,7 @@ def is_tensor(kind: Type | None) -> bool:
 
 
 def is_on_host(expression: Expression, body: HandlerBody, seen: set[object] | None = None) -> bool:
-    """Say whether a tensor was copied to the host or made there, so that reading it does not wait.
+    """Return whether a tensor was copied to the host or made there, so that reading it does not wait.
 
     Args:
         expression: The tensor.
@@ -72,7 +72,7 @@ def is_on_host(expression: Expression, body: HandlerBody, seen: set[object] | No
 
 
 def _names_the_host(call: CallExpr) -> bool:
-    """Say whether `to` moves a tensor to the host."""
+    """Return whether `to` moves a tensor to the host."""
     words = [node for argument in call.args for node in descend(argument)]
     return any(isinstance(word, StrExpr) and word.value == "cpu" for word in words)
 
@@ -94,7 +94,7 @@ _DEPTH: Final = 3
 
 
 def runs_in_every_step(guards: Guards, body: HandlerBody) -> bool:
-    """Say whether some code runs in most steps, because each of its conditions is the same in every step.
+    """Return whether some code runs in most steps, because each of its conditions is the same in every step.
 
     A condition about which nothing is known may hold only once in a while.
 
@@ -106,7 +106,7 @@ def runs_in_every_step(guards: Guards, body: HandlerBody) -> bool:
 
 
 def _is_steady(test: Expression, body: HandlerBody, depth: int) -> bool:
-    """Say whether a condition is the same in every step; a condition on the numbers in a tensor depends on the data."""
+    """Return if a condition is the same in every step; a condition on the numbers in a tensor depends on the data."""
     match test:
         case UnaryExpr():
             parts = [test.expr]
@@ -123,12 +123,12 @@ def _is_steady(test: Expression, body: HandlerBody, depth: int) -> bool:
 
 
 def _is_steady_call(call: CallExpr, function: str, body: HandlerBody) -> bool:
-    """Say whether a function returns the same in every step."""
+    """Return whether a function returns the same in every step."""
     return function in _ALWAYS_STEADY or (function.startswith("torch.") and not is_tensor(body.type_of(call)))
 
 
 def _is_there(operand: Expression, body: HandlerBody) -> bool:
-    """Say whether a value is `None` in every step or in none."""
+    """Return whether a value is `None` in every step or in none."""
     if (attribute := attribute_of_self(operand)) is not None:
         return _is_set_at_the_beginning(attribute, body.function)
     if not is_tensor(body.type_of(operand)):
@@ -137,7 +137,7 @@ def _is_there(operand: Expression, body: HandlerBody) -> bool:
 
 
 def _is_settled(reference: Expression, body: HandlerBody, depth: int) -> bool:
-    """Say whether a literal, a name or an attribute has the same value in every step."""
+    """Return whether a literal, a name or an attribute has the same value in every step."""
     function = body.function
     if isinstance(reference, IntExpr | StrExpr) or is_about_rank(reference, function):
         return True
@@ -151,7 +151,7 @@ def _is_settled(reference: Expression, body: HandlerBody, depth: int) -> bool:
 
 
 def _is_immutable(kind: Type | None) -> bool:
-    """Say whether values of a type are immutable."""
+    """Return whether values of a type are immutable."""
     proper = get_proper_type(kind)
     if isinstance(proper, UnionType):
         return all(map(_is_immutable, proper.items))

@@ -65,7 +65,7 @@ def side(test: Expression, function: FuncDef | LambdaExpr, *, holds: bool = True
 
 
 def is_about_rank(expression: Expression, function: FuncDef | LambdaExpr) -> bool:
-    """Say whether an expression is a rank, or a condition on one."""
+    """Return whether an expression is a rank, or a condition on one."""
     return _is_rank(expression, function) or side(expression, function) is not None
 
 
@@ -90,7 +90,7 @@ def _side_of_value(test: Expression, function: FuncDef | LambdaExpr, depth: int)
 def _is_rank(
     expression: Expression, function: FuncDef | LambdaExpr, *, by_name: bool = True, seen: set[object] | None = None
 ) -> bool:
-    """Say whether an expression is a rank, by its value or else by its name."""
+    """Return whether an expression is a rank, by its value or else by its name."""
     if _is_certain(expression):
         return True
     seen, key = set() if seen is None else seen, identity(expression)
@@ -112,14 +112,14 @@ def _is_rank(
 
 
 def _is_opaque(origin: Expression | None) -> bool:
-    """Say whether an origin does not show what a value is, so that its name must decide."""
+    """Return whether an origin does not show what a value is, so that its name must decide."""
     if isinstance(origin, CallExpr) and isinstance(origin.callee, RefExpr):
         return not origin.callee.fullname.startswith("builtins.")
     return origin is None
 
 
 def _is_certain(expression: Expression) -> bool:
-    """Say whether an expression reads the rank of this process, whatever it is assigned to."""
+    """Return whether an expression reads the rank of this process, whatever it is assigned to."""
     match expression:
         case CallExpr(callee=RefExpr(fullname=name)) if name in _FUNCTIONS:
             return True

@@ -95,7 +95,7 @@ def bind(signature: CallableType) -> CallableType:
 
 
 def accepts_self(signature: CallableType, method: FuncDef) -> bool:
-    """Say whether the first parameter of a method accepts its object; mypy itself reports if it does not."""
+    """Return whether the first parameter of a method accepts its object; mypy itself reports if it does not."""
     if not signature.arg_types:
         return False
     owner = fill_typevars(method.info)
@@ -122,13 +122,13 @@ def quote(signature: CallableType, position: int) -> str:
 
 
 def is_unannotated(kind: Type) -> bool:
-    """Say whether a parameter is `Any` because it has no annotation, and not because its author wrote so."""
+    """Return whether a parameter is `Any` because it has no annotation, and not because its author wrote so."""
     proper = get_proper_type(kind)
     return isinstance(proper, AnyType) and proper.type_of_any == TypeOfAny.unannotated
 
 
 def is_asynchronous(signature: CallableType) -> bool:
-    """Say whether a call returns something that must be awaited."""
+    """Return whether a call returns something that must be awaited."""
     if _result(signature) in _AWAITED:
         return True
     function = _definition(signature)
@@ -137,7 +137,7 @@ def is_asynchronous(signature: CallableType) -> bool:
 
 
 def is_generator(signature: CallableType) -> bool:
-    """Say whether a call returns a generator, whose body does not run yet."""
+    """Return whether a call returns a generator, whose body does not run yet."""
     function = _definition(signature)
     by_body = function is not None and function.is_generator
     return by_body and (is_unannotated(signature.ret_type) or _result(signature) in _ITERATED)

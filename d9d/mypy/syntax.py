@@ -105,7 +105,7 @@ def children(node: Node) -> Iterator[Node]:
 
 
 def is_scope(node: Node) -> bool:
-    """Say whether names that are assigned below a node are local to it."""
+    """Return whether names that are assigned below a node are local to it."""
     return isinstance(node, FuncDef | LambdaExpr | ClassDef)
 
 
@@ -137,20 +137,20 @@ def function_of(definition: object) -> FuncDef | None:
 
 
 def leaves_alone(decorator: Expression) -> bool:
-    """Say whether a decorator is known not to replace, tag or keep the function that it decorates."""
+    """Return whether a decorator is known not to replace, tag or keep the function that it decorates."""
     called = decorator.callee if isinstance(decorator, CallExpr) else decorator
     return isinstance(called, RefExpr) and called.fullname in _HARMLESS_DECORATORS
 
 
 def is_plain(definition: object) -> bool:
-    """Say whether a definition is a function whose decorators, if it has any, do not replace, tag or keep it."""
+    """Return whether a definition is a function whose decorators, if it has any, do not replace, tag or keep it."""
     if isinstance(definition, Decorator):
         return all(map(leaves_alone, definition.original_decorators))
     return isinstance(definition, FuncDef)
 
 
 def is_property(definition: object) -> bool:
-    """Say whether a definition is a property."""
+    """Return whether a definition is a property."""
     return isinstance(definition, Decorator) and definition.func.is_property
 
 
@@ -274,7 +274,7 @@ def _unpacked(target: Expression, value: Expression | None) -> Iterator[tuple[Ex
 
 
 def is_unused(call: CallExpr, module: MypyFile, *, passive: Collection[str] = ()) -> bool:
-    """Say whether nothing uses the result of a call.
+    """Return whether nothing uses the result of a call.
 
     Args:
         call: The call.

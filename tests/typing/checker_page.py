@@ -94,7 +94,7 @@ def checker_page(reports: Mapping[str, list[Report]]) -> str:
 
 
 def refuses(case: Case, reports: list[Report]) -> bool:
-    """Say whether a checker reports an error in a case."""
+    """Return whether a checker reports an error in a case."""
     return any(each.is_error for each in reports if each.line in case.lines)
 
 

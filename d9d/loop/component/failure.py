@@ -117,7 +117,7 @@ _LOST_CONNECTION = re.compile(
 
 
 def is_secondary_failure(error: BaseException) -> bool:
-    """Say whether an error is only a symptom of another rank's failure.
+    """Return whether an error is only a symptom of another rank's failure.
 
     Args:
         error: The error; if it was raised because of or during another one, the earliest of them decides.
@@ -322,7 +322,7 @@ def start_parent_watchdog() -> None:
 
 
 def _agent_store_answers() -> bool:
-    """Say whether torchrun's own store can be reached, which it opens before it starts the ranks."""
+    """Return whether torchrun's own store can be reached, which it opens before it starts the ranks."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
     try:

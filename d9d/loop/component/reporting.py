@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 from torch.distributed import ProcessGroup, Work
 
-from d9d.core.device import accelerator_module, has_streams
+from d9d.core.device import accelerator_module, copy_to_host, has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.metric import Metric, Reduction, accumulation_dtype
 from d9d.core.protocol import OptimizerProtocol
@@ -211,12 +211,11 @@ class HostCopy:
             for work in works:
                 work.wait()  # here the new stream waits: neither the host nor the stream of the model does
             self._joined = torch.cat(list(tensors))
-            self._host = torch.empty(self._joined.shape, dtype=self._joined.dtype, pin_memory=True)
-            self._host.copy_(self._joined, non_blocking=True)
+            self._host = copy_to_host(self._joined)
             self._event.record(self._stream)
 
     def is_ready(self) -> bool:
-        """Say whether `read` would return without waiting."""
+        """Return whether `read` would return without waiting."""
         return all(work.is_completed() for work in self._works) if self._stream is None else self._event.query()
 
     def read(self) -> list[torch.Tensor]:

@@ -98,7 +98,7 @@ class Shutdown:
             ).start()
 
     def is_stopping(self) -> bool:
-        """Whether the ranks have agreed to stop after the step that has just been completed."""
+        """Return whether the ranks have agreed to stop after the step that was just completed."""
         return self._agreed_signal != 0
 
     def step_done(self) -> None:

@@ -319,7 +319,7 @@ def require_writable(config: ReportingConfig) -> None:
 
 
 def _can_write(path: Path) -> bool:
-    """Say whether a file or a folder can be written or made, without making it."""
+    """Return whether a file or a folder can be written or made, without making it."""
     if path.exists():
         return os.access(path, os.W_OK)
     folder = next(parent for parent in path.absolute().parents if parent.exists())

@@ -66,7 +66,7 @@ def _collective(call: CallExpr) -> str:
 
 
 def _chooses_ranks(call: CallExpr) -> bool:
-    """Say whether a call names the participating ranks: a group is recognised by its name or the argument's."""
+    """Return whether a call names the participating ranks: a group is recognised by its name or the argument's."""
     for argument, keyword in zip(call.args, call.arg_names, strict=True):
         name = _last_name(argument)
         if name not in _ALL and (keyword in _PARTICIPANTS or "group" in name or name.lstrip("_") == "pg"):
@@ -89,7 +89,7 @@ def _side(guard: Guard, body: HandlerBody) -> bool | None:
 
 
 def _is_met(name: str, guards: Guards, code: Sequence[tuple[Node, Guards]], body: HandlerBody) -> bool:
-    """Say whether the ranks on the other side of a condition may call the same collective."""
+    """Return whether the ranks on the other side of a condition may call the same collective."""
     here = {_side(guard, body) for guard in guards} - {None}
     elsewhere = [
         call
@@ -101,7 +101,7 @@ def _is_met(name: str, guards: Guards, code: Sequence[tuple[Node, Guards]], body
 
 
 def _may_call(name: str, call: CallExpr, body: HandlerBody, seen: set[Node]) -> bool:
-    """Say whether a call may call a collective, directly or through other functions."""
+    """Return whether a call may call a collective, directly or through other functions."""
     callee = call.callee
     if not isinstance(callee, NameExpr | MemberExpr):
         return True
@@ -116,7 +116,7 @@ def _may_call(name: str, call: CallExpr, body: HandlerBody, seen: set[Node]) -> 
 
 
 def _is_without_collectives(callee: NameExpr | MemberExpr, body: HandlerBody) -> bool:
-    """Say whether a function or a method comes from a package that never calls the user's collectives."""
+    """Return whether a function or a method comes from a package that never calls the user's collectives."""
     origin = callee.fullname
     if not origin and isinstance(callee, MemberExpr):
         owner = get_proper_type(body.type_of(callee.expr))

@@ -63,13 +63,13 @@ def _drops(info: TypeInfo, only: str | None = None) -> Iterator[_Drop]:
 
 
 def _is_registered_explicitly(name: str, info: TypeInfo) -> bool:
-    """Say whether some method reads `self.<name>`, as in `bus.subscribe(event, self.<name>)`."""
+    """Return whether some method reads `self.<name>`, as in `bus.subscribe(event, self.<name>)`."""
     read = f"{READS}.{name}"
     return any(read in each for base in info.mro for each in own_uses(base).values())
 
 
 def _is_tagged_by_call(name: str, check: CheckedClass) -> bool:
-    """Say whether `subscribe(event)(...)` is called somewhere in the module with something of that name."""
+    """Return whether `subscribe(event)(...)` is called somewhere in the module with something of that name."""
     tagged = (call.args for call in calls(check.api.cur_mod_node) if event_of(call.callee) is not None)
     return any(getattr(argument, "name", "") == name for arguments in tagged for argument in arguments)
 
@@ -86,7 +86,7 @@ def _own_override(check: CheckedClass, drop: _Drop) -> Context | None:
 
 
 def _is_other_value(statement: Context, name: str, variable: Var) -> bool:
-    """Say whether a statement assigns something that is not a handler, and that mypy accepts as the method."""
+    """Return whether a statement assigns something that is not a handler, and that mypy accepts as the method."""
     if not isinstance(statement, AssignmentStmt):
         return False
     if not any(isinstance(target, NameExpr) and target.name == name for target in statement.lvalues):
@@ -98,7 +98,7 @@ def _is_other_value(statement: Context, name: str, variable: Var) -> bool:
 
 
 def _is_accepted_by_mypy(check: CheckedClass, drop: _Drop, override: SymbolNode | None) -> bool:
-    """Say whether mypy accepts a method in the place of a handler; if not, its own error is enough."""
+    """Return whether mypy accepts a method in the place of a handler; if not, its own error is enough."""
     function, handler = function_of(override), function_of(drop.owner.names[drop.name].node)
     if function is None or (drop.hider is not check.info and override is not function):
         return False  # its decorators may make it a handler, and are unknown if it comes from the cache

@@ -137,7 +137,7 @@ def _value(argument: Expression, kind: Type) -> str | None:
 
 
 def _is_any_text(kind: Type) -> bool:
-    """Say whether an expression may be any string, and not only one of some literals."""
+    """Return whether an expression may be any string, and not only one of some literals."""
     proper = get_proper_type(kind)
     if isinstance(proper, Instance):
         return proper.type.fullname == "builtins.str"
@@ -145,7 +145,7 @@ def _is_any_text(kind: Type) -> bool:
 
 
 def _lacks_context(declared: Type | None) -> bool:
-    """Say whether a type is, or may be, an event without a type argument."""
+    """Return whether a type is, or may be, an event without a type argument."""
     proper = get_proper_type(declared)
     if isinstance(proper, UnionType):
         return any(map(_lacks_context, proper.items))
@@ -174,7 +174,7 @@ class _Definition:
     function: Node | None
 
     def repeats(self, other: "_Definition") -> bool:
-        """Say whether a program that runs this definition has run another one with the same id.
+        """Return whether a program that runs this definition has run another one with the same id.
 
         Definitions of one name are alternatives, and each function may have its own bus.
         """
@@ -230,7 +230,7 @@ def _assigned(parent: Node, call: CallExpr) -> tuple[str, Type | None]:
 
 
 def _is_event(callee: Expression) -> bool:
-    """Say whether an expression is the class `Event`, with or without a type argument."""
+    """Return whether an expression is the class `Event`, with or without a type argument."""
     reference = callee.base if isinstance(callee, IndexExpr) else callee
     if not isinstance(reference, RefExpr):
         return False

@@ -191,7 +191,7 @@ class _Subscribed:
         return None
 
     def _fits(self, signature: CallableType, result: Type) -> bool:
-        """Say whether mypy accepts a call with the context, and the use of what it returns as the given type."""
+        """Return whether mypy accepts a call with the context, and the use of what it returns as the given type."""
         function = self.api.named_generic_type("builtins.function", [])
         call = CallableType([self.context], [ARG_POS], [None], result, function)
         return is_subtype(signature, call, options=self.api.options)

@@ -79,7 +79,7 @@ def check_order(check: CheckedClass) -> None:
 
 
 def _is_plain(info: TypeInfo) -> bool:
-    """Say whether only the source of a class and its bases assigns attributes."""
+    """Return whether only the source of a class and its bases assigns attributes."""
     decorators = info.defn.decorators
     metaclass = info.metaclass_type.type.fullname if info.metaclass_type else "builtins.type"
     bases = [base for base in info.mro if base.fullname != "builtins.object"]
@@ -103,7 +103,7 @@ def _reads(method: FuncDef) -> Iterator[tuple[MemberExpr, str, Guards]]:
 
 
 def _handles_errors(node: Node) -> bool:
-    """Say whether a statement expects errors inside it."""
+    """Return whether a statement expects errors inside it."""
     if isinstance(node, WithStmt):
         called = [each.callee if isinstance(each, CallExpr) else each for each in node.expr]
         return any(isinstance(each, RefExpr) and each.fullname == "contextlib.suppress" for each in called)
@@ -118,14 +118,14 @@ def _repeats(node: Node) -> list[Node]:
 
 
 def _is_early(handling: _Handling, assigning: list[_Handling], guards: Guards) -> bool:
-    """Say whether a handler certainly runs before others: in every run, or at least in its first step."""
+    """Return whether a handler certainly runs before others: in every run, or at least in its first step."""
     moments = [each.moment for each in assigning]
     is_sure = bool(moments) and handling.moment.always_before(moments)
     return is_sure and (not guards or (handling.moment.never_after(moments) and not any(map(_asks_self, guards))))
 
 
 def _asks_self(guard: Guard) -> bool:
-    """Say whether a condition may ask whether the attribute exists."""
+    """Return whether a condition may ask whether the attribute exists."""
     return guard.test is not None and any(attribute_of_self(node) is not None for node in descend(guard.test))
 
 
@@ -159,7 +159,7 @@ def _handlings(check: CheckedClass, method: str) -> list[_Handling] | None:
 
 
 def _is_set_elsewhere(check: CheckedClass, attribute: str, assigning: list[_Handling]) -> bool:
-    """Say whether code outside the class may assign an attribute, or code that has its name as a string."""
+    """Return whether code outside the class may assign an attribute, or code that has its name as a string."""
     symbol, code = check.info.get(attribute), list(descend(check.api.cur_mod_node))
     if symbol is not None and not isinstance(symbol.node, Var):
         return True  # such as a property

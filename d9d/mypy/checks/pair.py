@@ -95,7 +95,7 @@ def _counterpart(event_id: str) -> str | None:
 
 
 def _has_counterpart(event: EventName) -> bool:
-    """Say whether the event of the other side is known, or is known not to exist.
+    """Return whether the event of the other side is known, or is known not to exist.
 
     The ids of events without a catalogue need not end in `.pre` and `.post`: `user.upload.begun` may well have an end.
     """

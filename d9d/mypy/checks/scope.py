@@ -122,7 +122,7 @@ def _inherited(check: CheckedClass, own_loop: str) -> Iterator[tuple[str, _LoopE
 
 
 def _serves_both(check: CheckedClass, owner: TypeInfo) -> bool:
-    """Say whether handlers belong to a mixin that handles events of both loops, and so is meant for both tasks."""
+    """Return whether handlers belong to a mixin that handles events of both loops, and so is meant for both tasks."""
     mixins = [base for base in check.info.mro[1:] if owner in base.mro and _loop_of(base) is None]
     for mixin in mixins:
         full_names = [name for base in mixin.mro for events in own_handlers(base).values() for name in events]
@@ -147,7 +147,7 @@ def _subscribed(check: CheckedClass) -> Iterator[tuple[CallExpr, Expression, _Lo
 
 
 def _is_on_own_bus(callee: Expression, function: FuncDef) -> bool:
-    """Say whether `subscribe` is called on the bus of the loop that runs the task, and not on another bus."""
+    """Return whether `subscribe` is called on the bus of the loop that runs the task, and not on another bus."""
     if not (isinstance(callee, MemberExpr) and callee.name == "subscribe"):
         return False
     if not isinstance(callee.expr, NameExpr):
@@ -157,7 +157,7 @@ def _is_on_own_bus(callee: Expression, function: FuncDef) -> bool:
 
 
 def _is_own_bus(bus: Expression, function: FuncDef) -> bool:
-    """Say whether an expression is the `event_bus` of the context that the method receives."""
+    """Return whether an expression is the `event_bus` of the context that the method receives."""
     if not (isinstance(bus, MemberExpr) and bus.name == "event_bus" and isinstance(bus.expr, NameExpr)):
         return False
     return any(bus.expr.node is argument.variable for argument in _contexts(function))
@@ -181,7 +181,7 @@ def _contexts(function: FuncDef) -> list[Argument]:
 
 
 def _is_typed_for_another(function: FuncDef | None, event: _LoopEvent) -> bool:
-    """Say whether a handler takes another context of the framework, which `d9d-handler` reports."""
+    """Return whether a handler takes another context of the framework, which `d9d-handler` reports."""
     contexts = [_full_name(each.variable.type) for each in function.arguments[1:2]] if function is not None else []
     return any(name.startswith(f"{names.CATALOGUE}.") and name != event.entry.get("context") for name in contexts)
 

@@ -102,7 +102,7 @@ def _all_methods(info: TypeInfo) -> Iterator[_Method]:
 
 
 def _is_all_in_view(info: TypeInfo) -> bool:
-    """Say whether no decorator, metaclass or `__init_subclass__` may register the handlers of a class."""
+    """Return whether no decorator, metaclass or `__init_subclass__` may register the handlers of a class."""
     made_by_others = info.fallback_to_any or any(
         THE_CLASS in own_uses(base) or "__init_subclass__" in base.names
         for base in info.mro
@@ -112,7 +112,7 @@ def _is_all_in_view(info: TypeInfo) -> bool:
 
 
 def _is_reported(info: TypeInfo, modules: Mapping[str, MypyFile]) -> bool:
-    """Say whether a class never registers some handlers, and does not leave that to its subclasses."""
+    """Return whether a class never registers some handlers, and does not leave that to its subclasses."""
     missing = unregistered(info)
     if not missing or _is_abstract(info):
         return False
@@ -125,7 +125,7 @@ def _is_reported(info: TypeInfo, modules: Mapping[str, MypyFile]) -> bool:
 
 
 def _is_abstract(info: TypeInfo) -> bool:
-    """Say whether a class is declared abstract, or has an abstract method; mypy itself finds that out later."""
+    """Return whether a class is declared abstract, or has an abstract method; mypy itself finds that out later."""
     if info.declared_metaclass is not None or any(base.type.fullname == "abc.ABC" for base in info.bases):
         return True
     concrete: set[str] = set()
