@@ -119,7 +119,8 @@ def test_only_the_last_eight_schedules_are_kept() -> None:
 def test_micro_batches_of_one_step_must_have_equal_shapes() -> None:
     """The error names the first that differs, and says what to do."""
     with pytest.raises(
-        ProcessRaisedException, match=r"differ in shape: .* number 1 .* pad all samples of a step to one size"
+        ProcessRaisedException,
+        match=r"differ in shape or dtype: .* micro-batch 1 has .* pad all samples of a step to one size",
     ):
         run_on_ranks(2, train_with, UnevenTask, "1f1b", 2)
 

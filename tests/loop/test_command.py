@@ -55,7 +55,7 @@ def test_verify_reads_every_value(every_step: CheckpointingConfig, capsys: pytes
     assert main(["checkpoint", "verify", str(every_step.folder)]) == 1
     first, *others = capsys.readouterr().out.splitlines()
     assert first.startswith(
-        f"{every_step.folder / 'step-3'}: the tensor 'model/0.weight' in __0_0.distcp: the bytes of "
+        f"{every_step.folder / 'step-3'}: the tensor 'model/0.weight' in __0_0.distcp: the checksum of "
     )
     assert len(others) == 2
 
