@@ -1,6 +1,7 @@
 """Balances the load of the experts over all layers and processes, and reports it."""
 
 import dataclasses
+import math
 
 import torch
 from torch import distributed
@@ -62,7 +63,7 @@ class LoadBalancer:
         if self._processes_with_other_layers is not None:
             distributed.all_reduce(counts, group=self._processes_with_other_layers)
         shares = counts / counts.sum(1, keepdim=True)
-        evenly_spread = torch.tensor(counts.shape[1], device=counts.device).log()
+        evenly_spread = math.log(counts.shape[1])
         return RoutingStatistics(shares=shares, balance=torch.special.entr(shares).sum(1) / evenly_spread)
 
 

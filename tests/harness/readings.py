@@ -1,4 +1,4 @@
-"""Records reads of tensor values on a device, which make the host wait for the device."""
+"""Records reads of tensor values on a device, and copies of host numbers to it: both make the host wait for it."""
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,11 +31,13 @@ READING_METHODS = frozenset(
         "unique",
     }
 )
+# Functions that copy numbers of the host from pageable memory, which waits for an accelerator.
+COPYING_FUNCTIONS = frozenset({"tensor", "as_tensor"})
 READING_OPERATORS = frozenset({"aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::masked_select"})
 
 
 class ReadingMethods(TorchFunctionMode):
-    """Records each call of a method that reads the values of a tensor on the device."""
+    """Records each call that reads the values of a tensor on the device, or makes one from numbers of the host."""
 
     def __init__(self, device: str, found: list[str]) -> None:
         super().__init__()
@@ -48,6 +50,10 @@ class ReadingMethods(TorchFunctionMode):
         is_on_device = bool(args) and isinstance(args[0], torch.Tensor) and args[0].device.type == self._device
         if is_on_device and name in READING_METHODS:
             self._found.append(f"{name} in {reader()}")
+        target = (kwargs or {}).get("device")
+        is_to_device = target is not None and torch.device(target).type == self._device
+        if name in COPYING_FUNCTIONS and is_to_device and not isinstance(args[0], torch.Tensor):
+            self._found.append(f"{name} of host numbers in {reader()}")
         return func(*args, **(kwargs or {}))
 
 

@@ -246,12 +246,18 @@ class GradientAccumulator:
         if self._group is not None:
             # Processes without the last stage of the pipeline have no losses and contribute zeros.
             sums = (0.0 if self._loss_sum is None else self._loss_sum, self._weight_sum)
-            totals = torch.stack([torch.as_tensor(each, dtype=torch.float32, device=self._device) for each in sums])
+            totals = torch.stack([self._scalar(each) for each in sums])
             distributed.all_reduce(totals, group=self._group)
             return totals[0], totals[1]
         if self._loss_sum is None:
             raise RuntimeError("no micro-batch was counted in this step: call scale_loss before finish_step")
         return self._loss_sum, self._weight_sum
+
+    def _scalar(self, number: torch.Tensor | float) -> torch.Tensor:
+        if isinstance(number, torch.Tensor):
+            return number.to(self._device, torch.float32)
+        # A fill on the device: `torch.as_tensor` copies from pageable memory, which waits for an accelerator.
+        return torch.full((), number, dtype=torch.float32, device=self._device)
 
 
 def _weighted(loss: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
