@@ -1,6 +1,9 @@
 """Non-finite gradients are allowed, skipped, or stop the run, as `non_finite_gradients` says."""
 
 import itertools
+import os
+import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from d9d.core.protocol import OptimizerProtocol
 from d9d.loop.component.gradients import NonFiniteGradients, NonFiniteGradientsError
 from d9d.loop.config import CheckpointingConfig, ConfigurationError
 from d9d.loop.control import ComputeLossContext, ComputeLossResult, InitializeOptimizerContext, OptimizerProvider
-from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE, EventStepContext
 from d9d.loop.run import Trainer
 
 from .toy_job import (
@@ -194,6 +197,41 @@ def test_no_checkpoint_is_saved_after_a_bad_step(bad_step: int, every_step: Chec
         trainer.train()
 
     assert steps_saved(every_step.folder) == [step for step in (3, 6) if step <= bad_step]
+
+
+def save_in_handler(trainer: Trainer) -> None:
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, lambda ctx: trainer.save())
+
+
+def send_signal(trainer: Trainer) -> None:
+    def send(ctx: EventStepContext) -> None:
+        if ctx.stepper.current_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, send)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "act", "saved"),
+    [
+        ({"period_steps": None, "period_minutes": 1e-9}, lambda trainer: None, [1, 2]),
+        ({"period_steps": None}, save_in_handler, [0, 1, 2]),
+        ({"period_steps": None}, send_signal, []),
+    ],
+    ids=["by_minutes", "by_a_handler", "by_a_signal"],
+)
+def test_no_save_of_any_kind_contains_a_skipped_step(
+    schedule: dict[str, Any], act: Callable[[Trainer], None], saved: list[int], every_step: CheckpointingConfig
+) -> None:
+    """Every save checks the norms first: the run raises, and a restart cannot finish without the skipped steps."""
+    checkpointing = every_step.model_copy(update=schedule)
+    trainer = trainer_of({2: NAN}, checkpointing=checkpointing, non_finite_gradients="stop")
+    act(trainer)
+
+    with pytest.raises(NonFiniteGradientsError, match="in step 3,"):
+        trainer.train()
+
+    assert steps_saved(every_step.folder) == saved
 
 
 def test_the_last_step_is_checked() -> None:

@@ -113,6 +113,14 @@ class Gradients:
         self._dtype.downcast()
         return loss, norm
 
+    def require_finite(self) -> None:
+        """Raise if `non_finite_gradients="stop"` has skipped a step; every save calls this first.
+
+        Raises:
+            NonFiniteGradientsError: On all processes, if so.
+        """
+        self._non_finite.require_finite()
+
     def zero(self) -> None:
         """Drop all gradients, also those of parameters that no optimizer holds, and what was counted of a step."""
         self._accumulator.reset()
@@ -510,11 +518,11 @@ class NonFiniteGradients:
     The optimizer receives the decision on the device as `found_inf`, just as from `torch.amp.GradScaler`; its
     fused kernels then change neither weights nor state. `skip` continues with the next step. `stop` skips this step and
     all later ones, and raises a few steps later, at the same step on every process: each process reads the norm, which
-    all of them share, a fixed number of steps after its copy to the host began, when it has usually arrived. Before a
-    save and in the last step the norm is read at once, so that no checkpoint contains a skipped step.
+    all of them share, a fixed number of steps after its copy to the host began, when it has usually arrived. In the
+    last step and before every save (`require_finite`) it is read at once, so that no checkpoint has a skipped step.
 
     Args:
-        config: The policy, where `allow` does nothing, and the period of the checkpoints.
+        config: The policy, where `allow` does nothing.
         optimizer: Updates the parameters.
         stepper: Counts the steps.
 
@@ -528,7 +536,6 @@ class NonFiniteGradients:
             _require_support(self._policy, optimizer)
         self._optimizer: Any = optimizer
         self._stepper = stepper
-        self._save_period_steps = config.checkpointing.period_steps if config.checkpointing is not None else None
         self._num_skipped: torch.Tensor | None = None
         self._first_norm: torch.Tensor | None = None
         self._reports: collections.deque[_Report] = collections.deque()
@@ -546,7 +553,7 @@ class NonFiniteGradients:
 
         Raises:
             NonFiniteGradientsError: With the policy `stop`, if the norm was not finite a few steps ago, or in any step
-                before a checkpoint or the end of the loop.
+                when this is the last one.
         """
         if self._policy == "allow" or norm is None:
             return
@@ -563,11 +570,19 @@ class NonFiniteGradients:
         if self._first_norm is not None:
             self._raise_if_old(_Report.send(self._stepper.current_step, self._num_skipped, self._first_norm))
 
+    def require_finite(self) -> None:
+        """Wait for the newest norm with the policy `stop`; with any other there is nothing to wait for.
+
+        Raises:
+            NonFiniteGradientsError: If the norm of any step was not finite.
+        """
+        if self._reports:
+            self._reports[-1].require_finite()
+
     def _raise_if_old(self, newest: "_Report") -> None:
         self._reports.append(newest)
         oldest = self._reports.popleft() if len(self._reports) > _LAG_STEPS else None
-        is_due = self._stepper.is_last or self._stepper.is_due(self._save_period_steps)
-        report = newest if is_due else oldest
+        report = newest if self._stepper.is_last else oldest
         if report is not None:
             report.require_finite()
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from torch import nn
@@ -248,6 +248,7 @@ class Assembly:
         housekeeping: Sequence[Service],
         state: JobState,
         settings: Mapping[str, Any],
+        require_savable: Callable[[], None] = lambda: None,
     ) -> Loop:
         """Build the loop.
 
@@ -260,6 +261,7 @@ class Assembly:
             housekeeping: The optional services.
             state: The state of the job.
             settings: The settings of this kind of run that a job must share with a checkpoint to resume from it.
+            require_savable: Called before each save; raises, on all ranks, if the state must not be saved.
         """
         config = self.config
         shutdown = Shutdown(self.dist_context, stepper, config.timeouts)
@@ -277,6 +279,7 @@ class Assembly:
             ranks=self.ranks,
             job_metadata=describe_job(config),
             is_stopping=shutdown.is_stopping,
+            require_savable=require_savable,
         )
         return Loop(
             event_bus=self.event_bus,

@@ -145,6 +145,7 @@ class Trainer:
         Raises:
             CheckpointError: On all ranks, if this checkpoint or the asynchronous one before cannot be written.
             StateError: On all ranks, if the state holds something that a checkpoint cannot keep.
+            NonFiniteGradientsError: On all ranks, if `non_finite_gradients="stop"` has skipped a step.
         """
         self._loop.checkpointer.save()
 
@@ -294,6 +295,7 @@ class TrainingConfigurator:
             housekeeping=housekeeping,
             state=state,
             settings=self._settings(data, state),
+            require_savable=gradients.require_finite,
         )
         return Trainer(
             loop,

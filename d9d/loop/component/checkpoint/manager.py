@@ -55,6 +55,7 @@ class Checkpointer:
         ranks: The ranks of the job, all of which call each method.
         job_metadata: More facts about the job for the manifest, such as the mesh, in JSON's types.
         is_stopping: Returns whether the ranks have agreed to stop after the step that was just completed.
+        require_savable: Called before each save; raises, on all ranks, if the state must not be saved.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Checkpointer:
         ranks: Ranks = ALONE,
         job_metadata: Mapping[str, Any] | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
+        require_savable: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._stepper = stepper
@@ -75,6 +77,7 @@ class Checkpointer:
         self._ranks = ranks
         self._job_metadata = job_metadata or {}
         self._is_stopping = is_stopping
+        self._require_savable = require_savable
         self._num_steps_saved: int | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._running: Future[None] | None = None
@@ -143,10 +146,13 @@ class Checkpointer:
         Raises:
             CheckpointError: On all ranks, if it cannot be written, or the previous save in the background could not.
             StateError: On all ranks, if a checkpoint cannot hold the state, or that of the previous save.
+            NonFiniteGradientsError: On all ranks, if `non_finite_gradients="stop"` has skipped a step: the checkpoint
+                would contain it.
         """
         config, num_steps = self._config, self._stepper.current_step
         if config is None or self._num_steps_saved == num_steps:
             return
+        self._require_savable()
         self._wait_for_previous(num_steps)
         state, may_differ = self._state.state_dict(), self._state.may_differ()
         if config.asynchronous:
