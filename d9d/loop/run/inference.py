@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.job_state import inference_state
@@ -15,7 +13,6 @@ from d9d.loop.component.sampler import MicroBatchSamples, SequentialBatchSampler
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.control.provider import DatasetSource, ModelSource, as_dataset_provider, as_model_provider
-from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.inference import (
     EVENT_INFERENCE_CONFIG_STARTED,
     EVENT_INFERENCE_DATA_LOADER_READY,
@@ -34,10 +31,10 @@ from d9d.loop.event.catalogue.inference import (
     EventStepContext,
 )
 from d9d.loop.run.assembly import Assembly
-from d9d.loop.run.loop import Loop
+from d9d.loop.run.loop import Loop, Run
 
 
-class Inference:
+class Inference(Run):
     """Runs the inference that an `InferenceConfigurator` has assembled.
 
     Attributes:
@@ -47,25 +44,10 @@ class Inference:
     def __init__(
         self, loop: Loop, *, task: InferenceTask, model_runner: ModelRunner, batch_sampler: StepBatchSampler
     ) -> None:
+        super().__init__(loop)
         self.task = task
-        self._loop = loop
         self._model_runner = model_runner
         self._batch_sampler = batch_sampler
-
-    @property
-    def event_bus(self) -> EventBus:
-        """The bus that carries the events of the run."""
-        return self._loop.event_bus
-
-    @property
-    def stepper(self) -> Stepper:
-        """The stepper, which knows the current step and the number of steps."""
-        return self._loop.stepper
-
-    @property
-    def modules(self) -> Sequence[nn.Module]:
-        """The stages of the model that this process holds, in pipeline order: one, unless there is a pipeline."""
-        return self._loop.modules
 
     def infer(self) -> None:
         """Run the model over all samples, from the newest checkpoint of this run if there is one.
@@ -83,15 +65,6 @@ class Inference:
         with self._loop, without_gradients(self.modules):
             self._run_steps()
         self.event_bus.trigger(EVENT_INFERENCE_FINISHED, EventInferenceFinishedContext())
-
-    def save(self) -> None:
-        """Save a checkpoint, between two steps; all ranks call this. Does nothing if this step is saved already.
-
-        Raises:
-            CheckpointError: On all ranks, if this checkpoint or the asynchronous one before cannot be written.
-            StateError: On all ranks, if the state holds something that a checkpoint cannot keep.
-        """
-        self._loop.checkpointer.save()
 
     def _run_steps(self) -> None:
         loop, bus, stepper = self._loop, self.event_bus, self.stepper

@@ -131,6 +131,45 @@ class Loop:
         self.shutdown.stop_if_due()
 
 
+class Run:
+    """What training and inference offer their users alike.
+
+    Args:
+        loop: The loop of the run.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    @property
+    def event_bus(self) -> EventBus:
+        """The bus that carries the events of the run."""
+        return self._loop.event_bus
+
+    @property
+    def stepper(self) -> Stepper:
+        """The stepper, which knows the current step and the number of steps."""
+        return self._loop.stepper
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """The stages of the model that this process holds, in pipeline order: one, unless there is a pipeline."""
+        return self._loop.modules
+
+    def save(self) -> None:
+        """Save a checkpoint, between two steps; all ranks call this. Does nothing if this step is saved already.
+
+        A handler of `train.step.pre` or `inference.step.pre` runs between two steps. Later in a step, weights and step
+        do not agree. With asynchronous checkpoints this returns when the state is copied.
+
+        Raises:
+            CheckpointError: On all ranks, if this checkpoint or the asynchronous one before cannot be written.
+            StateError: On all ranks, if the state holds something that a checkpoint cannot keep.
+            NonFiniteGradientsError: On all ranks, if `non_finite_gradients="stop"` has skipped a step.
+        """
+        self._loop.checkpointer.save()
+
+
 class GarbageCollector:
     """Collects garbage after the same steps on all ranks, in place of Python's automatic collection.
 

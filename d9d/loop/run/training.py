@@ -1,11 +1,10 @@
 """Training: how a run is assembled, and its steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import IterableDataset
 
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
@@ -34,7 +33,6 @@ from d9d.loop.control.provider import (
     as_model_provider,
     wrong_result,
 )
-from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CONFIG_STARTED,
     EVENT_TRAIN_DATA_LOADER_READY,
@@ -59,12 +57,12 @@ from d9d.loop.event.catalogue.train import (
     EventTrainReadyContext,
 )
 from d9d.loop.run.assembly import Assembly
-from d9d.loop.run.loop import Loop
+from d9d.loop.run.loop import Loop, Run
 
 _ADAMW = OptimizerBuilder(torch.optim.AdamW)
 
 
-class Trainer:
+class Trainer(Run):
     """Runs the training that a `TrainingConfigurator` has assembled.
 
     Attributes:
@@ -84,28 +82,13 @@ class Trainer:
         lr_scheduler: LRSchedulerProtocol,
         num_micro_batches: int,
     ) -> None:
+        super().__init__(loop)
         self.task = task
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self._loop = loop
         self._model_runner = model_runner
         self._gradients = gradients
         self._num_micro_batches = num_micro_batches
-
-    @property
-    def event_bus(self) -> EventBus:
-        """The bus that carries the events of the run."""
-        return self._loop.event_bus
-
-    @property
-    def stepper(self) -> Stepper:
-        """The stepper, which knows the current step and the number of steps."""
-        return self._loop.stepper
-
-    @property
-    def modules(self) -> Sequence[nn.Module]:
-        """The stages of the model that this process holds, in pipeline order: one, unless there is a pipeline."""
-        return self._loop.modules
 
     @property
     def num_skipped_steps(self) -> torch.Tensor | None:
@@ -135,19 +118,6 @@ class Trainer:
         with self._loop:
             self._run_steps()
         self.event_bus.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext())
-
-    def save(self) -> None:
-        """Save a checkpoint, between two steps; all ranks call this. Does nothing if this step is saved already.
-
-        A handler of `train.step.pre` runs between two steps. Later in a step, weights and step do not agree. With
-        asynchronous checkpoints this returns when the state is copied.
-
-        Raises:
-            CheckpointError: On all ranks, if this checkpoint or the asynchronous one before cannot be written.
-            StateError: On all ranks, if the state holds something that a checkpoint cannot keep.
-            NonFiniteGradientsError: On all ranks, if `non_finite_gradients="stop"` has skipped a step.
-        """
-        self._loop.checkpointer.save()
 
     def export(self, folder: Path) -> None:
         """Write the current weights as safetensors files with an index; all ranks call this.
