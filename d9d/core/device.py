@@ -71,6 +71,22 @@ def copy_to_host(tensor: torch.Tensor, out: torch.Tensor | None = None) -> torch
     return tensor.to("cpu", non_blocking=is_queued, copy=True)
 
 
+def empty_on_host(num_elements: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Allocate memory on the host that a device can copy to without waiting.
+
+    Allocating pinned memory is slow, and waits for all work of the device: do it before the first step, and keep it.
+
+    Args:
+        num_elements: The number of elements.
+        dtype: Their dtype.
+        device: The device that will copy to it.
+
+    Returns:
+        A flat tensor, uninitialised; pinned if the device has streams.
+    """
+    return torch.empty(num_elements, dtype=dtype, pin_memory=has_streams(device))
+
+
 def choose_device(name: str | None) -> torch.device:
     """Choose the device of this process, and make it the current one.
 

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from streams import recorded_streams
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped] # it has no types
     EventAccumulator,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from d9d.core import device
 from d9d.core.metric import Metric, SumMetric, WeightedMeanMetric
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
+from d9d.loop.component import reporting
 from d9d.loop.config import ConfigurationError, ReportingConfig
 from d9d.loop.control import (
     ComputeLossContext,
@@ -405,3 +408,38 @@ def test_a_share_that_changes_its_size_is_refused() -> None:
     metric.size = 3
     with pytest.raises(ValueError, match=r"the share of metric 'a' has the shape \[3\], and had \[2\] at first"):
         trainer.train()
+
+
+def test_all_reports_use_one_stream_and_one_block_of_pinned_memory(tmp_path: Path) -> None:
+    """So they never share one of torch's few streams with the transfer of batches; their numbers are unchanged."""
+
+    def train(path: Path) -> list[Line]:
+        task = CountingTask()
+        config = training_config(total_steps=6, reporting=reporting_to(path))
+        configure_training(config, task=task, optimizer_provider=sgd).train()
+        return [
+            {name: line.get(name) for name in ("step", "loss", "samples", "gradient_norm")} for line in lines_of(path)
+        ]
+
+    expected = train(tmp_path / "plain.jsonl")
+    with recorded_streams(reporting, device) as recorded:
+        found = train(tmp_path / "streams.jsonl")
+
+    assert found == expected
+    assert len(recorded.streams) == 1
+    assert len(recorded.pinned_bytes) == 1
+    (stream,) = recorded.streams
+    report = [f"{stream}.{call}" for call in ("wait_stream(computing)", "enter", "record_event", "exit")]
+    assert recorded.calls == [*report, "event.synchronize"] * 6
+
+
+def test_a_report_with_more_numbers_than_before_takes_more_memory() -> None:
+    """Such as one of an optimizer with many learning rates on the device."""
+    cpu = torch.device("cpu")
+    with recorded_streams(reporting, device) as recorded:
+        copy = reporting.HostCopy(cpu, torch.float32, 2)
+        for size in (2, 5, 3):
+            copy.start([torch.arange(float(size)), torch.zeros(1)], [])
+            assert [part.tolist() for part in copy.read()] == [list(range(size)), [0.0]]
+
+    assert recorded.pinned_bytes == [8, 12, 24]

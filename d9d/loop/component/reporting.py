@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 from torch.distributed import ProcessGroup, Work
 
-from d9d.core.device import accelerator_module, copy_to_host, has_streams
+from d9d.core.device import accelerator_module, copy_to_host, empty_on_host, has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.metric import Metric, Reduction, accumulation_dtype
 from d9d.core.protocol import OptimizerProtocol
@@ -28,6 +28,9 @@ _REDUCE_OPS = {
     "max": distributed.ReduceOp.MAX,
     "min": distributed.ReduceOp.MIN,
 }
+
+# The loss, the gradient norm, and learning rates that are on the device: usually fewer.
+_NUM_OWN_NUMBERS = 16
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,8 @@ class Reporter:
         self._bar: Console | None = None
         self._recorded: dict[str, float | torch.Tensor | None] | None = None
         self._pending: _PendingReport | None = None
+        num_elements = exchange.num_elements + _NUM_OWN_NUMBERS
+        self._copy = HostCopy(device, accumulation_dtype(device), num_elements)
 
     def __enter__(self) -> Self:
         """Start the progress bar and the clock."""
@@ -136,6 +141,7 @@ class Reporter:
         dtype = accumulation_dtype(self._device)
         scalars = [number.detach().to(self._device, dtype).reshape(1) for number in on_device.values()]
         packs, works = self._exchange.start()
+        self._copy.start([torch.cat([*scalars, torch.empty(0, dtype=dtype, device=self._device)]), *packs], works)
         return _PendingReport(
             report=Report(
                 loop=self._loop,
@@ -145,7 +151,6 @@ class Reporter:
                 numbers={**on_host, **self._measure_speed()},
             ),
             names=list(on_device),
-            copy=HostCopy([torch.cat([*scalars, torch.empty(0, dtype=dtype, device=self._device)]), *packs], works),
         )
 
     def _measure_speed(self) -> dict[str, float]:
@@ -157,14 +162,14 @@ class Reporter:
         return {"steps_per_second": (num_steps - before) / seconds, "samples_per_second": num_samples / seconds}
 
     def _publish_if_ready(self) -> None:
-        if self._pending is not None and self._pending.copy.is_ready():
+        if self._pending is not None and self._copy.is_ready():
             self._publish()
 
     def _publish(self) -> None:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        scalars, *packs = pending.copy.read()
+        scalars, *packs = self._copy.read()
         if not self._sinks:
             return
         from_device = dict(zip(pending.names, scalars.tolist(), strict=True))
@@ -181,38 +186,55 @@ class _PendingReport:
 
     Attributes:
         report: The part that the host knows.
-        names: The names of the first numbers that come from the device.
-        copy: These numbers, and after them the metrics.
+        names: The names of the first numbers that come from the device; after them come the metrics.
     """
 
     report: Report
     names: Sequence[str]
-    copy: "HostCopy"
 
 
 class HostCopy:
-    """A copy, on the host, of tensors that are still being computed or reduced; only reading it waits for them.
+    """Copies the numbers of a report to the host while the loop continues; only reading them waits.
+
+    It is made once and used for one report after another. On a device with streams it has a stream of its own, because
+    neither the host nor the stream of the model should wait for the reductions, and pinned memory that each report
+    overwrites.
 
     Args:
-        tensors: Flat tensors of one dtype on one device.
-        works: The collective operations that complete them.
+        device: The device of the numbers.
+        dtype: Their dtype.
+        num_elements: How many there usually are; more memory is allocated when a report has more.
     """
 
-    def __init__(self, tensors: Sequence[torch.Tensor], works: Sequence[Work]) -> None:
-        self._tensors = tensors  # kept alive, since another stream reads them
-        self._works = works
-        device = tensors[0].device
+    def __init__(self, device: torch.device, dtype: torch.dtype, num_elements: int) -> None:
+        self._device = device
+        self._tensors: Sequence[torch.Tensor] = ()
+        self._works: Sequence[Work] = ()
         self._stream = torch.Stream(device=device) if has_streams(device) else None
+        if self._stream is not None:
+            self._event = torch.Event(device=device)
+            self._host = empty_on_host(num_elements, dtype, device)
+
+    def start(self, tensors: Sequence[torch.Tensor], works: Sequence[Work]) -> None:
+        """Start to copy; the numbers of the report before are overwritten.
+
+        Args:
+            tensors: Flat tensors on the device.
+            works: The collective operations that complete them.
+        """
         if self._stream is None:
+            self._tensors, self._works = tensors, works
             return
-        self._event = torch.Event(device=device)
-        self._stream.wait_stream(torch.accelerator.current_stream(device))
+        num_elements = sum(len(tensor) for tensor in tensors)
+        if num_elements > len(self._host):
+            self._host = empty_on_host(num_elements, self._host.dtype, self._device)
+        self._stream.wait_stream(torch.accelerator.current_stream(self._device))
         with self._stream:
             for work in works:
-                work.wait()  # here the new stream waits: neither the host nor the stream of the model does
-            self._joined = torch.cat(list(tensors))
-            self._host = copy_to_host(self._joined)
+                work.wait()  # here the stream of the copy waits: neither the host nor the stream of the model does
+            copy_to_host(torch.cat(list(tensors)), out=self._host[:num_elements])
             self._event.record(self._stream)
+        self._tensors, self._works = tensors, works  # kept, since the stream of the copy reads them
 
     def is_ready(self) -> bool:
         """Return whether `read` would return without waiting."""
@@ -222,14 +244,15 @@ class HostCopy:
         """Return the tensors on the host, after waiting for them if they are not there yet.
 
         Returns:
-            A tensor on the host for each tensor.
+            A tensor on the host for each tensor, valid until the next call of `start`.
         """
         if self._stream is None:
             for work in self._works:
                 work.wait()
             return [tensor.cpu() for tensor in self._tensors]
         self._event.synchronize()
-        return list(torch.split(self._host, [len(tensor) for tensor in self._tensors]))
+        sizes = [len(tensor) for tensor in self._tensors]
+        return list(torch.split(self._host[: sum(sizes)], sizes))
 
 
 class MetricExchange:
@@ -252,6 +275,11 @@ class MetricExchange:
         }
         self._by_kind = {kind: chosen for kind, chosen in by_kind.items() if chosen}
         self._sizes = {name: len(metric.share()) for name, metric in metrics.items()}
+
+    @property
+    def num_elements(self) -> int:
+        """The number of elements that all metrics share."""
+        return sum(self._sizes.values())
 
     def start(self) -> tuple[list[torch.Tensor], list[Work]]:
         """Take what each metric has gathered, reset it, and start to reduce.
