@@ -1,23 +1,32 @@
 """Checkpoints written in the background: as exact as others, never two at once, and no error is lost."""
 
+import contextlib
 import logging
 import os
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from streams import Recorded, RecordedStream, recorded_streams
 from torch import nn
+from torch.distributed.checkpoint import filesystem
 
+from d9d.core import device
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint import manager
+from d9d.loop.component.checkpoint import manager, snapshot
 from d9d.loop.component.checkpoint.files import CheckpointError
 from d9d.loop.component.checkpoint.job_state import JobState, Part
-from d9d.loop.component.checkpoint.manager import Checkpointer, HostSnapshot
+from d9d.loop.component.checkpoint.manager import Checkpointer
+from d9d.loop.component.checkpoint.snapshot import HostSnapshot
 from d9d.loop.component.checkpoint.state_dict import StateError, split_state
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig
@@ -26,6 +35,7 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_FINISHED, EVENT_TRAIN_STE
 from .test_checkpoint import largest_file
 from .toy_job import (
     StoppedError,
+    ToyModelProvider,
     ToyTask,
     configure_inference,
     configure_training,
@@ -269,6 +279,107 @@ def test_a_loop_that_fails_lets_a_running_save_complete(background: Checkpointin
 
     assert steps_saved(background.folder) == [1, 2]
     assert [checkpoint.problem() for checkpoint in Checkpoint.list_in(background.folder)] == [None, None]
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorded]:
+    """Let torch's writer of checkpoints take the CPU for an accelerator whose current stream is that of the loop."""
+    with recorded_streams(manager, snapshot, device) as recorded:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(filesystem, "_get_available_device_type", lambda: "cuda")
+        loop = RecordedStream(recorded, "loop")
+        module = SimpleNamespace(current_stream=lambda: loop, stream=lambda _stream: contextlib.nullcontext())
+        monkeypatch.setattr(filesystem, "_get_device_module", lambda _type: module)
+        yield recorded
+
+
+def test_a_background_save_does_not_synchronize_the_stream_of_the_loop(
+    background: CheckpointingConfig, accelerator: Recorded
+) -> None:
+    """Torch's writer would do it for every 10 MB, although the copy is on the host; here are 40 MB."""
+    checkpointer, stepper, _ = checkpointer_of(background, tensors=[torch.rand(1_000_000) for _ in range(10)])
+    stepper.advance()
+    checkpointer.save()
+    checkpointer.wait()
+
+    assert [call for call in accelerator.calls if call.startswith("loop.")] == []
+    assert accelerator.calls == ["computing.record_event", "event.synchronize"]
+    assert steps_saved(background.folder) == [1]
+
+
+def test_the_thread_that_writes_has_a_stream_of_its_own(accelerator: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread would start with the default stream, which the loop uses."""
+    found: list[tuple[str, Any]] = []
+    cuda = torch.device("cuda", 3)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 3)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", lambda chosen: found.append(("device", chosen)))
+    monkeypatch.setattr(torch.accelerator, "set_stream", lambda stream: found.append(("stream", stream.name)))
+    executor = manager._background_executor()
+    executor.submit(int).result()
+    executor.shutdown()
+
+    assert found == [("device", cuda), ("stream", "stream0")]
+
+
+def test_memory_of_copies_is_hardly_larger_than_the_state(accelerator: Recorded) -> None:
+    """Torch rounds pinned memory up to a power of two; a block for each tensor would take half as much again."""
+    sizes = [300_000] * 40 + [700_000] * 20 + [5_000] * 50 + [1] * 50
+    state = {str(number): torch.rand(size) for number, size in enumerate(sizes)}
+    copied = HostSnapshot().take(state)
+
+    num_bytes = 4 * sum(sizes)
+    rounded = sum(2 ** (size - 1).bit_length() for size in accelerator.pinned_bytes)
+    assert num_bytes <= rounded < 1.05 * num_bytes
+    assert same_tensors(copied, state)
+    # Nothing else is in the storage of a copy, so that torch writes it as it is.
+    assert all(copy.untyped_storage().nbytes() == copy.nbytes for copy in copied.values())
+
+
+@given(st.lists(st.integers(0, 5_000_000), max_size=60))
+def test_every_part_has_its_own_place_in_a_block(sizes: list[int]) -> None:
+    """Blocks are powers of two, their parts do not overlap, and at most the last of them has much room left."""
+    places = sorted(
+        (number, start, start + sizes[part])
+        for number, block in enumerate(snapshot.divide_into_blocks(sizes))
+        for part, start in block.offsets.items()
+        if start + sizes[part] <= block.num_bytes == 1 << (block.num_bytes.bit_length() - 1)
+    )
+
+    assert len(places) == sum(size > 0 for size in sizes)
+    assert all(end <= start for (one, _, end), (other, start, _) in pairwise(places) if one == other)
+
+
+def test_the_memory_of_the_first_copy_is_allocated_after_the_first_step(
+    every_step: CheckpointingConfig, accelerator: Recorded
+) -> None:
+    """In the middle of the run the device would wait for it; the state of the optimizer is included."""
+    allocated: list[int] = []
+    config = every_step.model_copy(update={"asynchronous": True, "period_steps": 4})
+    trainer = configure_training(training_config(config, total_steps=5), model_provider=ToyModelProvider(10_000))
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, lambda ctx: allocated.append(sum(accelerator.pinned_bytes)))
+    trainer.train()
+
+    assert allocated[0] == 0
+    assert allocated[1] >= 3 * 4 * sum(weight.numel() for weight in trainer.modules[0].parameters())
+    assert {*allocated[1:4]} == {allocated[1]}
+    assert allocated[4] < 1.1 * allocated[1]  # the random state, and no more weights
+
+
+def test_copies_have_the_strides_of_their_tensors() -> None:
+    """As those that torch allocates have."""
+    state = {
+        "transposed": torch.rand(3, 4).T,
+        "expanded": torch.rand(3, 1).expand(3, 4),
+        "channels last": torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(2.0, dtype=torch.float64),
+        "flags": torch.tensor([True, False]),
+    }
+    copied = HostSnapshot().take(state)
+
+    assert same_tensors(copied, state)
+    assert all(copied[name].stride() == torch.clone(tensor).stride() for name, tensor in state.items())
 
 
 def seconds_of(work: Callable[[], Any]) -> tuple[float, float]:

@@ -81,6 +81,11 @@ class JobState:
         states = self._ranks.run_on_all_ranks(self._local_states)
         return {name: self._with_rank_key(name, part, states[name]) for name, part in self._parts.items()}
 
+    def sharded_state(self) -> dict[str, Any]:
+        """Return the state of the model and the optimizer on this rank: nearly all memory that a job takes."""
+        states = {name: part.stateful for name, part in self._parts.items() if isinstance(part.stateful, ShardedState)}
+        return {name: stateful.state_dict() for name, stateful in states.items()}
+
     def may_differ(self) -> set[str]:
         """Return the paths of replicated tensors that may differ between ranks: buffers, such as batch statistics."""
         return {

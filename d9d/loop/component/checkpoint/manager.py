@@ -15,12 +15,12 @@ from typing import Any, Self
 import torch
 from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor
 
-from d9d.core.device import copy_to_host, has_streams
+from d9d.core.device import has_streams
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock, remove_staging_directories
 from d9d.loop.component.checkpoint.job_state import JobState
+from d9d.loop.component.checkpoint.snapshot import HostSnapshot
 from d9d.loop.component.checkpoint.state_dict import describe_state
 from d9d.loop.component.checkpoint.storage import (
     Checkpoint,
@@ -29,7 +29,6 @@ from d9d.loop.component.checkpoint.storage import (
     find_differences,
     require_same,
 )
-from d9d.loop.component.data import map_tensors
 from d9d.loop.component.ranks import ALONE, Ranks
 from d9d.loop.config import CheckpointingConfig
 
@@ -79,6 +78,7 @@ class Checkpointer:
         self._is_stopping = is_stopping
         self._require_savable = require_savable
         self._num_steps_saved: int | None = None
+        self._has_memory = False
         self._executor: ThreadPoolExecutor | None = None
         self._running: Future[None] | None = None
         if config is None:
@@ -135,6 +135,8 @@ class Checkpointer:
             self.wait()
         elif self._config is not None and self._schedule.is_due():
             self.save()
+        else:
+            self._prepare_first_save()
 
     def save(self) -> None:
         """Save the state between two steps, whether a save is due or not; do nothing if this step is saved already.
@@ -198,6 +200,16 @@ class Checkpointer:
             # Another job would remove the staging directory of a save that is still running.
             if not self.is_writing:
                 self._lock.release()
+
+    def _prepare_first_save(self) -> None:
+        """Allocate the memory of asynchronous saves after the first step, which takes longer than others anyway.
+
+        Later it would stop the device in the middle of the run. Before the first step there is no optimizer state.
+        """
+        if self._has_memory or self._config is None or not self._config.asynchronous:
+            return
+        self._has_memory = True
+        self._snapshot.reserve(self._state.sharded_state())
 
     def _wait_for_previous(self, num_steps: int) -> None:
         was_writing, since = self.is_writing, time.monotonic()
@@ -333,70 +345,21 @@ class SaveSchedule:
         return bool(self._has_passed)
 
 
-class HostSnapshot:
-    """Copies state to memory on the host, which is reused from one copy to the next.
-
-    The host does not wait for an accelerator: copies are queued with its other work, so later steps do not change them.
-    """
-
-    def __init__(self) -> None:
-        self._copies: list[torch.Tensor] = []
-        self._events: list[torch.Event] = []
-
-    def take(self, state: Any) -> Any:
-        """Copy state; the previous copy is overwritten.
-
-        Args:
-            state: As for `split_state`; of a `DTensor` the local shard is copied.
-
-        Returns:
-            The copy, which may be read after `wait` has returned.
-        """
-        previous = iter(self._copies)
-        copies: list[torch.Tensor] = []
-        devices: set[torch.device] = set()
-
-        def copy(tensor: torch.Tensor) -> torch.Tensor:
-            devices.add(tensor.device)
-            copies.append(_copy_again(tensor.detach(), next(previous, None)))
-            return copies[-1]
-
-        copied = map_tensors(state, copy)
-        self._copies = copies
-        streams = [torch.accelerator.current_stream(device) for device in devices if has_streams(device)]
-        self._events = [stream.record_event() for stream in streams]
-        return copied
-
-    def wait(self) -> None:
-        """Wait until the last copy is complete."""
-        for event in self._events:
-            event.synchronize()
-
-
-def _copy_again(tensor: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
-    """Copy a tensor to the host, into the previous copy if that has the same layout."""
-    if type(previous) is not type(tensor) or (previous.shape, previous.dtype) != (tensor.shape, tensor.dtype):
-        return copy_to_host(tensor)
-    if isinstance(previous, DTensor) and isinstance(tensor, DTensor):
-        if (previous.device_mesh, previous.placements) != (tensor.device_mesh, tensor.placements):
-            return copy_to_host(tensor)
-        copy_to_host(tensor.to_local(), out=previous.to_local())
-        return previous
-    return copy_to_host(tensor, out=previous)
-
-
 def _background_executor() -> ThreadPoolExecutor:
     """Make the thread that writes checkpoints; it outlives a loop that fails until the save is complete."""
-    device = torch.accelerator.current_device_index() if torch.accelerator.is_available() else None
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    device = accelerator and torch.device(accelerator.type, torch.accelerator.current_device_index())
     return ThreadPoolExecutor(
         max_workers=1, thread_name_prefix="d9d-checkpoint", initializer=_enter_background, initargs=(device,)
     )
 
 
-def _enter_background(device: int | None) -> None:
-    """Make this thread use the device of the loop, and only such processor time as the loop leaves."""
+def _enter_background(device: torch.device | None) -> None:
+    """Make this thread use the device of the loop, and only such time of device and processor as the loop leaves."""
     if device is not None:  # by default it would be the first device of the machine on every rank
         torch.accelerator.set_device_index(device)
+        if has_streams(device):  # by default it would be the stream of the loop, and to wait for it would stop the loop
+            torch.accelerator.set_stream(torch.Stream(device))
     if sys.platform == "linux":  # the only system where threads have separate priorities
         with contextlib.suppress(OSError):  # some sandboxes forbid it, and saving works without
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICENESS)
