@@ -4,6 +4,7 @@
 from d9d.core.dist_context import DeviceMeshParameters as DeviceMeshParameters
 from d9d.core.dist_context import DistributedContext as DistributedContext
 from d9d.core.dist_context import MeshName as MeshName
+from d9d.core.loop_control import LoopControl as LoopControl
 from d9d.core.metric import MaxMetric as MaxMetric
 from d9d.core.metric import Metric as Metric
 from d9d.core.metric import MetricValue as MetricValue
@@ -17,6 +18,7 @@ from d9d.core.pipeline import StagePosition as StagePosition
 from d9d.core.protocol import LRSchedulerProtocol as LRSchedulerProtocol
 from d9d.core.protocol import OptimizerProtocol as OptimizerProtocol
 from d9d.core.protocol import Stateful as Stateful
+from d9d.core.report import Report as Report
 from d9d.core.settings import ConfigurationError as ConfigurationError
 from d9d.core.stepper import Stepper as Stepper
 from d9d.loop.component.checkpoint.files import CheckpointError as CheckpointError

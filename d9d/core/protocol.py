@@ -17,10 +17,11 @@ class Stateful(Protocol):
 
 
 class OptimizerProtocol(Stateful, Protocol):
-    """Updates parameters from their gradients; every `torch.optim.Optimizer` does.
+    """Updates parameters from their gradients; every `torch.optim.Optimizer` does."""
 
-    `isinstance(optimizer, torch.optim.Optimizer)` tells a type checker that it also has `param_groups`.
-    """
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameters in groups, each with its options, such as `lr`."""
 
     def step(self) -> Any:
         """Update the parameters from their gradients."""

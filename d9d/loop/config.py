@@ -160,6 +160,10 @@ class TimeoutConfig(Settings):
     step_seconds: PositiveFloat = 600.0
     """The longest wait in an operation of any later step, in seconds. By default ten minutes."""
 
+    closing_seconds: PositiveFloat = 10.0
+    """How long the handlers of `train.failed`, `train.closed` and their counterparts of inference may take on a rank
+    that has failed, in seconds, before the job ends. By default ten seconds."""
+
 
 Precision = Literal["fp32", "bf16-autocast"]
 """The dtype of forward passes: the dtype of the weights, or `torch.autocast` to bfloat16."""

@@ -197,7 +197,7 @@ def save(
     job = Job(sharding, folder, optimizer_type)
     for _ in range(3):
         job.step()
-    job.checkpointer.step_done()
+    job.checkpointer.save()
     for _ in range(2):
         job.step()
     return job.numbers()

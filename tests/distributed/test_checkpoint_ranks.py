@@ -79,7 +79,7 @@ def raised_by(work: Callable[[], Any]) -> str:
 def save_task(sharding: Sharding, folder: Path, states: list[dict[str, Any]]) -> None:
     job = Job(sharding, folder, task=Holder(states[rank()]))
     job.step()
-    job.checkpointer.step_done()
+    job.checkpointer.save()
 
 
 def load_task(sharding: Sharding, folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -131,7 +131,7 @@ def average_weights(sharding: Sharding, folder: Path) -> torch.Tensor:
     job = Job(sharding, folder, task=task)
     job.checkpointer.resume()
     job.step()
-    job.checkpointer.step_done()
+    job.checkpointer.save()
     average: Any = task.state["average"]
     assert type(average) is type(weight.detach())
     return average.full_tensor() if isinstance(average, DTensor) else average
@@ -188,7 +188,7 @@ def draw(folder: Path) -> tuple[list[float], list[float]]:
     job = Job(FSDP, folder)
     torch.manual_seed(rank())
     job.step()
-    job.checkpointer.step_done()
+    job.checkpointer.save()
     expected = torch.rand(3).tolist()
     again = Job(FSDP, folder)
     again.checkpointer.resume()
@@ -208,7 +208,7 @@ def disagree_in_steps(folder: Path) -> str:
     job = Job(FSDP, folder)
     for _ in range(1 + rank()):
         job.stepper.advance()
-    return raised_by(job.checkpointer.step_done)
+    return raised_by(job.checkpointer.save)
 
 
 def test_shared_state_that_differs_between_ranks_is_refused(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def disagree_in_weights(folder: Path) -> str:
     if rank() == 1:
         with torch.no_grad():
             next(job.stages[0].parameters())[0, 0] += 1
-    return raised_by(job.checkpointer.step_done)
+    return raised_by(job.checkpointer.save)
 
 
 def test_replicated_weights_that_differ_are_refused(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def disagree_in_buffers(folder: Path) -> tuple[int, list[str]]:
     job = Job(REPLICATED, folder)
     job.stages[0].get_submodule("layers.0").register_buffer("num_calls", torch.tensor(10 + rank()))
     job.step()
-    job.checkpointer.step_done()
+    job.checkpointer.save()
     job.checkpointer.resume()
     return int(job.stages[0].state_dict()["layers.0.num_calls"]), lines.lines
 
@@ -264,11 +264,11 @@ def test_of_buffers_that_differ_those_of_rank_zero_are_saved(tmp_path: Path) -> 
 def fill_disk(folder: Path, full_on: int, num_bytes: int) -> str:
     job = Job(FSDP, folder)
     job.step()
-    job.checkpointer.step_done()
+    job.checkpointer.save()
     job.step()
     if rank() == full_on:
         resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
-    error = raised_by(job.checkpointer.step_done)
+    error = raised_by(job.checkpointer.save)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return error
 
@@ -290,7 +290,7 @@ def fail_in_save(folder: Path) -> str:
     job = Job(FSDP, folder, task=task)
     job.step()
     task.state["fails"] = True
-    return raised_by(job.checkpointer.step_done)
+    return raised_by(job.checkpointer.save)
 
 
 def test_an_error_of_a_part_on_one_rank_is_raised_on_all_ranks(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def export_in_pieces(sharding: Sharding, folder: Path) -> None:
     job = Job(sharding, folder / "checkpoints")
     (folder / "checkpoints").mkdir(exist_ok=True)
     job.step()
-    job.checkpointer.step_done()
+    job.checkpointer.save()
     export_weights(Checkpoint(folder / "checkpoints" / "step-1"), folder / "exported", job.ranks, max_file_bytes=1)
 
 

@@ -118,7 +118,8 @@ def measure(
             work_in_step(context.rank, stepper.current_step)
             reporter.record()
             stepper.advance()
-            reporter.step_done()
+            reporter.take(has_arrived=True)
+        reporter.take_last()
 
 
 def reported(folder: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from d9d.core.loop_control import LoopControl
 from d9d.core.stepper import Stepper
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
@@ -24,9 +25,9 @@ PROJECT = Path(__file__).parents[2] / "examples" / "subscriber"
 
 def run_steps(bus: EventBus, num_steps: int) -> None:
     stepper = Stepper(num_steps)
-    bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
+    bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext(modules=[], stepper=stepper, resumed_from=None))
     while not stepper.is_finished:
-        bus.trigger(EVENT_TRAIN_STEP_POST, EventStepContext(stepper=stepper))
+        bus.trigger(EVENT_TRAIN_STEP_POST, EventStepContext(stepper=stepper, control=LoopControl()))
         stepper.advance()
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from d9d.core.dist_context import DistributedContext
+from d9d.core.loop_control import LoopControl
 from d9d.core.stepper import Stepper
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.control import (
@@ -128,9 +130,11 @@ def test_the_example_of_annotated_handlers_works(capsys: pytest.CaptureFixture[s
     """Printed in the reference under "Registering Handlers"."""
     task, bus, model = executed(REGISTERING_HANDLERS).CustomTrainTask(), EventBus(), CountingModel(1, 1)
 
-    task.register_events(RegisterTaskEventsContext(event_bus=bus))
+    task.register_events(
+        RegisterTaskEventsContext(event_bus=bus, dist_context=DistributedContext.start("cpu"), control=LoopControl())
+    )
     bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=[model]))
-    bus.trigger(EVENT_TRAIN_STEP_POST, EventStepContext(stepper=Stepper(3, 2)))
+    bus.trigger(EVENT_TRAIN_STEP_POST, EventStepContext(stepper=Stepper(3, 2), control=LoopControl()))
 
     assert capsys.readouterr().out == "Step 2 completed; MoE routing stats: none.\n"
 
@@ -268,6 +272,10 @@ def test_an_optimizer_may_wrap_another(every_step: CheckpointingConfig) -> None:
         def __init__(self, optimizer: torch.optim.Optimizer) -> None:
             self._optimizer = optimizer
             self.num_steps = 0
+
+        @property
+        def param_groups(self) -> list[dict[str, Any]]:
+            return self._optimizer.param_groups
 
         def step(self) -> None:
             self.num_steps += 1

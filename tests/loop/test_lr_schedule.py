@@ -288,6 +288,10 @@ class Wrapper:
     def __init__(self, ctx: InitializeOptimizerContext) -> None:
         self._inner = torch.optim.SGD(ctx.parameters(), lr=0.1)
 
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self._inner.param_groups
+
     def step(self) -> None:
         self._inner.step()
 

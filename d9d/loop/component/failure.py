@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import NoReturn, Self
 
 from torch import distributed
@@ -164,17 +164,65 @@ def end_job(error: BaseException) -> NoReturn:
         leave(_exit_status(error))
 
 
-def end_job_unless_all_ranks_fail(error: BaseException) -> None:
-    """End the job because of an error that other ranks do not have; run in a thread.
+ends_failed_jobs = False
+"""Whether an error that leaves a loop on one rank alone ends the whole job; `launch` sets it."""
 
-    On the way out, this rank may wait for the others: at a barrier in `finally`, say. An error that all ranks have,
-    such as a checkpoint that is refused, is left to the caller of the loop.
+
+@contextmanager
+def closing(error: BaseException, *, has_peers: bool, seconds: float) -> Iterator[None]:
+    """Publish the error of this rank, and let the block close what the run has open before the job ends.
+
+    In a job that `launch` started, the process ends when the block is complete, or after some seconds. An error that
+    all ranks have, such as a checkpoint that is refused, is left to the caller of the loop.
 
     Args:
         error: The error that left the loop on this rank.
+        has_peers: Whether the job has other ranks.
+        seconds: How long the block may take.
     """
+    if not (has_peers and ends_failed_jobs):
+        yield
+        return
+    is_closed = threading.Event()
+    threading.Thread(
+        target=_end_job_unless_all_ranks_fail, args=(error, is_closed, seconds), name="d9d-failure", daemon=True
+    ).start()
+    with _without_sigterm() if seconds else nullcontext():
+        try:
+            yield
+        finally:
+            is_closed.set()
+
+
+@contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """Ignore SIGTERM: the launcher ends all ranks when the first one is gone, but this one is not done yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if previous is not None:  # a handler that is not Python's cannot be restored
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _end_job_unless_all_ranks_fail(error: BaseException, is_closed: threading.Event, closing_seconds: float) -> None:
+    """End the job because of an error that other ranks do not have; run in a thread.
+
+    On the way out, this rank may wait for the others: at a barrier in `finally`, say.
+
+    Args:
+        error: The error that left the loop on this rank.
+        is_closed: Set when the run is closed.
+        closing_seconds: How long that may take.
+    """
+    closes_until = time.monotonic() + closing_seconds
     store = FailureStore.connect()
     if store is None or is_secondary_failure(error):
+        if closing_seconds and not is_closed.wait(closing_seconds):
+            end_job(error)
         return
     store.report(_cause_of(store, error))
     deadline = time.monotonic() + _SAME_ERROR_SECONDS
@@ -182,6 +230,7 @@ def end_job_unless_all_ranks_fail(error: BaseException) -> None:
         if store.all_reported:
             return
         time.sleep(_POLL_SECONDS / 2)
+    is_closed.wait(max(0.0, closes_until - time.monotonic()))
     end_job(error)
 
 

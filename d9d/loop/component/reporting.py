@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 from torch.distributed import ProcessGroup, Work
 
+from d9d.core import report as core_report
 from d9d.core.device import accelerator_module, copy_to_host, empty_on_host, has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.metric import Metric, Reduction, accumulation_dtype
@@ -94,10 +95,8 @@ class Reporter:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Write the last report, and close the sinks."""
-        if error is None:
-            self._publish()
-        else:
+        """Close the sinks."""
+        if error is not None:
             # The last numbers may explain the error. They may also never arrive, so do not wait for them.
             try:
                 self._publish_if_ready()
@@ -123,17 +122,29 @@ class Reporter:
         if self._stepper.is_due(self._period_steps):
             self._recorded = {"loss": loss, "gradient_norm": gradient_norm, **_learning_rates(optimizer)}
 
-    def step_done(self) -> None:
-        """Write an earlier report that has reached the host, and start the report of this step if it has one."""
-        if self._pending is not None:
-            self._publish_if_ready()
+    def take(self, *, has_arrived: bool) -> core_report.Report | None:
+        """Return an earlier report, once, and start the report of this step if it has one.
+
+        Args:
+            has_arrived: Whether the numbers of the earlier report have reached the host on all ranks. If not, it is
+                returned only to make room for the next one, after waiting for it.
+        """
+        report = self._publish() if has_arrived or self._recorded is not None else None
         if self._recorded is not None:
-            self._publish()
             self._pending = self._start(self._recorded)
             self._recorded = None
         if self._bar is not None:
             with self._bar.guard:
                 self._bar.step_done()
+        return report
+
+    def take_last(self) -> core_report.Report | None:
+        """Return the last report after waiting for its numbers, unless it was returned before."""
+        return self._publish()
+
+    def announce(self) -> bool:
+        """Return whether the numbers of a report have not reached the host of this rank yet."""
+        return self._pending is not None and not self._copy.is_ready()
 
     def _start(self, candidates: Mapping[str, float | torch.Tensor | None]) -> "_PendingReport":
         on_device = {name: number for name, number in candidates.items() if isinstance(number, torch.Tensor)}
@@ -165,19 +176,18 @@ class Reporter:
         if self._pending is not None and self._copy.is_ready():
             self._publish()
 
-    def _publish(self) -> None:
+    def _publish(self) -> core_report.Report | None:
         if self._pending is None:
-            return
+            return None
         pending, self._pending = self._pending, None
         scalars, *packs = self._copy.read()
-        if not self._sinks:
-            return
         from_device = dict(zip(pending.names, scalars.tolist(), strict=True))
         numbers = {**from_device, **dict(self._exchange.compute(packs)), **pending.report.numbers}
         report = dataclasses.replace(pending.report, numbers=numbers)
         for sink in self._sinks:
             with sink.guard:
                 sink.write(report)
+        return core_report.Report(step=report.num_steps, time=report.taken_at, metrics=numbers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """How a loop ends before its last step: on failure, on a hang, or on a stop signal."""
 
 import datetime as dt
-import logging
 import os
 import select
 import signal
@@ -12,13 +11,9 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-import torch
-from torch import distributed
-from torch.distributed import Work
-
 from d9d.core.dist_context import DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.failure import FailureStore, end_job_unless_all_ranks_fail, leave, leave_failed_job
+from d9d.loop.component.failure import FailureStore, leave, leave_failed_job
 from d9d.loop.config import TimeoutConfig
 
 STOPPED = 75
@@ -32,23 +27,26 @@ _SAME_REQUEST_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 _CLOSE = b"\0"
 
-logger = logging.getLogger(__name__)
-
 
 class StopRequest(SystemExit):
-    """Raised by a loop that stops on a signal, after its checkpoint; uncaught, it ends the process with status 75."""
+    """Raised by a loop that stops on a signal, after its checkpoint; uncaught, it ends the process with status 75.
 
-    def __init__(self) -> None:
+    Attributes:
+        signal_name: The name of the signal, such as `SIGTERM`.
+
+    Args:
+        number: The number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
         super().__init__(STOPPED)
+        self.signal_name = signal.Signals(number).name
 
 
 class Shutdown:
-    """Ends a loop early on all ranks after the same step, and makes a failure of this rank end the job.
+    """Listens for stop signals while a loop runs, and sets how long ranks wait for each other.
 
-    It also sets how long ranks wait for each other: longer until the first step is complete than after it.
-
-    Each rank sends the signal that it has received through an asynchronous reduction on the host, and reads the result
-    one step later, when it has long been complete.
+    Ranks wait longer until the first step is complete than after it.
 
     Args:
         dist_context: The processes of the job.
@@ -56,18 +54,17 @@ class Shutdown:
         timeouts: How long ranks wait for each other.
     """
 
-    ends_failed_jobs = False
-    """Whether an error that leaves a loop on one rank alone ends the whole job; `launch` sets it."""
-
     def __init__(self, dist_context: DistributedContext, stepper: Stepper, timeouts: TimeoutConfig) -> None:
         self._dist_context = dist_context
         self._stepper = stepper
         self._timeouts = timeouts
-        self._has_peers = dist_context.world_size > 1
         self._is_first_step = True
-        self._signals = SignalListener(has_peers=self._has_peers)
-        self._pending: tuple[torch.Tensor, Work] | None = None
-        self._agreed_signal = 0
+        self._signals = SignalListener(has_peers=dist_context.world_size > 1)
+
+    @property
+    def received_signal(self) -> int:
+        """The number of the stop signal that this process has received, or 0."""
+        return self._signals.received
 
     def __enter__(self) -> Self:
         """Start to listen for signals."""
@@ -77,63 +74,23 @@ class Shutdown:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Restore signals and timeouts, and publish a failure."""
+        """Restore signals and timeouts, and add to an error where it happened."""
         self._signals.__exit__(error_type, error, traceback)
-        if not self._has_peers:
+        if self._dist_context.world_size == 1:
             return
-        if error is None and self._pending is not None:
-            work = self._pending[1]
-            work.wait()
-        self._pending = None
-        if error is None or isinstance(error, StopRequest):
+        if error is None:
             self._dist_context.set_timeout(dt.timedelta(seconds=self._timeouts.start_seconds))
             return
         error.add_note(
             f"on rank {self._dist_context.rank} of {self._dist_context.world_size}, in step "
             f"{self._stepper.current_step + 1} of {self._stepper.total_steps}"
         )
-        if self.ends_failed_jobs:
-            threading.Thread(
-                target=end_job_unless_all_ranks_fail, args=(error,), name="d9d-failure", daemon=True
-            ).start()
-
-    def is_stopping(self) -> bool:
-        """Return whether the ranks have agreed to stop after the step that was just completed."""
-        return self._agreed_signal != 0
 
     def step_done(self) -> None:
-        """Agree with the other ranks on whether to stop; after the first step, shorten the timeout."""
-        self._agreed_signal = self._agree() if self._has_peers else self._signals.received
+        """After the first step, shorten the timeout."""
         if self._is_first_step:
             self._is_first_step = False
             self._dist_context.set_timeout(dt.timedelta(seconds=self._timeouts.step_seconds))
-
-    def stop_if_due(self) -> None:
-        """Leave the loop if the ranks have agreed to stop, unless the last step is complete.
-
-        Raises:
-            StopRequest: If they have.
-        """
-        if not self.is_stopping() or self._stepper.is_finished:
-            return
-        if self._dist_context.is_main_process:
-            logger.warning(
-                "stopped after %d of %d steps on %s, with exit status %d: run the same command again to resume",
-                *(self._stepper.current_step, self._stepper.total_steps),
-                *(signal.Signals(self._agreed_signal).name, STOPPED),
-            )
-        raise StopRequest
-
-    def _agree(self) -> int:
-        """Return the signal that some rank sent one step ago, or 0; send the signal that this rank has received."""
-        agreed = 0
-        if self._pending is not None:
-            sent, work = self._pending
-            work.wait()
-            agreed = int(sent.item())  # on the host: no device is waited for
-        to_send = torch.tensor(self._signals.received, dtype=torch.int32)
-        self._pending = (to_send, distributed.all_reduce(to_send, distributed.ReduceOp.MAX, async_op=True))
-        return agreed
 
 
 class SignalListener:

@@ -1,5 +1,7 @@
-"""What users give to the loops: the task, and the providers of model, dataset, optimizer and scheduler."""
+"""What users give to the loops and get from them: tasks, providers, the control of the loop, its reports."""
 
+from d9d.core.loop_control import LoopControl
+from d9d.core.report import Report
 from d9d.loop.control.provider import (
     DatasetProvider,
     DatasetSource,
@@ -46,6 +48,7 @@ __all__ = [
     "InitializeModelStageResult",
     "InitializeOptimizerContext",
     "LRSchedulerProvider",
+    "LoopControl",
     "ModelProvider",
     "ModelSource",
     "OptimizerProvider",
@@ -53,5 +56,6 @@ __all__ = [
     "ProcessOutputsContext",
     "RegisterModelEventsContext",
     "RegisterTaskEventsContext",
+    "Report",
     "TrainTask",
 ]

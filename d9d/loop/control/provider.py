@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from d9d.core.dist_context import DistributedContext
+from d9d.core.loop_control import LoopControl
 from d9d.core.pipeline import StagePosition
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.core.settings import ConfigurationError
@@ -63,9 +64,13 @@ class RegisterModelEventsContext:
 
     Attributes:
         event_bus: The bus of the loop that is being configured.
+        dist_context: The processes of the job and the device of this one.
+        control: Asks the loop to stop, save or evaluate.
     """
 
     event_bus: EventBus
+    dist_context: DistributedContext
+    control: LoopControl
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from d9d.core.dist_context import DistributedContext
+from d9d.core.loop_control import LoopControl
 from d9d.core.metric import Metric
 from d9d.core.stepper import Stepper
 from d9d.loop.event import EventBus
@@ -19,9 +20,13 @@ class RegisterTaskEventsContext:
 
     Attributes:
         event_bus: The bus of the loop that is being configured.
+        dist_context: The processes of the job and the device of this one.
+        control: Asks the loop to stop, save or evaluate.
     """
 
     event_bus: EventBus
+    dist_context: DistributedContext
+    control: LoopControl
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)

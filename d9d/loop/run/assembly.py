@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from d9d.core.dist_context import DistributedContext
+from d9d.core.loop_control import LoopControl
 from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
@@ -17,6 +18,7 @@ from d9d.loop.component.checkpoint.job_state import JobState, find_stateful_obje
 from d9d.loop.component.checkpoint.manager import Checkpointer
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
 from d9d.loop.component.data import DeviceTransfer
+from d9d.loop.component.exchange import Exchange
 from d9d.loop.component.model import (
     ModelRunner,
     ModelStage,
@@ -44,8 +46,7 @@ from d9d.loop.control import (
     RegisterTaskEventsContext,
 )
 from d9d.loop.control.provider import expect_result
-from d9d.loop.event import EventBus
-from d9d.loop.run.loop import GarbageCollector, Loop, Service
+from d9d.loop.run.loop import GarbageCollector, Loop, Moments, Service
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ class Assembly:
         task: The user's task.
         providers: The user's providers by the names under which checkpoints keep their state.
         stateful: Further objects of the user whose state belongs into checkpoints, by name.
-        event_bus: The bus of the run.
+        moments: The events of the run.
+        control: Takes the requests of handlers.
         dist_context: The processes of the job, and the device of this one.
         ranks: The same processes, for what they do together.
         random_state: The random number generators of this process, seeded alike on all ranks.
@@ -71,7 +73,8 @@ class Assembly:
     task: BaseTask
     providers: Mapping[str, object]
     stateful: Mapping[str, Stateful]
-    event_bus: EventBus
+    moments: Moments
+    control: LoopControl
     dist_context: DistributedContext
     ranks: Ranks
     random_state: RandomState
@@ -82,12 +85,13 @@ class Assembly:
         name: str,
         config: LoopConfig,
         *,
+        moments: Moments,
         task: BaseTask,
         model_provider: ModelProvider,
         providers: Mapping[str, object],
         stateful: Mapping[str, Stateful] | None,
     ) -> Self:
-        """Register the handlers of the task and the model provider, join the processes of the job, and seed.
+        """Join the processes of the job, seed, and register the handlers of the task and the model provider.
 
         Raises:
             ConfigurationError: If the task is a torch module, or checkpoints could not be written.
@@ -100,21 +104,25 @@ class Assembly:
             )
         if config.checkpointing is not None:
             prepare_folder(config.checkpointing.folder)
-        bus = EventBus()
-        task.register_events(RegisterTaskEventsContext(event_bus=bus))
-        model_provider.register_events(RegisterModelEventsContext(event_bus=bus))
         dist_context = DistributedContext.start(
             config.device, config.mesh, dt.timedelta(seconds=config.timeouts.start_seconds)
         )
         random_state = RandomState(dist_context.device)
         random_state.seed(config.seed)
+        control = LoopControl(evaluations=())
+        bus = moments.event_bus
+        task.register_events(RegisterTaskEventsContext(event_bus=bus, dist_context=dist_context, control=control))
+        model_provider.register_events(
+            RegisterModelEventsContext(event_bus=bus, dist_context=dist_context, control=control)
+        )
         return cls(
             name=name,
             config=config,
             task=task,
             providers={"model_provider": model_provider, **providers},
             stateful=stateful or {},
-            event_bus=bus,
+            moments=moments,
+            control=control,
             dist_context=dist_context,
             ranks=Ranks.of(dist_context),
             random_state=random_state,
@@ -231,7 +239,7 @@ class Assembly:
         return find_stateful_objects(
             self.providers,
             self.stateful,
-            self.event_bus.subscribers,
+            self.moments.event_bus.subscribers,
             others=[self.task, *others],
             modules=modules,
             ranks=self.ranks,
@@ -278,12 +286,13 @@ class Assembly:
             },
             ranks=self.ranks,
             job_metadata=describe_job(config),
-            is_stopping=shutdown.is_stopping,
             require_savable=require_savable,
         )
         return Loop(
-            event_bus=self.event_bus,
+            moments=self.moments,
             stepper=stepper,
+            control=self.control,
+            exchange=Exchange(self.ranks.with_own_group()),
             ranks=self.ranks,
             modules=modules,
             source=source,

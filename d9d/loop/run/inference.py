@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from d9d.core.dist_context import num_launched
 from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.job_state import inference_state
@@ -13,25 +14,53 @@ from d9d.loop.component.sampler import MicroBatchSamples, SequentialBatchSampler
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.control.provider import DatasetSource, ModelSource, as_dataset_provider, as_model_provider
+from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.inference import (
+    EVENT_INFERENCE_CHECKPOINT_LOADED,
+    EVENT_INFERENCE_CHECKPOINT_SAVED,
+    EVENT_INFERENCE_CHECKPOINT_STARTED,
+    EVENT_INFERENCE_CLOSED,
     EVENT_INFERENCE_CONFIG_STARTED,
     EVENT_INFERENCE_DATA_LOADER_READY,
+    EVENT_INFERENCE_FAILED,
     EVENT_INFERENCE_FINISHED,
     EVENT_INFERENCE_FORWARD_POST,
     EVENT_INFERENCE_FORWARD_PRE,
     EVENT_INFERENCE_MODEL_STAGES_READY,
+    EVENT_INFERENCE_OUTPUTS_READY,
     EVENT_INFERENCE_READY,
+    EVENT_INFERENCE_REPORT_READY,
     EVENT_INFERENCE_STEP_POST,
     EVENT_INFERENCE_STEP_PRE,
     EventConfigurationStartedContext,
     EventDataLoaderReadyContext,
+    EventInferenceClosedContext,
+    EventInferenceFailedContext,
     EventInferenceFinishedContext,
+    EventInferenceOutputsReadyContext,
     EventInferenceReadyContext,
     EventModelStagesReadyContext,
     EventStepContext,
 )
 from d9d.loop.run.assembly import Assembly
-from d9d.loop.run.loop import Loop, Run
+from d9d.loop.run.loop import Loop, Moments, Outcome, Run
+
+
+class InferenceMoments(Moments):
+    """The events of an inference run that belong to no step."""
+
+    report_ready = EVENT_INFERENCE_REPORT_READY
+    checkpoint_loaded = EVENT_INFERENCE_CHECKPOINT_LOADED
+    checkpoint_started = EVENT_INFERENCE_CHECKPOINT_STARTED
+    checkpoint_saved = EVENT_INFERENCE_CHECKPOINT_SAVED
+    failed = EVENT_INFERENCE_FAILED
+    closed = EVENT_INFERENCE_CLOSED
+
+    def trigger_failed(self, error: BaseException, last_event: str | None) -> None:  # noqa: D102 -- inherited
+        self.trigger(EVENT_INFERENCE_FAILED, EventInferenceFailedContext, error=error, last_event=last_event)
+
+    def trigger_closed(self, outcome: Outcome, reason: str) -> None:  # noqa: D102 -- inherited
+        self.trigger(EVENT_INFERENCE_CLOSED, EventInferenceClosedContext, outcome=outcome, reason=reason)
 
 
 class Inference(Run):
@@ -42,9 +71,15 @@ class Inference(Run):
     """
 
     def __init__(
-        self, loop: Loop, *, task: InferenceTask, model_runner: ModelRunner, batch_sampler: StepBatchSampler
+        self,
+        loop: Loop,
+        *,
+        config: InferenceConfig,
+        task: InferenceTask,
+        model_runner: ModelRunner,
+        batch_sampler: StepBatchSampler,
     ) -> None:
-        super().__init__(loop)
+        super().__init__(loop, config.timeouts)
         self.task = task
         self._model_runner = model_runner
         self._batch_sampler = batch_sampler
@@ -56,39 +91,60 @@ class Inference(Run):
             CheckpointError: If the weights cannot be loaded, or the run cannot resume from its checkpoints.
             StopRequest: After a checkpoint, if a signal asked to stop; `launch` turns it into exit status 75.
         """
-        self._loop.load_state(checkpoint_has_weights=False)
-        for module in self.modules:
-            module.eval()
-        # A resumed run triggers this event again: random numbers that its handlers draw must not shift those of steps.
-        with self._loop.random_state.preserved():
-            self.event_bus.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext())
-        with self._loop, without_gradients(self.modules):
-            self._run_steps()
-        self.event_bus.trigger(EVENT_INFERENCE_FINISHED, EventInferenceFinishedContext())
+        with self._running():
+            self._load_state(checkpoint_has_weights=False)
+            for module in self.modules:
+                module.eval()
+            # A resumed run triggers this event again: random numbers that its handlers draw must not shift those of
+            # steps.
+            with self._loop.random_state.preserved():
+                self._loop.moments.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext)
+            with self._loop, without_gradients(self.modules):
+                self._run_steps()
+            self._loop.moments.trigger(EVENT_INFERENCE_FINISHED, EventInferenceFinishedContext)
 
     def _run_steps(self) -> None:
-        loop, bus, stepper = self._loop, self.event_bus, self.stepper
-        moment = EventStepContext(stepper=stepper)
+        loop, moments, bus, stepper = self._loop, self._loop.moments, self.event_bus, self.stepper
+        context = EventStepContext(stepper=stepper, control=loop.control)
         step_pre, step_post = bus.emitter(EVENT_INFERENCE_STEP_PRE), bus.emitter(EVENT_INFERENCE_STEP_POST)
         forward_pre, forward_post = bus.emitter(EVENT_INFERENCE_FORWARD_PRE), bus.emitter(EVENT_INFERENCE_FORWARD_POST)
-        while not stepper.is_finished:
-            step_pre.call(moment)
+        while not self._is_complete:
+            moments.last = EVENT_INFERENCE_STEP_PRE
+            step_pre.call(context)
             samples = self._batch_sampler.micro_batches(stepper.current_step)
             batches = loop.next_micro_batches(len(samples))
-            forward_pre.call(moment)
+            moments.last = EVENT_INFERENCE_FORWARD_PRE
+            forward_pre.call(context)
             self._forward(samples, batches)
-            forward_post.call(moment)
+            moments.last = EVENT_INFERENCE_FORWARD_POST
+            forward_post.call(context)
             loop.reporter.record()
-            step_post.call(moment)
-            loop.step_done()
+            moments.last = EVENT_INFERENCE_STEP_POST
+            step_post.call(context)
+            self._boundary()
 
     def _forward(self, samples: Sequence[MicroBatchSamples], batches: Iterable[Any]) -> None:
+        outputs_ready = self.event_bus.emitter(EVENT_INFERENCE_OUTPUTS_READY)
+
         def use_outputs(number: int, batch: Any, outputs: Any) -> None:
             own = samples[number]
             # A repeated micro-batch ran only to keep this process in step: another process hands over its outputs.
-            if not own.is_repeated:
-                self.task.process_outputs(
-                    ProcessOutputsContext(outputs=outputs, batch=batch, stepper=self.stepper, samples=tuple(own))
+            if own.is_repeated:
+                return
+            indices = tuple(own)
+            self.task.process_outputs(
+                ProcessOutputsContext(outputs=outputs, batch=batch, stepper=self.stepper, samples=indices)
+            )
+            self._loop.moments.last = EVENT_INFERENCE_OUTPUTS_READY
+            if outputs_ready.handlers:
+                outputs_ready.call(
+                    EventInferenceOutputsReadyContext(
+                        stepper=self.stepper,
+                        control=self._loop.control,
+                        batch=batch,
+                        outputs=outputs,
+                        samples=indices,
+                    )
                 )
 
         self._model_runner.forward(batches, [len(own) for own in samples], use_outputs)
@@ -135,18 +191,29 @@ class InferenceConfigurator:
             CheckpointError: If the weights to start from cannot be loaded; the model is not built then.
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
+        moments = InferenceMoments(EventBus())
+        with moments.failing(has_peers=num_launched() > 1, closing_seconds=self._config.timeouts.closing_seconds):
+            return self._configure(moments)
+
+    def _configure(self, moments: InferenceMoments) -> Inference:
         config = self._config
         run = Assembly.start(
             "infer",
             config,
+            moments=moments,
             task=self._task,
             model_provider=self._model_provider,
             providers={"dataset_provider": self._dataset_provider},
             stateful=self._stateful,
         )
-        bus, dist_context = run.event_bus, run.dist_context
+        dist_context = run.dist_context
         source = run.find_source()
-        bus.trigger(EVENT_INFERENCE_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
+        moments.trigger(
+            EVENT_INFERENCE_CONFIG_STARTED,
+            EventConfigurationStartedContext,
+            dist_context=dist_context,
+            settings=config.model_dump(mode="json"),
+        )
         provided = run.provide_dataset(self._dataset_provider)
         num_samples = count_samples(provided)
         stepper = Stepper(SequentialBatchSampler.num_steps(num_samples, config.global_batch_size))
@@ -159,11 +226,11 @@ class InferenceConfigurator:
         )
         loader = build_data_loader(provided, sampler, config, dist_context.device)
         reporter = run.build_reporter(stepper, num_samples)
-        bus.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=loader))
+        moments.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=loader)
         housekeeping = run.build_housekeeping(stepper)
         stages = run.build_stages(self._model_provider)
         modules = [stage.module for stage in stages]
-        bus.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=modules))
+        moments.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext, modules=modules)
         run.seed_per_rank()
         runner = run.build_runner(stages, stepper)
         state = inference_state(
@@ -193,4 +260,4 @@ class InferenceConfigurator:
                 **described,
             },
         )
-        return Inference(loop, task=self._task, model_runner=runner, batch_sampler=sampler)
+        return Inference(loop, config=config, task=self._task, model_runner=runner, batch_sampler=sampler)

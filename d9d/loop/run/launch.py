@@ -9,8 +9,9 @@ from contextlib import suppress
 from torch import distributed
 from torch.distributed.elastic.multiprocessing import errors
 
+from d9d.loop.component import failure
 from d9d.loop.component.failure import FailureStore, end_job, start_parent_watchdog
-from d9d.loop.component.shutdown import Shutdown, StopRequest
+from d9d.loop.component.shutdown import StopRequest
 
 _LAST_REPORT_SECONDS = 5.0
 
@@ -37,7 +38,7 @@ def launch(main: Callable[[], object]) -> None:
         return
 
     start_parent_watchdog()
-    Shutdown.ends_failed_jobs = True
+    failure.ends_failed_jobs = True
     errors.get_error_handler().initialize()
     try:
         main()

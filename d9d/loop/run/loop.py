@@ -1,26 +1,44 @@
 """The frame that training and inference share: the order of start, steps and exit, and the services around them."""
 
+import abc
 import contextlib
 import dataclasses
+import functools
 import gc
 import itertools
-from collections.abc import Iterator, Sequence
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar
 
 from torch import nn
 from torch.utils.data import DataLoader
 
+from d9d.core.loop_control import LoopControl
+from d9d.core.report import Report
 from d9d.core.stepper import Stepper
 from d9d.loop.component.best_effort import BestEffort
 from d9d.loop.component.checkpoint.export import WeightSource, load_weights
 from d9d.loop.component.checkpoint.manager import Checkpointer
+from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.component.data import DeviceTransfer, begin_reading
+from d9d.loop.component.exchange import Exchange, Flags
+from d9d.loop.component.failure import closing, describe
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import Reporter
-from d9d.loop.component.shutdown import Shutdown
-from d9d.loop.event import EventBus
+from d9d.loop.component.shutdown import STOPPED, Shutdown, StopRequest
+from d9d.loop.config import TimeoutConfig
+from d9d.loop.event import Event, EventBus
+from d9d.loop.event.bus import Emitter
+from d9d.loop.event.catalogue.common import EventCheckpointContext, EventReportReadyContext
+
+P = ParamSpec("P")
+TContext = TypeVar("TContext")
+
+logger = logging.getLogger(__name__)
 
 
 class Service(Protocol):
@@ -33,7 +51,7 @@ class Service(Protocol):
         """Start, before the first step."""
 
     def step_done(self) -> None:
-        """Do what is due at a step boundary. The stepper has advanced: `current_step` steps are complete."""
+        """Do what is due between two steps. The stepper has advanced: `current_step` steps are complete."""
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
@@ -41,27 +59,35 @@ class Service(Protocol):
         """Stop, after the last step or an error."""
 
 
+Outcome = Literal["finished", "stopped", "failed"]
+"""How a run has ended: see `EVENT_TRAIN_CLOSED`."""
+
+
 @dataclasses.dataclass(kw_only=True)
 class Loop:
     """The frame around the steps of a run. As a context it lasts from the first step to the last.
 
     Attributes:
-        event_bus: The bus of the run.
+        moments: The events of the run.
         stepper: Counts the steps.
+        control: Takes the requests of handlers.
+        exchange: Combines the requests of all ranks.
         ranks: The processes of the job.
         modules: The stages of the model that this process holds, in pipeline order.
         source: The weights to start from; `None` keeps those that the model provider made.
         random_state: The random number generators of this process.
         data_loader: Yields one micro-batch after the other.
         device_transfer: Moves micro-batches to the device.
-        shutdown: Ends the loop early on a stop signal, and publishes the cause of a failure.
-        reporter: Reports the numbers of the run.
+        shutdown: Listens for stop signals.
+        reporter: Gathers the numbers of the run.
         checkpointer: Saves the state of the job and restores it.
         housekeeping: Further services that are configured, such as garbage collection and the profiler.
     """
 
-    event_bus: EventBus
+    moments: "Moments"
     stepper: Stepper
+    control: LoopControl
+    exchange: Exchange
     ranks: Ranks
     modules: Sequence[nn.Module]
     source: WeightSource | None
@@ -74,30 +100,33 @@ class Loop:
     housekeeping: Sequence[Service] = ()
 
     def __post_init__(self) -> None:
-        # In the order in which they start and in which each step boundary calls them.
-        self._services: tuple[Service, ...] = (self.shutdown, self.reporter, self.checkpointer, *self.housekeeping)
         self._micro_batches: Iterator[Any] = iter(())
         self._exits = contextlib.ExitStack()
 
-    def load_state(self, *, checkpoint_has_weights: bool) -> None:
+    def load_state(self, *, checkpoint_has_weights: bool) -> Checkpoint | None:
         """Resume from the newest checkpoint of this run if there is one, and load the weights to start from if needed.
 
         Args:
             checkpoint_has_weights: Whether a checkpoint of this run holds the weights of the model.
 
+        Returns:
+            The checkpoint.
+
         Raises:
             CheckpointError: On all ranks, if the run cannot resume from its checkpoints, or the weights cannot be
                 loaded.
         """
-        is_resumed = self.checkpointer.resume()
-        if self.source is not None and not (is_resumed and checkpoint_has_weights):
+        checkpoint = self.checkpointer.resume()
+        if self.source is not None and not (checkpoint is not None and checkpoint_has_weights):
             load_weights(self.source, self.modules, self.ranks)
+        return checkpoint
 
     def __enter__(self) -> Self:
         """Start reading data, then start the services."""
         self._micro_batches = begin_reading(self.data_loader, self.stepper)
+        services: list[contextlib.AbstractContextManager[object]] = [self.shutdown, self.reporter, self.checkpointer]
         with contextlib.ExitStack() as started:
-            for service in self._services:
+            for service in (*services, *self.housekeeping):
                 started.enter_context(service)
             self._exits = started.pop_all()
         return self
@@ -106,6 +135,9 @@ class Loop:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         """Stop the services, the last one first."""
+        if isinstance(error, (StopRequest, GeneratorExit)):  # the loop has ended between two steps
+            self.exchange.read()
+            return self._exits.__exit__(None, None, None)
         return self._exits.__exit__(error_type, error, traceback)
 
     def next_micro_batches(self, num_micro_batches: int) -> Iterator[Any]:
@@ -119,16 +151,85 @@ class Loop:
         """
         return self.device_transfer.move(itertools.islice(self._micro_batches, num_micro_batches))
 
-    def step_done(self) -> None:
-        """Complete a step: advance the stepper, let each service do what is due, and stop if the ranks agreed to.
 
-        Raises:
-            StopRequest: On all ranks, after a checkpoint, if a signal asked the job to stop.
+class Moments(abc.ABC):
+    """The events that training and inference both have, and the last one that the run has reached.
+
+    Args:
+        event_bus: The bus of the run.
+    """
+
+    report_ready: Event[EventReportReadyContext]
+    checkpoint_loaded: Event[EventCheckpointContext]
+    checkpoint_started: Event[EventCheckpointContext]
+    checkpoint_saved: Event[EventCheckpointContext]
+    failed: Event[Any]
+    closed: Event[Any]
+
+    def __init__(self, event_bus: EventBus) -> None:
+        self.event_bus = event_bus
+        self.last: Event[Any] | None = None
+
+    def trigger(
+        self, event: Event[TContext], context: Callable[P, TContext], *args: P.args, **fields: P.kwargs
+    ) -> None:
+        """Trigger an event. Its context is built only if there is a handler.
+
+        Args:
+            event: The event.
+            context: The class of its context.
+            *args: None; contexts have keyword arguments only.
+            **fields: The fields of the context.
         """
-        self.stepper.advance()
-        for service in self._services:
-            service.step_done()
-        self.shutdown.stop_if_due()
+        self.last = event
+        emitter = self._emitter_of(event)
+        if emitter.handlers:
+            emitter.call(context(*args, **fields))
+
+    def _emitter_of(self, event: Event[TContext]) -> Emitter[TContext]:
+        return self.event_bus.emitter(event)
+
+    @abc.abstractmethod
+    def trigger_failed(self, error: BaseException, last_event: str | None) -> None:
+        """Trigger the event that an exception has left the configuration or the loop."""
+
+    @abc.abstractmethod
+    def trigger_closed(self, outcome: Outcome, reason: str) -> None:
+        """Trigger the last event of the run."""
+
+    @contextlib.contextmanager
+    def failing(self, *, has_peers: bool, closing_seconds: float) -> Iterator[None]:
+        """Make a context that triggers the last two events if its block fails.
+
+        What a handler of these events raises is added to the error as a note.
+
+        Args:
+            has_peers: Whether the job has other ranks.
+            closing_seconds: How long the handlers may take before the job ends.
+        """
+        try:
+            yield
+        except (StopRequest, GeneratorExit):
+            raise
+        except BaseException as error:
+            last_event = None if self.last is None else self.last.id
+            reason = describe(error).splitlines()[0]
+            is_heard = any(self._emitter_of(event).handlers for event in (self.failed, self.closed))
+            seconds = closing_seconds if is_heard else 0.0
+            with closing(error, has_peers=has_peers, seconds=seconds):
+                _attach_failure(error, functools.partial(self.trigger_failed, error, last_event))
+                _attach_failure(error, functools.partial(self.trigger_closed, "failed", reason))
+            raise
+
+
+def _attach_failure(error: BaseException, trigger: Callable[[], None]) -> None:
+    """Call handlers, and add what they raise to an error."""
+    try:
+        trigger()
+    except BaseException as other:
+        text = "".join(traceback.format_exception(other, chain=False))
+        error.add_note(f"then a handler failed:\n{text}".rstrip())
+        logger.exception("a handler failed after the run had ended because of %s", describe(error))
 
 
 class Run:
@@ -136,15 +237,20 @@ class Run:
 
     Args:
         loop: The loop of the run.
+        timeouts: How long the handlers of a failure may take.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, timeouts: TimeoutConfig) -> None:
         self._loop = loop
+        self._closing_seconds = timeouts.closing_seconds
+        self._is_in_loop = False
+        self._stop_reason: str | None = None
+        self._asked_to_stop_because: str | None = None
 
     @property
     def event_bus(self) -> EventBus:
         """The bus that carries the events of the run."""
-        return self._loop.event_bus
+        return self._loop.moments.event_bus
 
     @property
     def stepper(self) -> Stepper:
@@ -157,17 +263,168 @@ class Run:
         return self._loop.modules
 
     def save(self) -> None:
-        """Save a checkpoint, between two steps; all ranks call this. Does nothing if this step is saved already.
+        """Save a checkpoint; all ranks call this. Does nothing if this step is saved already.
 
-        A handler of `train.step.pre` or `inference.step.pre` runs between two steps. Later in a step, weights and step
-        do not agree. With asynchronous checkpoints this returns when the state is copied.
+        Within a step this is `control.save()`: the checkpoint follows between two steps, where weights and step agree.
+        Between two steps, and outside the loop, it saves at once. With asynchronous checkpoints it then returns when
+        the state is copied.
 
         Raises:
             CheckpointError: On all ranks, if this checkpoint or the asynchronous one before cannot be written.
             StateError: On all ranks, if the state holds something that a checkpoint cannot keep.
             NonFiniteGradientsError: On all ranks, if `non_finite_gradients="stop"` has skipped a step.
         """
-        self._loop.checkpointer.save()
+        if self._is_in_loop:
+            self._loop.control.save()
+        else:
+            self._save()
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Make the context of a run, from loading its state to its last event."""
+        loop = self._loop
+        moments = loop.moments
+        try:
+            self._is_in_loop = True
+            with moments.failing(has_peers=not loop.ranks.is_alone, closing_seconds=self._closing_seconds):
+                yield
+        except StopRequest as stop:
+            _attach_failure(stop, functools.partial(moments.trigger_closed, "stopped", stop.signal_name))
+            raise
+        except GeneratorExit:
+            moments.trigger_closed("stopped", "left by its caller")
+            raise
+        else:
+            moments.trigger_closed("finished", self._stop_reason or "all steps are done")
+        finally:
+            self._is_in_loop = False
+
+    def _load_state(self, *, checkpoint_has_weights: bool) -> Path | None:
+        """Load the state of the run, and return the checkpoint that it was loaded from."""
+        loop = self._loop
+        checkpoint = loop.load_state(checkpoint_has_weights=checkpoint_has_weights)
+        if checkpoint is None:
+            return None
+        self._trigger_checkpoint(loop.moments.checkpoint_loaded, checkpoint)
+        self._stop_reason = loop.ranks.run_on_rank_zero(lambda: checkpoint.manifest().get("stop_reason"))
+        if self._stop_reason is not None and loop.ranks.is_main:
+            logger.warning(
+                "a handler stopped this run after %d of %d steps: %s. There is nothing left to do",
+                *(loop.stepper.current_step, loop.stepper.total_steps, self._stop_reason),
+            )
+        return checkpoint.path
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether the run has no steps left to do."""
+        return self._stop_reason is not None or self.stepper.is_finished
+
+    def _boundary(self) -> None:
+        """Do what is due between two steps. This is the one place where the state of the job and the step agree.
+
+        Raises:
+            StopRequest: On all ranks, after a checkpoint, if a signal asked the job to stop.
+        """
+        loop = self._loop
+        stepper, checkpointer, reporter = loop.stepper, loop.checkpointer, loop.reporter
+        stepper.advance()
+        agreed = loop.exchange.read()
+        self._report(reporter.take(has_arrived=not agreed.is_reporting))
+        self._announce_saved(None if agreed.is_saving else checkpointer.take_saved())
+        self._announce()
+        if stepper.is_finished or agreed.stop or agreed.signal:
+            # No later boundary would read what was announced just now.
+            agreed |= loop.exchange.read()
+        if agreed.stop and not stepper.is_finished:
+            self._stop()
+        is_over = self._is_complete or agreed.signal != 0
+        self._evaluate_due(agreed)
+        if is_over or agreed.save or checkpointer.is_due(is_time_to_save=agreed.is_time_to_save):
+            self._save()
+        else:
+            checkpointer.prepare_first_save()
+        loop.shutdown.step_done()
+        for service in loop.housekeeping:
+            service.step_done()
+        if is_over:
+            self._announce_saved(checkpointer.wait())
+            self._report(reporter.take_last())
+        if not self._is_complete and agreed.signal:
+            raise self._stop_request(agreed.signal)
+
+    def _announce(self) -> None:
+        """Announce to the other ranks what this one asks for; requests from now on belong to the next step."""
+        loop, control = self._loop, self._loop.control
+        is_time_to_save, is_saving = loop.checkpointer.announce()
+        self._asked_to_stop_because = self._asked_to_stop_because or control.stop_reason
+        loop.exchange.begin(
+            Flags(
+                signal=loop.shutdown.received_signal,
+                stop=control.stop_reason is not None,
+                save=control.is_save_requested,
+                is_time_to_save=is_time_to_save,
+                is_saving=is_saving,
+                is_reporting=loop.reporter.announce(),
+                evaluations=control.requested_evaluations,
+            )
+        )
+        control.clear()
+
+    def _stop(self) -> None:
+        """End the run after this step, because a handler on some rank asked for it."""
+        loop = self._loop
+        reasons = loop.exchange.ranks.gather(self._asked_to_stop_because)
+        reason = next(reason for reason in reasons if reason is not None)
+        self._stop_reason = reason
+        loop.checkpointer.stopped_by_handler(reason)
+        if loop.ranks.is_main:
+            logger.info(
+                "a handler stopped the run after %d of %d steps: %s",
+                *(loop.stepper.current_step, loop.stepper.total_steps, reason),
+            )
+
+    def _stop_request(self, number: int) -> StopRequest:
+        stop = StopRequest(number)
+        if self._loop.ranks.is_main:
+            logger.warning(
+                "stopped after %d of %d steps on %s, with exit status %d: run the same command again to resume",
+                *(self.stepper.current_step, self.stepper.total_steps, stop.signal_name, STOPPED),
+            )
+        return stop
+
+    def _evaluate_due(self, agreed: Flags) -> None:
+        """Run the evaluations that are due after this step; inference has none."""
+
+    def _report(self, report: Report | None) -> None:
+        """Trigger the event that a report has arrived, if one has."""
+        loop = self._loop
+        if report is not None:
+            loop.moments.trigger(
+                loop.moments.report_ready,
+                EventReportReadyContext,
+                stepper=loop.stepper,
+                control=loop.control,
+                report=report,
+            )
+
+    def _save(self) -> None:
+        """Save a checkpoint, unless this step is saved already."""
+        checkpointer = self._loop.checkpointer
+        self._announce_saved(checkpointer.wait(warns=True))
+        checkpoint = checkpointer.next_checkpoint
+        if checkpoint is not None:
+            self._trigger_checkpoint(self._loop.moments.checkpoint_started, checkpoint)
+            self._announce_saved(checkpointer.save())
+
+    def _announce_saved(self, checkpoint: Checkpoint | None) -> None:
+        """Trigger the event that a checkpoint is on disk, if one is."""
+        if checkpoint is not None:
+            self._trigger_checkpoint(self._loop.moments.checkpoint_saved, checkpoint)
+
+    def _trigger_checkpoint(self, event: Event[EventCheckpointContext], checkpoint: Checkpoint) -> None:
+        self._loop.moments.trigger(
+            event, EventCheckpointContext, stepper=self.stepper, step=checkpoint.num_steps, path=checkpoint.path
+        )
 
 
 class GarbageCollector:

@@ -1,12 +1,13 @@
 """Training: how a run is assembled, and its steps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset
 
+from d9d.core.dist_context import num_launched
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.export import WeightExporter
@@ -33,9 +34,15 @@ from d9d.loop.control.provider import (
     as_model_provider,
     wrong_result,
 )
+from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_CHECKPOINT_LOADED,
+    EVENT_TRAIN_CHECKPOINT_SAVED,
+    EVENT_TRAIN_CHECKPOINT_STARTED,
+    EVENT_TRAIN_CLOSED,
     EVENT_TRAIN_CONFIG_STARTED,
     EVENT_TRAIN_DATA_LOADER_READY,
+    EVENT_TRAIN_FAILED,
     EVENT_TRAIN_FINISHED,
     EVENT_TRAIN_FORWARD_BACKWARD_POST,
     EVENT_TRAIN_FORWARD_BACKWARD_PRE,
@@ -45,6 +52,7 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_OPTIMIZER_STEP_POST,
     EVENT_TRAIN_OPTIMIZER_STEP_PRE,
     EVENT_TRAIN_READY,
+    EVENT_TRAIN_REPORT_READY,
     EVENT_TRAIN_STEP_POST,
     EVENT_TRAIN_STEP_PRE,
     EventConfigurationStartedContext,
@@ -53,13 +61,32 @@ from d9d.loop.event.catalogue.train import (
     EventModelStagesReadyContext,
     EventOptimizerReadyContext,
     EventStepContext,
+    EventTrainClosedContext,
+    EventTrainFailedContext,
     EventTrainFinishedContext,
     EventTrainReadyContext,
 )
 from d9d.loop.run.assembly import Assembly
-from d9d.loop.run.loop import Loop, Run
+from d9d.loop.run.loop import Loop, Moments, Outcome, Run
 
 _ADAMW = OptimizerBuilder(torch.optim.AdamW)
+
+
+class TrainMoments(Moments):
+    """The events of a training run that belong to no step."""
+
+    report_ready = EVENT_TRAIN_REPORT_READY
+    checkpoint_loaded = EVENT_TRAIN_CHECKPOINT_LOADED
+    checkpoint_started = EVENT_TRAIN_CHECKPOINT_STARTED
+    checkpoint_saved = EVENT_TRAIN_CHECKPOINT_SAVED
+    failed = EVENT_TRAIN_FAILED
+    closed = EVENT_TRAIN_CLOSED
+
+    def trigger_failed(self, error: BaseException, last_event: str | None) -> None:  # noqa: D102 -- inherited
+        self.trigger(EVENT_TRAIN_FAILED, EventTrainFailedContext, error=error, last_event=last_event)
+
+    def trigger_closed(self, outcome: Outcome, reason: str) -> None:  # noqa: D102 -- inherited
+        self.trigger(EVENT_TRAIN_CLOSED, EventTrainClosedContext, outcome=outcome, reason=reason)
 
 
 class Trainer(Run):
@@ -75,20 +102,20 @@ class Trainer(Run):
         self,
         loop: Loop,
         *,
+        config: TrainingConfig,
         task: TrainTask,
         model_runner: ModelRunner,
         gradients: Gradients,
         optimizer: OptimizerProtocol,
         lr_scheduler: LRSchedulerProtocol,
-        num_micro_batches: int,
     ) -> None:
-        super().__init__(loop)
+        super().__init__(loop, config.timeouts)
         self.task = task
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self._model_runner = model_runner
         self._gradients = gradients
-        self._num_micro_batches = num_micro_batches
+        self._num_micro_batches = config.num_micro_batches
 
     @property
     def num_skipped_steps(self) -> torch.Tensor | None:
@@ -108,16 +135,45 @@ class Trainer(Run):
             StopRequest: After a checkpoint, if a signal asked to stop; `launch` turns it into exit status 75.
             RuntimeError: If the data ends before the last step.
         """
-        self._loop.load_state(checkpoint_has_weights=True)
-        self._gradients.zero()
-        for module in self.modules:
-            module.train()
-        # A resumed run triggers this event again: random numbers that its handlers draw must not shift those of steps.
-        with self._loop.random_state.preserved():
-            self.event_bus.trigger(EVENT_TRAIN_READY, EventTrainReadyContext())
-        with self._loop:
-            self._run_steps()
-        self.event_bus.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext())
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[EventStepContext]:
+        """Train step by step, driven by the caller: reinforcement learning, a notebook, a debugger.
+
+        ```python
+        for ctx in trainer.steps():
+            print(ctx.stepper.current_step)
+        ```
+
+        The code in the loop runs between two steps, where `save` acts at once. On several ranks, all of them run the
+        same number of steps. Leaving the loop early ends the run: `train.closed` has the outcome `stopped`, and
+        nothing is saved.
+
+        Yields:
+            The context of the steps, when everything that was due after a step is done.
+
+        Raises:
+            BaseException: As `train`.
+        """
+        with self._running():
+            resumed_from = self._load_state(checkpoint_has_weights=True)
+            self._gradients.zero()
+            for module in self.modules:
+                module.train()
+            # A resumed run triggers this event again: random numbers that its handlers draw must not shift those of
+            # steps.
+            with self._loop.random_state.preserved():
+                self._loop.moments.trigger(
+                    EVENT_TRAIN_READY,
+                    EventTrainReadyContext,
+                    modules=list(self.modules),
+                    stepper=self.stepper,
+                    resumed_from=resumed_from,
+                )
+            with self._loop:
+                yield from self._run_steps()
+            self._loop.moments.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext)
 
     def export(self, folder: Path) -> None:
         """Write the current weights as safetensors files with an index; all ranks call this.
@@ -130,30 +186,40 @@ class Trainer(Run):
         """
         WeightExporter(self.modules, self._loop.ranks).export(folder)
 
-    def _run_steps(self) -> None:
-        loop, bus, stepper, gradients = self._loop, self.event_bus, self.stepper, self._gradients
-        moment = EventStepContext(stepper=stepper)
+    def _run_steps(self) -> Iterator[EventStepContext]:
+        """Take one step after the other, and yield after each."""
+        loop, moments, bus, gradients = self._loop, self._loop.moments, self.event_bus, self._gradients
+        context = EventStepContext(stepper=self.stepper, control=loop.control)
         step_pre, step_post = bus.emitter(EVENT_TRAIN_STEP_PRE), bus.emitter(EVENT_TRAIN_STEP_POST)
         forward_backward_pre = bus.emitter(EVENT_TRAIN_FORWARD_BACKWARD_PRE)
         forward_backward_post = bus.emitter(EVENT_TRAIN_FORWARD_BACKWARD_POST)
         optimizer_step_pre = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_PRE)
         optimizer_step_post = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_POST)
-        while not stepper.is_finished:
-            step_pre.call(moment)
+        while not self._is_complete:
+            moments.last = EVENT_TRAIN_STEP_PRE
+            step_pre.call(context)
             batches = loop.next_micro_batches(self._num_micro_batches)
             gradients.begin_step()
-            forward_backward_pre.call(moment)
+            moments.last = EVENT_TRAIN_FORWARD_BACKWARD_PRE
+            forward_backward_pre.call(context)
             self._model_runner.forward_backward(batches, self._compute_loss)
-            forward_backward_post.call(moment)
+            moments.last = EVENT_TRAIN_FORWARD_BACKWARD_POST
+            forward_backward_post.call(context)
             loss, gradient_norm = gradients.finish_step()
-            optimizer_step_pre.call(moment)
+            moments.last = EVENT_TRAIN_OPTIMIZER_STEP_PRE
+            optimizer_step_pre.call(context)
             self.optimizer.step()
-            optimizer_step_post.call(moment)
+            moments.last = EVENT_TRAIN_OPTIMIZER_STEP_POST
+            optimizer_step_post.call(context)
             gradients.zero()
             loop.reporter.record(loss, gradient_norm, self.optimizer)
             self.lr_scheduler.step()
-            step_post.call(moment)
-            loop.step_done()
+            moments.last = EVENT_TRAIN_STEP_POST
+            step_post.call(context)
+            self._boundary()
+            self._is_in_loop = False
+            yield context
+            self._is_in_loop = True
 
     def _compute_loss(self, outputs: Any, batch: Any) -> torch.Tensor:
         result: object = self.task.compute_loss(
@@ -211,10 +277,16 @@ class TrainingConfigurator:
             CheckpointError: If the weights to start from cannot be loaded; the model is not built then.
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
+        moments = TrainMoments(EventBus())
+        with moments.failing(has_peers=num_launched() > 1, closing_seconds=self._config.timeouts.closing_seconds):
+            return self._configure(moments)
+
+    def _configure(self, moments: TrainMoments) -> Trainer:
         config = self._config
         run = Assembly.start(
             "train",
             config,
+            moments=moments,
             task=self._task,
             model_provider=self._model_provider,
             providers={
@@ -224,24 +296,29 @@ class TrainingConfigurator:
             },
             stateful=self._stateful,
         )
-        bus, dist_context = run.event_bus, run.dist_context
+        dist_context = run.dist_context
         # A run that resumes does not read the source weights, so they may have been moved away since.
         source = None if run.has_checkpoint() else run.find_source()
-        bus.trigger(EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext(dist_context=dist_context))
+        moments.trigger(
+            EVENT_TRAIN_CONFIG_STARTED,
+            EventConfigurationStartedContext,
+            dist_context=dist_context,
+            settings=config.model_dump(mode="json"),
+        )
         stepper = Stepper(config.total_steps)
         reporter = run.build_reporter(stepper)
         data = self._build_data(run, stepper)
-        bus.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext(data_loader=data.loader))
+        moments.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=data.loader)
         housekeeping = run.build_housekeeping(stepper)
         stages = run.build_stages(self._model_provider)
         modules = [stage.module for stage in stages]
-        bus.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext(modules=modules))
+        moments.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext, modules=modules)
         optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, modules=modules))
-        bus.trigger(EVENT_TRAIN_OPTIMIZER_READY, EventOptimizerReadyContext(optimizer=optimizer))
+        moments.trigger(EVENT_TRAIN_OPTIMIZER_READY, EventOptimizerReadyContext, optimizer=optimizer)
         lr_scheduler = self._lr_scheduler_provider(
             InitializeLRSchedulerContext(dist_context=dist_context, optimizer=optimizer, total_steps=config.total_steps)
         )
-        bus.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext(lr_scheduler=lr_scheduler))
+        moments.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext, lr_scheduler=lr_scheduler)
         run.seed_per_rank()
         runner = run.build_runner(stages, stepper)
         gradients = Gradients(modules, optimizer=optimizer, config=config, stepper=stepper, dist_context=dist_context)
@@ -269,12 +346,12 @@ class TrainingConfigurator:
         )
         return Trainer(
             loop,
+            config=config,
             task=self._task,
             model_runner=runner,
             gradients=gradients,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
-            num_micro_batches=config.num_micro_batches,
         )
 
     def _build_data(self, run: Assembly, stepper: Stepper) -> TrainingData:

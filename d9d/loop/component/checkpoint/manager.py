@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
 from d9d.core.device import has_streams
@@ -35,7 +34,6 @@ from d9d.loop.config import CheckpointingConfig
 logger = logging.getLogger(__name__)
 
 _NOTABLE_WAIT_SECONDS = 1.0
-_CLOCK_PERIOD_STEPS = 5
 _SECONDS_PER_MINUTE = 60.0
 _BACKGROUND_NICENESS = 10
 
@@ -53,7 +51,6 @@ class Checkpointer:
             all ranks.
         ranks: The ranks of the job, all of which call each method.
         job_metadata: More facts about the job for the manifest, such as the mesh, in JSON's types.
-        is_stopping: Returns whether the ranks have agreed to stop after the step that was just completed.
         require_savable: Called before each save; raises, on all ranks, if the state must not be saved.
     """
 
@@ -66,7 +63,6 @@ class Checkpointer:
         settings: Mapping[str, Any],
         ranks: Ranks = ALONE,
         job_metadata: Mapping[str, Any] | None = None,
-        is_stopping: Callable[[], bool] = lambda: False,
         require_savable: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
@@ -75,16 +71,19 @@ class Checkpointer:
         self._settings = settings
         self._ranks = ranks
         self._job_metadata = job_metadata or {}
-        self._is_stopping = is_stopping
         self._require_savable = require_savable
         self._num_steps_saved: int | None = None
+        self._stop_reason: str | None = None
+        self._unannounced: Checkpoint | None = None
+        self._is_asked_for = False
+        self._has_saved_since = False
         self._has_memory = False
         self._executor: ThreadPoolExecutor | None = None
         self._running: Future[None] | None = None
         if config is None:
             return
         self._lock = FolderLock(config.folder)
-        self._schedule = SaveSchedule(config, stepper, ranks)
+        self._schedule = SaveSchedule(config, stepper)
         # A save in the background must not use the process group of the loop.
         self._writers = ranks.with_own_group() if config.asynchronous else ranks
         self._snapshot = HostSnapshot()
@@ -94,11 +93,18 @@ class Checkpointer:
         """Whether a save is running in the background."""
         return self._running is not None and not self._running.done()
 
-    def resume(self) -> bool:
+    @property
+    def next_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint that `save` would write now; `None` if there is nothing to do."""
+        if self._config is None or self._num_steps_saved == self._stepper.current_step:
+            return None
+        return Checkpoint.of_step(self._config.folder, self._stepper.current_step)
+
+    def resume(self) -> Checkpoint | None:
         """Lock the folder, and load the newest complete checkpoint, if there is one.
 
         Returns:
-            Whether there is one.
+            The checkpoint.
 
         Raises:
             CheckpointError: On all ranks, if another job uses the folder, if there are checkpoints and none is
@@ -106,13 +112,13 @@ class Checkpointer:
         """
         config = self._config
         if config is None:
-            return False
+            return None
         self._ranks.run_on_rank_zero(self._lock.acquire)
         try:
             # A shared file system may show an older state of the folder to other ranks.
             checkpoint = self._ranks.run_on_rank_zero(functools.partial(self._find_checkpoint, config))
             if checkpoint is None:
-                return False
+                return None
             self._state.load(checkpoint.open(self._ranks))
             self._log_resumed(checkpoint)
             self._num_steps_saved = checkpoint.num_steps
@@ -121,29 +127,58 @@ class Checkpointer:
         except BaseException:
             self._lock.release()
             raise
-        return True
+        return checkpoint
 
-    def step_done(self) -> None:
-        """Save the state if a save is due, or if the job is about to stop; then also wait until it is on disk.
+    def is_due(self, *, is_time_to_save: bool) -> bool:
+        """Return whether a checkpoint is due after the step that was just completed.
+
+        Args:
+            is_time_to_save: Whether the ranks have agreed that the minutes between two checkpoints have passed. It
+                counts unless there was a save since they were asked.
+        """
+        if self._config is None:
+            return False
+        return self._schedule.is_due() or (is_time_to_save and not self._has_saved_since)
+
+    def stopped_by_handler(self, reason: str) -> None:
+        """Record in the next checkpoint that a handler has ended the run.
+
+        Args:
+            reason: Its reason.
+        """
+        self._stop_reason = reason
+
+    def announce(self) -> tuple[bool, bool]:
+        """Return what this rank knows, for the exchange with the others.
+
+        Returns:
+            Whether the minutes between two checkpoints have passed, by the clock of rank 0, and whether a save is
+            running in the background of this rank.
+        """
+        self._is_asked_for, self._has_saved_since = self._unannounced is not None, False
+        has_time_passed = self._config is not None and self._ranks.is_main and self._schedule.has_time_passed
+        return has_time_passed, self.is_writing
+
+    def take_saved(self) -> Checkpoint | None:
+        """Return the checkpoint that was saved in the background, once; call this when no rank is saving any more.
 
         Raises:
-            CheckpointError: As `save`.
-            StateError: As `save`.
+            CheckpointError: On all ranks, if it could not be written.
+            StateError: On all ranks, if a checkpoint cannot hold the state.
         """
-        if self._is_stopping():
-            self.save()
-            self.wait()
-        elif self._config is not None and self._schedule.is_due():
-            self.save()
-        else:
-            self._prepare_first_save()
+        if not self._is_asked_for:
+            return None
+        self._is_asked_for = False
+        return self.wait()
 
-    def save(self) -> None:
+    def save(self) -> Checkpoint | None:
         """Save the state between two steps, whether a save is due or not; do nothing if this step is saved already.
 
-        The loop itself saves between two steps, and a handler of `train.step.pre` or `inference.step.pre` may: later in
-        a step the state is no longer that of the complete steps. With `asynchronous` this returns when the state is
-        copied; `wait` returns when it is on disk.
+        Later in a step the state is no longer that of the complete steps. With `asynchronous` this returns when the
+        state is copied; `wait` returns when it is on disk.
+
+        Returns:
+            The checkpoint if it is on disk; `None` if it is written in the background.
 
         Raises:
             CheckpointError: On all ranks, if it cannot be written, or the previous save in the background could not.
@@ -151,37 +186,57 @@ class Checkpointer:
             NonFiniteGradientsError: On all ranks, if `non_finite_gradients="stop"` has skipped a step: the checkpoint
                 would contain it.
         """
-        config, num_steps = self._config, self._stepper.current_step
-        if config is None or self._num_steps_saved == num_steps:
-            return
+        config, num_steps, checkpoint = self._config, self._stepper.current_step, self.next_checkpoint
+        if config is None or checkpoint is None:
+            return None
         self._require_savable()
-        self._wait_for_previous(num_steps)
+        self.wait()
         state, may_differ = self._state.state_dict(), self._state.may_differ()
         if config.asynchronous:
             snapshot = self._ranks.run_on_all_ranks(lambda: self._snapshot.take(state))
             work = functools.partial(self._write_in_background, config, num_steps, snapshot, may_differ)
             self._executor = self._executor or _background_executor()
             self._running = self._executor.submit(work)
+            self._unannounced = checkpoint
         else:
             self._write(config, num_steps, state, may_differ)
         self._num_steps_saved = num_steps
+        self._has_saved_since = True
         self._schedule.restart_clock()
+        return None if config.asynchronous else checkpoint
 
-    def wait(self) -> None:
-        """Wait until the last save is on disk.
+    def wait(self, *, warns: bool = False) -> Checkpoint | None:
+        """Wait until the last save in the background is on disk.
+
+        Args:
+            warns: Whether to warn if a step waits for it noticeably.
+
+        Returns:
+            The checkpoint that was saved in the background, unless it was returned before.
 
         Raises:
             CheckpointError: On all ranks, if it could not be written.
             StateError: On all ranks, if a checkpoint cannot hold the state.
         """
         running, self._running = self._running, None
+        saved, self._unannounced = self._unannounced, None
         if running is None:
-            return
+            return None
+        since, was_done = time.monotonic(), running.done()
         try:
             running.result()
         except BaseException:
             self._num_steps_saved = None
             raise
+        seconds = time.monotonic() - since
+        if warns and not was_done and seconds > _NOTABLE_WAIT_SECONDS and self._ranks.is_main:
+            logger.warning(
+                "step %d waited %.1f seconds for the previous checkpoint to be written: save less often, or to a "
+                "faster disk",
+                self._stepper.current_step,
+                seconds,
+            )
+        return saved
 
     def __enter__(self) -> Self:
         """Enter the loop."""
@@ -201,7 +256,7 @@ class Checkpointer:
             if not self.is_writing:
                 self._lock.release()
 
-    def _prepare_first_save(self) -> None:
+    def prepare_first_save(self) -> None:
         """Allocate the memory of asynchronous saves after the first step, which takes longer than others anyway.
 
         Later it would stop the device in the middle of the run. Before the first step there is no optimizer state.
@@ -210,18 +265,6 @@ class Checkpointer:
             return
         self._has_memory = True
         self._snapshot.reserve(self._state.sharded_state())
-
-    def _wait_for_previous(self, num_steps: int) -> None:
-        was_writing, since = self.is_writing, time.monotonic()
-        self.wait()
-        seconds = time.monotonic() - since
-        if was_writing and seconds > _NOTABLE_WAIT_SECONDS and self._ranks.is_main:
-            logger.warning(
-                "step %d waited %.1f seconds for the previous checkpoint to be written: save less often, or to a "
-                "faster disk",
-                num_steps,
-                seconds,
-            )
 
     def _write_in_background(
         self, config: CheckpointingConfig, num_steps: int, snapshot: Mapping[str, Any], may_differ: Collection[str]
@@ -232,7 +275,7 @@ class Checkpointer:
         except Exception:
             # Logged at once, and raised where it can end the loop.
             logger.exception(
-                "checkpoint step-%d failed in the background; the next save, or the end of the loop, raises this error",
+                "checkpoint step-%d failed in the background; the loop raises this error after a later step",
                 num_steps,
             )
             raise
@@ -248,7 +291,7 @@ class Checkpointer:
                 self._settings,
                 ranks=self._writers,
                 may_differ=may_differ,
-                job_metadata=self._job_metadata,
+                job_metadata={**self._job_metadata, "stop_reason": self._stop_reason},
             )
         except (OSError, CheckpointException) as error:
             raise CheckpointError(
@@ -292,57 +335,32 @@ class Checkpointer:
 
 
 class SaveSchedule:
-    """Decides when to save: every few steps, every few minutes, and after the last step; the same on all ranks.
-
-    Minutes go by the clock of rank 0. It broadcasts every few steps whether they have passed, and all ranks read that
-    one step later, when it has arrived without anybody waiting for it.
+    """Decides when to save: every few steps, every few minutes, and after the last step.
 
     Args:
         config: The periods.
         stepper: Counts the steps.
-        ranks: The ranks of the job, all of which call each method.
     """
 
-    def __init__(self, config: CheckpointingConfig, stepper: Stepper, ranks: Ranks) -> None:
+    def __init__(self, config: CheckpointingConfig, stepper: Stepper) -> None:
         self._period_steps = config.period_steps
         self._period_seconds = None if config.period_minutes is None else config.period_minutes * _SECONDS_PER_MINUTE
         self._stepper = stepper
-        self._ranks = ranks if self._period_seconds is None else ranks.with_own_group()
-        self._has_passed = torch.zeros((), dtype=torch.uint8)
-        self._broadcast: distributed.Work | None = None
         self._saved_at = time.monotonic()
 
+    @property
+    def has_time_passed(self) -> bool:
+        """Whether the minutes since the last save have passed by the clock of this process."""
+        return self._period_seconds is not None and time.monotonic() - self._saved_at >= self._period_seconds
+
     def is_due(self) -> bool:
-        """Return whether to save now; called once after each step."""
-        num_steps = self._stepper.current_step
-        is_time = self._period_seconds is not None and self._is_time(num_steps, self._period_seconds)
-        is_step = self._period_steps is not None and num_steps % self._period_steps == 0
-        return is_time or is_step or self._stepper.is_finished
+        """Return whether to save now whatever the clock says."""
+        is_step = self._period_steps is not None and self._stepper.current_step % self._period_steps == 0
+        return is_step or self._stepper.is_finished
 
     def restart_clock(self) -> None:
         """Count the minutes from now on."""
-        self._receive()  # a broadcast from before the save
         self._saved_at = time.monotonic()
-
-    def _is_time(self, num_steps: int, period_seconds: float) -> bool:
-        has_passed = time.monotonic() - self._saved_at >= period_seconds
-        if self._ranks.is_alone:
-            return has_passed
-        received = self._receive()
-        if num_steps % _CLOCK_PERIOD_STEPS == 0:
-            self._has_passed.fill_(has_passed)
-            self._broadcast = distributed.broadcast(
-                self._has_passed, group=self._ranks.group, group_src=0, async_op=True
-            )
-        return received
-
-    def _receive(self) -> bool:
-        """Return what rank 0 has broadcast since the last call; false if nothing."""
-        broadcast, self._broadcast = self._broadcast, None
-        if broadcast is None:
-            return False
-        broadcast.wait()
-        return bool(self._has_passed)
 
 
 def _background_executor() -> ThreadPoolExecutor:

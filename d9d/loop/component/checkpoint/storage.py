@@ -162,6 +162,16 @@ class Checkpoint:
         return sorted(found, key=lambda checkpoint: checkpoint.num_steps, reverse=True)
 
     @classmethod
+    def of_step(cls, folder: Path, num_steps: int) -> Self:
+        """Return the checkpoint after a number of steps, which may not exist yet.
+
+        Args:
+            folder: The folder in which the job keeps its checkpoints.
+            num_steps: How many steps are complete.
+        """
+        return cls(folder / f"{_PREFIX}{num_steps}")
+
+    @classmethod
     def write(
         cls,
         folder: Path,

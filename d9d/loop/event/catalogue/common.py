@@ -1,8 +1,14 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue fdc0a52667e78533, body 5a13cb2ccd020701
+# Digests: catalogue f4a5aff056d47ef7, body 6073c8db27788d9b
 """Contexts shared by the training and the inference loop."""
 
 import dataclasses
+from collections.abc import (
+    Mapping,
+)
+from pathlib import (
+    Path,
+)
 from typing import (
     Any,
 )
@@ -17,14 +23,22 @@ from torch.utils.data import (
 from d9d.core.dist_context import (
     DistributedContext,
 )
+from d9d.core.loop_control import (
+    LoopControl,
+)
+from d9d.core.report import (
+    Report,
+)
 from d9d.core.stepper import (
     Stepper,
 )
 
 __all__ = [
+    "EventCheckpointContext",
     "EventConfigurationStartedContext",
     "EventDataLoaderReadyContext",
     "EventModelStagesReadyContext",
+    "EventReportReadyContext",
     "EventStepContext",
 ]
 
@@ -35,9 +49,11 @@ class EventConfigurationStartedContext:
 
     Attributes:
         dist_context: The processes of the job and the device of this one, already initialised.
+        settings: The whole configuration of the run, ready for JSON, as a tracker records it.
     """
 
     dist_context: DistributedContext
+    settings: Mapping[str, Any]
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
@@ -68,6 +84,38 @@ class EventStepContext:
 
     Attributes:
         stepper: The index of the current step and the total number of steps.
+        control: Asks the loop to stop, save or evaluate.
     """
 
     stepper: Stepper
+    control: LoopControl
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
+class EventReportReadyContext:
+    """Context of the event at which the numbers of a report have reached the host.
+
+    Attributes:
+        stepper: The index of the current step and the total number of steps.
+        control: Asks the loop to stop, save or evaluate.
+        report: The step that it describes, the time, and the numbers by name. The same on every process.
+    """
+
+    stepper: Stepper
+    control: LoopControl
+    report: Report
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
+class EventCheckpointContext:
+    """Context of the events of a checkpoint.
+
+    Attributes:
+        stepper: The index of the current step and the total number of steps.
+        step: How many steps were complete in the state that the checkpoint holds.
+        path: The folder of the checkpoint.
+    """
+
+    stepper: Stepper
+    step: int
+    path: Path

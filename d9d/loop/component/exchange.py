@@ -1,0 +1,103 @@
+"""The exchange: what the ranks of a job agree on once per step, without waiting for each other."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import distributed
+from torch.distributed import Work
+
+from d9d.loop.component.ranks import Ranks
+
+
+class Flags(NamedTuple):
+    """What a rank announces between two steps, or what the ranks have agreed on: a flag is set if any rank has set it.
+
+    Attributes:
+        signal: The number of the stop signal that was received, or 0.
+        stop: Whether a handler asks the loop to end.
+        save: Whether a handler asks for a checkpoint.
+        is_time_to_save: Whether the minutes between two checkpoints have passed.
+        is_saving: Whether an asynchronous save is not on disk yet.
+        is_reporting: Whether the numbers of a report have not reached the host yet.
+        evaluations: The names of the evaluations that handlers ask for.
+    """
+
+    signal: int = 0
+    stop: bool = False
+    save: bool = False
+    is_time_to_save: bool = False
+    is_saving: bool = False
+    is_reporting: bool = False
+    evaluations: tuple[str, ...] = ()
+
+    def __or__(self, other: "Flags") -> "Flags":
+        """Return the flags that are set in one of two."""
+        return Flags(
+            signal=max(self.signal, other.signal),
+            stop=self.stop or other.stop,
+            save=self.save or other.save,
+            is_time_to_save=self.is_time_to_save or other.is_time_to_save,
+            is_saving=self.is_saving or other.is_saving,
+            is_reporting=self.is_reporting or other.is_reporting,
+            evaluations=tuple(dict.fromkeys(self.evaluations + other.evaluations)),
+        )
+
+
+class Exchange:
+    """Combines the flags of all ranks, one step later than they are announced.
+
+    `begin` starts an asynchronous reduction on the host, and `read` takes its result at the next step boundary, when it
+    has long been complete. A process without others takes its own flags one step later too, so that a handler sees the
+    same order of events on any number of ranks.
+
+    Args:
+        ranks: The ranks of the job, with a process group that nothing else uses: user code may start collective
+            operations on one rank at any time.
+        evaluations: The names of the evaluations of the loop, the same on all ranks.
+    """
+
+    def __init__(self, ranks: Ranks, evaluations: Sequence[str] = ()) -> None:
+        self.ranks = ranks
+        self._evaluations = tuple(evaluations)
+        self._begun: Flags | None = None
+        self._reduction: tuple[torch.Tensor, Work] | None = None
+
+    def begin(self, flags: Flags) -> None:
+        """Announce the flags of this rank.
+
+        Args:
+            flags: The flags.
+        """
+        if self.ranks.is_alone:
+            self._begun = flags
+            return
+        *numbers, evaluations = flags
+        vector = torch.tensor([*numbers, *(name in evaluations for name in self._evaluations)], dtype=torch.int32)
+        work = distributed.all_reduce(vector, distributed.ReduceOp.MAX, self.ranks.group, async_op=True)
+        self._reduction = vector, work
+
+    def read(self) -> Flags:
+        """Return what the ranks have agreed on since `begin` was last called; no flags if there is nothing to read."""
+        if self.ranks.is_alone:
+            begun, self._begun = self._begun, None
+            return _NO_FLAGS if begun is None else begun
+        reduction, self._reduction = self._reduction, None
+        if reduction is None:
+            return _NO_FLAGS
+        vector, work = reduction
+        work.wait()
+        # The vector is on the host, so no device is waited for.
+        signal, stop, save, is_time_to_save, is_saving, is_reporting, *evaluations = vector.tolist()
+        return Flags(
+            signal=signal,
+            stop=bool(stop),
+            save=bool(save),
+            is_time_to_save=bool(is_time_to_save),
+            is_saving=bool(is_saving),
+            is_reporting=bool(is_reporting),
+            evaluations=tuple(name for name, flag in zip(self._evaluations, evaluations, strict=True) if flag),
+        )
+
+
+_NO_FLAGS = Flags()
