@@ -4,7 +4,19 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping
 
-from bus_peers import PEERS, Carrier, Context, d9d, d9d_bounded, d9d_emitter, for_loop
+from bus_peers import (
+    PEERS,
+    Carrier,
+    Context,
+    d9d,
+    d9d_bounded,
+    d9d_emitter,
+    d9d_facts,
+    d9d_filter,
+    facts_by_hand,
+    for_loop,
+    is_due,
+)
 from measurement import Case, Timing, WrongResultError, machine, measure, report_missed, write_result
 
 NUM_ROUNDS = 100
@@ -15,8 +27,13 @@ BOUNDS = {
     **{f"trigger, {count}": bound for count, bound in zip(COUNTS, (3.0, 1.75, 1.25, 1.10), strict=True)},
     "bounded, 0": 9.0,
     "bounded, 1": 8.0,
+    "filter, 1": 1.0,
+    "facts, 0": 1.0,
+    "facts, 1": 1.2,
 }
-"""Ratios to the `for` loop over as many handlers, in the same run."""
+"""Ratios to the reference with as many handlers, in the same run."""
+REFERENCES = {"filter": "is_due by hand", "facts": "facts by hand"}
+"""What a case is compared with, if that is not the `for` loop."""
 
 
 def case(carrier: Carrier, number: int, calls_per_time: int) -> Case:
@@ -32,15 +49,27 @@ def case(carrier: Carrier, number: int, calls_per_time: int) -> Case:
     return Case(run, check)
 
 
-def cases(peers: Iterable[str]) -> tuple[dict[str, Case], dict[str, str]]:
-    """Return all cases, and why peers were left out."""
+def own_cases() -> dict[str, Case]:
+    """Return the cases of this project, and those that they are compared with."""
     made: dict[str, Case] = {}
-    skipped: dict[str, str] = {}
     for count in COUNTS:
         made[f"for loop, {count}"] = case(for_loop, count, count)
         made[f"emitter, {count}"] = case(d9d_emitter, count, count)
         made[f"trigger, {count}"] = case(d9d, count, count)
         made[f"bounded, {count}"] = case(d9d_bounded, count, 2 * count)
+    for count in COUNTS[:2]:
+        made[f"is_due by hand, {count}"] = case(is_due, count, 0)
+        made[f"filter, {count}"] = case(d9d_filter, count, 0)
+        made[f"facts by hand, {count}"] = case(facts_by_hand, count, count)
+        made[f"facts, {count}"] = case(d9d_facts, count, count)
+    return made
+
+
+def cases(peers: Iterable[str]) -> tuple[dict[str, Case], dict[str, str]]:
+    """Return all cases, and why peers were left out."""
+    made = own_cases()
+    skipped: dict[str, str] = {}
+    for count in COUNTS:
         for peer in peers:
             try:
                 made[f"{peer}, {count}"] = case(PEERS[peer], count, count)
@@ -50,8 +79,12 @@ def cases(peers: Iterable[str]) -> tuple[dict[str, Case], dict[str, str]]:
 
 
 def ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
-    """Return the ratio of each case to the `for` loop over as many handlers, from the least of each."""
-    return {name: timing.least / timings[f"for loop, {name.split(', ')[1]}"].least for name, timing in timings.items()}
+    """Return the ratio of each case to its reference with as many handlers, from the least of each."""
+    found = {}
+    for name, timing in timings.items():
+        kind, count = name.split(", ")
+        found[name] = timing.least / timings[f"{REFERENCES.get(kind, 'for loop')}, {count}"].least
+    return found
 
 
 def main() -> int:

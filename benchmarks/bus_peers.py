@@ -4,9 +4,12 @@ Each carrier subscribes a number of handlers, and returns a function that trigge
 The function has the loop in it, so that no call stands between the loop and the library.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
+
+from d9d.core.stepper import Stepper
 
 Run: TypeAlias = Callable[[int], object]
 Carrier: TypeAlias = Callable[["Context", int], Run]
@@ -14,12 +17,24 @@ Carrier: TypeAlias = Callable[["Context", int], Run]
 
 
 class Context:
-    """Counts the calls of handlers."""
+    """Counts the calls of handlers, in a step that is neither the last one nor the end of a period."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "stepper")
 
     def __init__(self) -> None:
         self.count = 0
+        self.stepper = Stepper(total_steps=1000, current_step=3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """A context with fields, as generated modules define it."""
+
+    stepper: Stepper
+    micro_batch_index: int
+    batch: object
+    loss: object
+    counted: Context
 
 
 class Listener:
@@ -92,6 +107,76 @@ def d9d_bounded(context: Context, number: int) -> Run:
         for _ in range(times):
             with bus.bounded(pre, post, context):
                 pass
+
+    return run
+
+
+def d9d_filter(context: Context, number: int) -> Run:
+    """Trigger an event whose handlers are called every 10 steps, in a step in which none of them is due."""
+    from d9d.loop.event import Event, EventBus  # noqa: PLC0415 -- each carrier imports its own
+
+    event, bus = Event[Context](id="bench.step", in_step=True), EventBus()
+    for handler in handlers(number):
+        bus.subscribe(event, handler, every=10)
+    emitter = bus.emitter(event)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            if emitter.handlers:
+                emitter.call(context)
+
+    return run
+
+
+def is_due(context: Context, number: int) -> Run:
+    """Call handlers by hand that each ask first whether they are due."""
+
+    def handler(ctx: Context) -> None:
+        if ctx.stepper.is_due(10):
+            ctx.count += 1
+
+    called = [handler] * number
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            for each in called:
+                each(context)
+
+    return run
+
+
+def _count_facts(facts: Facts) -> None:
+    facts.counted.count += 1
+
+
+def facts_by_hand(context: Context, number: int) -> Run:
+    """Build a context with fields and call handlers with it, by hand."""
+    called = [_count_facts] * number
+
+    def run(times: int) -> None:
+        for index in range(times):
+            facts = Facts(stepper=context.stepper, micro_batch_index=index, batch=called, loss=called, counted=context)
+            for handler in called:
+                handler(facts)
+
+    return run
+
+
+def d9d_facts(context: Context, number: int) -> Run:
+    """Trigger an event with a context that has fields, as loops do: built only if there are handlers."""
+    from d9d.loop.event import Event, EventBus  # noqa: PLC0415 -- each carrier imports its own
+
+    event, bus = Event[Facts](id="bench.facts"), EventBus()
+    for _ in range(number):
+        bus.subscribe(event, _count_facts)
+    emitter = bus.emitter(event)
+
+    def run(times: int) -> None:
+        for index in range(times):
+            if emitter.handlers:
+                emitter.call(
+                    Facts(stepper=context.stepper, micro_batch_index=index, batch=run, loss=run, counted=context)
+                )
 
     return run
 

@@ -65,6 +65,8 @@ from d9d.loop.control.task import TrainTask as TrainTask
 from d9d.loop.event.bus import Emitter as Emitter
 from d9d.loop.event.bus import Event as Event
 from d9d.loop.event.bus import EventBus as EventBus
+from d9d.loop.event.bus import Subscription as Subscription
+from d9d.loop.event.bus import TContext as TContext
 from d9d.loop.event.subscription import subscribe as subscribe
 from d9d.loop.event.subscription import subscribe_annotated as subscribe_annotated
 from d9d.loop.run.inference import Inference as Inference

@@ -96,9 +96,12 @@ class Tag:
 
 def event_of(expression: Expression) -> Expression | None:
     """Return the event in `subscribe(event)`; `None` for any other expression."""
-    if isinstance(expression, CallExpr) and isinstance(expression.callee, RefExpr) and expression.args:
-        return expression.args[0] if expression.callee.fullname == names.SUBSCRIBE else None
-    return None
+    if not (isinstance(expression, CallExpr) and isinstance(expression.callee, RefExpr)):
+        return None
+    if expression.callee.fullname != names.SUBSCRIBE:
+        return None
+    named = zip(expression.arg_names, expression.args, strict=True)
+    return next((argument for name, argument in named if name in (None, "event")), None)
 
 
 def own_tags(info: TypeInfo) -> list[Tag]:

@@ -51,7 +51,7 @@ TMethodContext = TypeVar("TMethodContext", MethodContext, MethodSigContext)
 _SignatureCheck: TypeAlias = Callable[[MethodSigContext, Indexes], FunctionLike]
 
 SIGNATURES: Final[dict[str, _SignatureCheck]] = {
-    names.SUBSCRIPTION_CALL: handler.check_decorated,
+    names.SUBSCRIBE_DECORATOR_CALL: handler.check_decorated,
     names.EVENT_BUS_SUBSCRIBE: handler.check_subscribed,
     names.EVENT_BUS_TRIGGER: context.check_triggered,
     names.EVENT_BUS_BOUNDED: pair.check_sides,
@@ -103,7 +103,7 @@ class D9dPlugin(Plugin):
         if check is None:
             return None
         # The call is overloaded, and mypy would drop what the other hook of an overloaded method reports.
-        checks_body = fullname == names.SUBSCRIPTION_CALL
+        checks_body = fullname == names.SUBSCRIBE_DECORATOR_CALL
         return functools.partial(self._check_decorated if checks_body else self._check_signature, check)
 
     def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:

@@ -154,7 +154,7 @@ def subscribed_body(ctx: MethodContext, indexes: Indexes) -> HandlerBody | None:
     Returns:
         The body; `None` if another module defines it, or if mypy would drop what is reported now.
     """
-    if isinstance(ctx.api, TypeChecker) and all(ctx.args) and not _is_muted(ctx.api):
+    if isinstance(ctx.api, TypeChecker) and all(ctx.args[:2]) and not _is_muted(ctx.api):
         return _body(ctx.args[1][0], [ctx.args[0][0]], ctx.api, indexes)
     return None
 

@@ -12,7 +12,7 @@ EVENT_BUS_SUBSCRIBE: Final = "d9d.loop.event.bus.EventBus.subscribe"
 EVENT_BUS_TRIGGER: Final = "d9d.loop.event.bus.EventBus.trigger"
 EMITTER_CALL: Final = "d9d.loop.event.bus.Emitter.call"
 SUBSCRIBE: Final = "d9d.loop.event.subscription.subscribe"
-SUBSCRIPTION_CALL: Final = "d9d.loop.event.subscription.Subscription.__call__"
+SUBSCRIBE_DECORATOR_CALL: Final = "d9d.loop.event.subscription.SubscribeDecorator.__call__"
 """What `@subscribe(event)` calls. mypy has no hook for a decorator that is a function, but one for an object's call."""
 
 BASE_TASK: Final = "d9d.loop.control.task.BaseTask"

@@ -72,7 +72,7 @@ PUBLIC_NAMES = {
         "RegisterTaskEventsContext",
         "TrainTask",
     },
-    "d9d.loop.event": {"Event", "EventBus", "subscribe", "subscribe_annotated"},
+    "d9d.loop.event": {"Event", "EventBus", "Subscription", "TContext", "subscribe", "subscribe_annotated"},
     "d9d.loop.run": {"Inference", "InferenceConfigurator", "Trainer", "TrainingConfigurator", "launch"},
 }
 

@@ -166,6 +166,7 @@ def test_the_index_says_what_a_type_checker_needs(small: Workspace) -> None:
         "pair": "shop.events.sale.EVENT_SALE_CUSTOMER_POST",
         "repeats": False,
         "optional": False,
+        "in_step": False,
     }
     assert index["contexts"]["shop.events.common.EventStepContext"] == {"fields": {"step": "int"}}
     assert index["modules"]["sale"]["phases"][1] == {

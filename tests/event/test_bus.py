@@ -210,7 +210,11 @@ def test_a_bus_works_after_an_exception(bus: EventBus, trigger: Trigger) -> None
 def test_a_handler_that_subscribes_during_a_trigger_does_not_run_in_that_pass(bus: EventBus, trigger: Trigger) -> None:
     """It is first called by the next trigger."""
     seen: list[SavedContext] = []
-    bus.subscribe(EVENT_SAVED, lambda _: bus.subscribe(EVENT_SAVED, seen.append))
+
+    def subscribe_more(_: SavedContext) -> None:
+        bus.subscribe(EVENT_SAVED, seen.append)
+
+    bus.subscribe(EVENT_SAVED, subscribe_more)
 
     trigger(bus, EVENT_SAVED, CONTEXT)
     assert seen == []

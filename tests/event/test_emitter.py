@@ -92,18 +92,18 @@ def test_an_emitter_takes_the_context_and_nothing_else(bus: EventBus) -> None:
 
 
 def test_an_emitter_for_a_second_event_with_the_same_id_is_refused(bus: EventBus) -> None:
-    """An emitter for another Event object with a subscribed id raises ValueError."""
+    """An emitter for an event with a subscribed id and another context raises ValueError."""
     bus.subscribe(EVENT_SAVED, lambda _: None)
 
-    with pytest.raises(ValueError, match=r"an emitter is asked for a second Event object with the id 'user\.saved'"):
+    with pytest.raises(ValueError, match=r"an emitter is asked for an event with the id 'user\.saved'"):
         bus.emitter(Event[int](id="user.saved")).call(3)  # type: ignore[d9d-event-id]  # what is tested
 
 
 def test_subscribing_to_a_second_event_with_the_id_of_an_emitter_is_refused(bus: EventBus) -> None:
-    """Subscribing to another Event object with the id of an existing emitter raises ValueError."""
+    """Subscribing to an event with the id of an existing emitter and another context raises ValueError."""
     bus.emitter(EVENT_SAVED).call(CONTEXT)
 
-    with pytest.raises(ValueError, match=r"listens to a second Event object with the id 'user\.saved'"):
+    with pytest.raises(ValueError, match=r"listens to an event with the id 'user\.saved'"):
         bus.subscribe(Event[int](id="user.saved"), lambda _: None)  # type: ignore[d9d-event-id]  # what is tested
 
 

@@ -34,7 +34,7 @@ from d9d.loop.event import EventBus
 from d9d.loop.run import Inference, InferenceConfigurator, Trainer, TrainingConfigurator
 
 Sample: TypeAlias = dict[str, torch.Tensor]
-Listen: TypeAlias = Callable[[EventBus], None]
+Listen: TypeAlias = Callable[[EventBus], object]
 
 NUM_FEATURES = 3
 ADAMW = OptimizerBuilder(torch.optim.AdamW)

@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar, assert_type
 
-from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+from d9d.loop.event import Event, EventBus, Subscription, subscribe, subscribe_annotated
 from d9d.loop.event.bus import Bounded, Emitter
-from d9d.loop.event.subscription import Subscription
+from d9d.loop.event.subscription import SubscribeDecorator
 
 TContext = TypeVar("TContext")
 
@@ -113,7 +113,8 @@ def on_wrong(ctx: OtherContext) -> None: ...
 
 
 def decorated_handlers_keep_their_type(target: Target) -> None:
-    assert_type(subscribe(EVENT), Subscription[Context])
+    assert_type(subscribe(EVENT), SubscribeDecorator[Context])
+    assert_type(subscribe(EVENT, every=10, once=True, main_process_only=True), SubscribeDecorator[Context])
     target.on_event(ctx=CONTEXT, scale=2.0)
     target.on_event(CONTEXT, scale="")  # type: ignore[arg-type]
     on_event(ctx=CONTEXT, scale=2.0)
@@ -122,7 +123,12 @@ def decorated_handlers_keep_their_type(target: Target) -> None:
 
 
 def subscribe_takes_what_accepts_the_context(bus: EventBus, target: Target) -> None:
-    bus.subscribe(EVENT, target.on_event)
+    assert_type(bus.subscribe(EVENT, target.on_event), Subscription)
+    with bus.subscribe(EVENT, on_event, every=10, once=True, main_process_only=True) as subscription:
+        assert_type(subscription, Subscription)
+    bus.subscribe(EVENT, on_wrong, once=True)  # type: ignore[d9d-handler]
+    bus.subscribe(EVENT, on_event, every="10")  # type: ignore[arg-type]
+    subscribe(EVENT, optional="yes")  # type: ignore[arg-type]
     bus.subscribe(EVENT, on_event)
     bus.subscribe(EVENT, lambda ctx: takes_step(assert_type(ctx, Context).step))
     bus.subscribe(EVENT, on_wrong)  # type: ignore[d9d-handler]

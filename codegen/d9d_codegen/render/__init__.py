@@ -66,7 +66,7 @@ ATTRIBUTES: Final[dict[type, str]] = {
     Deprecation: "since replaced_by note",
     PythonModule: "docstring contexts events aliases import_sections public_names lint_codes spelled",
     ContextClass: "name docstring fields aliases",
-    EventConstant: "name type spell id docstring skip",
+    EventConstant: "name type spell id context_name in_step docstring skip",
     FieldAlias: "name target type message docstring skip",
     NameAlias: "name target message docstring skip",
     Import: "module names",

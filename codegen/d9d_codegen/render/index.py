@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from d9d_codegen.catalogue import Catalogue, Context, EventSpec, Field, Module, Phase, Scope, Status
 from d9d_codegen.files import unsealed
 from d9d_codegen.lifecycle import grammar, other_sides
-from d9d_codegen.render.python_module import aliases
+from d9d_codegen.render.python_module import aliases, ids_in_step
 
 
 def index_text(catalogue: Catalogue, generated_by: str, files: Iterable[str]) -> str:
@@ -50,7 +50,7 @@ def _phase(phase: Phase) -> dict[str, object]:
 
 
 def _events(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[str, object]]]:
-    scope, others = Scope(catalogue, module), other_sides(module)
+    scope, others, in_step = Scope(catalogue, module), other_sides(module), ids_in_step(catalogue, module)
     prefix = f"{catalogue.package}.{module.name}."
     for event in module.own_events:
         other = others.get(event.id)
@@ -64,6 +64,7 @@ def _events(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[st
                 "pair": prefix + other.name if other else None,
                 "repeats": event.repeats,
                 "optional": event.optional,
+                "in_step": event.id in in_step,
                 **_status(event.status),
             },
         )

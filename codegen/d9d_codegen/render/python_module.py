@@ -174,6 +174,34 @@ def aliases(catalogue: Catalogue, module: Module) -> Iterator[tuple[EventSpec | 
             yield context, target
 
 
+def ids_in_step(catalogue: Catalogue, module: Module) -> frozenset[str]:
+    """Return the ids of the events that lie in a step, so that handlers can ask for every N-th step.
+
+    A step is one run of a phase that repeats, from its first `.pre` to the `.post` of the same moment. The context of
+    the event must have the stepper.
+    """
+    scope = Scope(catalogue, module)
+    found: set[str] = set()
+    for phase in module.phases:
+        if not phase.repeats or phase.anytime:
+            continue
+        events = [event for event in module.own_events if event.phase == phase.name]
+        ids = [str(event.id) for event in events]
+        first = next((event_id for event_id in ids if event_id.endswith(".pre")), "")
+        last = first.removesuffix("pre") + "post"
+        if first and last in ids:
+            step = events[ids.index(first) : ids.index(last) + 1]
+            found |= {str(event.id) for event in step if _has_stepper(catalogue, scope.resolve(event.context))}
+    return frozenset(found)
+
+
+def _has_stepper(catalogue: Catalogue, path: str | None) -> bool:
+    context = catalogue.contexts.get(path or "")
+    fields = context.own_fields if context else []
+    return any((field.name, field.type.strip()) == ("stepper", _STEPPER) for field in fields)
+
+
+_STEPPER: Final = "d9d.core.stepper.Stepper"
 _EVENT: Final = "d9d.loop.event.Event"
 _FINAL: Final = "typing.Final"
 _TYPE_CHECKING: Final = "typing.TYPE_CHECKING"
@@ -201,6 +229,8 @@ class EventConstant:
         type: Its type.
         spell: The spelling of the class `Event`.
         id: The event's id on the bus.
+        context_name: The full dotted path of its context.
+        in_step: Whether it lies in a step.
         docstring: The docstring below it.
         skip: A comment that turns the formatter off where a line cannot be short enough.
     """
@@ -209,6 +239,8 @@ class EventConstant:
     type: str
     spell: str
     id: str
+    context_name: str
+    in_step: bool
     docstring: Docstring
     skip: str
 
@@ -231,6 +263,7 @@ class PythonModule:
         self._codes: set[str] = set()
         self._event_contexts = {self._resolved(event.context) for event in module.own_events}
         self._aliases = list(aliases(catalogue, module))
+        self._in_step = ids_in_step(catalogue, module)
         modules = ["dataclasses"] if module.own_contexts else []
         self._imports = Imports(modules, self._mentioned(), self._defined(), catalogue.is_module)
         self.docstring = self._docstring(module.doc)
@@ -350,7 +383,10 @@ class PythonModule:
         constant = f"{self._imports.spell(_FINAL)}[{spelled}[{self._spell(event.context)}]]"
         fits = self._fits(f"{event.name}: {constant} = {spelled}(")
         docstring = self._docstring(with_status(event.doc, event.status))
-        return EventConstant(event.name, constant, spelled, event.id, docstring, "" if fits else "  # fmt: skip")
+        context_name, in_step = self._resolved(event.context), event.id in self._in_step
+        self._fits(f'    context_name="{context_name}",')
+        skip = "" if fits else "  # fmt: skip"
+        return EventConstant(event.name, constant, spelled, event.id, context_name, in_step, docstring, skip)
 
     def _fits(self, line: str) -> bool:
         fits = width_of(line) <= self._width

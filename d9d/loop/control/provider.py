@@ -16,7 +16,7 @@ from d9d.core.pipeline import StagePosition
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.core.settings import ConfigurationError
 from d9d.loop.event import EventBus
-from d9d.loop.event.bus import signature_of
+from d9d.loop.event.handler import signature_of
 
 TResult = TypeVar("TResult")
 

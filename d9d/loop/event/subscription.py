@@ -1,20 +1,49 @@
 """The `@subscribe` decorator, and the function that subscribes all decorated handlers of an object."""
 
+import dataclasses
 import inspect
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar, final, overload
 
-from d9d.loop.event.bus import Event, EventBus, describe_handler
+from d9d.loop.event.bus import Event, EventBus, Filter, TContext
+from d9d.loop.event.handler import describe_handler
 
-TContext = TypeVar("TContext")
 TSelf = TypeVar("TSelf")
 
-_TAG = "__d9d_events__"
+_TAGS = "__d9d_tags__"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tag(Generic[TContext]):
+    """What `@subscribe` records of a handler.
+
+    Attributes:
+        event: The event that it handles.
+        filter: When it is called.
+        is_optional: Whether a loop may run without subscribing it.
+    """
+
+    event: Event[TContext]
+    filter: Filter
+    is_optional: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaggedHandler:
+    """A handler of an object, as `@subscribe` marked it.
+
+    Attributes:
+        handler: The handler, bound to the object.
+        tag: What the decorator recorded.
+    """
+
+    handler: Callable[[Any], None]
+    tag: Tag[Any]
 
 
 @final
-class Subscription(Generic[TContext]):
+class SubscribeDecorator(Generic[TContext]):
     """The decorator that `subscribe` returns.
 
     It is an object whose call is overloaded, with the method form first, so that every type checker rejects a wrong
@@ -22,10 +51,10 @@ class Subscription(Generic[TContext]):
     object, but none for a function used as a decorator.
     """
 
-    __slots__ = ("_event",)
+    __slots__ = ("_tag",)
 
-    def __init__(self, event: Event[TContext]) -> None:
-        self._event = event
+    def __init__(self, tag: Tag[TContext]) -> None:
+        self._tag = tag
 
     @overload
     def __call__(self, handler: Callable[[TSelf, TContext], None], /) -> Callable[[TSelf, TContext], None]: ...
@@ -44,21 +73,29 @@ class Subscription(Generic[TContext]):
             TypeError: If it is none of these.
             ValueError: If it is marked with this event already.
         """
+        event_id = self._tag.event.id
         function = getattr(handler, "__func__", handler)
         if not inspect.isfunction(function):
-            raise TypeError(f"@subscribe for event {self._event.id!r} decorates methods and functions, not {handler!r}")
-        events = _events_of(function)
-        if self._event in events:
+            raise TypeError(f"@subscribe for event {event_id!r} decorates methods and functions, not {handler!r}")
+        tags = _tags_of(function)
+        if any(tag.event == self._tag.event for tag in tags):
             raise ValueError(
-                f"{describe_handler(function)} is decorated twice with @subscribe for event {self._event.id!r}: remove "
-                "one of the two"
+                f"{describe_handler(function)} is decorated twice with @subscribe for event {event_id!r}: remove one "
+                "of the two"
             )
         # Decorators are applied from the bottom up, and the topmost one shall come first.
-        setattr(function, _TAG, (self._event, *events))
+        setattr(function, _TAGS, (self._tag, *tags))
         return handler
 
 
-def subscribe(event: Event[TContext]) -> Subscription[TContext]:
+def subscribe(
+    event: Event[TContext],
+    *,
+    every: int | None = None,
+    once: bool = False,
+    main_process_only: bool = False,
+    optional: bool = False,
+) -> SubscribeDecorator[TContext]:
     """Mark a method or a function as a handler of an event.
 
     This does not subscribe it yet: `subscribe_annotated` subscribes all marked methods of an object. A method may be
@@ -66,16 +103,25 @@ def subscribe(event: Event[TContext]) -> Subscription[TContext]:
 
     Args:
         event: The event that the decorated function handles.
+        every: Call it only in the steps in which `stepper.is_due(every)` is true: in each step that completes this
+            many, and in the last one. For events that lie in a step.
+        once: Call it once in this process; with `every`, in the first step that is due.
+        main_process_only: Call it in the main process of the job alone.
+        optional: Accept that no process subscribes it. A loop refuses other marked methods of its task, providers and
+            subscribers that nothing has subscribed when the loop is configured.
 
     Returns:
         The decorator.
 
     Raises:
         TypeError: If `event` is not an `Event`, for example because `@subscribe` was written without one.
+        ValueError: If `every` is less than 1, or the event does not lie in a step.
     """
     if not isinstance(event, Event):
         raise TypeError(f"@subscribe needs an event, as in @subscribe(EVENT_TRAIN_READY), but found {event!r}")
-    return Subscription(event)
+    declared = Filter(every=every, once=once, main_process_only=main_process_only)
+    declared.verify(event)
+    return SubscribeDecorator(Tag(event=event, filter=declared, is_optional=optional))
 
 
 def subscribe_annotated(bus: EventBus, target: object) -> None:
@@ -97,29 +143,48 @@ def subscribe_annotated(bus: EventBus, target: object) -> None:
             f"subscribe_annotated needs an instance, but found the class {target.__qualname__}: pass "
             f"{target.__qualname__}(...) or self"
         )
-    subscriptions = list(_subscriptions(target))
+    tagged = list(tagged_handlers(target))
     bus.claim(target)
-    for event, handler in subscriptions:
-        bus.subscribe(event, handler)
+    for each in tagged:
+        declared = each.tag.filter
+        bus.subscribe(
+            each.tag.event,
+            each.handler,
+            every=declared.every,
+            once=declared.once,
+            main_process_only=declared.main_process_only,
+        )
 
 
-def _subscriptions(target: object) -> Iterator[tuple[Event[Any], Callable[[Any], None]]]:
-    """Yield each decorated handler of the target, bound, once for each of its events."""
+def tagged_handlers(target: object) -> Iterator[TaggedHandler]:
+    """Yield each decorated handler of an object, bound, once for each of its events.
+
+    Args:
+        target: What `subscribe_annotated` takes.
+
+    Raises:
+        TypeError: If its class overrides a handler without `@subscribe`.
+    """
+    for handler, tags in _bound_handlers(target):
+        yield from (TaggedHandler(handler=handler, tag=tag) for tag in tags)
+
+
+def _bound_handlers(target: object) -> Iterator[tuple[Callable[[Any], None], tuple[Tag[Any], ...]]]:
+    """Yield each function or bound method of an object, with what it is decorated with, in the order of definition."""
     if inspect.isfunction(target):
-        yield from ((event, target) for event in _events_of(target))
+        yield target, _tags_of(target)
         return
     if isinstance(target, types.ModuleType):
         own = (value for value in vars(target).values() if getattr(value, "__module__", None) == target.__name__)
-        for function in filter(inspect.isfunction, own):
-            yield from ((event, function) for event in _events_of(function))
+        yield from ((function, _tags_of(function)) for function in filter(inspect.isfunction, own))
         return
     # By identity, because an alias in a class body is the same handler under another name.
     attributes = {id(attribute): attribute for attribute in _class_attributes(type(target)).values()}
     for attribute in attributes.values():
-        for event in _events_of(attribute):
-            yield event, attribute.__get__(target, type(target))
+        if tags := _tags_of(attribute):
+            yield attribute.__get__(target, type(target)), tags
     for function in filter(inspect.isfunction, getattr(target, "__dict__", {}).values()):
-        yield from ((event, function) for event in _events_of(function))
+        yield function, _tags_of(function)
 
 
 def _class_attributes(kind: type) -> dict[str, Any]:
@@ -134,14 +199,14 @@ def _verify_overrides(kind: type) -> None:
     for base in kind.__mro__:
         for name, attribute in vars(base).items():
             hider = nearest.setdefault(name, base)
-            if _events_of(attribute) and not _events_of(vars(hider)[name]):
+            if _tags_of(attribute) and not _tags_of(vars(hider)[name]):
                 raise TypeError(_dropped(kind, name, hider, base))
 
 
 def _dropped(kind: type, name: str, hider: type, owner: type) -> str:
     """Describe an attribute that overrides or hides a handler, and what to do about it."""
     override, handler = (f"{each.__module__}.{each.__qualname__}.{name}" for each in (hider, owner))
-    found = f"{handler}, a handler of {', '.join(repr(event.id) for event in _events_of(vars(owner)[name]))}"
+    found = f"{handler}, a handler of {', '.join(repr(tag.event.id) for tag in _tags_of(vars(owner)[name]))}"
     if issubclass(hider, owner):
         return (
             f"{override} overrides {found}, but has no @subscribe, so it would never be called. Decorate the override "
@@ -153,7 +218,7 @@ def _dropped(kind: type, name: str, hider: type, owner: type) -> str:
     )
 
 
-def _events_of(attribute: object) -> tuple[Event[Any], ...]:
-    """Return the events that a function, or the function in a static or class method, is decorated with."""
+def _tags_of(attribute: object) -> tuple[Tag[Any], ...]:
+    """Return what a function, or the function in a static or class method, is decorated with."""
     function = attribute.__func__ if isinstance(attribute, staticmethod | classmethod) else attribute
-    return function.__dict__.get(_TAG, ()) if inspect.isfunction(function) else ()
+    return function.__dict__.get(_TAGS, ()) if inspect.isfunction(function) else ()

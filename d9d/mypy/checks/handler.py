@@ -78,7 +78,7 @@ def check_subscribed(ctx: MethodSigContext, indexes: Indexes) -> CallableType:
         The declared signature; if an error was reported, one that takes any handler.
     """
     api = ctx.api
-    if not (isinstance(api, TypeChecker) and all(ctx.args)):
+    if not (isinstance(api, TypeChecker) and all(ctx.args[:2])):
         return ctx.default_signature
     event, argument = ctx.args[0][0], ctx.args[1][0]
     context = carried_by(event, api)

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue 106bf9edea9f7946, body ebbf5f6074d86b8f
+# Digests: catalogue 106bf9edea9f7946, body 2c9bf35c72fd86e1
 """Events of the training loop."""
 
 import dataclasses
@@ -273,36 +273,43 @@ class EventTrainClosedContext:
 
 EVENT_TRAIN_CONFIG_STARTED: Final[Event[EventConfigurationStartedContext]] = Event(
     id="train.configuration.start",
+    context_name="d9d.loop.event.catalogue.common.EventConfigurationStartedContext",
 )
 """Triggered at the start of configuration. Handlers get access to the distributed context."""
 
 EVENT_TRAIN_DATA_LOADER_READY: Final[Event[EventDataLoaderReadyContext]] = Event(
     id="train.configuration.data_loader",
+    context_name="d9d.loop.event.catalogue.common.EventDataLoaderReadyContext",
 )
 """Triggered after the data loader is built."""
 
 EVENT_TRAIN_MODEL_STAGES_READY: Final[Event[EventModelStagesReadyContext]] = Event(
     id="train.configuration.model_stages",
+    context_name="d9d.loop.event.catalogue.common.EventModelStagesReadyContext",
 )
 """Triggered after the model stages are built and parallelised. A checkpoint is not loaded yet."""
 
 EVENT_TRAIN_OPTIMIZER_READY: Final[Event[EventOptimizerReadyContext]] = Event(
     id="train.configuration.optimizer",
+    context_name="d9d.loop.event.catalogue.train.EventOptimizerReadyContext",
 )
 """Triggered after the optimizer is built."""
 
 EVENT_TRAIN_LR_SCHEDULER_READY: Final[Event[EventLRSchedulerReadyContext]] = Event(
     id="train.configuration.lr_scheduler",
+    context_name="d9d.loop.event.catalogue.train.EventLRSchedulerReadyContext",
 )
 """Triggered after the learning rate scheduler is built."""
 
 EVENT_TRAIN_CHECKPOINT_LOADED: Final[Event[EventCheckpointContext]] = Event(
     id="train.checkpoint.loaded",
+    context_name="d9d.loop.event.catalogue.common.EventCheckpointContext",
 )
 """Triggered after the state of the job is loaded from a checkpoint. A run that starts fresh does not trigger it."""
 
 EVENT_TRAIN_READY: Final[Event[EventTrainReadyContext]] = Event(
     id="train.ready",
+    context_name="d9d.loop.event.catalogue.train.EventTrainReadyContext",
 )
 """Triggered right before the first step, after configuration is complete and the checkpoint is loaded.
 
@@ -311,11 +318,15 @@ Its handlers see the weights that training begins with.
 
 EVENT_TRAIN_STEP_PRE: Final[Event[EventStepContext]] = Event(
     id="train.step.pre",
+    context_name="d9d.loop.event.catalogue.common.EventStepContext",
+    in_step=True,
 )
 """Triggered at the very beginning of a step."""
 
 EVENT_TRAIN_EPOCH_STARTED: Final[Event[EventEpochContext]] = Event(
     id="train.epoch.start",
+    context_name="d9d.loop.event.catalogue.train.EventEpochContext",
+    in_step=True,
 )
 """Triggered in the step that takes the first sample of a pass over the dataset.
 
@@ -325,11 +336,15 @@ choose the samples of this pass. Iterable data has no passes.
 
 EVENT_TRAIN_FORWARD_BACKWARD_PRE: Final[Event[EventStepContext]] = Event(
     id="train.forward_backward.pre",
+    context_name="d9d.loop.event.catalogue.common.EventStepContext",
+    in_step=True,
 )
 """Triggered right before the forward and backward passes of the step."""
 
 EVENT_TRAIN_LOSS_READY: Final[Event[EventLossReadyContext]] = Event(
     id="train.loss.ready",
+    context_name="d9d.loop.event.catalogue.train.EventLossReadyContext",
+    in_step=True,
 )
 """Triggered once for each micro-batch, after its loss is computed and before its backward pass, on the processes that
 compute losses. In a pipeline these hold the last stage. Evaluations do not trigger it.
@@ -337,11 +352,15 @@ compute losses. In a pipeline these hold the last stage. Evaluations do not trig
 
 EVENT_TRAIN_FORWARD_BACKWARD_POST: Final[Event[EventStepContext]] = Event(
     id="train.forward_backward.post",
+    context_name="d9d.loop.event.catalogue.common.EventStepContext",
+    in_step=True,
 )
 """Triggered right after all forward and backward passes of the step."""
 
 EVENT_TRAIN_GRADIENTS_READY: Final[Event[EventGradientsReadyContext]] = Event(
     id="train.gradients.ready",
+    context_name="d9d.loop.event.catalogue.train.EventGradientsReadyContext",
+    in_step=True,
 )
 """Triggered when the gradients of the step are accumulated, summed over all processes and scaled, before they are
 clipped.
@@ -349,22 +368,29 @@ clipped.
 
 EVENT_TRAIN_OPTIMIZER_STEP_PRE: Final[Event[EventStepContext]] = Event(
     id="train.optimizer_step.pre",
+    context_name="d9d.loop.event.catalogue.common.EventStepContext",
+    in_step=True,
 )
 """Triggered right before the optimizer updates the parameters of the model, after the gradients are scaled and clipped.
 """
 
 EVENT_TRAIN_OPTIMIZER_STEP_POST: Final[Event[EventStepContext]] = Event(
     id="train.optimizer_step.post",
+    context_name="d9d.loop.event.catalogue.common.EventStepContext",
+    in_step=True,
 )
 """Triggered right after the optimizer has updated the parameters of the model, before the gradients are zeroed."""
 
 EVENT_TRAIN_STEP_POST: Final[Event[EventStepContext]] = Event(
     id="train.step.post",
+    context_name="d9d.loop.event.catalogue.common.EventStepContext",
+    in_step=True,
 )
 """Triggered at the very end of a step, before a checkpoint is saved."""
 
 EVENT_TRAIN_EPOCH_FINISHED: Final[Event[EventEpochContext]] = Event(
     id="train.epoch.finished",
+    context_name="d9d.loop.event.catalogue.train.EventEpochContext",
 )
 """Triggered after the step that takes the last sample of a pass over the dataset.
 
@@ -373,6 +399,7 @@ A run that resumed may finish a pass that it did not start.
 
 EVENT_TRAIN_REPORT_READY: Final[Event[EventReportReadyContext]] = Event(
     id="train.report.ready",
+    context_name="d9d.loop.event.catalogue.common.EventReportReadyContext",
 )
 """Triggered when the numbers of a report have reached the host, on every process after the same step, and after each
 evaluation with its results.
@@ -380,21 +407,25 @@ evaluation with its results.
 
 EVENT_TRAIN_EVALUATION_STARTED: Final[Event[EventEvaluationStartedContext]] = Event(
     id="train.evaluation.start",
+    context_name="d9d.loop.event.catalogue.train.EventEvaluationStartedContext",
 )
 """Triggered before an evaluation, on every process."""
 
 EVENT_TRAIN_EVALUATION_FINISHED: Final[Event[EventEvaluationFinishedContext]] = Event(
     id="train.evaluation.finished",
+    context_name="d9d.loop.event.catalogue.train.EventEvaluationFinishedContext",
 )
 """Triggered after an evaluation, on every process, when its results have reached the host."""
 
 EVENT_TRAIN_CHECKPOINT_STARTED: Final[Event[EventCheckpointContext]] = Event(
     id="train.checkpoint.start",
+    context_name="d9d.loop.event.catalogue.common.EventCheckpointContext",
 )
 """Triggered before the state of the job is copied or written for a checkpoint."""
 
 EVENT_TRAIN_CHECKPOINT_SAVED: Final[Event[EventCheckpointContext]] = Event(
     id="train.checkpoint.saved",
+    context_name="d9d.loop.event.catalogue.common.EventCheckpointContext",
 )
 """Triggered when a checkpoint is durable on disk for the whole job, on every process after the same step.
 
@@ -403,31 +434,37 @@ With asynchronous checkpoints this is a later step than the one of `EVENT_TRAIN_
 
 EVENT_TRAIN_SLEEP_PRE: Final[Event[EventSleepContext]] = Event(
     id="train.sleep.pre",
+    context_name="d9d.loop.event.catalogue.train.EventSleepContext",
 )
 """Triggered before `Trainer.sleep` moves state from the device to the host."""
 
 EVENT_TRAIN_SLEEP_POST: Final[Event[EventSleepContext]] = Event(
     id="train.sleep.post",
+    context_name="d9d.loop.event.catalogue.train.EventSleepContext",
 )
 """Triggered after `Trainer.sleep` has moved state from the device to the host."""
 
 EVENT_TRAIN_WAKE_PRE: Final[Event[EventSleepContext]] = Event(
     id="train.wake.pre",
+    context_name="d9d.loop.event.catalogue.train.EventSleepContext",
 )
 """Triggered before `Trainer.wake` moves state from the host to the device."""
 
 EVENT_TRAIN_WAKE_POST: Final[Event[EventSleepContext]] = Event(
     id="train.wake.post",
+    context_name="d9d.loop.event.catalogue.train.EventSleepContext",
 )
 """Triggered after `Trainer.wake` has moved state from the host to the device."""
 
 EVENT_TRAIN_FINISHED: Final[Event[EventTrainFinishedContext]] = Event(
     id="train.finished",
+    context_name="d9d.loop.event.catalogue.train.EventTrainFinishedContext",
 )
 """Triggered after the last step and the last checkpoint, when training is complete or a handler has stopped it."""
 
 EVENT_TRAIN_FAILED: Final[Event[EventTrainFailedContext]] = Event(
     id="train.failed",
+    context_name="d9d.loop.event.catalogue.train.EventTrainFailedContext",
 )
 """Triggered when an exception has left the configuration or the loop on this process.
 
@@ -436,5 +473,6 @@ A process that is killed, or that the launcher ends while it waits for others, d
 
 EVENT_TRAIN_CLOSED: Final[Event[EventTrainClosedContext]] = Event(
     id="train.closed",
+    context_name="d9d.loop.event.catalogue.train.EventTrainClosedContext",
 )
 """Triggered once, at the very end of a run, however it ended."""

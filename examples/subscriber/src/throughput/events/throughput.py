@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue d3eca38a3fef8059, body e5ce2f51ef6ae799
+# Digests: catalogue d3eca38a3fef8059, body 1700d228f2612785
 """Events of the throughput meter."""
 
 import dataclasses
@@ -40,10 +40,12 @@ class EventThroughputContext:
 
 EVENT_THROUGHPUT_DUE: Final[Event[EventStepContext]] = Event(
     id="throughput.due",
+    context_name="d9d.loop.event.catalogue.common.EventStepContext",
 )
 """Triggered right before a measurement, after the last step of its period."""
 
 EVENT_THROUGHPUT_MEASURED: Final[Event[EventThroughputContext]] = Event(
     id="throughput.measured",
+    context_name="throughput.events.throughput.EventThroughputContext",
 )
 """Triggered after each period of steps, and after the last step."""

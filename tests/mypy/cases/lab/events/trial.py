@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue a21da08d6258f0ed, body 79436a5200489b41
+# Digests: catalogue a21da08d6258f0ed, body 9113b837b0d39d75
 # ruff: noqa: E501, RUF100
 """Events of a trial, which a laboratory runs with its own loops."""
 
@@ -91,31 +91,37 @@ class EventTrialReportContext:
 
 EVENT_TRIAL_READY: Final[Event[EventTrialReadyContext]] = Event(
     id="trial.ready",
+    context_name="lab.events.trial.EventTrialReadyContext",
 )
 """Triggered when the trial is prepared."""
 
 EVENT_TRIAL_ROUND_PRE: Final[Event[EventRoundContext]] = Event(
     id="trial.round.pre",
+    context_name="lab.events.trial.EventRoundContext",
 )
 """Triggered at the beginning of a round."""
 
 EVENT_TRIAL_DRAW_PRE: Final[Event[EventRoundContext]] = Event(
     id="trial.draw.pre",
+    context_name="lab.events.trial.EventRoundContext",
 )
 """Triggered before the samples of a round are drawn."""
 
 EVENT_TRIAL_DRAW_POST: Final[Event[EventRoundContext]] = Event(
     id="trial.draw.post",
+    context_name="lab.events.trial.EventRoundContext",
 )
 """Triggered after the samples of a round are drawn."""
 
 EVENT_TRIAL_ROUND_POST: Final[Event[EventRoundContext]] = Event(
     id="trial.round.post",
+    context_name="lab.events.trial.EventRoundContext",
 )
 """Triggered at the end of a round."""
 
 EVENT_TRIAL_PAUSED: Final[Event[EventTrialPausedContext]] = Event(
     id="trial.paused",
+    context_name="lab.events.trial.EventTrialPausedContext",
 )
 """Triggered when the trial pauses before its report. Will go without a replacement.
 
@@ -124,6 +130,7 @@ Deprecated since 0.2. Nothing pauses a trial any more.
 
 EVENT_TRIAL_REPORT: Final[Event[EventTrialReportContext]] = Event(
     id="trial.report",
+    context_name="lab.events.trial.EventTrialReportContext",
 )
 """Triggered when the trial is over."""
 
