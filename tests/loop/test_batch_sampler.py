@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from d9d.core.stepper import Stepper
-from d9d.loop.component.sampler import SequentialBatchSampler, ShufflingBatchSampler
+from d9d.loop.component.sampler import Epochs, SequentialBatchSampler, ShufflingBatchSampler
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 4)).map(lambda pair: (pair[0] * pair[1], pair[1]))
 nums_samples = st.integers(1, 30)
@@ -160,3 +160,25 @@ def test_an_epoch_longer_than_a_block_is_complete() -> None:
     assert len(set(samples)) == num_steps * 7
     resumed = flat(list(shuffling(num_samples, batch, total_steps=num_steps, current_step=1_500)))
     assert resumed == samples[1_500 * 7 :]
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 12))
+def test_epochs_start_and_finish_in_the_steps_that_take_their_first_and_last_samples(
+    num_samples: int, global_batch_size: int, step: int
+) -> None:
+    """A step starts the epochs whose first sample it takes, and finishes those whose last sample it takes."""
+    epochs = Epochs(num_samples, global_batch_size)
+    positions = range(step * global_batch_size, (step + 1) * global_batch_size)
+
+    first = [position // num_samples for position in positions if position % num_samples == 0]
+    last = [position // num_samples for position in positions if position % num_samples == num_samples - 1]
+
+    assert [*epochs.started_in(step)] == first
+    assert [*epochs.finished_in(step)] == last
+
+
+def test_the_epochs_of_a_long_run_are_exact() -> None:
+    """Also where the number of samples exceeds the integers that a float can represent."""
+    epochs = Epochs(num_samples=2**53 + 1, global_batch_size=2**53 + 1)
+
+    assert epochs.started_in(7) == epochs.finished_in(7) == range(7, 8)

@@ -14,7 +14,7 @@ from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
 from d9d.loop.component.random_state import RandomState
-from d9d.loop.component.sampler import MicroBatchSamples, StepBatchSampler
+from d9d.loop.component.sampler import Epochs, MicroBatchSamples, StepBatchSampler
 from d9d.loop.component.shutdown import ignore_signals_in_worker
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
@@ -144,11 +144,13 @@ class TrainingData:
     Attributes:
         loader: Yields one micro-batch at a time.
         settings: What a checkpoint and a run that resumes from it must have in common, in JSON types.
+        epochs: The passes over the dataset; `None` for iterable data, which has none.
         state: The parts of a checkpoint that the data needs to resume, by name; empty if the step is enough.
     """
 
     loader: DataLoader[Any]
     settings: dict[str, Any]
+    epochs: Epochs | None = None
     state: dict[str, Stateful] = dataclasses.field(default_factory=dict)
 
 
@@ -183,7 +185,7 @@ def load_iterable_data(
     loader = IterableDataLoader(data, config, dist_context, _loader_generator(config))
     # The state has the position of each worker, so their number cannot change.
     settings = {"num_samples": None, "data_loading.num_workers": config.data_loading.num_workers}
-    return TrainingData(loader, settings, {"data_loader": loader})
+    return TrainingData(loader, settings, state={"data_loader": loader})
 
 
 def begin_reading(loader: DataLoader[Any], stepper: Stepper) -> Iterator[Any]:

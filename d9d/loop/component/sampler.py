@@ -11,7 +11,14 @@ from torch.utils.data import Sampler
 from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
 
-__all__ = ["DataShare", "MicroBatchSamples", "SequentialBatchSampler", "ShufflingBatchSampler", "StepBatchSampler"]
+__all__ = [
+    "DataShare",
+    "Epochs",
+    "MicroBatchSamples",
+    "SequentialBatchSampler",
+    "ShufflingBatchSampler",
+    "StepBatchSampler",
+]
 
 
 class MicroBatchSamples(list[int]):
@@ -138,6 +145,42 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
             samples = self._samples(first, min(first + size, stop))
             micro_batches.append(MicroBatchSamples(samples, step, existing, is_repeated=number > last))
         return micro_batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """Which passes over a dataset start and finish in which step.
+
+    The samples of all steps follow one another, and each pass takes every sample once. So a step may hold the start or
+    the end of several passes, of one, or of none.
+
+    Attributes:
+        num_samples: How many samples the dataset has.
+        global_batch_size: How many samples a step takes, in all processes together.
+    """
+
+    num_samples: int
+    global_batch_size: int
+
+    def started_in(self, step: int) -> range:
+        """Return the passes, counted from 0, whose first sample a step takes.
+
+        Args:
+            step: The index of the step.
+        """
+        return range(self._started_before(step), self._started_before(step + 1))
+
+    def finished_in(self, step: int) -> range:
+        """Return the passes, counted from 0, whose last sample a step takes.
+
+        Args:
+            step: The index of the step.
+        """
+        start = step * self.global_batch_size
+        return range(start // self.num_samples, (start + self.global_batch_size) // self.num_samples)
+
+    def _started_before(self, step: int) -> int:
+        return -(-step * self.global_batch_size // self.num_samples)  # rounded up, exactly
 
 
 # Indices are converted to Python integers in blocks of this size: many steps at a time, and a small part of an epoch.

@@ -16,7 +16,7 @@ from d9d.loop.component.data import TrainingData, build_data_loader, count_sampl
 from d9d.loop.component.gradients import Gradients
 from d9d.loop.component.model import ModelRunner
 from d9d.loop.component.optim import OptimizerBuilder, constant_lr
-from d9d.loop.component.sampler import ShufflingBatchSampler
+from d9d.loop.component.sampler import Epochs, ShufflingBatchSampler
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     ComputeLossContext,
@@ -34,7 +34,7 @@ from d9d.loop.control.provider import (
     as_model_provider,
     wrong_result,
 )
-from d9d.loop.event import EventBus
+from d9d.loop.event import Event, EventBus
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CHECKPOINT_LOADED,
     EVENT_TRAIN_CHECKPOINT_SAVED,
@@ -42,6 +42,8 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CLOSED,
     EVENT_TRAIN_CONFIG_STARTED,
     EVENT_TRAIN_DATA_LOADER_READY,
+    EVENT_TRAIN_EPOCH_FINISHED,
+    EVENT_TRAIN_EPOCH_STARTED,
     EVENT_TRAIN_FAILED,
     EVENT_TRAIN_FINISHED,
     EVENT_TRAIN_FORWARD_BACKWARD_POST,
@@ -57,6 +59,7 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_STEP_PRE,
     EventConfigurationStartedContext,
     EventDataLoaderReadyContext,
+    EventEpochContext,
     EventLRSchedulerReadyContext,
     EventModelStagesReadyContext,
     EventOptimizerReadyContext,
@@ -108,6 +111,7 @@ class Trainer(Run):
         gradients: Gradients,
         optimizer: OptimizerProtocol,
         lr_scheduler: LRSchedulerProtocol,
+        epochs: Epochs | None,
     ) -> None:
         super().__init__(loop, config.timeouts)
         self.task = task
@@ -115,6 +119,7 @@ class Trainer(Run):
         self.lr_scheduler = lr_scheduler
         self._model_runner = model_runner
         self._gradients = gradients
+        self._epochs = epochs
         self._num_micro_batches = config.num_micro_batches
 
     @property
@@ -198,6 +203,8 @@ class Trainer(Run):
         while not self._is_complete:
             moments.last = EVENT_TRAIN_STEP_PRE
             step_pre.call(context)
+            if self._epochs is not None:
+                self._trigger_epochs(EVENT_TRAIN_EPOCH_STARTED, self._epochs.started_in(context.stepper.current_step))
             batches = loop.next_micro_batches(self._num_micro_batches)
             gradients.begin_step()
             moments.last = EVENT_TRAIN_FORWARD_BACKWARD_PRE
@@ -216,10 +223,18 @@ class Trainer(Run):
             self.lr_scheduler.step()
             moments.last = EVENT_TRAIN_STEP_POST
             step_post.call(context)
+            if self._epochs is not None:
+                self._trigger_epochs(EVENT_TRAIN_EPOCH_FINISHED, self._epochs.finished_in(context.stepper.current_step))
             self._boundary()
             self._is_in_loop = False
             yield context
             self._is_in_loop = True
+
+    def _trigger_epochs(self, event: Event[EventEpochContext], epochs: range) -> None:
+        """Trigger an event for each of some passes over the dataset."""
+        loop = self._loop
+        for epoch in epochs:
+            loop.moments.trigger(event, EventEpochContext, stepper=loop.stepper, control=loop.control, epoch=epoch)
 
     def _compute_loss(self, outputs: Any, batch: Any) -> torch.Tensor:
         result: object = self.task.compute_loss(
@@ -352,6 +367,7 @@ class TrainingConfigurator:
             gradients=gradients,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
+            epochs=data.epochs,
         )
 
     def _build_data(self, run: Assembly, stepper: Stepper) -> TrainingData:
@@ -370,7 +386,7 @@ class TrainingConfigurator:
             share=run.data_share,
         )
         loader = build_data_loader(provided, sampler, config, run.dist_context.device)
-        return TrainingData(loader, {"num_samples": num_samples})
+        return TrainingData(loader, {"num_samples": num_samples}, Epochs(num_samples, config.global_batch_size))
 
     def _settings(self, data: TrainingData, state: JobState) -> dict[str, Any]:
         """Return what this job must share with a checkpoint to resume from it."""
