@@ -17,36 +17,23 @@ class LoopControl:
     assert control.stop_reason == "the loss diverged"
     ```
 
+    Attributes:
+        stop_reason: Why a stop was asked for, the first reason that was given; `None` if it was not.
+        is_save_requested: Whether a checkpoint was asked for.
+        requested_evaluations: The names of the evaluations that were asked for. A control that does not know which
+            ones there are has `"*"` for all of them.
+
     Args:
         evaluations: The names of the evaluations that the loop has. `None` accepts any name.
     """
 
-    __slots__ = ("_evaluations", "_is_save_requested", "_requested_evaluations", "_stop_reason")
+    __slots__ = ("_evaluations", "is_save_requested", "requested_evaluations", "stop_reason")
 
     def __init__(self, evaluations: Collection[str] | None = None) -> None:
         self._evaluations = None if evaluations is None else tuple(evaluations)
-        self._stop_reason: str | None = None
-        self._is_save_requested = False
-        self._requested_evaluations: dict[str, None] = {}
-
-    @property
-    def stop_reason(self) -> str | None:
-        """Why a stop was asked for, the first reason that was given; `None` if it was not."""
-        return self._stop_reason
-
-    @property
-    def is_save_requested(self) -> bool:
-        """Whether a checkpoint was asked for."""
-        return self._is_save_requested
-
-    @property
-    def requested_evaluations(self) -> tuple[str, ...]:
-        """The names of the evaluations that were asked for, each once, in the order in which the loop runs them.
-
-        For a control without known names: in the order in which they were asked for, and `"*"` for all of them.
-        """
-        requested = self._requested_evaluations
-        return tuple(requested if self._evaluations is None else filter(requested.__contains__, self._evaluations))
+        self.stop_reason: str | None = None
+        self.is_save_requested = False
+        self.requested_evaluations: frozenset[str] = frozenset()
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end. It has succeeded then: it saves a checkpoint if checkpointing is on.
@@ -62,12 +49,12 @@ class LoopControl:
             raise TypeError(f"control.stop needs a reason in words, but found {reason!r}")
         if not reason.strip():
             raise ValueError("control.stop needs a reason in words, but found an empty string")
-        if self._stop_reason is None:
-            self._stop_reason = reason
+        if self.stop_reason is None:
+            self.stop_reason = reason
 
     def save(self) -> None:
         """Ask for a checkpoint. Without checkpointing nothing is saved."""
-        self._is_save_requested = True
+        self.is_save_requested = True
 
     def evaluate(self, *names: str) -> None:
         """Ask for evaluations.
@@ -80,7 +67,7 @@ class LoopControl:
         """
         known = self._evaluations
         if known is None:
-            self._requested_evaluations |= dict.fromkeys(names or ("*",))
+            self.requested_evaluations |= {*(names or ("*",))}
             return
         if not known:
             raise ValueError(
@@ -90,10 +77,10 @@ class LoopControl:
         for name in names:
             if name not in known:
                 raise ValueError(f"there is no evaluation named {name!r}: this loop has {', '.join(map(repr, known))}")
-        self._requested_evaluations |= dict.fromkeys(names or known)
+        self.requested_evaluations |= {*(names or known)}
 
     def clear(self) -> None:
         """Forget all requests; the loop calls this when it has read them."""
-        self._stop_reason = None
-        self._is_save_requested = False
-        self._requested_evaluations = {}
+        self.stop_reason = None
+        self.is_save_requested = False
+        self.requested_evaluations = frozenset()

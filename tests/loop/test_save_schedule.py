@@ -1,14 +1,21 @@
 """When the state is saved: every few steps or minutes, at the end, and on demand."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from d9d.loop.config import CheckpointingConfig
-from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE
+from d9d.loop.event import Event
+from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_OPTIMIZER_STEP_POST,
+    EVENT_TRAIN_STEP_POST,
+    EVENT_TRAIN_STEP_PRE,
+    EventStepContext,
+)
 
-from .toy_job import configure_training, steps_saved, training_config
+from .toy_job import configure_training, same_tensors, steps_saved, training_config, weights_of
 
 
 @pytest.mark.parametrize(
@@ -30,21 +37,43 @@ def test_saves_are_due_by_steps_and_by_minutes(periods: dict[str, Any], expected
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_the_state_is_saved_on_demand_between_two_steps(tmp_path: Path, *, asynchronous: bool) -> None:
+@pytest.mark.parametrize("event", [EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_OPTIMIZER_STEP_POST, EVENT_TRAIN_STEP_POST])
+def test_a_save_that_a_handler_asks_for_has_the_state_of_its_step(
+    event: Event[EventStepContext], tmp_path: Path, *, asynchronous: bool
+) -> None:
+    """Wherever in a step it is asked for, it follows after the next one, with the weights and the number of that."""
+    undisturbed = configure_training(training_config(total_steps=5))
+    undisturbed.train()
+    config = CheckpointingConfig(folder=tmp_path, period_steps=None, num_to_keep=9, asynchronous=asynchronous)
+    trainer = configure_training(training_config(config, total_steps=5))
+
+    def save(ctx: EventStepContext) -> None:
+        if ctx.stepper.current_step == 1:
+            for _ in range(2):
+                trainer.save()
+            ctx.control.save()
+
+    trainer.event_bus.subscribe(event, save)
+    trainer.train()
+    assert steps_saved(tmp_path) == [3, 5]
+
+    shutil.rmtree(tmp_path / "step-5")
+    resumed = configure_training(training_config(config, total_steps=5))
+    resumed.train()
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(undisturbed.modules[0]))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_between_two_steps_the_state_is_saved_at_once(tmp_path: Path, *, asynchronous: bool) -> None:
     """Once per step, and the run resumes from it."""
     config = CheckpointingConfig(folder=tmp_path, asynchronous=asynchronous)
     trainer = configure_training(training_config(config, total_steps=5))
 
-    def stop(ctx: Any) -> None:
+    for ctx in trainer.steps():
         if ctx.stepper.current_step == 3:
             for _ in range(2):
                 trainer.save()
-            raise KeyboardInterrupt
-
-    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, stop)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    trainer._loop.checkpointer.wait()
+            break
     assert steps_saved(tmp_path) == [3]
 
     steps: list[int] = []

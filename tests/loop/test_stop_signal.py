@@ -54,7 +54,7 @@ def send(number: int) -> Callable[[], object]:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_stops_training_after_its_step_with_a_checkpoint(
+def test_a_signal_stops_training_one_step_later_with_a_checkpoint(
     number: int,
     asynchronous: bool,  # noqa: FBT001 -- a parameter of pytest
     tmp_path: Path,
@@ -69,10 +69,10 @@ def test_a_signal_stops_training_after_its_step_with_a_checkpoint(
         trainer.train()
 
     assert stop.value.code == 75
-    assert steps_saved(tmp_path) == [5]
-    assert trace.count("train.step.post") == 5
-    assert trace[-1] == "train.step.post"
-    assert violation("train", trace, complete=False) is None
+    assert steps_saved(tmp_path) == [6]
+    assert trace.count("train.step.post") == 6
+    assert trace[-3:] == ["train.checkpoint.start", "train.checkpoint.saved", "train.closed"]
+    assert violation("train", trace, complete=True) is None
     assert signal.getsignal(number) is before
 
 
@@ -85,8 +85,8 @@ def test_a_stopped_run_resumes(tmp_path: Path) -> None:
 
     configure_training(config, task=ToyTask(in_step(9, list, trace))).train()
 
-    assert trace.count("train.step.post") == 3
-    assert trace[-1] == "train.finished"
+    assert trace.count("train.step.post") == 2
+    assert trace[-2:] == ["train.finished", "train.closed"]
 
 
 def test_a_signal_in_the_last_step_changes_nothing(tmp_path: Path) -> None:
@@ -96,14 +96,14 @@ def test_a_signal_in_the_last_step_changes_nothing(tmp_path: Path) -> None:
 
     configure_training(config, task=ToyTask(in_step(2, send(signal.SIGTERM), trace))).train()
 
-    assert trace[-1] == "train.finished"
+    assert trace[-2:] == ["train.finished", "train.closed"]
 
 
 def test_a_signal_stops_inference_and_no_output_is_lost(tmp_path: Path) -> None:
     """The run resumes with the next sample."""
 
     def react(ctx: inference.EventStepContext) -> None:
-        if ctx.stepper.current_step == 1:
+        if ctx.stepper.current_step == 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def listen(bus: EventBus) -> None:
@@ -128,7 +128,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
 
-    assert trace[-1] == "train.finished"
+    assert trace[-2:] == ["train.finished", "train.closed"]
 
 
 def test_a_process_that_is_forked_in_a_step_can_be_ended() -> None:
@@ -148,7 +148,7 @@ def test_a_process_that_is_forked_in_a_step_can_be_ended() -> None:
         configure_training(training_config(), task=ToyTask(in_step(1, start_and_end, trace))).train()
 
     assert statuses == [-signal.SIGTERM]
-    assert trace[-1] == "train.finished"
+    assert trace[-2:] == ["train.finished", "train.closed"]
 
 
 def test_a_loop_in_another_thread_leaves_signals_alone() -> None:
@@ -161,7 +161,7 @@ def test_a_loop_in_another_thread_leaves_signals_alone() -> None:
     thread.join()
 
     assert seen == [signal.getsignal(signal.SIGTERM)]
-    assert trace[-1] == "train.finished"
+    assert trace[-2:] == ["train.finished", "train.closed"]
 
 
 SCRIPT = """
@@ -171,7 +171,7 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
 from d9d.loop.run import launch
 
 def act(ctx):
-    if ctx.stepper.current_step == 1:
+    if ctx.stepper.current_step == 0:
         print("in the step", flush=True)
         {act}
 

@@ -29,7 +29,7 @@ class Flags(NamedTuple):
     is_time_to_save: bool = False
     is_saving: bool = False
     is_reporting: bool = False
-    evaluations: tuple[str, ...] = ()
+    evaluations: frozenset[str] = frozenset()
 
     def __or__(self, other: "Flags") -> "Flags":
         """Return the flags that are set in one of two."""
@@ -40,7 +40,7 @@ class Flags(NamedTuple):
             is_time_to_save=self.is_time_to_save or other.is_time_to_save,
             is_saving=self.is_saving or other.is_saving,
             is_reporting=self.is_reporting or other.is_reporting,
-            evaluations=tuple(dict.fromkeys(self.evaluations + other.evaluations)),
+            evaluations=self.evaluations | other.evaluations,
         )
 
 
@@ -59,6 +59,7 @@ class Exchange:
 
     def __init__(self, ranks: Ranks, evaluations: Sequence[str] = ()) -> None:
         self.ranks = ranks
+        self._is_alone = ranks.is_alone
         self._evaluations = tuple(evaluations)
         self._begun: Flags | None = None
         self._reduction: tuple[torch.Tensor, Work] | None = None
@@ -69,7 +70,7 @@ class Exchange:
         Args:
             flags: The flags.
         """
-        if self.ranks.is_alone:
+        if self._is_alone:
             self._begun = flags
             return
         *numbers, evaluations = flags
@@ -79,7 +80,7 @@ class Exchange:
 
     def read(self) -> Flags:
         """Return what the ranks have agreed on since `begin` was last called; no flags if there is nothing to read."""
-        if self.ranks.is_alone:
+        if self._is_alone:
             begun, self._begun = self._begun, None
             return _NO_FLAGS if begun is None else begun
         reduction, self._reduction = self._reduction, None
@@ -96,7 +97,7 @@ class Exchange:
             is_time_to_save=bool(is_time_to_save),
             is_saving=bool(is_saving),
             is_reporting=bool(is_reporting),
-            evaluations=tuple(name for name, flag in zip(self._evaluations, evaluations, strict=True) if flag),
+            evaluations=frozenset(name for name, flag in zip(self._evaluations, evaluations, strict=True) if flag),
         )
 
 

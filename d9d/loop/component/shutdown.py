@@ -48,6 +48,9 @@ class Shutdown:
 
     Ranks wait longer until the first step is complete than after it.
 
+    Attributes:
+        signals: The stop signals that this process has received.
+
     Args:
         dist_context: The processes of the job.
         stepper: Counts the steps.
@@ -58,24 +61,18 @@ class Shutdown:
         self._dist_context = dist_context
         self._stepper = stepper
         self._timeouts = timeouts
-        self._is_first_step = True
-        self._signals = SignalListener(has_peers=dist_context.world_size > 1)
-
-    @property
-    def received_signal(self) -> int:
-        """The number of the stop signal that this process has received, or 0."""
-        return self._signals.received
+        self.signals = SignalListener(has_peers=dist_context.world_size > 1)
 
     def __enter__(self) -> Self:
         """Start to listen for signals."""
-        self._signals.__enter__()
+        self.signals.__enter__()
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Restore signals and timeouts, and add to an error where it happened."""
-        self._signals.__exit__(error_type, error, traceback)
+        self.signals.__exit__(error_type, error, traceback)
         if self._dist_context.world_size == 1:
             return
         if error is None:
@@ -86,11 +83,9 @@ class Shutdown:
             f"{self._stepper.current_step + 1} of {self._stepper.total_steps}"
         )
 
-    def step_done(self) -> None:
-        """After the first step, shorten the timeout."""
-        if self._is_first_step:
-            self._is_first_step = False
-            self._dist_context.set_timeout(dt.timedelta(seconds=self._timeouts.step_seconds))
+    def first_step_done(self) -> None:
+        """Shorten the timeout, since nothing is built or compiled any more."""
+        self._dist_context.set_timeout(dt.timedelta(seconds=self._timeouts.step_seconds))
 
 
 class SignalListener:

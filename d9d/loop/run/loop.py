@@ -169,6 +169,10 @@ class Moments(abc.ABC):
     def __init__(self, event_bus: EventBus) -> None:
         self.event_bus = event_bus
         self.last: Event[Any] | None = None
+        common = (self.report_ready, self.checkpoint_loaded, self.checkpoint_started, self.checkpoint_saved)
+        self._emitters: dict[str, Emitter[Any]] = {
+            event.id: event_bus.emitter(event) for event in (*common, self.failed, self.closed)
+        }
 
     def trigger(
         self, event: Event[TContext], context: Callable[P, TContext], *args: P.args, **fields: P.kwargs
@@ -182,12 +186,9 @@ class Moments(abc.ABC):
             **fields: The fields of the context.
         """
         self.last = event
-        emitter = self._emitter_of(event)
+        emitter = self._emitters.get(event.id) or self._emitters.setdefault(event.id, self.event_bus.emitter(event))
         if emitter.handlers:
             emitter.call(context(*args, **fields))
-
-    def _emitter_of(self, event: Event[TContext]) -> Emitter[TContext]:
-        return self.event_bus.emitter(event)
 
     @abc.abstractmethod
     def trigger_failed(self, error: BaseException, last_event: str | None) -> None:
@@ -214,7 +215,7 @@ class Moments(abc.ABC):
         except BaseException as error:
             last_event = None if self.last is None else self.last.id
             reason = describe(error).splitlines()[0]
-            is_heard = any(self._emitter_of(event).handlers for event in (self.failed, self.closed))
+            is_heard = any(self._emitters[event.id].handlers for event in (self.failed, self.closed))
             seconds = closing_seconds if is_heard else 0.0
             with closing(error, has_peers=has_peers, seconds=seconds):
                 _attach_failure(error, functools.partial(self.trigger_failed, error, last_event))
@@ -246,6 +247,7 @@ class Run:
         self._is_in_loop = False
         self._stop_reason: str | None = None
         self._asked_to_stop_because: str | None = None
+        self._is_first_step = True
 
     @property
     def event_bus(self) -> EventBus:
@@ -343,7 +345,9 @@ class Run:
             self._save()
         else:
             checkpointer.prepare_first_save()
-        loop.shutdown.step_done()
+        if self._is_first_step:
+            self._is_first_step = False
+            loop.shutdown.first_step_done()
         for service in loop.housekeeping:
             service.step_done()
         if is_over:
@@ -359,7 +363,7 @@ class Run:
         self._asked_to_stop_because = self._asked_to_stop_because or control.stop_reason
         loop.exchange.begin(
             Flags(
-                signal=loop.shutdown.received_signal,
+                signal=loop.shutdown.signals.received,
                 stop=control.stop_reason is not None,
                 save=control.is_save_requested,
                 is_time_to_save=is_time_to_save,
@@ -368,7 +372,8 @@ class Run:
                 evaluations=control.requested_evaluations,
             )
         )
-        control.clear()
+        if control.stop_reason is not None or control.is_save_requested or control.requested_evaluations:
+            control.clear()
 
     def _stop(self) -> None:
         """End the run after this step, because a handler on some rank asked for it."""

@@ -76,7 +76,7 @@ class Checkpointer:
         self._stop_reason: str | None = None
         self._unannounced: Checkpoint | None = None
         self._is_asked_for = False
-        self._has_saved_since = False
+        self._is_clock = config is not None and ranks.is_main  # minutes go by the clock of rank 0
         self._has_memory = False
         self._executor: ThreadPoolExecutor | None = None
         self._running: Future[None] | None = None
@@ -133,12 +133,13 @@ class Checkpointer:
         """Return whether a checkpoint is due after the step that was just completed.
 
         Args:
-            is_time_to_save: Whether the ranks have agreed that the minutes between two checkpoints have passed. It
-                counts unless there was a save since they were asked.
+            is_time_to_save: Whether the ranks agreed, one step ago, that the minutes between two checkpoints have
+                passed. It does not count if a save followed then.
         """
         if self._config is None:
             return False
-        return self._schedule.is_due() or (is_time_to_save and not self._has_saved_since)
+        has_saved_since = self._num_steps_saved == self._stepper.current_step - 1
+        return self._schedule.is_due() or (is_time_to_save and not has_saved_since)
 
     def stopped_by_handler(self, reason: str) -> None:
         """Record in the next checkpoint that a handler has ended the run.
@@ -155,8 +156,8 @@ class Checkpointer:
             Whether the minutes between two checkpoints have passed, by the clock of rank 0, and whether a save is
             running in the background of this rank.
         """
-        self._is_asked_for, self._has_saved_since = self._unannounced is not None, False
-        has_time_passed = self._config is not None and self._ranks.is_main and self._schedule.has_time_passed
+        self._is_asked_for = self._unannounced is not None
+        has_time_passed = self._is_clock and self._schedule.has_time_passed
         return has_time_passed, self.is_writing
 
     def take_saved(self) -> Checkpoint | None:
@@ -190,7 +191,7 @@ class Checkpointer:
         if config is None or checkpoint is None:
             return None
         self._require_savable()
-        self.wait()
+        self.wait(warns=True)
         state, may_differ = self._state.state_dict(), self._state.may_differ()
         if config.asynchronous:
             snapshot = self._ranks.run_on_all_ranks(lambda: self._snapshot.take(state))
@@ -201,7 +202,6 @@ class Checkpointer:
         else:
             self._write(config, num_steps, state, may_differ)
         self._num_steps_saved = num_steps
-        self._has_saved_since = True
         self._schedule.restart_clock()
         return None if config.asynchronous else checkpoint
 
