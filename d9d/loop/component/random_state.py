@@ -1,4 +1,4 @@
-"""The global random number generators, which user code draws from."""
+"""The global random number generators, which user code draws from, also through random operations on a `DTensor`."""
 
 import importlib
 import random
@@ -8,8 +8,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.tensor import _random as dtensor_random
 
 from d9d.core.device import has_own_generator
+from d9d.core.dist_context import DistributedContext
+
+
+def prepare_distributed_operations(dist_context: DistributedContext, seed: int) -> None:
+    """Let random operations on a `DTensor` use the generator of each process as it is.
+
+    Otherwise torch would replace it by that of rank 0 in the first such operation, in a broadcast over all processes.
+    Processes that hold other samples would then draw the same numbers, and a pipeline in which only some stages have
+    such an operation would hang. Seed the generators after this.
+
+    Args:
+        dist_context: The processes of the job.
+        seed: The seed of the job.
+    """
+    if dist_context.world_size > 1 and has_own_generator(dist_context.device):
+        # torch's documentation names this function, though it has no public module.
+        dtensor_random.manual_seed(seed, dist_context.mesh_for("dense"))
 
 
 class RandomState:

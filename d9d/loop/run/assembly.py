@@ -29,7 +29,7 @@ from d9d.loop.component.model import (
 )
 from d9d.loop.component.pipeline import PipelineRunner
 from d9d.loop.component.profiler import Profiler
-from d9d.loop.component.random_state import RandomState
+from d9d.loop.component.random_state import RandomState, prepare_distributed_operations
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import Reporter, build_reporter
 from d9d.loop.component.sampler import DataShare
@@ -107,6 +107,7 @@ class Assembly:
         dist_context = DistributedContext.start(
             config.device, config.mesh, dt.timedelta(seconds=config.timeouts.start_seconds)
         )
+        prepare_distributed_operations(dist_context, config.seed)
         random_state = RandomState(dist_context.device)
         random_state.seed(config.seed)
         control = LoopControl(evaluations=())
