@@ -1,6 +1,7 @@
 """Devices: which one a process uses, and what torch can do on each type."""
 
 import os
+import platform
 from types import ModuleType
 
 import torch
@@ -87,60 +88,91 @@ def empty_on_host(num_elements: int, dtype: torch.dtype, device: torch.device) -
     return torch.empty(num_elements, dtype=dtype, pin_memory=has_streams(device))
 
 
-def choose_device(name: str | None) -> torch.device:
+# Where launchers say which of the processes of a machine this is: torchrun and users, Slurm, Open MPI, and MPICH and
+# its relatives.
+_LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
+
+def choose_device(name: str | None, num_processes: int = 1) -> torch.device:
     """Choose the device of this process, and make it the current one.
 
     Args:
         name: A device, such as `cpu` or `cuda:1`, or a type of device, such as `cuda`; by default the accelerator if
-            there is one, else the CPU. If a machine runs several processes, each uses the device of its local rank.
+            there is one, else the CPU. If the job has several processes, each uses the device of its local rank, or
+            the only one that it sees.
+        num_processes: How many processes the job has, on all machines.
 
     Returns:
         The device, with an index if it is an accelerator.
 
     Raises:
         RuntimeError: If this machine does not have the device.
-        ConfigurationError: If several processes of this machine would share a device.
+        ConfigurationError: If the device of another process is named, or there is none for this process.
     """
-    device = _default_device() if name is None else _checked_device(name)
+    device = _default_device(num_processes) if name is None else _checked_device(name, num_processes)
     if device.type == str(torch.accelerator.current_accelerator()):
         # Streams and generators that are made without an index use the current device.
         torch.accelerator.set_device_index(device)
     return device
 
 
-def _default_device() -> torch.device:
+def identify(device: torch.device) -> tuple[object, ...] | None:
+    """Return what only one device in the world has, whatever index each process knows it by.
+
+    Args:
+        device: A device of this machine.
+
+    Returns:
+        The name of the machine and numbers of the device; `None` for the CPU, and for devices without such numbers.
+    """
+    module = accelerator_module(device)
+    if module is None or not hasattr(module, "get_device_properties"):
+        return None
+    properties = module.get_device_properties(device)
+    names = ("uuid", "pci_domain_id", "pci_bus_id", "pci_device_id")
+    numbers = [str(getattr(properties, name)) for name in names if hasattr(properties, name)]
+    return (platform.node(), *numbers) if numbers else None
+
+
+def _default_device(num_processes: int) -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if accelerator is None else _own_device(accelerator.type)
+    return torch.device("cpu") if accelerator is None else _own_device(accelerator.type, num_processes)
 
 
-def _checked_device(name: str) -> torch.device:
+def _checked_device(name: str, num_processes: int) -> torch.device:
     try:
         device = torch.empty(0, device=name).device
     except Exception as error:
         raise RuntimeError(f"device={name!r} cannot be used on this machine: {error}") from error
-    num_processes = _num_local_processes()
-    if device.type != str(torch.accelerator.current_accelerator()) or num_processes == 1:
+    if device.type != str(torch.accelerator.current_accelerator()):
         return device
-    if ":" in name:
+    if ":" not in name:
+        return _own_device(device.type, num_processes)
+    if num_processes > 1 and device != (own := _own_device(device.type, num_processes)):
         raise ConfigurationError(
-            f"device={name!r} is a single device, and {num_processes} processes run on this machine: set "
-            f"device={device.type!r}, and each process uses the device of its local rank"
+            f"device={name!r} is a single device, and the device of this process is {str(own)!r}, by its local rank: "
+            f"set device={device.type!r}, and each process uses its own"
         )
-    return _own_device(device.type)
+    return device
 
 
-def _own_device(device_type: str) -> torch.device:
-    """Return the device of this type that no other process uses."""
-    num_processes, num_devices = _num_local_processes(), torch.accelerator.device_count()
-    if num_processes == 1:
+def _own_device(device_type: str, num_processes: int) -> torch.device:
+    """Return the device of this type that belongs to this process."""
+    num_devices, local_rank = torch.accelerator.device_count(), _local_rank()
+    # A launcher may let each process see its own device only. Whether it does is known when the processes have met.
+    if num_processes == 1 or num_devices == 1 or local_rank is None:
         return torch.device(device_type, torch.accelerator.current_device_index())
-    if num_devices < num_processes:
+    num_local = max(local_rank + 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if num_devices < num_local:
         raise ConfigurationError(
-            f"{num_processes} processes run on this machine, which has {num_devices} {device_type} devices: start at "
-            f"most that many (`torchrun --nproc-per-node {num_devices}`)"
+            f"at least {num_local} processes run on this machine, and this one sees {num_devices} {device_type} "
+            f"devices: start at most that many (`torchrun --nproc-per-node {num_devices}`), or let each process see "
+            "one device, its own"
         )
-    return torch.device(device_type, int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(device_type, local_rank)
 
 
-def _num_local_processes() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+def _local_rank() -> int | None:
+    """Return which of the processes of this machine this is; `None` if the launcher does not say."""
+    values = (os.environ.get(name) for name in _LOCAL_RANK_VARIABLES)
+    return next((int(value) for value in values if value is not None), None)

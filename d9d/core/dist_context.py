@@ -14,7 +14,7 @@ from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
-from d9d.core.device import choose_device
+from d9d.core.device import choose_device, identify
 from d9d.core.mesh import DeviceMeshParameters, MeshName
 from d9d.core.settings import ConfigurationError
 
@@ -64,16 +64,17 @@ class DistributedContext:
             The context of this process.
 
         Raises:
-            ConfigurationError: If the mesh needs another number of processes than were started, or several processes
-                would share a device.
+            ConfigurationError: If the mesh needs another number of processes than were started, or two processes would
+                share a device.
             RuntimeError: If this machine does not have the device.
         """
         mesh_parameters = mesh_parameters or DeviceMeshParameters()
         mesh_parameters.require_world_size(num_launched())
-        chosen = choose_device(device)
+        chosen = choose_device(device, mesh_parameters.world_size)
         if mesh_parameters.world_size == 1:
             return cls(device=chosen)
         join_process_group(chosen, timeout)
+        _require_own_devices(chosen)
         context = cls(
             device=chosen,
             rank=distributed.get_rank(),
@@ -239,6 +240,26 @@ def join_process_group(device: torch.device, timeout: dt.timedelta) -> None:
     store = PrefixStore(f"attempt-{attempt}", store)
     _meeting_places.append(MeetingPlace(store=store, rank=rank, num_ranks=world_size))
     distributed.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def _require_own_devices(device: torch.device) -> None:
+    """Check that each process has a device of its own; all processes call this.
+
+    Raises:
+        ConfigurationError: On all processes, if two of them share one.
+    """
+    if distributed.get_backend() == _FAKE:
+        return
+    devices: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(devices, (str(device), identify(device)))
+    ranks: dict[tuple[object, ...], int] = {}
+    for rank, (name, identity) in enumerate(devices):
+        if identity is not None and (other := ranks.setdefault(identity, rank)) != rank:
+            raise ConfigurationError(
+                f"ranks {other} and {rank} both use {name} of {identity[0]}, and each process needs a device of its "
+                "own: start at most as many processes on a machine as it has devices, and set LOCAL_RANK to the "
+                "number of the process on its machine if the launcher does not, as torchrun does"
+            )
 
 
 def _require_host_backend() -> None:

@@ -2,15 +2,18 @@
 
 import functools
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from layout_job import LAYOUTS, ClassifyTask, Layout, Provider, Stage, configure
+from layout_job import LAYOUTS, ClassifyTask, Layout, Provider, Stage, configure, tensor_parallel
 from pydantic import ValidationError
 from ranks import run_on_ranks
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from d9d.core import dist_context
 from d9d.core.dist_context import DeviceMeshParameters
 from d9d.core.pipeline import StagePosition
 from d9d.core.settings import ConfigurationError
@@ -153,6 +156,38 @@ def test_a_mesh_for_another_number_of_processes_is_refused_on_every_rank() -> No
     for message in run_on_ranks(2, refused, layout):
         assert "the mesh is for 3 processes (tensor_parallel=3), and 2 processes were started: start 3" in message
         assert "tensor_parallel=2" in message
+
+
+def offloaded(ctx: ParallelizeModelStageContext) -> None:
+    """Shard the model, and keep its shards on the host."""
+    mesh = ctx.dist_context.mesh_for("dense")["data_parallel_shard"]
+    fully_shard(ctx.model, mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))
+
+
+def test_parameters_that_fsdp_keeps_on_the_host_are_refused() -> None:
+    """Torch's own error would come in the first step, and name a function that the loop calls."""
+    layout = Layout({2: DeviceMeshParameters(data_parallel_shard=2)}, offloaded)
+    messages = run_on_ranks(2, refused, layout)
+
+    assert len({*messages}) == 1
+    assert "the model itself is sharded with CPUOffloadPolicy, which the loops do not support" in messages[0]
+
+
+def refused_with(devices: list[tuple[str, str]]) -> str:
+    """Start on two processes, each of which finds the device that is given for its rank."""
+    with mock.patch.object(dist_context, "identify", return_value=devices[distributed.get_rank()]):
+        return refused(Layout({2: DeviceMeshParameters(tensor_parallel=2)}, tensor_parallel))
+
+
+def test_two_processes_on_one_device_are_refused_on_every_rank() -> None:
+    """By what the device itself says, since each process may know it by another index; other machines do not matter."""
+    own, other, elsewhere = ("node-1", "GPU-1"), ("node-1", "GPU-2"), ("node-2", "GPU-1")
+
+    assert run_on_ranks(2, refused_with, [own, other]) == ["", ""]
+    assert run_on_ranks(2, refused_with, [own, elsewhere]) == ["", ""]
+    messages = run_on_ranks(2, refused_with, [own, own])
+    assert len({*messages}) == 1
+    assert "ranks 0 and 1 both use cpu of node-1, and each process needs a device of its own" in messages[0]
 
 
 class Bias(nn.Module):

@@ -7,8 +7,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from streams import recorded_streams
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from d9d.loop.component.data import DeviceTransfer, move_to_device
+from d9d.loop.component import data as data_module
+from d9d.loop.component.data import DeviceTransfer, PinnableBatch, choose_collate, move_to_device
+from d9d.loop.control import InitializeDatasetResult
+
+from .toy_job import ToyDataset
 
 META = torch.device("meta")
 
@@ -82,6 +88,76 @@ def test_a_micro_batch_is_read_and_moved_when_it_is_requested(device: str) -> No
     ]
 
     assert read_by_batch == [(device, [0]), (device, [0, 1]), (device, [0, 1, 2])]
+
+
+@pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Pin tensors as torch does on a machine with an accelerator: only those that are dense and on the CPU."""
+    found: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_cpu or tensor.layout != torch.strided:
+            raise RuntimeError("only dense CPU tensors can be pinned")
+        found.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    return found
+
+
+def test_all_tensors_of_a_batch_that_can_be_pinned_are_pinned(pinned: list[torch.Tensor]) -> None:
+    """Also in dataclasses, into which torch does not look; those on a device and sparse ones are left alone."""
+    sample = Sample(on_cpu(), ["a", "b"])
+    others = {"on device": torch.ones(2, device=META), "sparse": torch.eye(3).to_sparse()}
+    data = InitializeDatasetResult(dataset=ToyDataset(), collate=lambda samples: {"sample": sample, **others})
+    with recorded_streams(data_module):
+        collate = choose_collate(data, torch.device("cpu"))
+    assert collate is not None
+    found = pin_memory(collate([]))  # type: ignore[no-untyped-call] # torch's own
+
+    assert [tensor is sample.tokens for tensor in pinned] == [True]
+    assert found["sample"].tokens is sample.tokens
+    assert all(found[name] is tensor for name, tensor in others.items())
+
+
+def test_a_batch_that_pins_itself_does_so(pinned: list[torch.Tensor]) -> None:
+    """As torch's data loader has it."""
+
+    class Own:
+        def pin_memory(self) -> str:
+            return "pinned"
+
+    assert pin_memory(PinnableBatch(Own())) == "pinned"  # type: ignore[no-untyped-call] # torch's own
+    assert pinned == []
+
+
+def test_without_an_accelerator_batches_are_not_wrapped() -> None:
+    """The function of the user is used as it is."""
+    data = InitializeDatasetResult(dataset=ToyDataset(), collate=len)
+
+    assert choose_collate(data, torch.device("cpu")) is len
+
+
+def test_only_dense_tensors_are_copied_on_the_stream_of_the_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch cannot record a stream for sparse tensors. Those that are on the device are not touched."""
+    used: list[torch.Tensor] = []
+
+    def record_stream(tensor: torch.Tensor, stream: object) -> None:
+        if tensor.layout != torch.strided:
+            raise NotImplementedError(
+                "Could not run 'aten::record_stream' with arguments from the 'SparseCUDA' backend"
+            )
+        used.append(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "record_stream", record_stream)
+    here = torch.ones(2, device=META)
+    with recorded_streams(data_module) as recorded:
+        (moved,) = DeviceTransfer(META).move([{"dense": on_cpu(), "sparse": torch.eye(3).to_sparse(), "here": here}])
+
+    assert used == [moved["dense"]]
+    assert moved["here"] is here
+    assert moved["sparse"].device == META
+    assert recorded.calls == ["stream0.enter", "stream0.exit", "computing.wait_stream(stream0)"]
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")

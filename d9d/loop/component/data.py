@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from d9d.core.device import has_streams
 from d9d.core.dist_context import DistributedContext
@@ -71,12 +71,63 @@ def build_data_loader(
         # Without workers the samples are read in the order of the run, so the global generators are exact as they are.
         WorkerDataset(data.dataset, config.seed) if num_workers else data.dataset,
         batch_sampler=batch_sampler if num_workers else _PlainLists(batch_sampler),
-        collate_fn=data.collate,
+        collate_fn=choose_collate(data, device),
         num_workers=num_workers,
         worker_init_fn=ignore_signals_in_worker,
         pin_memory=has_streams(device),
         generator=_loader_generator(config),
     )
+
+
+def choose_collate(data: InitializeDatasetResult, device: torch.device) -> Callable[[list[Any]], Any] | None:
+    """Choose the function by which a data loader makes batches of samples.
+
+    Args:
+        data: What the dataset provider returned.
+        device: Where the batches will be moved to.
+
+    Returns:
+        The user's function, or `None` for torch's own; on a device with streams, one whose batches a data loader with
+        `pin_memory` pins whatever they contain.
+    """
+    return _PinnableCollate(data.collate or default_collate) if has_streams(device) else data.collate
+
+
+@dataclasses.dataclass(frozen=True)
+class _PinnableCollate:
+    """Wraps the batches of a function for torch's data loader, which unwraps them when it pins them."""
+
+    collate: Callable[[list[Any]], Any]
+
+    def __call__(self, samples: list[Any]) -> "PinnableBatch":
+        return PinnableBatch(self.collate(samples))
+
+
+@dataclasses.dataclass(frozen=True)
+class PinnableBatch:
+    """A batch that a data loader can pin.
+
+    torch does not look into dataclasses, and fails at tensors that cannot be pinned: those on a device, sparse ones.
+
+    Attributes:
+        batch: Tensors in mappings, lists, tuples and dataclasses, at any depth, and anything else.
+    """
+
+    batch: Any
+
+    def pin_memory(self) -> Any:
+        """Return the batch, with all tensors in pinned memory that can be; one with a method of that name does it."""
+        if hasattr(self.batch, "pin_memory") and not isinstance(self.batch, torch.Tensor):
+            return self.batch.pin_memory()
+        return map_tensors(self.batch, lambda tensor: tensor.pin_memory() if _can_be_pinned(tensor) else tensor)
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_nested
+
+
+def _can_be_pinned(tensor: torch.Tensor) -> bool:
+    return tensor.is_cpu and _is_dense(tensor)
 
 
 class _PlainLists(Sampler[list[int]]):
@@ -182,6 +233,7 @@ def load_iterable_data(
             f"{_describe(data)} is iterable, which requires torchdata ({error}): run `pip install torchdata`, "
             "or define __len__ and __getitem__ on the dataset"
         ) from error
+    data = dataclasses.replace(data, collate=choose_collate(data, dist_context.device))
     loader = IterableDataLoader(data, config, dist_context, _loader_generator(config))
     # The state has the position of each worker, so their number cannot change.
     settings = {"num_samples": None, "data_loading.num_workers": config.data_loading.num_workers}
@@ -275,7 +327,8 @@ class DeviceTransfer:
 
     So the device holds one of them at a time. On an accelerator the copies run on their own stream: the host, which
     runs ahead of the device, queues the copy of a micro-batch while earlier ones are computed, and never waits. Only
-    the stream of the computation waits for the copy.
+    the stream of the computation waits for the copy. Sparse and nested tensors are copied on the stream of the
+    computation, and tensors that are on the device are left alone.
 
     Args:
         device: Where the micro-batches go.
@@ -299,12 +352,25 @@ class DeviceTransfer:
     def _move(self, micro_batch: Any) -> Any:
         if self._stream is None:
             return move_to_device(micro_batch, self._device)
+        copied: list[torch.Tensor] = []
+        is_complete = True
+
+        def copy(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal is_complete
+            if tensor.device == self._device:
+                return tensor
+            if not _is_dense(tensor):  # torch cannot record a stream for it
+                is_complete = False
+                return tensor
+            copied.append(tensor.to(self._device, non_blocking=True))
+            return copied[-1]
+
         with self._stream:
-            moved = move_to_device(micro_batch, self._device)
+            moved = map_tensors(micro_batch, copy)
         computing = torch.accelerator.current_stream(self._device)
         computing.wait_stream(self._stream)
-        for tensor in list_tensors(moved):
+        for tensor in copied:
             # The memory belongs to the stream of the copies. Without this it could be reused as soon as the host drops
             # the tensor, before the computation that reads it has run.
             tensor.record_stream(computing)
-        return moved
+        return moved if is_complete else move_to_device(moved, self._device)

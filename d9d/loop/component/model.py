@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -136,6 +136,9 @@ def build_model_stage(provider: ModelProvider, dist_context: DistributedContext,
 
     Returns:
         The stage.
+
+    Raises:
+        ConfigurationError: If FSDP keeps parameters of the stage on the host.
     """
     result = provider.initialize_model_stage(InitializeModelStageContext(dist_context=dist_context, stage=position))
     module = expect_result(result, InitializeModelStageResult, provider.initialize_model_stage).model
@@ -145,7 +148,21 @@ def build_model_stage(provider: ModelProvider, dist_context: DistributedContext,
     provider.parallelize_model_stage(
         ParallelizeModelStageContext(dist_context=dist_context, model=module, stage=position)
     )
+    _refuse_offloading(module)
     return ModelStage(module, position, outline)
+
+
+def _refuse_offloading(module: nn.Module) -> None:
+    for name, inner in module.named_modules():
+        if isinstance(inner, FSDPModule):
+            state = inner._get_fsdp_state()  # noqa: SLF001 -- no public attribute
+            groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]  # noqa: SLF001 -- torch < 2.13
+            if any(group is not None and isinstance(group.offload_policy, CPUOffloadPolicy) for group in groups):
+                raise ConfigurationError(
+                    f"{name or 'the model itself'} is sharded with CPUOffloadPolicy, which the loops do not support: "
+                    "the host would wait for the device in every step. Leave offload_policy out; to save memory of the "
+                    "device, shard over more processes or checkpoint activations"
+                )
 
 
 def require_own_names(stages: Sequence[ModelStage], ranks: Ranks) -> None:
