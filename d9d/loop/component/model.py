@@ -275,8 +275,9 @@ def without_gradients(modules: Sequence[nn.Module]) -> contextlib.AbstractContex
     return torch.no_grad() if is_sharded else torch.inference_mode()
 
 
-ComputeLoss: TypeAlias = Callable[[Any, Any], torch.Tensor]
-"""Returns the weighted loss of a micro-batch, a scalar, from the outputs of the model and the micro-batch."""
+ComputeLoss: TypeAlias = Callable[[int, Any, Any], torch.Tensor]
+"""Returns the weighted loss of a micro-batch, a scalar: called with the number of the micro-batch, the micro-batch, and
+the outputs of the model."""
 
 UseOutputs: TypeAlias = Callable[[int, Any, Any], None]
 """Processes the outputs of the model: called with the number of the micro-batch, the micro-batch, and the outputs."""
@@ -354,10 +355,10 @@ class WholeModelRunner(ModelRunner):
         self._synchronizer = GradientSynchronizer([self._model])
 
     def forward_backward(self, batches: Iterable[Any], compute_loss: ComputeLoss) -> None:  # noqa: D102 -- inherited
-        for number, batch in enumerate(batches, start=1):
-            self._synchronizer.start_micro_batch(is_last=number == self._num_micro_batches)
+        for number, batch in enumerate(batches):
+            self._synchronizer.start_micro_batch(is_last=number == self._num_micro_batches - 1)
             with self._autocast():
-                loss = compute_loss(self._run(batch), batch)
+                loss = compute_loss(number, batch, self._run(batch))
             torch.autograd.backward(loss)
 
     def forward(  # noqa: D102 -- inherited

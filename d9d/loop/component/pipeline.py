@@ -354,7 +354,7 @@ class PipelineRunner(ModelRunner):
 
         def loss_of(number: int, outputs: Any) -> torch.Tensor:
             with self._autocast():
-                return compute_loss(outputs, own[number])
+                return compute_loss(number, own[number], outputs)
 
         built = [self._build_inputs(batch) for batch in own]
         self._schedule_for(built, is_training=True).forward_backward(built, loss_of)

@@ -48,6 +48,7 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_FINISHED,
     EVENT_TRAIN_FORWARD_BACKWARD_POST,
     EVENT_TRAIN_FORWARD_BACKWARD_PRE,
+    EVENT_TRAIN_LOSS_READY,
     EVENT_TRAIN_LR_SCHEDULER_READY,
     EVENT_TRAIN_MODEL_STAGES_READY,
     EVENT_TRAIN_OPTIMIZER_READY,
@@ -60,6 +61,7 @@ from d9d.loop.event.catalogue.train import (
     EventConfigurationStartedContext,
     EventDataLoaderReadyContext,
     EventEpochContext,
+    EventLossReadyContext,
     EventLRSchedulerReadyContext,
     EventModelStagesReadyContext,
     EventOptimizerReadyContext,
@@ -120,6 +122,7 @@ class Trainer(Run):
         self._model_runner = model_runner
         self._gradients = gradients
         self._epochs = epochs
+        self._loss_ready = self.event_bus.emitter(EVENT_TRAIN_LOSS_READY)
         self._num_micro_batches = config.num_micro_batches
 
     @property
@@ -236,13 +239,27 @@ class Trainer(Run):
         for epoch in epochs:
             loop.moments.trigger(event, EventEpochContext, stepper=loop.stepper, control=loop.control, epoch=epoch)
 
-    def _compute_loss(self, outputs: Any, batch: Any) -> torch.Tensor:
-        result: object = self.task.compute_loss(
-            ComputeLossContext(outputs=outputs, batch=batch, stepper=self._loop.stepper)
-        )
+    def _compute_loss(self, number: int, batch: Any, outputs: Any) -> torch.Tensor:
+        """Compute the loss of a micro-batch of a training step, and return it times its weight."""
+        loop = self._loop
+        result: object = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=loop.stepper))
         if not isinstance(result, ComputeLossResult):
             raise wrong_result(result, ComputeLossResult, self.task.compute_loss)
-        return self._gradients.scale_loss(result)
+        weighted = self._gradients.scale_loss(result)
+        loop.moments.last = EVENT_TRAIN_LOSS_READY
+        if self._loss_ready.handlers:
+            self._loss_ready.call(
+                EventLossReadyContext(
+                    stepper=loop.stepper,
+                    control=loop.control,
+                    micro_batch_index=number,
+                    batch=batch,
+                    outputs=outputs,
+                    loss=result.loss.detach(),
+                    loss_weight=result.loss_weight,
+                )
+            )
+        return weighted
 
 
 class TrainingConfigurator:
