@@ -68,8 +68,8 @@ class PipelineConfig(Settings):
     """The number of stages in each process. `None`, the default, is 2 for schedules that leave a choice."""
 
     activation_dtype: Literal["fp32", "bf16"] | None = None
-    """The dtype in which activations and their gradients are sent between stages. `None`, the default, is the dtype of
-    the weights as the model provider creates them."""
+    """The dtype in which activations and their gradients are sent between stages. `None`, the default, is the dtype in
+    which the stages return them: with `precision="bf16-autocast"`, bf16 after a matrix product."""
 
     @model_validator(mode="after")
     def _stages_suit_schedule(self) -> Self:

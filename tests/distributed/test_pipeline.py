@@ -2,17 +2,18 @@
 
 import functools
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from layout_job import LAYOUTS, ClassifyTask, Layout, Provider, Stage, configure, full_weights, record_losses
+from layout_job import LAYOUTS, ClassifyTask, Layer, Layout, Provider, Stage, configure, full_weights, record_losses
 from ranks import run_on_ranks
-from torch import nn
+from torch import distributed, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from d9d.core.dist_context import DeviceMeshParameters
 from d9d.loop.component import pipeline
-from d9d.loop.component.pipeline import PipelineRunner
+from d9d.loop.component.pipeline import LoopStage, PipelineRunner
 from d9d.loop.control import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,
@@ -259,6 +260,67 @@ def test_activations_are_sent_in_the_configured_dtype(dtype: str) -> None:
 
     torch.testing.assert_close(own_losses, losses, atol=2e-2, rtol=0)
     assert (own_losses == pytest.approx(losses, abs=1e-5)) == (dtype == "fp32")
+
+
+def dtypes_sent(name: str, **settings: Any) -> list[torch.dtype]:
+    """Train a step, and return the dtypes of the activations that this process sent."""
+    sent: list[torch.dtype] = []
+    send = LoopStage.get_fwd_send_ops
+
+    def note(stage: LoopStage, fwd_chunk_id: int) -> list[distributed.P2POp]:
+        operations = send(stage, fwd_chunk_id)
+        sent.extend(operation.tensor.dtype for operation in operations)
+        return operations
+
+    with mock.patch.object(LoopStage, "get_fwd_send_ops", note):
+        configure(LAYOUTS[name], 2, ClassifyTask(), provider=ReturningLinearProvider, total_steps=1, **settings).train()
+    return sent
+
+
+class LinearStage(Stage):
+    """Returns what its last matrix product returns."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        features = super().forward(features)
+        if self.position.is_last:
+            return features
+        *_, layer = self.blocks()
+        assert isinstance(layer, Layer)
+        outputs: torch.Tensor = layer.down(features.repeat(1, 2))
+        return outputs
+
+
+class ReturningLinearProvider(Provider):
+    stage_kind = LinearStage
+
+
+def test_activations_are_sent_in_the_dtype_of_autocast() -> None:
+    """Torch's autocast ignores tensors on the meta device, by which the dtypes used to be found."""
+    for precision, dtype in (("fp32", torch.float32), ("bf16-autocast", torch.bfloat16)):
+        first, last = run_on_ranks(2, functools.partial(dtypes_sent, precision=precision), "1f1b")
+
+        assert first == [dtype] * 16
+        assert last == []
+
+
+def collectives_of_configure(name: str) -> list[tuple[str, list[int]]]:
+    """Configure a job, and return the device and the processes of each reduction in the group of the pipeline."""
+    found: list[tuple[str, list[int]]] = []
+    all_reduce = distributed.all_reduce
+
+    def note(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if "group" in kwargs:
+            found.append((tensor.device.type, distributed.get_process_group_ranks(kwargs["group"])))
+        return all_reduce(tensor, *args, **kwargs)
+
+    with mock.patch.object(distributed, "all_reduce", note):
+        configure(LAYOUTS[name], 2, ClassifyTask())
+    return found
+
+
+def test_the_processes_of_a_pipeline_connect_before_the_first_step() -> None:
+    """With NCCL, the first operation in a group needs all of its processes, and that of a schedule has only some."""
+    assert run_on_ranks(2, collectives_of_configure, "1f1b") == [[("cpu", [0, 1])]] * 2
 
 
 def parts_sharded(ctx: ParallelizeModelStageContext) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -84,12 +85,15 @@ class StageOutline:
         }
         self._module = copy.deepcopy(module, memo).eval()
 
-    def outputs(self, activations: Shapes, keywords: Mapping[str, Any]) -> Shapes:
+    def outputs(
+        self, activations: Shapes, keywords: Mapping[str, Any], autocast: torch.autocast | None = None
+    ) -> Shapes:
         """Return the shapes of what the stage returns.
 
         Args:
             activations: The shapes of its positional arguments.
             keywords: Its keyword arguments.
+            autocast: The context in which the stage will run, if it changes dtypes.
 
         Returns:
             The shapes of its outputs.
@@ -97,14 +101,29 @@ class StageOutline:
         Raises:
             TypeError: If it returns anything but a tensor or several tensors.
         """
-        arguments = [torch.empty(shape, dtype=dtype, device=_META) for shape, dtype in activations]
-        with torch.no_grad():
-            outputs = self._module(*arguments, **map_tensors(dict(keywords), _on_meta))
-        return shapes_of(activations_of(outputs))
+        contexts: list[contextlib.AbstractContextManager[object]] = [torch.no_grad()]
+        device = _META
+        if autocast is not None:
+            # Autocast ignores the meta device. Fake tensors have the device of the stage and, like meta tensors, no
+            # memory.
+            device = torch.device(autocast.device)
+            contexts += [FakeTensorMode(allow_non_fake_inputs=True), autocast]
+        with contextlib.ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context)
+            arguments = tuple(torch.empty(shape, dtype=dtype, device=device) for shape, dtype in activations)
+            own = (*self._module.named_parameters(), *self._module.named_buffers())
+            tensors = {name: _without_values(tensor, device) for name, tensor in own}
+            others = map_tensors(dict(keywords), lambda tensor: _without_values(tensor, device))
+            return shapes_of(activations_of(torch.func.functional_call(self._module, tensors, arguments, others)))
+
+
+def _without_values(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return torch.empty_like(tensor, device=device, requires_grad=False)
 
 
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(tensor, device=_META, requires_grad=False)
+    return _without_values(tensor, _META)
 
 
 def _parameter_on_meta(parameter: nn.Parameter) -> nn.Parameter:
@@ -275,6 +294,21 @@ def without_gradients(modules: Sequence[nn.Module]) -> contextlib.AbstractContex
     return torch.no_grad() if is_sharded else torch.inference_mode()
 
 
+def autocast_of(config: LoopConfig, device: torch.device) -> Callable[[], torch.autocast] | None:
+    """Return what makes the context of forward passes.
+
+    Args:
+        config: Holds the precision.
+        device: Where the model runs.
+
+    Returns:
+        A function that makes the context; `None` if the precision needs none.
+    """
+    if config.precision == "bf16-autocast":
+        return functools.partial(torch.autocast, device.type, dtype=torch.bfloat16)
+    return None
+
+
 ComputeLoss: TypeAlias = Callable[[int, Any, Any], torch.Tensor]
 """Returns the weighted loss of a micro-batch, a scalar: called with the number of the micro-batch, the micro-batch, and
 the outputs of the model."""
@@ -306,9 +340,9 @@ class ModelRunner(abc.ABC):
         self._stages = stages
         self._task = task
         self._stepper = stepper
-        self._autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
-        if config.precision == "bf16-autocast":
-            self._autocast = functools.partial(torch.autocast, dist_context.device.type, dtype=torch.bfloat16)
+        self._autocast: Callable[[], contextlib.AbstractContextManager[object]] = (
+            autocast_of(config, dist_context.device) or contextlib.nullcontext
+        )
 
     @abc.abstractmethod
     def forward_backward(self, batches: Iterable[Any], compute_loss: ComputeLoss) -> None:

@@ -25,6 +25,7 @@ from d9d.loop.component.model import (
     Shapes,
     UseOutputs,
     activations_of,
+    autocast_of,
     shapes_of,
 )
 from d9d.loop.config import LoopConfig
@@ -38,6 +39,7 @@ class ActivationTracer:
         stages: The stages of this process.
         owners: For each stage of the pipeline, the position of the process that holds it.
         group: The processes of the pipeline.
+        autocast: Makes the context in which the stages run, if it changes dtypes.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class ActivationTracer:
         stages: Sequence[ModelStage],
         owners: Sequence[int],
         group: distributed.ProcessGroup,
+        autocast: Callable[[], torch.autocast] | None = None,
     ) -> None:
         self._stages = {stage.position.index: stage for stage in stages}
         self._owners = owners
         self._group = group
+        self._autocast = autocast
 
     def trace(self, inputs: BuildForwardInputsResult) -> list[Shapes]:
         """Trace the shapes through all stages; all processes of the pipeline call this.
@@ -88,7 +92,8 @@ class ActivationTracer:
         if stage is None or stage.outline is None:
             return (), None
         try:
-            shapes = stage.outline.outputs(received, keywords)
+            autocast = None if self._autocast is None else self._autocast()
+            shapes = stage.outline.outputs(received, keywords, autocast)
         except Exception as error:  # noqa: BLE001 -- raised on all processes
             return (), f"{type(error).__qualname__}: {error}"
         return shapes, None
@@ -342,12 +347,15 @@ class PipelineRunner(ModelRunner):
         self._group = dist_context.mesh_for("dense").get_group("pipeline_parallel")
         self._num_processes = config.mesh.pipeline_parallel
         self._samples_per_micro_batch = config.samples_per_micro_batch
-        self._tracer = ActivationTracer(stages, _owners(config), self._group)
+        self._tracer = ActivationTracer(stages, _owners(config), self._group, autocast_of(config, self._device))
         self._activation_dtype = _DTYPES[config.pipeline.activation_dtype]
         self._schedules: OrderedDict[_Kind, PipelineSchedule] = OrderedDict()
         for stage in stages:
             _prepare_sharding(stage, self._traits)
         GradientSynchronizer([stage.module for stage in stages])
+        # NCCL connects the processes of a group in their first operation, in which all of them must take part. The
+        # first that a schedule starts is a batch of sends and receives between some of them, which can hang.
+        distributed.all_reduce(torch.zeros(1, device=self._device), group=self._group)
 
     def forward_backward(self, batches: Iterable[Any], compute_loss: ComputeLoss) -> None:  # noqa: D102 -- inherited
         own = list(batches)
