@@ -68,6 +68,9 @@ class Plan:
     """Whether `main` catches the error, waits for all other ranks, and continues."""
     finally_: str = ""
     """The function below that `main` calls in `finally`; none by default."""
+    closes: str = ""
+    """The function below that the handler of the failure calls on the rank of the event; none by default."""
+    closing_seconds: float = 10.0
     num_steps: int = 8
     step_seconds: float = 60.0
     num_workers: int = 0
@@ -82,6 +85,16 @@ def fail() -> None:
 def hang() -> None:
     """Sleep for longer than any test waits."""
     time.sleep(1000)
+
+
+def rest() -> None:
+    """Take longer than the job would take to end."""
+    time.sleep(3)
+
+
+def fail_too() -> None:
+    """Fail in the handler of a failure."""
+    raise OSError("the tracker is gone")
 
 
 def be_killed() -> None:
@@ -160,6 +173,13 @@ class Listener:
             inference.EVENT_INFERENCE_FORWARD_PRE if self._plan.infers else train.EVENT_TRAIN_FORWARD_BACKWARD_PRE,
             self._act,
         )
+        bus.subscribe(train.EVENT_TRAIN_FAILED, self._close)
+
+    def _close(self, ctx: train.EventTrainFailedContext) -> None:
+        self.record("failed", ctx.last_event, repr(ctx.error))
+        if self._plan.closes and self._plan.rank == RANK:
+            globals()[self._plan.closes]()
+            self.record("closed", self._plan.closes)
 
     def _recording(self, event_id: str) -> Any:
         return lambda ctx: self.record("event", event_id)
@@ -201,7 +221,9 @@ def run(plan: Plan) -> None:
         "device": "cpu",
         "global_batch_size": GLOBAL_BATCH_SIZE,
         "mesh": DeviceMeshParameters(data_parallel_shard=NUM_RANKS),
-        "timeouts": TimeoutConfig(start_seconds=60.0, step_seconds=plan.step_seconds),
+        "timeouts": TimeoutConfig(
+            start_seconds=60.0, step_seconds=plan.step_seconds, closing_seconds=plan.closing_seconds
+        ),
         "data_loading": DataLoadingConfig(num_workers=plan.num_workers),
         "checkpointing": CheckpointingConfig(folder=Path(plan.home) / "checkpoints", period_steps=2),
         "reporting": ReportingConfig(progress_bar=False, json_lines=None),

@@ -19,8 +19,7 @@ HOST_READS = {
     "tolist in _read",
     "__int__ in _compute_loss",
     "aten::_local_scalar_dense in _compute_loss",
-    "item in _agree",
-    "aten::_local_scalar_dense in _agree",
+    "tolist in _unpack",
 }
 
 

@@ -88,6 +88,9 @@ class Exchange:
             return _NO_FLAGS
         vector, work = reduction
         work.wait()
+        return self._unpack(vector)
+
+    def _unpack(self, vector: torch.Tensor) -> Flags:
         # The vector is on the host, so no device is waited for.
         signal, stop, save, is_time_to_save, is_saving, is_reporting, *evaluations = vector.tolist()
         return Flags(
