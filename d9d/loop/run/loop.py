@@ -214,7 +214,7 @@ class Moments(abc.ABC):
             raise
         except BaseException as error:
             last_event = None if self.last is None else self.last.id
-            reason = describe(error).splitlines()[0]
+            reason = next(iter(str(error).splitlines()), "") or type(error).__qualname__
             is_heard = any(self._emitters[event.id].handlers for event in (self.failed, self.closed))
             seconds = closing_seconds if is_heard else 0.0
             with closing(error, has_peers=has_peers, seconds=seconds):
