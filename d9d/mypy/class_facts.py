@@ -93,6 +93,12 @@ class Tag:
         """The full name of the event; empty if it has none."""
         return self.event.fullname if isinstance(self.event, RefExpr) else ""
 
+    @property
+    def call(self) -> CallExpr | None:
+        """The call `subscribe(event, ...)` itself, with its filters."""
+        calls = (self.applied, getattr(self.applied, "callee", None))
+        return next((each for each in calls if isinstance(each, CallExpr) and event_of(each) is self.event), None)
+
 
 def event_of(expression: Expression) -> Expression | None:
     """Return the event in `subscribe(event)`; `None` for any other expression."""
@@ -100,8 +106,14 @@ def event_of(expression: Expression) -> Expression | None:
         return None
     if expression.callee.fullname != names.SUBSCRIBE:
         return None
-    named = zip(expression.arg_names, expression.args, strict=True)
-    return next((argument for name, argument in named if name in (None, "event")), None)
+    positional = [value for name, value in zip(expression.arg_names, expression.args, strict=True) if name is None]
+    return positional[0] if positional else argument(expression, "event")
+
+
+def argument(call: CallExpr, keyword: str) -> Expression | None:
+    """Return what a call passes by a keyword; `None` if it does not use the keyword."""
+    named = zip(call.arg_names, call.args, strict=True)
+    return next((value for name, value in named if name == keyword), None)
 
 
 def own_tags(info: TypeInfo) -> list[Tag]:
@@ -137,6 +149,18 @@ def inherited_handlers(info: TypeInfo) -> dict[str, tuple[TypeInfo, list[str]]]:
 def has_handlers(info: TypeInfo) -> bool:
     """Return whether a class or one of its bases defines handlers: only then are its attributes recorded."""
     return any(own_handlers(base) for base in info.mro)
+
+
+def own_optional(info: TypeInfo) -> Mapping[str, list[str]]:
+    """Return the handlers of a class that nothing needs to subscribe: `@subscribe(event, optional=True)`.
+
+    Args:
+        info: A class, from its source or from the cache.
+
+    Returns:
+        Their events by the name of the method, as `own_handlers` has them.
+    """
+    return _fact(info, "optional", _read_optional)
 
 
 def own_assigned(info: TypeInfo) -> Fact:
@@ -179,7 +203,7 @@ def record(info: TypeInfo, text: Instance) -> None:
         info: The class, from its source.
         text: The type `str`.
     """
-    for read in (own_handlers, own_uses, own_assigned, own_mentioned):
+    for read in (own_handlers, own_optional, own_uses, own_assigned, own_mentioned):
         read(info)
     if _KEY not in info.metadata or info.is_protocol or info.is_enum:  # where each attribute has a meaning
         return
@@ -247,6 +271,16 @@ def _read_handlers(info: TypeInfo) -> Fact:
     for tag in own_tags(info):
         handlers.setdefault(tag.method, []).append(tag.event_name)
     return handlers
+
+
+def _read_optional(info: TypeInfo) -> Fact:
+    optional: Fact = {}
+    for tag in own_tags(info):
+        call = tag.call
+        value = None if call is None else argument(call, "optional")
+        if value is not None and not (isinstance(value, NameExpr) and value.fullname == "builtins.False"):
+            optional.setdefault(tag.method, []).append(tag.event_name)
+    return optional
 
 
 def _read_assigned(info: TypeInfo) -> Fact:

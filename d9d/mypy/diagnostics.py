@@ -31,6 +31,9 @@ CONTEXT: Final = ErrorCode(
 PAIR: Final = ErrorCode(
     "d9d-pair", "Check that `bounded` gets the two events of one block, and has a block", _GROUP, sub_code_of=MISC
 )
+FILTER: Final = ErrorCode(
+    "d9d-filter", "Check that a handler counts the steps of an event that lies in a step", _GROUP, sub_code_of=MISC
+)
 EMITTER: Final = ErrorCode("d9d-emitter", "Check that an emitter is called", _GROUP, sub_code_of=MISC)
 SCOPE: Final = ErrorCode(
     "d9d-scope", "Check that a task handles events of the loop that runs it", _GROUP, sub_code_of=MISC

@@ -36,6 +36,7 @@ from d9d.mypy.checks import (
     dropped,
     emitter,
     event_id,
+    filters,
     handler,
     host_sync,
     order,
@@ -64,6 +65,12 @@ CALLS: Final[dict[str, Callable[[MethodContext, Indexes], None]]] = {
     names.EVENT_BUS_EMITTER: emitter.check_emitter,
 }
 """Checks of the call of a method, after mypy's own."""
+
+FUNCTIONS: Final[dict[str, Callable[[FunctionContext, Indexes], None]]] = {
+    names.EVENT: event_id.check_event,
+    names.SUBSCRIBE: filters.check_filter,
+}
+"""Checks of the call of a function or a class, after mypy's own."""
 
 BODIES: Final[tuple[tuple[ErrorCode, Callable[[HandlerBody], None]], ...]] = (
     (diagnostics.HOST_SYNC, host_sync.check_host_sync),
@@ -114,8 +121,9 @@ class D9dPlugin(Plugin):
         return None if check is None else functools.partial(self._check_call, check)
 
     def get_function_hook(self, fullname: str) -> Callable[[FunctionContext], Type] | None:
-        """Return the check of an event's definition."""
-        return self._check_event if fullname == names.EVENT else None
+        """Return the check of a call of a function or a class."""
+        check = FUNCTIONS.get(fullname)
+        return None if check is None else functools.partial(self._check_function, check)
 
     def get_function_signature_hook(self, fullname: str) -> Callable[[FunctionSigContext], FunctionLike] | None:  # noqa: ARG002 -- mypy passes it
         """Return nothing; mypy asks for each call of a function."""
@@ -162,10 +170,10 @@ class D9dPlugin(Plugin):
 
     def _check_subscribed(self, ctx: MethodContext) -> Type:
         self._check_body(subscribed_body, ctx)
-        return ctx.default_return_type
+        return self._check_call(filters.check_filter, ctx)
 
-    def _check_event(self, ctx: FunctionContext) -> Type:
-        run_check(ctx.api.msg.note, ctx.context, event_id.check_event, ctx, self._indexes)
+    def _check_function(self, check: Callable[[FunctionContext, Indexes], None], ctx: FunctionContext) -> Type:
+        run_check(ctx.api.msg.note, ctx.context, check, ctx, self._indexes)
         return ctx.default_return_type
 
     def _check_body(self, find: Callable[[TMethodContext, Indexes], HandlerBody | None], ctx: TMethodContext) -> None:

@@ -76,6 +76,27 @@ def find_event(full_name: str, modules: Mapping[str, MypyFile], indexes: Indexes
     return EventName(full_name, _id_in_source(modules[module].path, constant), is_declared=declared is not None)
 
 
+def lies_in_step(full_name: str, modules: Mapping[str, MypyFile], indexes: Indexes) -> bool | None:
+    """Return whether an event lies in a step, by the index of its catalogue or else by the source of its module.
+
+    Args:
+        full_name: Module and constant.
+        modules: All modules of this run.
+        indexes: The indexes of all catalogues.
+
+    Returns:
+        `None` if that is not known.
+    """
+    declared = indexes.declaration(full_name, modules)
+    if declared is not None:
+        known = declared[1].get("in_step")
+        return known if isinstance(known, bool) else None
+    module, _, constant = full_name.rpartition(".")
+    if module not in modules or _id_in_source(modules[module].path, constant) is None:
+        return None
+    return constant in _in_steps(Path(modules[module].path).read_bytes())
+
+
 def carried_by(event: Expression, api: TypeChecker) -> Type | None:
     """Return the type of the context that an event carries; `None` if the expression is not known to be an event."""
     kind = get_proper_type(api.get_expression_type(event))
@@ -224,11 +245,22 @@ def _ids_in(source: bytes) -> Mapping[str, str]:
     """Return the literal ids in the assignments of a module, parsed once and not for each of its handlers."""
     return {
         name: str(keyword.value.value)
-        for name, value in _assignments(ast.parse(source))
-        if isinstance(value, ast.Call)
-        for keyword in value.keywords
+        for name, keyword in _keywords(source)
         if keyword.arg == "id" and isinstance(keyword.value, ast.Constant)
     }
+
+
+@functools.lru_cache(maxsize=16)
+def _in_steps(source: bytes) -> frozenset[str]:
+    """Return the names of the events of a module that may lie in a step."""
+    return frozenset(name for name, keyword in _keywords(source) if keyword.arg in ("in_step", None))
+
+
+def _keywords(source: bytes) -> Iterator[tuple[str, ast.keyword]]:
+    """Yield the keyword arguments of each call whose result a module assigns to a name at its top level."""
+    for name, value in _assignments(ast.parse(source)):
+        if isinstance(value, ast.Call):
+            yield from ((name, keyword) for keyword in value.keywords)
 
 
 def _assignments(tree: ast.Module) -> Iterator[tuple[str, ast.expr | None]]:

@@ -15,6 +15,7 @@ from mypy.nodes import (
     Decorator,
     Expression,
     FuncDef,
+    IntExpr,
     LambdaExpr,
     MemberExpr,
     NameExpr,
@@ -25,11 +26,40 @@ from mypy.plugin import MethodContext, MethodSigContext
 from mypy.types import Instance, Type, get_proper_type
 
 from d9d.mypy.catalogues import Indexes
-from d9d.mypy.class_facts import event_of
+from d9d.mypy.class_facts import argument, event_of
 from d9d.mypy.events import EventName, name_event
 from d9d.mypy.syntax import descend
 
 _PARTIAL: Final = "functools.partial"
+EVERY: Final = "every"
+_ONCE: Final = "once"
+_MAIN_PROCESS_ONLY: Final = "main_process_only"
+
+
+@dataclasses.dataclass(frozen=True)
+class Listening:
+    """One `@subscribe(event, ...)` or `bus.subscribe(event, handler, ...)`.
+
+    Attributes:
+        event: What is passed as the event.
+        call: The call.
+    """
+
+    event: Expression
+    call: CallExpr
+
+    @property
+    def hears_every_trigger(self) -> bool:
+        """Whether the handler is called whenever the event is triggered, in the processes that call it."""
+        every = argument(self.call, EVERY)
+        is_periodic = every is not None and not is_none(every) and not (isinstance(every, IntExpr) and every.value == 1)
+        return not is_periodic and not _may_be_true(argument(self.call, _ONCE))
+
+    @property
+    def is_in_main_process_only(self) -> bool:
+        """Whether only the main process certainly calls the handler."""
+        value = argument(self.call, _MAIN_PROCESS_ONLY)
+        return isinstance(value, NameExpr) and value.fullname == "builtins.True"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +71,7 @@ class HandlerBody:
         indexes: The indexes of all catalogues.
         function: The handler.
         decorators: Its decorators, from the top down.
-        events: The events that it is subscribed to here; empty if no expression names them.
+        listenings: Where it is subscribed here, with the events; empty if no expression names them.
         decorated: The decorated handler, if its decorator subscribes it.
     """
 
@@ -49,7 +79,7 @@ class HandlerBody:
     indexes: Indexes
     function: FuncDef | LambdaExpr
     decorators: list[Expression]
-    events: list[Expression]
+    listenings: list[Listening]
     decorated: Decorator | None = None
 
     def subject(self, event: Expression | None) -> str:
@@ -136,11 +166,9 @@ def decorated_body(ctx: MethodSigContext, indexes: Indexes) -> HandlerBody | Non
         return None
     if isinstance(node, Decorator):
         decorators = node.original_decorators
-        events = [event for decorator in decorators if (event := event_of(decorator)) is not None]
-        return HandlerBody(api, indexes, node.func, decorators, events, node)
+        return HandlerBody(api, indexes, node.func, decorators, [*_listenings(*decorators)], node)
     if isinstance(node, CallExpr) and node.args:
-        event = event_of(node.callee)
-        return _body(node.args[0], [] if event is None else [event], api, indexes)
+        return _body(node.args[0], [*_listenings(node.callee)], api, indexes)
     return None
 
 
@@ -154,8 +182,9 @@ def subscribed_body(ctx: MethodContext, indexes: Indexes) -> HandlerBody | None:
     Returns:
         The body; `None` if another module defines it, or if mypy would drop what is reported now.
     """
-    if isinstance(ctx.api, TypeChecker) and all(ctx.args[:2]) and not _is_muted(ctx.api):
-        return _body(ctx.args[1][0], [ctx.args[0][0]], ctx.api, indexes)
+    call = ctx.context
+    if isinstance(ctx.api, TypeChecker) and all(ctx.args[:2]) and isinstance(call, CallExpr) and not _is_muted(ctx.api):
+        return _body(ctx.args[1][0], [Listening(ctx.args[0][0], call)], ctx.api, indexes)
     return None
 
 
@@ -182,16 +211,33 @@ def definition(handler: Expression, api: TypeChecker) -> Node | None:
     return node if node is not None and node.info.module_name == module else None
 
 
-def _body(handler: Expression, events: list[Expression], api: TypeChecker, indexes: Indexes) -> HandlerBody | None:
+def _listenings(*applied: Expression) -> Iterator[Listening]:
+    """Yield each `subscribe(event, ...)` among some expressions."""
+    for each in applied:
+        event = event_of(each)
+        if event is not None and isinstance(each, CallExpr):
+            yield Listening(event, each)
+
+
+def _body(handler: Expression, listenings: list[Listening], api: TypeChecker, indexes: Indexes) -> HandlerBody | None:
     """Return the body of a handler that is named where it is subscribed, if this module defines it."""
     if isinstance(handler, LambdaExpr):
-        return HandlerBody(api, indexes, handler, [], events)
+        return HandlerBody(api, indexes, handler, [], listenings)
     node = definition(handler, api)
     function = node.func if isinstance(node, Decorator) else node
     decorators = node.original_decorators if isinstance(node, Decorator) else []
-    return HandlerBody(api, indexes, function, decorators, events) if isinstance(function, FuncDef) else None
+    return HandlerBody(api, indexes, function, decorators, listenings) if isinstance(function, FuncDef) else None
 
 
 def _is_muted(api: TypeChecker) -> bool:
     """Return whether mypy would drop what is reported now, as while a body is looked into early."""
     return api.msg.errors.prefer_simple_messages()
+
+
+def is_none(value: Expression) -> bool:
+    """Return whether an expression is the literal `None`."""
+    return isinstance(value, NameExpr) and value.fullname == "builtins.None"
+
+
+def _may_be_true(value: Expression | None) -> bool:
+    return value is not None and not (isinstance(value, NameExpr) and value.fullname == "builtins.False")

@@ -126,6 +126,32 @@ MISTAKES: Final = (
         ("EVENT_ROUTING_PRE", "keep the emitter"),
     ),
     SeededMistake(
+        "a handler counts the steps of an event outside them",
+        (
+            (
+                "@subscribe(EVENT_TRAIN_MODEL_STAGES_READY)",
+                "@subscribe(EVENT_TRAIN_MODEL_STAGES_READY, every=10)",
+            ),
+        ),
+        "d9d-filter",
+        ("EVENT_TRAIN_MODEL_STAGES_READY", "every", "step.pre"),
+    ),
+    SeededMistake(
+        "the main process alone calls a collective",
+        (
+            (
+                "    @subscribe(EVENT_TRAIN_OPTIMIZER_STEP_POST)\n",
+                "    @subscribe(EVENT_TRAIN_OPTIMIZER_STEP_POST, main_process_only=True)\n",
+            ),
+            (
+                "        self._load_balancer.step()\n",
+                "        self._load_balancer.step()\n        torch.distributed.barrier()\n",
+            ),
+        ),
+        "d9d-collective",
+        ("_balance_load", "barrier", "main_process_only"),
+    ),
+    SeededMistake(
         "a training task handles a step of inference",
         (_IMPORT_STEP_OF_INFERENCE, ("@subscribe(EVENT_TRAIN_STEP_POST)", "@subscribe(EVENT_INFERENCE_STEP_POST)")),
         "d9d-scope",

@@ -31,6 +31,7 @@ class OtherContext:
 
 EVENT = Event[Context](id="user.moment")
 EVENT_AFTER = Event[Context](id="user.moment_after")
+EVENT_STEP: Event[Context] = Event(id="user.step", in_step=True)
 EVENT_DETAILED: Event[DetailedContext] = Event(id="user.detailed")
 EVENT_OTHER = Event[OtherContext](id="user.other")
 
@@ -114,7 +115,7 @@ def on_wrong(ctx: OtherContext) -> None: ...
 
 def decorated_handlers_keep_their_type(target: Target) -> None:
     assert_type(subscribe(EVENT), SubscribeDecorator[Context])
-    assert_type(subscribe(EVENT, every=10, once=True, main_process_only=True), SubscribeDecorator[Context])
+    assert_type(subscribe(EVENT_STEP, every=10, once=True, main_process_only=True), SubscribeDecorator[Context])
     target.on_event(ctx=CONTEXT, scale=2.0)
     target.on_event(CONTEXT, scale="")  # type: ignore[arg-type]
     on_event(ctx=CONTEXT, scale=2.0)
@@ -124,10 +125,10 @@ def decorated_handlers_keep_their_type(target: Target) -> None:
 
 def subscribe_takes_what_accepts_the_context(bus: EventBus, target: Target) -> None:
     assert_type(bus.subscribe(EVENT, target.on_event), Subscription)
-    with bus.subscribe(EVENT, on_event, every=10, once=True, main_process_only=True) as subscription:
+    with bus.subscribe(EVENT_STEP, on_event, every=10, once=True, main_process_only=True) as subscription:
         assert_type(subscription, Subscription)
     bus.subscribe(EVENT, on_wrong, once=True)  # type: ignore[d9d-handler]
-    bus.subscribe(EVENT, on_event, every="10")  # type: ignore[arg-type]
+    bus.subscribe(EVENT_STEP, on_event, every="10")  # type: ignore[arg-type]
     subscribe(EVENT, optional="yes")  # type: ignore[arg-type]
     bus.subscribe(EVENT, on_event)
     bus.subscribe(EVENT, lambda ctx: takes_step(assert_type(ctx, Context).step))

@@ -44,16 +44,26 @@ def check_collectives(body: HandlerBody) -> None:
         body: The handler.
     """
     code = list(reached(body.function.body))
+    alone = next((each.event for each in body.listenings if each.is_in_main_process_only), None)
     for node, guards in code:
         if isinstance(node, CallExpr) and (name := _collective(node)) and not _chooses_ranks(node):
             condition = _condition(guards, body)
+            called = f'calls "{name.rpartition(".")[2]}"'
             if condition is not None and not _is_met(name, guards, code, body):
-                event = body.events[0] if body.events else None
+                event = body.listenings[0].event if body.listenings else None
                 body.fail(
-                    f'{body.subject(event)} calls "{name.rpartition(".")[2]}" on some ranks only, because '
+                    f"{body.subject(event)} {called} on some ranks only, because "
                     f"{_source(condition, body.api.path)} differs between ranks: these ranks wait forever for the "
                     "others. Call it on every rank, and keep under the condition only what one rank does alone, such "
                     "as printing or writing",
+                    node,
+                    COLLECTIVE,
+                )
+            elif alone is not None:
+                body.fail(
+                    f"{body.subject(alone)} {called}, but is subscribed with main_process_only=True: the main process "
+                    "waits forever for the others. Subscribe it in every process, and test the rank where one process "
+                    "does something alone, such as printing or writing",
                     node,
                     COLLECTIVE,
                 )

@@ -102,8 +102,8 @@ def _repeated_id(definition: "_Definition", module: MypyFile) -> str | None:
             first = EventName(other.constant)
             remedy = f"use {first}" if first.full_name else "define the event once and use it in both places"
             return (
-                f"The id of {event} is already the id of {first} in line {other.call.line}, and a bus refuses two "
-                f"events with one id: give this event another id, or {remedy}"
+                f"The id of {event} is already the id of {first} in line {other.call.line}, and a bus takes both "
+                f"for one event: give this event another id, or {remedy}"
             )
     return None
 

@@ -47,7 +47,8 @@ def check_host_sync(body: HandlerBody) -> None:
     Args:
         body: The handler.
     """
-    event = next((event for event in body.events if _fires_in_every_step(event, body)), None)
+    heard = (listening.event for listening in body.listenings if listening.hears_every_trigger)
+    event = next((event for event in heard if _fires_in_every_step(event, body)), None)
     if event is None or not all(map(_is_harmless, body.decorators)):
         return
     with body.typed():

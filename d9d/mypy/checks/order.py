@@ -20,14 +20,24 @@ from mypy.nodes import (
     WithStmt,
 )
 
-from d9d.mypy.class_facts import ANYTHING, has_handlers, inherited_handlers, own_assigned, own_handlers, own_mentioned
+from d9d.mypy.class_facts import (
+    ANYTHING,
+    has_handlers,
+    inherited_handlers,
+    own_assigned,
+    own_handlers,
+    own_mentioned,
+    own_tags,
+)
 from d9d.mypy.control_flow import Guard, Guards, reached
 from d9d.mypy.diagnostics import ORDER, CheckedClass
 from d9d.mypy.events import EventName, Moment
+from d9d.mypy.handler_bodies import Listening
 from d9d.mypy.syntax import assigning_methods, attribute_of_self, descend, methods, targets
 
 _HARMLESS_DECORATORS: Final = frozenset({"typing.final", "typing_extensions.final"})
 _HAS_ITEMS: Final = Guard(None, holds=True)
+_IS_DUE: Final = Guard(None, holds=True)
 _METACLASSES: Final = frozenset({"builtins.type", "abc.ABCMeta"})
 _DYNAMIC: Final = frozenset({"__getattr__", "__getattribute__", "__setattr__"})
 
@@ -62,10 +72,15 @@ def check_order(check: CheckedClass) -> None:
         return
     for method in methods(info):
         reported: set[str] = set()
+        skips = _skipped(info, method.name)
         for read, attribute, guards in _reads(method) if method.name in handlers else ():
             assigning = [] if attribute in reported else _assigning(check, attribute)
             handlings = _handlings(check, method.name) or []
-            early = [each for each in handlings if _is_early(each, assigning, guards)]
+            early = [
+                each
+                for each in handlings
+                if _is_early(each, assigning, (*guards, _IS_DUE) if each.event in skips else guards)
+            ]
             # A condition may distinguish the events of a handler.
             if early and (not guards or early == handlings) and not _is_set_elsewhere(check, attribute, assigning):
                 reported.add(attribute)
@@ -89,6 +104,12 @@ def _is_plain(info: TypeInfo) -> bool:
         and all(isinstance(each, RefExpr) and each.fullname in _HARMLESS_DECORATORS for each in decorators)
         and not any(_DYNAMIC.intersection(base.names) or "dataclass" in base.metadata for base in bases)
     )
+
+
+def _skipped(info: TypeInfo, method: str) -> set[str]:
+    """Return the events of which a handler skips some triggers, because its subscription has a filter."""
+    tags = [tag for tag in own_tags(info) if tag.method == method and tag.call is not None]
+    return {tag.event_name for tag in tags if tag.call and not Listening(tag.event, tag.call).hears_every_trigger}
 
 
 def _reads(method: FuncDef) -> Iterator[tuple[MemberExpr, str, Guards]]:

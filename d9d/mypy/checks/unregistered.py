@@ -6,7 +6,16 @@ from typing import Final
 from mypy.nodes import IS_ABSTRACT, Context, MypyFile, TypeInfo, Var
 
 from d9d.mypy import names
-from d9d.mypy.class_facts import CALLS_SUPER, HANDS_ON, ITSELF, READS, THE_CLASS, inherited_handlers, own_uses
+from d9d.mypy.class_facts import (
+    CALLS_SUPER,
+    HANDS_ON,
+    ITSELF,
+    READS,
+    THE_CLASS,
+    inherited_handlers,
+    own_optional,
+    own_uses,
+)
 from d9d.mypy.diagnostics import UNREGISTERED, CheckedClass
 from d9d.mypy.events import find_event, join
 from d9d.mypy.syntax import function_of, own_definitions
@@ -48,9 +57,16 @@ def unregistered(info: TypeInfo) -> Mapping[str, list[str]]:
     """Return the handlers, with their events, that `register_events` of a class certainly does not register."""
     if not any(base.fullname in (names.BASE_TASK, names.MODEL_PROVIDER) for base in info.mro):
         return {}
-    handlers = {name: events for name, (_, events) in inherited_handlers(info).items()}
+    handlers = {name: _required(base, name, events) for name, (base, events) in inherited_handlers(info).items()}
+    handlers = {name: events for name, events in handlers.items() if events}
     used = _used(info) if handlers and _is_all_in_view(info) else None
     return {name: events for name, events in handlers.items() if used is not None and name not in used}
+
+
+def _required(base: TypeInfo, name: str, events: list[str]) -> list[str]:
+    """Return the events of a handler without those for which it is optional."""
+    optional = own_optional(base).get(name, [])
+    return [event for event in events if event not in optional]
 
 
 def _used(info: TypeInfo) -> set[str] | None:

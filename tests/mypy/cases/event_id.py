@@ -85,22 +85,22 @@ class Ids(enum.StrEnum):
     SAVED = "user.enumerated"
 
 
-def right_known(name: Literal["user.one", "user.other"], options: dict[str, str]) -> list[Event[SavedContext]]:
+def right_known(name: Literal["user.one", "user.other"], options: dict[str, Any]) -> list[Event[SavedContext]]:
     return [Event(id=name), Event(**options), Event(id=Ids.SAVED), Event(id=Ids.SAVED.value)]
 
 
 EVENT_FIRST = Event[SavedContext](id="user.first")
-# E[d9d-event-id]: The id of WRONG_SECOND ("user.first") is already the id of EVENT_FIRST in line 92, and a bus refuses
-#   two events with one id: give this event another id, or use EVENT_FIRST
+# E[d9d-event-id]: The id of WRONG_SECOND ("user.first") is already the id of EVENT_FIRST in line 92, and a bus takes
+#   both for one event: give this event another id, or use EVENT_FIRST
 WRONG_SECOND = Event[SavedContext](id="user.first")
 # E[d9d-event-id]: The id of WRONG_SECOND_SUM ("user.first") is already the id of EVENT_FIRST in line 92, and a bus
-#   refuses two events with one id: give this event another id, or use EVENT_FIRST
+#   takes both for one event: give this event another id, or use EVENT_FIRST
 WRONG_SECOND_SUM = Event[SavedContext](id="user." + "first")
 
 
 def wrong_inline(bus: EventBus, handler: Callable[[SavedContext], None]) -> None:
-    # E[d9d-event-id]: The id of an event ("user.first") is already the id of EVENT_FIRST in line 92, and a bus refuses
-    #   two events with one id: give this event another id, or use EVENT_FIRST
+    # E[d9d-event-id]: The id of an event ("user.first") is already the id of EVENT_FIRST in line 92, and a bus takes
+    #   both for one event: give this event another id, or use EVENT_FIRST
     bus.subscribe(Event(id="user.first"), handler)
 
 
@@ -115,8 +115,8 @@ def right_local_of_another_function() -> Event[SavedContext]:
 
 
 def wrong_local_twice() -> tuple[Event[SavedContext], Event[SavedContext]]:
-    # E[d9d-event-id]: The id of an event ("user.twice") is already the id of an event in line 120, and a bus refuses
-    #   two events with one id: give this event another id, or define the event once and use it in both places
+    # E[d9d-event-id]: The id of an event ("user.twice") is already the id of an event in line 120, and a bus takes
+    #   both for one event: give this event another id, or define the event once and use it in both places
     return Event(id="user.twice"), Event(id="user.twice")
 
 
@@ -131,7 +131,7 @@ RIGHT_SAME_NAMED_ELSEWHERE = [EVENT_SAVED_ELSEWHERE, Event[SavedElsewhereContext
 
 class Owner:
     # E[d9d-event-id]: The id of WRONG_SECOND ("user.first") is already the id of EVENT_FIRST in line 92, and a bus
-    #   refuses two events with one id: give this event another id, or use EVENT_FIRST
+    #   takes both for one event: give this event another id, or use EVENT_FIRST
     WRONG_SECOND: ClassVar = Event[SavedContext](id="user.first")
     right: ClassVar[Event[SavedContext]] = Event(id="user.owned")
 

@@ -37,6 +37,7 @@ class HasStep(Protocol):
 TStep = TypeVar("TStep", bound=EventStepContext)
 
 EVENT_DETAILED: Event[DetailedStep] = Event(id="user.detailed")
+EVENT_MIXED: Event[EventStepContext] = Event(id="user.mixed", in_step=True)
 
 
 def show(*values: object) -> None: ...
@@ -152,6 +153,29 @@ class Returns:
     @subscribe(EVENT_FIT_READY)
     def handle(self, ctx: EventReadyContext) -> int:
         return 0
+
+
+# wrong: a method with a filter takes the context of another event
+class FilteredTakesAnother:
+    @subscribe(EVENT_FIT_READY, once=True)
+    def handle(self, ctx: EventStepContext) -> None: ...
+
+
+# wrong: `bus.subscribe` with a filter and a handler of another event
+def subscribes_filtered(bus: EventBus) -> None:
+    bus.subscribe(EVENT_FIT_READY, on_step, once=True)
+
+
+# wrong: a filter that does not exist
+class MisspeltFilter:
+    @subscribe(EVENT_MIXED, evry=10)
+    def handle(self, ctx: EventStepContext) -> None: ...
+
+
+# wrong: a filter of another type
+class FilterOfAnotherType:
+    @subscribe(EVENT_MIXED, every="10")
+    def handle(self, ctx: EventStepContext) -> None: ...
 
 
 # wrong: `@subscribe` without an event
@@ -456,6 +480,19 @@ def subscribes_what_is_right(bus: EventBus, log: Log) -> None:
     bus.subscribe(EVENT_FIT_STEP_POST, functools.partial(on_tagged_step, "a"))
     for event in (EVENT_FIT_STEP_PRE, EVENT_FIT_STEP_POST):
         bus.subscribe(event, on_step)
+
+
+# right: handlers with filters, and subscriptions that end
+class RightWithFilters:
+    @subscribe(EVENT_MIXED, every=10, once=True, main_process_only=True, optional=True)
+    def handle(self, ctx: EventStepContext) -> None: ...
+
+
+def subscribes_for_a_while(bus: EventBus) -> None:
+    subscription = bus.subscribe(EVENT_MIXED, on_step, every=10)
+    subscription.unsubscribe()
+    with bus.subscribe(EVENT_FIT_READY, lambda ctx: show(ctx.num_steps), once=True):
+        pass
 
 
 # right: `subscribe_annotated` with an object
