@@ -19,7 +19,7 @@ from d9d.loop.config import ConfigurationError, InferenceConfig, ReportingConfig
 from d9d.loop.control import BaseTask, CreateMetricsContext
 
 NUM_STEPS, NUM_SAMPLES = 7, 4
-SPEEDS = {"steps_per_second", "samples_per_second", "run", "time", "loop"}
+SPEEDS = {"steps_per_second", "samples_per_second"}
 SHARD = DeviceMeshParameters(data_parallel_shard=2)
 
 
@@ -96,20 +96,17 @@ def measure(
     """Run a loop in which each rank measures its part of the values of a step.
 
     Args:
-        folder: Each rank that writes has a file named after it there.
+        folder: Each rank writes its reports to a file there.
         mesh: How the ranks divide the samples; in a pipeline, the last one measures all.
         first_step: The first step, which is not 0 in a resumed run.
         work_in_step: What else a rank does in each step; gets its rank and the step.
     """
     context, task, stepper = DistributedContext.start("cpu", mesh), Measuring(), Stepper(NUM_STEPS, first_step)
     config = InferenceConfig(
-        global_batch_size=NUM_SAMPLES,
-        mesh=mesh,
-        reporting=ReportingConfig(
-            progress_bar=False, period_steps=3, json_lines=folder / f"{context.rank}.jsonl", tensorboard=None
-        ),
+        global_batch_size=NUM_SAMPLES, mesh=mesh, reporting=ReportingConfig(period_steps=3, json_lines=None)
     )
-    with build_reporter("infer", config, task=task, stepper=stepper, dist_context=context) as reporter:
+    reports = []
+    with build_reporter(config, task=task, stepper=stepper, dist_context=context) as reporter:
         while not stepper.is_finished:
             generator = torch.Generator().manual_seed(stepper.current_step)
             values = torch.randn(NUM_SAMPLES, generator=generator, dtype=torch.float64)
@@ -118,21 +115,25 @@ def measure(
             work_in_step(context.rank, stepper.current_step)
             reporter.record()
             stepper.advance()
-            reporter.take(has_arrived=True)
-        reporter.take_last()
-
-
-def reported(folder: Path) -> list[dict[str, Any]]:
-    """Read the reports of the main process, which is the only one that writes."""
-    assert [path.name for path in folder.iterdir()] == ["0.jsonl"]
-    lines = map(json.loads, (folder / "0.jsonl").read_text(encoding="utf-8").splitlines())
-    return [{name: number for name, number in line.items() if name not in SPEEDS} for line in lines]
+            reports.append(reporter.take(has_arrived=True))
+        reports.append(reporter.take_last())
+    records = [{"step": report.step, **report.metrics} for report in reports if report is not None]
+    (folder / f"{context.rank}.json").write_text(json.dumps(records), encoding="utf-8")
 
 
 def report_of(folder: Path, num_ranks: int, *arguments: Any) -> list[dict[str, Any]]:
+    """Return the reports of a loop without its speed, after comparing those of all ranks."""
     folder.mkdir()
     run_on_ranks(num_ranks, measure, folder, *arguments)
-    return reported(folder)
+    first, *others = [
+        [
+            {name: number for name, number in report.items() if name not in SPEEDS}
+            for report in json.loads((folder / f"{rank}.json").read_text(encoding="utf-8"))
+        ]
+        for rank in range(num_ranks)
+    ]
+    assert all(other == first for other in others)
+    return first
 
 
 def require_same(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
@@ -184,7 +185,7 @@ def test_one_process_reports_all_that_it_measures(alone: list[dict[str, Any]]) -
 def test_several_processes_report_as_one(
     mesh: DeviceMeshParameters, alone: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Whatever they divide, each value counts once, and only the main process writes."""
+    """Whatever they divide, each value counts once, and all ranks have the same report."""
     require_same(report_of(tmp_path / "reports", mesh.world_size, mesh), alone)
 
 
@@ -227,7 +228,7 @@ def refusal(task: BaseTask, json_lines: Path | None) -> str:
     config = InferenceConfig(global_batch_size=2, mesh=SHARD, reporting=ReportingConfig(json_lines=json_lines))
     context = DistributedContext.start("cpu", SHARD)
     with pytest.raises(ConfigurationError) as raised:
-        build_reporter("infer", config, task=task, stepper=Stepper(1), dist_context=context)
+        build_reporter(config, task=task, stepper=Stepper(1), dist_context=context)
     return str(raised.value)
 
 

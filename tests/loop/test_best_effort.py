@@ -73,7 +73,7 @@ def raising(error: BaseException) -> Callable[..., None]:
 
 CALLS = [
     *[("the console", tqdm, name) for name in ("__init__", "update", "set_postfix", "close")],
-    *[("reporting.json_lines=", JsonLines, name) for name in ("_open", "write", "close")],
+    *[("reporting.json_lines=", JsonLines, name) for name in ("_open", "_append")],
     *[("reporting.tensorboard=", SummaryWriter, name) for name in ("__init__", "add_scalar", "close")],
     *[
         ("profiling.folder=", ToyProfile, name)

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from d9d.core import device
+from d9d.core.dist_context import DistributedContext
 from d9d.core.metric import Metric, SumMetric, WeightedMeanMetric
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.loop.component import reporting
@@ -29,9 +30,15 @@ from d9d.loop.control import (
     InitializeOptimizerContext,
     ProcessOutputsContext,
 )
-from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
+from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_REPORT_READY,
+    EVENT_TRAIN_STEP_PRE,
+    EventReportReadyContext,
+    EventStepContext,
+)
 
 from .toy_job import (
+    Listen,
     StoppedError,
     ToyInferenceTask,
     ToyModelProvider,
@@ -39,6 +46,7 @@ from .toy_job import (
     configure_inference,
     configure_training,
     inference_config,
+    listen_to_nothing,
     training_config,
 )
 
@@ -189,19 +197,61 @@ def test_a_run_that_resumes_appends_to_the_file(tmp_path: Path, every_step: Any)
     assert [(line["step"], line["samples"]) for line in lines_of(path)] == [(2, 8.0), (4, 4.0), (6, 8.0)]
 
 
-def test_the_last_report_is_written_when_the_loop_fails(tmp_path: Path) -> None:
-    """The numbers of the last complete step may show why."""
+def test_an_error_carries_the_numbers_that_no_report_has_shown_yet(tmp_path: Path) -> None:
+    """The numbers of the last complete step may show why, and no report is due in the middle of a step."""
 
     def fail(ctx: EventStepContext) -> None:
-        if ctx.stepper.current_step == 1:
+        if ctx.stepper.current_step == 2:
             raise StoppedError
 
-    trainer = configure_training(training_config(reporting=reporting_to(tmp_path / "metrics.jsonl")))
+    task = CountingTask()
+    trainer = configure_training(training_config(reporting=reporting_to(tmp_path / "metrics.jsonl")), task=task)
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, fail)
-    with pytest.raises(StoppedError):
+    with pytest.raises(StoppedError) as raised:
         trainer.train()
+    (note,) = [note for note in raised.value.__notes__ if "no report" in note]
 
     assert [line["step"] for line in lines_of(tmp_path / "metrics.jsonl")] == [1]
+    assert note.startswith(
+        f"the numbers of step 2 of 3, which no report had shown yet: loss {sum(task.losses[2:4]) / 2:.4f}, "
+    )
+    assert "samples 4" in note
+
+
+def test_the_loop_writes_a_report_before_handlers_of_users_get_it(tmp_path: Path) -> None:
+    """So a handler that raises because of a number does not keep it out of the files."""
+
+    def refuse(ctx: EventReportReadyContext) -> None:
+        raise StoppedError
+
+    path = tmp_path / "metrics.jsonl"
+    task = ToyTask(lambda bus: bus.subscribe(EVENT_TRAIN_REPORT_READY, refuse))
+    with pytest.raises(StoppedError):
+        configure_training(training_config(reporting=reporting_to(path)), task=task).train()
+
+    assert [line["step"] for line in lines_of(path)] == [1]
+
+
+def test_a_report_that_nobody_hears_on_a_rank_is_not_computed_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other ranks than the main one have no sinks."""
+    monkeypatch.setattr(DistributedContext, "is_main_process", False)
+    computed = []
+
+    class Watched(SumMetric):
+        def compute(self, reduced: torch.Tensor, /) -> float:
+            computed.append(reduced.item())
+            return 0.0
+
+    def train(listen: Listen) -> int:
+        metrics = {"watched": Watched(torch.device("cpu"))}
+        task = GivenMetrics(metrics)
+        trainer = configure_training(training_config(reporting=reporting_to(None)), task=task)
+        listen(trainer.event_bus)
+        trainer.train()
+        return len(computed)
+
+    assert train(listen_to_nothing) == 0
+    assert train(lambda bus: bus.subscribe(EVENT_TRAIN_REPORT_READY, lambda ctx: None)) == 3
 
 
 def test_numbers_that_json_does_not_have_are_strings(tmp_path: Path) -> None:

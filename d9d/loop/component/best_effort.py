@@ -16,16 +16,19 @@ class BestEffort:
     Reports, traces and housekeeping run in one: a full disk or a closed terminal must not end a run of days. Only the
     first error is logged. What is not an `Exception`, such as `KeyboardInterrupt` or `SystemExit`, passes.
 
+    Attributes:
+        stepper: Knows how many steps are complete; `None` before the steps of the run are counted.
+
     Args:
         target: What the work is for, as users know it, such as `reporting.json_lines=runs/metrics.jsonl`.
         consequence: What users miss after an error, and what they can do about it.
-        stepper: Knows how many steps are complete.
+        stepper: The same.
     """
 
-    def __init__(self, target: str, consequence: str, stepper: Stepper) -> None:
+    def __init__(self, target: str, consequence: str, stepper: Stepper | None = None) -> None:
+        self.stepper = stepper
         self._target = target
         self._consequence = consequence
-        self._stepper = stepper
         self._has_failed = False
 
     def __enter__(self) -> None:
@@ -39,11 +42,16 @@ class BestEffort:
             return False
         if not self._has_failed:
             self._has_failed = True
+            stepper = self.stepper
+            when = (
+                "before the first step"
+                if stepper is None
+                else f"after {stepper.current_step} of {stepper.total_steps} steps"
+            )
             with suppress(Exception):  # the log may go to the very stream that cannot be written to
                 logger.warning(
-                    "%s: %s, after %d of %d steps. The run continues: %s. This is logged only once.",
-                    *(self._target, describe(error)),
-                    *(self._stepper.current_step, self._stepper.total_steps, self._consequence),
+                    "%s: %s, %s. The run continues: %s. This is logged only once.",
+                    *(self._target, describe(error), when, self._consequence),
                     # An error of the system says all there is to know; any other may be a bug.
                     exc_info=None if isinstance(error, OSError) else error,
                 )

@@ -13,14 +13,14 @@ import torch
 from torch import distributed
 from torch.distributed import ProcessGroup, Work
 
-from d9d.core import report as core_report
 from d9d.core.device import accelerator_module, copy_to_host, empty_on_host, has_streams
 from d9d.core.dist_context import DistributedContext
 from d9d.core.metric import Metric, Reduction, accumulation_dtype
 from d9d.core.protocol import OptimizerProtocol
+from d9d.core.report import Report
 from d9d.core.stepper import Stepper
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.sinks import RESERVED_NAMES, Console, Report, ReportSink, open_file_sinks, require_writable
+from d9d.loop.component.sinks import RESERVED_NAMES, format_numbers, require_writable
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import BaseTask, CreateMetricsContext
 
@@ -37,27 +37,23 @@ logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Gathers numbers every few steps, and gives them to the sinks a step or more later, when they are on the host.
+    """Gathers numbers every few steps, and returns them as a report a step or more later, when they are on the host.
 
     In a step that is reported, the reduction of the metrics over all ranks and the copy to the host are only started.
     The loop waits for them only if they take longer than until the next report, or until its own end. All ranks do
-    this alike; the main process alone has sinks.
+    this alike.
 
     Args:
-        loop: What the loop does, such as `train`.
         stepper: Counts the steps.
         period_steps: How often to report, in steps; `None` never reports.
         exchange: Reduces the metrics.
         device: The device of the metrics.
         samples_per_step: The number of samples in a step.
         num_samples: The number of samples in all steps; the last step may have fewer than the others.
-        console: The console of this process; `None` on all but the main process.
-        files: The files that this process writes reports to.
     """
 
     def __init__(
         self,
-        loop: str,
         *,
         stepper: Stepper,
         period_steps: int | None,
@@ -65,46 +61,39 @@ class Reporter:
         device: torch.device,
         samples_per_step: int,
         num_samples: int,
-        console: Console | None,
-        files: Sequence[ReportSink],
     ) -> None:
-        self._loop = loop
         self._stepper = stepper
         self._period_steps = period_steps
         self._exchange = exchange
         self._device = device
         self._samples_per_step = samples_per_step
         self._num_samples = num_samples
-        self._console = console
-        self._sinks: list[ReportSink] = [*files] if console is None else [console, *files]
-        self._bar: Console | None = None
         self._recorded: dict[str, float | torch.Tensor | None] | None = None
         self._pending: _PendingReport | None = None
         num_elements = exchange.num_elements + _NUM_OWN_NUMBERS
         self._copy = HostCopy(device, accumulation_dtype(device), num_elements)
 
     def __enter__(self) -> Self:
-        """Start the progress bar and the clock."""
-        if self._console is not None:
-            with self._console.guard:
-                self._console.open()
-            self._bar = self._console if self._console.is_drawing else None
+        """Start the clock."""
         self._measured_steps, self._measured_at = self._stepper.current_step, time.perf_counter()
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the sinks."""
-        if error is not None:
-            # The last numbers may explain the error. They may also never arrive, so do not wait for them.
-            try:
-                self._publish_if_ready()
-            except Exception:  # the error that ended the loop is the one to raise
-                logger.debug("%s: the last report was lost", self._loop, exc_info=True)
-        for sink in self._sinks:
-            with sink.guard:
-                sink.close()
+        """Add the numbers that no handler has received to an error, since they may explain it."""
+        # They may also never arrive, so do not wait for them.
+        if error is None or self._pending is None or not self._copy.is_ready():
+            return
+        try:
+            report = self._read(self._pending)
+        except Exception:  # the error that ended the loop is the one to raise
+            logger.debug("the numbers of the last report were lost", exc_info=True)
+            return
+        error.add_note(
+            f"the numbers of step {report.step} of {self._stepper.total_steps}, which no report had shown yet: "
+            f"{format_numbers(report.metrics)}"
+        )
 
     def record(
         self,
@@ -122,25 +111,29 @@ class Reporter:
         if self._stepper.is_due(self._period_steps):
             self._recorded = {"loss": loss, "gradient_norm": gradient_norm, **_learning_rates(optimizer)}
 
-    def take(self, *, has_arrived: bool) -> core_report.Report | None:
+    def take(self, *, has_arrived: bool, is_heard: bool = True) -> Report | None:
         """Return an earlier report, once, and start the report of this step if it has one.
 
         Args:
             has_arrived: Whether the numbers of the earlier report have reached the host on all ranks. If not, it is
                 returned only to make room for the next one, after waiting for it.
+            is_heard: Whether this rank has a use for the report. If not, its numbers are not computed, and nothing is
+                returned.
         """
-        report = self._publish() if has_arrived or self._recorded is not None else None
+        report = self.take_last(is_heard=is_heard) if has_arrived or self._recorded is not None else None
         if self._recorded is not None:
             self._pending = self._start(self._recorded)
             self._recorded = None
-        if self._bar is not None:
-            with self._bar.guard:
-                self._bar.step_done()
         return report
 
-    def take_last(self) -> core_report.Report | None:
-        """Return the last report after waiting for its numbers, unless it was returned before."""
-        return self._publish()
+    def take_last(self, *, is_heard: bool = True) -> Report | None:
+        """Return the last report after waiting for its numbers, unless it was returned before.
+
+        Args:
+            is_heard: Whether this rank has a use for the report.
+        """
+        pending, self._pending = self._pending, None
+        return self._read(pending) if is_heard and pending is not None else None
 
     def announce(self) -> bool:
         """Return whether the numbers of a report have not reached the host of this rank yet."""
@@ -155,11 +148,9 @@ class Reporter:
         self._copy.start([torch.cat([*scalars, torch.empty(0, dtype=dtype, device=self._device)]), *packs], works)
         return _PendingReport(
             report=Report(
-                loop=self._loop,
-                num_steps=self._stepper.current_step,
-                total_steps=self._stepper.total_steps,
-                taken_at=dt.datetime.now(dt.UTC),
-                numbers={**on_host, **self._measure_speed()},
+                step=self._stepper.current_step,
+                time=dt.datetime.now(dt.UTC),
+                metrics={**on_host, **self._measure_speed()},
             ),
             names=list(on_device),
         )
@@ -172,22 +163,12 @@ class Reporter:
         num_samples = min(num_steps * self._samples_per_step, self._num_samples) - before * self._samples_per_step
         return {"steps_per_second": (num_steps - before) / seconds, "samples_per_second": num_samples / seconds}
 
-    def _publish_if_ready(self) -> None:
-        if self._pending is not None and self._copy.is_ready():
-            self._publish()
-
-    def _publish(self) -> core_report.Report | None:
-        if self._pending is None:
-            return None
-        pending, self._pending = self._pending, None
+    def _read(self, pending: "_PendingReport") -> Report:
+        """Return a report with the numbers that come from the device, after waiting for them."""
         scalars, *packs = self._copy.read()
         from_device = dict(zip(pending.names, scalars.tolist(), strict=True))
-        numbers = {**from_device, **dict(self._exchange.compute(packs)), **pending.report.numbers}
-        report = dataclasses.replace(pending.report, numbers=numbers)
-        for sink in self._sinks:
-            with sink.guard:
-                sink.write(report)
-        return core_report.Report(step=report.num_steps, time=report.taken_at, metrics=numbers)
+        numbers = {**from_device, **dict(self._exchange.compute(packs)), **pending.report.metrics}
+        return dataclasses.replace(pending.report, metrics=numbers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -465,7 +446,6 @@ def _learning_rates(optimizer: OptimizerProtocol | None) -> dict[str, float | to
 
 
 def build_reporter(
-    loop: str,
     config: LoopConfig,
     *,
     task: BaseTask,
@@ -476,8 +456,7 @@ def build_reporter(
     """Build the reporter of a loop; nothing is opened yet.
 
     Args:
-        loop: What the loop does, such as `train`.
-        config: Says what to report, where and how often.
+        config: Says how often to report, and where to.
         task: Creates its metrics.
         stepper: Counts the steps.
         dist_context: The processes of the job.
@@ -495,15 +474,11 @@ def build_reporter(
     peak_memory = PeakMemory.of(dist_context.device)
     if peak_memory is not None:
         metrics["peak_memory_bytes"] = peak_memory
-    is_main = dist_context.is_main_process
     return Reporter(
-        loop,
         stepper=stepper,
         period_steps=reporting.period_steps,
         exchange=MetricExchange(metrics, dist_context),
         device=dist_context.device,
         samples_per_step=config.global_batch_size,
         num_samples=stepper.total_steps * config.global_batch_size if num_samples is None else num_samples,
-        console=Console(loop, stepper, draws_bar=reporting.progress_bar) if is_main else None,
-        files=open_file_sinks(reporting, stepper) if is_main else [],
     )

@@ -1,6 +1,5 @@
 """Where reports go: the console, a file of JSON lines, TensorBoard."""
 
-import dataclasses
 import datetime as dt
 import errno
 import importlib.util
@@ -13,13 +12,15 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm.auto import tqdm
 
-from d9d.core.stepper import Stepper
+from d9d.core.report import Report
 from d9d.loop.component.best_effort import BestEffort
 from d9d.loop.config import ConfigurationError, ReportingConfig
+from d9d.loop.event import Event, EventBus
+from d9d.loop.event.catalogue.common import EventReportReadyContext, EventStepContext
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -46,104 +47,117 @@ _TENSORBOARD_FLUSH_SECONDS = 10
 logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
-    """The numbers of a loop at one moment.
+class SinkEvents(Protocol):
+    """The events of one loop that sinks listen to."""
+
+    @property
+    def ready(self) -> Event[Any]:
+        """Right before the first step."""
+
+    @property
+    def step_post(self) -> Event[EventStepContext]:
+        """At the end of a step."""
+
+    @property
+    def report_ready(self) -> Event[EventReportReadyContext]:
+        """The numbers of a report have arrived."""
+
+    @property
+    def closed(self) -> Event[Any]:
+        """The run is over."""
+
+
+class Sink(ABC):
+    """A place to which the main process writes reports, as a subscriber like any other.
+
+    An error of its handlers never ends a run: each handler runs in `guard`.
 
     Attributes:
-        loop: What the loop does, such as `train`.
-        num_steps: How many steps were complete.
-        total_steps: How many steps the loop has.
-        taken_at: The time of the report.
-        numbers: The numbers, by name.
-    """
-
-    loop: str
-    num_steps: int
-    total_steps: int
-    taken_at: dt.datetime
-    numbers: Mapping[str, float]
-
-
-class ReportSink(ABC):
-    """Where the main process writes reports; whatever its methods raise is left to `guard`.
-
-    Attributes:
-        guard: The context in which the reporter calls the methods of this sink.
+        guard: Logs the first error, and suppresses all.
 
     Args:
-        guard: The same.
+        target: The place as users know it, such as `reporting.json_lines=runs/metrics.jsonl`.
+        consequence: What users miss after an error, and what they can do about it.
     """
 
-    def __init__(self, guard: BestEffort) -> None:
-        self.guard = guard
+    def __init__(self, target: str, consequence: str) -> None:
+        self.guard = BestEffort(target, consequence)
 
     @abstractmethod
-    def write(self, report: Report) -> None:
-        """Write a report.
+    def subscribe(self, bus: EventBus, events: SinkEvents) -> None:
+        """Subscribe the handlers of this sink.
 
         Args:
-            report: The report.
+            bus: The bus of the run.
+            events: The events of its loop.
         """
 
-    def close(self) -> None:
-        """Write what is left, after the last report."""
 
-
-class Console(ReportSink):
+class Console(Sink):
     """Draws a progress bar with the numbers of the last report; without a terminal, logs a line for each report.
 
     Args:
         loop: What the loop does, such as `train`.
-        stepper: Counts the steps.
         draws_bar: Whether to draw the bar; `None` draws it on a terminal.
     """
 
-    def __init__(self, loop: str, stepper: Stepper, *, draws_bar: bool | None) -> None:
-        super().__init__(BestEffort("the console", "progress and reports may be missing there", stepper))
+    def __init__(self, loop: str, *, draws_bar: bool | None) -> None:
+        super().__init__("the console", "progress and reports may be missing there")
         self._loop = loop
-        self._stepper = stepper
         self._draws_bar = draws_bar
         self._bar: _ProgressBar | None = None
 
-    def open(self) -> None:
+    def subscribe(self, bus: EventBus, events: SinkEvents) -> None:  # noqa: D102 -- inherited
+        bus.subscribe(events.ready, self.open)
+        if self._draws_bar or (self._draws_bar is None and sys.stderr is not None and sys.stderr.isatty()):
+            bus.subscribe(events.step_post, self.step_done)
+        bus.subscribe(events.report_ready, self.write)
+        bus.subscribe(events.closed, self.close)
+
+    def open(self, _: object) -> None:
         """Draw the bar, before the first step."""
+        with self.guard:
+            self._open()
+
+    def _open(self) -> None:
         if sys.stderr is None:  # as in a process that was started with `2>&-`
             if self._draws_bar:
                 raise OSError(errno.EBADF, "this process has no stderr on which to draw a progress bar")
             return
+        stepper = self.guard.stepper
         bar = _ProgressBar(
             desc=self._loop,
             unit="step",
-            total=self._stepper.total_steps,
-            initial=self._stepper.current_step,
+            total=None if stepper is None else stepper.total_steps,
+            initial=0 if stepper is None else stepper.current_step,
             disable=None if self._draws_bar is None else not self._draws_bar,  # `None` asks whether it is a terminal
         )
         self._bar = None if bar.disable else bar
 
-    @property
-    def is_drawing(self) -> bool:
-        """Whether there is a bar, which shows each step."""
-        return self._bar is not None
-
-    def step_done(self) -> None:
+    def step_done(self, _: EventStepContext) -> None:
         """Show that a step is complete."""
         if self._bar is not None:
-            self._bar.update()
+            with self.guard:
+                self._bar.update()
 
-    def write(self, report: Report) -> None:  # noqa: D102 -- inherited
+    def write(self, ctx: EventReportReadyContext) -> None:
+        """Show the numbers of a report."""
+        with self.guard:
+            self._write(ctx.report, ctx.stepper.total_steps)
+
+    def _write(self, report: Report, total_steps: int) -> None:
         if self._bar is None:
-            numbers = [f"{_LABELS.get(name, name)} {_format(name, number)}" for name, number in report.numbers.items()]
-            logger.info("%s: step %d of %d: %s", report.loop, report.num_steps, report.total_steps, ", ".join(numbers))
+            logger.info("%s: step %d of %d: %s", self._loop, report.step, total_steps, format_numbers(report.metrics))
             return
         # The bar itself shows the speed.
-        shown = {name: _format(name, number) for name, number in report.numbers.items() if name not in _LABELS}
+        shown = {name: _format(name, number) for name, number in report.metrics.items() if name not in _LABELS}
         self._bar.set_postfix(shown, refresh=False)
 
-    def close(self) -> None:
+    def close(self, _: object) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
-            self._bar.close()
+            with self.guard:
+                self._bar.close()
 
 
 class _ProgressBar(tqdm):  # type: ignore[type-arg] # generic in tqdm's stubs alone
@@ -160,6 +174,18 @@ class _ProgressBar(tqdm):  # type: ignore[type-arg] # generic in tqdm's stubs al
             super().refresh(nolock=True)
 
 
+def format_numbers(numbers: Mapping[str, float]) -> str:
+    """Return the numbers of a report as a line for people.
+
+    Args:
+        numbers: The numbers by name.
+
+    Returns:
+        Names and numbers.
+    """
+    return ", ".join(f"{_LABELS.get(name, name)} {_format(name, number)}" for name, number in numbers.items())
+
+
 def _format(name: str, number: float) -> str:
     match name:
         case "loss":
@@ -172,7 +198,7 @@ def _format(name: str, number: float) -> str:
             return f"{number:.4g}"
 
 
-class JsonLines(ReportSink):
+class JsonLines(Sink):
     """Appends a line of JSON to a file for each report.
 
     Several runs may share the file, one after another or at the same time, and so do runs that resume: each line names
@@ -180,27 +206,32 @@ class JsonLines(ReportSink):
     process was killed or the disk was full, the next one starts on a new line.
 
     Args:
+        loop: What the loop does, such as `train`.
         path: The file; it and its folders are made by the first report.
-        stepper: Counts the steps.
     """
 
-    def __init__(self, path: Path, stepper: Stepper) -> None:
-        super().__init__(
-            BestEffort(
-                f"reporting.json_lines={path}", "reports are missing there until it can be written again", stepper
-            )
-        )
+    def __init__(self, loop: str, path: Path) -> None:
+        super().__init__(f"reporting.json_lines={path}", "reports are missing there until it can be written again")
+        self._loop = loop
         self._path = path
         # Random: a job may start several runs in one second, all with the same seed.
         self._run = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
-    def write(self, report: Report) -> None:  # noqa: D102 -- inherited
+    def subscribe(self, bus: EventBus, events: SinkEvents) -> None:  # noqa: D102 -- inherited
+        bus.subscribe(events.report_ready, self.write)
+
+    def write(self, ctx: EventReportReadyContext) -> None:
+        """Append a report."""
+        with self.guard:
+            self._append(ctx.report)
+
+    def _append(self, report: Report) -> None:
         record = {
             "run": self._run,
-            "loop": report.loop,
-            "step": report.num_steps,
-            "time": report.taken_at.isoformat(timespec="milliseconds"),
-            **{name: _in_json(number) for name, number in report.numbers.items()},
+            "loop": self._loop,
+            "step": report.step,
+            "time": report.time.isoformat(timespec="milliseconds"),
+            **{name: _in_json(number) for name, number in report.metrics.items()},
         }
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         # A file object would make twice as many system calls, which are most of the cost of a line.
@@ -230,58 +261,65 @@ def _in_json(number: float) -> float | str:
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
 
 
-class TensorBoard(ReportSink):
+class TensorBoard(Sink):
     """Writes each number of a report as a scalar.
 
     Each loop has a separate folder, named after it. A run that resumes adds to it, and TensorBoard hides what earlier
     runs wrote about the steps that are run again.
 
     Args:
+        loop: What the loop does, such as `train`.
         folder: The folder that holds those of the loops; files are made by the first report.
-        stepper: Counts the steps.
     """
 
-    def __init__(self, folder: Path, stepper: Stepper) -> None:
+    def __init__(self, loop: str, folder: Path) -> None:
         super().__init__(
-            BestEffort(
-                f"reporting.tensorboard={folder}",
-                "its writer may not recover; start the run again to write more",
-                stepper,
-            )
+            f"reporting.tensorboard={folder}", "its writer may not recover; start the run again to write more"
         )
-        self._folder = folder
+        self._folder = folder / loop
         self._writer: SummaryWriter | None = None
 
-    def write(self, report: Report) -> None:  # noqa: D102 -- inherited
+    def subscribe(self, bus: EventBus, events: SinkEvents) -> None:  # noqa: D102 -- inherited
+        bus.subscribe(events.report_ready, self.write)
+        bus.subscribe(events.closed, self.close)
+
+    def write(self, ctx: EventReportReadyContext) -> None:
+        """Write the numbers of a report."""
+        with self.guard:
+            self._add(ctx.report)
+
+    def _add(self, report: Report) -> None:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- an extra, and slow to import
 
-            self._writer = SummaryWriter(
-                self._folder / report.loop, purge_step=report.num_steps, flush_secs=_TENSORBOARD_FLUSH_SECONDS
-            )
-        for name, number in report.numbers.items():
-            self._writer.add_scalar(name, number, report.num_steps, walltime=report.taken_at.timestamp())
+            self._writer = SummaryWriter(self._folder, purge_step=report.step, flush_secs=_TENSORBOARD_FLUSH_SECONDS)
+        for name, number in report.metrics.items():
+            self._writer.add_scalar(name, number, report.step, walltime=report.time.timestamp())
 
-    def close(self) -> None:  # noqa: D102 -- inherited
+    def close(self, _: object) -> None:
+        """Write what is left."""
         if self._writer is not None:
-            self._writer.close()
+            with self.guard:
+                self._writer.close()
 
 
-def open_file_sinks(config: ReportingConfig, stepper: Stepper) -> list[ReportSink]:
-    """Return the sinks that write files; nothing is written yet.
+def build_sinks(loop: str, config: ReportingConfig) -> list[Sink]:
+    """Return the sinks of the main process; nothing is written yet.
 
     Args:
-        config: Names the files.
-        stepper: Counts the steps.
+        loop: What the loop does, such as `train`.
+        config: Says where reports go.
 
     Returns:
         The sinks.
     """
-    sinks: list[ReportSink] = []
+    sinks: list[Sink] = [Console(loop, draws_bar=config.progress_bar)]
+    if config.period_steps is None:
+        return sinks
     if config.json_lines is not None:
-        sinks.append(JsonLines(config.json_lines, stepper))
+        sinks.append(JsonLines(loop, config.json_lines))
     if config.tensorboard is not None:
-        sinks.append(TensorBoard(config.tensorboard, stepper))
+        sinks.append(TensorBoard(loop, config.tensorboard))
     return sinks
 
 

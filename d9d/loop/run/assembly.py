@@ -34,6 +34,7 @@ from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import Reporter, build_reporter
 from d9d.loop.component.sampler import DataShare
 from d9d.loop.component.shutdown import Shutdown
+from d9d.loop.component.sinks import Sink, build_sinks
 from d9d.loop.component.weight_init import initialize_weights
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import (
@@ -63,6 +64,7 @@ class Assembly:
         stateful: Further objects of the user whose state belongs into checkpoints, by name.
         moments: The events of the run.
         control: Takes the requests of handlers.
+        sinks: Where reports go; none on any but the main process.
         dist_context: The processes of the job, and the device of this one.
         ranks: The same processes, for what they do together.
         random_state: The random number generators of this process, seeded alike on all ranks.
@@ -75,6 +77,7 @@ class Assembly:
     stateful: Mapping[str, Stateful]
     moments: Moments
     control: LoopControl
+    sinks: Sequence[Sink]
     dist_context: DistributedContext
     ranks: Ranks
     random_state: RandomState
@@ -112,6 +115,10 @@ class Assembly:
         random_state.seed(config.seed)
         control = LoopControl(evaluations=())
         bus = moments.event_bus
+        # They come first: a report is written before handlers of users act on it, or raise because of it.
+        sinks = build_sinks(name, config.reporting) if dist_context.is_main_process else []
+        for sink in sinks:
+            sink.subscribe(bus, moments)
         task.register_events(RegisterTaskEventsContext(event_bus=bus, dist_context=dist_context, control=control))
         model_provider.register_events(
             RegisterModelEventsContext(event_bus=bus, dist_context=dist_context, control=control)
@@ -124,6 +131,7 @@ class Assembly:
             stateful=stateful or {},
             moments=moments,
             control=control,
+            sinks=sinks,
             dist_context=dist_context,
             ranks=Ranks.of(dist_context),
             random_state=random_state,
@@ -167,8 +175,9 @@ class Assembly:
         Raises:
             ConfigurationError: On all ranks, if metrics cannot be reported, or reports cannot be written.
         """
+        for sink in self.sinks:
+            sink.guard.stepper = stepper
         return build_reporter(
-            self.name,
             self.config,
             task=self.task,
             stepper=stepper,

@@ -49,6 +49,8 @@ from d9d.loop.run.loop import Loop, Moments, Outcome, Run
 class InferenceMoments(Moments):
     """The events of an inference run that belong to no step."""
 
+    ready = EVENT_INFERENCE_READY
+    step_post = EVENT_INFERENCE_STEP_POST
     report_ready = EVENT_INFERENCE_REPORT_READY
     checkpoint_loaded = EVENT_INFERENCE_CHECKPOINT_LOADED
     checkpoint_started = EVENT_INFERENCE_CHECKPOINT_STARTED

@@ -33,7 +33,7 @@ from d9d.loop.component.shutdown import STOPPED, Shutdown, StopRequest
 from d9d.loop.config import TimeoutConfig
 from d9d.loop.event import Event, EventBus
 from d9d.loop.event.bus import Emitter
-from d9d.loop.event.catalogue.common import EventCheckpointContext, EventReportReadyContext
+from d9d.loop.event.catalogue.common import EventCheckpointContext, EventReportReadyContext, EventStepContext
 
 P = ParamSpec("P")
 TContext = TypeVar("TContext")
@@ -159,6 +159,8 @@ class Moments(abc.ABC):
         event_bus: The bus of the run.
     """
 
+    ready: Event[Any]
+    step_post: Event[EventStepContext]
     report_ready: Event[EventReportReadyContext]
     checkpoint_loaded: Event[EventCheckpointContext]
     checkpoint_started: Event[EventCheckpointContext]
@@ -190,6 +192,14 @@ class Moments(abc.ABC):
         if emitter.handlers:
             emitter.call(context(*args, **fields))
 
+    def is_heard(self, event: Event[Any]) -> bool:
+        """Return whether an event has a handler on this rank.
+
+        Args:
+            event: An event that belongs to no step.
+        """
+        return bool(self._emitters[event.id].handlers)
+
     @abc.abstractmethod
     def trigger_failed(self, error: BaseException, last_event: str | None) -> None:
         """Trigger the event that an exception has left the configuration or the loop."""
@@ -215,8 +225,7 @@ class Moments(abc.ABC):
         except BaseException as error:
             last_event = None if self.last is None else self.last.id
             reason = next(iter(str(error).splitlines()), "") or type(error).__qualname__
-            is_heard = any(self._emitters[event.id].handlers for event in (self.failed, self.closed))
-            seconds = closing_seconds if is_heard else 0.0
+            seconds = closing_seconds if self.is_heard(self.failed) or self.is_heard(self.closed) else 0.0
             with closing(error, has_peers=has_peers, seconds=seconds):
                 _attach_failure(error, functools.partial(self.trigger_failed, error, last_event))
                 _attach_failure(error, functools.partial(self.trigger_closed, "failed", reason))
@@ -331,7 +340,8 @@ class Run:
         stepper, checkpointer, reporter = loop.stepper, loop.checkpointer, loop.reporter
         stepper.advance()
         agreed = loop.exchange.read()
-        self._report(reporter.take(has_arrived=not agreed.is_reporting))
+        is_heard = loop.moments.is_heard(loop.moments.report_ready)
+        self._report(reporter.take(has_arrived=not agreed.is_reporting, is_heard=is_heard))
         self._announce_saved(None if agreed.is_saving else checkpointer.take_saved())
         self._announce()
         if stepper.is_finished or agreed.stop or agreed.signal:
@@ -352,7 +362,7 @@ class Run:
             service.step_done()
         if is_over:
             self._announce_saved(checkpointer.wait())
-            self._report(reporter.take_last())
+            self._report(reporter.take_last(is_heard=is_heard))
         if not self._is_complete and agreed.signal:
             raise self._stop_request(agreed.signal)
 

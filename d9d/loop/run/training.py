@@ -80,6 +80,8 @@ _ADAMW = OptimizerBuilder(torch.optim.AdamW)
 class TrainMoments(Moments):
     """The events of a training run that belong to no step."""
 
+    ready = EVENT_TRAIN_READY
+    step_post = EVENT_TRAIN_STEP_POST
     report_ready = EVENT_TRAIN_REPORT_READY
     checkpoint_loaded = EVENT_TRAIN_CHECKPOINT_LOADED
     checkpoint_started = EVENT_TRAIN_CHECKPOINT_STARTED
