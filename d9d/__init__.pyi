@@ -23,6 +23,9 @@ from d9d.core.settings import ConfigurationError as ConfigurationError
 from d9d.core.stepper import Stepper as Stepper
 from d9d.loop.component.checkpoint.files import CheckpointError as CheckpointError
 from d9d.loop.component.checkpoint.state_dict import StateError as StateError
+from d9d.loop.component.checkpoint.weight_mapping import RenameFunction as RenameFunction
+from d9d.loop.component.checkpoint.weight_mapping import WeightMapping as WeightMapping
+from d9d.loop.component.checkpoint.weight_mapping import WeightRule as WeightRule
 from d9d.loop.component.gradients import NonFiniteGradientsError as NonFiniteGradientsError
 from d9d.loop.component.optim import LRSchedule as LRSchedule
 from d9d.loop.component.optim import OptimizerBuilder as OptimizerBuilder
@@ -45,6 +48,7 @@ from d9d.loop.control.provider import InitializeDatasetResult as InitializeDatas
 from d9d.loop.control.provider import InitializeLRSchedulerContext as InitializeLRSchedulerContext
 from d9d.loop.control.provider import InitializeModelStageContext as InitializeModelStageContext
 from d9d.loop.control.provider import InitializeModelStageResult as InitializeModelStageResult
+from d9d.loop.control.provider import InitializeModuleContext as InitializeModuleContext
 from d9d.loop.control.provider import InitializeOptimizerContext as InitializeOptimizerContext
 from d9d.loop.control.provider import LRSchedulerProvider as LRSchedulerProvider
 from d9d.loop.control.provider import ModelProvider as ModelProvider

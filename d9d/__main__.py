@@ -1,6 +1,7 @@
 """The command `d9d`, which manages checkpoints."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from d9d.loop.component.checkpoint.export import export_weights
 from d9d.loop.component.checkpoint.files import CheckpointError
 from d9d.loop.component.checkpoint.storage import Checkpoint, find_complete
+from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 
 _COLUMNS = ("step", "time", "size", "mesh", "state")
 
@@ -49,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write the weights of the newest complete one to safetensors files")
     export.add_argument("folder", type=Path, metavar="DIR", help=folder)
     export.add_argument("to", type=Path, metavar="TO", help="a folder that does not exist or is empty")
+    export.add_argument(
+        "--mapping", metavar="MODULE:NAME", help="the WeightMapping that gives weights their names and shapes in files"
+    )
+    export.add_argument(
+        "--config", type=Path, metavar="FILE", action="append", default=[], help="a file to copy, such as config.json"
+    )
+    export.add_argument("--name", default="model", help="the name of the files without suffix; by default model")
     export.set_defaults(run=_export)
     return parser
 
@@ -79,9 +88,27 @@ def _export(options: argparse.Namespace) -> int:
     checkpoint = first if first.path == options.folder.resolve() else find_complete(options.folder) or first
     if problem := checkpoint.problem():
         raise CheckpointError(f"{checkpoint.path} cannot be exported: {problem}")
-    export_weights(checkpoint, options.to)
+    mapping = None if options.mapping is None else _import_mapping(options.mapping)
+    export_weights(checkpoint, options.to, mapping=mapping, config=options.config, name=options.name)
     print(f"exported the weights of {checkpoint.path} to {options.to}")
     return 0
+
+
+def _import_mapping(target: str) -> WeightMapping:
+    """Import a weight mapping; modules in the current folder are found, as with `python -m`."""
+    module, _, name = target.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        mapping = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"--mapping {target} cannot be imported ({error}): pass MODULE:NAME, such as my_model:MAPPING"
+        ) from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(mapping, WeightMapping):
+        raise CheckpointError(f"--mapping {target} is a {type(mapping).__qualname__}: name a d9d.WeightMapping")
+    return mapping
 
 
 def _find(path: Path) -> list[Checkpoint]:

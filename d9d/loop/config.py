@@ -42,6 +42,10 @@ class CheckpointingConfig(Settings):
     num_to_keep: PositiveInt = 3
     """The number of newest checkpoints that are kept; older ones are removed. By default 3."""
 
+    trainable_only: bool = False
+    """Whether checkpoints leave out parameters that do not require a gradient. A run that resumes takes these from
+    `source_checkpoint`, or else from the model provider. By default checkpoints hold all weights."""
+
     asynchronous: bool = False
     """Whether the loop continues while a checkpoint is written. It then needs host memory for a copy of the state, and
     a save that fails raises its error at the next save, or at the end of the loop. By default the loop waits until the
@@ -198,10 +202,12 @@ class LoopConfig(Settings):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The seed of all random numbers of the job: initial weights, dropout, and the order of the data. By default 0."""
 
-    source_checkpoint: Path | None = None
+    source_checkpoint: Path | tuple[Path, ...] | None = None
     """The weights to start from: a checkpoint of a training run; a folder of checkpoints, of which the newest complete
-    one is used; or exported weights, a safetensors file or a folder of such files. `None`, the default, keeps the
-    weights of the model provider. Training that has its own checkpoint resumes from that, and does not read these."""
+    one is used; or a safetensors file or a folder of such files, exported or published. Several are loaded together,
+    such as a base and an adapter; if more than one has a weight, the last counts. `None`, the default, keeps the
+    weights of the model provider. Training that has its own checkpoint resumes from that, and does not read these,
+    unless its checkpoints are `trainable_only`."""
 
     data_loading: DataLoadingConfig = DataLoadingConfig()
     """How samples are read from the dataset."""

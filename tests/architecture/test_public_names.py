@@ -61,6 +61,7 @@ PUBLIC_NAMES = {
         "InitializeLRSchedulerContext",
         "InitializeModelStageContext",
         "InitializeModelStageResult",
+        "InitializeModuleContext",
         "InitializeOptimizerContext",
         "LRSchedulerProvider",
         "ModelProvider",
@@ -83,10 +84,13 @@ PUBLIC_NAMES["d9d"] = set().union(*PUBLIC_NAMES.values()) | {
     "Emitter",
     "NonFiniteGradientsError",
     "ScheduleName",
+    "RenameFunction",
     "StagePosition",
     "StateError",
     "Stepper",
     "StopRequest",
+    "WeightMapping",
+    "WeightRule",
     "__version__",
 }
 

@@ -13,9 +13,9 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint.export import find_source, load_weights
 from d9d.loop.component.checkpoint.job_state import JobState, training_state
 from d9d.loop.component.checkpoint.manager import Checkpointer
+from d9d.loop.component.checkpoint.source import find_source, load_weights
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.config import CheckpointingConfig

@@ -9,7 +9,8 @@ from ranks import run_on_ranks
 from safetensors.torch import load_file
 from sharded_job import SHARDINGS, Job, Sharding
 
-from d9d.loop.component.checkpoint.export import WeightExporter, export_weights, find_source, load_weights
+from d9d.loop.component.checkpoint.export import WeightExporter, export_weights
+from d9d.loop.component.checkpoint.source import find_source, load_weights
 from d9d.loop.component.checkpoint.storage import Checkpoint
 
 

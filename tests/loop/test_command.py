@@ -80,7 +80,7 @@ def test_export_needs_no_model(
 
     assert main(["checkpoint", "export", str(every_step.folder / name), str(to)]) == 0
     assert capsys.readouterr().out == f"exported the weights of {every_step.folder / 'step-3'} to {to}\n"
-    assert same_tensors(load_file(to / "model-00001-of-00001.safetensors"), weights_of(trainer.modules[0]))
+    assert same_tensors(load_file(to / "model.safetensors"), weights_of(trainer.modules[0]))
 
 
 @pytest.mark.parametrize("command", [["ls"], ["verify"], ["export", "to"]])

@@ -11,14 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from d9d.loop.component.checkpoint.export import (
-    ExportedWeights,
-    WeightExporter,
-    export_weights,
-    find_source,
-    load_weights,
-)
+from d9d.loop.component.checkpoint.export import WeightExporter, export_weights
 from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.source import ExportedWeights, find_source, load_weights
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.component.ranks import ALONE
 from d9d.loop.config import CheckpointingConfig
@@ -36,7 +31,7 @@ from .toy_job import (
     weights_of,
 )
 
-FILE = "model-00001-of-00001.safetensors"
+FILE = "model.safetensors"
 NUMBERS = {
     "wide": torch.arange(6, dtype=torch.float64).reshape(2, 3),
     "odd": torch.arange(3, dtype=torch.bfloat16),
@@ -96,7 +91,7 @@ def test_every_dtype_that_the_safetensors_package_writes_is_loaded(tmp_path: Pat
 
 
 def test_training_exports_its_weights(every_step: CheckpointingConfig, tmp_path: Path) -> None:
-    """As they are at that moment, with the index of Hugging Face, and nothing else."""
+    """As they are at that moment, in one file with the name that Hugging Face gives it, and nothing else."""
     trainer = trained(every_step)
     trainer.export(tmp_path / "exported")
     weights = weights_of(trainer.modules[0])
@@ -104,16 +99,12 @@ def test_training_exports_its_weights(every_step: CheckpointingConfig, tmp_path:
     assert same_tensors(load_file(tmp_path / "exported" / FILE), weights)
     with safe_open(tmp_path / "exported" / FILE, framework="pt") as file:
         assert file.metadata() == {"format": "pt"}
-    index = json.loads((tmp_path / "exported" / "model.safetensors.index.json").read_text())
-    assert index == {
-        "metadata": {"total_size": sum(weight.nbytes for weight in weights.values())},
-        "weight_map": dict.fromkeys(sorted(weights), FILE),
-    }
+    assert [path.name for path in (tmp_path / "exported").iterdir()] == [FILE]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "exported"]
 
 
 def test_a_large_model_is_split_into_files(every_step: CheckpointingConfig, tmp_path: Path) -> None:
-    """None is larger than the limit, except for a single larger tensor."""
+    """None is larger than the limit, except for a single larger tensor; the index of Hugging Face lists them."""
     weights = weights_of(trained(every_step).modules[0])
     export_weights(Checkpoint(every_step.folder / "step-3"), tmp_path / "exported", max_file_bytes=32)
     files = sorted((tmp_path / "exported").glob("*.safetensors"))
@@ -122,6 +113,9 @@ def test_a_large_model_is_split_into_files(every_step: CheckpointingConfig, tmp_
     assert [file.name for file in files] == [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
     assert [sum(tensor.nbytes for tensor in part.values()) for part in parts] == [48, 32, 4]
     assert same_tensors({name: tensor for part in parts for name, tensor in part.items()}, weights)
+    index = json.loads((tmp_path / "exported" / "model.safetensors.index.json").read_text())
+    assert index["metadata"] == {"total_size": sum(weight.nbytes for weight in weights.values())}
+    assert index["weight_map"] == {name: file.name for file, part in zip(files, parts, strict=True) for name in part}
     assert ExportedWeights.find(tmp_path / "exported").tensors.keys() == weights.keys()
 
 
@@ -154,14 +148,12 @@ def test_inference_does_not_resume_with_other_exported_weights(every_step: Check
 def test_exported_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     """The error has name, dtype and shape of each that differs."""
     configure_training(training_config()).export(tmp_path / "exported")
-    inference = configure_inference(
-        inference_config(source_checkpoint=tmp_path / "exported"), model_provider=ToyModelProvider(num_hidden=5)
-    )
+    config = inference_config(source_checkpoint=tmp_path / "exported")
 
     with pytest.raises(CheckpointError) as caught:
-        inference.infer()
+        configure_inference(config, model_provider=ToyModelProvider(num_hidden=5))
     assert str(caught.value).startswith(f"the weights in {tmp_path / 'exported'} do not fit this model:")
-    assert "model/0.weight is 'float32[5, 3]' here and 'float32[4, 3]' in the checkpoint" in str(caught.value)
+    assert "shape: '0.weight' is float32[5, 3] in the model and float32[4, 3] in the weights" in str(caught.value)
 
 
 def cut_off(folder: Path) -> None:
@@ -173,13 +165,18 @@ def leave_nothing(folder: Path) -> None:
     (folder / FILE).write_bytes(b"")
 
 
+def write_index(folder: Path, file_name: str) -> None:
+    index = {"metadata": {}, "weight_map": dict.fromkeys(["0.weight", "0.bias"], file_name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def lose_file(folder: Path) -> None:
+    write_index(folder, FILE)
     (folder / FILE).rename(folder / "other.safetensors")
 
 
 def leave_folder(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    index.write_text(index.read_text().replace(FILE, f"../{FILE}"))
+    write_index(folder, f"../{FILE}")
 
 
 def garble(folder: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_step_opens_few_files(config: TrainingConfig) -> None:
 def test_a_save_opens_few_files(config: TrainingConfig) -> None:
     """From the checkpointer to the files on disk."""
     trainer = configure_training(config)
-    trainer._loop.load_state(checkpoint_has_weights=True)
+    trainer._loop.load_state()
 
     opened = files_opened(trainer.save)
 

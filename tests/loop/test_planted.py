@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from d9d.loop.component.checkpoint.export import load_weights
 from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.source import load_weights
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.run import Trainer

@@ -185,11 +185,9 @@ def test_inference_does_not_go_on_with_the_weights_of_another_run(tmp_path: Path
 def test_weights_of_another_model_are_refused_with_the_field_to_change(tmp_path: Path) -> None:
     """The remedy is that of inference."""
     configure_training(training_config(CheckpointingConfig(folder=tmp_path))).train()
-    inference = configure_inference(
-        inference_config(source_checkpoint=tmp_path), model_provider=ToyModelProvider(num_hidden=5)
-    )
-    with pytest.raises(CheckpointError, match="model that was trained, or set source_checkpoint to other"):
-        inference.infer()
+    config = inference_config(source_checkpoint=tmp_path)
+    with pytest.raises(CheckpointError, match="model that the weights belong to, set source_checkpoint to other"):
+        configure_inference(config, model_provider=ToyModelProvider(num_hidden=5))
 
 
 def test_handlers_of_ready_may_draw_random_numbers(every_step: CheckpointingConfig) -> None:

@@ -61,17 +61,15 @@ def test_missing_weights_are_reported_before_the_model_is_built(tmp_path: Path) 
     """With the path."""
     provider = ToyModelProvider()
 
-    with pytest.raises(CheckpointError, match=r"source_checkpoint=.*nowhere' contains neither a checkpoint nor"):
+    with pytest.raises(CheckpointError, match=r"source_checkpoint=.*nowhere' does not exist: set it to a folder of"):
         configure_training(training_config(source_checkpoint=tmp_path / "nowhere"), model_provider=provider)
 
     assert provider.num_built == 0
 
 
 def test_weights_of_another_model_are_refused(trained: Trainer, tmp_path: Path) -> None:
-    """With each difference."""
-    trainer = configure_training(
-        training_config(source_checkpoint=tmp_path / "exported"), model_provider=ToyModelProvider(num_hidden=5)
-    )
+    """With each difference, before the first step."""
+    config = training_config(source_checkpoint=tmp_path / "exported")
 
-    with pytest.raises(CheckpointError, match=r"model/0.weight is .* here and .* in the checkpoint"):
-        trainer.train()
+    with pytest.raises(CheckpointError, match=r"'0.weight' is float32\[5, 3\] in the model and float32"):
+        configure_training(config, model_provider=ToyModelProvider(num_hidden=5))

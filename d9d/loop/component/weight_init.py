@@ -1,7 +1,8 @@
 """Initialising the weights of a model, identically for any number of processes."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -12,11 +13,28 @@ from d9d.core.settings import ConfigurationError
 from d9d.loop.component.checkpoint.sharded_state import unwrapped_name
 from d9d.loop.component.random_state import RandomState
 
+Initialize: TypeAlias = Callable[[str, nn.Module], bool]
+"""Initialises what a module itself holds; gets its name and the module, and returns whether it could."""
 
-def initialize_weights(module: nn.Module, *, device: torch.device, seed: int) -> None:
+
+def _reset(name: str, module: nn.Module) -> bool:  # noqa: ARG001 -- it is an `Initialize`
+    reset_parameters = getattr(module, "reset_parameters", None)
+    if callable(reset_parameters):
+        reset_parameters()
+    return callable(reset_parameters)
+
+
+def initialize_weights(
+    module: nn.Module,
+    *,
+    device: torch.device,
+    seed: int,
+    initialize: Initialize = _reset,
+    loaded: Collection[str] = (),
+) -> None:
     """Initialise the tensors of a model that are on the meta device, and move all others to the device.
 
-    One module at a time gets its own parameters and buffers in full while its `reset_parameters` runs; then this
+    One module at a time gets its own parameters and buffers in full while it is initialised; then this
     process keeps its shard of each. The random numbers of a module depend only on the seed, the name of the module and
     the type of the device. So the weights are the same for any sharding, and a process never holds more than its shard
     of the model and the tensors of one module. All processes that share the model must call this.
@@ -30,19 +48,34 @@ def initialize_weights(module: nn.Module, *, device: torch.device, seed: int) ->
             unique in the whole model.
         device: Where the model runs. On the meta device nothing is initialised.
         seed: The seed of the job.
+        initialize: Initialises one module; by default by its `reset_parameters`.
+        loaded: The names of parameters and buffers that are loaded later. They are zero until then, and a module that
+            has no others is not initialised.
 
     Raises:
-        ConfigurationError: If a module with tensors on the meta device has no `reset_parameters`, or one that does not
-            set all of them, or if their memory cannot be allocated.
+        ConfigurationError: If a module with tensors on the meta device cannot be initialised, or not all of them are
+            set, or if their memory cannot be allocated.
     """
     if device.type != "meta":
         pending = [(name, owner) for name, owner in module.named_modules() if _without_memory(owner)]
-        _require_initializable(pending)
+        _require_replaceable(pending)
+        for name, owner in pending:
+            _allocate_loaded(name, owner, loaded, device)
         random_state = RandomState(device)
+        lacking: list[str] = []
         with random_state.preserved():
             for name, owner in pending:
-                random_state.seed(derive_seed(seed, "weights", unwrapped_name(name)))
-                _initialize(name, owner, device)
+                if keys := _without_memory(owner):
+                    random_state.seed(derive_seed(seed, "weights", unwrapped_name(name)))
+                    if not _initialize(name, owner, device, initialize):
+                        lacking.append(_describe(name, owner, keys))
+        if lacking:
+            raise ConfigurationError(
+                f"modules have tensors on the meta device but no reset_parameters() to initialise them: "
+                f"{'; '.join(lacking)}. Define reset_parameters(), which must set all parameters and buffers of the "
+                "module itself; or override initialize_module of the ModelProvider; or load them, with "
+                "source_checkpoint; or build these modules on a real device"
+            )
     # FSDP updates its references to the parameters here.
     module.to(device)
 
@@ -56,15 +89,7 @@ def _without_memory(module: nn.Module) -> list[str]:
     return [name for name, tensor in _own_tensors(module) if tensor.is_meta]
 
 
-def _require_initializable(pending: list[tuple[str, nn.Module]]) -> None:
-    lacking = [(name, owner) for name, owner in pending if not callable(getattr(owner, "reset_parameters", None))]
-    if lacking:
-        described = "; ".join(_describe(name, owner, _without_memory(owner)) for name, owner in lacking)
-        raise ConfigurationError(
-            f"modules have tensors on the meta device but no reset_parameters() to initialise them: {described}. "
-            "Define reset_parameters(), which must set all parameters and buffers of the module itself, or build these "
-            "modules on a real device"
-        )
+def _require_replaceable(pending: list[tuple[str, nn.Module]]) -> None:
     for name, owner in pending:
         # torch.utils.swap_tensors, which keeps the objects the same, refuses tensors with weak references.
         if fixed := [key for key, tensor in _own_tensors(owner) if tensor.is_meta and weakref.getweakrefs(tensor)]:
@@ -74,27 +99,36 @@ def _require_initializable(pending: list[tuple[str, nn.Module]]) -> None:
             )
 
 
+def _allocate_loaded(name: str, owner: nn.Module, loaded: Collection[str], device: torch.device) -> None:
+    prefix = f"{unwrapped_name(name)}." if name else ""
+    for key, tensor in _own_tensors(owner):
+        # A buffer that is not part of the state is never loaded, though another weight may have its name.
+        if tensor.is_meta and prefix + key in loaded and key not in owner._non_persistent_buffers_set:  # noqa: SLF001 -- no public attribute
+            _allocate(tensor, device)
+            tensor.detach().zero_()
+
+
 def _describe(name: str, owner: nn.Module, tensors: list[str]) -> str:
     return f"{name or 'the model itself'} ({type(owner).__name__}: {', '.join(tensors)})"
 
 
 @torch.no_grad()
-def _initialize(name: str, owner: nn.Module, device: torch.device) -> None:
-    """Initialise the tensors that one module itself has on the meta device."""
+def _initialize(name: str, owner: nn.Module, device: torch.device, initialize: Initialize) -> bool:
+    """Initialise the tensors that one module itself has on the meta device; return whether it could be."""
     own = dict(_own_tensors(owner))
     # Another module may have initialised shared tensors already.
     pending = [key for key, tensor in own.items() if tensor.is_meta]
-    if not pending:
-        return
     for key in pending:
         _allocate(own[key], device)
     for key, tensor in own.items():
         setattr(owner, key, _full(tensor, device, blank=key in pending))
     with device:
-        owner.reset_parameters()  # type: ignore[operator] # checked before
+        is_initialized = initialize(unwrapped_name(name), owner)
     full = {key: getattr(owner, key) for key in pending}
     for key, tensor in own.items():
         setattr(owner, key, tensor)
+    if not is_initialized:
+        return False
     if unset := [key for key, values in full.items() if values.isnan().any()]:
         raise ConfigurationError(
             f"reset_parameters() does not set these tensors, or sets them to NaN: {_describe(name, owner, unset)}. It "
@@ -102,6 +136,7 @@ def _initialize(name: str, owner: nn.Module, device: torch.device) -> None:
         )
     for key, values in full.items():
         _keep_shard(own[key], values)
+    return True
 
 
 def _allocate(tensor: torch.Tensor, device: torch.device) -> None:

@@ -92,9 +92,10 @@ class InitializeModelStageResult:
 
     Attributes:
         model: The stage. The loop initialises parameters and buffers on the `meta` device after the stage has been
-            parallelised, by calling `reset_parameters` of each module, so a process never holds more than its own
-            shard. Parameters on any other device keep their values and are moved to the loop's device. Parameter names
-            must be unique across all stages of the model.
+            parallelised, by calling `ModelProvider.initialize_module` for each module, so a process never holds more
+            than its own shard; those that are loaded from files are not initialised. Parameters on any other device
+            keep their values and are moved to the loop's device. Parameter names must be unique across all stages of
+            the model.
     """
 
     model: nn.Module
@@ -113,6 +114,20 @@ class ParallelizeModelStageContext:
     dist_context: DistributedContext
     model: nn.Module
     stage: StagePosition = dataclasses.field(default_factory=StagePosition)
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
+class InitializeModuleContext:
+    """Context of `ModelProvider.initialize_module`.
+
+    Attributes:
+        name: The name of the module in the model.
+        module: The module. Its own parameters and buffers are in memory, in full and on the loop's device. Those of
+            other modules may be on the `meta` device.
+    """
+
+    name: str
+    module: nn.Module
 
 
 class ModelProvider(abc.ABC):
@@ -141,6 +156,25 @@ class ModelProvider(abc.ABC):
         Args:
             ctx: The stage, and where it runs.
         """
+
+    def initialize_module(self, ctx: InitializeModuleContext) -> bool:
+        """Initialise the parameters and buffers that a module itself had on the `meta` device.
+
+        Called with the random number generators seeded for this module, so that the values are the same on any mesh;
+        not called for modules whose parameters and buffers are all loaded from files. Override it for modules without
+        `reset_parameters`, as those of transformers: `model._init_weights(ctx.module)`.
+
+        Args:
+            ctx: The module.
+
+        Returns:
+            Whether the module has been initialised; by default only if it has `reset_parameters`, which is called.
+        """
+        reset_parameters = getattr(ctx.module, "reset_parameters", None)
+        if not callable(reset_parameters):
+            return False
+        reset_parameters()
+        return True
 
     def register_events(self, ctx: RegisterModelEventsContext) -> None:
         """Subscribe to the loop's events. Called once, before the first event.

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from torch import nn
@@ -13,10 +14,12 @@ from d9d.core.loop_control import LoopControl
 from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint.export import WeightSource, find_source
 from d9d.loop.component.checkpoint.job_state import JobState, find_stateful_objects
 from d9d.loop.component.checkpoint.manager import Checkpointer
+from d9d.loop.component.checkpoint.sharded_state import ModelState
+from d9d.loop.component.checkpoint.source import SourceWeights, find_source
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
+from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.data import DeviceTransfer
 from d9d.loop.component.exchange import Exchange
 from d9d.loop.component.model import (
@@ -42,6 +45,7 @@ from d9d.loop.control import (
     DatasetProvider,
     InitializeDatasetContext,
     InitializeDatasetResult,
+    InitializeModuleContext,
     ModelProvider,
     RegisterModelEventsContext,
     RegisterTaskEventsContext,
@@ -147,14 +151,25 @@ class Assembly:
         own = self.config.checkpointing
         return own is not None and self.ranks.run_on_rank_zero(lambda: bool(Checkpoint.list_in(own.folder)))
 
-    def find_source(self) -> WeightSource | None:
+    @property
+    def saves_trainable_only(self) -> bool:
+        """Whether checkpoints of this run leave out frozen weights."""
+        return self.config.checkpointing is not None and self.config.checkpointing.trainable_only
+
+    def find_source(self, mapping: WeightMapping) -> SourceWeights | None:
         """Find the weights that `source_checkpoint` names; all ranks call this.
+
+        Args:
+            mapping: How they correspond to those of the model.
 
         Raises:
             CheckpointError: On all ranks, if there are none.
         """
-        path = self.config.source_checkpoint
-        return None if path is None else find_source(path, self.ranks)
+        paths = self.config.source_checkpoint
+        if paths is None:
+            return None
+        paths = (paths,) if isinstance(paths, Path) else paths
+        return SourceWeights(tuple(find_source(path, self.ranks) for path in paths), mapping)
 
     def provide_dataset(self, provider: DatasetProvider) -> InitializeDatasetResult:
         """Call the dataset provider.
@@ -195,13 +210,18 @@ class Assembly:
             services.append(Profiler(config.profiling, self.dist_context, stepper))
         return services
 
-    def build_stages(self, provider: ModelProvider) -> list[ModelStage]:
-        """Build all stages of the model that this process holds, and initialise their weights.
+    def build_stages(self, provider: ModelProvider, source: SourceWeights | None) -> list[ModelStage]:
+        """Build all stages of the model that this process holds, and initialise weights that will not be loaded.
+
+        Args:
+            provider: Builds the stages.
+            source: The weights to start from, if any; they are compared with the model, and loaded later.
 
         Returns:
             The stages, in pipeline order.
 
         Raises:
+            CheckpointError: On all ranks, if the weights to start from do not fit the model.
             ConfigurationError: On all ranks, if a weight cannot be initialised, two stages use one name for a weight,
                 or gradients would not be summed over processes.
         """
@@ -210,14 +230,41 @@ class Assembly:
         stages = [build_model_stage(provider, dist_context, position) for position in positions]
         modules = [stage.module for stage in stages]
 
+        loaded = self._names_to_load(modules, source)
+
+        def initialize_module(name: str, module: nn.Module) -> bool:
+            is_initialized: object = provider.initialize_module(InitializeModuleContext(name=name, module=module))
+            return expect_result(is_initialized, bool, provider.initialize_module)
+
         def initialize() -> None:
             for module in modules:
-                initialize_weights(module, device=dist_context.device, seed=config.seed)
+                initialize_weights(
+                    module, device=dist_context.device, seed=config.seed, initialize=initialize_module, loaded=loaded
+                )
 
         self.ranks.run_on_all_ranks(initialize)
         require_synchronized(modules, dist_context, schedule=config.pipeline.schedule if len(modules) > 1 else None)
         require_own_names(stages, self.ranks)
         return stages
+
+    def _names_to_load(self, modules: Sequence[nn.Module], source: SourceWeights | None) -> set[str]:
+        """Return the names of the weights that will be loaded from a checkpoint of this run, or from the source."""
+        names: set[str] = set()
+        if source is not None:
+            names |= source.plan(modules, self.ranks).recipes.keys()
+        own = self.config.checkpointing
+        tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+        is_on_meta = any(self.ranks.gather(any(tensor.is_meta for tensor in tensors)))
+        if own is not None and self.name == "train" and is_on_meta:
+
+            def find() -> set[str]:
+                complete = (each for each in Checkpoint.list_in(own.folder) if each.problem() is None)
+                newest = next(complete, None)
+                return set() if newest is None else {*newest.open().weights()}
+
+            names |= self.ranks.run_on_rank_zero(find)
+        aliases = ModelState(modules).aliases()
+        return names | {alias for alias, name in aliases.items() if name in names}
 
     def build_runner(self, stages: Sequence[ModelStage], stepper: Stepper) -> ModelRunner:
         """Build what runs the model: as a pipeline where the mesh has one, else as a whole."""
@@ -261,7 +308,7 @@ class Assembly:
         stepper: Stepper,
         data_loader: DataLoader[Any],
         modules: Sequence[nn.Module],
-        source: WeightSource | None,
+        source: SourceWeights | None,
         reporter: Reporter,
         housekeeping: Sequence[Service],
         state: JobState,

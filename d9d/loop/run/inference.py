@@ -8,6 +8,7 @@ from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.job_state import inference_state
 from d9d.loop.component.checkpoint.sharded_state import describe_model
+from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.data import build_data_loader, count_samples
 from d9d.loop.component.model import ModelRunner, without_gradients
 from d9d.loop.component.sampler import MicroBatchSamples, SequentialBatchSampler, StepBatchSampler
@@ -94,7 +95,7 @@ class Inference(Run):
             StopRequest: After a checkpoint, if a signal asked to stop; `launch` turns it into exit status 75.
         """
         with self._running():
-            self._load_state(checkpoint_has_weights=False)
+            self._load_state()
             for module in self.modules:
                 module.eval()
             # A resumed run triggers this event again: random numbers that its handlers draw must not shift those of
@@ -163,6 +164,8 @@ class InferenceConfigurator:
         dataset_provider: Provides the data, which is read once and in order; may be a dataset or a list of samples.
         stateful: Further objects whose state belongs into checkpoints, by name. Providers, and objects whose methods
             are handlers, need not be named: their state is saved if they have `state_dict` and `load_state_dict`.
+        weight_mapping: How the weights of the model correspond to those in the files of `source_checkpoint`; by default
+            they have the same names and shapes.
 
     Raises:
         TypeError: If the model or the data is nothing that this accepts.
@@ -176,12 +179,14 @@ class InferenceConfigurator:
         model_provider: ModelSource,
         dataset_provider: DatasetSource,
         stateful: Mapping[str, Stateful] | None = None,
+        weight_mapping: WeightMapping | None = None,
     ) -> None:
         self._config = config
         self._task = task
         self._model_provider = as_model_provider(model_provider)
         self._dataset_provider = as_dataset_provider(dataset_provider)
         self._stateful = stateful
+        self._weight_mapping = weight_mapping or WeightMapping()
 
     def configure(self) -> Inference:
         """Build everything that inference needs.
@@ -190,7 +195,7 @@ class InferenceConfigurator:
             The inference, which has not loaded its weights yet.
 
         Raises:
-            CheckpointError: If the weights to start from cannot be loaded; the model is not built then.
+            CheckpointError: If the weights to start from cannot be read, or do not fit the model.
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
         moments = InferenceMoments(EventBus())
@@ -209,7 +214,7 @@ class InferenceConfigurator:
             stateful=self._stateful,
         )
         dist_context = run.dist_context
-        source = run.find_source()
+        source = run.find_source(self._weight_mapping)
         moments.trigger(
             EVENT_INFERENCE_CONFIG_STARTED,
             EventConfigurationStartedContext,
@@ -230,7 +235,7 @@ class InferenceConfigurator:
         reporter = run.build_reporter(stepper, num_samples)
         moments.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=loader)
         housekeeping = run.build_housekeeping(stepper)
-        stages = run.build_stages(self._model_provider)
+        stages = run.build_stages(self._model_provider, source)
         modules = [stage.module for stage in stages]
         moments.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext, modules=modules)
         run.seed_per_rank()

@@ -20,8 +20,8 @@ from d9d.core.loop_control import LoopControl
 from d9d.core.report import Report
 from d9d.core.stepper import Stepper
 from d9d.loop.component.best_effort import BestEffort
-from d9d.loop.component.checkpoint.export import WeightSource, load_weights
 from d9d.loop.component.checkpoint.manager import Checkpointer
+from d9d.loop.component.checkpoint.source import SourceWeights
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.component.data import DeviceTransfer, begin_reading
 from d9d.loop.component.exchange import Exchange, Flags
@@ -74,7 +74,7 @@ class Loop:
         exchange: Combines the requests of all ranks.
         ranks: The processes of the job.
         modules: The stages of the model that this process holds, in pipeline order.
-        source: The weights to start from; `None` keeps those that the model provider made.
+        source: The weights to start from; `None` keeps those that the model provider made, or the checkpoint has.
         random_state: The random number generators of this process.
         data_loader: Yields one micro-batch after the other.
         device_transfer: Moves micro-batches to the device.
@@ -90,7 +90,7 @@ class Loop:
     exchange: Exchange
     ranks: Ranks
     modules: Sequence[nn.Module]
-    source: WeightSource | None
+    source: SourceWeights | None
     random_state: RandomState
     data_loader: DataLoader[Any]
     device_transfer: DeviceTransfer
@@ -103,11 +103,8 @@ class Loop:
         self._micro_batches: Iterator[Any] = iter(())
         self._exits = contextlib.ExitStack()
 
-    def load_state(self, *, checkpoint_has_weights: bool) -> Checkpoint | None:
-        """Resume from the newest checkpoint of this run if there is one, and load the weights to start from if needed.
-
-        Args:
-            checkpoint_has_weights: Whether a checkpoint of this run holds the weights of the model.
+    def load_state(self) -> Checkpoint | None:
+        """Load the weights to start from, if any, and resume from the newest checkpoint of this run if there is one.
 
         Returns:
             The checkpoint.
@@ -116,10 +113,9 @@ class Loop:
             CheckpointError: On all ranks, if the run cannot resume from its checkpoints, or the weights cannot be
                 loaded.
         """
-        checkpoint = self.checkpointer.resume()
-        if self.source is not None and not (checkpoint is not None and checkpoint_has_weights):
-            load_weights(self.source, self.modules, self.ranks)
-        return checkpoint
+        if self.source is not None:
+            self.source.load(self.modules, self.ranks)
+        return self.checkpointer.resume()
 
     def __enter__(self) -> Self:
         """Start reading data, then start the services."""
@@ -310,10 +306,10 @@ class Run:
         finally:
             self._is_in_loop = False
 
-    def _load_state(self, *, checkpoint_has_weights: bool) -> Path | None:
+    def _load_state(self) -> Path | None:
         """Load the state of the run, and return the checkpoint that it was loaded from."""
         loop = self._loop
-        checkpoint = loop.load_state(checkpoint_has_weights=checkpoint_has_weights)
+        checkpoint = loop.load_state()
         if checkpoint is None:
             return None
         self._trigger_checkpoint(loop.moments.checkpoint_loaded, checkpoint)

@@ -10,8 +10,10 @@ from torch.utils.data import IterableDataset
 from d9d.core.dist_context import num_launched
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint.export import WeightExporter
+from d9d.loop.component.checkpoint.export import ExportedFiles, WeightExporter
 from d9d.loop.component.checkpoint.job_state import JobState, training_state
+from d9d.loop.component.checkpoint.source import SourceWeights
+from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.data import TrainingData, build_data_loader, count_samples, load_iterable_data
 from d9d.loop.component.gradients import Gradients
 from d9d.loop.component.model import ModelRunner
@@ -115,6 +117,7 @@ class Trainer(Run):
         gradients: Gradients,
         optimizer: OptimizerProtocol,
         lr_scheduler: LRSchedulerProtocol,
+        exporter: WeightExporter,
         epochs: Epochs | None,
     ) -> None:
         super().__init__(loop, config.timeouts)
@@ -123,6 +126,7 @@ class Trainer(Run):
         self.lr_scheduler = lr_scheduler
         self._model_runner = model_runner
         self._gradients = gradients
+        self._exporter = exporter
         self._epochs = epochs
         self._loss_ready = self.event_bus.emitter(EVENT_TRAIN_LOSS_READY)
         self._num_micro_batches = config.num_micro_batches
@@ -167,7 +171,7 @@ class Trainer(Run):
             BaseException: As `train`.
         """
         with self._running():
-            resumed_from = self._load_state(checkpoint_has_weights=True)
+            resumed_from = self._load_state()
             self._gradients.zero()
             for module in self.modules:
                 module.train()
@@ -185,16 +189,24 @@ class Trainer(Run):
                 yield from self._run_steps()
             self._loop.moments.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext)
 
-    def export(self, folder: Path) -> None:
-        """Write the current weights as safetensors files with an index; all ranks call this.
+    def export(
+        self, folder: Path, *, config: ExportedFiles = (), trainable_only: bool = False, name: str = "model"
+    ) -> None:
+        """Write the current weights as safetensors files, as `from_pretrained` loads them; all ranks call this.
+
+        A `weight_mapping` gives them the names and shapes that they have in files. A tied weight is written once.
 
         Args:
             folder: Where to write: a folder that does not exist yet or is empty, the same for all ranks.
+            config: What to write besides weights: objects with `save_pretrained`, such as a configuration or a
+                tokenizer of transformers, and files to copy.
+            trainable_only: Whether to leave out parameters that do not require a gradient, as for an adapter.
+            name: The name of the files without number and suffix, such as `adapter_model` for peft.
 
         Raises:
             CheckpointError: On all ranks, if the weights cannot be written, or the folder is not empty.
         """
-        WeightExporter(self.modules, self._loop.ranks).export(folder)
+        self._exporter.export(folder, config=config, trainable_only=trainable_only, name=name)
 
     def _run_steps(self) -> Iterator[EventStepContext]:
         """Take one step after the other, and yield after each."""
@@ -277,6 +289,8 @@ class TrainingConfigurator:
         lr_scheduler_provider: Provides the learning rate scheduler; by default the learning rate is constant.
         stateful: Further objects whose state belongs into checkpoints, by name. Providers, and objects whose methods
             are handlers, need not be named: their state is saved if they have `state_dict` and `load_state_dict`.
+        weight_mapping: How the weights of the model correspond to those in the files of `source_checkpoint` and in
+            exports; by default they have the same names and shapes.
 
     Raises:
         TypeError: If the model or the data is nothing that this accepts.
@@ -292,6 +306,7 @@ class TrainingConfigurator:
         optimizer_provider: OptimizerProvider = _ADAMW,
         lr_scheduler_provider: LRSchedulerProvider = constant_lr,
         stateful: Mapping[str, Stateful] | None = None,
+        weight_mapping: WeightMapping | None = None,
     ) -> None:
         self._config = config
         self._task = task
@@ -300,6 +315,7 @@ class TrainingConfigurator:
         self._optimizer_provider = optimizer_provider
         self._lr_scheduler_provider = lr_scheduler_provider
         self._stateful = stateful
+        self._weight_mapping = weight_mapping or WeightMapping()
 
     def configure(self) -> Trainer:
         """Build everything that training needs.
@@ -308,7 +324,7 @@ class TrainingConfigurator:
             The trainer, which has not loaded a checkpoint yet.
 
         Raises:
-            CheckpointError: If the weights to start from cannot be loaded; the model is not built then.
+            CheckpointError: If the weights to start from cannot be read, or do not fit the model.
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
         moments = TrainMoments(EventBus())
@@ -331,8 +347,9 @@ class TrainingConfigurator:
             stateful=self._stateful,
         )
         dist_context = run.dist_context
-        # A run that resumes does not read the source weights, so they may have been moved away since.
-        source = None if run.has_checkpoint() else run.find_source()
+        # A run that resumes with all weights does not read the source, which may have been moved away since.
+        has_all_weights = run.has_checkpoint() and not run.saves_trainable_only
+        source = None if has_all_weights else run.find_source(self._weight_mapping)
         moments.trigger(
             EVENT_TRAIN_CONFIG_STARTED,
             EventConfigurationStartedContext,
@@ -344,7 +361,7 @@ class TrainingConfigurator:
         data = self._build_data(run, stepper)
         moments.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=data.loader)
         housekeeping = run.build_housekeeping(stepper)
-        stages = run.build_stages(self._model_provider)
+        stages = run.build_stages(self._model_provider, source)
         modules = [stage.module for stage in stages]
         moments.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext, modules=modules)
         optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, modules=modules))
@@ -366,6 +383,7 @@ class TrainingConfigurator:
             task=self._task,
             random=run.random_state,
             stateful=run.find_stateful(modules, [optimizer, lr_scheduler, *data.state.values()]),
+            trainable_only=run.saves_trainable_only,
         )
         loop = run.build_loop(
             stepper=stepper,
@@ -375,7 +393,7 @@ class TrainingConfigurator:
             reporter=reporter,
             housekeeping=housekeeping,
             state=state,
-            settings=self._settings(data, state),
+            settings=self._settings(data, state, source if run.saves_trainable_only else None),
             require_savable=gradients.require_finite,
         )
         return Trainer(
@@ -386,6 +404,7 @@ class TrainingConfigurator:
             gradients=gradients,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
+            exporter=WeightExporter(modules, run.ranks, self._weight_mapping),
             epochs=data.epochs,
         )
 
@@ -407,8 +426,8 @@ class TrainingConfigurator:
         loader = build_data_loader(provided, sampler, config, run.dist_context.device)
         return TrainingData(loader, {"num_samples": num_samples}, Epochs(num_samples, config.global_batch_size))
 
-    def _settings(self, data: TrainingData, state: JobState) -> dict[str, Any]:
-        """Return what this job must share with a checkpoint to resume from it."""
+    def _settings(self, data: TrainingData, state: JobState, frozen: SourceWeights | None) -> dict[str, Any]:
+        """Return what this job must share with a checkpoint to resume from it; `frozen` are weights that it lacks."""
         config = self._config
         described = {} if config.checkpointing is None else state.describe("model", "optimizer", "lr_scheduler")
         return {
@@ -417,5 +436,6 @@ class TrainingConfigurator:
             "max_gradient_norm": config.max_gradient_norm,
             "gradient_dtype": config.gradient_dtype,
             **data.settings,
+            **({} if frozen is None else {"source_checkpoint": frozen.identity}),
             **described,
         }

@@ -1,48 +1,25 @@
-"""Weights for other tools, and from them: safetensors files, and the weights of other runs."""
+"""Weights for other tools: safetensors files, as `from_pretrained` loads them."""
 
 import ctypes
-import dataclasses
-import hashlib
 import json
 import logging
-import math
 import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
 
-from d9d.loop.component.checkpoint.files import CheckpointError, require_plain_name, sync_folder, write_json
-from d9d.loop.component.checkpoint.sharded_state import ModelState, describe_model
-from d9d.loop.component.checkpoint.state_dict import (
-    allocate_tensors,
-    describe_metadata,
-    dtype_from_name,
-    dtype_name,
-    join_state,
-)
-from d9d.loop.component.checkpoint.storage import (
-    READ_ERRORS,
-    Checkpoint,
-    SavedState,
-    describe_cause,
-    find_complete,
-    require_same,
-)
+from d9d.loop.component.checkpoint.files import CheckpointError, sync_folder, write_json
+from d9d.loop.component.checkpoint.sharded_state import ModelState
+from d9d.loop.component.checkpoint.source import DTYPES, INDEX_SUFFIX, SUFFIX
+from d9d.loop.component.checkpoint.state_dict import Region, TensorInfo
+from d9d.loop.component.checkpoint.storage import Checkpoint, SavedState, describe_cause
+from d9d.loop.component.checkpoint.weight_mapping import Recipe, WeightMapping, follow
 from d9d.loop.component.ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
@@ -50,215 +27,21 @@ logger = logging.getLogger(__name__)
 MAX_FILE_BYTES = 5_000_000_000
 """The maximum size of a file, as for Hugging Face's own files; a larger tensor gets a separate file."""
 
-_SUFFIX = ".safetensors"
-_INDEX = "model.safetensors.index.json"
 _NUM_LENGTH_BYTES = 8
 _ALIGNMENT_BYTES = 8
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "C64": torch.complex64,
-}
-_DTYPE_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class TensorInfo:
-    """A tensor without its values.
+@runtime_checkable
+class SavesPretrained(Protocol):
+    """A configuration or a tokenizer of transformers, peft or another library, which can write its own files."""
 
-    Attributes:
-        dtype: Its dtype.
-        shape: Its shape.
-    """
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """The size of its values."""
-        return math.prod(self.shape) * self.dtype.itemsize
+    def save_pretrained(self, save_directory: str, /) -> Any:
+        """Write the files into a folder."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ExportedWeights:
-    """The weights of one model in safetensors files.
-
-    Attributes:
-        path: One file, or the folder of several.
-        tensors: The weights by name, each with its file.
-        identity: A name that no other weights have.
-    """
-
-    path: Path
-    tensors: Mapping[str, tuple[Path, TensorInfo]]
-    identity: str
-
-    @staticmethod
-    def is_at(path: Path) -> bool:
-        """Return whether a path is a safetensors file, or a folder with any."""
-        return path.suffix == _SUFFIX if path.is_file() else any(path.glob(f"*{_SUFFIX}"))
-
-    @classmethod
-    def find(cls, path: Path) -> Self:
-        """Read the headers of safetensors files.
-
-        Args:
-            path: One file; or a folder, in which the files that the index names are read, or all without an index.
-
-        Returns:
-            The weights.
-
-        Raises:
-            CheckpointError: If a file is missing or cannot be read, with its name.
-        """
-        tensors: dict[str, tuple[Path, TensorInfo]] = {}
-        digest = hashlib.sha256()
-        try:
-            for file in [path] if path.is_file() else _files_in(path):
-                for name, info in _read_header(file).items():
-                    if name in tensors:
-                        raise ValueError(f"{name!r} is in two of its files")
-                    tensors[name] = (file, info)
-                # Two models can have the same header; that their values differ shows in when they were written.
-                digest.update(_header_bytes(file) + str(file.stat().st_mtime_ns).encode())
-        except READ_ERRORS as error:
-            raise CheckpointError(
-                f"cannot read the weights in {path} ({error}): export or download them again"
-            ) from error
-        return cls(path, tensors, f"{path.name} ({digest.hexdigest()[:16]})")
-
-    def describe_weights(self) -> dict[str, Any]:
-        """Describe the weights as `describe_model` does."""
-        return describe_metadata(self._metadata())
-
-    def open(self, ranks: Ranks = ALONE) -> SavedState:
-        """Open the weights as the state of a job that has a model only.
-
-        Args:
-            ranks: The ranks that load them, all of which call this.
-        """
-        return SavedState(
-            path=self.path,
-            metadata=self._metadata(),
-            reader=_Reader(self),
-            num_ranks=1,
-            ranks=ranks,
-            remedy="export or download the weights again",
-        )
-
-    def _metadata(self) -> Any:
-        model = [
-            [name, {"tensor": {"path": name, "dtype": dtype_name(info.dtype), "shape": list(info.shape)}}]
-            for name, (_, info) in self.tensors.items()
-        ]
-        return {"dict": [["model", {"dict": model}]]}
-
-
-class _Reader(HuggingFaceStorageReader):
-    """Reads the tensors whose headers have been read; torch's own reader takes all files of a folder."""
-
-    def __init__(self, weights: ExportedWeights) -> None:
-        super().__init__(str(weights.path))
-        self._tensors = weights.tensors
-
-    def read_metadata(self) -> Metadata:
-        tensors: dict[str, Any] = {}
-        locations = {}
-        for name, (file, info) in self._tensors.items():
-            size, origin = torch.Size(info.shape), torch.Size([0] * len(info.shape))
-            tensors[name] = TensorStorageMetadata(
-                properties=TensorProperties(dtype=info.dtype), size=size, chunks=[ChunkStorageMetadata(origin, size)]
-            )
-            locations[MetadataIndex(name, origin)] = _Location(str(file))
-        return Metadata(state_dict_metadata=tensors, storage_data=locations)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Location:
-    """Where a tensor is, with the attribute that torch's reader needs."""
-
-    relative_path: str
-
-
-WeightSource: TypeAlias = Checkpoint | ExportedWeights
-
-
-def find_source(path: Path, ranks: Ranks = ALONE) -> WeightSource:
-    """Find the weights at a path.
-
-    Args:
-        path: A checkpoint; the folder of a training run, for its newest complete checkpoint; a safetensors file; or a
-            folder with safetensors files.
-        ranks: The ranks of the job, all of which call this and get the same.
-
-    Returns:
-        The weights, none of which has been read.
-
-    Raises:
-        CheckpointError: On all ranks, if there are none, or they are not complete.
-    """
-
-    def find() -> WeightSource:
-        setting = f"source_checkpoint={str(path)!r}"
-        if ExportedWeights.is_at(path):
-            return ExportedWeights.find(path)
-        if Checkpoint.is_name(path.name):
-            checkpoint = Checkpoint(path.resolve())
-            if problem := checkpoint.problem():
-                raise CheckpointError(f"{setting} cannot be loaded: {problem}")
-            return checkpoint
-        newest = find_complete(path)
-        if newest is None:
-            raise CheckpointError(
-                f"{setting} contains neither a checkpoint nor a safetensors file: set it to the folder that training "
-                "saved or exported into"
-            )
-        return newest
-
-    return ranks.run_on_rank_zero(find)
-
-
-def load_weights(source: WeightSource, modules: Sequence[nn.Module], ranks: Ranks = ALONE) -> None:
-    """Load the weights of a model, and nothing else.
-
-    Args:
-        source: The weights.
-        modules: The stages of the model on this rank; the mesh need not be that of the training.
-        ranks: The ranks of the job, all of which call this.
-
-    Raises:
-        CheckpointError: On all ranks, if the weights cannot be read, or the model has other weights, with name, dtype
-            and shape of each.
-    """
-    expected = describe_model(modules, ranks)
-    ranks.run_on_rank_zero(
-        lambda: require_same(
-            expected,
-            source.describe_weights(),
-            problem=f"the weights in {source.path} do not fit this model",
-            remedy="Build the model that was trained, or set source_checkpoint to other weights.",
-        )
-    )
-    saved = source.open(ranks)
-    state = ModelState(modules)
-    metadata = state.select_local(saved.metadata_at("model"))
-    targets = state.load_targets(metadata)
-    saved.load(targets)
-    ranks.run_on_all_ranks(lambda: state.load_state_dict(join_state(metadata, targets)))
+ExportedFiles: TypeAlias = SavesPretrained | Path | Sequence[SavesPretrained | Path]
+"""What an export contains besides weights: objects with `save_pretrained`, and files to copy."""
 
 
 class WeightExporter:
@@ -267,13 +50,25 @@ class WeightExporter:
     Args:
         modules: The stages of the model on this rank.
         ranks: The ranks of the job.
+        mapping: How the weights correspond to those in files; by default they are the same.
+        tied: The weights that stages of a pipeline share, as for `ModelState`.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], ranks: Ranks) -> None:
-        self._model = ModelState(modules)
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        ranks: Ranks,
+        mapping: WeightMapping | None = None,
+        tied: Mapping[str, str] | None = None,
+    ) -> None:
+        self._modules = modules
         self._ranks = ranks
+        self._mapping = mapping
+        self._tied = tied
 
-    def export(self, folder: Path) -> None:
+    def export(
+        self, folder: Path, *, config: ExportedFiles = (), trainable_only: bool = False, name: str = "model"
+    ) -> None:
         """Write the weights as they are to safetensors files; all ranks call this.
 
         They are first saved as they are sharded, and then put together from disk: the disk needs space for two copies,
@@ -281,16 +76,20 @@ class WeightExporter:
 
         Args:
             folder: A folder that does not exist or is empty; the same for all ranks.
+            config: Files to write besides the weights.
+            trainable_only: Whether to leave out parameters that do not require a gradient.
+            name: The name of the files, without their number and suffix.
 
         Raises:
             CheckpointError: On all ranks, if the weights cannot be written, or the folder is not empty.
         """
-        state = self._ranks.run_on_all_ranks(lambda: {"model": self._model.state_dict()})
-        may_differ = {f"model/{name}" for name in self._model.buffer_names()}
+        model = ModelState(self._modules, self._tied, trainable_only=trainable_only)
+        state = self._ranks.run_on_all_ranks(lambda: {"model": model.state_dict()})
+        may_differ = {f"model/{name}" for name in model.buffer_names()}
         staging = self._ranks.run_on_rank_zero(lambda: _make_staging_directory(folder))
         try:
             checkpoint = Checkpoint.write(staging, 0, state, {}, ranks=self._ranks, may_differ=may_differ)
-            export_weights(checkpoint, folder, self._ranks)
+            export_weights(checkpoint, folder, self._ranks, mapping=self._mapping, config=config, name=name)
         except (OSError, CheckpointException) as error:
             raise _export_error(folder, error) from error
         finally:
@@ -299,75 +98,51 @@ class WeightExporter:
 
 
 def export_weights(
-    checkpoint: Checkpoint, folder: Path, ranks: Ranks = ALONE, *, max_file_bytes: int = MAX_FILE_BYTES
+    checkpoint: Checkpoint,
+    folder: Path,
+    ranks: Ranks = ALONE,
+    *,
+    mapping: WeightMapping | None = None,
+    config: ExportedFiles = (),
+    name: str = "model",
+    max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
-    """Write the weights of a checkpoint to safetensors files with an index, one tensor at a time.
+    """Write the weights of a checkpoint to safetensors files, one tensor at a time.
+
+    A single file is called `model.safetensors`; several are numbered and have an index, as Hugging Face has them.
 
     Args:
         checkpoint: A complete checkpoint.
         folder: A folder that does not exist or is empty. It appears when all of it is on disk.
         ranks: The ranks that write, each some of the files; all need the same folders.
+        mapping: How the weights correspond to those in files; by default they are the same.
+        config: Files to write besides the weights.
+        name: The name of the files, without their number and suffix.
         max_file_bytes: How large a file may become.
 
     Raises:
         CheckpointError: On all ranks, if the weights cannot be written, the folder is not empty, the checkpoint has no
-            model, or safetensors files cannot hold the dtype of a weight.
+            model, the mapping does not fit it, or safetensors files cannot hold the dtype of a weight.
     """
-    weights: dict[str, TensorInfo] = {}
-    for name, value in checkpoint.open(ranks).metadata_at("model")["dict"]:
-        match value:
-            case {"tensor": {"dtype": dtype, "shape": shape}}:
-                weights[name] = TensorInfo(dtype_from_name(dtype), tuple(shape))
-            case _ if ranks.is_main:
-                logger.warning("%s: %r is not a tensor and is left out of the export", checkpoint.path, name)
-    files = _assign_files(weights, max_file_bytes)
+    saved = checkpoint.open(ranks)
+    weights = {key: info for key, (_, info) in saved.weights().items()}
+    others = [repr(key) for key, _ in saved.metadata_at("model")["dict"] if key not in weights]
+    if others and ranks.is_main:
+        logger.warning("%s: no tensors, and so left out of the export: %s", checkpoint.path, ", ".join(others))
+    recipes = (mapping or WeightMapping()).plan_export(weights)
+    if not recipes:
+        raise CheckpointError(f"{checkpoint.path} has no weights to export")
+    files = _assign_files({key: recipe.info for key, recipe in recipes.items()}, max_file_bytes, name)
     staging = ranks.run_on_rank_zero(lambda: _make_staging_directory(folder))
     try:
         own = list(files.items())[ranks.rank :: ranks.num_ranks]
-        ranks.run_on_all_ranks(lambda: _write_files(staging, own, checkpoint.open()))
-        ranks.run_on_rank_zero(lambda: _complete(staging, folder, files))
+        ranks.run_on_all_ranks(lambda: _write_files(staging, own, recipes, checkpoint.open()))
+        ranks.run_on_rank_zero(lambda: _complete(staging, folder, files, name, config))
     except OSError as error:
         raise _export_error(folder, error) from error
     finally:
         if ranks.is_main:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def _files_in(folder: Path) -> list[Path]:
-    index = folder / _INDEX
-    if not index.exists():
-        return sorted(folder.glob(f"*{_SUFFIX}"))
-    _require_regular_file(index)
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return [folder / require_plain_name(name, _INDEX) for name in sorted(names)]
-
-
-def _read_header(path: Path) -> dict[str, TensorInfo]:
-    """Read which tensors a file has."""
-    _require_regular_file(path)
-    tensors: dict[str, TensorInfo] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 -- it is no mapping
-                tensor = file.get_slice(name)
-                code = tensor.get_dtype()
-                if code not in _DTYPES:
-                    raise ValueError(f"{name!r} in {path} has the dtype {code}, which d9d does not know")
-                tensors[name] = TensorInfo(_DTYPES[code], tuple(tensor.get_shape()))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
-    return tensors
-
-
-def _require_regular_file(path: Path) -> None:
-    """Refuse a pipe, for whose other end a reader would wait; a link is followed, as in the cache of Hugging Face."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a regular file")
-
-
-def _header_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(int.from_bytes(file.read(_NUM_LENGTH_BYTES), "little"))
 
 
 def _make_staging_directory(folder: Path) -> Path:
@@ -381,7 +156,9 @@ def _make_staging_directory(folder: Path) -> Path:
     return staging
 
 
-def _assign_files(weights: Mapping[str, TensorInfo], max_file_bytes: int) -> dict[str, dict[str, TensorInfo]]:
+def _assign_files(
+    weights: Mapping[str, TensorInfo], max_file_bytes: int, file_name: str
+) -> dict[str, dict[str, TensorInfo]]:
     """Return the weights of each file."""
     parts: list[dict[str, TensorInfo]] = [{}]
     num_bytes = 0
@@ -391,20 +168,31 @@ def _assign_files(weights: Mapping[str, TensorInfo], max_file_bytes: int) -> dic
             num_bytes = 0
         parts[-1][name] = info
         num_bytes += info.num_bytes
-    return {f"model-{number:05}-of-{len(parts):05}{_SUFFIX}": part for number, part in enumerate(parts, start=1)}
+    if len(parts) == 1:
+        return {f"{file_name}{SUFFIX}": parts[0]}
+    return {f"{file_name}-{number:05}-of-{len(parts):05}{SUFFIX}": part for number, part in enumerate(parts, start=1)}
 
 
-def _write_files(staging: Path, files: Sequence[tuple[str, Mapping[str, TensorInfo]]], saved: SavedState) -> None:
+def _write_files(
+    staging: Path,
+    files: Sequence[tuple[str, Mapping[str, TensorInfo]]],
+    recipes: Mapping[str, Recipe],
+    saved: SavedState,
+) -> None:
     """Write files with one tensor in memory at a time; they are on disk when this returns."""
+    stored = saved.weights()
     for file_name, weights in files:
         # Tensors of larger dtypes come first, so that each is aligned for its own and can be used in place.
         names = sorted(weights, key=lambda name: (-weights[name].dtype.itemsize, name))
         with (staging / file_name).open("xb") as file:
             file.write(_encode_header(names, weights))
             for name in names:
-                targets = allocate_tensors(saved.metadata_at("model", name))
-                saved.load(targets)
-                (tensor,) = targets.values()
+                tensor = torch.empty(weights[name].shape, dtype=weights[name].dtype)
+                regions: dict[str, list[Region]] = {}
+                for part, steps in recipes[name].parts:
+                    if (region := follow(steps, Region.of(tensor))) is not None:
+                        regions.setdefault(stored[part][0], []).append(region)
+                saved.load_regions(regions)
                 file.write((ctypes.c_char * weights[name].num_bytes).from_address(tensor.data_ptr()))
             file.flush()
             os.fsync(file.fileno())
@@ -426,11 +214,20 @@ def _encode_header(names: Sequence[str], weights: Mapping[str, TensorInfo]) -> b
     return len(text).to_bytes(_NUM_LENGTH_BYTES, "little") + text
 
 
-def _complete(staging: Path, folder: Path, files: Mapping[str, Mapping[str, TensorInfo]]) -> None:
-    """Add the index, and move the folder to its name."""
-    total = sum(info.num_bytes for weights in files.values() for info in weights.values())
-    file_names = {name: file_name for file_name, weights in files.items() for name in weights}
-    write_json(staging / _INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(file_names.items()))})
+def _complete(
+    staging: Path, folder: Path, files: Mapping[str, Mapping[str, TensorInfo]], name: str, config: ExportedFiles
+) -> None:
+    """Add the index and the other files, and move the folder to its name."""
+    if len(files) > 1:
+        total = sum(info.num_bytes for weights in files.values() for info in weights.values())
+        file_names = {key: file_name for file_name, weights in files.items() for key in weights}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(file_names.items()))}
+        write_json(staging / f"{name}{INDEX_SUFFIX}", index)
+    for each in config if isinstance(config, Sequence) else [config]:
+        if isinstance(each, Path):
+            shutil.copyfile(each, staging / each.name)
+        else:
+            each.save_pretrained(str(staging))
     sync_folder(staging)
     staging.rename(folder)
     sync_folder(folder.parent)

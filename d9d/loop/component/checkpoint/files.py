@@ -17,7 +17,7 @@ import secrets
 import shutil
 import stat
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,11 +31,13 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import StorageReader, WriteResult
 
-from d9d.loop.component.checkpoint.state_dict import dtype_from_name, dtype_name
+from d9d.loop.component.checkpoint.state_dict import Region, dtype_from_name, dtype_name
 from d9d.loop.component.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -229,6 +231,50 @@ def load_tensors(tensors: Mapping[str, torch.Tensor], reader: StorageReader, ran
         process_group=ranks.group,
         no_dist=ranks.is_alone,
     )
+
+
+def load_regions(regions: Mapping[str, Sequence[Region]], reader: StorageReader, ranks: Ranks) -> None:
+    """Load parts of tensors, whatever mesh they were saved on; values are converted to the dtype of each part.
+
+    Args:
+        regions: The memory to load into, by the path of the tensor that it is a part of.
+        reader: Reads them.
+        ranks: The ranks of the job, all of which call this, each with its own parts.
+
+    Raises:
+        CheckpointException: On all ranks, if any of them fails. It is not an `Exception`.
+    """
+    _ignore_single_process_warning()
+    load({}, storage_reader=reader, planner=_Planner(regions), process_group=ranks.group, no_dist=ranks.is_alone)
+
+
+class _Planner(DefaultLoadPlanner):
+    """Reads what parts of tensors need; torch's own planner takes whole tensors, each under one name."""
+
+    def __init__(self, regions: Mapping[str, Sequence[Region]]) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+        self._regions = regions
+
+    def create_local_plan(self) -> LoadPlan:
+        if self.metadata is None:
+            raise RuntimeError("torch has created a plan before it has read the metadata")
+        items: list[ReadItem] = []
+        for path, regions in self._regions.items():
+            stored = self.metadata.state_dict_metadata[path]
+            for number, region in enumerate(regions):
+                chunk = ChunkStorageMetadata(torch.Size(region.offsets), region.tensor.shape)
+                items += [
+                    dataclasses.replace(item, dest_index=MetadataIndex(path, region.offsets, number))
+                    for item in create_read_items_for_chunk_list(path, stored, [chunk])  # type: ignore[arg-type] # all are tensors
+                ]
+        return LoadPlan(items)
+
+    def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
+        """Return the memory that an item is read into."""
+        index = read_item.dest_index
+        region = self._regions[index.fqn][index.index or 0]
+        target: torch.Tensor = self.transform_tensor(read_item, region.tensor)
+        return target
 
 
 class TensorReader(FileSystemReader):

@@ -1,6 +1,7 @@
 """State that the ranks of a job share: sharded or replicated model weights and optimizer moments."""
 
 import abc
+import copy
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -77,12 +78,20 @@ class ShardedState(abc.ABC):
 class ModelState(ShardedState):
     """The state of the stages of a model that this rank holds, as of one model.
 
+    A weight that the model ties is saved once, under the first of its names.
+
     Args:
         modules: The stages. Each weight is in one stage only, under its name in the whole model.
+        tied: The weights that stages of a pipeline share: the name of each, and the name of the one that it equals.
+        trainable_only: Whether to leave out parameters that do not require a gradient.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, modules: Sequence[nn.Module], tied: Mapping[str, str] | None = None, *, trainable_only: bool = False
+    ) -> None:
         self._modules = [module.module if isinstance(module, DistributedDataParallel) else module for module in modules]
+        self._tied = tied or {}
+        self._trainable_only = trainable_only
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all stages by name; the tensors are the model's own, not copies.
@@ -90,34 +99,32 @@ class ModelState(ShardedState):
         Raises:
             StateError: If two stages use one name.
         """
-        state: dict[str, Any] = {}
-        for module in self._modules:
-            for wrapped_name, value in module.state_dict().items():
-                name = unwrapped_name(wrapped_name)
-                if name in state:
-                    raise StateError(
-                        f"two stages on this rank have a weight named {name!r}: name weights as in the whole model, "
-                        "such as 'layers.0.weight' and 'layers.1.weight'"
-                    )
-                state[name] = value
-        return state
+        return {
+            name: value.detach() if isinstance(value, torch.Tensor) else value
+            for name, value in self._own().items()
+            if not (self._trainable_only and isinstance(value, nn.Parameter) and not value.requires_grad)
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Load the state of each stage.
 
         Args:
-            state_dict: The state of these stages, or of more, by name.
+            state_dict: The state of these stages, or of more or fewer weights, by name.
         """
+        names = {**self.aliases(), **self._tied}
         for module in self._modules:
-            module.load_state_dict({name: state_dict[unwrapped_name(name)] for name in module.state_dict()})
+            own = module.state_dict(keep_vars=True)
+            # What has been loaded in place is the same object, which torch does not copy onto itself.
+            found = {name: names.get(unwrapped_name(name), unwrapped_name(name)) for name in own}
+            module.load_state_dict({name: state_dict.get(found[name], value) for name, value in own.items()})
 
     def select_local(self, metadata: Any) -> Any:  # noqa: D102 -- inherited
-        own = self.state_dict()
+        own = self._own()
         return {"dict": [[name, value] for name, value in metadata["dict"] if name in own]}
 
     def load_targets(self, metadata: Any) -> dict[str, torch.Tensor]:
         """Return the weights themselves, so that there is never a second copy of them."""
-        own = self.state_dict()
+        own = self._own()
         targets: dict[str, torch.Tensor] = {}
         for name, value in metadata["dict"]:
             match value:
@@ -127,17 +134,50 @@ class ModelState(ShardedState):
                     targets |= allocate_tensors(value)
         return targets
 
+    def weights(self) -> dict[str, Any]:
+        """Return all that the stages hold by name, as the objects that the model has."""
+        return self._own()
+
+    def aliases(self) -> dict[str, str]:
+        """Return the further names of tied weights, each with the name under which the weight is saved."""
+        names: dict[int, str] = {}
+        found: dict[str, str] = {}
+        for name, value in self._named_values():
+            if name in self._tied:
+                found[name] = self._tied[name]
+            elif isinstance(value, torch.Tensor) and (first := names.setdefault(id(value), name)) != name:
+                found[name] = self._tied.get(first, first)
+        return found
+
     def parameter_names(self) -> dict[torch.Tensor, str]:
-        """Return the name of each parameter; of a shared parameter, its first name."""
+        """Return the name of each parameter; of a tied parameter, the one under which it is saved."""
         names: dict[torch.Tensor, str] = {}
         for name, value in self._named_values():
             if isinstance(value, nn.Parameter):
-                names.setdefault(value, name)
+                names.setdefault(value, self._tied.get(name, name))
         return names
 
     def buffer_names(self) -> set[str]:
         """Return the names of all state that is not a parameter."""
         return {name for name, value in self._named_values() if not isinstance(value, nn.Parameter)}
+
+    def _own(self) -> dict[str, Any]:
+        """Return the values by the names under which they are saved."""
+        aliases = self.aliases()
+        own: dict[str, Any] = {}
+        for name, value in self._named_values():
+            if name in aliases:
+                continue
+            if name in own:
+                raise StateError(
+                    f"two stages on this rank have a weight named {name!r}: name weights as in the whole model, "
+                    "such as 'layers.0.weight' and 'layers.1.weight'"
+                )
+            own[name] = value
+        for name, value in self._named_values():
+            if name in self._tied:
+                own.setdefault(self._tied[name], value)  # the stage with the other one may be on another rank
+        return own
 
     def _named_values(self) -> Iterator[tuple[str, Any]]:
         for module in self._modules:
@@ -191,13 +231,20 @@ class OptimizerState(ShardedState):
             StateError: If parameters of one group were saved in groups with different settings.
         """
         names_of_groups = self._names_of_groups()
-        positions = {name: index for index, name in enumerate(name for group in names_of_groups for name in group)}
+        positions: dict[str, list[int]] = {}
+        for index, name in enumerate(name for group in names_of_groups for name in group):
+            positions.setdefault(name, []).append(index)
         current = self._optimizer.state_dict()
         groups = [
             {**group, **_common_settings(state_dict["param_groups"], names), "params": group["params"]}
             for group, names in zip(current["param_groups"], names_of_groups, strict=True)
         ]
-        state = {positions.get(name, name): value for name, value in state_dict["state"].items()}
+        state: dict[Any, Any] = {}
+        for name, value in state_dict["state"].items():
+            first, *others = positions.get(name, [name])
+            state[first] = value
+            # Two stages of this rank share the weight, and each has moments of its own for it.
+            state |= {index: copy.deepcopy(value) for index in others}
         self._optimizer.load_state_dict({**state_dict, "state": state, "param_groups": groups})
 
     def select_local(self, metadata: Any) -> Any:  # noqa: D102 -- inherited
@@ -256,12 +303,15 @@ class OptimizerState(ShardedState):
         return [[known[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
 
 
-def describe_model(modules: Sequence[nn.Module], ranks: Ranks = ALONE) -> dict[str, Any]:
+def describe_model(
+    modules: Sequence[nn.Module], ranks: Ranks = ALONE, tied: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Describe the weights of a whole model, of which each rank holds a part.
 
     Args:
         modules: The stages of the model on this rank.
         ranks: The ranks of the job, all of which call this.
+        tied: As for `ModelState`.
 
     Returns:
         The dtype and shape of each weight by path, such as `model/layers.0.weight`; the same for any mesh.
@@ -269,7 +319,7 @@ def describe_model(modules: Sequence[nn.Module], ranks: Ranks = ALONE) -> dict[s
     Raises:
         StateError: On all ranks, if two stages use one name, or ranks hold different weights under one name.
     """
-    model = ModelState(modules)
+    model = ModelState(modules, tied)
     state = ranks.run_on_all_ranks(lambda: {"model": model.state_dict()})
     _, metadata = split_across_ranks(state, ranks, {f"model/{name}" for name in model.buffer_names()})
     return describe_metadata(metadata)

@@ -4,16 +4,63 @@ In metadata a tensor is `{"tensor": {"path", "dtype", "shape"}}`, a dict is `{"d
 the type of each key, and a tuple is `{"tuple": […]}`. Lists, numbers, strings, booleans and `None` are themselves.
 """
 
+import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 
 class StateError(TypeError):
     """State that a checkpoint cannot hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+    """A tensor without its values.
+
+    Attributes:
+        dtype: Its dtype.
+        shape: Its shape.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of its values."""
+        return functools.reduce(int.__mul__, self.shape, self.dtype.itemsize)
+
+    def __str__(self) -> str:
+        return f"{dtype_name(self.dtype)}{list(self.shape)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """A part of a tensor: a view of memory, and where in the whole tensor it is.
+
+    Attributes:
+        tensor: The values, or the memory for them.
+        offsets: The index of its first element in the whole tensor.
+    """
+
+    tensor: torch.Tensor
+    offsets: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Self | None:
+        """Return the part of a tensor that this rank holds; `None` if it holds nothing."""
+        if isinstance(tensor, DTensor):
+            _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+            region = cls(tensor.to_local().detach(), tuple(offsets))
+        else:
+            region = cls(tensor.detach(), (0,) * tensor.ndim)
+        return region if region.tensor.numel() else None
 
 
 def split_state(state: Any, path: str = "") -> tuple[dict[str, torch.Tensor], Any]:

@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ import d9d
 from d9d.loop.component.checkpoint.files import (
     CheckpointError,
     TensorReader,
+    load_regions,
     load_tensors,
     make_staging_directory,
     open_regular_file,
@@ -39,7 +40,7 @@ from d9d.loop.component.checkpoint.files import (
     write_json,
 )
 from d9d.loop.component.checkpoint.sharded_state import split_across_ranks
-from d9d.loop.component.checkpoint.state_dict import allocate_tensors, dtype_from_name, join_state
+from d9d.loop.component.checkpoint.state_dict import Region, TensorInfo, allocate_tensors, dtype_from_name, join_state
 from d9d.loop.component.ranks import ALONE, Ranks
 from d9d.loop.config import ConfigurationError, LoopConfig
 
@@ -99,6 +100,18 @@ class SavedState:
             raise CheckpointError(f"{self.path} has no state {'/'.join(keys)!r}: it was saved by another kind of job")
         return found
 
+    def weights(self) -> dict[str, tuple[str, TensorInfo]]:
+        """Return the path of each tensor of the model, with its dtype and shape.
+
+        Raises:
+            CheckpointError: If the state has no model.
+        """
+        return {
+            name: (value["tensor"]["path"], TensorInfo(dtype_from_name(value["tensor"]["dtype"]), tuple(shape)))
+            for name, value in self.metadata_at("model")["dict"]
+            if isinstance(value, dict) and (shape := value.get("tensor", {}).get("shape")) is not None
+        }
+
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Load tensors in place; all ranks call this, each with its own.
 
@@ -110,6 +123,20 @@ class SavedState:
         """
         try:
             load_tensors(tensors, self.reader, self.ranks)
+        except (*READ_ERRORS, CheckpointException) as error:
+            raise _unreadable_error(self.path, error, self.remedy) from error
+
+    def load_regions(self, regions: Mapping[str, Sequence[Region]]) -> None:
+        """Load parts of tensors; all ranks call this, each with its own.
+
+        Args:
+            regions: The memory to load into, by the path of the tensor that it is a part of.
+
+        Raises:
+            CheckpointError: On all ranks, if any of them cannot be read.
+        """
+        try:
+            load_regions(regions, self.reader, self.ranks)
         except (*READ_ERRORS, CheckpointException) as error:
             raise _unreadable_error(self.path, error, self.remedy) from error
 
@@ -261,16 +288,6 @@ class Checkpoint:
         ):
             raise ValueError(f"{self.path / _MANIFEST} is not the manifest of a checkpoint")
         return manifest
-
-    def describe_weights(self) -> dict[str, Any]:
-        """Return the dtype and shape of each weight of the model, as `describe_model` does, from the manifest.
-
-        Raises:
-            OSError: As `manifest`.
-            ValueError: As `manifest`.
-        """
-        settings = self.manifest()["settings"]
-        return {name: value for name, value in settings.items() if name.startswith("model/")}
 
     def problem(self) -> str | None:
         """Return why the checkpoint cannot be loaded, as far as names and sizes of its files show.
