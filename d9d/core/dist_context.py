@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import torch
 from torch import distributed
-from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined] # torch does export them
+from torch.distributed import HashStore, PrefixStore, ProcessGroup, Store  # type: ignore[attr-defined] # torch does export them
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
@@ -23,6 +23,9 @@ __all__ = ["DeviceMeshParameters", "DistributedContext", "MeshName"]
 _START_TIMEOUT = dt.timedelta(minutes=30)
 # The backend of tests of large meshes, which has no timeout.
 _FAKE = "fake"
+# How much longer operations on a device may take than those on the host. The watchdog of NCCL ends a process that has
+# waited too long, and names no rank; before that, the ranks that wait on the host find out which one hangs.
+_DEVICE_GRACE = dt.timedelta(minutes=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class DistributedContext:
     world_size: int = 1
     mesh_parameters: DeviceMeshParameters = dataclasses.field(default_factory=DeviceMeshParameters)
     _meshes: dict[MeshName, DeviceMesh] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    _host_groups: list[ProcessGroup] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def start(
@@ -84,6 +88,7 @@ class DistributedContext:
         # All processes must create all groups, in the same order. Creating them on demand could not guarantee that.
         for name in ("dense", "batch", "expert", "loss"):
             context.mesh_for(name)
+        context.set_timeout(timeout)
         return context
 
     @property
@@ -133,18 +138,32 @@ class DistributedContext:
         if self.is_main_process:
             self.wait_world()
 
+    def new_host_group(self) -> ProcessGroup:
+        """Make a process group of all processes for tensors on the host, for operations at the same time as others.
+
+        All processes call this. `set_timeout` changes its timeout too.
+
+        Returns:
+            The group.
+        """
+        backend = _FAKE if distributed.get_backend() == _FAKE else "gloo"
+        group: ProcessGroup = distributed.new_group(backend=backend)
+        self._host_groups.append(group)
+        return group
+
     def set_timeout(self, timeout: dt.timedelta) -> None:
         """Change how long this process waits for the others.
 
         Args:
-            timeout: The longest time that a collective operation may take from now on.
+            timeout: The longest time that a collective operation on the host may take from now on. On a device it may
+                take a minute longer.
         """
         if self.world_size == 1:
             return
         groups = {group for mesh in self._meshes.values() for group in mesh.get_all_groups()}
-        for group in {distributed.group.WORLD, *groups}:
+        for group in {distributed.group.WORLD, *groups, *self._host_groups}:
             if group is not None and distributed.get_backend(group) != _FAKE:
-                group.set_timeout(timeout)
+                _set_timeout(group, timeout)
 
     def logger(self, name: str) -> "logging.Logger | RankLogger":
         """Return a logger that prefixes each line with the rank, if there are several processes.
@@ -240,6 +259,14 @@ def join_process_group(device: torch.device, timeout: dt.timedelta) -> None:
     store = PrefixStore(f"attempt-{attempt}", store)
     _meeting_places.append(MeetingPlace(store=store, rank=rank, num_ranks=world_size))
     distributed.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def _set_timeout(group: ProcessGroup, timeout: dt.timedelta) -> None:
+    """Set the timeout of each backend of a group."""
+    for device in group._device_types:  # noqa: SLF001 -- torch has no public access to one backend
+        backend = group._get_backend(device)  # noqa: SLF001
+        is_on_host = device.type == "cpu" or backend.name() == "gloo"
+        backend.set_timeout(timeout if is_on_host else timeout + _DEVICE_GRACE)
 
 
 def _require_own_devices(device: torch.device) -> None:

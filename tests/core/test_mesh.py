@@ -3,6 +3,8 @@
 import datetime as dt
 import logging
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 from ranks import run_on_ranks
 from torch import distributed
 
+from d9d.core import dist_context
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.settings import ConfigurationError
 
@@ -124,6 +127,44 @@ def reduce_alone() -> str:
 def test_a_timeout_applies_to_later_operations() -> None:
     """In every group, not only in that of all processes."""
     assert "imed out" in run_on_ranks(2, reduce_alone)[0]
+
+
+class RecordedBackend:
+    """A backend that records its timeout."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def name(self) -> str:
+        return self._name
+
+    def set_timeout(self, timeout: dt.timedelta) -> None:
+        self.timeout = timeout
+
+
+def test_operations_on_a_device_may_take_longer_than_those_on_the_host() -> None:
+    """Else NCCL would end a process before the ranks find out which one hangs."""
+    backends = {torch.device("cpu"): RecordedBackend("gloo"), torch.device("cuda"): RecordedBackend("nccl")}
+    group: Any = SimpleNamespace(_device_types=[*backends], _get_backend=backends.__getitem__)
+    dist_context._set_timeout(group, dt.timedelta(seconds=600))
+
+    assert [backend.timeout.total_seconds() for backend in backends.values()] == [600, 660]
+
+
+def timeouts_of_host_group() -> list[float]:
+    context = DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_replicate=2), dt.timedelta(seconds=90))
+    group = context.new_host_group()
+    timeouts = []
+    for seconds in (70, 80):
+        context.set_timeout(dt.timedelta(seconds=seconds))
+        options = group._get_backend(torch.device("cpu")).options
+        timeouts.append(options._timeout.total_seconds())
+    return timeouts
+
+
+def test_a_group_for_the_host_has_the_timeouts_of_the_job() -> None:
+    """Through it the ranks agree, and find out which one hangs."""
+    assert run_on_ranks(2, timeouts_of_host_group) == [[70, 80]] * 2
 
 
 def test_a_logger_names_the_rank(caplog: pytest.LogCaptureFixture) -> None:

@@ -75,6 +75,9 @@ class Plan:
     step_seconds: float = 60.0
     num_workers: int = 0
     infers: bool = False
+    waits_on_device: bool = False
+    """Whether ranks share nothing but what they agree on, and the others hang in the next step, as they would if they
+    waited for a device that waits for the rank that hangs."""
 
 
 def fail() -> None:
@@ -189,6 +192,8 @@ class Listener:
         if plan.event and plan.rank == RANK and plan.num_attempts > ATTEMPT and step == plan.step + ATTEMPT:
             self.record("at", time.time())
             globals()[plan.event]()
+        elif plan.waits_on_device and step == plan.step + 1:
+            hang()
 
 
 class Task(TrainTask, InferenceTask):
@@ -217,10 +222,12 @@ def run(plan: Plan) -> None:
     def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
         return InitializeDatasetResult(dataset=Noise(GLOBAL_BATCH_SIZE * plan.num_steps))
 
+    # With tensor parallelism that the model does not use, ranks have the same samples and exchange no gradients.
+    dimension = "tensor_parallel" if plan.waits_on_device else "data_parallel_shard"
     settings: dict[str, Any] = {
         "device": "cpu",
         "global_batch_size": GLOBAL_BATCH_SIZE,
-        "mesh": DeviceMeshParameters(data_parallel_shard=NUM_RANKS),
+        "mesh": DeviceMeshParameters(**{dimension: NUM_RANKS}),
         "timeouts": TimeoutConfig(
             start_seconds=60.0, step_seconds=plan.step_seconds, closing_seconds=plan.closing_seconds
         ),
@@ -234,7 +241,9 @@ def run(plan: Plan) -> None:
         ).configure().infer()
     else:
         TrainingConfigurator(
-            config=TrainingConfig(**settings, total_steps=plan.num_steps),
+            config=TrainingConfig(
+                **settings, total_steps=plan.num_steps, max_gradient_norm=None if plan.waits_on_device else 1.0
+            ),
             task=task,
             model_provider=Provider(),
             dataset_provider=provide_dataset,

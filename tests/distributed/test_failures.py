@@ -178,6 +178,16 @@ def test_a_rank_that_hangs_is_named(num_ranks: int, rank: int, tmp_path: Path) -
     assert outcome.seconds < 35
 
 
+def test_a_rank_that_hangs_is_named_while_the_others_wait_for_a_device(tmp_path: Path) -> None:
+    """Their main threads do not get to the point where ranks agree; the watchdog of NCCL would name no rank."""
+    outcome = run(tmp_path, event="hang", step=4, step_seconds=5.0, waits_on_device=True)  # no save follows
+
+    named = "this rank gave up waiting for rank 1 of 2, which did not respond: look there for code that "
+    assert named in outcome.output
+    assert "meanwhile the main thread of this rank was here:\n" in outcome.output
+    assert outcome.seconds < 35
+
+
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> None:
     """Each rank has its events in order, there is a checkpoint of the step, and the exit status is 75."""
     job = Job(SCRIPT, tmp_path, 2, event="be_terminated", step=4, num_steps=12)

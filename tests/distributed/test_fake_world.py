@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from declared import declared_run
+from declared import violation
 from fake_world import MESH, NUM_RANKS, NUM_STEPS
 
 SCRIPT = Path(__file__).with_name("fake_world.py")
@@ -44,7 +44,8 @@ def test_a_process_of_the_first_stage_runs_steps(rank: int) -> None:
     """With all events in order, and one forward pass per micro-batch."""
     report = run_as(rank, NUM_STEPS)
 
-    assert report["trace"] == declared_run("train", num_steps=NUM_STEPS)
+    assert violation("train", report["trace"], complete=True) is None
+    assert report["trace"].count("train.step.post") == NUM_STEPS
     assert report["num_micro_batches"] == 64 // (8 * 2)
     assert report["num_passes"] == NUM_STEPS * report["num_micro_batches"]
     require_shards(report, ["0", "1", "2", "3"])

@@ -1,13 +1,20 @@
 """The exchange: what the ranks of a job agree on once per step, without waiting for each other."""
 
+import sys
+import threading
+import traceback
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import torch
 from torch import distributed
 from torch.distributed import Work
 
+from d9d.loop.component import failure
 from d9d.loop.component.ranks import Ranks
+
+_WATCH_SECONDS = 1.0
 
 
 class Flags(NamedTuple):
@@ -51,6 +58,10 @@ class Exchange:
     has long been complete. A process without others takes its own flags one step later too, so that a handler sees the
     same order of events on any number of ranks.
 
+    While it is entered as a context, a thread watches the reduction. If it fails because a rank hangs, and the main
+    thread of this one waits elsewhere, for a device that waits for the same rank, the thread ends the job and names the
+    rank. Otherwise the watchdog of NCCL would end the process and name none.
+
     Args:
         ranks: The ranks of the job, with a process group that nothing else uses: user code may start collective
             operations on one rank at any time.
@@ -63,6 +74,35 @@ class Exchange:
         self._evaluations = tuple(evaluations)
         self._begun: Flags | None = None
         self._reduction: tuple[torch.Tensor, Work] | None = None
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> Self:
+        """Start to watch, if this process is in a job that `launch` started."""
+        if not self._is_alone and failure.ends_failed_jobs:
+            self._is_over.clear()
+            threading.Thread(target=self._watch, name="d9d-exchange", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        """Stop to watch."""
+        self._is_over.set()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(_WATCH_SECONDS):
+            reduction = self._reduction
+            if reduction is None or not reduction[1].is_completed():
+                continue
+            try:
+                reduction[1].wait()
+            except RuntimeError as error:
+                if self._is_over.wait(_WATCH_SECONDS):  # the main thread reads, and has raised the same error
+                    return
+                frames = sys._current_frames()  # noqa: SLF001 -- the documented way
+                stack = "".join(traceback.format_stack(frames[threading.main_thread().ident or 0]))
+                error.add_note(f"meanwhile the main thread of this rank was here:\n{stack}".rstrip())
+                failure.end_job(error)
 
     def begin(self, flags: Flags) -> None:
         """Announce the flags of this rank.

@@ -302,6 +302,12 @@ class Assembly:
             ranks=self.ranks,
         )
 
+    def _ranks_on_host(self) -> Ranks:
+        """Return all ranks with a process group that nothing else uses, and that has the timeouts of the job."""
+        if self.ranks.is_alone:
+            return self.ranks
+        return Ranks(self.ranks.rank, self.ranks.num_ranks, self.dist_context.new_host_group())
+
     def build_loop(
         self,
         *,
@@ -349,7 +355,7 @@ class Assembly:
             moments=self.moments,
             stepper=stepper,
             control=self.control,
-            exchange=Exchange(self.ranks.with_own_group()),
+            exchange=Exchange(self._ranks_on_host()),
             ranks=self.ranks,
             modules=modules,
             source=source,

@@ -122,7 +122,7 @@ class Loop:
         self._micro_batches = begin_reading(self.data_loader, self.stepper)
         services: list[contextlib.AbstractContextManager[object]] = [self.shutdown, self.reporter, self.checkpointer]
         with contextlib.ExitStack() as started:
-            for service in (*services, *self.housekeeping):
+            for service in (*services, *self.housekeeping, self.exchange):
                 started.enter_context(service)
             self._exits = started.pop_all()
         return self
