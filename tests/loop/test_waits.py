@@ -173,7 +173,7 @@ def reports_every(period_steps: int) -> ReportingConfig:
 
 def num_read_by_reports(found: list[str]) -> int:
     """Count how often the values of a report were read; without metrics, they are in one tensor."""
-    return found.count("tolist in _publish")
+    return found.count("tolist in _read")
 
 
 class CountingTask(WeighingTask):
