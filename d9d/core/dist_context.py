@@ -237,6 +237,13 @@ def num_launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_launched_as_main() -> bool:
+    """Return whether this is rank 0, as the launcher says, or as the process group says if there is one."""
+    if distributed.is_initialized():
+        return distributed.get_rank() == 0
+    return os.environ.get("RANK", "0") == "0"
+
+
 def join_process_group(device: torch.device, timeout: dt.timedelta) -> None:
     """Initialise the process group of the job, unless it is initialised already.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from d9d.core.dist_context import num_launched
+from d9d.core.dist_context import is_launched_as_main, num_launched
 from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.job_state import inference_state
@@ -198,7 +198,7 @@ class InferenceConfigurator:
             CheckpointError: If the weights to start from cannot be read, or do not fit the model.
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
-        moments = InferenceMoments(EventBus())
+        moments = InferenceMoments(EventBus(is_main_process=is_launched_as_main()))
         with moments.failing(has_peers=num_launched() > 1, closing_seconds=self._config.timeouts.closing_seconds):
             return self._configure(moments)
 

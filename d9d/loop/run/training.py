@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
-from d9d.core.dist_context import num_launched
+from d9d.core.dist_context import is_launched_as_main, num_launched
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.export import ExportedFiles, WeightExporter
@@ -327,7 +327,7 @@ class TrainingConfigurator:
             CheckpointError: If the weights to start from cannot be read, or do not fit the model.
             ConfigurationError: If the data does not suit the configuration; the model is not built then.
         """
-        moments = TrainMoments(EventBus())
+        moments = TrainMoments(EventBus(is_main_process=is_launched_as_main()))
         with moments.failing(has_peers=num_launched() > 1, closing_seconds=self._config.timeouts.closing_seconds):
             return self._configure(moments)
 
