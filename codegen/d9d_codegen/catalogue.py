@@ -80,6 +80,7 @@ class Field:
         type: A Python type expression whose names are builtins, contexts or full dotted paths.
         doc: What it means.
         default: A Python literal, if the field is optional.
+        device: Whether the value is on the device, so that reading it makes the host wait.
         status: Its stability.
     """
 
@@ -87,6 +88,7 @@ class Field:
     type: Text
     doc: Text
     default: Text | None
+    device: bool
     status: Status
 
 
@@ -122,7 +124,10 @@ class Phase:
         repeats: Whether it may run more than once.
         optional: Whether a run may skip it.
         anytime: Whether its events may fall between any two others.
-        terminal: Whether nothing follows it.
+        terminal: Whether nothing follows it, and every complete run ends in it.
+        around: The phase before, between and after whose runs it may stand.
+        any_order: Whether its events keep no order.
+        aborts: Whether it may follow any event, and only a terminal phase follows it.
     """
 
     name: Text
@@ -131,6 +136,9 @@ class Phase:
     optional: bool
     anytime: bool
     terminal: bool
+    around: Text | None
+    any_order: bool
+    aborts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,8 @@ class EventSpec:
         doc: When it is triggered.
         repeats: Whether it may be triggered more than once in a row.
         optional: Whether a run may skip it.
+        ends: The event that it closes. `repeats` and `optional` are then meant for both and what is between them.
+        after: The event that must have been triggered before it.
         status: Its stability.
     """
 
@@ -155,6 +165,8 @@ class EventSpec:
     doc: Text
     repeats: bool
     optional: bool
+    ends: Text | None
+    after: Text | None
     status: Status
 
 
@@ -386,6 +398,9 @@ def _phase(entry: _Entry) -> Phase:
         optional=entry.flag("optional"),
         anytime=entry.flag("anytime"),
         terminal=entry.flag("terminal"),
+        around=entry.optional_text("around"),
+        any_order=entry.flag("any_order"),
+        aborts=entry.flag("aborts"),
     )
 
 
@@ -404,6 +419,7 @@ def _field(entry: _Entry) -> Field:
         type=entry.text("type"),
         doc=entry.text("doc"),
         default=entry.optional_text("default"),
+        device=entry.flag("device"),
         status=_status(entry),
     )
 
@@ -417,6 +433,8 @@ def _event(entry: _Entry) -> EventSpec:
         doc=entry.text("doc"),
         repeats=entry.flag("repeats"),
         optional=entry.flag("optional"),
+        ends=entry.optional_text("ends"),
+        after=entry.optional_text("after"),
         status=_status(entry),
     )
 

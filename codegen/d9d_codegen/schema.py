@@ -86,6 +86,7 @@ _FIELD: Final = Shape(
         "type": Key(_TEXT, "A Python type whose names are builtins or full dotted paths.", required=True),
         "doc": Key(_TEXT, "What it means.", required=True),
         "default": Key(Value(kinds=()), "A Python literal, where the field may be left out."),
+        "device": Key(_FLAG, "The value is on the device: reading it makes the host wait."),
         **_STATUS,
     },
 )
@@ -104,7 +105,10 @@ _PHASE: Final = Shape(
         "repeats": Key(_FLAG, "It may run more than once."),
         "optional": Key(_FLAG, "A run may skip it."),
         "anytime": Key(_FLAG, "Its events may fall between any two others."),
-        "terminal": Key(_FLAG, "Nothing follows it."),
+        "around": Key(_TEXT, "It may stand before, between and after runs of this phase."),
+        "any_order": Key(_FLAG, "Its events keep no order."),
+        "aborts": Key(_FLAG, "It may follow any event; only a terminal phase follows it."),
+        "terminal": Key(_FLAG, "Nothing follows it, and every complete run ends in it."),
         **_ALLOW,
     },
 )
@@ -117,6 +121,8 @@ _EVENT: Final = Shape(
         "doc": Key(_TEXT, "When it is triggered.", required=True),
         "repeats": Key(_FLAG, "It may be triggered more than once in a row."),
         "optional": Key(_FLAG, "A run may skip it."),
+        "ends": Key(_TEXT, "The event that it closes; its `repeats` and `optional` are meant for both."),
+        "after": Key(_TEXT, "The event that must have been triggered before it."),
         **_STATUS,
     },
 )
@@ -232,6 +238,9 @@ _PATTERNS: Final = {
     "id": r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$",
     "package": r"^[^\W\d]\w*(\.[^\W\d]\w*)*$",
     "phase": r"^[a-z][a-z0-9_]*$",
+    "around": r"^[a-z][a-z0-9_]*$",
+    "ends": r"^[^\W\d_]\w*$",
+    "after": r"^[^\W\d_]\w*$",
 }
 _NAMES: Final = {
     "module": r"^[^\W\d_]\w*$",

@@ -61,6 +61,20 @@ def changes(workspace: Workspace, old: str, new: str) -> tuple[int, list[tuple[s
         (STEP, STEP[:-1] + ", default: 0}", ("default-added", COMPATIBLE, "notice")),
         ("id: sale.closed", "repeats: true\n        id: sale.closed", ("occurrence-changed", LIFECYCLE, "warning")),
         ("optional: true}", "optional: false}", ("phase-changed", LIFECYCLE, "warning")),
+        ("repeats: true, optional: true}", "around: opening}", ("phase-changed", LIFECYCLE, "warning")),
+        ("The shop opens.", "The shop opens., any_order: true", ("phase-changed", LIFECYCLE, "warning")),
+        ("terminal: true}", "aborts: true}", ("phase-changed", LIFECYCLE, "warning")),
+        (
+            "id: sale.closed",
+            "ends: EVENT_SALE_OPENED\n        id: sale.closed",
+            ("relation-changed", LIFECYCLE, "warning"),
+        ),
+        (
+            "id: sale.closed",
+            "after: EVENT_SALE_OPENED\n        id: sale.closed",
+            ("relation-changed", LIFECYCLE, "warning"),
+        ),
+        (STEP, STEP[:-1] + ", device: true}", ("moved-to-device", HANDLERS, "error")),
         ("phase: opening", "phase: serving", ("phase-of-event-changed", LIFECYCLE, "warning")),
         ("package: shop.events", "package: shop.moments", ("package-changed", HANDLERS, "error")),
         ("id: sale.closed", "stability: stable\n        id: sale.closed", ("stability-changed", COMPATIBLE, "notice")),
@@ -73,6 +87,23 @@ def test_each_edit_has_its_class(empty: Workspace, before: str, after: str, expe
     new = SMALL.replace("fields:\n" + before, "fields:\n" + after).replace("fields:\n          {}", "fields: {}")
     new = new if new != SMALL else SMALL.replace(before, after)
     assert changes(empty, SMALL, new) == (int(expected[2] == "error"), [expected])
+
+
+def test_a_value_that_moves_to_the_host_breaks_nobody(empty: Workspace) -> None:
+    """Reading it no longer waits."""
+    device = SMALL.replace(STEP, STEP[:-1] + ", device: true}")
+    assert changes(empty, device, SMALL) == (0, [("moved-to-host", COMPATIBLE, "notice")])
+
+
+def test_what_an_event_ends_or_comes_after_may_be_renamed(empty: Workspace) -> None:
+    """A relation to an event with another name is the same relation, with or without an alias of the old name."""
+    old = SMALL.replace("id: sale.closed", "after: EVENT_SALE_OPENED\n        id: sale.closed")
+    new = old.replace("EVENT_SALE_OPENED", "EVENT_SALE_BEGUN")
+    assert changes(empty, old, new) == (1, [("constant-renamed", HANDLERS, "error")])
+    opened = SMALL[SMALL.index("      EVENT_SALE_OPENED") : SMALL.index("      EVENT_SALE_CUSTOMER_PRE")]
+    alias = opened + f"        {ALIAS}EVENT_SALE_BEGUN}}\n"
+    kinds_ = [kind for kind, _, _ in changes(empty, old, new.replace("    events:\n", "    events:\n" + alias))[1]]
+    assert "relation-changed" not in kinds_
 
 
 def test_a_changed_context_breaks_handlers(empty: Workspace) -> None:

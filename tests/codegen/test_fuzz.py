@@ -74,6 +74,7 @@ def escaped(text: str) -> str:
 
 KEYS = ["version", "package", "modules", "common", "doc", "contexts", "fields", "type", "default", "events", "phases"]
 KEYS += ["id", "phase", "context", "deprecated", "since", "replaced_by", "allow", "repeats", "EventX", "EVENT_X", ""]
+KEYS += ["around", "any_order", "aborts", "terminal", "anytime", "ends", "after", "device"]
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(KEYS) | DOCS
 TREES = st.recursive(
     VALUES,

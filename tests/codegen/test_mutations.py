@@ -14,7 +14,26 @@ from d9d_codegen.render import render
 
 from .workspace import SMALL, Workspace
 
-LINES = SMALL.splitlines(keepends=True)
+KEYS_OF_ORDER = SMALL.replace(
+    "      closing: {doc: The shop closes., terminal: true}\n",
+    "      counting: {doc: The till is counted., around: serving, any_order: true}\n"
+    "      alarm: {doc: It rings., aborts: true}\n"
+    "      closing: {doc: The shop closes., terminal: true}\n",
+).replace(
+    "      EVENT_SALE_CLOSED:\n",
+    "      EVENT_SALE_COUNT: {id: sale.count, phase: counting, context: EventDayContext, doc: x}\n"
+    "      EVENT_SALE_COUNTED:\n"
+    "        id: sale.counted\n"
+    "        phase: counting\n"
+    "        context: EventStepContext\n"
+    "        doc: x\n"
+    "        ends: EVENT_SALE_COUNT\n"
+    "        after: EVENT_SALE_OPENED\n"
+    "        repeats: true\n"
+    "      EVENT_SALE_RANG: {id: sale.rang, phase: alarm, context: EventDayContext, doc: x}\n"
+    "      EVENT_SALE_CLOSED:\n",
+)
+CATALOGUES = [SMALL.splitlines(keepends=True), KEYS_OF_ORDER.splitlines(keepends=True)]
 PIECES = [
     *"{}[]:,&*!|>'\"%@`#-?\t\n\x00\x85\ufeff\u2028\\",
     "<<: ",
@@ -30,7 +49,7 @@ PIECES = [
 @st.composite
 def mutations(draw: st.DrawFn) -> str:
     """Return a catalogue in which lines were dropped, doubled, moved or damaged."""
-    lines = list(LINES)
+    lines = list(draw(st.sampled_from(CATALOGUES)))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(lines) - 1))
         match draw(st.sampled_from(["drop", "double", "move", "insert", "cut", "indent"])):

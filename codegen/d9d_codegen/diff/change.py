@@ -57,6 +57,10 @@ KINDS: Final = {
     ),
     "module-added": Kind(Effect.COMPATIBLE, "nothing has to change"),
     "module-removed": Kind(Effect.HANDLERS, "importing it fails: deprecate its contents first"),
+    "moved-to-device": Kind(
+        Effect.HANDLERS, "a handler that reads it now makes the host wait: add a new field, and deprecate this one"
+    ),
+    "moved-to-host": Kind(Effect.COMPATIBLE, "reading it no longer makes the host wait"),
     "occurrence-changed": Kind(Effect.LIFECYCLE, "a run may trigger the event more or less often than before"),
     "order-changed": Kind(Effect.LIFECYCLE, "a run triggers the event at another point"),
     "package-changed": Kind(Effect.HANDLERS, "every import of an event or a context fails: keep the package"),
@@ -65,6 +69,7 @@ KINDS: Final = {
     "phase-moved": Kind(Effect.LIFECYCLE, "a run goes through the phases in another order"),
     "phase-of-event-changed": Kind(Effect.LIFECYCLE, "a run triggers the event in another phase"),
     "phase-removed": Kind(Effect.LIFECYCLE, "a run has one phase less"),
+    "relation-changed": Kind(Effect.LIFECYCLE, "a run triggers the two events in another relation"),
     "replacement-changed": Kind(
         Effect.HANDLERS,
         "code that uses the old name now gets something else: keep its `replaced_by`, or remove the old name",

@@ -133,7 +133,7 @@ def replacement_changes(
             yield Change("replacement-changed", message, *places, justification(entry.status))
 
 
-_PHASE_FLAGS = ("repeats", "optional", "anytime", "terminal")
+_PHASE_FLAGS = ("repeats", "optional", "anytime", "around", "any_order", "aborts", "terminal")
 _EVENT_FLAGS = ("repeats", "optional")
 
 
@@ -162,7 +162,11 @@ def phase_changes(before: Version, after: Version, module: str) -> Iterator[Chan
 def occurrence(entry: Phase | EventSpec) -> str:
     """Return the flags of an entry, as declared."""
     flags = _PHASE_FLAGS if isinstance(entry, Phase) else _EVENT_FLAGS
-    return ", ".join(flag for flag in flags if getattr(entry, flag)) or "none"
+    given = {flag: getattr(entry, flag) for flag in flags}
+    return (
+        ", ".join(f"{flag} {value}" if isinstance(value, str) else flag for flag, value in given.items() if value)
+        or "none"
+    )
 
 
 def moved(old: Sequence[str], new: Sequence[str]) -> list[str]:
@@ -271,6 +275,26 @@ def _content(before: Version, after: Version, module: str, old: EventSpec, new: 
     if occurrence(old) != occurrence(new):
         message = f"the flags of {new.name} were {occurrence(old)} and are now {occurrence(new)}"
         yield Change("occurrence-changed", message, before.position(old.name), after.position(new.name))
+    for key in ("ends", "after"):
+        yield from _relation_changes(before, after, module, (old, new), key)
+
+
+def _relation_changes(
+    before: Version, after: Version, module: str, events: tuple[EventSpec, EventSpec], key: str
+) -> Iterator[Change]:
+    """Yield the change of the event that an event closes, or comes after; one that was renamed is the same."""
+    old, new = events
+    was, now = getattr(old, key), getattr(new, key)
+    known = {str(event.name): event for event in after.modules[module].events}
+    by_id = {str(event.id): str(event.name) for event in after.modules[module].events}
+    ids = {str(event.name): str(event.id) for event in before.modules[module].events}
+    if was and was not in known:
+        meant = by_id.get(ids.get(was, ""), str(was))
+    else:
+        meant = str(event_target(known[was], after.modules[module]).name) if was else ""
+    if meant != (now or ""):
+        message = f"`{key}` of {new.name} was {was or 'not given'} and is now {now or 'not given'}"
+        yield Change("relation-changed", message, before.position(was or old.name), after.position(now or new.name))
 
 
 class _ContextPair(NamedTuple):
@@ -357,6 +381,10 @@ def _value_changes(pair: _ContextPair, old: Field, new: Field) -> Iterator[Chang
     elif old_type != new_type:
         yield Change("type-respelt", message, *places)
     yield from _default_changes(pair, old, new, reason)
+    if old.device != new.device:
+        kind = "moved-to-device" if new.device else "moved-to-host"
+        message = f"{new.name} is now on the {'device' if new.device else 'host'}"
+        yield Change(kind, message, before.position(old.name), after.position(new.name), reason)
 
 
 def _default_changes(pair: _ContextPair, old: Field, new: Field, reason: str | None) -> Iterator[Change]:

@@ -58,10 +58,10 @@ _OPTIONS: Final[dict[str, Any]] = {"trim_blocks": True, "lstrip_blocks": True, "
 ATTRIBUTES: Final[dict[type, str]] = {
     Catalogue: "package modules common",
     Module: "name doc phases contexts events entries own_contexts own_events",
-    Phase: "name doc repeats optional anytime terminal",
+    Phase: "name doc repeats optional anytime terminal around any_order aborts",
     Context: "name doc fields own_fields status",
-    Field: "name type doc default status",
-    EventSpec: "name id phase context doc repeats optional status",
+    Field: "name type doc default device status",
+    EventSpec: "name id phase context doc repeats optional ends after status",
     Status: "since stability deprecated replaced_by",
     Deprecation: "since replaced_by note",
     PythonModule: "docstring contexts events aliases import_sections public_names lint_codes spelled",
@@ -71,7 +71,7 @@ ATTRIBUTES: Final[dict[type, str]] = {
     NameAlias: "name target message docstring skip",
     Import: "module names",
     Docstring: "",
-    Page: "module path phases context_link diagram before after events_with deprecated_names type",
+    Page: "module path phases context_link diagram before after occurs event_link events_with deprecated_names type",
 }
 _PLAIN: Final = (str, int, float, list, tuple, dict, set, frozenset, type(None))
 

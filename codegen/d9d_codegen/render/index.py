@@ -46,6 +46,9 @@ def _phase(phase: Phase) -> dict[str, object]:
         "optional": phase.optional,
         "anytime": phase.anytime,
         "terminal": phase.terminal,
+        **({"around": phase.around} if phase.around else {}),
+        **({"any_order": True} if phase.any_order else {}),
+        **({"aborts": True} if phase.aborts else {}),
     }
 
 
@@ -65,6 +68,8 @@ def _events(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[st
                 "repeats": event.repeats,
                 "optional": event.optional,
                 "in_step": event.id in in_step,
+                **({"ends": prefix + event.ends} if event.ends else {}),
+                **({"after": prefix + event.after} if event.after else {}),
                 **_status(event.status),
             },
         )
@@ -73,7 +78,13 @@ def _events(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[st
 def _context(context: Context) -> dict[str, object]:
     fields = {field.name: field.type.strip() for field in context.own_fields}
     deprecated = {field.name: _deprecation(field.status) for field in context.own_fields if field.status.deprecated}
-    return {"fields": fields, **({"deprecated_fields": deprecated} if deprecated else {}), **_status(context.status)}
+    device = [field.name for field in context.own_fields if field.device]
+    return {
+        "fields": fields,
+        **({"device_fields": device} if device else {}),
+        **({"deprecated_fields": deprecated} if deprecated else {}),
+        **_status(context.status),
+    }
 
 
 def _aliases(catalogue: Catalogue, module: Module) -> Iterator[tuple[str, dict[str, object]]]:

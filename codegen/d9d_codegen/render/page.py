@@ -12,7 +12,7 @@ from typing import Final
 from d9d_codegen.catalogue import Catalogue, Context, EventSpec, Module, Phase, Scope, with_status
 from d9d_codegen.diagnostic import is_invisible
 from d9d_codegen.expression import parse_type
-from d9d_codegen.lifecycle import Lifecycle, neighbours
+from d9d_codegen.lifecycle import Lifecycle, closings, neighbours
 
 _SPECIAL: Final = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # within a word an underscore is literal
 _BLOCK: Final = re.compile(r"^(?:([#+=:-])|(\d{1,9})([.)]))")  # the start of a heading, a list or a rule
@@ -74,40 +74,72 @@ def _whole(module: Module) -> Iterator[str]:
         yield f"state {names[phase.name]} {{"
         yield from _indented(_inner(module, phase))
         yield "}"
-    lifecycle = Lifecycle.of(module)
-    yield from _unique(f"{_EDGE} --> {names[phase_of[first]]}" for first in lifecycle.followers[""])
+    # The labels of the other phases say where they may stand: their edges would hide the way of a run.
+    on_the_way = tuple(phase for phase in module.phases if not (phase.anytime or phase.around or phase.aborts))
+    found = Lifecycle.of(replace(module, phases=on_the_way)).neighbourhood
+    yield from _unique(f"{_EDGE} --> {names[phase_of[first]]}" for first in found.first)
     yield from _unique(
         f"{names[phase_of[event_id]]} --> {names[phase_of[follower]]}"
-        for event_id, followers in lifecycle.followers.items()
-        for follower in (followers if event_id else [])
+        for event_id, followers in found.followers.items()
+        for follower in followers
         if phase_of[event_id] != phase_of[follower]
     )
-    for phase in module.phases:
-        if phase.repeats and not phase.anytime:
+    for phase in on_the_way:
+        if phase.repeats:
             yield f"{names[phase.name]} --> {names[phase.name]}"
-    ends = lifecycle.ends | lifecycle.final
-    yield from _unique(f"{names[phase]} --> {_EDGE}" for event_id, phase in phase_of.items() if event_id in ends)
+    aborting = [phase for phase in module.phases if phase.aborts and not phase.terminal]
+    ending = [phase for phase in module.phases if phase.terminal]
+    yield from (f"{names[phase.name]} --> {names[end.name]}" for phase in aborting for end in ending)
+    last = {*Lifecycle.of(module).neighbourhood.last}
+    yield from _unique(f"{names[phase_of[event_id]]} --> {_EDGE}" for event_id in phase_of if event_id in last)
 
 
 def _inner(module: Module, phase: Phase) -> Iterator[str]:
-    """Yield the states and edges within one phase, as if it were a whole run."""
-    names = {str(event.id): str(event.name) for event in module.own_events if event.phase == phase.name}
+    """Yield the states and edges within one phase, as if it were a whole run; without order, each moment is a run."""
     events = tuple(event for event in module.own_events if event.phase == phase.name)
-    alone = replace(phase, repeats=False, optional=False, anytime=False, terminal=False)
-    lifecycle = Lifecycle.of(replace(module, phases=(alone,), events=events))
     for event in events:
         yield f'state "{_label(event)}" as {event.name}'
-    yield from (f"{_EDGE} --> {names[first]}" for first in _unique(lifecycle.followers[""]))
+    alone = replace(
+        phase, repeats=False, optional=False, anytime=False, terminal=False, around=None, any_order=False, aborts=False
+    )
+    runs = [events] if not phase.any_order else _moments(module, events)
+    parts = [Lifecycle.of(replace(module, phases=(alone,), events=run)).neighbourhood for run in runs]
+    names = {str(event.id): str(event.name) for event in events}
+    yield from (f"{_EDGE} --> {names[first]}" for part in parts for first in part.first)
+    for part in parts:
+        for event_id, followers in part.followers.items():
+            yield from (f"{names[event_id]} --> {names[after]}" for after in followers)
+    yield from (f"{names[event_id]} --> {_EDGE}" for part in parts for event_id in part.last)
+
+
+def _moments(module: Module, events: tuple[EventSpec, ...]) -> list[tuple[EventSpec, ...]]:
+    """Return the events of a phase in groups: each pair and bracket with all that is in it, and each other event."""
+    closing_of = closings(module)
+    found: list[list[EventSpec]] = []
+    waiting: list[str] = []
     for event in events:
-        yield from (f"{event.name} --> {names[after]}" for after in _unique(lifecycle.followers[event.id]))
-    yield from (f"{event.name} --> {_EDGE}" for event in events if event.id in lifecycle.ends)
+        if waiting:
+            found[-1].append(event)
+        else:
+            found.append([event])
+        if event.id in closing_of:
+            waiting.append(str(closing_of[event.id].id))
+        elif waiting and event.id == waiting[-1]:
+            waiting.pop()
+    return [tuple(group) for group in found]
 
 
 def _label(entry: Phase | EventSpec) -> str:
     """Return the label of a state: the name of a phase or the id of an event; neither can contain a quote."""
     if isinstance(entry, EventSpec):
         return str(entry.id)
-    return f"{entry.name}, at any time" if entry.anytime else str(entry.name)
+    marks = [
+        f"around {entry.around}" if entry.around else "",
+        "in any order" if entry.any_order else "",
+        "at any time" if entry.anytime else "",
+        "after any event" if entry.aborts else "",
+    ]
+    return ", ".join([str(entry.name), *(mark for mark in marks if mark)])
 
 
 def _indented(lines: Iterator[str]) -> Iterator[str]:
@@ -148,6 +180,11 @@ class Page:
         self._used = used
         self._neighbours = neighbours(module)
         self._constants = {str(event.id): str(event.name) for event in module.own_events}
+        self._phases = {str(phase.name): phase for phase in module.phases}
+        self._phase_of = {str(event.id): str(event.phase) for event in module.own_events}
+        self._closing_of = closings(module)
+        self._opening_of = {str(closing.id): opening for opening, closing in self._closing_of.items()}
+        self._closing_around = dict(_enclosing(module, self._closing_of))
 
     def phases(self) -> Iterator[tuple[Phase, list[EventSpec]]]:
         """Yield each phase with its events."""
@@ -169,19 +206,47 @@ class Page:
     def before(self, event: EventSpec) -> str:
         """Return what can come directly before an event, with links."""
         around = self._neighbours[event.id]
+        earlier = f", after {self._link(self.module.name, event.after)}" if event.after else ""
         if around.is_anytime:
-            return f"any event, after {self._event_link(around.opening)}" if around.opening else "any event"
-        return self._either(around.before, "the beginning of the run" if around.begins else None)
+            return f"any event, after {self._event_link(around.opening)}" if around.opening else f"any event{earlier}"
+        if around.is_jump and not around.before:
+            return "any event, or the beginning of the run"
+        return self._either(event, around.before, "the beginning of the run" if around.begins else None) + earlier
 
     def after(self, event: EventSpec) -> str:
         """Return what can come directly after an event, with links."""
         around = self._neighbours[event.id]
         if around.is_anytime:
             return "the end of the run" if around.ends else "any event"
-        return self._either(around.after, "the end of the run" if around.ends else None)
+        return self._either(event, around.after, "the end of the run" if around.ends else None)
 
-    def _either(self, ids: tuple[str, ...], edge: str | None) -> str:
-        return " or ".join([*map(self._event_link, ids), *([edge] if edge else [])])
+    def occurs(self, event: EventSpec) -> str:
+        """Return how often an event occurs, with links: in its phase, and within what is around it."""
+        phase = self._phases[event.phase]
+        if phase.anytime and not phase.terminal:
+            return "any number of times"
+        closing = self._closing_around.get(str(event.id))
+        flags = self._closing_of.get(str(event.id), event)
+        often = occurrence(flags)
+        if closing:
+            opening = self._opening_of[str(closing.id)]
+            return f"{often} between {self._event_link(opening)} and {self._event_link(closing.id)}"
+        if phase.around or phase.repeats or phase.optional or phase.aborts:
+            return f"{often} in each run of the phase {_phase_link(phase.name)}"
+        return often
+
+    def _either(self, event: EventSpec, ids: tuple[str, ...], edge: str | None) -> str:
+        """Return links to neighbours, in which the events of a phase around others are summed up."""
+        links: dict[str, None] = {}
+        for event_id in ids:
+            phase = self._phases[self._phase_of[event_id]]
+            is_summed_up = phase.around and phase.name != event.phase
+            links[f"the phase {_phase_link(phase.name)}" if is_summed_up else self._event_link(event_id)] = None
+        return " or ".join([*links, *([edge] if edge else [])])
+
+    def event_link(self, name: str) -> str:
+        """Return a link to an event of the module."""
+        return self._link(self.module.name, name)
 
     def _event_link(self, event_id: str) -> str:
         return self._link(self.module.name, self._constants[event_id])
@@ -214,8 +279,29 @@ class Page:
         return f"[{code(name)}]({page}{anchor(name)})"
 
 
+def _phase_link(name: str) -> str:
+    return f"[{code(name)}](#phase-{name.lower()})"
+
+
+def _enclosing(module: Module, closing_of: dict[str, EventSpec]) -> Iterator[tuple[str, EventSpec]]:
+    """Yield the events between the two events of a pair or a bracket, with the closing one of the innermost."""
+    begun: list[EventSpec] = []
+    for event in module.own_events:
+        if begun and event.id == begun[-1].id:
+            begun.pop()
+        if begun:
+            yield str(event.id), begun[-1]
+        if event.id in closing_of:
+            begun.append(closing_of[event.id])
+
+
 def occurrence(entry: Phase | EventSpec) -> str:
     """Return how often a phase or an event occurs in a run, in words."""
+    if isinstance(entry, Phase) and entry.around:
+        often = "any number of times" if entry.repeats else "at most once"
+        return f"{often} before, between and after runs of {entry.around}"
+    if isinstance(entry, Phase) and entry.aborts:
+        return "at most once, after any event, " + ("then nothing" if entry.terminal else "then only a terminal phase")
     if isinstance(entry, Phase) and entry.anytime:
         often = "at any time"
     elif entry.repeats:

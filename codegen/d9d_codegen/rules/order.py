@@ -1,10 +1,11 @@
-"""Rules about the order of a run: its phases and its pairs of events."""
+"""Rules about the order of a run: its phases, its pairs and brackets of events, and what comes after what."""
 
 from collections.abc import Iterator
+from typing import Final
 
-from d9d_codegen.catalogue import Catalogue, EventSpec, Scope
-from d9d_codegen.diagnostic import Violation, closest
-from d9d_codegen.lifecycle import POST, PRE, other_sides, pairs
+from d9d_codegen.catalogue import Catalogue, EventSpec, Module, Phase, Scope
+from d9d_codegen.diagnostic import Text, Violation, closest
+from d9d_codegen.lifecycle import POST, PRE, closings, other_sides, pairs, unreachable
 
 
 def half_pair(catalogue: Catalogue) -> Iterator[Violation]:
@@ -23,24 +24,29 @@ def half_pair(catalogue: Catalogue) -> Iterator[Violation]:
 
 
 def crossed_pair(catalogue: Catalogue) -> Iterator[Violation]:
-    """A pair ends before it begins, or before another pair that began inside it."""
+    """A pair or a bracket ends before it begins, or before another one that began inside it."""
     for module in catalogue.modules:
-        others = other_sides(module)
+        events = {str(event.id): event for event in module.own_events}
+        closing_of = closings(module)
+        opening_of = {str(closing.id): events[opening] for opening, closing in closing_of.items()}
         begun: list[EventSpec] = []
         for event in module.own_events:
-            other = others.get(event.id)
-            if other is None:
-                continue
-            if event.id.endswith(PRE):
+            opening = opening_of.get(event.id)
+            if event.id in closing_of:
                 begun.append(event)
-            elif other not in begun:
-                yield Violation(event.id, f"{event.name} comes before {other.name}", "declare the .pre event first")
+            if opening is None or opening is event:
+                continue
+            at = event.ends or event.id
+            if opening not in begun:
+                remedy = f"declare {opening.name} first" if event.ends else "declare the .pre event first"
+                yield Violation(at, f"{event.name} comes before {opening.name}", remedy)
             else:
                 inner = begun[-1]
-                begun.remove(other)
-                if inner is not other:
-                    message = f"{event.name} closes its pair before {inner.name}, opened inside it, is closed"
-                    yield Violation(event.id, message, f"declare it after {others[inner.id].name}")
+                begun.remove(opening)
+                if inner is not opening:
+                    what = "its bracket" if event.ends else "its pair"
+                    message = f"{event.name} closes {what} before {inner.name}, opened inside it, is closed"
+                    yield Violation(at, message, f"declare it after {closing_of[inner.id].name}")
 
 
 def mismatched_pair(catalogue: Catalogue) -> Iterator[Violation]:
@@ -63,10 +69,111 @@ def mismatched_pair(catalogue: Catalogue) -> Iterator[Violation]:
                 yield Violation(post.name, message, "use the same values in both")
 
 
+def bad_bracket(catalogue: Catalogue) -> Iterator[Violation]:
+    """An event closes itself, a side of a pair, what another event closes, or what is in another phase."""
+    for module in catalogue.modules:
+        sides = {str(event.name): other for event, other in _sides(module)}
+        events = {str(event.name): event for event in module.own_events}
+        closed: dict[str, EventSpec] = {}
+        for event in module.own_events:
+            opening = events.get(event.ends or "")
+            if event.ends is None or opening is None:
+                continue
+            if opening is event:
+                yield Violation(event.ends, f"{event.name} closes itself", "name the event that opens what it closes")
+            elif event.name in sides or opening.name in sides:
+                side = event if event.name in sides else opening
+                message = f"{event.name} closes {opening.name}, but {side.name} is a side of a pair"
+                yield Violation(
+                    event.ends, message, f"{side.name} and {sides[side.name].name} belong together by their ids"
+                )
+            elif opening.name in closed:
+                message = f"{event.name} closes {opening.name}, which {closed[opening.name].name} closes already"
+                yield Violation(event.ends, message, "each event is closed by one event: remove one of the two `ends`")
+            elif opening.phase and event.phase and opening.phase != event.phase:
+                message = (
+                    f'{event.name} closes {opening.name} but is in another phase: "{event.phase}" and "{opening.phase}"'
+                )
+                yield Violation(event.phase, message, f'use "{opening.phase}" in both')
+            closed.setdefault(str(opening.name), event)
+            if opening is not event and (opening.repeats or opening.optional):
+                flag = "repeats" if opening.repeats else "optional"
+                message = f"{opening.name} is closed by {event.name} and has the flag `{flag}`"
+                remedy = f"move `{flag}` to {event.name}: there it is meant for both, and for all between them"
+                yield Violation(opening.name, message, remedy)
+
+
+def _sides(module: Module) -> Iterator[tuple[EventSpec, EventSpec]]:
+    others = other_sides(module)
+    yield from ((event, others[event.id]) for event in module.own_events if event.id in others)
+
+
+def conflicting_flags(catalogue: Catalogue) -> Iterator[Violation]:
+    """A phase has flags, or stands around a phase, that contradict each other."""
+    for module in catalogue.modules:
+        phases = {str(phase.name): phase for phase in module.phases}
+        for phase in module.phases:
+            for flag, others, reason in _CONFLICTS:
+                other = next((each for each in others if getattr(phase, each)), None)
+                if getattr(phase, flag) and other:
+                    message = f'phase "{phase.name}" is both `{flag}` and `{other}`'
+                    yield Violation(phase.name, message, f"{reason}: remove one of the two")
+            if phase.around == phase.name:
+                message = f'phase "{phase.name}" stands around itself'
+                yield Violation(
+                    phase.around, message, "name the phase before, between and after whose runs it may stand"
+                )
+            elif phase.around in phases:
+                yield from _around(phase.around, phase, phases[phase.around])
+
+
+_CONFLICTS: Final = (
+    ("around", ("anytime", "aborts", "terminal"), "a phase around another has its places before and after that one"),
+    ("aborts", ("anytime", "repeats"), "a phase that aborts a run may follow any event, once"),
+    ("any_order", ("anytime",), "events that may fall anywhere have no order to keep"),
+)
+
+
+def _around(at: Text, phase: Phase, center: Phase) -> Iterator[Violation]:
+    flag = next((flag for flag in ("around", "anytime", "aborts", "terminal") if getattr(center, flag)), None)
+    if flag:
+        message = f'phase "{phase.name}" stands around "{center.name}", which is `{flag}`'
+        reason = "nothing follows a terminal phase" if flag == "terminal" else "that phase has no place in the order"
+        yield Violation(at, message, f"{reason}: name another one")
+
+
+def unreachable_event(catalogue: Catalogue) -> Iterator[Violation]:
+    """An event must come after one that cannot come before it."""
+    for module in catalogue.modules:
+        if not any(event.after for event in module.own_events) or not _is_ordered(module):
+            continue
+        events = {str(event.id): event for event in module.own_events}
+        for event_id in unreachable(module):
+            event = events[event_id]
+            if event.after:
+                message = f"no run triggers {event.name}: {event.after} cannot come before it"
+                yield Violation(event.after, message, "name an event that can, or change the order of the two")
+
+
+def _is_ordered(module: Module) -> bool:
+    """Return whether the phases and events of a module make an order."""
+    phases = {str(phase.name) for phase in module.phases}
+    names = {str(event.name) for event in module.own_events}
+    return all(
+        event.id and event.phase in phases and (event.ends is None or event.ends in names)
+        for event in module.own_events
+    ) and all(phase.around is None or phase.around in phases for phase in module.phases)
+
+
 def phase_order(catalogue: Catalogue) -> Iterator[Violation]:
     """An event comes after one of a later phase."""
     for module in catalogue.modules:
-        positions = {str(phase.name): at for at, phase in enumerate(module.phases) if not phase.anytime}
+        # The places of the other phases do not depend on where they are declared.
+        positions = {
+            str(phase.name): at
+            for at, phase in enumerate(module.phases)
+            if not (phase.anytime or phase.around or phase.aborts)
+        }
         latest: EventSpec | None = None
         for event in module.own_events:
             if event.phase not in positions:
@@ -86,8 +193,8 @@ def unreachable_phase(catalogue: Catalogue) -> Iterator[Violation]:
             if phase.terminal and phase.repeats:
                 message = f'phase "{phase.name}" is both `terminal` and `repeats`'
                 yield Violation(phase.name, message, "nothing follows a terminal phase: remove one of the two")
-            if end and not phase.anytime:
+            if end and not (phase.anytime or phase.around or phase.aborts):
                 message = f'no run reaches phase "{phase.name}": the phase "{end}" before it is terminal'
                 yield Violation(phase.name, message, f'declare it before "{end}", or make "{end}" optional')
-            elif phase.terminal and not phase.optional and not phase.anytime:
+            elif phase.terminal and not (phase.optional or phase.anytime or phase.aborts):
                 end = phase.name

@@ -98,6 +98,7 @@ _LOAN_MODULE: Final = VALID[VALID.index("  loan:") :]
 _LOAN: Final = "      EventLoanContext: {doc: Context of a loan.}\n"
 
 EXAMPLES: Final[dict[str, Example]] = {
+    "bad-bracket": Example("doc: It is back.", "doc: It is back., ends: EVENT_LOAN_LENT"),
     "bad-context": Example("opening\n        context: EventTillContext", "opening\n        context: shop.Event Till"),
     "bad-default": Example('default: "[]"', "default: nothing"),
     "bad-suppression": Example("Triggered at the door.", "Triggered at the door., allow: [foreign-id]"),
@@ -107,8 +108,10 @@ EXAMPLES: Final[dict[str, Example]] = {
     "bad-package": Example("package: shop.events", "package: shop-events"),
     "bad-type": Example('"list[str]"', '"list[str"'),
     "bad-yaml": Example("doc: Contexts of all loops.", "doc: Contexts: of all loops."),
+    "conflicting-flags": Example("Something is lent.", "Something is lent., around: returning, anytime: true"),
     "control-character": Example("doc: Context of a count.", r'doc: "Context of a count.\a"'),
     "crossed-pair": Example(_PRE + _POST, _POST + _PRE),
+    "device-type": Example("{type: int, doc: The step's index.", "{type: int, doc: The step's index., device: true"),
     "duplicate-id": Example("id: sale.closed", "id: sale.opened"),
     "duplicate-key": Example("        doc: Context of a step.\n", "        doc: Context of a step.\n" * 2),
     "duplicate-name": Example("EVENT_LOAN_LENT", "EVENT_SALE_OPENED"),
@@ -137,6 +140,7 @@ EXAMPLES: Final[dict[str, Example]] = {
     "mismatched-pair": Example("EventStepContext, doc: And", "EventTillContext, doc: And"),
     "incompatible-replacement": Example("sum: {type: decimal.Decimal", "sum: {type: int"),
     "unknown-context": Example("lending, context: EventLoanContext", "lending, context: EventLoneContext"),
+    "unknown-event": Example("doc: It is back.", "doc: It is back., after: EVENT_LOAN_LEND"),
     "unknown-key": Example("repeats: true", "repeat: true"),
     "unknown-module": Example("{type: int, doc: The step's", "{type: decimals.Decimal, doc: The step's"),
     "unknown-name": Example("{type: int, doc: The step's", "{type: itn, doc: The step's"),
@@ -145,6 +149,7 @@ EXAMPLES: Final[dict[str, Example]] = {
     "unknown-stability": Example("opens.\n        stability: stable", "opens.\n        stability: stabel"),
     "unknown-type": Example("{type: int, doc: The step's", "{type: decimal.Decimall, doc: The step's"),
     "unknown-version": Example("version: 1", "version: 2"),
+    "unreachable-event": Example("Triggered at the door.", "Triggered at the door., after: EVENT_LOAN_RETURNED"),
     "unreachable-phase": Example("Something is lent.", "Something is lent., terminal: true"),
     "unusable-type": Example("{type: int, doc: The step's", "{type: 'typing.ClassVar[int]', doc: The step's"),
     "unused-context": Example(_LOAN, "      EventGiftContext: {doc: Context of a gift.}\n" + _LOAN),

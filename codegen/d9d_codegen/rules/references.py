@@ -12,7 +12,7 @@ from d9d_codegen.expression import BUILTINS, names_in_type
 
 
 def unknown_phase(catalogue: Catalogue) -> Iterator[Violation]:
-    """An event names a phase that its module does not declare."""
+    """An event names a phase, or a phase stands around one, that its module does not declare."""
     for module in catalogue.modules:
         phases = {str(phase.name): phase for phase in module.phases}
         for event in module.events:
@@ -20,6 +20,30 @@ def unknown_phase(catalogue: Catalogue) -> Iterator[Violation]:
                 message = f'event {event.name} names the unknown phase "{event.phase}"'
                 otherwise = f"the phases of {module.name} are {some_of(phases)}" if phases else "declare it"
                 yield Violation(event.phase, message, suggestion(event.phase, phases, otherwise))
+
+        for phase in module.phases:
+            if phase.around and phase.around not in phases:
+                message = f'phase "{phase.name}" stands around the unknown phase "{phase.around}"'
+                otherwise = f"the phases of {module.name} are {some_of(phases)}"
+                yield Violation(phase.around, message, suggestion(phase.around, phases, otherwise))
+
+
+def unknown_event(catalogue: Catalogue) -> Iterator[Violation]:
+    """An event ends, or comes after, one that its module does not declare."""
+    for module in catalogue.modules:
+        events = {str(event.name): event for event in module.events}
+        for event in module.own_events:
+            for key, name in (("ends", event.ends), ("after", event.after)):
+                if name is None:
+                    continue
+                if name not in events:
+                    message = f'`{key}` of {event.name} names the unknown event "{name}"'
+                    others = [str(other) for other in events if other != event.name]
+                    otherwise = f"name an event of {module.name}, by its constant"
+                    yield Violation(name, message, suggestion(name, others, otherwise))
+                elif events[name].status.replaced_by:
+                    message = f"`{key}` of {event.name} names {name}, which is deprecated and never triggered"
+                    yield Violation(name, message, f"name {events[name].status.replaced_by}")
 
 
 def empty_phase(catalogue: Catalogue) -> Iterator[Violation]:

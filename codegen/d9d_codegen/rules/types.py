@@ -40,6 +40,19 @@ def bad_type(catalogue: Catalogue) -> Iterator[Violation]:
             yield Violation(at, message, "write a Python type such as `list[torch.Tensor] | None`")
 
 
+_ON_HOST: Final = frozenset(["bool", "bytes", "complex", "float", "int", "str", "pathlib.Path"])
+_CONTAINERS: Final = frozenset(["dict", "frozenset", "list", "set", "tuple"])
+
+
+def device_type(catalogue: Catalogue) -> Iterator[Violation]:
+    """A field with `device` has a type whose values are always on the host."""
+    for _, _, field in _fields(catalogue):
+        names = {name.path for name in names_in_type(field.type)}
+        if field.device and names & _ON_HOST and names <= _ON_HOST | _CONTAINERS:
+            message = f'field {field.name} has `device`, but a value of its type "{field.type.strip()}" is on the host'
+            yield Violation(field.type, message, "remove `device`, or write a type such as `torch.Tensor`")
+
+
 def unknown_name(catalogue: Catalogue) -> Iterator[Violation]:
     """A field's type mentions a name that is neither a builtin, nor a context, nor a full dotted path."""
     for module in catalogue.modules:

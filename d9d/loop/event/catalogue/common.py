@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue f4a5aff056d47ef7, body 6073c8db27788d9b
+# Digests: catalogue ebbe86fe0e74bb32, body 6073c8db27788d9b
 """Contexts shared by the training and the inference loop."""
 
 import dataclasses

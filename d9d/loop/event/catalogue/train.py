@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue 106bf9edea9f7946, body 2c9bf35c72fd86e1
+# Digests: catalogue 9afbc06afbb3b262, body 2c9bf35c72fd86e1
 """Events of the training loop."""
 
 import dataclasses

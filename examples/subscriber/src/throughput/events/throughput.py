@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue d3eca38a3fef8059, body 1700d228f2612785
+# Digests: catalogue 138d6035657586c3, body 1700d228f2612785
 """Events of the throughput meter."""
 
 import dataclasses

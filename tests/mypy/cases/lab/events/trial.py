@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue a21da08d6258f0ed, body 9113b837b0d39d75
+# Digests: catalogue fc93003a79315e94, body 9113b837b0d39d75
 # ruff: noqa: E501, RUF100
 """Events of a trial, which a laboratory runs with its own loops."""
 
