@@ -26,6 +26,7 @@ from d9d.loop.component.checkpoint.state_dict import StateError as StateError
 from d9d.loop.component.checkpoint.weight_mapping import RenameFunction as RenameFunction
 from d9d.loop.component.checkpoint.weight_mapping import WeightMapping as WeightMapping
 from d9d.loop.component.checkpoint.weight_mapping import WeightRule as WeightRule
+from d9d.loop.component.evaluation import Evaluation as Evaluation
 from d9d.loop.component.gradients import NonFiniteGradientsError as NonFiniteGradientsError
 from d9d.loop.component.optim import LRSchedule as LRSchedule
 from d9d.loop.component.optim import OptimizerBuilder as OptimizerBuilder

@@ -64,6 +64,7 @@ PUBLIC_NAMES = {
         "InitializeModuleContext",
         "InitializeOptimizerContext",
         "LRSchedulerProvider",
+        "LoopControl",
         "ModelProvider",
         "ModelSource",
         "OptimizerProvider",
@@ -71,6 +72,7 @@ PUBLIC_NAMES = {
         "ProcessOutputsContext",
         "RegisterModelEventsContext",
         "RegisterTaskEventsContext",
+        "Report",
         "TrainTask",
     },
     "d9d.loop.event": {"Event", "EventBus", "Subscription", "TContext", "subscribe", "subscribe_annotated"},
@@ -82,6 +84,7 @@ PUBLIC_NAMES = {
 PUBLIC_NAMES["d9d"] = set().union(*PUBLIC_NAMES.values()) | {
     "CheckpointError",
     "Emitter",
+    "Evaluation",
     "NonFiniteGradientsError",
     "ScheduleName",
     "RenameFunction",

@@ -1,7 +1,7 @@
 """A training job, and the parallel layouts in which it must give the same result."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from d9d.core.dist_context import DeviceMeshParameters
 from d9d.core.parallel import shard_data_parallel
 from d9d.core.pipeline import StagePosition
 from d9d.loop.component import OptimizerBuilder
+from d9d.loop.component.evaluation import Evaluation
 from d9d.loop.config import PipelineConfig, ReportingConfig, TrainingConfig
 from d9d.loop.control import (
     BuildForwardInputsContext,
@@ -200,7 +201,7 @@ class ClassifyTask(TrainTask):
 
     def own(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return this rank's part of a batch under context parallelism, which splits by sample in this job."""
-        return tensor.chunk(self._num_parts)[self._part]
+        return tensor.tensor_split(self._num_parts)[self._part]
 
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
         return BuildForwardInputsResult(inputs={"features": self.own(ctx.batch["features"])})
@@ -243,6 +244,7 @@ def configure(
     *,
     provider: type[Provider] = Provider,
     optimizer: OptimizerProvider = ADAMW,
+    evaluations: Mapping[str, Evaluation] | None = None,
     **settings: Any,
 ) -> Trainer:
     """Configure the job in a layout; on one rank all layouts are the same."""
@@ -264,6 +266,7 @@ def configure(
         model_provider=provider(layout),
         dataset_provider=provide_dataset,
         optimizer_provider=optimizer,
+        evaluations=evaluations,
     ).configure()
 
 

@@ -214,7 +214,7 @@ def test_a_checkpoint_of_a_newer_format_is_neither_skipped_nor_replaced(
     version = Checkpoint(every_step.folder / "step-3").manifest()["versions"]["d9d"]
     assert str(caught.value) == (
         f"cannot resume from {every_step.folder / 'step-3'}: it has format {FORMAT + 1}, and this version of d9d reads "
-        f"format {FORMAT}: use d9d {version}, which wrote it, or another folder"
+        f"formats {FORMAT - 1} and {FORMAT}: use d9d {version}, which wrote it, or another folder"
     )
     assert steps_saved(every_step.folder) == [1, 2, 3]
 

@@ -96,7 +96,8 @@ class Stream(IterableDataset[torch.Tensor]):
 def test_inference_refuses_a_stream_of_samples_even_with_a_length() -> None:
     """The number of steps, and the samples of each, must be known."""
     with pytest.raises(
-        ConfigurationError, match=r"Stream, is iterable, and inference needs to know .*: pass a dataset"
+        ConfigurationError,
+        match=r"Stream, is iterable, and the number of its samples must be known here: pass a dataset",
     ):
         configure_inference(inference_config(), dataset=Stream())
 

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from d9d.core.dist_context import DistributedContext
 from d9d.loop.component import OptimizerBuilder
 from d9d.loop.component.checkpoint.storage import Checkpoint
+from d9d.loop.component.evaluation import Evaluation
 from d9d.loop.component.optim import constant_lr
 from d9d.loop.config import CheckpointingConfig, InferenceConfig, ReportingConfig, TrainingConfig
 from d9d.loop.control import (
@@ -158,6 +159,7 @@ def configure_training(
     dataset: Dataset[Any] | None = None,
     optimizer_provider: OptimizerProvider = ADAMW,
     lr_scheduler_provider: LRSchedulerProvider = constant_lr,
+    evaluations: Mapping[str, Evaluation] | None = None,
 ) -> Trainer:
     """Configure training, with toy parts by default."""
     return TrainingConfigurator(
@@ -167,6 +169,7 @@ def configure_training(
         dataset_provider=ToyDatasetProvider(dataset),
         optimizer_provider=optimizer_provider,
         lr_scheduler_provider=lr_scheduler_provider,
+        evaluations=evaluations,
     ).configure()
 
 

@@ -20,15 +20,16 @@ from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import InitializeDatasetResult
 
 
-def _describe(data: InitializeDatasetResult) -> str:
-    return f"the dataset from dataset_provider, of type {type(data.dataset).__qualname__},"
+def _describe(data: InitializeDatasetResult, source: str = "dataset_provider") -> str:
+    return f"the dataset from {source}, of type {type(data.dataset).__qualname__},"
 
 
-def count_samples(data: InitializeDatasetResult) -> int:
+def count_samples(data: InitializeDatasetResult, source: str = "dataset_provider") -> int:
     """Count the samples of a dataset that is read by index.
 
     Args:
         data: What the dataset provider returned.
+        source: Names the dataset provider in errors.
 
     Returns:
         The number of samples.
@@ -38,17 +39,19 @@ def count_samples(data: InitializeDatasetResult) -> int:
     """
     if isinstance(data.dataset, IterableDataset):
         raise ConfigurationError(
-            f"{_describe(data)} is iterable, and inference needs to know the number of its steps: pass a "
+            f"{_describe(data, source)} is iterable, and the number of its samples must be known here: pass a "
             "dataset with __len__ and __getitem__; only training accepts an IterableDataset"
         )
     if not isinstance(data.dataset, Sized):
         raise ConfigurationError(
-            f"{_describe(data)} has no length: define __len__ and __getitem__ on it, because the loop chooses "
+            f"{_describe(data, source)} has no length: define __len__ and __getitem__ on it, because the loop chooses "
             "the samples of each step by index"
         )
     num_samples = len(data.dataset)
     if num_samples == 0:
-        raise ConfigurationError(f"{_describe(data)} is empty: check the paths and filters that it was built with")
+        raise ConfigurationError(
+            f"{_describe(data, source)} is empty: check the paths and filters that it was built with"
+        )
     return num_samples
 
 

@@ -354,20 +354,32 @@ class ModelRunner(abc.ABC):
         """
 
     @abc.abstractmethod
-    def forward(self, batches: Iterable[Any], num_samples: Sequence[int], use_outputs: UseOutputs) -> None:
+    def forward(
+        self,
+        batches: Iterable[Any],
+        num_samples: Sequence[int],
+        use_outputs: UseOutputs,
+        *,
+        task: BaseTask | None = None,
+        is_within_training: bool = False,
+    ) -> None:
         """Run forward passes only.
 
         Args:
             batches: The micro-batches of the step; each is moved to the device when it is requested.
             num_samples: How many samples each of them has.
             use_outputs: Called once for each micro-batch, in the process that has the outputs of the model.
+            task: Builds the inputs of the model; by default the task of the run.
+            is_within_training: Whether training continues after this. Then the model is compiled for no other number
+                of samples than training has: a compiled model that meets a second one is compiled for any number.
         """
 
-    def _build_inputs(self, batch: Any) -> BuildForwardInputsResult:
-        """Have the task build the inputs of the model for a micro-batch on the device."""
-        result: object = self._task.build_forward_inputs(BuildForwardInputsContext(batch=batch, stepper=self._stepper))
+    def _build_inputs(self, batch: Any, task: BaseTask | None = None) -> BuildForwardInputsResult:
+        """Have a task build the inputs of the model for a micro-batch on the device."""
+        build = (task or self._task).build_forward_inputs
+        result: object = build(BuildForwardInputsContext(batch=batch, stepper=self._stepper))
         if not isinstance(result, BuildForwardInputsResult):
-            raise wrong_result(result, BuildForwardInputsResult, self._task.build_forward_inputs)
+            raise wrong_result(result, BuildForwardInputsResult, build)
         return result
 
 
@@ -386,6 +398,7 @@ class WholeModelRunner(ModelRunner):
         super().__init__(stages, task=task, stepper=stepper, config=config, dist_context=dist_context)
         self._model = stages[0].module
         self._num_micro_batches = config.num_micro_batches
+        self._samples_per_micro_batch = config.samples_per_micro_batch
         self._synchronizer = GradientSynchronizer([self._model])
 
     def forward_backward(self, batches: Iterable[Any], compute_loss: ComputeLoss) -> None:  # noqa: D102 -- inherited
@@ -396,15 +409,21 @@ class WholeModelRunner(ModelRunner):
             torch.autograd.backward(loss)
 
     def forward(  # noqa: D102 -- inherited
-        self, batches: Iterable[Any], num_samples: Sequence[int], use_outputs: UseOutputs
+        self,
+        batches: Iterable[Any],
+        num_samples: Sequence[int],
+        use_outputs: UseOutputs,
+        *,
+        task: BaseTask | None = None,
+        is_within_training: bool = False,
     ) -> None:
-        del num_samples
         for number, batch in enumerate(batches):
-            with self._autocast():
-                outputs = self._run(batch)
+            is_eager = is_within_training and num_samples[number] != self._samples_per_micro_batch
+            with self._autocast(), torch.compiler.set_stance("force_eager") if is_eager else contextlib.nullcontext():
+                outputs = self._run(batch, task)
             use_outputs(number, batch, outputs)
             del outputs  # or they would stay in memory during the next forward pass
 
-    def _run(self, batch: Any) -> Any:
-        built = self._build_inputs(batch)
+    def _run(self, batch: Any, task: BaseTask | None = None) -> Any:
+        built = self._build_inputs(batch, task)
         return self._model(**built.inputs, **built.shared_inputs)

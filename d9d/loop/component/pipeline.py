@@ -368,17 +368,26 @@ class PipelineRunner(ModelRunner):
         self._schedule_for(built, is_training=True).forward_backward(built, loss_of)
 
     def forward(  # noqa: D102 -- inherited
-        self, batches: Iterable[Any], num_samples: Sequence[int], use_outputs: UseOutputs
+        self,
+        batches: Iterable[Any],
+        num_samples: Sequence[int],
+        use_outputs: UseOutputs,
+        *,
+        task: BaseTask | None = None,
+        is_within_training: bool = False,
     ) -> None:
+        del is_within_training  # all micro-batches have the size of those of training
         own, full = list(batches), self._samples_per_micro_batch
         built = [
-            _padded(self._build_inputs(batch), num_own, full) for batch, num_own in zip(own, num_samples, strict=True)
+            _padded(self._build_inputs(batch, task), num_own, full)
+            for batch, num_own in zip(own, num_samples, strict=True)
         ]
         while not _without_backward(self._traits).accepts(len(built), self._num_processes):
             built.append(built[-1])
 
         def use(number: int, outputs: Any) -> None:
             if number < len(own):
+                _require_samples(outputs, num_samples[number], full)
                 cut = map_tensors(outputs, lambda tensor: _resize(tensor, full, num_samples[number]))
                 use_outputs(number, own[number], cut)
 
@@ -469,6 +478,18 @@ def _padded(built: BuildForwardInputsResult, num_samples: int, wanted: int) -> B
         for each in (built.inputs, built.shared_inputs)
     )
     return BuildForwardInputsResult(inputs=inputs, shared_inputs=shared)
+
+
+def _require_samples(outputs: Any, num_samples: int, num_run: int) -> None:
+    """Refuse outputs that a padded micro-batch has falsified, such as a loss that the model itself computes."""
+    if num_samples == num_run or any(tensor.ndim and len(tensor) == num_run for tensor in list_tensors(outputs)):
+        return
+    raise RuntimeError(
+        f"a micro-batch of {num_samples} samples was padded to {num_run}, because all micro-batches of a pipeline have "
+        "one size, and the outputs of the last stage have no dimension of samples, so those of the padding cannot be "
+        "removed: return outputs for each sample, or use data whose number of samples is a multiple of the global "
+        "batch size"
+    )
 
 
 def _resize(tensor: torch.Tensor, num_samples: int, wanted: int) -> torch.Tensor:

@@ -54,10 +54,12 @@ class RandomState:
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Make a context that restores all generators at its end."""
+        """Make a context that restores all generators at its end, also after an error."""
         state = self.state_dict()
-        yield
-        self.load_state_dict(state)
+        try:
+            yield
+        finally:
+            self.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all generators; that of numpy only if the process has imported numpy."""

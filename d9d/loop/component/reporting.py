@@ -1,5 +1,6 @@
 """Reports: the numbers of a loop, gathered every few steps without making a step wait for the device."""
 
+import contextlib
 import dataclasses
 import datetime as dt
 import itertools
@@ -30,6 +31,12 @@ _REDUCE_OPS = {
     "min": distributed.ReduceOp.MIN,
 }
 
+_COMBINE: Mapping[Reduction, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "sum": torch.add,
+    "max": torch.maximum,
+    "min": torch.minimum,
+}
+
 # The loss, the gradient norm, and learning rates that are on the device: usually fewer.
 _NUM_OWN_NUMBERS = 16
 
@@ -47,6 +54,7 @@ class Reporter:
         stepper: Counts the steps.
         period_steps: How often to report, in steps; `None` never reports.
         exchange: Reduces the metrics.
+        task_metrics: Those of them that the task created.
         device: The device of the metrics.
         samples_per_step: The number of samples in a step.
         num_samples: The number of samples in all steps; the last step may have fewer than the others.
@@ -58,6 +66,7 @@ class Reporter:
         stepper: Stepper,
         period_steps: int | None,
         exchange: "MetricExchange",
+        task_metrics: Mapping[str, Metric],
         device: torch.device,
         samples_per_step: int,
         num_samples: int,
@@ -65,6 +74,7 @@ class Reporter:
         self._stepper = stepper
         self._period_steps = period_steps
         self._exchange = exchange
+        self.task_metrics = task_metrics
         self._device = device
         self._samples_per_step = samples_per_step
         self._num_samples = num_samples
@@ -134,6 +144,10 @@ class Reporter:
         """
         pending, self._pending = self._pending, None
         return self._read(pending) if is_heard and pending is not None else None
+
+    def metrics_set_aside(self) -> contextlib.AbstractContextManager[None]:
+        """Make a context in which the metrics gather something else, which is in no report."""
+        return self._exchange.set_aside()
 
     def announce(self) -> bool:
         """Return whether the numbers of a report have not reached the host of this rank yet."""
@@ -266,11 +280,25 @@ class MetricExchange:
         }
         self._by_kind = {kind: chosen for kind, chosen in by_kind.items() if chosen}
         self._sizes = {name: len(metric.share()) for name, metric in metrics.items()}
+        self._set_aside: list[torch.Tensor] | None = None
 
     @property
     def num_elements(self) -> int:
         """The number of elements that all metrics share."""
         return sum(self._sizes.values())
+
+    @contextlib.contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Make a context in which the metrics gather something else, from a reset to a reset.
+
+        What they had gathered before is reduced together with what they gather later, by the reduction of each metric.
+        """
+        kept = self._take()
+        try:
+            yield
+        finally:
+            self._reset()
+            self._set_aside = kept
 
     def start(self) -> tuple[list[torch.Tensor], list[Work]]:
         """Take what each metric has gathered, reset it, and start to reduce.
@@ -281,14 +309,13 @@ class MetricExchange:
         Raises:
             ValueError: If the size of a metric's share has changed.
         """
-        packs, works = [], []
-        for kind, metrics in self._by_kind.items():
-            pack = torch.cat([self._share(name, metric).to(self._dtype) for name, metric in metrics.items()])
-            for metric in metrics.values():
-                metric.reset()
-            packs.append(pack)
-            if self._group is not None:
-                works.append(distributed.all_reduce(pack, _REDUCE_OPS[kind], self._group, async_op=True))
+        packs, group = self._take(), self._group
+        if group is None:
+            return packs, []
+        works = [
+            distributed.all_reduce(pack, _REDUCE_OPS[kind], group, async_op=True)
+            for kind, pack in zip(self._by_kind, packs, strict=True)
+        ]
         return packs, works
 
     def compute(self, packs: Sequence[torch.Tensor]) -> Iterator[tuple[str, float]]:
@@ -308,6 +335,23 @@ class MetricExchange:
                     yield from ((f"{name}/{key}", float(number)) for key, number in value.items())
                 elif value is not None:
                     yield name, float(value)
+
+    def _take(self) -> list[torch.Tensor]:
+        """Return what the metrics of each kind have gathered, with what was set aside, and reset them."""
+        packs = [
+            torch.cat([self._share(name, metric).to(self._dtype) for name, metric in metrics.items()])
+            for metrics in self._by_kind.values()
+        ]
+        self._reset()
+        kept, self._set_aside = self._set_aside, None
+        if kept is None:
+            return packs
+        return [_COMBINE[kind](pack, earlier) for kind, pack, earlier in zip(self._by_kind, packs, kept, strict=True)]
+
+    def _reset(self) -> None:
+        for metrics in self._by_kind.values():
+            for metric in metrics.values():
+                metric.reset()
 
     def _share(self, name: str, metric: Metric) -> torch.Tensor:
         share = metric.share()
@@ -469,7 +513,8 @@ def build_reporter(
         ConfigurationError: On all ranks, if metrics cannot be reported, or reports could not be written.
     """
     reporting = config.reporting
-    metrics = create_task_metrics(task, dist_context)
+    task_metrics = create_task_metrics(task, dist_context)
+    metrics = dict(task_metrics)
     Ranks.of(dist_context).run_on_rank_zero(lambda: require_writable(reporting))
     peak_memory = PeakMemory.of(dist_context.device)
     if peak_memory is not None:
@@ -478,6 +523,7 @@ def build_reporter(
         stepper=stepper,
         period_steps=reporting.period_steps,
         exchange=MetricExchange(metrics, dist_context),
+        task_metrics=task_metrics,
         device=dist_context.device,
         samples_per_step=config.global_batch_size,
         num_samples=stepper.total_steps * config.global_batch_size if num_samples is None else num_samples,

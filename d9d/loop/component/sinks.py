@@ -106,6 +106,7 @@ class Console(Sink):
         self._loop = loop
         self._draws_bar = draws_bar
         self._bar: _ProgressBar | None = None
+        self._shown: dict[str, str] = {}
 
     def subscribe(self, bus: EventBus, events: SinkEvents) -> None:  # noqa: D102 -- inherited
         bus.subscribe(events.ready, self.open)
@@ -151,7 +152,9 @@ class Console(Sink):
             return
         # The bar itself shows the speed.
         shown = {name: _format(name, number) for name, number in report.metrics.items() if name not in _LABELS}
-        self._bar.set_postfix(shown, refresh=False)
+        # The results of an evaluation stay next to the numbers of later steps.
+        self._shown |= shown
+        self._bar.set_postfix(self._shown, refresh=False)
 
     def close(self, _: object) -> None:
         """Leave the bar as it stands."""
@@ -231,7 +234,7 @@ class JsonLines(Sink):
             "loop": self._loop,
             "step": report.step,
             "time": report.time.isoformat(timespec="milliseconds"),
-            **{name: _in_json(number) for name, number in report.metrics.items()},
+            **{name: in_json(number) for name, number in report.metrics.items()},
         }
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         # A file object would make twice as many system calls, which are most of the cost of a line.
@@ -254,7 +257,7 @@ class JsonLines(Sink):
             return os.open(self._path, flags, 0o666)
 
 
-def _in_json(number: float) -> float | str:
+def in_json(number: float) -> float | str:
     """Return a number, or the string that `float` reads as it if JSON has no such number."""
     if math.isfinite(number):
         return number

@@ -75,11 +75,13 @@ class ComputeLossContext:
         outputs: What the model returned.
         batch: The micro-batch that the inputs were built from.
         stepper: The current step and the number of steps.
+        evaluation: The name of the evaluation that the loss is for; `None` in training.
     """
 
     outputs: Any
     batch: Any
     stepper: Stepper
+    evaluation: str | None = None
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)

@@ -21,6 +21,7 @@ from d9d.loop.component.checkpoint.source import SourceWeights, find_source
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
 from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.data import DeviceTransfer
+from d9d.loop.component.evaluation import Evaluation, require_evaluations
 from d9d.loop.component.exchange import Exchange
 from d9d.loop.component.model import (
     ModelRunner,
@@ -69,6 +70,7 @@ class Assembly:
         moments: The events of the run.
         control: Takes the requests of handlers.
         sinks: Where reports go; none on any but the main process.
+        evaluations: The evaluations of the run by name; none for inference.
         dist_context: The processes of the job, and the device of this one.
         ranks: The same processes, for what they do together.
         random_state: The random number generators of this process, seeded alike on all ranks.
@@ -82,6 +84,7 @@ class Assembly:
     moments: Moments
     control: LoopControl
     sinks: Sequence[Sink]
+    evaluations: Mapping[str, Evaluation]
     dist_context: DistributedContext
     ranks: Ranks
     random_state: RandomState
@@ -97,8 +100,9 @@ class Assembly:
         model_provider: ModelProvider,
         providers: Mapping[str, object],
         stateful: Mapping[str, Stateful] | None,
+        evaluations: Mapping[str, Evaluation] | None = None,
     ) -> Self:
-        """Join the processes of the job, seed, and register the handlers of the task and the model provider.
+        """Join the processes of the job, seed, and register the handlers of the tasks and the model provider.
 
         Raises:
             ConfigurationError: If the task is a torch module, or checkpoints could not be written.
@@ -117,7 +121,15 @@ class Assembly:
         prepare_distributed_operations(dist_context, config.seed)
         random_state = RandomState(dist_context.device)
         random_state.seed(config.seed)
-        control = LoopControl(evaluations=())
+        evaluations = evaluations or {}
+        if evaluations:
+            require_evaluations(evaluations)
+        own_tasks = {
+            f"evaluation {name}": evaluation.task
+            for name, evaluation in evaluations.items()
+            if evaluation.task is not None and evaluation.task is not task
+        }
+        control = LoopControl(evaluations=tuple(evaluations))
         bus = moments.event_bus
         # They come first: a report is written before handlers of users act on it, or raise because of it.
         sinks = build_sinks(name, config.reporting) if dist_context.is_main_process else []
@@ -127,15 +139,20 @@ class Assembly:
         model_provider.register_events(
             RegisterModelEventsContext(event_bus=bus, dist_context=dist_context, control=control)
         )
+        for own_task in {id(own): own for own in own_tasks.values()}.values():
+            own_task.register_events(
+                RegisterTaskEventsContext(event_bus=bus, dist_context=dist_context, control=control)
+            )
         return cls(
             name=name,
             config=config,
             task=task,
-            providers={"model_provider": model_provider, **providers},
+            providers={"model_provider": model_provider, **providers, **own_tasks},
             stateful=stateful or {},
             moments=moments,
             control=control,
             sinks=sinks,
+            evaluations=evaluations,
             dist_context=dist_context,
             ranks=Ranks.of(dist_context),
             random_state=random_state,
@@ -355,7 +372,7 @@ class Assembly:
             moments=self.moments,
             stepper=stepper,
             control=self.control,
-            exchange=Exchange(self._ranks_on_host()),
+            exchange=Exchange(self._ranks_on_host(), tuple(self.evaluations)),
             ranks=self.ranks,
             modules=modules,
             source=source,

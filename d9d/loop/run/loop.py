@@ -253,6 +253,7 @@ class Run:
         self._stop_reason: str | None = None
         self._asked_to_stop_because: str | None = None
         self._is_first_step = True
+        self._pending_evaluations: list[str] = []
 
     @property
     def event_bus(self) -> EventBus:
@@ -313,11 +314,15 @@ class Run:
         if checkpoint is None:
             return None
         self._trigger_checkpoint(loop.moments.checkpoint_loaded, checkpoint)
-        self._stop_reason = loop.ranks.run_on_rank_zero(lambda: checkpoint.manifest().get("stop_reason"))
+        manifest = loop.ranks.run_on_rank_zero(checkpoint.manifest)
+        self._stop_reason = manifest.get("stop_reason")
+        self._pending_evaluations = manifest.get("pending_evaluations", [])
         if self._stop_reason is not None and loop.ranks.is_main:
+            left = ", ".join(map(repr, self._pending_evaluations))
             logger.warning(
-                "a handler stopped this run after %d of %d steps: %s. There is nothing left to do",
+                "a handler stopped this run after %d of %d steps: %s. %s",
                 *(loop.stepper.current_step, loop.stepper.total_steps, self._stop_reason),
+                f"Only evaluations are left to do: {left}" if left else "There is nothing left to do",
             )
         return checkpoint.path
 
@@ -346,7 +351,7 @@ class Run:
         if agreed.stop and not stepper.is_finished:
             self._stop()
         is_over = self._is_complete or agreed.signal != 0
-        self._evaluate_due(agreed)
+        self._evaluate_due(agreed, is_stopped=agreed.signal != 0)
         if is_over or agreed.save or checkpointer.is_due(is_time_to_save=agreed.is_time_to_save):
             self._save()
         else:
@@ -359,7 +364,7 @@ class Run:
         if is_over:
             self._announce_saved(checkpointer.wait())
             self._report(reporter.take_last(is_heard=is_heard))
-        if not self._is_complete and agreed.signal:
+        if agreed.signal and (self._pending_evaluations or not self._is_complete):
             raise self._stop_request(agreed.signal)
 
     def _announce(self) -> None:
@@ -403,8 +408,13 @@ class Run:
             )
         return stop
 
-    def _evaluate_due(self, agreed: Flags) -> None:
-        """Run the evaluations that are due after this step; inference has none."""
+    def _evaluate_due(self, agreed: Flags, *, is_stopped: bool) -> None:
+        """Run the evaluations that are due after this step; inference has none.
+
+        Args:
+            agreed: What the ranks have agreed on.
+            is_stopped: Whether a signal stops the run. Then the evaluations wait until it is resumed.
+        """
 
     def _report(self, report: Report | None) -> None:
         """Trigger the event that a report has arrived, if one has."""

@@ -1,5 +1,6 @@
 """Training: how a run is assembled, and its steps."""
 
+import datetime as dt
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from torch.utils.data import IterableDataset
 
 from d9d.core.dist_context import is_launched_as_main, num_launched
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
+from d9d.core.report import Report
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.export import ExportedFiles, WeightExporter
 from d9d.loop.component.checkpoint.job_state import JobState, training_state
 from d9d.loop.component.checkpoint.source import SourceWeights
 from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.data import TrainingData, build_data_loader, count_samples, load_iterable_data
+from d9d.loop.component.evaluation import Evaluation, Evaluator
+from d9d.loop.component.exchange import Flags
 from d9d.loop.component.gradients import Gradients
 from d9d.loop.component.model import ModelRunner
 from d9d.loop.component.optim import OptimizerBuilder, constant_lr
@@ -46,6 +50,8 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_DATA_LOADER_READY,
     EVENT_TRAIN_EPOCH_FINISHED,
     EVENT_TRAIN_EPOCH_STARTED,
+    EVENT_TRAIN_EVALUATION_FINISHED,
+    EVENT_TRAIN_EVALUATION_STARTED,
     EVENT_TRAIN_FAILED,
     EVENT_TRAIN_FINISHED,
     EVENT_TRAIN_FORWARD_BACKWARD_POST,
@@ -63,6 +69,8 @@ from d9d.loop.event.catalogue.train import (
     EventConfigurationStartedContext,
     EventDataLoaderReadyContext,
     EventEpochContext,
+    EventEvaluationFinishedContext,
+    EventEvaluationStartedContext,
     EventLossReadyContext,
     EventLRSchedulerReadyContext,
     EventModelStagesReadyContext,
@@ -119,6 +127,7 @@ class Trainer(Run):
         lr_scheduler: LRSchedulerProtocol,
         exporter: WeightExporter,
         epochs: Epochs | None,
+        evaluator: Evaluator | None,
     ) -> None:
         super().__init__(loop, config.timeouts)
         self.task = task
@@ -128,6 +137,7 @@ class Trainer(Run):
         self._gradients = gradients
         self._exporter = exporter
         self._epochs = epochs
+        self._evaluator = evaluator
         self._loss_ready = self.event_bus.emitter(EVENT_TRAIN_LOSS_READY)
         self._num_micro_batches = config.num_micro_batches
 
@@ -186,8 +196,41 @@ class Trainer(Run):
                     resumed_from=resumed_from,
                 )
             with self._loop:
+                self._evaluate_before_first_step()
                 yield from self._run_steps()
             self._loop.moments.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext)
+
+    def evaluate(self, *names: str) -> dict[str, dict[str, float]]:
+        """Run evaluations now, before or after the training or between two of its `steps`; all ranks call this.
+
+        Each triggers its events, and the weights are those that the model has now: before `train`, those that the model
+        provider made. The results are not recorded in checkpoints. A handler of the loop calls `control.evaluate`
+        instead.
+
+        Args:
+            *names: Which evaluations; all of them by default.
+
+        Returns:
+            The results of each by its name, in the order in which the evaluations were given to the configurator.
+
+        Raises:
+            RuntimeError: Within a step of the loop.
+            ValueError: If there is no evaluation of that name.
+        """
+        if self._is_in_loop:
+            raise RuntimeError(
+                "trainer.evaluate was called within the loop, where the results come later: call control.evaluate, and "
+                "listen to EVENT_TRAIN_EVALUATION_FINISHED"
+            )
+        evaluator = self._evaluator
+        if evaluator is None:
+            raise ValueError("this run has no evaluations: give TrainingConfigurator evaluations={...}")
+        unknown = next((name for name in names if name not in evaluator.names), None)
+        if unknown is not None:
+            raise ValueError(
+                f"there is no evaluation named {unknown!r}: this run has {', '.join(map(repr, evaluator.names))}"
+            )
+        return {name: self._evaluate(name, evaluator) for name in evaluator.names if name in names or not names}
 
     def export(
         self, folder: Path, *, config: ExportedFiles = (), trainable_only: bool = False, name: str = "model"
@@ -247,6 +290,54 @@ class Trainer(Run):
             yield context
             self._is_in_loop = True
 
+    def _evaluate_before_first_step(self) -> None:
+        """Run the evaluations that are due before the first step, or that the run had no time for when it stopped."""
+        evaluator, pending = self._evaluator, self._pending_evaluations
+        if evaluator is None:
+            return
+        if pending:
+            for name in evaluator.names:
+                if name in pending:
+                    self._loop.checkpointer.record_evaluation(name, self._evaluate(name, evaluator))
+            self._loop.checkpointer.complete_evaluations()
+            self._pending_evaluations = []
+        elif self.stepper.current_step == 0:
+            for name in evaluator.due_at_start():
+                self._evaluate(name, evaluator)
+
+    def _evaluate_due(self, agreed: Flags, *, is_stopped: bool) -> None:
+        evaluator = self._evaluator
+        if evaluator is None:
+            return
+        due = evaluator.due_after_step(agreed.evaluations, is_over=self._is_complete)
+        if is_stopped:
+            self._pending_evaluations = due
+            self._loop.checkpointer.postpone_evaluations(due)
+            return
+        for name in due:
+            self._loop.checkpointer.record_evaluation(name, self._evaluate(name, evaluator))
+
+    def _evaluate(self, name: str, evaluator: Evaluator) -> dict[str, float]:
+        """Run an evaluation between two steps, with its events."""
+        loop = self._loop
+        moments, stepper, control = loop.moments, loop.stepper, loop.control
+        moments.trigger(
+            EVENT_TRAIN_EVALUATION_STARTED, EventEvaluationStartedContext, stepper=stepper, control=control, name=name
+        )
+        metrics = evaluator.evaluate(name, self._model_runner, self.modules, loop.exchange.ranks)
+        moments.trigger(
+            EVENT_TRAIN_EVALUATION_FINISHED,
+            EventEvaluationFinishedContext,
+            stepper=stepper,
+            control=control,
+            name=name,
+            metrics=metrics,
+        )
+        if metrics:
+            numbers = {f"{name}/{number}": value for number, value in metrics.items()}
+            self._report(Report(step=stepper.current_step, time=dt.datetime.now(dt.UTC), metrics=numbers))
+        return metrics
+
     def _trigger_epochs(self, event: Event[EventEpochContext], epochs: range) -> None:
         """Trigger an event for each of some passes over the dataset."""
         loop = self._loop
@@ -287,6 +378,8 @@ class TrainingConfigurator:
         dataset_provider: Provides the data; may be a dataset or a list of samples.
         optimizer_provider: Provides the optimizer; by default torch's AdamW with its default options.
         lr_scheduler_provider: Provides the learning rate scheduler; by default the learning rate is constant.
+        evaluations: What the model is evaluated on during training, by name: it is part of the names of the results in
+            reports, such as `validation/loss`. Several that are due after one step run in this order.
         stateful: Further objects whose state belongs into checkpoints, by name. Providers, and objects whose methods
             are handlers, need not be named: their state is saved if they have `state_dict` and `load_state_dict`.
         weight_mapping: How the weights of the model correspond to those in the files of `source_checkpoint` and in
@@ -305,6 +398,7 @@ class TrainingConfigurator:
         dataset_provider: DatasetSource,
         optimizer_provider: OptimizerProvider = _ADAMW,
         lr_scheduler_provider: LRSchedulerProvider = constant_lr,
+        evaluations: Mapping[str, Evaluation] | None = None,
         stateful: Mapping[str, Stateful] | None = None,
         weight_mapping: WeightMapping | None = None,
     ) -> None:
@@ -314,6 +408,7 @@ class TrainingConfigurator:
         self._dataset_provider = as_dataset_provider(dataset_provider)
         self._optimizer_provider = optimizer_provider
         self._lr_scheduler_provider = lr_scheduler_provider
+        self._evaluations = evaluations
         self._stateful = stateful
         self._weight_mapping = weight_mapping or WeightMapping()
 
@@ -345,6 +440,7 @@ class TrainingConfigurator:
                 "lr_scheduler_provider": self._lr_scheduler_provider,
             },
             stateful=self._stateful,
+            evaluations=self._evaluations,
         )
         dist_context = run.dist_context
         # A run that resumes with all weights does not read the source, which may have been moved away since.
@@ -359,6 +455,20 @@ class TrainingConfigurator:
         stepper = Stepper(config.total_steps)
         reporter = run.build_reporter(stepper)
         data = self._build_data(run, stepper)
+        evaluator = None
+        if run.evaluations:
+            evaluator = Evaluator(
+                run.evaluations,
+                provide=lambda source: run.provide_dataset(as_dataset_provider(source)),
+                task=self._task,
+                config=config,
+                reporter=reporter,
+                stepper=stepper,
+                epochs=data.epochs,
+                random_state=run.random_state,
+                dist_context=dist_context,
+                share=run.data_share,
+            )
         moments.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=data.loader)
         housekeeping = run.build_housekeeping(stepper)
         stages = run.build_stages(self._model_provider, source)
@@ -406,6 +516,7 @@ class TrainingConfigurator:
             lr_scheduler=lr_scheduler,
             exporter=WeightExporter(modules, run.ranks, self._weight_mapping),
             epochs=data.epochs,
+            evaluator=evaluator,
         )
 
     def _build_data(self, run: Assembly, stepper: Stepper) -> TrainingData:

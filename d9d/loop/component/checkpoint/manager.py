@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ from d9d.loop.component.checkpoint.storage import (
     require_same,
 )
 from d9d.loop.component.ranks import ALONE, Ranks
+from d9d.loop.component.sinks import in_json
 from d9d.loop.config import CheckpointingConfig
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ class Checkpointer:
         self._require_savable = require_savable
         self._num_steps_saved: int | None = None
         self._stop_reason: str | None = None
+        self._pending_evaluations: list[str] = []
+        self._results = EvaluationResults(stepper)
         self._unannounced: Checkpoint | None = None
         self._is_asked_for = False
         self._is_clock = config is not None and ranks.is_main  # minutes go by the clock of rank 0
@@ -149,6 +152,38 @@ class Checkpointer:
         """
         self._stop_reason = reason
 
+    def postpone_evaluations(self, names: Sequence[str]) -> None:
+        """Record in the next checkpoint which evaluations the resumed run begins with.
+
+        Args:
+            names: Their names.
+        """
+        self._pending_evaluations = [*names]
+
+    def record_evaluation(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Record the results of an evaluation in the checkpoint of this step.
+
+        Args:
+            name: The name of the evaluation.
+            metrics: Its results by name, the same on all ranks.
+        """
+        self._results.record(name, metrics)
+
+    def complete_evaluations(self) -> None:
+        """Record in the checkpoint that the run has resumed from that its pending evaluations are done."""
+        config = self._config
+        if config is None or self._num_steps_saved != self._stepper.current_step:
+            return
+        checkpoint = Checkpoint.of_step(config.folder, self._stepper.current_step)
+        changes = {"evaluations": self._results.of_this_step(), "pending_evaluations": []}
+        try:
+            self._ranks.run_on_rank_zero(lambda: checkpoint.update_manifest(changes))
+        except OSError as error:
+            raise CheckpointError(
+                f"could not write the results of evaluations to {checkpoint.path} ({describe_cause(error)}); the "
+                "checkpoint is intact: fix the cause and run again"
+            ) from error
+
     def announce(self) -> tuple[bool, bool]:
         """Return what this rank knows, for the exchange with the others.
 
@@ -193,14 +228,19 @@ class Checkpointer:
         self._require_savable()
         self.wait(warns=True)
         state, may_differ = self._state.state_dict(), self._state.may_differ()
+        results = {
+            "stop_reason": self._stop_reason,
+            "evaluations": self._results.of_this_step(),
+            "pending_evaluations": self._pending_evaluations,
+        }
         if config.asynchronous:
             snapshot = self._ranks.run_on_all_ranks(lambda: self._snapshot.take(state))
-            work = functools.partial(self._write_in_background, config, num_steps, snapshot, may_differ)
+            work = functools.partial(self._write_in_background, config, num_steps, snapshot, may_differ, results)
             self._executor = self._executor or _background_executor()
             self._running = self._executor.submit(work)
             self._unannounced = checkpoint
         else:
-            self._write(config, num_steps, state, may_differ)
+            self._write(config, num_steps, state, may_differ, results)
         self._num_steps_saved = num_steps
         self._schedule.restart_clock()
         return None if config.asynchronous else checkpoint
@@ -267,11 +307,16 @@ class Checkpointer:
         self._snapshot.reserve(self._state.sharded_state())
 
     def _write_in_background(
-        self, config: CheckpointingConfig, num_steps: int, snapshot: Mapping[str, Any], may_differ: Collection[str]
+        self,
+        config: CheckpointingConfig,
+        num_steps: int,
+        snapshot: Mapping[str, Any],
+        may_differ: Collection[str],
+        results: Mapping[str, Any],
     ) -> None:
         self._snapshot.wait()
         try:
-            self._write(config, num_steps, snapshot, may_differ)
+            self._write(config, num_steps, snapshot, may_differ, results)
         except Exception:
             # Logged at once, and raised where it can end the loop.
             logger.exception(
@@ -281,7 +326,12 @@ class Checkpointer:
             raise
 
     def _write(
-        self, config: CheckpointingConfig, num_steps: int, state: Mapping[str, Any], may_differ: Collection[str]
+        self,
+        config: CheckpointingConfig,
+        num_steps: int,
+        state: Mapping[str, Any],
+        may_differ: Collection[str],
+        results: Mapping[str, Any],
     ) -> None:
         try:
             checkpoint = Checkpoint.write(
@@ -291,7 +341,7 @@ class Checkpointer:
                 self._settings,
                 ranks=self._writers,
                 may_differ=may_differ,
-                job_metadata={**self._job_metadata, "stop_reason": self._stop_reason},
+                job_metadata={**self._job_metadata, **results},
             )
         except (OSError, CheckpointException) as error:
             raise CheckpointError(
@@ -332,6 +382,34 @@ class Checkpointer:
             then = {name: manifest[name] for name in self._job_metadata if name in manifest}
             differences = find_differences(describe_state(self._job_metadata), describe_state(then))
             logger.info("resumed from %s%s", checkpoint.path, "".join(f"\n  {line}" for line in differences))
+
+
+class EvaluationResults:
+    """The results of the evaluations of the current step.
+
+    Args:
+        stepper: Counts the steps.
+    """
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._stepper = stepper
+        self._step = 0
+        self._results: dict[str, dict[str, float | str]] = {}
+
+    def record(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Add the results of an evaluation.
+
+        Args:
+            name: The name of the evaluation.
+            metrics: Its results by name.
+        """
+        numbers = {number: in_json(value) for number, value in metrics.items()}
+        self._results = {**self.of_this_step(), name: numbers}
+        self._step = self._stepper.current_step
+
+    def of_this_step(self) -> dict[str, dict[str, float | str]]:
+        """Return the results of each evaluation of this step by its name, in JSON's types."""
+        return dict(self._results) if self._step == self._stepper.current_step else {}
 
 
 class SaveSchedule:

@@ -46,7 +46,9 @@ from d9d.loop.config import ConfigurationError, LoopConfig
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
+"""The format that is written: 2 has no results of evaluations."""
+READABLE_FORMATS = (2, FORMAT)
 READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pickle.PickleError)
 """What reading files with any content may raise."""
 
@@ -289,6 +291,25 @@ class Checkpoint:
             raise ValueError(f"{self.path / _MANIFEST} is not the manifest of a checkpoint")
         return manifest
 
+    def update_manifest(self, changes: Mapping[str, Any]) -> None:
+        """Change entries of the manifest, so that there is always a complete one.
+
+        Args:
+            changes: The new values by name, in JSON's types.
+
+        Raises:
+            OSError: If it cannot be read or written; it is then as before.
+            ValueError: As `manifest`.
+        """
+        manifest = {**self.manifest(), **changes, "format": FORMAT}
+        staging = make_staging_directory(self.path)
+        try:
+            write_json(staging / _MANIFEST, manifest)
+            (staging / _MANIFEST).rename(self.path / _MANIFEST)
+            sync_folder(self.path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
     def problem(self) -> str | None:
         """Return why the checkpoint cannot be loaded, as far as names and sizes of its files show.
 
@@ -301,11 +322,12 @@ class Checkpoint:
             manifest = self.manifest()
         except (OSError, ValueError) as error:
             return f"its {_MANIFEST} cannot be read ({error})"
-        if manifest["format"] != FORMAT:
+        if manifest["format"] not in READABLE_FORMATS:
             versions = manifest.get("versions")
             writer = versions.get("d9d") if isinstance(versions, dict) else None
             return (
-                f"it has format {manifest['format']!r}, and this version of d9d reads format {FORMAT}: "
+                f"it has format {manifest['format']!r}, and this version of d9d reads formats "
+                f"{' and '.join(map(str, READABLE_FORMATS))}: "
                 f"use {f'd9d {writer}, which wrote it,' if writer else 'the d9d that wrote it'} or another folder"
             )
         if manifest["num_steps"] != self.num_steps:
