@@ -1,9 +1,7 @@
-"""A Transformer of about 125 million parameters, or a tiny one, its data, and a clock for the steps of a loop."""
+"""A Transformer of about 125 million parameters, or a tiny one, its data, and what loops do with it."""
 
 import copy
 import dataclasses
-import gc
-import time
 from collections.abc import Iterable
 
 import torch
@@ -21,11 +19,11 @@ class Scale:
         num_layers: The number of blocks.
         num_heads: The number of attention heads.
         length: The number of tokens in a sample.
-        batch_size: The number of samples in a step.
+        batch_size: The number of samples in a step of one process.
         num_warmup_steps: How many steps come before the measured ones.
-        num_steps: How many steps are measured.
-        num_profiled_steps: How many steps are measured in a run with the profiler.
-        num_rounds: How often each loop runs.
+        num_steps_per_block: How many steps of one loop run before it is the turn of the other.
+        num_rounds: How many blocks of each loop are measured.
+        num_profiled_steps: How many steps are measured with the profiler.
         num_workers: How many processes read the data.
         compiler: The backend of `torch.compile`.
     """
@@ -37,9 +35,9 @@ class Scale:
     length: int
     batch_size: int
     num_warmup_steps: int
-    num_steps: int
-    num_profiled_steps: int
+    num_steps_per_block: int
     num_rounds: int
+    num_profiled_steps: int
     num_workers: int
     compiler: str
 
@@ -51,10 +49,10 @@ LARGE = Scale(
     num_heads=12,
     length=1024,
     batch_size=16,
-    num_warmup_steps=20,
-    num_steps=100,
+    num_warmup_steps=10,
+    num_steps_per_block=10,
+    num_rounds=12,
     num_profiled_steps=10,
-    num_rounds=3,
     num_workers=4,
     compiler="inductor",
 )
@@ -66,27 +64,33 @@ SMALL = Scale(
     length=8,
     batch_size=4,
     num_warmup_steps=2,
-    num_steps=4,
+    num_steps_per_block=2,
+    num_rounds=3,
     num_profiled_steps=2,
-    num_rounds=1,
     num_workers=1,
     compiler="eager",
 )
 """Takes seconds on a CPU, and needs no C++ compiler."""
 
+_NUM_USED_TOKENS = 61  # a prime number
+
 
 class Texts(Dataset[torch.Tensor]):
-    """Random tokens."""
+    """Sequences in which each token follows from the one before, so that a loop that learns has a falling loss."""
 
     def __init__(self, num_samples: int, scale: Scale) -> None:
-        self._num_samples, self._scale = num_samples, scale
+        self._num_samples = num_samples
+        powers = [1]
+        while len(powers) <= scale.length:
+            powers.append(powers[-1] * 2 % _NUM_USED_TOKENS)
+        self._powers = torch.tensor(powers)
 
     def __len__(self) -> int:
         return self._num_samples
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(index)
-        return torch.randint(self._scale.num_tokens, (self._scale.length + 1,), generator=generator)
+        first = int(torch.randint(1, _NUM_USED_TOKENS, (), generator=torch.Generator().manual_seed(index)))
+        return self._powers * first % _NUM_USED_TOKENS
 
 
 class Block(nn.Module):
@@ -127,25 +131,40 @@ class Transformer(nn.Module):
         return nn.functional.cross_entropy(scores.float().flatten(0, 1), targets.flatten())
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """What a loop does.
+
+    Attributes:
+        trains: Whether it trains the model; else it only runs it.
+        is_compiled: Whether the model goes through `torch.compile`.
+        num_micro_batches: How many micro-batches a step of training has.
+        max_norm: The bound of the norm of the gradients, if they are clipped.
+        num_processes: How many processes run it, each on its own device, with FSDP.
+    """
+
+    trains: bool = True
+    is_compiled: bool = False
+    num_micro_batches: int = 1
+    max_norm: float | None = None
+    num_processes: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run of a loop.
+    """A case at a scale, on the device of this process.
 
     Attributes:
         device: The device.
         scale: The size of the job.
-        is_compiled: Whether the model goes through `torch.compile`.
-        num_steps: How many steps are measured, after the warm-up.
-        seconds: What the measured steps took, including the work of the device.
-        peak_bytes: The peak of the device memory that tensors took in these steps; not counted on a CPU.
+        case: What it does.
+        num_steps: How many steps it takes.
     """
 
     device: torch.device
     scale: Scale
-    is_compiled: bool
+    case: Case
     num_steps: int
-    seconds: float = 0.0
-    peak_bytes: int = 0
 
     @property
     def is_accelerated(self) -> bool:
@@ -153,36 +172,36 @@ class Job:
         return self.device.type != "cpu"
 
     @property
-    def total_steps(self) -> int:
-        """How many steps there are, including the warm-up."""
-        return self.scale.num_warmup_steps + self.num_steps
+    def global_batch_size(self) -> int:
+        """How many samples all processes take in a step."""
+        return self.scale.batch_size * self.case.num_processes
+
+    @property
+    def micro_batch_size(self) -> int:
+        """How many samples a micro-batch has."""
+        return self.scale.batch_size // self.case.num_micro_batches
 
     @property
     def num_samples(self) -> int:
         """How many samples all steps take."""
-        return self.total_steps * self.scale.batch_size
+        return self.num_steps * self.global_batch_size
 
-    @property
-    def tokens_per_second(self) -> float:
-        """The speed of the measured steps."""
-        return self.num_steps * self.scale.batch_size * self.scale.length / self.seconds
-
-    def model(self) -> nn.Module:
-        """Return a new model, with the same weights each time, and note how much memory earlier runs still use."""
-        gc.collect()
-        self._bytes_before = torch.accelerator.memory_allocated(self.device) if self.is_accelerated else 0
+    def model(self) -> Transformer:
+        """Return a new model on the device, with the same weights each time."""
         torch.manual_seed(0)
-        model = copy.deepcopy(Transformer(self.scale)).to(self.device)
-        if self.is_compiled:
+        return copy.deepcopy(Transformer(self.scale)).to(self.device)
+
+    def compile(self, model: nn.Module) -> None:
+        """Compile a model in place, if the case has it compiled."""
+        if self.case.is_compiled:
             model.compile(backend=self.scale.compiler)
-        return model
 
     def data(self) -> Texts:
         """Return the samples."""
         return Texts(self.num_samples, self.scale)
 
     def loader(self, order: Iterable[Iterable[int]]) -> "DataLoader[torch.Tensor]":
-        """Return a data loader for the samples of each step, with pinned memory on an accelerator."""
+        """Return a data loader for micro-batches of samples, with pinned memory on an accelerator."""
         return DataLoader(
             self.data(),
             batch_sampler=[list(batch) for batch in order],
@@ -190,18 +209,7 @@ class Job:
             pin_memory=self.is_accelerated,
         )
 
-    def begin_step(self, number: int) -> None:
-        """Start the clock at the first step after the warm-up, once the device has finished the warm-up."""
-        if number == self.scale.num_warmup_steps:
-            if self.is_accelerated:
-                torch.accelerator.synchronize(self.device)
-                torch.accelerator.reset_peak_memory_stats(self.device)
-            self._started = time.perf_counter()
-
-    def end_step(self, number: int) -> None:
-        """Stop the clock after the last step, once the device has finished it."""
-        if number + 1 == self.total_steps:
-            if self.is_accelerated:
-                torch.accelerator.synchronize(self.device)
-                self.peak_bytes = torch.accelerator.max_memory_allocated(self.device) - self._bytes_before
-            self.seconds = time.perf_counter() - self._started
+    def synchronize(self) -> None:
+        """Wait until the device has finished its work."""
+        if self.is_accelerated:
+            torch.accelerator.synchronize(self.device)

@@ -319,20 +319,67 @@ def test_a_handler_that_reads_a_value_is_caught() -> None:
     assert found[0] == "item in wait"
 
 
+def train_without_waits(device: str, policy: str, watch: Callable[[bool], None]) -> None:
+    """Train with everything that works on the device, and watch steps after the first two.
+
+    Args:
+        device: The device.
+        policy: What happens to gradients that are not finite.
+        watch: Called before each step with whether the step must not wait.
+    """
+    config = training_config(
+        device=device,
+        total_steps=8,
+        reporting=reports_every(2),
+        non_finite_gradients=policy,
+        precision="bf16-autocast",
+    )
+    trainer = configure_training(
+        config, task=CountingTask(), optimizer_provider=OptimizerBuilder(torch.optim.AdamW, fused=True)
+    )
+    # The first steps load kernels and create the optimizer state, which may synchronize. The last one reads its report.
+    trainer.event_bus.subscribe(
+        EVENT_TRAIN_STEP_PRE, lambda ctx: watch(2 <= ctx.stepper.current_step < ctx.stepper.total_steps - 1)
+    )
+    trainer.train()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-@pytest.mark.parametrize("policy", ["allow", "skip"])
+@pytest.mark.parametrize("policy", ["allow", "skip", "stop"])
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_steps_on_a_gpu_do_not_wait(policy: str) -> None:
     """On CUDA, torch's sync debug mode raises no error in steps after the first two."""
-    config = training_config(device="cuda", total_steps=6, reporting=reports_every(2))
-    trainer = configure_training(config, task=CountingTask())
+    modes: list[int] = []
 
-    def watch(ctx: EventStepContext) -> None:
-        # The first steps load kernels and create the optimizer state, which may synchronize.
-        torch.cuda.set_sync_debug_mode("error" if ctx.stepper.current_step >= 2 else "default")
+    def watch(must_not_wait: bool) -> None:  # noqa: FBT001 -- called by position
+        torch.cuda.set_sync_debug_mode("error" if must_not_wait else "default")
+        modes.append(torch.cuda.get_sync_debug_mode())
 
-    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, watch)
     try:
-        trainer.train()
+        train_without_waits("cuda", policy, watch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert modes == [0, 0, 2, 2, 2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("policy", ["allow", "skip", "stop"])
+def test_the_steps_that_a_gpu_is_watched_in_are_those_without_reads(policy: str) -> None:
+    """On the CPU the same steps read only what is copied to the host on purpose: reports and norms of earlier steps."""
+    watched: list[bool] = []
+    with readings("cpu") as found:
+        numbers = [0]
+
+        def watch(must_not_wait: bool) -> None:  # noqa: FBT001 -- called by position
+            watched.append(must_not_wait)
+            numbers.append(len(found))
+
+        train_without_waits("cpu", policy, watch)
+    on_purpose = {"cpu in <listcomp>" if sys.version_info < (3, 12) else "cpu in read"}
+    # On a device, these are of the copies on the host, as is the order of samples.
+    on_purpose |= {"item in compute", "aten::_local_scalar_dense in compute", "tolist in compute"}
+    on_purpose |= {"tolist in require_finite", "tolist in _publish", "tolist in take", "tolist in _read"}
+    steady = found[numbers[3] : numbers[-1]]
+
+    assert watched == [False, False, *[True] * 5, False]
+    assert {*steady} <= on_purpose
