@@ -18,6 +18,7 @@ from torchrun import Job, Outcome, children_of, is_running
 from d9d.loop.component.checkpoint.storage import Checkpoint
 
 SCRIPT = Path(__file__).with_name("failing_job.py")
+SLOW = pytest.mark.slow
 
 
 def run(home: Path, num_ranks: int = 2, **plan: Any) -> Outcome:
@@ -94,6 +95,37 @@ def test_the_handlers_of_a_failure_have_time_to_close(tmp_path: Path) -> None:
     assert failed == ["train.forward_backward.pre LookupError('the true cause')"]
     assert job.events(1)[-2:] == ["train.failed", "train.closed"]
     assert outcome.seconds < 3 + 10  # not the half minute that torchrun gives to its processes
+
+
+ENDS = {"train.failed", "train.closed"}
+
+
+def ends(job: Job, rank: int) -> list[str]:
+    """Return which of the last two events a rank triggered."""
+    return [event for event in job.events(rank) if event in ENDS]
+
+
+@pytest.mark.parametrize(
+    ("event", "on_rank_0", "on_rank_1"),
+    [
+        # The launcher ends rank 0 as soon as rank 1 is gone, so it may not get that far.
+        ("fail", [[], ["train.failed", "train.closed"]], ["train.failed", "train.closed"]),
+        pytest.param("leave", [[], ["train.failed", "train.closed"]], ["train.failed", "train.closed"], marks=SLOW),
+        pytest.param("be_killed", [["train.failed", "train.closed"]], [], marks=SLOW),
+        pytest.param("hang", [["train.failed", "train.closed"]], [], marks=SLOW),
+        pytest.param("be_terminated", [["train.closed"]], ["train.closed"], marks=SLOW),
+        pytest.param("", [["train.closed"]], ["train.closed"], marks=SLOW),
+    ],
+)
+def test_the_last_events_come_on_the_ranks_that_the_guide_names(
+    event: str, on_rank_0: list[list[str]], on_rank_1: list[str], tmp_path: Path
+) -> None:
+    """On each rank whose main thread gets control back."""
+    job = Job(SCRIPT, tmp_path, 2, event=event, step_seconds=5.0 if event == "hang" else 60.0)
+    job.end()
+
+    assert ends(job, 1) == on_rank_1
+    assert ends(job, 0) in on_rank_0
 
 
 @pytest.mark.slow
