@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -45,6 +45,7 @@ class Gradients:
         config: The clipping norm, the dtype of accumulation, and what to do with gradients that are not finite.
         stepper: Counts the steps.
         dist_context: The processes of the job.
+        copies: Parameters of tied weights that other parameters stand for in the norm.
 
     Raises:
         ConfigurationError: If the model cannot accumulate in `gradient_dtype`, or the optimizer cannot skip a step on
@@ -59,6 +60,7 @@ class Gradients:
         config: TrainingConfig,
         stepper: Stepper,
         dist_context: DistributedContext,
+        copies: Collection[nn.Parameter] = (),
     ) -> None:
         # All parameters: those that are frozen now may be unfrozen later.
         self._parameters = [parameter for module in modules for parameter in module.parameters()]
@@ -69,6 +71,7 @@ class Gradients:
             config.max_gradient_norm,
             dist_context,
             always_measure=config.non_finite_gradients != "allow",
+            copies=copies,
         )
         self._dtype = GradientDtype(modules, config.gradient_dtype)
         self._non_finite = NonFiniteGradients(config, optimizer, stepper)
@@ -294,15 +297,22 @@ class GradientNorm:
     `torch.nn.utils.clip_grad_norm_` accepts neither several meshes nor a mix of `DTensor` and plain tensors.
 
     A plain tensor is taken to be the same on all processes that hold the same stage, and is counted once. A gradient
-    that is sharded must be a `DTensor`. A parameter that two stages hold is counted once in each.
+    that is sharded must be a `DTensor`.
 
     Args:
         parameters: The parameters that this process holds, possibly none.
         dist_context: The processes of the job.
+        copies: Those of them that do not count, because another parameter has the same gradient.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], dist_context: DistributedContext) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        dist_context: DistributedContext,
+        copies: Collection[nn.Parameter] = (),
+    ) -> None:
         self._parameters = parameters
+        self._copies = frozenset(copies)
         self._device = dist_context.device
         self._is_alone = dist_context.world_size == 1
         self._rank = dist_context.rank
@@ -324,7 +334,8 @@ class GradientNorm:
         counted: list[nn.Parameter] = []
         copies: list[nn.Parameter] = []
         for parameter in self._parameters:
-            (counted if self._is_counted_here(parameter.grad) else copies).append(parameter)
+            is_counted = parameter not in self._copies and self._is_counted_here(parameter.grad)
+            (counted if is_counted else copies).append(parameter)
         # Copies add zero, unless they are not finite: zero times infinity is NaN, which the other processes then see.
         square = self._norm_of(counted).double().square() + self._norm_of(copies).double() * 0.0
         distributed.all_reduce(square)
@@ -380,6 +391,7 @@ class GradientClipper:
         max_norm: The largest L2 norm; `None` leaves all gradients as they are.
         dist_context: The processes of the job.
         always_measure: Whether to compute the norm even if there is no bound.
+        copies: As for `GradientNorm`.
     """
 
     def __init__(
@@ -389,10 +401,11 @@ class GradientClipper:
         dist_context: DistributedContext,
         *,
         always_measure: bool = False,
+        copies: Collection[nn.Parameter] = (),
     ) -> None:
         self._parameters = parameters
         self._max_norm = max_norm
-        self._norm = GradientNorm(parameters, dist_context) if always_measure or max_norm is not None else None
+        self._norm = GradientNorm(parameters, dist_context, copies) if always_measure or max_norm is not None else None
 
     def clip(self) -> torch.Tensor | None:
         """Clip the gradients in place, without waiting for the device; every process must call this.

@@ -20,6 +20,7 @@ from d9d.core.parallel import is_replicated_by_ddp
 from d9d.core.pipeline import SCHEDULES, ScheduleName, StagePosition
 from d9d.core.settings import ConfigurationError
 from d9d.core.stepper import Stepper
+from d9d.loop.component.checkpoint.sharded_state import unwrapped_name
 from d9d.loop.component.data import map_tensors
 from d9d.loop.component.gradients import GradientSynchronizer
 from d9d.loop.component.ranks import Ranks
@@ -138,11 +139,13 @@ class ModelStage:
         module: The stage, parallelised.
         position: Its position in the pipeline.
         outline: Computes the shapes of its outputs; `None` without a pipeline.
+        tied: The weights that it shares with other stages, as the provider declares them.
     """
 
     module: nn.Module
     position: StagePosition
     outline: StageOutline | None
+    tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def build_model_stage(provider: ModelProvider, dist_context: DistributedContext, position: StagePosition) -> ModelStage:
@@ -157,10 +160,22 @@ def build_model_stage(provider: ModelProvider, dist_context: DistributedContext,
         The stage.
 
     Raises:
-        ConfigurationError: If FSDP keeps parameters of the stage on the host.
+        ConfigurationError: If FSDP keeps parameters of the stage on the host, or if the provider declares two weights
+            of one stage as tied that are not, or unties weights when it parallelises the stage.
     """
     result = provider.initialize_model_stage(InitializeModelStageContext(dist_context=dist_context, stage=position))
-    module = expect_result(result, InitializeModelStageResult, provider.initialize_model_stage).model
+    built = expect_result(result, InitializeModelStageResult, provider.initialize_model_stage)
+    module, tied = built.model, _ties_of(built.model)
+    declared: dict[str, str] = {}
+    names = {unwrapped_name(name) for name, _ in module.named_parameters(remove_duplicate=False)}
+    for name, other in built.tied_weights.items():
+        if not {name, other} <= names:
+            declared[name] = other
+        elif tied.get(name, name) != tied.get(other, other):
+            raise ConfigurationError(
+                f"tied_weights ties {name!r} to {other!r}, but they are two parameters of one stage: assign one to the "
+                "other, in initialize_model_stage"
+            )
     outline = StageOutline(module) if position.num_stages > 1 else None
     if not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
         module.to(dist_context.device)
@@ -168,7 +183,21 @@ def build_model_stage(provider: ModelProvider, dist_context: DistributedContext,
         ParallelizeModelStageContext(dist_context=dist_context, model=module, stage=position)
     )
     _refuse_offloading(module)
-    return ModelStage(module, position, outline)
+    left = _ties_of(module)
+    if untied := [(name, other) for name, other in tied.items() if left.get(name) != other]:
+        name, other = untied[0]
+        raise ConfigurationError(
+            f"parallelize_model_stage has untied {name!r} from {other!r}: each is a new parameter now, and they would "
+            "drift apart. Assign one to the other again when both are parallelised"
+        )
+    return ModelStage(module, position, outline, declared)
+
+
+def _ties_of(module: nn.Module) -> dict[str, str]:
+    """Return the further names of the parameters that a module shares, with their first names."""
+    first: dict[nn.Parameter, str] = {}
+    names = ((unwrapped_name(name), parameter) for name, parameter in module.named_parameters(remove_duplicate=False))
+    return {name: first[parameter] for name, parameter in names if first.setdefault(parameter, name) != name}
 
 
 def _refuse_offloading(module: nn.Module) -> None:
@@ -194,7 +223,10 @@ def require_own_names(stages: Sequence[ModelStage], ranks: Ranks) -> None:
     Raises:
         ConfigurationError: On all processes, if two stages of the model do.
     """
-    own = [(stage.position.index, [name for name, _ in stage.module.named_parameters()]) for stage in stages]
+    own = [
+        (stage.position.index, [name for name, _ in stage.module.named_parameters(remove_duplicate=False)])
+        for stage in stages
+    ]
     owners: dict[str, int] = {}
     for index, names in (each for of_rank in ranks.gather(own) for each in of_rank):
         for name in names:
@@ -203,7 +235,8 @@ def require_own_names(stages: Sequence[ModelStage], ranks: Ranks) -> None:
                 raise ConfigurationError(
                     f"stages {owner} and {index} of the pipeline both have a weight named {name!r}: name the layers of "
                     "a stage by their index in the whole model, for example in a torch.nn.ModuleDict, so that a "
-                    "checkpoint can be loaded into other stages"
+                    "checkpoint can be loaded into other stages. If the stages share the weight, give it another name "
+                    "in one of them, and return tied_weights={that name: this name} from initialize_model_stage"
                 )
 
 

@@ -96,9 +96,15 @@ class InitializeModelStageResult:
             than its own shard; those that are loaded from files are not initialised. Parameters on any other device
             keep their values and are moved to the loop's device. Parameter names must be unique across all stages of
             the model.
+        tied_weights: The weights that stages of a pipeline share: the name of each, and the name of the weight in
+            another stage that it equals, such as `{"lm_head.weight": "model.embed_tokens.weight"}`. All stages return
+            the same. Each has a parameter of its own, which starts with the value of the other one and gets the sum of
+            both gradients. Checkpoints and exports hold the weight once. Weights that one stage shares with itself need
+            no mention.
     """
 
     model: nn.Module
+    tied_weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)

@@ -16,7 +16,7 @@ from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.job_state import JobState, find_stateful_objects
 from d9d.loop.component.checkpoint.manager import Checkpointer
-from d9d.loop.component.checkpoint.sharded_state import ModelState
+from d9d.loop.component.checkpoint.sharded_state import ModelState, describe_model
 from d9d.loop.component.checkpoint.source import SourceWeights, find_source
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
 from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
@@ -39,6 +39,7 @@ from d9d.loop.component.reporting import Reporter, build_reporter
 from d9d.loop.component.sampler import DataShare
 from d9d.loop.component.shutdown import Shutdown
 from d9d.loop.component.sinks import Sink, build_sinks
+from d9d.loop.component.tied_weights import TiedWeights
 from d9d.loop.component.weight_init import initialize_weights
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import (
@@ -227,7 +228,9 @@ class Assembly:
             services.append(Profiler(config.profiling, self.dist_context, stepper))
         return services
 
-    def build_stages(self, provider: ModelProvider, source: SourceWeights | None) -> list[ModelStage]:
+    def build_stages(
+        self, provider: ModelProvider, source: SourceWeights | None
+    ) -> tuple[list[ModelStage], TiedWeights]:
         """Build all stages of the model that this process holds, and initialise weights that will not be loaded.
 
         Args:
@@ -235,7 +238,7 @@ class Assembly:
             source: The weights to start from, if any; they are compared with the model, and loaded later.
 
         Returns:
-            The stages, in pipeline order.
+            The stages, in pipeline order, and the weights that they share with other stages.
 
         Raises:
             CheckpointError: On all ranks, if the weights to start from do not fit the model.
@@ -246,8 +249,9 @@ class Assembly:
         positions = config.pipeline.stages_of(dist_context.pipeline_rank, config.mesh.pipeline_parallel)
         stages = [build_model_stage(provider, dist_context, position) for position in positions]
         modules = [stage.module for stage in stages]
-
-        loaded = self._names_to_load(modules, source)
+        require_own_names(stages, self.ranks)
+        tied = TiedWeights(stages, dist_context)
+        loaded = self._names_to_load(modules, source, tied.names)
 
         def initialize_module(name: str, module: nn.Module) -> bool:
             is_initialized: object = provider.initialize_module(InitializeModuleContext(name=name, module=module))
@@ -260,15 +264,19 @@ class Assembly:
                 )
 
         self.ranks.run_on_all_ranks(initialize)
+        tied.copy_values()
         require_synchronized(modules, dist_context, schedule=config.pipeline.schedule if len(modules) > 1 else None)
-        require_own_names(stages, self.ranks)
-        return stages
+        if not self.ranks.is_alone:
+            describe_model(modules, self.ranks, tied.names)  # refuses weights that have drifted apart
+        return stages, tied
 
-    def _names_to_load(self, modules: Sequence[nn.Module], source: SourceWeights | None) -> set[str]:
+    def _names_to_load(
+        self, modules: Sequence[nn.Module], source: SourceWeights | None, tied: Mapping[str, str]
+    ) -> set[str]:
         """Return the names of the weights that will be loaded from a checkpoint of this run, or from the source."""
         names: set[str] = set()
         if source is not None:
-            names |= source.plan(modules, self.ranks).recipes.keys()
+            names |= dataclasses.replace(source, tied=tied).plan(modules, self.ranks).recipes.keys()
         own = self.config.checkpointing
         tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         is_on_meta = any(self.ranks.gather(any(tensor.is_meta for tensor in tensors)))
@@ -280,7 +288,7 @@ class Assembly:
                 return set() if newest is None else {*newest.open().weights()}
 
             names |= self.ranks.run_on_rank_zero(find)
-        aliases = ModelState(modules).aliases()
+        aliases = {**ModelState(modules, tied).aliases(), **tied}
         return names | {alias for alias, name in aliases.items() if name in names}
 
     def build_runner(self, stages: Sequence[ModelStage], stepper: Stepper) -> ModelRunner:
@@ -332,6 +340,7 @@ class Assembly:
         data_loader: DataLoader[Any],
         modules: Sequence[nn.Module],
         source: SourceWeights | None,
+        tied: TiedWeights,
         reporter: Reporter,
         housekeeping: Sequence[Service],
         state: JobState,
@@ -345,6 +354,7 @@ class Assembly:
             data_loader: Yields one micro-batch after the other.
             modules: The stages of the model that this process holds.
             source: The weights to start from, if any.
+            tied: The weights that stages share with other stages.
             reporter: Reports the numbers of the run.
             housekeeping: The optional services.
             state: The state of the job.
@@ -375,7 +385,7 @@ class Assembly:
             exchange=Exchange(self._ranks_on_host(), tuple(self.evaluations)),
             ranks=self.ranks,
             modules=modules,
-            source=source,
+            source=None if source is None else dataclasses.replace(source, tied=tied.names),
             random_state=self.random_state,
             data_loader=data_loader,
             device_transfer=DeviceTransfer(self.dist_context.device),

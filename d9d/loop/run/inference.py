@@ -235,7 +235,7 @@ class InferenceConfigurator:
         reporter = run.build_reporter(stepper, num_samples)
         moments.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=loader)
         housekeeping = run.build_housekeeping(stepper)
-        stages = run.build_stages(self._model_provider, source)
+        stages, tied = run.build_stages(self._model_provider, source)
         modules = [stage.module for stage in stages]
         moments.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext, modules=modules)
         run.seed_per_rank()
@@ -249,13 +249,14 @@ class InferenceConfigurator:
         )
         described: dict[str, Any] = {}
         if config.checkpointing is not None:
-            described = describe_model(modules, run.ranks)
+            described = describe_model(modules, run.ranks, tied.names)
             state.describe()  # state that a checkpoint cannot keep is refused now, not at the first save
         loop = run.build_loop(
             stepper=stepper,
             data_loader=loader,
             modules=modules,
             source=source,
+            tied=tied,
             reporter=reporter,
             housekeeping=housekeeping,
             state=state,

@@ -23,6 +23,7 @@ from d9d.loop.component.gradients import Gradients
 from d9d.loop.component.model import ModelRunner
 from d9d.loop.component.optim import OptimizerBuilder, constant_lr
 from d9d.loop.component.sampler import Epochs, ShufflingBatchSampler
+from d9d.loop.component.tied_weights import TiedWeights
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     ComputeLossContext,
@@ -126,6 +127,7 @@ class Trainer(Run):
         optimizer: OptimizerProtocol,
         lr_scheduler: LRSchedulerProtocol,
         exporter: WeightExporter,
+        tied: TiedWeights,
         epochs: Epochs | None,
         evaluator: Evaluator | None,
     ) -> None:
@@ -136,6 +138,7 @@ class Trainer(Run):
         self._model_runner = model_runner
         self._gradients = gradients
         self._exporter = exporter
+        self._tied = tied
         self._epochs = epochs
         self._evaluator = evaluator
         self._loss_ready = self.event_bus.emitter(EVENT_TRAIN_LOSS_READY)
@@ -272,6 +275,7 @@ class Trainer(Run):
             self._model_runner.forward_backward(batches, self._compute_loss)
             moments.last = EVENT_TRAIN_FORWARD_BACKWARD_POST
             forward_backward_post.call(context)
+            self._tied.sum_gradients()
             loss, gradient_norm = gradients.finish_step()
             moments.last = EVENT_TRAIN_OPTIMIZER_STEP_PRE
             optimizer_step_pre.call(context)
@@ -471,7 +475,7 @@ class TrainingConfigurator:
             )
         moments.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=data.loader)
         housekeeping = run.build_housekeeping(stepper)
-        stages = run.build_stages(self._model_provider, source)
+        stages, tied = run.build_stages(self._model_provider, source)
         modules = [stage.module for stage in stages]
         moments.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext, modules=modules)
         optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, modules=modules))
@@ -482,7 +486,15 @@ class TrainingConfigurator:
         moments.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext, lr_scheduler=lr_scheduler)
         run.seed_per_rank()
         runner = run.build_runner(stages, stepper)
-        gradients = Gradients(modules, optimizer=optimizer, config=config, stepper=stepper, dist_context=dist_context)
+        tied.require_same_steps(optimizer)
+        gradients = Gradients(
+            modules,
+            optimizer=optimizer,
+            config=config,
+            stepper=stepper,
+            dist_context=dist_context,
+            copies=tied.copies,
+        )
         state = training_state(
             run.ranks,
             stepper=stepper,
@@ -493,6 +505,7 @@ class TrainingConfigurator:
             task=self._task,
             random=run.random_state,
             stateful=run.find_stateful(modules, [optimizer, lr_scheduler, *data.state.values()]),
+            tied=tied.names,
             trainable_only=run.saves_trainable_only,
         )
         loop = run.build_loop(
@@ -500,6 +513,7 @@ class TrainingConfigurator:
             data_loader=data.loader,
             modules=modules,
             source=source,
+            tied=tied,
             reporter=reporter,
             housekeeping=housekeeping,
             state=state,
@@ -514,7 +528,8 @@ class TrainingConfigurator:
             gradients=gradients,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
-            exporter=WeightExporter(modules, run.ranks, self._weight_mapping),
+            tied=tied,
+            exporter=WeightExporter(modules, run.ranks, self._weight_mapping, tied.names),
             epochs=data.epochs,
             evaluator=evaluator,
         )

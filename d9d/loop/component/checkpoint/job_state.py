@@ -205,6 +205,7 @@ def training_state(
     random: Stateful,
     data: Mapping[str, Stateful] | None = None,
     stateful: Mapping[str, Stateful] | None = None,
+    tied: Mapping[str, str] | None = None,
     trainable_only: bool = False,
 ) -> JobState:
     """Return the state of a training run.
@@ -219,12 +220,13 @@ def training_state(
         random: The random number generators of this rank.
         data: Objects that know the position in the data, by name; none if the number of steps decides it.
         stateful: Registered stateful objects by name, with the same names on all ranks.
+        tied: The weights that stages of a pipeline share, as for `ModelState`.
         trainable_only: Whether to leave out parameters that do not require a gradient.
 
     Returns:
         The state, whose parts are loaded in this order.
     """
-    model = ModelState(modules, trainable_only=trainable_only)
+    model = ModelState(modules, tied, trainable_only=trainable_only)
     # Of an optimizer that is not torch's, nobody knows which state belongs to which parameter.
     optimizer_part = (
         Part(OptimizerState(optimizer, model))
