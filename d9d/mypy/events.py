@@ -192,7 +192,8 @@ class Moment:
         index, entry = declared
         module = index.modules.get(str(entry.get("module")), {})
         phases = [phase for phase in module.get("phases", ()) if phase.get("name") == entry.get("phase")]
-        repeats = any(part.get("repeats") is True for part in (entry, *phases))
+        is_between_steps = any("around" in phase for phase in phases)
+        repeats = not is_between_steps and any(part.get("repeats") is True for part in (entry, *phases))
         return cls(str(entry.get("id")), repeats, str(entry.get("module")), module.get("lifecycle", {}))
 
     def never_after(self, others: Collection["Moment"]) -> bool:

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue ce66f9459a062b96, body c54950e041d08543
+# Digests: catalogue b1c419881f752cb8, body c54950e041d08543
 """Events of the inference loop."""
 
 import dataclasses

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue 9afbc06afbb3b262, body 2c9bf35c72fd86e1
+# Digests: catalogue 5b84a3eb74a83fa8, body 2f0e040137387ca4
 """Events of the training loop."""
 
 import dataclasses
@@ -163,7 +163,7 @@ class EventLossReadyContext:
         micro_batch_index: The number of the micro-batch among those of this process in this step, from 0.
         batch: The micro-batch from the data loader, on the device.
         outputs: What the model returned.
-        loss: The loss as the task returned it, a scalar on the device, detached.
+        loss: The loss as the task returned it, a scalar, detached.
         loss_weight: Its weight as the task returned it. A tensor is on the device.
     """
 
@@ -184,7 +184,7 @@ class EventGradientsReadyContext:
         stepper: The index of the current step and the total number of steps.
         control: Asks the loop to stop, save or evaluate.
         modules: The model stages of this process, whose parameters hold the gradients.
-        norm: The L2 norm of all gradients of the job before clipping, a scalar on the device.
+        norm: The L2 norm of all gradients of the job before clipping, a scalar.
         skip_update: Skips the optimizer's step where its argument is true, without waiting for the device. The argument
             is a boolean scalar on the device, the same on all ranks. Such a step does not count as one with non-finite
             gradients.
@@ -435,12 +435,14 @@ With asynchronous checkpoints this is a later step than the one of `EVENT_TRAIN_
 EVENT_TRAIN_SLEEP_PRE: Final[Event[EventSleepContext]] = Event(
     id="train.sleep.pre",
     context_name="d9d.loop.event.catalogue.train.EventSleepContext",
+    in_step=True,
 )
 """Triggered before `Trainer.sleep` moves state from the device to the host."""
 
 EVENT_TRAIN_SLEEP_POST: Final[Event[EventSleepContext]] = Event(
     id="train.sleep.post",
     context_name="d9d.loop.event.catalogue.train.EventSleepContext",
+    in_step=True,
 )
 """Triggered after `Trainer.sleep` has moved state from the device to the host."""
 
