@@ -1,6 +1,5 @@
 """The events that `catalogue.yaml` declares for a run, and the recording of those that a run triggers."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -25,13 +24,21 @@ def declared_ids(name: str) -> list[str]:
 
 
 def declared_run(name: str, *, num_steps: int) -> list[str]:
-    """Return the ids that a whole run triggers, in order; repeated phases occur once per step, others once."""
+    """Return the ids that every whole run of some steps triggers, in order: those of events that are not optional."""
     module = declared_module(name)
-    phases = [
-        [str(event.id) for event in module.events if event.phase == phase.name] * (num_steps if phase.repeats else 1)
-        for phase in module.phases
-    ]
-    return list(itertools.chain.from_iterable(phases))
+    ids: list[str] = []
+    for phase in module.phases:
+        if phase.around or phase.aborts or (phase.optional and phase.name not in ("step", "finished")):
+            continue
+        events = [str(event.id) for event in module.events if event.phase == phase.name and not event.optional]
+        ids += events * (num_steps if phase.repeats else 1)
+    return ids
+
+
+def without_optional(name: str, ids: list[str]) -> list[str]:
+    """Return the events of a trace that every whole run triggers."""
+    required = {*declared_run(name, num_steps=1)}
+    return [event_id for event_id in ids if event_id in required]
 
 
 def violation(name: str, ids: list[str], *, complete: bool) -> str | None:

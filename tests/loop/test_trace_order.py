@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from declared import declared_ids, declared_run, events_of, record, violation
+from declared import declared_ids, declared_run, events_of, record, violation, without_optional
 
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event import EventBus
@@ -87,46 +87,65 @@ def test_a_run_triggers_each_event_in_the_declared_order(loop: ModuleType, every
 
     found = violation(name_of(loop), trace, complete=True)
     assert found is None, found  # in full: it names the event that is out of order
-    assert trace == declared_run(name_of(loop), num_steps=NUM_STEPS)
+    assert without_optional(name_of(loop), trace) == declared_run(name_of(loop), num_steps=NUM_STEPS)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_checkpoints_do_not_change_the_trace(loop: ModuleType, every_step: CheckpointingConfig) -> None:
-    """A run that saves triggers the same events as one that does not."""
-    assert traced(loop, every_step) == traced(loop, None)
+def test_a_run_that_saves_adds_the_events_of_checkpoints(loop: ModuleType, every_step: CheckpointingConfig) -> None:
+    """A run that saves after each step triggers the events of one that does not, and two more after each step."""
+    name, trace = name_of(loop), traced(loop, every_step)
+    saving = {f"{name}.checkpoint.start", f"{name}.checkpoint.saved"}
+
+    assert [event_id for event_id in trace if event_id not in saving] == traced(loop, None)
+    assert [event_id for event_id in trace if event_id in saving] == [
+        f"{name}.checkpoint.start",
+        f"{name}.checkpoint.saved",
+    ] * NUM_STEPS
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_resumed_run_triggers_only_the_remaining_steps(loop: ModuleType, every_step: CheckpointingConfig) -> None:
-    """A run that was stopped after its second step is configured again and runs only the third step."""
-    whole = declared_run(name_of(loop), num_steps=NUM_STEPS)
+    """A run that failed after its second step loads its checkpoint and runs only the third step."""
+    name = name_of(loop)
 
-    stopped = traced_until(loop, every_step, f"{name_of(loop)}.step.pre", at=3)
+    stopped = traced_until(loop, every_step, f"{name}.step.pre", at=3)
     resumed = traced(loop, every_step)
 
-    assert stopped == whole[: len(stopped)]
-    assert violation(name_of(loop), stopped, complete=False) is None
-    assert resumed == declared_run(name_of(loop), num_steps=1)
-    assert violation(name_of(loop), resumed, complete=True) is None
+    assert stopped[-2:] == [f"{name}.failed", f"{name}.closed"]
+    assert violation(name, stopped, complete=True) is None
+    assert without_optional(name, resumed) == declared_run(name, num_steps=1)
+    assert f"{name}.checkpoint.loaded" in resumed
+    assert violation(name, resumed, complete=True) is None
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_finished_run_that_is_run_again_triggers_no_step(loop: ModuleType, every_step: CheckpointingConfig) -> None:
-    """It triggers only the events of configuration, READY and FINISHED."""
+    """It triggers only the events of configuration, the loaded checkpoint, READY, FINISHED and CLOSED."""
+    name = name_of(loop)
     traced(loop, every_step)
 
-    assert traced(loop, every_step) == declared_run(name_of(loop), num_steps=0)
+    again = traced(loop, every_step)
+
+    assert violation(name, again, complete=True) is None
+    assert [event_id for event_id in again if event_id != f"{name}.checkpoint.loaded"] == declared_run(
+        name, num_steps=0
+    )
 
 
 @pytest.mark.parametrize(
-    ("loop", "event_id"), [(loop, event.id) for loop in (train, inference) for event in events_of(loop)]
+    ("loop", "event_id"),
+    [(loop, event_id) for loop in (train, inference) for event_id in declared_run(name_of(loop), num_steps=1)],
 )
-def test_no_event_follows_one_whose_handler_raises(loop: ModuleType, event_id: str, tmp_path: Path) -> None:
+def test_only_failed_and_closed_follow_an_event_whose_handler_raises(
+    loop: ModuleType, event_id: str, tmp_path: Path
+) -> None:
     """After a handler raises, neither the matching POST event nor FINISHED is triggered."""
-    folder = tmp_path / "checkpoints"
-    whole = declared_run(name_of(loop), num_steps=NUM_STEPS)
+    folder, name = tmp_path / "checkpoints", name_of(loop)
 
     trace = traced_until(loop, CheckpointingConfig(folder=folder, period_steps=1), event_id)
 
-    assert trace == whole[: whole.index(event_id) + 1]
-    assert steps_saved(folder) == ([1, 2, 3] if event_id.endswith(".finished") else [])
+    assert violation(name, trace, complete=True) is None
+    ending = [] if event_id.endswith(".closed") else [f"{name}.failed", f"{name}.closed"]
+    assert trace[trace.index(event_id) + 1 :] == ending
+    is_late = event_id.endswith((".finished", ".closed"))
+    assert steps_saved(folder) == ([1, 2, 3] if is_late else [])
