@@ -4,13 +4,14 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 TEST_WORKERS ?= 2
+OUT ?= runs/gpu
 # Two runs of mypy: the project, and the example that is a separate project.
 MYPY := $(BIN)/mypy && cd examples/subscriber && ../../$(BIN)/mypy
 # Shows what coverage cannot see in the source: the order of functions that call each other through objects.
 RECORDED_RUN := tests/loop/test_trace_order.py::test_a_run_triggers_each_event_in_the_declared_order
 
 .DEFAULT_GOAL := help
-.PHONY: help setup generate check lint typecheck test test-all test-matrix demo layouts bench bench-quick bench-codegen bench-mypy clean
+.PHONY: help setup generate check lint typecheck test test-all test-matrix demo layouts bench gpu bench-quick bench-codegen bench-mypy clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +68,9 @@ bench: .venv-bench/installed ## compare bus, loop and startup with other librari
 	status=0; \
 	for each in bus loop startup gpu; do .venv-bench/bin/python -W ignore benchmarks/$$each.py || status=$$?; done; \
 	.venv-bench/bin/python benchmarks/page.py; exit $$status
+
+gpu: setup ## run all that needs a GPU, in ten minutes; writes OUT/report.md; DEVICE=cpu tries it out without one
+	$(BIN)/python -W ignore benchmarks/gpu_report.py --output $(OUT) $(if $(DEVICE),--device $(DEVICE))
 
 bench-quick: setup ## check bus and loop against bounds, in under a minute; fails at twice a bound
 	$(BIN)/python benchmarks/quick.py
