@@ -1,7 +1,7 @@
 """A training job, and the parallel layouts in which it must give the same result."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -245,6 +245,7 @@ def configure(
     provider: type[Provider] = Provider,
     optimizer: OptimizerProvider = ADAMW,
     evaluations: Mapping[str, Evaluation] | None = None,
+    subscribers: Sequence[object] = (),
     **settings: Any,
 ) -> Trainer:
     """Configure the job in a layout; on one rank all layouts are the same."""
@@ -267,6 +268,7 @@ def configure(
         dataset_provider=provide_dataset,
         optimizer_provider=optimizer,
         evaluations=evaluations,
+        subscribers=subscribers,
     ).configure()
 
 

@@ -51,10 +51,18 @@ def events_of(module: ModuleType) -> list[Event[Any]]:
     return [event for name in module.__all__ if isinstance(event := getattr(module, name), Event)]
 
 
-def record(bus: EventBus, module: ModuleType, trace: list[str]) -> None:
-    """Append the id of each event of a module to `trace` whenever it is triggered."""
+def record(bus: EventBus, module: ModuleType, trace: list[str], *, is_configured: bool = False) -> None:
+    """Append the id of each event of a module to `trace` whenever it is triggered.
+
+    Args:
+        bus: The bus of a run.
+        module: The events.
+        trace: The ids.
+        is_configured: Whether the events of the configuration have passed.
+    """
     for event in events_of(module):
-        bus.subscribe(event, _noting(event.id, trace))
+        if not (is_configured and ".configuration." in event.id):
+            bus.subscribe(event, _noting(event.id, trace))
 
 
 def _noting(event_id: str, trace: list[str]) -> Callable[[object], None]:

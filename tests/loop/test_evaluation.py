@@ -141,7 +141,7 @@ def test_events_come_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
     config = training_config(CheckpointingConfig(folder=tmp_path, period_steps=1), total_steps=1)
     trainer = configure_training(config, evaluations={"a": at(at_start=True, at_end=True), "b": at(at_end=True)})
     trace: list[str] = []
-    record(trainer.event_bus, train, trace)
+    record(trainer.event_bus, train, trace, is_configured=True)
 
     trainer.train()
 
@@ -329,7 +329,7 @@ def test_a_failed_evaluation_fails_like_a_step(tmp_path: Path) -> None:
     trainer = configure_training(config, task=FailingTask(), evaluations={"a": at(period_steps=2)})
     trace: list[str] = []
     states: list[Any] = []
-    record(trainer.event_bus, train, trace)
+    record(trainer.event_bus, train, trace, is_configured=True)
     trainer.event_bus.subscribe(
         train.EVENT_TRAIN_EVALUATION_STARTED, lambda ctx: states.append((torch.get_rng_state(), random.getstate()))
     )
@@ -464,7 +464,7 @@ def test_a_signal_comes_before_evaluations_which_the_resumed_run_begins_with(tmp
     assert saved(tmp_path, 2) == {"evaluations": {}, "pending_evaluations": ["a", "b"]}
     again = configure_training(config, evaluations=evaluations)
     trace: list[str] = []
-    record(again.event_bus, train, trace)
+    record(again.event_bus, train, trace, is_configured=True)
     results, _ = listen(again.event_bus)
     again.train()
     assert results == expected
@@ -486,7 +486,7 @@ def test_a_signal_in_the_last_step_leaves_the_last_evaluations_to_the_next_run(t
         again = configure_training(config, evaluations=evaluations)
         results, _ = listen(again.event_bus)
         trace: list[str] = []
-        record(again.event_bus, train, trace)
+        record(again.event_bus, train, trace, is_configured=True)
         again.train()
         assert [(step, name) for step, name, _ in results] == expected
         assert trace[-2:] == ["train.finished", "train.closed"]

@@ -6,9 +6,9 @@ import datetime as dt
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self, get_args
+from typing import Protocol, Self, get_args
 
 import torch
 from torch import distributed
@@ -363,11 +363,52 @@ class MetricExchange:
         return share
 
 
-def create_task_metrics(task: BaseTask, dist_context: DistributedContext) -> dict[str, Metric]:
+class MetricSource(Protocol):
+    """A task, or a subscriber that adds numbers to the reports as a task does."""
+
+    def create_metrics(self, ctx: CreateMetricsContext, /) -> Mapping[str, Metric]:
+        """Create the metrics, the same on all ranks."""
+
+
+def create_subscriber_metrics(
+    subscribers: Iterable[object], dist_context: DistributedContext, taken: Iterable[str]
+) -> dict[str, Metric]:
+    """Let subscribers create metrics, if they have `create_metrics`.
+
+    Args:
+        subscribers: The subscribers, in the same order on all ranks.
+        dist_context: The processes of the job.
+        taken: The names of other metrics.
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        ConfigurationError: On all ranks, if the metrics cannot be reported, or a name is taken.
+    """
+    found: dict[str, Metric] = {}
+    names = {*taken}
+    for subscriber in subscribers:
+        if not hasattr(subscriber, "create_metrics"):
+            continue
+        source: MetricSource = subscriber
+        for name, metric in create_task_metrics(source, dist_context).items():
+            clashing = next((other for other in names if f"{name}/".startswith(f"{other}/")), None)
+            if clashing is not None or any(other.startswith(f"{name}/") for other in names):
+                raise ConfigurationError(
+                    f"{type(subscriber).__qualname__}.create_metrics names a metric {name!r}, but the task or another "
+                    f"subscriber has a metric of that name or under it: rename one of the two"
+                )
+            found[name] = metric
+        names |= found.keys()
+    return found
+
+
+def create_task_metrics(task: MetricSource, dist_context: DistributedContext) -> dict[str, Metric]:
     """Let a task create its metrics, and refuse those that cannot be reported.
 
     Args:
-        task: The task.
+        task: The task, or a subscriber.
         dist_context: The processes of the job, which must all have the same metrics.
 
     Returns:
@@ -493,6 +534,7 @@ def build_reporter(
     config: LoopConfig,
     *,
     task: BaseTask,
+    subscribers: Iterable[object] = (),
     stepper: Stepper,
     dist_context: DistributedContext,
     num_samples: int | None = None,
@@ -502,6 +544,7 @@ def build_reporter(
     Args:
         config: Says how often to report, and where to.
         task: Creates its metrics.
+        subscribers: Those with `create_metrics` create metrics too.
         stepper: Counts the steps.
         dist_context: The processes of the job.
         num_samples: The number of samples in all steps; by default each step has `global_batch_size`.
@@ -515,6 +558,7 @@ def build_reporter(
     reporting = config.reporting
     task_metrics = create_task_metrics(task, dist_context)
     metrics = dict(task_metrics)
+    metrics |= create_subscriber_metrics(subscribers, dist_context, metrics)
     Ranks.of(dist_context).run_on_rank_zero(lambda: require_writable(reporting))
     peak_memory = PeakMemory.of(dist_context.device)
     if peak_memory is not None:

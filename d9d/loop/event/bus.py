@@ -244,6 +244,23 @@ class Bounded(Generic[TContext]):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One call of `subscribe_annotated`.
+
+    Attributes:
+        target: The object whose handlers it subscribes.
+        has_handlers: Whether the object has any.
+        file: Where the call is.
+        line: The line of the call, counted from 1.
+    """
+
+    target: object
+    has_handlers: bool
+    file: str
+    line: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class HandlerDescription:
     """One handler on a bus.
 
@@ -282,7 +299,6 @@ class BusDescription(tuple[HandlerDescription, ...]):
         return "\n".join(lines)
 
 
-@final
 class EventBus:
     """Calls the handlers that subscribed to an event when it is triggered.
 
@@ -295,7 +311,7 @@ class EventBus:
     """
 
     __slots__ = (
-        "_claimed",
+        "_claims",
         "_context_names",
         "_emitters",
         "_guards",
@@ -313,7 +329,7 @@ class EventBus:
         self._context_names: dict[str, str] = {}
         self._guards: list[Callable[[Event[Any], Callable[[Any], None]], None]] = []
         # By identity, because targets need not be hashable. The values keep the targets alive and their ids unique.
-        self._claimed: dict[int, object] = {}
+        self._claims: dict[int, Claim] = {}
 
     def subscribe(
         self,
@@ -388,18 +404,22 @@ class EventBus:
             The handlers on this bus, by event in the order of their first subscription, and for each event in the order
             in which they are called. Print it as a table.
         """
-        return BusDescription(
-            HandlerDescription(
-                event_id=event_id,
-                position=position,
-                handler=describe_handler(each.handler),
-                file=place_of(each.handler)[0],
-                line=place_of(each.handler)[1],
-                filter=each.filter,
+        positions: collections.Counter[str] = collections.Counter()
+        described = []
+        for each in self.subscriptions:
+            positions[each.event.id] += 1
+            file, line = place_of(each.handler)
+            described.append(
+                HandlerDescription(
+                    event_id=each.event.id,
+                    position=positions[each.event.id],
+                    handler=describe_handler(each.handler),
+                    file=file,
+                    line=line,
+                    filter=each.filter,
+                )
             )
-            for event_id, subscriptions in self._subscriptions.items()
-            for position, each in enumerate(subscriptions, start=1)
-        )
+        return BusDescription(described)
 
     def trigger(self, event: Event[TContext], context: TContext) -> None:
         """Call all handlers of an event, in the order in which they subscribed.
@@ -458,27 +478,37 @@ class EventBus:
         return self._emitters[event.id]
 
     @property
+    def subscriptions(self) -> list[Subscription]:
+        """All subscriptions, by event; those of one event in the order in which their handlers are called."""
+        return [each for subscriptions in self._subscriptions.values() for each in subscriptions]
+
+    @property
     def subscribers(self) -> list[object]:
         """The objects whose methods are handlers on this bus, each once."""
-        subscriptions = (each for subscriptions in self._subscriptions.values() for each in subscriptions)
-        owners = (getattr(each.handler, "__self__", None) for each in subscriptions)
+        owners = (getattr(each.handler, "__self__", None) for each in self.subscriptions)
         return [*{id(owner): owner for owner in owners if owner is not None}.values()]
 
-    def claim(self, target: object) -> None:
+    @property
+    def claims(self) -> list[Claim]:
+        """The calls of `subscribe_annotated`, in their order."""
+        return [*self._claims.values()]
+
+    def claim(self, claim: Claim) -> None:
         """Record that `subscribe_annotated` is subscribing the handlers of an object, which it may do once.
 
         Args:
-            target: The object.
+            claim: The object, and where the call is.
 
         Raises:
             ValueError: If its handlers have been subscribed on this bus before.
         """
-        if id(target) in self._claimed:
+        target = claim.target
+        if id(target) in self._claims:
             raise ValueError(
                 f"the handlers of {type(target).__qualname__} object {target!r} are already subscribed on this bus and "
                 "would run twice per event. Call subscribe_annotated once per object: it includes inherited handlers."
             )
-        self._claimed[id(target)] = target
+        self._claims[id(target)] = claim
 
     def _is_called(self, subscription: Subscription) -> bool:
         return self._is_main_process or not subscription.filter.main_process_only

@@ -2,11 +2,12 @@
 
 import dataclasses
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar, final, overload
 
-from d9d.loop.event.bus import Event, EventBus, Filter, TContext
+from d9d.loop.event.bus import Claim, Event, EventBus, Filter, TContext
 from d9d.loop.event.handler import describe_handler
 
 TSelf = TypeVar("TSelf")
@@ -144,7 +145,8 @@ def subscribe_annotated(bus: EventBus, target: object) -> None:
             f"{target.__qualname__}(...) or self"
         )
     tagged = list(tagged_handlers(target))
-    bus.claim(target)
+    caller = sys._getframe(1)  # noqa: SLF001 -- `inspect.currentframe` calls the same, and may return `None`
+    bus.claim(Claim(target=target, has_handlers=bool(tagged), file=caller.f_code.co_filename, line=caller.f_lineno))
     for each in tagged:
         declared = each.tag.filter
         bus.subscribe(
@@ -156,17 +158,26 @@ def subscribe_annotated(bus: EventBus, target: object) -> None:
         )
 
 
-def tagged_handlers(target: object) -> Iterator[TaggedHandler]:
+def tagged_handlers(target: object, *, verifies: bool = True) -> Iterator[TaggedHandler]:
     """Yield each decorated handler of an object, bound, once for each of its events.
 
     Args:
         target: What `subscribe_annotated` takes.
+        verifies: Whether to refuse a class that overrides a handler without `@subscribe`; otherwise it has no such
+            handler.
 
     Raises:
         TypeError: If its class overrides a handler without `@subscribe`.
     """
+    if verifies:
+        _verify_overrides(type(target))
     for handler, tags in _bound_handlers(target):
         yield from (TaggedHandler(handler=handler, tag=tag) for tag in tags)
+
+
+def tags_of(handler: object) -> tuple[Tag[Any], ...]:
+    """Return what `@subscribe` recorded of a function or a bound method, one tag for each of its events."""
+    return _tags_of(getattr(handler, "__func__", handler))
 
 
 def _bound_handlers(target: object) -> Iterator[tuple[Callable[[Any], None], tuple[Tag[Any], ...]]]:
@@ -189,7 +200,6 @@ def _bound_handlers(target: object) -> Iterator[tuple[Callable[[Any], None], tup
 
 def _class_attributes(kind: type) -> dict[str, Any]:
     """Return the attributes of a class and its bases in the order of definition; an override keeps the first place."""
-    _verify_overrides(kind)
     return {name: attribute for base in reversed(kind.__mro__) for name, attribute in vars(base).items()}
 
 

@@ -54,6 +54,14 @@ from d9d.loop.control import (
 )
 from d9d.loop.control.provider import expect_result
 from d9d.loop.run.loop import GarbageCollector, Loop, Moments, Service
+from d9d.loop.run.subscribers import (
+    Registrations,
+    Subscriber,
+    SubscriberSource,
+    named_subscribers,
+    refuse_late_handlers,
+    states_of,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +76,9 @@ class Assembly:
         task: The user's task.
         providers: The user's providers by the names under which checkpoints keep their state.
         stateful: Further objects of the user whose state belongs into checkpoints, by name.
+        subscribers: The user's subscribers.
+        registrations: What is subscribed on the bus of the run.
+        saved: The objects whose state is in checkpoints, once they are found.
         moments: The events of the run.
         control: Takes the requests of handlers.
         sinks: Where reports go; none on any but the main process.
@@ -82,6 +93,9 @@ class Assembly:
     task: BaseTask
     providers: Mapping[str, object]
     stateful: Mapping[str, Stateful]
+    subscribers: Sequence[Subscriber]
+    registrations: Registrations
+    saved: list[object] = dataclasses.field(default_factory=list)
     moments: Moments
     control: LoopControl
     sinks: Sequence[Sink]
@@ -100,13 +114,15 @@ class Assembly:
         task: BaseTask,
         model_provider: ModelProvider,
         providers: Mapping[str, object],
+        subscribers: SubscriberSource,
         stateful: Mapping[str, Stateful] | None,
         evaluations: Mapping[str, Evaluation] | None = None,
     ) -> Self:
-        """Join the processes of the job, seed, and register the handlers of the tasks and the model provider.
+        """Join the processes of the job, seed, and register the handlers of tasks, model provider and subscribers.
 
         Raises:
-            ConfigurationError: If the task is a torch module, or checkpoints could not be written.
+            ConfigurationError: If the task is a torch module, the subscribers are not what a configurator takes, or
+                checkpoints could not be written.
             RuntimeError: If this machine does not have the device.
         """
         if isinstance(task, nn.Module):
@@ -114,6 +130,7 @@ class Assembly:
                 f"the task, a {type(task).__qualname__}, is a torch module as well. Its weights would be neither moved "
                 "nor trained: put them into the model, or keep the module in an attribute of the task"
             )
+        named = named_subscribers(subscribers)
         if config.checkpointing is not None:
             prepare_folder(config.checkpointing.folder)
         dist_context = DistributedContext.start(
@@ -136,20 +153,25 @@ class Assembly:
         sinks = build_sinks(name, config.reporting) if dist_context.is_main_process else []
         for sink in sinks:
             sink.subscribe(bus, moments)
-        task.register_events(RegisterTaskEventsContext(event_bus=bus, dist_context=dist_context, control=control))
+        providers = {"model_provider": model_provider, **providers, **own_tasks}
+        owners = {"task": task, **providers, **{f"subscriber {each.name!r}": each.target for each in named}}
+        registrations = Registrations(bus, owners)
+        context = RegisterTaskEventsContext(event_bus=bus, dist_context=dist_context, control=control)
+        task.register_events(context)
         model_provider.register_events(
             RegisterModelEventsContext(event_bus=bus, dist_context=dist_context, control=control)
         )
         for own_task in {id(own): own for own in own_tasks.values()}.values():
-            own_task.register_events(
-                RegisterTaskEventsContext(event_bus=bus, dist_context=dist_context, control=control)
-            )
+            own_task.register_events(context)
+        registrations.register(named, context)
         return cls(
             name=name,
             config=config,
             task=task,
-            providers={"model_provider": model_provider, **providers, **own_tasks},
+            providers=providers,
             stateful=stateful or {},
+            subscribers=named,
+            registrations=registrations,
             moments=moments,
             control=control,
             sinks=sinks,
@@ -189,6 +211,36 @@ class Assembly:
         paths = (paths,) if isinstance(paths, Path) else paths
         return SourceWeights(tuple(find_source(path, self.ranks) for path in paths), mapping)
 
+    def verify_handlers(self, *, has_epochs: bool = False) -> frozenset[str]:
+        """Refuse handlers that can never be called, and log those that this configuration never calls.
+
+        All ranks call this.
+
+        Args:
+            has_epochs: Whether the data has passes.
+
+        Returns:
+            The ids of the events that have a handler on any rank.
+
+        Raises:
+            ConfigurationError: On all ranks, if a handler can never be called.
+        """
+        moments = self.moments
+        namespace = moments.ready.id.partition(".")[0]
+        epochs = [f"{namespace}.epoch.{side}" for side in ("start", "finished")]
+        evaluations = [f"{namespace}.evaluation.{side}" for side in ("start", "finished")]
+        silent: dict[str, str] = {}
+        if self.config.checkpointing is None:
+            saves = (moments.checkpoint_loaded, moments.checkpoint_started, moments.checkpoint_saved)
+            silent |= dict.fromkeys((event.id for event in saves), "the run has no checkpointing")
+        if not has_epochs:
+            silent |= dict.fromkeys(epochs, "its data is iterable")
+        if not self.evaluations:
+            silent |= dict.fromkeys(evaluations, "the run has no evaluations")
+        if self.config.reporting.period_steps is None and not self.evaluations:
+            silent[moments.report_ready.id] = "reporting.period_steps is None"
+        return self.registrations.verify(self.ranks, namespace=namespace, silent=silent)
+
     def provide_dataset(self, provider: DatasetProvider) -> InitializeDatasetResult:
         """Call the dataset provider.
 
@@ -213,6 +265,7 @@ class Assembly:
         return build_reporter(
             self.config,
             task=self.task,
+            subscribers=[each.target for each in self.subscribers],
             stepper=stepper,
             dist_context=self.dist_context,
             num_samples=num_samples,
@@ -318,14 +371,17 @@ class Assembly:
         """
         if self.config.checkpointing is None:
             return {}
-        return find_stateful_objects(
-            self.providers,
+        others = [self.task, *others]
+        found = find_stateful_objects(
+            {**self.providers, **states_of(self.subscribers)},
             self.stateful,
             self.moments.event_bus.subscribers,
-            others=[self.task, *others],
+            others=others,
             modules=modules,
             ranks=self.ranks,
         )
+        self.saved.extend((*others, *(layer for module in modules for layer in module.modules()), *found.values()))
+        return found
 
     def _ranks_on_host(self) -> Ranks:
         """Return all ranks with a process group that nothing else uses, and that has the timeouts of the job."""
@@ -378,6 +434,8 @@ class Assembly:
             job_metadata=describe_job(config),
             require_savable=require_savable,
         )
+        saved = None if config.checkpointing is None else self.saved
+        refuse_late_handlers(self.moments.event_bus, self.moments.has_passed, saved)
         return Loop(
             moments=self.moments,
             stepper=stepper,

@@ -45,12 +45,14 @@ from d9d.loop.event.catalogue.inference import (
 )
 from d9d.loop.run.assembly import Assembly
 from d9d.loop.run.loop import Loop, Moments, Outcome, Run
+from d9d.loop.run.subscribers import SubscriberSource
 
 
 class InferenceMoments(Moments):
     """The events of an inference run that belong to no step."""
 
     ready = EVENT_INFERENCE_READY
+    finished = EVENT_INFERENCE_FINISHED
     step_post = EVENT_INFERENCE_STEP_POST
     report_ready = EVENT_INFERENCE_REPORT_READY
     checkpoint_loaded = EVENT_INFERENCE_CHECKPOINT_LOADED
@@ -162,6 +164,10 @@ class InferenceConfigurator:
         model_provider: Provides the model. In a job of one process it may be the model itself, or a function or class
             that returns it.
         dataset_provider: Provides the data, which is read once and in order; may be a dataset or a list of samples.
+        subscribers: Objects that listen to events, in a list, or in a mapping under names of your own. One with
+            `register_events` subscribes its handlers there; of any other, all methods with `@subscribe` are subscribed.
+            Metrics of its `create_metrics` are reported. If it has `state_dict` and `load_state_dict`, its state is
+            saved under its name in the mapping, or else under that of its class.
         stateful: Further objects whose state belongs into checkpoints, by name. Providers, and objects whose methods
             are handlers, need not be named: their state is saved if they have `state_dict` and `load_state_dict`.
         weight_mapping: How the weights of the model correspond to those in the files of `source_checkpoint`; by default
@@ -178,6 +184,7 @@ class InferenceConfigurator:
         task: InferenceTask,
         model_provider: ModelSource,
         dataset_provider: DatasetSource,
+        subscribers: SubscriberSource = (),
         stateful: Mapping[str, Stateful] | None = None,
         weight_mapping: WeightMapping | None = None,
     ) -> None:
@@ -185,6 +192,7 @@ class InferenceConfigurator:
         self._task = task
         self._model_provider = as_model_provider(model_provider)
         self._dataset_provider = as_dataset_provider(dataset_provider)
+        self._subscribers = subscribers
         self._stateful = stateful
         self._weight_mapping = weight_mapping or WeightMapping()
 
@@ -196,7 +204,8 @@ class InferenceConfigurator:
 
         Raises:
             CheckpointError: If the weights to start from cannot be read, or do not fit the model.
-            ConfigurationError: If the data does not suit the configuration; the model is not built then.
+            ConfigurationError: If the data does not suit the configuration, or a handler can never be called; the
+                model is not built then.
         """
         moments = InferenceMoments(EventBus(is_main_process=is_launched_as_main()))
         with moments.failing(has_peers=num_launched() > 1, closing_seconds=self._config.timeouts.closing_seconds):
@@ -211,6 +220,7 @@ class InferenceConfigurator:
             task=self._task,
             model_provider=self._model_provider,
             providers={"dataset_provider": self._dataset_provider},
+            subscribers=self._subscribers,
             stateful=self._stateful,
         )
         dist_context = run.dist_context
@@ -235,6 +245,7 @@ class InferenceConfigurator:
         reporter = run.build_reporter(stepper, num_samples)
         moments.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=loader)
         housekeeping = run.build_housekeeping(stepper)
+        run.verify_handlers()
         stages, tied = run.build_stages(self._model_provider, source)
         modules = [stage.module for stage in stages]
         moments.trigger(EVENT_INFERENCE_MODEL_STAGES_READY, EventModelStagesReadyContext, modules=modules)

@@ -156,6 +156,7 @@ class Moments(abc.ABC):
     """
 
     ready: Event[Any]
+    finished: Event[Any]
     step_post: Event[EventStepContext]
     report_ready: Event[EventReportReadyContext]
     checkpoint_loaded: Event[EventCheckpointContext]
@@ -195,6 +196,19 @@ class Moments(abc.ABC):
             event: An event that belongs to no step.
         """
         return bool(self._emitters[event.id].handlers)
+
+    def has_passed(self, event: Event[Any]) -> bool:
+        """Return whether a run that is configured will not trigger an event of its loop again."""
+        namespace, _, rest = event.id.partition(".")
+        if namespace != self.ready.id.partition(".")[0]:
+            return False
+        if rest.startswith("configuration."):
+            return True
+        if self.last is None or self.last == self.closed or ".configuration." in self.last.id:
+            return False  # the steps are still to come, perhaps once more
+        if self.last in (self.finished, self.failed):
+            return event != self.closed
+        return event == self.checkpoint_loaded or (event == self.ready and self.last != self.checkpoint_loaded)
 
     @abc.abstractmethod
     def trigger_failed(self, error: BaseException, last_event: str | None) -> None:

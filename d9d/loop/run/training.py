@@ -84,6 +84,7 @@ from d9d.loop.event.catalogue.train import (
 )
 from d9d.loop.run.assembly import Assembly
 from d9d.loop.run.loop import Loop, Moments, Outcome, Run
+from d9d.loop.run.subscribers import SubscriberSource
 
 _ADAMW = OptimizerBuilder(torch.optim.AdamW)
 
@@ -92,6 +93,7 @@ class TrainMoments(Moments):
     """The events of a training run that belong to no step."""
 
     ready = EVENT_TRAIN_READY
+    finished = EVENT_TRAIN_FINISHED
     step_post = EVENT_TRAIN_STEP_POST
     report_ready = EVENT_TRAIN_REPORT_READY
     checkpoint_loaded = EVENT_TRAIN_CHECKPOINT_LOADED
@@ -384,6 +386,10 @@ class TrainingConfigurator:
         lr_scheduler_provider: Provides the learning rate scheduler; by default the learning rate is constant.
         evaluations: What the model is evaluated on during training, by name: it is part of the names of the results in
             reports, such as `validation/loss`. Several that are due after one step run in this order.
+        subscribers: Objects that listen to events, in a list, or in a mapping under names of your own. One with
+            `register_events` subscribes its handlers there; of any other, all methods with `@subscribe` are subscribed.
+            Metrics of its `create_metrics` are reported. If it has `state_dict` and `load_state_dict`, its state is
+            saved under its name in the mapping, or else under that of its class.
         stateful: Further objects whose state belongs into checkpoints, by name. Providers, and objects whose methods
             are handlers, need not be named: their state is saved if they have `state_dict` and `load_state_dict`.
         weight_mapping: How the weights of the model correspond to those in the files of `source_checkpoint` and in
@@ -403,6 +409,7 @@ class TrainingConfigurator:
         optimizer_provider: OptimizerProvider = _ADAMW,
         lr_scheduler_provider: LRSchedulerProvider = constant_lr,
         evaluations: Mapping[str, Evaluation] | None = None,
+        subscribers: SubscriberSource = (),
         stateful: Mapping[str, Stateful] | None = None,
         weight_mapping: WeightMapping | None = None,
     ) -> None:
@@ -413,6 +420,7 @@ class TrainingConfigurator:
         self._optimizer_provider = optimizer_provider
         self._lr_scheduler_provider = lr_scheduler_provider
         self._evaluations = evaluations
+        self._subscribers = subscribers
         self._stateful = stateful
         self._weight_mapping = weight_mapping or WeightMapping()
 
@@ -424,7 +432,8 @@ class TrainingConfigurator:
 
         Raises:
             CheckpointError: If the weights to start from cannot be read, or do not fit the model.
-            ConfigurationError: If the data does not suit the configuration; the model is not built then.
+            ConfigurationError: If the data does not suit the configuration, or a handler can never be called; the
+                model is not built then.
         """
         moments = TrainMoments(EventBus(is_main_process=is_launched_as_main()))
         with moments.failing(has_peers=num_launched() > 1, closing_seconds=self._config.timeouts.closing_seconds):
@@ -443,6 +452,7 @@ class TrainingConfigurator:
                 "optimizer_provider": self._optimizer_provider,
                 "lr_scheduler_provider": self._lr_scheduler_provider,
             },
+            subscribers=self._subscribers,
             stateful=self._stateful,
             evaluations=self._evaluations,
         )
@@ -475,6 +485,7 @@ class TrainingConfigurator:
             )
         moments.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=data.loader)
         housekeeping = run.build_housekeeping(stepper)
+        run.verify_handlers(has_epochs=data.epochs is not None)
         stages, tied = run.build_stages(self._model_provider, source)
         modules = [stage.module for stage in stages]
         moments.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext, modules=modules)

@@ -5,7 +5,7 @@ import dataclasses
 import enum
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -303,9 +303,9 @@ def find_stateful_objects(
     found: dict[str, Stateful] = {}
     counts: collections.Counter[str] = collections.Counter()
     for name, candidate in itertools.chain(named.items(), ((None, subscriber) for subscriber in subscribers)):
-        if _has_state(candidate) and id(candidate) not in known:
+        if has_state(candidate) and id(candidate) not in known:
             known.add(id(candidate))
-            found[name or _subscriber_name(candidate, counts)] = candidate
+            found[name or _subscriber_name(candidate, counts, found)] = candidate
     names = dict.fromkeys(itertools.chain.from_iterable(ranks.gather([*found])))
     return {name: found.get(name, _NoState()) for name in names}
 
@@ -325,12 +325,16 @@ def _optional_parts(stateful: Mapping[str, Stateful]) -> dict[str, Part]:
     return {name: Part(each, Distribution.REPLICATED_OR_PER_RANK, is_optional=True) for name, each in stateful.items()}
 
 
-def _has_state(candidate: object) -> TypeGuard[Stateful]:
+def has_state(candidate: object) -> TypeGuard[Stateful]:
+    """Return whether an object has state that checkpoints keep."""
     # A class has these methods too, but no state.
     return isinstance(candidate, Stateful) and not isinstance(candidate, type)
 
 
-def _subscriber_name(subscriber: object, counts: collections.Counter[str]) -> str:
+def _subscriber_name(subscriber: object, counts: collections.Counter[str], taken: Collection[str]) -> str:
     name = f"subscriber {type(subscriber).__module__}.{type(subscriber).__qualname__}"
-    counts[name] += 1
-    return name if counts[name] == 1 else f"{name} {counts[name]}"
+    while True:
+        counts[name] += 1
+        numbered = name if counts[name] == 1 else f"{name} {counts[name]}"
+        if numbered not in taken:
+            return numbered
