@@ -380,6 +380,26 @@ def test_copies_have_the_strides_of_their_tensors() -> None:
     assert all(copied[name].stride() == torch.clone(tensor).stride() for name, tensor in state.items())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_a_copy_from_a_gpu_is_not_changed_by_later_work() -> None:
+    """The host does not wait for it, the memory is pinned, and the next copy reuses it."""
+    values = torch.zeros(10_000_000, device="cuda")
+    copies = HostSnapshot()
+    addresses = set()
+    for number in range(3):
+        torch.cuda._sleep(100_000_000)  # type: ignore[no-untyped-call] # torch's own
+        copied = copies.take({"values": values})["values"]
+        is_complete = copies._events[0].query()
+        values += 1
+        copies.wait()
+        assert not is_complete
+        assert copied.is_pinned()
+        assert bool((copied == number).all())
+        addresses.add(copied.data_ptr())
+    assert len(addresses) == 1
+
+
 def seconds_of(work: Callable[[], Any]) -> tuple[float, float]:
     """Return how long a function takes, and how much of that this thread computes."""
     began, computing = time.perf_counter(), time.thread_time()

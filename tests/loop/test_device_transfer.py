@@ -3,18 +3,20 @@
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from streams import recorded_streams
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from d9d.core.stepper import Stepper
 from d9d.loop.component import data as data_module
-from d9d.loop.component.data import DeviceTransfer, PinnableBatch, choose_collate, move_to_device
+from d9d.loop.component.data import DeviceTransfer, PinnableBatch, build_data_loader, choose_collate, move_to_device
+from d9d.loop.component.sampler import DataShare, SequentialBatchSampler
 from d9d.loop.control import InitializeDatasetResult
 
-from .toy_job import ToyDataset
+from .toy_job import ToyDataset, training_config
 
 META = torch.device("meta")
 
@@ -215,3 +217,34 @@ def test_memory_is_not_reused_before_the_computations_have_read_it() -> None:
             sums.append(batch.sum())  # noqa: PERF401 -- each before the next is sent
 
     assert [int(found) for found in sums] == [number * 100_000 for number in range(8)]
+
+
+@dataclasses.dataclass
+class Mixed:
+    dense: torch.Tensor
+    sparse: torch.Tensor
+    here: torch.Tensor
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_batches_with_all_kinds_of_tensors_reach_the_device() -> None:
+    """Through torch's data loader, which pins what can be pinned."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    here = torch.ones(3, device=device)
+
+    def collate(samples: list[Any]) -> Mixed:
+        return Mixed(torch.stack([sample["features"] for sample in samples]), torch.eye(3).to_sparse(), here)
+
+    data = InitializeDatasetResult(dataset=ToyDataset(), collate=collate)
+    sampler = SequentialBatchSampler(
+        num_samples=12, global_batch_size=4, micro_batch_size=4, stepper=Stepper(3), share=DataShare()
+    )
+    loader = build_data_loader(data, sampler, training_config(), device)
+    pinned = list(loader)
+    moved = list(DeviceTransfer(device).move(pinned))
+
+    assert [batch.dense.is_pinned() for batch in pinned] == [True] * 3
+    assert all(batch.here is here for batch in moved)
+    assert {tensor.device for batch in moved for tensor in (batch.dense, batch.sparse)} == {device}
+    assert torch.equal(torch.cat([batch.dense for batch in moved]).cpu(), ToyDataset().features)

@@ -173,7 +173,7 @@ def reports_every(period_steps: int) -> ReportingConfig:
 
 def num_read_by_reports(found: list[str]) -> int:
     """Count how often the values of a report were read; without metrics, they are in one tensor."""
-    return found.count("tolist in _read")
+    return found.count("tolist in _read_report")
 
 
 class CountingTask(WeighingTask):
@@ -378,7 +378,7 @@ def test_the_steps_that_a_gpu_is_watched_in_are_those_without_reads(policy: str)
     on_purpose = {"cpu in <listcomp>" if sys.version_info < (3, 12) else "cpu in read"}
     # On a device, these are of the copies on the host, as is the order of samples.
     on_purpose |= {"item in compute", "aten::_local_scalar_dense in compute", "tolist in compute"}
-    on_purpose |= {"tolist in require_finite", "tolist in _publish", "tolist in take", "tolist in _read"}
+    on_purpose |= {"tolist in require_finite", "tolist in _read_report", "tolist in _read"}
     steady = found[numbers[3] : numbers[-1]]
 
     assert watched == [False, False, *[True] * 5, False]

@@ -96,7 +96,7 @@ class Reporter:
         if error is None or self._pending is None or not self._copy.is_ready():
             return
         try:
-            report = self._read(self._pending)
+            report = self._read_report(self._pending)
         except Exception:  # the error that ended the loop is the one to raise
             logger.debug("the numbers of the last report were lost", exc_info=True)
             return
@@ -143,7 +143,7 @@ class Reporter:
             is_heard: Whether this rank has a use for the report.
         """
         pending, self._pending = self._pending, None
-        return self._read(pending) if is_heard and pending is not None else None
+        return self._read_report(pending) if is_heard and pending is not None else None
 
     def metrics_set_aside(self) -> contextlib.AbstractContextManager[None]:
         """Make a context in which the metrics gather something else, which is in no report."""
@@ -177,7 +177,7 @@ class Reporter:
         num_samples = min(num_steps * self._samples_per_step, self._num_samples) - before * self._samples_per_step
         return {"steps_per_second": (num_steps - before) / seconds, "samples_per_second": num_samples / seconds}
 
-    def _read(self, pending: "_PendingReport") -> Report:
+    def _read_report(self, pending: "_PendingReport") -> Report:
         """Return a report with the numbers that come from the device, after waiting for them."""
         scalars, *packs = self._copy.read()
         from_device = dict(zip(pending.names, scalars.tolist(), strict=True))
