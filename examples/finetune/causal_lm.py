@@ -87,7 +87,7 @@ class CausalLMProvider(ModelProvider):
             if self._lora is not None:
                 inject_adapter_in_model(self._lora, model)
         self._whole = whole
-        return InitializeModelStageResult(model=model)
+        return InitializeModelStageResult(model=model, tied_weights=whole.all_tied_weights_keys)
 
     def parallelize_model_stage(self, ctx: ParallelizeModelStageContext) -> None:
         shard_data_parallel(ctx.model, ctx.dist_context, blocks=GradientCheckpointingLayer)

@@ -277,7 +277,8 @@ class Trainer(Run):
             self._model_runner.forward_backward(batches, self._compute_loss)
             moments.last = EVENT_TRAIN_FORWARD_BACKWARD_POST
             forward_backward_post.call(context)
-            self._tied.sum_gradients()
+            if self._tied.names:
+                self._tied.sum_gradients()
             loss, gradient_norm = gradients.finish_step()
             moments.last = EVENT_TRAIN_OPTIMIZER_STEP_PRE
             optimizer_step_pre.call(context)
