@@ -20,6 +20,9 @@ from d9d.core.dist_context import DistributedContext
 from d9d.loop.component.checkpoint.source import SourceWeights, find_source
 from d9d.loop.component.weight_init import initialize_weights
 
+# peft calls a method of transformers that has a new name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 TOKENS = torch.arange(64).unsqueeze(0)
 MESHES = {
     "fsdp": DeviceMeshParameters(data_parallel_shard=2),
