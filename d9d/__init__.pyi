@@ -35,6 +35,7 @@ from d9d.loop.component.shutdown import StopRequest as StopRequest
 from d9d.loop.config import CheckpointingConfig as CheckpointingConfig
 from d9d.loop.config import DataLoadingConfig as DataLoadingConfig
 from d9d.loop.config import InferenceConfig as InferenceConfig
+from d9d.loop.config import KeepBest as KeepBest
 from d9d.loop.config import LoopConfig as LoopConfig
 from d9d.loop.config import PipelineConfig as PipelineConfig
 from d9d.loop.config import Precision as Precision

@@ -12,7 +12,7 @@ from d9d.loop.component.checkpoint.files import CheckpointError
 from d9d.loop.component.checkpoint.storage import Checkpoint, find_complete
 from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 
-_COLUMNS = ("step", "time", "size", "mesh", "state")
+_COLUMNS = ("step", "time", "size", "mesh", "evaluations", "state")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,6 +132,7 @@ def _row(checkpoint: Checkpoint) -> tuple[str, ...]:
         str(manifest.get("time", "")),
         _format_size(num_bytes),
         _format_mesh(manifest.get("mesh")),
+        _format_results(manifest.get("evaluations")),
         checkpoint.problem() or "complete",
     )
 
@@ -140,6 +141,16 @@ def _format_mesh(mesh: Any) -> str:
     if not isinstance(mesh, dict):
         return ""
     return " ".join(f"{name}={size}" for name, size in mesh.items() if size != 1) or "one process"
+
+
+def _format_results(evaluations: Any) -> str:
+    cells = []
+    for name, results in evaluations.items() if isinstance(evaluations, dict) else ():
+        for number, value in results.items() if isinstance(results, dict) else ():
+            cells.append(
+                f"{name}/{number}={value:.4g}" if isinstance(value, float | int) else f"{name}/{number}={value}"
+            )
+    return " ".join(cells)
 
 
 def _format_size(num_bytes: float) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from d9d.core.dist_context import DeviceMeshParameters
 from d9d.core.pipeline import SCHEDULES, ScheduleName, StagePosition
@@ -15,6 +15,7 @@ __all__ = [
     "DataLoadingConfig",
     "DeviceMeshParameters",
     "InferenceConfig",
+    "KeepBest",
     "LoopConfig",
     "PipelineConfig",
     "Precision",
@@ -25,6 +26,40 @@ __all__ = [
 ]
 
 
+class KeepBest(Settings):
+    """Which checkpoints are kept because of the results of an evaluation. One that improves them makes a save due."""
+
+    metric: str
+    """The result that decides: the name of an evaluation and the name of a number, such as `validation/loss`."""
+
+    mode: Literal["min", "max"] = "min"
+    """Whether smaller values are better, as for a loss and by default, or larger ones. Of equal values the earlier one
+    is better, and NaN is never the best."""
+
+    num: PositiveInt = 1
+    """The number of best checkpoints that are kept. By default 1."""
+
+    @field_validator("metric")
+    @classmethod
+    def _has_two_names(cls, metric: str) -> str:
+        if not all(metric.partition("/")):
+            raise ValueError(
+                f"metric={metric!r} is not the name of an evaluation, a slash, and the name of a number: use "
+                "'validation/loss' for the loss of an evaluation named 'validation'"
+            )
+        return metric
+
+    @property
+    def evaluation(self) -> str:
+        """The name of the evaluation."""
+        return self.metric.partition("/")[0]
+
+    @property
+    def number(self) -> str:
+        """The name of the number among the results of the evaluation."""
+        return self.metric.partition("/")[2]
+
+
 class CheckpointingConfig(Settings):
     """Where and how often the state of a job is saved. The same job, run again, resumes from the newest checkpoint."""
 
@@ -32,15 +67,28 @@ class CheckpointingConfig(Settings):
     """The folder for the checkpoints of this job; nothing else may be in it."""
 
     period_steps: PositiveInt | None = 1000
-    """The number of steps between two saves; `None` saves by `period_minutes` alone. By default 1000. The last step is
-    always saved."""
+    """The number of steps between two saves; `None` saves by `period_epochs` and `period_minutes` alone. By default
+    1000. The last step is always saved."""
+
+    period_epochs: PositiveInt | None = None
+    """The number of passes over the training data between two saves: one is due after the step that takes the last
+    sample of such a pass. `None`, the default, does not count passes."""
 
     period_minutes: PositiveFloat | None = None
     """The longest time between two saves, in minutes on the clock of the main process; with several processes, a save
-    may come up to six steps later. `None`, the default, saves by `period_steps` alone."""
+    may come up to six steps later. `None`, the default, does not look at the clock."""
 
     num_to_keep: PositiveInt = 3
-    """The number of newest checkpoints that are kept; older ones are removed. By default 3."""
+    """The number of newest checkpoints that are kept; older ones are removed, except those that `keep_best` and
+    `keep_every_steps` keep. By default 3."""
+
+    keep_best: KeepBest | None = None
+    """Which checkpoints are also kept because of the results of an evaluation. `None`, the default, keeps none for
+    that."""
+
+    keep_every_steps: PositiveInt | None = None
+    """Checkpoints whose number of steps is a multiple of this are never removed. It must be a multiple of
+    `period_steps`. `None`, the default, keeps none for that."""
 
     trainable_only: bool = False
     """Whether checkpoints leave out parameters that do not require a gradient. A run that resumes takes these from
@@ -50,6 +98,16 @@ class CheckpointingConfig(Settings):
     """Whether the loop continues while a checkpoint is written. It then needs host memory for a copy of the state, and
     a save that fails raises its error at the next save, or at the end of the loop. By default the loop waits until the
     checkpoint is on disk."""
+
+    @model_validator(mode="after")
+    def _saves_what_it_keeps(self) -> Self:
+        kept, period = self.keep_every_steps, self.period_steps
+        if kept is not None and (period is None or kept % period != 0):
+            raise ValueError(
+                f"keep_every_steps={kept} is not a multiple of period_steps={period}, so not all of these steps would "
+                f"be saved: set period_steps to {kept} or a divisor of it"
+            )
+        return self
 
 
 class DataLoadingConfig(Settings):
@@ -299,3 +357,13 @@ class TrainingConfig(LoopConfig):
 
 class InferenceConfig(LoopConfig):
     """The settings of an inference run."""
+
+    @model_validator(mode="after")
+    def _has_no_settings_of_training(self) -> Self:
+        for name in ("period_epochs", "keep_best"):
+            if self.checkpointing is not None and getattr(self.checkpointing, name) is not None:
+                raise ValueError(
+                    f"checkpointing.{name} is set, and inference reads its data once and evaluates nothing: leave it "
+                    "out"
+                )
+        return self

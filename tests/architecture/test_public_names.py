@@ -38,6 +38,7 @@ PUBLIC_NAMES = {
         "DataLoadingConfig",
         "DeviceMeshParameters",
         "InferenceConfig",
+        "KeepBest",
         "LoopConfig",
         "PipelineConfig",
         "Precision",

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from d9d.core.protocol import LRSchedulerProtocol
+from d9d.loop.component.evaluation import Evaluation
 from d9d.loop.config import CheckpointingConfig, ReportingConfig, TrainingConfig
 from d9d.loop.control import (
     BuildForwardInputsContext,
@@ -41,6 +42,8 @@ from d9d.loop.run import TrainingConfigurator
 
 NUM_STEPS = 60
 PERIOD_STEPS = 3
+IN_EVALUATION = "evaluation"
+EVALUATION_STEPS = 5
 _CHANGES = frozenset({"os.mkdir", "os.rename", "os.remove", "os.rmdir"})
 
 
@@ -66,11 +69,13 @@ class WeighingTask(TrainTask):
         self._kill_at = kill_at
         self._step = 0
         self._weight_sum = torch.zeros(())
+        self._results: list[float] = []
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         events = [event for name in train.__all__ if isinstance(event := getattr(train, name), Event)]
         for event in events:
             ctx.event_bus.subscribe(event, self._noting(event.id))
+        ctx.event_bus.subscribe(train.EVENT_TRAIN_EVALUATION_FINISHED, self._keep_results)
 
     def _noting(self, event_id: str) -> Any:
         def note(ctx: object) -> None:
@@ -80,20 +85,25 @@ class WeighingTask(TrainTask):
 
         return note
 
+    def _keep_results(self, ctx: train.EventEvaluationFinishedContext) -> None:
+        self._results += [float(ctx.stepper.current_step), ctx.metrics["loss"]]
+
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
         return BuildForwardInputsResult(inputs={"input": ctx.batch["features"]})
 
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        if ctx.evaluation is not None and (IN_EVALUATION, ctx.stepper.current_step) == self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         weight = torch.tensor(np.random.uniform(0.5, 1.5), dtype=torch.float32)
         self._weight_sum += weight
         loss = nn.functional.mse_loss(ctx.outputs[:, 0], ctx.batch["target"])
         return ComputeLossResult(loss=loss, loss_weight=weight)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weight_sum": self._weight_sum}
+        return {"weight_sum": self._weight_sum, "results": list(self._results)}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        self._weight_sum = state_dict["weight_sum"]
+        self._weight_sum, self._results = state_dict["weight_sum"], state_dict["results"]
 
 
 class DropoutModelProvider(ModelProvider):
@@ -141,7 +151,7 @@ def main(
     Args:
         folder: Where the checkpoints are.
         trace: The file to which the id of each event is appended.
-        kill_at: The event, and the step, whose handler kills the process.
+        kill_at: The event, and the step, whose handler kills the process; or an evaluation, which the task does.
         kill_in_nth_operation: The number of the file operation of checkpoints, from 1, before which the process is
             killed.
         asynchronous: Whether checkpoints are written asynchronously.
@@ -165,6 +175,11 @@ def main(
         model_provider=DropoutModelProvider(),
         dataset_provider=provide_dataset,
         lr_scheduler_provider=provide_lr_scheduler,
+        evaluations={
+            "validation": Evaluation(
+                dataset_provider=provide_dataset, period_steps=EVALUATION_STEPS, at_start=True, max_steps=2
+            )
+        },
     ).configure().train()
 
 

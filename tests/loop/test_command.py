@@ -23,7 +23,7 @@ def test_ls_prints_a_table(every_step: CheckpointingConfig, capsys: pytest.Captu
     assert main(["checkpoint", "ls", str(every_step.folder)]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
 
-    assert head.split() == ["step", "time", "size", "mesh", "state"]
+    assert head.split() == ["step", "time", "size", "mesh", "evaluations", "state"]
     time, size = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", r"\d+\.\d KB"
     for row, step, state in zip(rows, (3, 2, 1), ("complete", "its file state.json has .*", "complete"), strict=True):
         assert re.fullmatch(rf"{step} +{time} +{size} +one process +{state}", row)

@@ -19,7 +19,7 @@ from declared import declared_ids, declared_run, violation
 from d9d.loop.component.checkpoint.state_dict import split_state
 from d9d.loop.component.checkpoint.storage import Checkpoint
 
-from .endurance import NUM_STEPS, PERIOD_STEPS
+from .endurance import EVALUATION_STEPS, IN_EVALUATION, NUM_STEPS, PERIOD_STEPS
 from .toy_job import same_tensors, steps_saved
 
 KILLED = -signal.SIGKILL
@@ -209,6 +209,14 @@ def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(
 
     assert KILLED in statuses
     assert run.resume(asynchronous=asynchronous) == 0
+    assert_same_end(run, undisturbed)
+
+
+@pytest.mark.parametrize("step", [0, 6 * EVALUATION_STEPS, NUM_STEPS])
+def test_a_run_killed_in_an_evaluation_ends_like_an_undisturbed_one(run: Run, undisturbed: Run, step: int) -> None:
+    """At the start, after a step that is not saved yet, and at the end; the results are in the state too."""
+    assert run.resume(kill_at=(IN_EVALUATION, step)) == KILLED
+    assert run.resume() == 0
     assert_same_end(run, undisturbed)
 
 

@@ -229,6 +229,11 @@ def load_iterable_data(
             f"{_describe(data)} is iterable and has no state, so a checkpoint could not record the position in the "
             "data: define state_dict and load_state_dict on it, or set checkpointing to None"
         )
+    if config.checkpointing is not None and config.checkpointing.period_epochs is not None:
+        raise ConfigurationError(
+            f"{_describe(data)} is iterable, so it has no epochs, and checkpointing.period_epochs is "
+            f"{config.checkpointing.period_epochs}: use period_steps or period_minutes"
+        )
     try:
         from d9d.loop.component.iterable_data import IterableDataLoader  # noqa: PLC0415 -- the extra is optional
     except ModuleNotFoundError as error:

@@ -239,8 +239,8 @@ class Evaluator:
             return True
         if evaluation.period_steps is not None and num_steps % evaluation.period_steps == 0:
             return True
-        epochs = self._epochs
-        return epochs is not None and epochs.is_due(evaluation.period_epochs, num_steps - 1)
+        epochs, period = self._epochs, evaluation.period_epochs
+        return epochs is not None and period is not None and epochs.is_due(period, num_steps - 1)
 
     def evaluate(self, name: str, runner: ModelRunner, modules: Sequence[nn.Module], ranks: Ranks) -> dict[str, float]:
         """Run an evaluation; all ranks call this.

@@ -179,15 +179,15 @@ class Epochs:
         start = step * self.global_batch_size
         return range(start // self.num_samples, (start + self.global_batch_size) // self.num_samples)
 
-    def is_due(self, period_epochs: int | None, step: int) -> bool:
+    def is_due(self, period_epochs: int, step: int) -> bool:
         """Return whether a step takes the last sample of a pass that completes a period.
 
         Args:
-            period_epochs: The period in passes; `None` means never.
+            period_epochs: The period in passes.
             step: The index of the step.
         """
         finished = self.finished_in(step)
-        return period_epochs is not None and finished.stop // period_epochs > finished.start // period_epochs
+        return finished.stop // period_epochs > finished.start // period_epochs
 
     def _started_before(self, step: int) -> int:
         return -(-step * self.global_batch_size // self.num_samples)  # rounded up, exactly

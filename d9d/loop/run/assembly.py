@@ -16,6 +16,7 @@ from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.job_state import JobState, find_stateful_objects
 from d9d.loop.component.checkpoint.manager import Checkpointer
+from d9d.loop.component.checkpoint.results import EvaluationResults
 from d9d.loop.component.checkpoint.sharded_state import ModelState, describe_model
 from d9d.loop.component.checkpoint.source import SourceWeights, find_source
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
@@ -36,7 +37,7 @@ from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState, prepare_distributed_operations
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import Reporter, build_reporter
-from d9d.loop.component.sampler import DataShare
+from d9d.loop.component.sampler import DataShare, Epochs
 from d9d.loop.component.shutdown import Shutdown
 from d9d.loop.component.sinks import Sink, build_sinks
 from d9d.loop.component.tied_weights import TiedWeights
@@ -142,6 +143,13 @@ class Assembly:
         evaluations = evaluations or {}
         if evaluations:
             require_evaluations(evaluations)
+        keep_best = None if config.checkpointing is None else config.checkpointing.keep_best
+        if keep_best is not None and keep_best.evaluation not in evaluations:
+            raise ConfigurationError(
+                f"checkpointing.keep_best.metric is {keep_best.metric!r}, and there is no evaluation named "
+                f"{keep_best.evaluation!r}: this run has {', '.join(map(repr, evaluations)) or 'none'}. Give "
+                "TrainingConfigurator evaluations={...}"
+            )
         own_tasks = {
             f"evaluation {name}": evaluation.task
             for name, evaluation in evaluations.items()
@@ -402,6 +410,7 @@ class Assembly:
         state: JobState,
         settings: Mapping[str, Any],
         require_savable: Callable[[], None] = lambda: None,
+        epochs: Epochs | None = None,
     ) -> Loop:
         """Build the loop.
 
@@ -416,9 +425,14 @@ class Assembly:
             state: The state of the job.
             settings: The settings of this kind of run that a job must share with a checkpoint to resume from it.
             require_savable: Called before each save; raises, on all ranks, if the state must not be saved.
+            epochs: The passes over the training data; `None` if it has none.
         """
         config = self.config
         shutdown = Shutdown(self.dist_context, stepper, config.timeouts)
+        results = None
+        if self.evaluations:
+            keep_best = None if config.checkpointing is None else config.checkpointing.keep_best
+            results = EvaluationResults(keep_best, stepper)
         checkpointer = Checkpointer(
             config.checkpointing,
             stepper=stepper,
@@ -433,6 +447,8 @@ class Assembly:
             ranks=self.ranks,
             job_metadata=describe_job(config),
             require_savable=require_savable,
+            epochs=epochs,
+            results=results,
         )
         saved = None if config.checkpointing is None else self.saved
         refuse_late_handlers(self.moments.event_bus, self.moments.has_passed, saved)

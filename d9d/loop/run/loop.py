@@ -365,8 +365,8 @@ class Run:
         if agreed.stop and not stepper.is_finished:
             self._stop()
         is_over = self._is_complete or agreed.signal != 0
-        self._evaluate_due(agreed, is_stopped=agreed.signal != 0)
-        if is_over or agreed.save or checkpointer.is_due(is_time_to_save=agreed.is_time_to_save):
+        is_best = self._evaluate_due(agreed, is_stopped=agreed.signal != 0)
+        if is_over or is_best or agreed.save or checkpointer.is_due(is_time_to_save=agreed.is_time_to_save):
             self._save()
         else:
             checkpointer.prepare_first_save()
@@ -422,13 +422,17 @@ class Run:
             )
         return stop
 
-    def _evaluate_due(self, agreed: Flags, *, is_stopped: bool) -> None:
+    def _evaluate_due(self, agreed: Flags, *, is_stopped: bool) -> bool:  # noqa: ARG002 -- for training
         """Run the evaluations that are due after this step; inference has none.
 
         Args:
             agreed: What the ranks have agreed on.
             is_stopped: Whether a signal stops the run. Then the evaluations wait until it is resumed.
+
+        Returns:
+            Whether a save is due because of the results.
         """
+        return False
 
     def _report(self, report: Report | None) -> None:
         """Trigger the event that a report has arrived, if one has."""

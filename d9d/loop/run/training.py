@@ -237,6 +237,29 @@ class Trainer(Run):
             )
         return {name: self._evaluate(name, evaluator) for name in evaluator.names if name in names or not names}
 
+    def load_best(self) -> Path:
+        """Load the weights of the best checkpoint into the model, and nothing else; all ranks call this.
+
+        `checkpointing.keep_best` says what the best one is. Call this before or after the training, or between two of
+        its `steps`.
+
+        Returns:
+            The folder of the checkpoint.
+
+        Raises:
+            RuntimeError: Within a step of the loop.
+            ConfigurationError: If `checkpointing.keep_best` is not set.
+            CheckpointError: On all ranks, if no checkpoint has the result that decides, or it cannot be loaded.
+        """
+        if self._is_in_loop:
+            raise RuntimeError(
+                "trainer.load_best was called within the loop, which is training these weights: call it after "
+                "trainer.train(), or between two of trainer.steps()"
+            )
+        checkpointer = self._loop.checkpointer
+        self._announce_saved(checkpointer.wait())
+        return checkpointer.load_best().path
+
     def export(
         self, folder: Path, *, config: ExportedFiles = (), trainable_only: bool = False, name: str = "model"
     ) -> None:
@@ -310,19 +333,19 @@ class Trainer(Run):
             self._pending_evaluations = []
         elif self.stepper.current_step == 0:
             for name in evaluator.due_at_start():
-                self._evaluate(name, evaluator)
+                self._loop.checkpointer.record_evaluation(name, self._evaluate(name, evaluator))
 
-    def _evaluate_due(self, agreed: Flags, *, is_stopped: bool) -> None:
+    def _evaluate_due(self, agreed: Flags, *, is_stopped: bool) -> bool:
         evaluator = self._evaluator
         if evaluator is None:
-            return
+            return False
         due = evaluator.due_after_step(agreed.evaluations, is_over=self._is_complete)
         if is_stopped:
             self._pending_evaluations = due
             self._loop.checkpointer.postpone_evaluations(due)
-            return
-        for name in due:
-            self._loop.checkpointer.record_evaluation(name, self._evaluate(name, evaluator))
+            return False
+        is_best = [self._loop.checkpointer.record_evaluation(name, self._evaluate(name, evaluator)) for name in due]
+        return any(is_best)
 
     def _evaluate(self, name: str, evaluator: Evaluator) -> dict[str, float]:
         """Run an evaluation between two steps, with its events."""
@@ -531,6 +554,7 @@ class TrainingConfigurator:
             state=state,
             settings=self._settings(data, state, source if run.saves_trainable_only else None),
             require_savable=gradients.require_finite,
+            epochs=data.epochs,
         )
         return Trainer(
             loop,

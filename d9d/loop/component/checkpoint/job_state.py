@@ -116,19 +116,21 @@ class JobState:
                 selected.append([name, stateful.summarize(value) if isinstance(stateful, ShardedState) else value])
         return describe_metadata({"dict": selected})
 
-    def load(self, saved: SavedState) -> None:
+    def load(self, saved: SavedState, *, only: str | None = None) -> None:
         """Load the state of each part.
 
         Args:
             saved: The state of all ranks.
+            only: The name of the only part to load; by default all are loaded.
 
         Raises:
             CheckpointError: On all ranks, if it cannot be read, or needs another number of ranks.
             Exception: On all ranks, if `load_state_dict` of any part fails on any of them.
         """
-        for name in saved.names() - self._parts.keys():
+        parts = self._parts if only is None else {only: self._parts[only]}
+        for name in saved.names() - self._parts.keys() if only is None else ():
             self._warn("state %r in %s was not loaded: no object of that name", name, saved.path)
-        metadata, targets = self._ranks.run_on_all_ranks(lambda: self._prepare(saved))
+        metadata, targets = self._ranks.run_on_all_ranks(lambda: self._prepare(saved, parts))
         saved.load(targets)
         self._ranks.run_on_all_ranks(lambda: self._load_parts(metadata, targets))
 
@@ -143,11 +145,11 @@ class JobState:
             return {_REPLICATED_KEY: state}
         return {f"rank-{self._ranks.rank}": state}
 
-    def _prepare(self, saved: SavedState) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    def _prepare(self, saved: SavedState, parts: Mapping[str, Part]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Return the metadata of each part on this rank, and the tensors to load into."""
         metadata_of_parts: dict[str, Any] = {}
         targets: dict[str, torch.Tensor] = {}
-        for name, part in self._parts.items():
+        for name, part in parts.items():
             keys = self._find(name, part, saved)
             if keys is None:
                 continue

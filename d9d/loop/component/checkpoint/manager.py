@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from d9d.core.device import has_streams
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock, remove_staging_directories
 from d9d.loop.component.checkpoint.job_state import JobState
+from d9d.loop.component.checkpoint.results import EvaluationResults, Scores
 from d9d.loop.component.checkpoint.snapshot import HostSnapshot
 from d9d.loop.component.checkpoint.state_dict import describe_state
 from d9d.loop.component.checkpoint.storage import (
@@ -29,8 +31,8 @@ from d9d.loop.component.checkpoint.storage import (
     require_same,
 )
 from d9d.loop.component.ranks import ALONE, Ranks
-from d9d.loop.component.sinks import in_json
-from d9d.loop.config import CheckpointingConfig
+from d9d.loop.component.sampler import Epochs
+from d9d.loop.config import CheckpointingConfig, ConfigurationError
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class Checkpointer:
         ranks: The ranks of the job, all of which call each method.
         job_metadata: More facts about the job for the manifest, such as the mesh, in JSON's types.
         require_savable: Called before each save; raises, on all ranks, if the state must not be saved.
+        epochs: The passes over the data; `None` if it has none.
+        results: The results of evaluations; `None` for a run that has no evaluations.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class Checkpointer:
         ranks: Ranks = ALONE,
         job_metadata: Mapping[str, Any] | None = None,
         require_savable: Callable[[], None] = lambda: None,
+        epochs: Epochs | None = None,
+        results: EvaluationResults | None = None,
     ) -> None:
         self._config = config
         self._stepper = stepper
@@ -76,7 +82,7 @@ class Checkpointer:
         self._num_steps_saved: int | None = None
         self._stop_reason: str | None = None
         self._pending_evaluations: list[str] = []
-        self._results = EvaluationResults(stepper)
+        self._results = results
         self._unannounced: Checkpoint | None = None
         self._is_asked_for = False
         self._is_clock = config is not None and ranks.is_main  # minutes go by the clock of rank 0
@@ -86,7 +92,7 @@ class Checkpointer:
         if config is None:
             return
         self._lock = FolderLock(config.folder)
-        self._schedule = SaveSchedule(config, stepper)
+        self._schedule = SaveSchedule(config, stepper, epochs)
         # A save in the background must not use the process group of the loop.
         self._writers = ranks.with_own_group() if config.asynchronous else ranks
         self._snapshot = HostSnapshot()
@@ -122,11 +128,13 @@ class Checkpointer:
             checkpoint = self._ranks.run_on_rank_zero(functools.partial(self._find_checkpoint, config))
             if checkpoint is None:
                 return None
+            if self._results is not None and config.keep_best is not None:
+                self._results.resume(self._ranks.run_on_rank_zero(functools.partial(self._find_best, config)))
             self._state.load(checkpoint.open(self._ranks))
             self._log_resumed(checkpoint)
             self._num_steps_saved = checkpoint.num_steps
             # A job that was killed right after a save has left stale checkpoints, and no save may follow here.
-            self._remove_stale(config, self._ranks)
+            self._remove_stale(config, self._ranks, self._best_steps)
         except BaseException:
             self._lock.release()
             raise
@@ -160,14 +168,46 @@ class Checkpointer:
         """
         self._pending_evaluations = [*names]
 
-    def record_evaluation(self, name: str, metrics: Mapping[str, float]) -> None:
+    def record_evaluation(self, name: str, metrics: Mapping[str, float]) -> bool:
         """Record the results of an evaluation in the checkpoint of this step.
 
         Args:
             name: The name of the evaluation.
             metrics: Its results by name, the same on all ranks.
+
+        Returns:
+            Whether a save is due, because the checkpoint of this step is now one of the best.
+
+        Raises:
+            ConfigurationError: If this evaluation does not report the metric of `keep_best`.
         """
-        self._results.record(name, metrics)
+        return self._results is not None and self._results.record(name, metrics)
+
+    def load_best(self) -> Checkpoint:
+        """Load the weights of the best complete checkpoint, and nothing else; `wait` comes before.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            ConfigurationError: If `keep_best` is not set.
+            CheckpointError: On all ranks, if no checkpoint has its metric, or the checkpoint cannot be loaded.
+        """
+        config = self._config
+        if config is None or config.keep_best is None:
+            raise ConfigurationError(
+                "load_best needs checkpointing.keep_best, which says what the best checkpoint is: set it to "
+                "KeepBest(metric=...)"
+            )
+        best = self._ranks.run_on_rank_zero(functools.partial(self._find_best, config))
+        if not best:
+            raise CheckpointError(
+                f"no complete checkpoint in {config.folder} has a result {config.keep_best.metric!r} that is a number"
+            )
+        _, step = best[0]
+        checkpoint = Checkpoint.of_step(config.folder, step)
+        self._state.load(checkpoint.open(self._ranks), only="model")
+        return checkpoint
 
     def complete_evaluations(self) -> None:
         """Record in the checkpoint that the run has resumed from that its pending evaluations are done."""
@@ -175,9 +215,10 @@ class Checkpointer:
         if config is None or self._num_steps_saved != self._stepper.current_step:
             return
         checkpoint = Checkpoint.of_step(config.folder, self._stepper.current_step)
-        changes = {"evaluations": self._results.of_this_step(), "pending_evaluations": []}
+        changes = {"evaluations": self._results_of_this_step, "pending_evaluations": []}
         try:
             self._ranks.run_on_rank_zero(lambda: checkpoint.update_manifest(changes))
+            self._remove_stale(config, self._ranks, self._best_steps)
         except OSError as error:
             raise CheckpointError(
                 f"could not write the results of evaluations to {checkpoint.path} ({describe_cause(error)}); the "
@@ -227,20 +268,27 @@ class Checkpointer:
             return None
         self._require_savable()
         self.wait(warns=True)
-        state, may_differ = self._state.state_dict(), self._state.may_differ()
-        results = {
-            "stop_reason": self._stop_reason,
-            "evaluations": self._results.of_this_step(),
-            "pending_evaluations": self._pending_evaluations,
-        }
+        state = self._state.state_dict()
+        write = functools.partial(
+            self._write,
+            config,
+            num_steps,
+            may_differ=self._state.may_differ(),
+            best_steps=self._best_steps,
+            job_metadata={
+                **self._job_metadata,
+                "stop_reason": self._stop_reason,
+                "evaluations": self._results_of_this_step,
+                "pending_evaluations": self._pending_evaluations,
+            },
+        )
         if config.asynchronous:
             snapshot = self._ranks.run_on_all_ranks(lambda: self._snapshot.take(state))
-            work = functools.partial(self._write_in_background, config, num_steps, snapshot, may_differ, results)
             self._executor = self._executor or _background_executor()
-            self._running = self._executor.submit(work)
+            self._running = self._executor.submit(self._write_in_background, num_steps, snapshot, write)
             self._unannounced = checkpoint
         else:
-            self._write(config, num_steps, state, may_differ, results)
+            write(state)
         self._num_steps_saved = num_steps
         self._schedule.restart_clock()
         return None if config.asynchronous else checkpoint
@@ -307,16 +355,11 @@ class Checkpointer:
         self._snapshot.reserve(self._state.sharded_state())
 
     def _write_in_background(
-        self,
-        config: CheckpointingConfig,
-        num_steps: int,
-        snapshot: Mapping[str, Any],
-        may_differ: Collection[str],
-        results: Mapping[str, Any],
+        self, num_steps: int, snapshot: Mapping[str, Any], write: Callable[[Mapping[str, Any]], None]
     ) -> None:
         self._snapshot.wait()
         try:
-            self._write(config, num_steps, snapshot, may_differ, results)
+            write(snapshot)
         except Exception:
             # Logged at once, and raised where it can end the loop.
             logger.exception(
@@ -330,8 +373,10 @@ class Checkpointer:
         config: CheckpointingConfig,
         num_steps: int,
         state: Mapping[str, Any],
+        *,
         may_differ: Collection[str],
-        results: Mapping[str, Any],
+        best_steps: Collection[int],
+        job_metadata: Mapping[str, Any],
     ) -> None:
         try:
             checkpoint = Checkpoint.write(
@@ -341,7 +386,7 @@ class Checkpointer:
                 self._settings,
                 ranks=self._writers,
                 may_differ=may_differ,
-                job_metadata={**self._job_metadata, **results},
+                job_metadata=job_metadata,
             )
         except (OSError, CheckpointException) as error:
             raise CheckpointError(
@@ -350,18 +395,30 @@ class Checkpointer:
             ) from error
         if self._ranks.is_main:
             logger.info("saved %s", checkpoint.path)
-        self._remove_stale(config, self._writers)
+        self._remove_stale(config, self._writers, best_steps)
 
-    def _remove_stale(self, config: CheckpointingConfig, ranks: Ranks) -> None:
-        """Remove all but the newest complete checkpoints, and the staging directories of killed jobs."""
+    def _remove_stale(self, config: CheckpointingConfig, ranks: Ranks, best_steps: Collection[int]) -> None:
+        """Remove the complete checkpoints that are not to be kept, and the staging directories of killed jobs."""
 
         def remove() -> None:
             remove_staging_directories(config.folder)
-            complete = [found for found in Checkpoint.list_in(config.folder) if found.problem() is None]
-            for stale in complete[config.num_to_keep :]:
-                stale.remove()
+            for checkpoint in _complete_in(config.folder)[config.num_to_keep :]:
+                is_kept = config.keep_every_steps is not None and checkpoint.num_steps % config.keep_every_steps == 0
+                if not is_kept and checkpoint.num_steps not in best_steps:
+                    checkpoint.remove()
 
         ranks.run_on_rank_zero(remove)
+
+    @property
+    def _best_steps(self) -> frozenset[int]:
+        return frozenset() if self._results is None else self._results.best_steps
+
+    @property
+    def _results_of_this_step(self) -> dict[str, Any]:
+        return {} if self._results is None else self._results.of_this_step()
+
+    def _find_best(self, config: CheckpointingConfig) -> Scores:
+        return [] if self._results is None else self._results.find_best(_complete_in(config.folder))
 
     def _find_checkpoint(self, config: CheckpointingConfig) -> Checkpoint | None:
         checkpoint = find_complete(config.folder)
@@ -384,44 +441,24 @@ class Checkpointer:
             logger.info("resumed from %s%s", checkpoint.path, "".join(f"\n  {line}" for line in differences))
 
 
-class EvaluationResults:
-    """The results of the evaluations of the current step.
-
-    Args:
-        stepper: Counts the steps.
-    """
-
-    def __init__(self, stepper: Stepper) -> None:
-        self._stepper = stepper
-        self._step = 0
-        self._results: dict[str, dict[str, float | str]] = {}
-
-    def record(self, name: str, metrics: Mapping[str, float]) -> None:
-        """Add the results of an evaluation.
-
-        Args:
-            name: The name of the evaluation.
-            metrics: Its results by name.
-        """
-        numbers = {number: in_json(value) for number, value in metrics.items()}
-        self._results = {**self.of_this_step(), name: numbers}
-        self._step = self._stepper.current_step
-
-    def of_this_step(self) -> dict[str, dict[str, float | str]]:
-        """Return the results of each evaluation of this step by its name, in JSON's types."""
-        return dict(self._results) if self._step == self._stepper.current_step else {}
+def _complete_in(folder: Path) -> list[Checkpoint]:
+    """Return the complete checkpoints in a folder, newest first."""
+    return [found for found in Checkpoint.list_in(folder) if found.problem() is None]
 
 
 class SaveSchedule:
-    """Decides when to save: every few steps, every few minutes, and after the last step.
+    """Decides when to save: every few steps, epochs or minutes, and after the last step.
 
     Args:
         config: The periods.
         stepper: Counts the steps.
+        epochs: The passes over the data; `None` if it has none.
     """
 
-    def __init__(self, config: CheckpointingConfig, stepper: Stepper) -> None:
+    def __init__(self, config: CheckpointingConfig, stepper: Stepper, epochs: Epochs | None) -> None:
         self._period_steps = config.period_steps
+        self._period_epochs = config.period_epochs
+        self._epochs = epochs
         self._period_seconds = None if config.period_minutes is None else config.period_minutes * _SECONDS_PER_MINUTE
         self._stepper = stepper
         self._saved_at = time.monotonic()
@@ -433,8 +470,12 @@ class SaveSchedule:
 
     def is_due(self) -> bool:
         """Return whether to save now whatever the clock says."""
-        is_step = self._period_steps is not None and self._stepper.current_step % self._period_steps == 0
-        return is_step or self._stepper.is_finished
+        num_steps, epochs = self._stepper.current_step, self._epochs
+        if self._period_steps is not None and num_steps % self._period_steps == 0:
+            return True
+        if epochs is not None and self._period_epochs is not None and epochs.is_due(self._period_epochs, num_steps - 1):
+            return True
+        return self._stepper.is_finished
 
     def restart_clock(self) -> None:
         """Count the minutes from now on."""
