@@ -320,7 +320,7 @@ class TrainingConfig(LoopConfig):
 
     max_gradient_norm: PositiveFloat | None = 1.0
     """The largest L2 norm of the gradients of all parameters together; larger gradients are scaled down to it. By
-    default 1.0. `None` does not clip, as sparse gradients require."""
+    default 1.0. `None` does not clip."""
 
     non_finite_gradients: Literal["allow", "skip", "stop"] = "allow"
     """What happens in a step whose gradient norm is infinite or NaN. `allow`, the default, takes the step: the loss in

@@ -290,13 +290,14 @@ def train_in(name: str, num_ranks: int, num_steps: int = NUM_STEPS) -> Outcome:
 def record_losses(trainer: Trainer) -> list[torch.Tensor]:
     """Record the loss of each step."""
     losses: list[torch.Tensor] = []
-    finish = trainer._gradients._accumulator.finish
+    reduce = trainer._gradients.reduce
 
-    def finish_and_note() -> torch.Tensor:
-        losses.append(finish())
-        return losses[-1]
+    def reduce_and_note(*, is_observed: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        loss, norm = reduce(is_observed=is_observed)
+        losses.append(loss)
+        return loss, norm
 
-    trainer._gradients._accumulator.finish = finish_and_note  # type: ignore[method-assign]
+    trainer._gradients.reduce = reduce_and_note  # type: ignore[method-assign]
     return losses
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext, MeshName
-from d9d.loop.component.gradients import GradientClipper, GradientNorm
+from d9d.loop.component.gradients import GradientNorm, clip_gradients
 
 MAX_NORM = 3.0
 ALONE = DistributedContext(device=torch.device("cpu"))
@@ -113,8 +113,8 @@ def clip_on_rank(parameters: DeviceMeshParameters, held: list[Placed]) -> tuple[
     placed = {
         index: each.place(index, context) for index, each in enumerate(held) if each.stage == context.pipeline_rank
     }
-    norm = GradientClipper(list(placed.values()), MAX_NORM, context).clip()
-    assert norm is not None
+    norm = GradientNorm(list(placed.values()), context).measure()
+    clip_gradients(placed.values(), norm, MAX_NORM)
     assert norm.dtype == torch.float32
     gradients = {index: parameter.grad for index, parameter in placed.items()}
     return norm.item(), {
@@ -209,10 +209,10 @@ def test_one_process_clips_as_torch_does(
     """On one process, norm and clipped gradients are bit-identical to those of `clip_grad_norm_`."""
     ours, theirs = parameters_of(drawn, dtype), parameters_of(drawn, dtype)
 
-    norm = GradientClipper(ours, max_norm, ALONE).clip()
+    norm = GradientNorm(ours, ALONE).measure()
+    clip_gradients(ours, norm, max_norm)
     expected = nn.utils.clip_grad_norm_(theirs, max_norm)
 
-    assert norm is not None
     assert torch.equal(norm, expected)
     for our, their in zip(ours, theirs, strict=True):
         torch.testing.assert_close(our.grad, their.grad, rtol=0, atol=0)
@@ -241,17 +241,3 @@ def without_gradients() -> list[nn.Parameter]:
 def test_the_norm_of_a_model_without_gradients_is_zero(make: Callable[[], list[nn.Parameter]]) -> None:
     """Without parameters, or with parameters that have no gradient, the norm is zero."""
     assert GradientNorm(make(), ALONE).measure().item() == 0.0
-
-
-def test_the_norm_is_measured_only_if_needed() -> None:
-    """Without `max_norm` the norm is measured only with `always_measure`, and the gradients do not change."""
-    (parameter,) = parameters_of([(0, 3, 2)], torch.float32)
-    assert parameter.grad is not None
-    before = parameter.grad.clone()
-
-    assert GradientClipper([parameter], None, ALONE).clip() is None
-    norm = GradientClipper([parameter], None, ALONE, always_measure=True).clip()
-
-    assert norm is not None
-    assert norm.item() == pytest.approx(before.norm().item())
-    assert torch.equal(parameter.grad, before)

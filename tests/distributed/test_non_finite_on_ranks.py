@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.settings import ConfigurationError
 from d9d.core.stepper import Stepper
-from d9d.loop.component.gradients import GradientClipper, NonFiniteGradients, NonFiniteGradientsError
+from d9d.loop.component.gradients import GradientNorm, NonFiniteGradients, NonFiniteGradientsError, clip_gradients
 from d9d.loop.config import TrainingConfig
 
 SHAPES = [(5, 3), (4, 3), (7,)]
@@ -50,7 +50,7 @@ def train(
         {"total_steps": NUM_STEPS, "global_batch_size": 2, "non_finite_gradients": policy}
     )
     guard = NonFiniteGradients(config, optimizer, stepper)
-    clipper = GradientClipper(parameters, 1.0, context)
+    gradient_norm = GradientNorm(parameters, context)
     message = ""
     while not stepper.is_finished:
         for index, parameter in enumerate(parameters):
@@ -66,7 +66,9 @@ def train(
             with torch.no_grad():
                 (bad.to_local() if isinstance(bad, DTensor) else bad).view(-1)[0] = float("nan")
         try:
-            guard.check_finite(clipper.clip())
+            norm = gradient_norm.measure()
+            clip_gradients(parameters, norm, 1.0)
+            guard.check_finite(norm)
         except NonFiniteGradientsError as error:
             message = str(error)
             break
@@ -127,13 +129,15 @@ def train_model(num_parts: int) -> dict[str, torch.Tensor]:
         fully_shard(model[0], mesh=mesh)
         fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True)
-    guard, clipper = skipping(optimizer), GradientClipper(list(model.parameters()), 0.1, context)
+    guard, gradient_norm = skipping(optimizer), GradientNorm(list(model.parameters()), context)
     for step in range(6):
         batch = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
         if step in (0, 3):
             batch[-1, 0] = float("nan")
         model(batch.chunk(num_parts)[context.rank]).square().mean().backward()
-        guard.check_finite(clipper.clip())
+        norm = gradient_norm.measure()
+        clip_gradients(model.parameters(), norm, 0.1)
+        guard.check_finite(norm)
         optimizer.step()
         optimizer.zero_grad()
     assert guard.num_skipped is not None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol
-from d9d.loop.component.gradients import GradientAccumulator, GradientClipper
+from d9d.loop.component.gradients import GradientAccumulator, GradientNorm, clip_gradients, divide_gradients
 from d9d.loop.control import (
     ComputeLossContext,
     ComputeLossResult,
@@ -26,6 +26,13 @@ from .toy_job import ToyModelProvider, ToyTask, configure_training, cpu_context,
 def add(accumulator: GradientAccumulator, result: ComputeLossResult) -> None:
     """Run the backward pass of one micro-batch, as the model runner does."""
     torch.autograd.backward(accumulator.scale_loss(result))
+
+
+def finish(accumulator: GradientAccumulator, *parameters: nn.Parameter) -> torch.Tensor:
+    """Scale the gradients of a step, and return its loss."""
+    loss, divisor = accumulator.finish()
+    divide_gradients(parameters, divisor)
+    return loss
 
 
 def sgd(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
@@ -117,7 +124,7 @@ def test_a_step_with_a_total_weight_of_zero_has_zero_gradients(weight: torch.Ten
 def test_the_loss_of_a_step_is_the_weighted_mean(parts: list[tuple[float, float]], kind: type) -> None:
     """The loss is `sum(w_i * l_i) / sum(w_i)`, with the gradient of that; zero if all weights are zero."""
     parameter = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
-    accumulator = GradientAccumulator([parameter], cpu_context())
+    accumulator = GradientAccumulator(cpu_context())
     for loss, weight in parts:
         add(
             accumulator,
@@ -129,7 +136,7 @@ def test_the_loss_of_a_step_is_the_weighted_mean(parts: list[tuple[float, float]
     total = sum(weight for _, weight in parts)
     expected = sum(loss * weight for loss, weight in parts) / total if total else 0.0
 
-    assert accumulator.finish().item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert finish(accumulator, parameter).item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
     assert parameter.grad is not None
     assert parameter.grad.item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
@@ -137,7 +144,7 @@ def test_the_loss_of_a_step_is_the_weighted_mean(parts: list[tuple[float, float]
 def test_a_nan_loss_with_zero_weight_is_ignored() -> None:
     """A micro-batch with a NaN loss and a weight of zero changes neither the loss nor the gradients of the step."""
     parameter = nn.Parameter(torch.ones(3))
-    accumulator = GradientAccumulator([parameter], cpu_context())
+    accumulator = GradientAccumulator(cpu_context())
     ignored = torch.tensor([-100])
 
     def predict(target: torch.Tensor, weight: torch.Tensor | float) -> None:
@@ -148,18 +155,18 @@ def test_a_nan_loss_with_zero_weight_is_ignored() -> None:
     predict(ignored, 0)
     predict(ignored, torch.tensor(0.0))
 
-    assert accumulator.finish().item() == pytest.approx(torch.log(torch.tensor(3.0)).item())
+    assert finish(accumulator, parameter).item() == pytest.approx(torch.log(torch.tensor(3.0)).item())
     torch.testing.assert_close(parameter.grad, torch.tensor([1 / 3, -2 / 3, 1 / 3]))
 
 
 def test_steps_do_not_leak_into_each_other() -> None:
     """The loss of a step does not depend on the step before."""
     parameter = nn.Parameter(torch.tensor(1.0))
-    accumulator = GradientAccumulator([parameter], cpu_context())
+    accumulator = GradientAccumulator(cpu_context())
     losses: list[float] = []
     for factor in (2.0, 3.0):
         add(accumulator, ComputeLossResult(loss=parameter * factor, loss_weight=4.0))
-        losses.append(accumulator.finish().item())
+        losses.append(finish(accumulator, parameter).item())
 
     assert losses == [2.0, 3.0]
 
@@ -167,36 +174,34 @@ def test_steps_do_not_leak_into_each_other() -> None:
 def test_a_step_without_micro_batches_is_an_error() -> None:
     """Finishing a step without micro-batches raises RuntimeError."""
     with pytest.raises(RuntimeError, match="no micro-batch was counted in this step"):
-        GradientAccumulator([], cpu_context()).finish()
+        GradientAccumulator(cpu_context()).finish()
 
 
 def test_parameters_without_gradients_keep_none() -> None:
     """A parameter that the loss does not depend on still has no gradient after scaling and clipping."""
     used, unused = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(1.0))
-    accumulator = GradientAccumulator([used, unused], cpu_context())
+    accumulator = GradientAccumulator(cpu_context())
     add(accumulator, ComputeLossResult(loss=used * 3, loss_weight=2.0))
-    accumulator.finish()
-    GradientClipper([used, unused], 1.0, cpu_context()).clip()
+    finish(accumulator, used, unused)
+    clip_gradients([used, unused], GradientNorm([used, unused], cpu_context()).measure(), 1.0)
 
     assert unused.grad is None
     assert used.grad is not None
     assert used.grad.item() == pytest.approx(1.0, rel=1e-5)
 
 
-def gradients_clipped_to(max_norm: float | None) -> list[float]:
+def gradients_clipped_to(max_norm: float) -> list[float]:
     """Clip gradients of 3 and 4, whose norm is 5."""
     parameters = [nn.Parameter(torch.zeros(())) for _ in range(2)]
     for parameter, gradient in zip(parameters, (3.0, 4.0), strict=True):
         parameter.grad = torch.tensor(gradient)
-    GradientClipper(parameters, max_norm, cpu_context()).clip()
+    clip_gradients(parameters, GradientNorm(parameters, cpu_context()).measure(), max_norm)
     return [parameter.grad.item() for parameter in parameters if parameter.grad is not None]
 
 
-@pytest.mark.parametrize(
-    ("max_norm", "expected"), [(2.5, [1.5, 2.0]), (0.5, [0.3, 0.4]), (5.5, [3.0, 4.0]), (None, [3.0, 4.0])]
-)
-def test_gradients_are_scaled_down_to_the_bound(max_norm: float | None, expected: list[float]) -> None:
-    """Gradients are clipped by their norm over all parameters, unless the norm is within the bound or there is none."""
+@pytest.mark.parametrize(("max_norm", "expected"), [(2.5, [1.5, 2.0]), (0.5, [0.3, 0.4]), (5.5, [3.0, 4.0])])
+def test_gradients_are_scaled_down_to_the_bound(max_norm: float, expected: list[float]) -> None:
+    """Gradients are clipped by their norm over all parameters, unless the norm is within the bound."""
     assert gradients_clipped_to(max_norm) == pytest.approx(expected, rel=1e-5)
 
 

@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol
-from d9d.loop.component.gradients import GradientAccumulator, GradientClipper, GradientDtype
+from d9d.loop.component.gradients import (
+    GradientAccumulator,
+    GradientDtype,
+    GradientNorm,
+    clip_gradients,
+    divide_gradients,
+)
 from d9d.loop.control import (
     BuildForwardInputsContext,
     BuildForwardInputsResult,
@@ -38,7 +44,7 @@ class TwoDtypes(nn.Module):
 
 def accumulate(model: TwoDtypes, losses: list[float]) -> None:
     """Accumulate the gradients of several losses, without scaling them."""
-    accumulator = GradientAccumulator(list(model.parameters()), cpu_context())
+    accumulator = GradientAccumulator(cpu_context())
     for loss in losses:
         torch.autograd.backward(accumulator.scale_loss(ComputeLossResult(loss=model(loss))))
 
@@ -82,31 +88,39 @@ def test_frozen_parameters_have_no_gradient() -> None:
     model.short.requires_grad = False
     gradient_upcast = GradientDtype([model], "fp32")
 
-    accumulator = GradientAccumulator([model.long], cpu_context())
+    accumulator = GradientAccumulator(cpu_context())
     torch.autograd.backward(accumulator.scale_loss(ComputeLossResult(loss=model.long.sum())))
     gradient_upcast.downcast()
 
     assert model.short.grad is None
 
 
+@pytest.mark.parametrize("is_joined", [False, True])
+@pytest.mark.parametrize("weights", [(1.0, 3.0), (torch.tensor(1.0), torch.tensor(3.0))], ids=["host", "device"])
 @pytest.mark.parametrize("gradient_dtype", [None, "fp32"])
-def test_a_model_with_two_dtypes_is_scaled_and_clipped(gradient_dtype: str | None) -> None:
-    """16-bit and fp32 gradients are divided by the same total weight and clipped by the same norm."""
+def test_a_model_with_two_dtypes_is_scaled_and_clipped(
+    gradient_dtype: str | None, weights: tuple[torch.Tensor | float, ...], *, is_joined: bool
+) -> None:
+    """16-bit and fp32 gradients are divided by the same total weight and clipped by the same norm, at once or not."""
     model = TwoDtypes()
+    parameters = list(model.parameters())
     gradient_upcast = GradientDtype([model], gradient_dtype)  # type: ignore[arg-type] # one of both
-    accumulator = GradientAccumulator(list(model.parameters()), cpu_context())
-    for weight in (1.0, 3.0):
-        torch.autograd.backward(
-            accumulator.scale_loss(ComputeLossResult(loss=model(8.0), loss_weight=torch.tensor(weight)))
-        )
+    accumulator = GradientAccumulator(cpu_context())
+    for weight in weights:
+        torch.autograd.backward(accumulator.scale_loss(ComputeLossResult(loss=model(8.0), loss_weight=weight)))
 
-    accumulator.finish()
-    norm = GradientClipper(list(model.parameters()), 1.0, cpu_context()).clip()
+    _, divisor = accumulator.finish()
+    if is_joined:
+        norm = GradientNorm(parameters, cpu_context()).measure() / divisor
+        clip_gradients(parameters, norm, 1.0, divisor=divisor)
+    else:
+        divide_gradients(parameters, divisor)
+        norm = GradientNorm(parameters, cpu_context()).measure()
+        clip_gradients(parameters, norm, 1.0)
     gradient_upcast.downcast()
 
-    assert norm is not None
     assert norm.item() == pytest.approx(8 * 6**0.5)
-    for parameter in model.parameters():
+    for parameter in parameters:
         assert parameter.grad is not None
         assert parameter.grad.dtype == parameter.dtype
         assert parameter.grad.tolist() == pytest.approx([1 / 6**0.5] * 3, rel=5e-3)

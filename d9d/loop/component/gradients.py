@@ -36,8 +36,8 @@ class Gradients:
     """The gradients of a step, from the first backward pass to the optimizer.
 
     With losses `l_i` and weights `w_i`, over all micro-batches of all processes, the loss of a step is
-    `sum(w_i * l_i) / sum(w_i)`. A step calls `begin_step`, `scale_loss` once per micro-batch, `finish_step` after the
-    last backward pass, and `zero` after the optimizer's step. Everything stays on the device.
+    `sum(w_i * l_i) / sum(w_i)`. A step calls `begin_step`, `scale_loss` once per micro-batch, `reduce` after the last
+    backward pass, `clip` before the optimizer's step, and `zero` after it. Everything stays on the device.
 
     Args:
         modules: The stages of the model that this process holds.
@@ -46,6 +46,7 @@ class Gradients:
         stepper: Counts the steps.
         dist_context: The processes of the job.
         copies: Parameters of tied weights that other parameters stand for in the norm.
+        always_measure: Whether to measure the norm also in steps in which nothing here needs it.
 
     Raises:
         ConfigurationError: If the model cannot accumulate in `gradient_dtype`, or the optimizer cannot skip a step on
@@ -61,25 +62,47 @@ class Gradients:
         stepper: Stepper,
         dist_context: DistributedContext,
         copies: Collection[nn.Parameter] = (),
+        always_measure: bool = False,
     ) -> None:
         # All parameters: those that are frozen now may be unfrozen later.
         self._parameters = [parameter for module in modules for parameter in module.parameters()]
         self._optimizer = optimizer
-        self._accumulator = GradientAccumulator(self._parameters, dist_context)
-        self._clipper = GradientClipper(
-            self._parameters,
-            config.max_gradient_norm,
-            dist_context,
-            always_measure=config.non_finite_gradients != "allow",
-            copies=copies,
+        self._stepper = stepper
+        self._max_norm = config.max_gradient_norm
+        self._report_steps = config.reporting.period_steps
+        self._measures_every_step = (
+            always_measure
+            or config.max_gradient_norm is not None
+            or config.non_finite_gradients != "allow"
+            or config.reporting.period_steps == 1
         )
+        self._accumulator = GradientAccumulator(dist_context)
+        self._norm = GradientNorm(self._parameters, dist_context, copies)
         self._dtype = GradientDtype(modules, config.gradient_dtype)
         self._non_finite = NonFiniteGradients(config, optimizer, stepper)
+        self._reduced: _Reduced | None = None
+        self._skip_condition: torch.Tensor | None = None
 
     @property
     def num_skipped_steps(self) -> torch.Tensor | None:
         """How many steps were skipped since this process started: a scalar on the device; `None` before the first."""
         return self._non_finite.num_skipped
+
+    @property
+    def measures_every_step(self) -> bool:
+        """Whether the norm is measured in every step, and not only in those that are reported."""
+        return self._measures_every_step
+
+    @property
+    def norm(self) -> torch.Tensor:
+        """The norm of the gradients of this step before clipping, between `reduce` and `clip`.
+
+        Raises:
+            RuntimeError: If it is not measured in this step.
+        """
+        if self._reduced is None or self._reduced.norm is None:
+            raise RuntimeError("the gradient norm is not measured in this step: ask for it with always_measure=True")
+        return self._reduced.norm
 
     def begin_step(self) -> None:
         """Prepare for the first backward pass of a step."""
@@ -99,22 +122,68 @@ class Gradients:
         """
         return self._accumulator.scale_loss(result)
 
-    def finish_step(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Turn the accumulated gradients into those that the optimizer takes: scaled, clipped, in its dtype.
+    def reduce(self, *, is_observed: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Sum the losses over all processes, scale the gradients, and measure them where that is needed.
+
+        Args:
+            is_observed: Whether something reads the gradients before `clip`, the same on all processes. If not, `clip`
+                scales them by the weight of the step and by the bound of the norm in one operation.
 
         Returns:
-            The loss of the step, and the norm of the gradients before clipping, both over all processes, scalars on
-            the device. The norm is `None` where neither clipping nor `non_finite_gradients` needs it.
+            The loss of the step, and the norm of its gradients before clipping, both over all processes, scalars on
+            the device. The norm is `None` where neither clipping, `non_finite_gradients` nor a report needs it.
 
         Raises:
             RuntimeError: If no micro-batch was counted.
-            NonFiniteGradientsError: With `non_finite_gradients="stop"`, a few steps after the one that was not finite.
         """
-        loss = self._accumulator.finish()
-        norm = self._clipper.clip()
-        self._non_finite.check_finite(norm)
-        self._dtype.downcast()
+        loss, divisor = self._accumulator.finish()
+        if is_observed or self._max_norm is None:
+            divide_gradients(self._parameters, divisor)
+            divisor = 1.0
+        norm: torch.Tensor | None = None
+        if self._measures_every_step or self._stepper.is_due(self._report_steps):
+            norm = _quotient(self._norm.measure(), divisor)
+        self._reduced = _Reduced(norm, divisor)
         return loss, norm
+
+    def skip_update(self, condition: torch.Tensor) -> None:
+        """Skip the optimizer's step if a condition is true, without waiting for the device.
+
+        If this is called several times in a step, the step is skipped if any of the conditions is true.
+
+        Args:
+            condition: A boolean scalar on the device, the same on all processes.
+
+        Raises:
+            ConfigurationError: If the optimizer cannot skip a step on the device.
+            RuntimeError: If the gradients of the step are not complete yet, or are clipped already.
+            TypeError: If the condition is not a tensor of one boolean.
+            ValueError: If it is not on the device.
+        """
+        if self._reduced is None:
+            raise RuntimeError(
+                "skip_update was called when no step was waiting for its update: call it within a handler of "
+                "train.gradients.ready, with the context of that step"
+            )
+        _require_support("skip_update", self._optimizer, alternative="do not call skip_update")
+        _require_condition(condition, self.norm.device)
+        condition = condition.detach().reshape(())
+        self._skip_condition = condition if self._skip_condition is None else self._skip_condition | condition
+
+    def clip(self) -> None:
+        """Turn the gradients into those that the optimizer takes: clipped, in its dtype.
+
+        Raises:
+            NonFiniteGradientsError: With `non_finite_gradients="stop"`, a few steps after the one that was not finite.
+            RuntimeError: If `reduce` was not called before.
+        """
+        reduced, self._reduced = self._reduced, None
+        if reduced is None:
+            raise RuntimeError("the gradients of this step are not complete: call reduce before clip")
+        if self._max_norm is not None and reduced.norm is not None:
+            clip_gradients(self._parameters, reduced.norm, self._max_norm, divisor=reduced.divisor)
+        self._non_finite.check_finite(reduced.norm, self._skip_condition)
+        self._dtype.downcast()
 
     def require_finite(self) -> None:
         """Raise if `non_finite_gradients="stop"` has skipped a step; every save calls this first.
@@ -127,9 +196,20 @@ class Gradients:
     def zero(self) -> None:
         """Drop all gradients, also those of parameters that no optimizer holds, and what was counted of a step."""
         self._accumulator.reset()
+        if self._skip_condition is not None:
+            self._skip_condition = None
+            self._non_finite.step_done()
         self._optimizer.zero_grad()
         for parameter in self._parameters:
             parameter.grad = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reduced:
+    """The norm of the gradients of a step, and the number by which the gradients must still be divided."""
+
+    norm: torch.Tensor | None
+    divisor: torch.Tensor | float
 
 
 def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tensor]]:
@@ -154,6 +234,59 @@ def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tenso
                 tensor = gradient.to_local() if isinstance(gradient, DTensor) else gradient
                 groups[tensor.device, tensor.dtype].append(tensor)
     return list(groups.values())
+
+
+@torch.no_grad()
+def divide_gradients(parameters: Iterable[nn.Parameter], divisor: torch.Tensor | float) -> None:
+    """Divide gradients by a number, without waiting for the device.
+
+    Args:
+        parameters: The parameters whose gradients are divided.
+        divisor: The number, on the host or as a scalar on the device.
+    """
+    if not isinstance(divisor, torch.Tensor) and divisor == 1.0:
+        return
+    for group in local_gradients(parameters):
+        if isinstance(divisor, torch.Tensor) and group[0].dtype in _HALF_PRECISION:
+            _multiply(group, 1.0 / divisor)  # a number of tokens may be larger than the largest number of fp16
+        else:
+            # Torch's own optimizers and clipping use the same function.
+            torch._foreach_div_(group, divisor)
+
+
+def _multiply(group: list[torch.Tensor], factor: torch.Tensor) -> None:
+    """Multiply tensors of one device and dtype by a scalar.
+
+    With a scalar of another dtype, torch would run one kernel for each tensor.
+    """
+    torch._foreach_mul_(group, factor.to(group[0].device, group[0].dtype))
+
+
+def _quotient(number: torch.Tensor, divisor: torch.Tensor | float) -> torch.Tensor:
+    return number / divisor if isinstance(divisor, torch.Tensor) or divisor != 1.0 else number
+
+
+@torch.no_grad()
+def clip_gradients(
+    parameters: Iterable[nn.Parameter],
+    norm: torch.Tensor,
+    max_norm: float,
+    *,
+    divisor: torch.Tensor | float = 1.0,
+) -> None:
+    """Scale gradients down if their norm exceeds a bound, without waiting for the device.
+
+    Args:
+        parameters: The parameters whose gradients are clipped.
+        norm: The L2 norm of the gradients of the job, divided by `divisor`; a scalar on the device.
+        max_norm: The largest norm.
+        divisor: What the gradients are divided by at the same time.
+    """
+    # The formula of `torch.nn.utils.clip_grads_with_norm_`, which does not accept tensors of several meshes.
+    factor = torch.clamp(max_norm / (norm + _EPSILON), max=1.0)
+    factor = _quotient(factor, divisor)
+    for group in local_gradients(parameters):
+        _multiply(group, factor)
 
 
 class GradientSynchronizer:
@@ -194,12 +327,10 @@ class GradientAccumulator:
     once, at the end. All values stay on the device.
 
     Args:
-        parameters: All parameters of this process; those that are frozen now may be unfrozen later.
         dist_context: The processes that share the step.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], dist_context: DistributedContext) -> None:
-        self._parameters = parameters
+    def __init__(self, dist_context: DistributedContext) -> None:
         self._device = dist_context.device
         self._group = dist_context.mesh_for("loss").get_group("loss") if dist_context.world_size > 1 else None
         self._loss_sum: torch.Tensor | None = None
@@ -229,11 +360,12 @@ class GradientAccumulator:
         self._weight_sum = self._weight_sum + result.loss_weight
         return loss
 
-    def finish(self) -> torch.Tensor:
-        """Divide the accumulated gradients by the weight of the step, and reset the sums for the next step.
+    def finish(self) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Combine what was counted on all processes, and reset the sums for the next step.
 
         Returns:
-            The loss of the step over all processes, a scalar on the device.
+            The loss of the step over all processes, a scalar on the device, and the number by which the accumulated
+            gradients must be divided, which is not zero.
 
         Raises:
             RuntimeError: If no micro-batch was counted.
@@ -241,12 +373,7 @@ class GradientAccumulator:
         loss, weight_sum = self._totals()
         divisor = _nonzero(weight_sum)
         self.reset()
-        if isinstance(divisor, torch.Tensor) or divisor != 1.0:
-            for group in local_gradients(self._parameters):
-                # Torch's own optimizers and clipping use the same function.
-                torch._foreach_div_(group, divisor)
-            loss = loss / divisor
-        return loss
+        return _quotient(loss, divisor), divisor
 
     def reset(self) -> None:
         """Forget the losses that were counted."""
@@ -261,7 +388,7 @@ class GradientAccumulator:
             distributed.all_reduce(totals, group=self._group)
             return totals[0], totals[1]
         if self._loss_sum is None:
-            raise RuntimeError("no micro-batch was counted in this step: call scale_loss before finish_step")
+            raise RuntimeError("no micro-batch was counted in this step: call scale_loss before reduce")
         return self._loss_sum, self._weight_sum
 
     def _scalar(self, number: torch.Tensor | float) -> torch.Tensor:
@@ -344,6 +471,7 @@ class GradientNorm:
     def _norm_of(self, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
         norms: list[torch.Tensor] = []
         for group in local_gradients(parameters):
+            group = [each.coalesce().values() if each.is_sparse else each for each in group]  # noqa: PLW2901
             dtype = torch.float32 if group[0].dtype in _HALF_PRECISION else None
             # `torch.nn.utils.get_total_norm` calls this without a dtype.
             of_group = torch._foreach_norm(group, 2.0, dtype=dtype)  # noqa: SLF001 -- the only function with a dtype
@@ -381,51 +509,6 @@ def _reduce_partial(parameter: nn.Parameter) -> None:
     if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
         placements = [Replicate() if placement.is_partial() else placement for placement in gradient.placements]
         parameter.grad = gradient.redistribute(placements=placements)
-
-
-class GradientClipper:
-    """Scales the gradients down if their norm over all parameters of the job exceeds a bound.
-
-    Args:
-        parameters: The parameters whose gradients are clipped.
-        max_norm: The largest L2 norm; `None` leaves all gradients as they are.
-        dist_context: The processes of the job.
-        always_measure: Whether to compute the norm even if there is no bound.
-        copies: As for `GradientNorm`.
-    """
-
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        max_norm: float | None,
-        dist_context: DistributedContext,
-        *,
-        always_measure: bool = False,
-        copies: Collection[nn.Parameter] = (),
-    ) -> None:
-        self._parameters = parameters
-        self._max_norm = max_norm
-        self._norm = GradientNorm(parameters, dist_context, copies) if always_measure or max_norm is not None else None
-
-    def clip(self) -> torch.Tensor | None:
-        """Clip the gradients in place, without waiting for the device; every process must call this.
-
-        Returns:
-            The norm before clipping, a scalar on the device; `None` if it is not computed.
-        """
-        if self._norm is None:
-            return None
-        norm = self._norm.measure()
-        if self._max_norm is not None:
-            self._scale(norm, self._max_norm)
-        return norm
-
-    @torch.no_grad()
-    def _scale(self, norm: torch.Tensor, max_norm: float) -> None:
-        # The formula of `torch.nn.utils.clip_grads_with_norm_`, which does not accept tensors of several meshes.
-        factor = torch.clamp(max_norm / (norm + _EPSILON), max=1.0)
-        for group in local_gradients(self._parameters):
-            torch._foreach_mul_(group, factor.to(group[0].device))
 
 
 class GradientDtype:
@@ -528,6 +611,9 @@ def _refuse_replicas(modules: list[nn.Module]) -> None:
 class NonFiniteGradients:
     """Skips the steps whose gradient norm is not finite, on all processes alike, without waiting for the device.
 
+    It also skips the steps that a handler of `train.gradients.ready` asks to skip, whatever the policy. They do not
+    count as steps whose norm is not finite, even if it is not.
+
     The optimizer receives the decision on the device as `found_inf`, just as from `torch.amp.GradScaler`; its
     fused kernels then change neither weights nor state. `skip` continues with the next step. `stop` skips this step and
     all later ones, and raises a few steps later, at the same step on every process: each process reads the norm, which
@@ -546,7 +632,8 @@ class NonFiniteGradients:
     def __init__(self, config: TrainingConfig, optimizer: OptimizerProtocol, stepper: Stepper) -> None:
         self._policy = config.non_finite_gradients
         if self._policy != "allow":
-            _require_support(self._policy, optimizer)
+            setting = f"non_finite_gradients={self._policy!r}"
+            _require_support(setting, optimizer, alternative="set non_finite_gradients='allow'")
         self._optimizer: Any = optimizer
         self._stepper = stepper
         self._num_skipped: torch.Tensor | None = None
@@ -558,30 +645,44 @@ class NonFiniteGradients:
         """How many steps were skipped since this process started: a scalar on the device; `None` before the first."""
         return self._num_skipped
 
-    def check_finite(self, norm: torch.Tensor | None) -> None:
-        """Make the optimizer skip its next step if the norm is not finite.
+    def check_finite(self, norm: torch.Tensor | None, skip_condition: torch.Tensor | None = None) -> None:
+        """Make the optimizer skip its next step if the norm is not finite, or a condition is true.
 
         Args:
             norm: The norm of all gradients of the job, a scalar on the device; may be `None` with the policy `allow`.
+            skip_condition: A boolean scalar on the device; `None` stands for false.
 
         Raises:
             NonFiniteGradientsError: With the policy `stop`, if the norm was not finite a few steps ago, or in any step
                 when this is the last one.
         """
         if self._policy == "allow" or norm is None:
+            if skip_condition is not None:
+                _start_momentum(self._optimizer)
+                self._skip_if(skip_condition)
             return
         if self._num_skipped is None:
             _start_momentum(self._optimizer)
             self._num_skipped = norm.new_zeros((), dtype=torch.float32)
         found = torch.isfinite(norm).logical_not_()
+        if skip_condition is not None:
+            found.logical_and_(~skip_condition)
         if self._policy == "stop":
             has_stopped = self._num_skipped > 0
             self._first_norm = norm if self._first_norm is None else torch.where(has_stopped, self._first_norm, norm)
             found.logical_or_(has_stopped)
-        self._optimizer.found_inf = found.float()  # the fused kernels read fp32
-        self._num_skipped = self._num_skipped + self._optimizer.found_inf
+        self._num_skipped = self._num_skipped + found
+        self._skip_if(found if skip_condition is None else found | skip_condition)
         if self._first_norm is not None:
             self._raise_if_old(_Report.send(self._stepper.current_step, self._num_skipped, self._first_norm))
+
+    def step_done(self) -> None:
+        """Forget the condition under which the optimizer skipped its last step."""
+        if self._policy == "allow":
+            self._optimizer.found_inf = None
+
+    def _skip_if(self, condition: torch.Tensor) -> None:
+        self._optimizer.found_inf = condition.float()  # the fused kernels read fp32
 
     def require_finite(self) -> None:
         """Wait for the newest norm with the policy `stop`; with any other there is nothing to wait for.
@@ -633,11 +734,23 @@ class _Report:
             )
 
 
-def _require_support(policy: str, optimizer: OptimizerProtocol) -> None:
+def _require_condition(condition: object, device: torch.device) -> None:
+    """Refuse a condition of `skip_update` that the device cannot read."""
+    example = "pass a boolean scalar on the device, such as `ctx.norm > 100`"
+    if not isinstance(condition, torch.Tensor) or isinstance(condition, DTensor):
+        raise TypeError(f"skip_update got a {type(condition).__qualname__}: {example}")
+    if condition.dtype != torch.bool or condition.numel() != 1:
+        raise TypeError(f"skip_update got a {condition.dtype} of shape {list(condition.shape)}: {example}")
+    if condition.device != device:
+        raise ValueError(
+            f"skip_update got a condition on {condition.device}, but the gradients are on {device}: {example}"
+        )
+
+
+def _require_support(setting: str, optimizer: OptimizerProtocol, *, alternative: str) -> None:
     """Refuse an optimizer that can only skip a step by asking the host."""
     name = type(optimizer).__name__
-    setting = f"non_finite_gradients={policy!r}"
-    remedy = "use torch.optim.AdamW(…, fused=True), or set non_finite_gradients='allow'"
+    remedy = f"use torch.optim.AdamW(…, fused=True), or {alternative}"
     # `torch.amp.GradScaler` recognises such optimizers, also those of other packages, by the same attribute.
     if not getattr(optimizer, "_step_supports_amp_scaling", False):
         raise ConfigurationError(

@@ -1,7 +1,7 @@
 """Training: how a run is assembled, and its steps."""
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from d9d.loop.component.exchange import Flags
 from d9d.loop.component.gradients import Gradients
 from d9d.loop.component.model import ModelRunner
 from d9d.loop.component.optim import OptimizerBuilder, constant_lr
+from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.sampler import Epochs, ShufflingBatchSampler
 from d9d.loop.component.tied_weights import TiedWeights
-from d9d.loop.config import TrainingConfig
+from d9d.loop.config import ConfigurationError, TrainingConfig
 from d9d.loop.control import (
     ComputeLossContext,
     ComputeLossResult,
@@ -57,6 +58,7 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_FINISHED,
     EVENT_TRAIN_FORWARD_BACKWARD_POST,
     EVENT_TRAIN_FORWARD_BACKWARD_PRE,
+    EVENT_TRAIN_GRADIENTS_READY,
     EVENT_TRAIN_LOSS_READY,
     EVENT_TRAIN_LR_SCHEDULER_READY,
     EVENT_TRAIN_MODEL_STAGES_READY,
@@ -72,6 +74,7 @@ from d9d.loop.event.catalogue.train import (
     EventEpochContext,
     EventEvaluationFinishedContext,
     EventEvaluationStartedContext,
+    EventGradientsReadyContext,
     EventLossReadyContext,
     EventLRSchedulerReadyContext,
     EventModelStagesReadyContext,
@@ -82,6 +85,7 @@ from d9d.loop.event.catalogue.train import (
     EventTrainFinishedContext,
     EventTrainReadyContext,
 )
+from d9d.loop.event.handler import describe_handler
 from d9d.loop.run.assembly import Assembly
 from d9d.loop.run.loop import Loop, Moments, Outcome, Run
 from d9d.loop.run.subscribers import SubscriberSource
@@ -109,6 +113,72 @@ class TrainMoments(Moments):
         self.trigger(EVENT_TRAIN_CLOSED, EventTrainClosedContext, outcome=outcome, reason=reason)
 
 
+class GradientListeners:
+    """Knows on all ranks alike whether any of them has a handler of `train.gradients.ready`.
+
+    All ranks measure the gradient norm together, and scale their gradients by the same operations: replicas would
+    drift apart otherwise. So a handler on one rank concerns all of them. They agree when the run is configured, and
+    once more before the first step.
+
+    Args:
+        event_bus: The bus of the run.
+        ranks: The ranks of the job; all of them create this at the same point.
+
+    Attributes:
+        exist: Whether any rank has a handler.
+    """
+
+    def __init__(self, event_bus: EventBus, ranks: Ranks) -> None:
+        self._event_bus = event_bus
+        self._emitter = event_bus.emitter(EVENT_TRAIN_GRADIENTS_READY)
+        self._ranks = ranks
+        self._has_started = False
+        self.exist = self._ask_all()
+
+    def refuse_unmeasured(self, gradients: Gradients) -> None:
+        """Refuse handlers that subscribe from now on and come too late.
+
+        Args:
+            gradients: The gradients of the run.
+        """
+        if not self.exist:
+            self._event_bus.add_guard(self._guard(measures_every_step=gradients.measures_every_step))
+
+    def start(self) -> None:
+        """Ask all ranks for handlers that have subscribed since the run was configured, before the first step."""
+        self._has_started = True
+        self.exist = self.exist or self._ask_all()
+
+    def are_listening(self) -> bool:
+        """Return whether a handler may read the gradients of this step, on all ranks alike."""
+        return bool(self._emitter.handlers) if self._ranks.is_alone else self.exist
+
+    def _ask_all(self) -> bool:
+        return any(self._ranks.gather(bool(self._emitter.handlers)))
+
+    def _guard(self, *, measures_every_step: bool) -> Callable[[Event[Any], Callable[[Any], None]], None]:
+        def check(event: Event[Any], handler: Callable[[Any], None]) -> None:
+            if event != EVENT_TRAIN_GRADIENTS_READY or self.exist:
+                return
+            found = (
+                f"handler {describe_handler(handler)} of event {event.id!r} is subscribed too late: configure() has "
+                "found no handler of this event on any rank"
+            )
+            remedy = "subscribe it in register_events of the task or the model provider"
+            if not measures_every_step:
+                raise ConfigurationError(
+                    f"{found}. Its field `norm` is not measured in every step, and a rank cannot begin to measure it "
+                    f"alone: {remedy}, or set max_gradient_norm, or non_finite_gradients to 'skip' or 'stop'"
+                )
+            if self._has_started and not self._ranks.is_alone:
+                raise ConfigurationError(
+                    f"{found}, and the first step has begun. Ranks with a handler scale gradients by other operations, "
+                    f"so replicas would drift apart: {remedy}, or before the first step"
+                )
+
+        return check
+
+
 class Trainer(Run):
     """Runs the training that a `TrainingConfigurator` has assembled.
 
@@ -126,6 +196,7 @@ class Trainer(Run):
         task: TrainTask,
         model_runner: ModelRunner,
         gradients: Gradients,
+        gradient_listeners: GradientListeners,
         optimizer: OptimizerProtocol,
         lr_scheduler: LRSchedulerProtocol,
         exporter: WeightExporter,
@@ -139,6 +210,7 @@ class Trainer(Run):
         self.lr_scheduler = lr_scheduler
         self._model_runner = model_runner
         self._gradients = gradients
+        self._gradient_listeners = gradient_listeners
         self._exporter = exporter
         self._tied = tied
         self._epochs = epochs
@@ -282,17 +354,22 @@ class Trainer(Run):
     def _run_steps(self) -> Iterator[EventStepContext]:
         """Take one step after the other, and yield after each."""
         loop, moments, bus, gradients = self._loop, self._loop.moments, self.event_bus, self._gradients
-        context = EventStepContext(stepper=self.stepper, control=loop.control)
+        stepper, epochs = self.stepper, self._epochs
+        context = EventStepContext(stepper=stepper, control=loop.control)
         step_pre, step_post = bus.emitter(EVENT_TRAIN_STEP_PRE), bus.emitter(EVENT_TRAIN_STEP_POST)
         forward_backward_pre = bus.emitter(EVENT_TRAIN_FORWARD_BACKWARD_PRE)
         forward_backward_post = bus.emitter(EVENT_TRAIN_FORWARD_BACKWARD_POST)
+        gradients_ready = bus.emitter(EVENT_TRAIN_GRADIENTS_READY)
         optimizer_step_pre = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_PRE)
         optimizer_step_post = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_POST)
+        self._gradient_listeners.start()
         while not self._is_complete:
             moments.last = EVENT_TRAIN_STEP_PRE
             step_pre.call(context)
-            if self._epochs is not None:
-                self._trigger_epochs(EVENT_TRAIN_EPOCH_STARTED, self._epochs.started_in(context.stepper.current_step))
+            for epoch in () if epochs is None else epochs.started_in(stepper.current_step):
+                moments.trigger(
+                    EVENT_TRAIN_EPOCH_STARTED, EventEpochContext, stepper=stepper, control=loop.control, epoch=epoch
+                )
             batches = loop.next_micro_batches(self._num_micro_batches)
             gradients.begin_step()
             moments.last = EVENT_TRAIN_FORWARD_BACKWARD_PRE
@@ -302,7 +379,19 @@ class Trainer(Run):
             forward_backward_post.call(context)
             if self._tied.names:
                 self._tied.sum_gradients()
-            loss, gradient_norm = gradients.finish_step()
+            loss, gradient_norm = gradients.reduce(is_observed=self._gradient_listeners.are_listening())
+            moments.last = EVENT_TRAIN_GRADIENTS_READY
+            if gradients_ready.handlers:
+                gradients_ready.call(
+                    EventGradientsReadyContext(
+                        stepper=stepper,
+                        control=loop.control,
+                        modules=list(self.modules),
+                        norm=gradients.norm,
+                        skip_update=gradients.skip_update,
+                    )
+                )
+            gradients.clip()
             moments.last = EVENT_TRAIN_OPTIMIZER_STEP_PRE
             optimizer_step_pre.call(context)
             self.optimizer.step()
@@ -313,8 +402,10 @@ class Trainer(Run):
             self.lr_scheduler.step()
             moments.last = EVENT_TRAIN_STEP_POST
             step_post.call(context)
-            if self._epochs is not None:
-                self._trigger_epochs(EVENT_TRAIN_EPOCH_FINISHED, self._epochs.finished_in(context.stepper.current_step))
+            for epoch in () if epochs is None else epochs.finished_in(stepper.current_step):
+                moments.trigger(
+                    EVENT_TRAIN_EPOCH_FINISHED, EventEpochContext, stepper=stepper, control=loop.control, epoch=epoch
+                )
             self._boundary()
             self._is_in_loop = False
             yield context
@@ -367,12 +458,6 @@ class Trainer(Run):
             numbers = {f"{name}/{number}": value for number, value in metrics.items()}
             self._report(Report(step=stepper.current_step, time=dt.datetime.now(dt.UTC), metrics=numbers))
         return metrics
-
-    def _trigger_epochs(self, event: Event[EventEpochContext], epochs: range) -> None:
-        """Trigger an event for each of some passes over the dataset."""
-        loop = self._loop
-        for epoch in epochs:
-            loop.moments.trigger(event, EventEpochContext, stepper=loop.stepper, control=loop.control, epoch=epoch)
 
     def _compute_loss(self, number: int, batch: Any, outputs: Any) -> torch.Tensor:
         """Compute the loss of a micro-batch of a training step, and return it times its weight."""
@@ -522,6 +607,7 @@ class TrainingConfigurator:
         run.seed_per_rank()
         runner = run.build_runner(stages, stepper)
         tied.require_same_steps(optimizer)
+        listeners = GradientListeners(moments.event_bus, run.ranks)
         gradients = Gradients(
             modules,
             optimizer=optimizer,
@@ -529,7 +615,9 @@ class TrainingConfigurator:
             stepper=stepper,
             dist_context=dist_context,
             copies=tied.copies,
+            always_measure=listeners.exist,
         )
+        listeners.refuse_unmeasured(gradients)
         state = training_state(
             run.ranks,
             stepper=stepper,
@@ -562,6 +650,7 @@ class TrainingConfigurator:
             task=self._task,
             model_runner=runner,
             gradients=gradients,
+            gradient_listeners=listeners,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             tied=tied,

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue 5b84a3eb74a83fa8, body 2f0e040137387ca4
+# Digests: catalogue da92702923a3d8d6, body f0dd8bc08ab08995
 """Events of the training loop."""
 
 import dataclasses
@@ -184,7 +184,8 @@ class EventGradientsReadyContext:
         stepper: The index of the current step and the total number of steps.
         control: Asks the loop to stop, save or evaluate.
         modules: The model stages of this process, whose parameters hold the gradients.
-        norm: The L2 norm of all gradients of the job before clipping, a scalar.
+        norm: The L2 norm of all gradients of the job before clipping, a scalar. Clipping uses it even if a handler
+            changes the gradients.
         skip_update: Skips the optimizer's step where its argument is true, without waiting for the device. The argument
             is a boolean scalar on the device, the same on all ranks. Such a step does not count as one with non-finite
             gradients.
