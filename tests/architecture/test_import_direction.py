@@ -16,7 +16,7 @@ LAYERS = [
     {"d9d.loop.config", "d9d.loop.control"},
     {"d9d.loop.component"},
     {"d9d.loop.run"},
-    {"d9d.__main__"},
+    {"d9d.__main__", "d9d.testing"},
 ]
 # Modules that come with later Pythons than the one that runs the tests.
 NEW_IN_THE_STANDARD_LIBRARY = {"annotationlib"}
@@ -147,10 +147,12 @@ def test_the_mypy_plugin_imports_only_mypy_and_itself() -> None:
 
 
 def test_the_loops_need_four_packages() -> None:
-    """Those that the runtime depends on, and in one module that of an extra."""
-    extra = "d9d.loop.component.iterable_data"
-    loops = [imported for module, imported in D9D.items() if not is_within(module, "d9d.mypy") and module != extra]
+    """Those that the runtime depends on, in one module that of an extra, and in the one for users' tests pytest."""
+    extra, testing = "d9d.loop.component.iterable_data", "d9d.testing"
+    others = {extra, testing}
+    loops = [imported for module, imported in D9D.items() if not is_within(module, "d9d.mypy") and module not in others]
 
+    assert third_party(D9D[testing]) == {"d9d", "pytest", "torch"}
     assert third_party(D9D[extra]) == {"d9d", "torch", "torchdata"}
     assert third_party(set().union(*loops)) == {"d9d", "torch", "tqdm", "pydantic", "safetensors"}
 

@@ -128,6 +128,22 @@ def test_each_complete_block_runs(
         runpy.run_path(str(folder / file_of(block)), run_name="__main__")
 
 
+def test_blocks_of_tests_pass(folder: Path) -> None:
+    """The blocks that are test modules pass, run by pytest."""
+    files = [folder / file_of(block) for block in blocks_of("python") if block.mark.startswith("file: test_")]
+    run = subprocess.run(
+        [BIN / "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder, *files],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert len(files) == 3
+    assert run.returncode == 0, run.stdout
+    assert "4 passed" in run.stdout
+
+
 @pytest.mark.parametrize("block", blocks_of("toml"), ids=place_of)
 def test_each_block_of_toml_is_read(block: CodeBlock) -> None:
     """And has tables."""
