@@ -41,6 +41,7 @@ from d9d.loop.config import PipelineConfig as PipelineConfig
 from d9d.loop.config import Precision as Precision
 from d9d.loop.config import ProfilingConfig as ProfilingConfig
 from d9d.loop.config import ReportingConfig as ReportingConfig
+from d9d.loop.config import ResumeConfig as ResumeConfig
 from d9d.loop.config import TimeoutConfig as TimeoutConfig
 from d9d.loop.config import TrainingConfig as TrainingConfig
 from d9d.loop.control.provider import DatasetProvider as DatasetProvider

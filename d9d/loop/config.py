@@ -21,6 +21,7 @@ __all__ = [
     "Precision",
     "ProfilingConfig",
     "ReportingConfig",
+    "ResumeConfig",
     "TimeoutConfig",
     "TrainingConfig",
 ]
@@ -108,6 +109,28 @@ class CheckpointingConfig(Settings):
                 f"be saved: set period_steps to {kept} or a divisor of it"
             )
         return self
+
+
+class ResumeConfig(Settings):
+    """Whether a run resumes, from which checkpoint, and what may differ from it."""
+
+    mode: Literal["auto", "never", "must"] = "auto"
+    """`auto`, the default, resumes from the newest complete checkpoint of `checkpointing.folder`, if there is one.
+    `never` starts fresh, and refuses a folder that has checkpoints. `must` refuses to start fresh."""
+
+    checkpoint: Path | None = None
+    """The checkpoint to start from if `checkpointing.folder` has none that descends from it: that of another run, which
+    then branches into `checkpointing.folder`, or an older one of this run; newer ones are then kept under another name.
+    A folder of checkpoints means the newest complete one. `None`, the default, takes the newest of this run."""
+
+    parts: Literal["weights", "weights_and_moments", "everything"] = "everything"
+    """What is taken from `checkpoint`. `everything`, the default, continues that run. `weights` and
+    `weights_and_moments`, the moments of the optimizer, start a new run at step 0."""
+
+    allow: frozenset[Literal["global_batch_size", "num_samples", "seed", "stopped"]] = frozenset()
+    """What else may differ from the checkpoint. `seed` and `num_samples`, the size of the dataset, change the order of
+    the data from the next pass on; with another `global_batch_size` the run goes on at the first sample that it has not
+    read. `stopped` continues a run that a handler has stopped. By default none."""
 
 
 class DataLoadingConfig(Settings):
@@ -272,6 +295,10 @@ class LoopConfig(Settings):
 
     checkpointing: CheckpointingConfig | None = None
     """Where and how often the state of the job is saved. `None`, the default, saves nothing."""
+
+    resume: ResumeConfig = ResumeConfig()
+    """Whether the run resumes, from which checkpoint, and what may differ from it. By default it resumes from its
+    newest checkpoint."""
 
     reporting: ReportingConfig = ReportingConfig()
     """Where and how often the loop reports its numbers."""

@@ -3,18 +3,21 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Sampler
 
 from d9d.core.seed import derive_seed
+from d9d.core.settings import ConfigurationError
 from d9d.core.stepper import Stepper
 
 __all__ = [
     "DataShare",
     "Epochs",
     "MicroBatchSamples",
+    "Pass",
     "SequentialBatchSampler",
     "ShufflingBatchSampler",
     "StepBatchSampler",
@@ -147,20 +150,55 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
         return micro_batches
 
 
-@dataclasses.dataclass(frozen=True)
-class Epochs:
-    """Which passes over a dataset start and finish in which step.
-
-    The samples of all steps follow one another, and each pass takes every sample once. So a step may hold the start or
-    the end of several passes, of one, or of none.
+class Pass(NamedTuple):
+    """A pass over a dataset, in which every sample is taken once.
 
     Attributes:
-        num_samples: How many samples the dataset has.
-        global_batch_size: How many samples a step takes, in all processes together.
+        epoch: Its number, from 0.
+        num_samples: How many samples the dataset has in it.
+        seed: The seed of its order.
     """
 
+    epoch: int
     num_samples: int
-    global_batch_size: int
+    seed: int
+
+
+class Epochs:
+    """The passes over a dataset: which samples each step takes, and which passes start and finish in it.
+
+    The samples of all steps follow one another. So a step may hold the start or the end of several passes, of one, or
+    of none. A run that resumes with another seed, dataset or batch size finishes the pass that runs in its old order,
+    from the first sample that it has not taken.
+
+    Args:
+        num_samples: How many samples the dataset has.
+        global_batch_size: How many samples a step takes, in all processes together.
+        seed: The seed of all orders.
+    """
+
+    def __init__(self, num_samples: int, global_batch_size: int, seed: int = 0) -> None:
+        self._num_samples = num_samples
+        self._global_batch_size = global_batch_size
+        self._seed = seed
+        self._first_step = 0
+        self._first_pass = Pass(0, num_samples, seed)
+        self._first_offset = 0  # how many samples of the first pass were taken before the first step
+
+    def locate(self, position: int) -> tuple[Pass, int]:
+        """Find a sample.
+
+        Args:
+            position: Its position among the samples of all steps: step times samples per step, plus its number there.
+
+        Returns:
+            Its pass, and its number in the order of the pass.
+        """
+        taken = position - self._first_step * self._global_batch_size + self._first_offset
+        if taken < self._first_pass.num_samples:
+            return self._first_pass, taken
+        number, offset = divmod(taken - self._first_pass.num_samples, self._num_samples)
+        return Pass(self._first_pass.epoch + 1 + number, self._num_samples, self._seed), offset
 
     def started_in(self, step: int) -> range:
         """Return the passes, counted from 0, whose first sample a step takes.
@@ -176,8 +214,8 @@ class Epochs:
         Args:
             step: The index of the step.
         """
-        start = step * self.global_batch_size
-        return range(start // self.num_samples, (start + self.global_batch_size) // self.num_samples)
+        start = step * self._global_batch_size
+        return range(self.locate(start)[0].epoch, self.locate(start + self._global_batch_size)[0].epoch)
 
     def is_due(self, period_epochs: int, step: int) -> bool:
         """Return whether a step takes the last sample of a pass that completes a period.
@@ -189,8 +227,41 @@ class Epochs:
         finished = self.finished_in(step)
         return finished.stop // period_epochs > finished.start // period_epochs
 
+    def position_at(self, step: int) -> dict[str, int]:
+        """Describe where a step starts, for a checkpoint.
+
+        Args:
+            step: The index of the step.
+
+        Returns:
+            The step, the pass that runs then with its size and seed, and how many of its samples were taken.
+        """
+        current, offset = self.locate(step * self._global_batch_size)
+        return {"step": step, **current._asdict(), "offset": offset}
+
+    def resume_at(self, position: Mapping[str, int]) -> None:
+        """Go on where a checkpoint was saved.
+
+        Args:
+            position: What `position_at` returned.
+
+        Raises:
+            ConfigurationError: If the dataset has become smaller in the middle of a pass.
+        """
+        current = Pass(position["epoch"], position["num_samples"], position["seed"])
+        if position["offset"] == 0:  # no sample of this pass is taken yet, so it follows the new order
+            current = Pass(current.epoch, self._num_samples, self._seed)
+        if current.num_samples > self._num_samples:
+            raise ConfigurationError(
+                f"the dataset has {self._num_samples} samples, and the checkpoint was saved in the middle of a pass "
+                f"over {current.num_samples}, of which {current.num_samples - position['offset']} are still to be "
+                "read: a dataset may grow within a pass, but not shrink. Restore its samples"
+            )
+        self._first_step, self._first_pass, self._first_offset = position["step"], current, position["offset"]
+
     def _started_before(self, step: int) -> int:
-        return -(-step * self.global_batch_size // self.num_samples)  # rounded up, exactly
+        current, offset = self.locate(step * self._global_batch_size)
+        return current.epoch + (offset > 0)
 
 
 # Indices are converted to Python integers in blocks of this size: many steps at a time, and a small part of an epoch.
@@ -204,6 +275,7 @@ class ShufflingBatchSampler(StepBatchSampler):
 
     Args:
         seed: The seed of the job, which determines all orders.
+        epochs: The passes over the dataset; by default those of a run that starts fresh.
         num_samples: As in `StepBatchSampler`, like all that follow.
         global_batch_size: See there.
         micro_batch_size: See there.
@@ -220,6 +292,7 @@ class ShufflingBatchSampler(StepBatchSampler):
         micro_batch_size: int,
         stepper: Stepper,
         share: DataShare = DataShare(),
+        epochs: Epochs | None = None,
     ) -> None:
         super().__init__(
             num_samples=num_samples,
@@ -228,8 +301,8 @@ class ShufflingBatchSampler(StepBatchSampler):
             stepper=stepper,
             share=share,
         )
-        self._seed = seed
-        self._order: tuple[int | None, torch.Tensor] = (None, torch.empty(0))
+        self._epochs = Epochs(num_samples, global_batch_size, seed) if epochs is None else epochs
+        self._order: tuple[Pass | None, torch.Tensor] = (None, torch.empty(0))
         self._block: tuple[int, list[int]] = (0, [])
 
     def _num_in_step(self, step: int) -> int:
@@ -247,10 +320,10 @@ class ShufflingBatchSampler(StepBatchSampler):
 
     def _read(self, start: int) -> list[int]:
         """Return the block of samples from a position on, which ends with its epoch at the latest."""
-        epoch, position = divmod(start, self._num_samples)
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(derive_seed(self._seed, "epoch", epoch))
-            self._order = epoch, torch.randperm(self._num_samples, generator=generator)
+        current, position = self._epochs.locate(start)
+        if self._order[0] != current:
+            generator = torch.Generator().manual_seed(derive_seed(current.seed, "epoch", current.epoch))
+            self._order = current, torch.randperm(current.num_samples, generator=generator)
         block: list[int] = self._order[1][position : position + _BLOCK_SAMPLES].tolist()
         return block
 

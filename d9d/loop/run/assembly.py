@@ -423,7 +423,7 @@ class Assembly:
             reporter: Reports the numbers of the run.
             housekeeping: The optional services.
             state: The state of the job.
-            settings: The settings of this kind of run that a job must share with a checkpoint to resume from it.
+            settings: The settings of this kind of run that a checkpoint records, to compare them when a run resumes.
             require_savable: Called before each save; raises, on all ranks, if the state must not be saved.
             epochs: The passes over the training data; `None` if it has none.
         """
@@ -446,6 +446,7 @@ class Assembly:
             },
             ranks=self.ranks,
             job_metadata=describe_job(config),
+            resume=config.resume,
             require_savable=require_savable,
             epochs=epochs,
             results=results,

@@ -329,7 +329,7 @@ class Run:
             return None
         self._trigger_checkpoint(loop.moments.checkpoint_loaded, checkpoint)
         manifest = loop.ranks.run_on_rank_zero(checkpoint.manifest)
-        self._stop_reason = manifest.get("stop_reason")
+        self._stop_reason = loop.ranks.run_on_rank_zero(lambda: loop.checkpointer.stop_reason_of(checkpoint))
         self._pending_evaluations = manifest.get("pending_evaluations", [])
         if self._stop_reason is not None and loop.ranks.is_main:
             left = ", ".join(map(repr, self._pending_evaluations))

@@ -640,7 +640,11 @@ class TrainingConfigurator:
             reporter=reporter,
             housekeeping=housekeeping,
             state=state,
-            settings=self._settings(data, state, source if run.saves_trainable_only else None),
+            settings={
+                "optimizer_class": _name_of(optimizer),
+                "lr_scheduler_class": _name_of(lr_scheduler),
+                **self._settings(data, state, source if run.saves_trainable_only else None),
+            },
             require_savable=gradients.require_finite,
             epochs=data.epochs,
         )
@@ -666,6 +670,7 @@ class TrainingConfigurator:
         if isinstance(provided.dataset, IterableDataset):
             return load_iterable_data(provided, config, run.dist_context)
         num_samples = count_samples(provided)
+        epochs = Epochs(num_samples, config.global_batch_size, config.seed)
         sampler = ShufflingBatchSampler(
             num_samples=num_samples,
             global_batch_size=config.global_batch_size,
@@ -673,9 +678,10 @@ class TrainingConfigurator:
             seed=config.seed,
             stepper=stepper,
             share=run.data_share,
+            epochs=epochs,
         )
         loader = build_data_loader(provided, sampler, config, run.dist_context.device)
-        return TrainingData(loader, {"num_samples": num_samples}, Epochs(num_samples, config.global_batch_size))
+        return TrainingData(loader, {"num_samples": num_samples}, epochs)
 
     def _settings(self, data: TrainingData, state: JobState, frozen: SourceWeights | None) -> dict[str, Any]:
         """Return what this job must share with a checkpoint to resume from it; `frozen` are weights that it lacks."""
@@ -690,3 +696,7 @@ class TrainingConfigurator:
             **({} if frozen is None else {"source_checkpoint": frozen.identity}),
             **described,
         }
+
+
+def _name_of(part: object) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"

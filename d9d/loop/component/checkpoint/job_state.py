@@ -5,6 +5,7 @@ import dataclasses
 import enum
 import itertools
 import logging
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol, Stateful
 from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.resume import NO_CHANGES, Changes
 from d9d.loop.component.checkpoint.sharded_state import (
     ModelState,
     OptimizerState,
@@ -116,23 +118,45 @@ class JobState:
                 selected.append([name, stateful.summarize(value) if isinstance(stateful, ShardedState) else value])
         return describe_metadata({"dict": selected})
 
-    def load(self, saved: SavedState, *, only: str | None = None) -> None:
+    def load(self, saved: SavedState, changes: Changes = NO_CHANGES, parts: Collection[str] | None = None) -> None:
         """Load the state of each part.
+
+        Options of the optimizer that the run changes keep their new values. If it changes the learning rates, the new
+        schedule is advanced by the steps of the checkpoint instead of loading the state of the old one.
 
         Args:
             saved: The state of all ranks.
-            only: The name of the only part to load; by default all are loaded.
+            changes: The settings that differ from the checkpoint.
+            parts: The names of the parts to load; by default all of them.
 
         Raises:
             CheckpointError: On all ranks, if it cannot be read, or needs another number of ranks.
             Exception: On all ranks, if `load_state_dict` of any part fails on any of them.
         """
-        parts = self._parts if only is None else {only: self._parts[only]}
-        for name in saved.names() - self._parts.keys() if only is None else ():
-            self._warn("state %r in %s was not loaded: no object of that name", name, saved.path)
-        metadata, targets = self._ranks.run_on_all_ranks(lambda: self._prepare(saved, parts))
+        chosen = {name: part for name, part in self._parts.items() if parts is None or name in parts}
+        if parts is None:
+            for name in saved.names() - self._parts.keys():
+                self._warn("state %r in %s was not loaded: no object of that name", name, saved.path)
+        is_rescheduled = changes.replays_schedule or (parts is not None and "lr_scheduler" not in parts)
+        optimizer = chosen["optimizer"].stateful if "optimizer" in chosen else None
+        if isinstance(optimizer, OptimizerState):
+            optimizer.keep_options(None if is_rescheduled else changes.optimizer_options)
+        if is_rescheduled:
+            chosen.pop("lr_scheduler", None)
+        metadata, targets = self._ranks.run_on_all_ranks(lambda: self._prepare(saved, chosen))
         saved.load(targets)
         self._ranks.run_on_all_ranks(lambda: self._load_parts(metadata, targets))
+        if changes.replays_schedule and parts is None:
+            self._ranks.run_on_all_ranks(self._replay_schedule)
+
+    def _replay_schedule(self) -> None:
+        scheduler: Any = self._parts["lr_scheduler"].stateful
+        stepper: Any = self._parts["stepper"].stateful
+        with warnings.catch_warnings():
+            # torch expects a step of the optimizer before each; those are in the state of the checkpoint.
+            warnings.simplefilter("ignore")
+            for _ in range(stepper.current_step):
+                scheduler.step()
 
     def _local_states(self) -> dict[str, dict[str, Any]]:
         return {name: part.stateful.state_dict() for name, part in self._parts.items()}

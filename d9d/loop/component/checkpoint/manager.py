@@ -21,18 +21,23 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock, remove_staging_directories
 from d9d.loop.component.checkpoint.job_state import JobState
 from d9d.loop.component.checkpoint.results import EvaluationResults, Scores
+from d9d.loop.component.checkpoint.resume import (
+    NO_CHANGES,
+    Changes,
+    Origin,
+    abandon_newer,
+    compare,
+    data_position_of,
+    describe_origin,
+    find_origin,
+    require_resumable,
+)
 from d9d.loop.component.checkpoint.snapshot import HostSnapshot
 from d9d.loop.component.checkpoint.state_dict import describe_state
-from d9d.loop.component.checkpoint.storage import (
-    Checkpoint,
-    describe_cause,
-    find_complete,
-    find_differences,
-    require_same,
-)
+from d9d.loop.component.checkpoint.storage import Checkpoint, describe_cause, find_differences
 from d9d.loop.component.ranks import ALONE, Ranks
 from d9d.loop.component.sampler import Epochs
-from d9d.loop.config import CheckpointingConfig, ConfigurationError
+from d9d.loop.config import CheckpointingConfig, ConfigurationError, ResumeConfig
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +59,7 @@ class Checkpointer:
             all ranks.
         ranks: The ranks of the job, all of which call each method.
         job_metadata: More facts about the job for the manifest, such as the mesh, in JSON's types.
+        resume: From which checkpoint to resume, and what may differ from it; by default the newest, and nothing.
         require_savable: Called before each save; raises, on all ranks, if the state must not be saved.
         epochs: The passes over the data; `None` if it has none.
         results: The results of evaluations; `None` for a run that has no evaluations.
@@ -68,6 +74,7 @@ class Checkpointer:
         settings: Mapping[str, Any],
         ranks: Ranks = ALONE,
         job_metadata: Mapping[str, Any] | None = None,
+        resume: ResumeConfig | None = None,
         require_savable: Callable[[], None] = lambda: None,
         epochs: Epochs | None = None,
         results: EvaluationResults | None = None,
@@ -79,6 +86,9 @@ class Checkpointer:
         self._ranks = ranks
         self._job_metadata = job_metadata or {}
         self._require_savable = require_savable
+        self._resume = ResumeConfig() if resume is None else resume
+        self._epochs = epochs
+        self._lineage: list[dict[str, Any]] = []
         self._num_steps_saved: int | None = None
         self._stop_reason: str | None = None
         self._pending_evaluations: list[str] = []
@@ -110,14 +120,15 @@ class Checkpointer:
         return Checkpoint.of_step(self._config.folder, self._stepper.current_step)
 
     def resume(self) -> Checkpoint | None:
-        """Lock the folder, and load the newest complete checkpoint, if there is one.
+        """Lock the folder, and load the checkpoint that the run starts from, if there is one.
 
         Returns:
             The checkpoint.
 
         Raises:
             CheckpointError: On all ranks, if another job uses the folder, if there are checkpoints and none is
-                complete, or if the newest complete one was saved with different settings.
+                complete, or if the one to resume from differs in a setting that must not.
+            ConfigurationError: On all ranks, if the dataset has become too small.
         """
         config = self._config
         if config is None:
@@ -125,20 +136,60 @@ class Checkpointer:
         self._ranks.run_on_rank_zero(self._lock.acquire)
         try:
             # A shared file system may show an older state of the folder to other ranks.
-            checkpoint = self._ranks.run_on_rank_zero(functools.partial(self._find_checkpoint, config))
-            if checkpoint is None:
+            found = self._ranks.run_on_rank_zero(functools.partial(self._find_origin, config))
+            if found is None:
                 return None
+            origin, changes = found
             if self._results is not None and config.keep_best is not None:
                 self._results.resume(self._ranks.run_on_rank_zero(functools.partial(self._find_best, config)))
-            self._state.load(checkpoint.open(self._ranks))
-            self._log_resumed(checkpoint)
-            self._num_steps_saved = checkpoint.num_steps
-            # A job that was killed right after a save has left stale checkpoints, and no save may follow here.
-            self._remove_stale(config, self._ranks, self._best_steps)
+            if origin.is_branch and self._resume.parts != "everything":
+                self._load_parts(origin.checkpoint)
+            else:
+                self._load(config, origin, changes)
         except BaseException:
             self._lock.release()
             raise
-        return checkpoint
+        return origin.checkpoint
+
+    def _load(self, config: CheckpointingConfig, origin: Origin, changes: Changes) -> None:
+        """Continue the run of a checkpoint."""
+        checkpoint = origin.checkpoint
+        if self._epochs is not None:
+            position = self._ranks.run_on_rank_zero(functools.partial(data_position_of, checkpoint))
+            if position is not None:
+                self._epochs.resume_at(position)
+        self._state.load(checkpoint.open(self._ranks), changes)
+        self._lineage = self._ranks.run_on_rank_zero(
+            functools.partial(describe_origin, checkpoint, changes, is_branch=origin.is_branch)
+        )
+        self._log_resumed(checkpoint, changes)
+        if checkpoint.path.resolve().parent == config.folder.resolve():
+            self._num_steps_saved = checkpoint.num_steps
+            if origin.is_branch:
+                self._ranks.run_on_rank_zero(functools.partial(abandon_newer, config.folder, checkpoint))
+        # A job that was killed right after a save has left stale checkpoints, and no save may follow here.
+        self._remove_stale(config, self._ranks, self._best_steps)
+
+    def _load_parts(self, checkpoint: Checkpoint) -> None:
+        """Start a new run with the weights of a checkpoint, and the moments of the optimizer if they are wanted."""
+        parts = ["model"] if self._resume.parts == "weights" else ["model", "optimizer"]
+        self._state.load(checkpoint.open(self._ranks), parts=parts)
+        self._lineage = self._ranks.run_on_rank_zero(
+            functools.partial(describe_origin, checkpoint, NO_CHANGES, is_branch=True)
+        )
+        if self._ranks.is_main:
+            logger.info("took the %s of %s; the run starts at step 0", " and the ".join(parts), checkpoint.path)
+
+    def stop_reason_of(self, checkpoint: Checkpoint) -> str | None:
+        """Return why a handler has stopped the run of a checkpoint, unless this run continues it all the same.
+
+        Args:
+            checkpoint: The checkpoint that this run has resumed from.
+        """
+        manifest = checkpoint.manifest()
+        has_more_steps = self._stepper.total_steps > manifest["settings"].get("total_steps", self._stepper.total_steps)
+        is_new_run = self._stepper.current_step != checkpoint.num_steps
+        return None if "stopped" in self._resume.allow or has_more_steps or is_new_run else manifest.get("stop_reason")
 
     def is_due(self, *, is_time_to_save: bool) -> bool:
         """Return whether a checkpoint is due after the step that was just completed.
@@ -206,7 +257,7 @@ class Checkpointer:
             )
         _, step = best[0]
         checkpoint = Checkpoint.of_step(config.folder, step)
-        self._state.load(checkpoint.open(self._ranks), only="model")
+        self._state.load(checkpoint.open(self._ranks), parts=["model"])
         return checkpoint
 
     def complete_evaluations(self) -> None:
@@ -278,6 +329,8 @@ class Checkpointer:
             job_metadata={
                 **self._job_metadata,
                 "stop_reason": self._stop_reason,
+                "lineage": self._lineage,
+                **({} if self._epochs is None else {"data_position": self._epochs.position_at(num_steps)}),
                 "evaluations": self._results_of_this_step,
                 "pending_evaluations": self._pending_evaluations,
             },
@@ -420,25 +473,40 @@ class Checkpointer:
     def _find_best(self, config: CheckpointingConfig) -> Scores:
         return [] if self._results is None else self._results.find_best(_complete_in(config.folder))
 
-    def _find_checkpoint(self, config: CheckpointingConfig) -> Checkpoint | None:
-        checkpoint = find_complete(config.folder)
-        if checkpoint is not None:
-            require_same(
-                self._settings,
-                checkpoint.manifest()["settings"],
-                problem=f"{checkpoint.path} was saved with different settings",
-                remedy="Restore these settings to resume from it, or start fresh in another checkpointing.folder; "
-                "source_checkpoint names weights to start from.",
-            )
-        return checkpoint
+    def _find_origin(self, config: CheckpointingConfig) -> tuple[Origin, Changes] | None:
+        """Find the checkpoint that the run starts from, and what differs from it."""
+        origin = find_origin(config.folder, self._resume)
+        if origin is None:
+            return None
+        here, checkpoint = self._settings, origin.checkpoint
+        there: Mapping[str, Any] = checkpoint.manifest()["settings"]
+        if origin.is_branch and self._resume.parts != "everything":
+            parts = ("model/",) if self._resume.parts == "weights" else ("model/", "optimizer_class")
+            here, there = ({name: each[name] for name in each if name.startswith(parts)} for each in (here, there))
+        changes = require_resumable(
+            compare(here, there), checkpoint.path, self._resume.allow, adopts=here.get("loop", "train") == "train"
+        )
+        self._require_steps(checkpoint)
+        return origin, changes
 
-    def _log_resumed(self, checkpoint: Checkpoint) -> None:
-        """Log the checkpoint, and the settings that differ from it and may."""
-        if self._ranks.is_main:
-            manifest = checkpoint.manifest()
-            then = {name: manifest[name] for name in self._job_metadata if name in manifest}
-            differences = find_differences(describe_state(self._job_metadata), describe_state(then))
-            logger.info("resumed from %s%s", checkpoint.path, "".join(f"\n  {line}" for line in differences))
+    def _require_steps(self, checkpoint: Checkpoint) -> None:
+        total_steps = self._stepper.total_steps
+        if self._resume.parts == "everything" and total_steps < checkpoint.num_steps:
+            raise CheckpointError(
+                f"total_steps is {total_steps}, and {checkpoint.path} has {checkpoint.num_steps} complete steps: set "
+                f"total_steps={checkpoint.num_steps} or more, or resume from an older checkpoint with resume.checkpoint"
+            )
+
+    def _log_resumed(self, checkpoint: Checkpoint, changes: Changes) -> None:
+        """Log the checkpoint, the settings that the run adopts, and those that differ without an effect on results."""
+        if not self._ranks.is_main:
+            return
+        manifest = checkpoint.manifest()
+        then = {name: manifest[name] for name in self._job_metadata if name in manifest}
+        differences = find_differences(describe_state(self._job_metadata), describe_state(then))
+        logger.info("resumed from %s%s", checkpoint.path, "".join(f"\n  {line}" for line in differences))
+        for change in changes.settings:
+            logger.info("adopted %s=%r, which was %r in the checkpoint", change.name, change.here, change.there)
 
 
 def _complete_in(folder: Path) -> list[Checkpoint]:

@@ -204,6 +204,15 @@ class OptimizerState(ShardedState):
     def __init__(self, optimizer: torch.optim.Optimizer, model: ModelState) -> None:
         self._optimizer = optimizer
         self._model = model
+        self._kept: Collection[str] | None = ()
+
+    def keep_options(self, options: Collection[str] | None) -> None:
+        """Keep options of the parameter groups as they are now when a state is loaded.
+
+        Args:
+            options: The names of the options; `None` means all of them.
+        """
+        self._kept = options
 
     def state_dict(self) -> dict[str, Any]:
         """Return `state` and `param_groups`, each by the name of the parameter.
@@ -236,7 +245,7 @@ class OptimizerState(ShardedState):
             positions.setdefault(name, []).append(index)
         current = self._optimizer.state_dict()
         groups = [
-            {**group, **_common_settings(state_dict["param_groups"], names), "params": group["params"]}
+            {**group, **self._loaded_options(state_dict["param_groups"], names), "params": group["params"]}
             for group, names in zip(current["param_groups"], names_of_groups, strict=True)
         ]
         state: dict[Any, Any] = {}
@@ -246,6 +255,10 @@ class OptimizerState(ShardedState):
             # Two stages of this rank share the weight, and each has moments of its own for it.
             state |= {index: copy.deepcopy(value) for index in others}
         self._optimizer.load_state_dict({**state_dict, "state": state, "param_groups": groups})
+
+    def _loaded_options(self, saved: dict[str, Any], names: list[str]) -> dict[str, Any]:
+        common, kept = _common_settings(saved, names), self._kept
+        return {} if kept is None else {option: value for option, value in common.items() if option not in kept}
 
     def select_local(self, metadata: Any) -> Any:  # noqa: D102 -- inherited
         own = self._parameters()

@@ -430,6 +430,11 @@ def prepare_folder(folder: Path) -> None:
             not a directory.
     """
     setting = f"checkpointing.folder={str(folder)!r}"
+    if (folder / _MANIFEST).exists():
+        raise ConfigurationError(
+            f"{setting} is itself a checkpoint, and a run keeps its checkpoints in a folder: name another folder, and "
+            f"start from this checkpoint with resume=ResumeConfig(checkpoint={str(folder)!r})"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -472,23 +477,6 @@ def find_complete(folder: Path) -> Checkpoint | None:
             + "\nRestore one of them, or remove them to start fresh."
         )
     return None
-
-
-def require_same(expected: Mapping[str, Any], found: Mapping[str, Any], *, problem: str, remedy: str) -> None:
-    """Refuse a checkpoint of a job with different settings.
-
-    Args:
-        expected: The settings of this job.
-        found: The settings of the checkpoint.
-        problem: What it means if they differ, for the error.
-        remedy: What to do then.
-
-    Raises:
-        CheckpointError: If any of them differ, with both values of each.
-    """
-    differences = find_differences(expected, found)
-    if differences:
-        raise CheckpointError(f"{problem}:\n  " + "\n  ".join(differences) + f"\n{remedy}")
 
 
 def find_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
