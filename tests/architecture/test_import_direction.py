@@ -57,6 +57,7 @@ def names_of(module: str, modules: dict[str, set[str]]) -> set[str]:
 
 D9D = modules_below(ROOT, "d9d")
 CODEGEN = modules_below(ROOT / "codegen", "d9d_codegen")
+CHECK = modules_below(ROOT / "codegen", "d9d_check")
 
 
 def is_within(module: str, package: str) -> bool:
@@ -126,7 +127,7 @@ def test_the_loops_and_the_compiler_do_not_know_each_other() -> None:
     assert {module for module, imported in CODEGEN.items() if any(is_within(name, "d9d") for name in imported)} == set()
 
 
-@pytest.mark.parametrize("modules", [D9D, CODEGEN], ids=["d9d", "d9d_codegen"])
+@pytest.mark.parametrize("modules", [D9D, CODEGEN, CHECK], ids=["d9d", "d9d_codegen", "d9d_check"])
 def test_imports_make_no_circle(modules: dict[str, set[str]]) -> None:
     """Imports for type checkers alone count as well."""
     assert circle_in({module: names_of(module, modules) for module in modules}) == {}
@@ -135,6 +136,11 @@ def test_imports_make_no_circle(modules: dict[str, set[str]]) -> None:
 def test_the_compiler_needs_two_packages() -> None:
     """Those of its extra."""
     assert third_party(set().union(*CODEGEN.values())) == {"d9d_codegen", "jinja2", "yaml"}
+
+
+def test_the_checker_needs_the_standard_library_alone() -> None:
+    """It reads programs and imports none of them, so it starts quickly and works next to every type checker."""
+    assert third_party(set().union(*CHECK.values())) == {"d9d_check"}
 
 
 def test_the_mypy_plugin_imports_only_mypy_and_itself() -> None:
@@ -149,7 +155,7 @@ def test_the_mypy_plugin_imports_only_mypy_and_itself() -> None:
 def test_the_loops_need_four_packages() -> None:
     """Those that the runtime depends on, in one module that of an extra, and in the one for users' tests pytest."""
     extra, testing = "d9d.loop.component.iterable_data", "d9d.testing"
-    others = {extra, testing}
+    others = {extra, testing, "d9d.__main__"}  # the command runs the checker, too
     loops = [imported for module, imported in D9D.items() if not is_within(module, "d9d.mypy") and module not in others]
 
     assert third_party(D9D[testing]) == {"d9d", "pytest", "torch"}

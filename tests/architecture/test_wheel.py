@@ -45,14 +45,15 @@ def requirements_of(wheel: zipfile.ZipFile, extra: str | None) -> set[str]:
     return {re.split("[<>=[]", requirement)[0] for requirement, _, condition in found if condition == marker}
 
 
-def test_the_wheel_ships_the_loops_and_the_compiler(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_ships_the_loops_the_checker_and_the_compiler(wheel: zipfile.ZipFile) -> None:
     """And no package called `codegen`, nor tests, nor examples."""
-    assert {PurePosixPath(name).parts[0] for name in names_in(wheel)} == {"d9d", "d9d_codegen"}
+    assert {PurePosixPath(name).parts[0] for name in names_in(wheel)} == {"d9d", "d9d_check", "d9d_codegen"}
 
 
-def test_the_wheel_ships_every_file_of_both_packages(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_ships_every_file_of_its_packages(wheel: zipfile.ZipFile) -> None:
     """Python, templates, the index, and the marker of typed packages."""
-    folders = {ROOT / "d9d": ROOT, ROOT / "codegen" / "d9d_codegen": ROOT / "codegen"}
+    codegen = ROOT / "codegen"
+    folders = {ROOT / "d9d": ROOT, codegen / "d9d_check": codegen, codegen / "d9d_codegen": codegen}
     expected = {
         path.relative_to(source).as_posix()
         for folder, source in folders.items()
@@ -70,6 +71,7 @@ def test_the_wheel_ships_every_file_of_both_packages(wheel: zipfile.ZipFile) -> 
         "d9d/__init__.pyi",
         "d9d/loop/event/catalogue/index.json",
         "d9d/mypy/__init__.py",
+        "d9d_check/__main__.py",
         "d9d_codegen/__main__.py",
         "d9d_codegen/templates/module.py.jinja",
         "d9d_codegen/templates/page.md.jinja",

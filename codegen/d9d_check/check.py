@@ -1,0 +1,98 @@
+"""Checks a program: reads its files, runs it, applies the rules, and says where each finding is."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from d9d_check.catalogues import Catalogues, read_catalogues, read_settings, strings_in
+from d9d_check.codes import UNCHECKED
+from d9d_check.facts import Watcher
+from d9d_check.liveness import check_liveness
+from d9d_check.program import Program, run_program
+from d9d_check.report import Diagnostic, locate, whole_file
+from d9d_check.source import CACHE, Module, python_files, read_modules
+from d9d_check.values import Site
+
+RULES: Final[tuple[Callable[[Program], None], ...]] = (check_liveness,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a check has found.
+
+    Attributes:
+        diagnostics: What is reported, by file and line, notes included.
+        num_files: How many files were checked.
+    """
+
+    diagnostics: list[Diagnostic]
+    num_files: int
+
+
+def check(paths: Sequence[Path], *, use_cache: bool = True) -> Result:
+    """Check files as parts of the program that they belong to.
+
+    Args:
+        paths: Files, notebooks, and folders of them.
+        use_cache: Whether to keep the summaries of files for the next run.
+    """
+    project = find_project(paths)
+    others = list(python_files(_sources(project))) if project is not None else []
+    files = list(python_files(paths))
+    modules = read_modules(files, others, (project or Path()) / CACHE if use_cache else None)
+    catalogues = read_catalogues(project)
+    program = apply_rules(modules, catalogues)
+    return Result(_diagnostics(program, modules, catalogues, project), len(files))
+
+
+def apply_rules(modules: Sequence[Module], catalogues: Catalogues) -> Program:
+    """Run a program, and apply all rules to what it does; a fault in one rule does not keep the others from running."""
+    program = run_program(modules, catalogues, Watcher())
+    for rule in RULES:
+        try:
+            rule(program)
+        except Exception as error:  # noqa: BLE001 -- any fault of the rule
+            first = next((module for module in modules if module.is_reported), None)
+            site = Site(first.key if first else "", 1, 0, 1, 0)
+            program.crashes.append((site, f"{rule.__name__} raised {type(error).__name__}: {error}"))
+    return program
+
+
+def find_project(paths: Sequence[Path]) -> Path | None:
+    """Return the nearest folder with a `pyproject.toml` above the first path."""
+    folder = (paths[0] if paths else Path()).resolve()
+    return next((each for each in [folder, *folder.parents] if (each / "pyproject.toml").is_file()), None)
+
+
+def _sources(project: Path) -> list[Path]:
+    """Return what belongs to the program: the sources that the project names, or else all of its folder."""
+    named = strings_in(read_settings(project), "sources")
+    found = [project / name for name in named]
+    return [path for path in found if path.exists()] or [project]
+
+
+def _diagnostics(
+    program: Program, modules: Sequence[Module], catalogues: Catalogues, project: Path | None
+) -> list[Diagnostic]:
+    by_key = {module.key: module for module in modules}
+    found = [(finding.site, finding.code, finding.message) for finding in program.facts.findings]
+    found += [(site, UNCHECKED, message) for site, message in program.facts.unchecked.items()]
+    found += [
+        (site, UNCHECKED, f"d9d check could not check this: {message}. Please report it")
+        for site, message in program.crashes
+    ]
+    found += [
+        (Site(module.key, module.problem_line, 0, module.problem_line, 0), "d9d-syntax", f"This file {module.problem}")
+        for module in modules
+        if module.problem
+    ]
+    diagnostics = [
+        diagnostic
+        for site, code, message in found
+        if (module := by_key.get(site.module)) is not None and module.is_reported
+        if (diagnostic := locate(module, site, code, message)) is not None
+    ]
+    where = str(project / "pyproject.toml") if project is not None else "d9d"
+    diagnostics += [whole_file(where, "d9d-index", problem) for problem in catalogues.problems]
+    return sorted(set(diagnostics))

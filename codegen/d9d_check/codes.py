@@ -1,0 +1,25 @@
+"""The codes of what is reported, each with what it means."""
+
+from typing import Final
+
+UNCHECKED: Final = "d9d-unchecked"
+
+CODES: Final = {
+    "d9d-unregistered": "A handler that nothing registers on a bus",
+    "d9d-target": "`subscribe_annotated` on an object without handlers",
+    "d9d-uncalled": "A function of the bus that is named, but not called",
+    "d9d-twice": "A handler that is subscribed twice on one bus",
+    "d9d-late": "A subscription to an event that is over, or one more in every step",
+    "d9d-scope": "A handler of an event that only the other loop triggers",
+    "d9d-untriggered": "A handler of an event that nothing triggers",
+    "d9d-dropped": "A handler that an override or a decorator replaces",
+    "d9d-recursion": "A handler that triggers its own event without end",
+    "d9d-handler": "A handler that takes the context of another event",
+    "d9d-context": "An event that is triggered with something other than its context",
+    "d9d-pair": "A block whose first event is never triggered",
+    "d9d-event-id": "Two events with one id on one bus",
+    "d9d-index": "A catalogue whose events cannot be read",
+    "d9d-syntax": "A file that cannot be read or parsed",
+    UNCHECKED: "Something that could not be verified (a note)",
+}
+"""By code: what it reports. All are on but the last, which is counted in the summary."""

@@ -1,0 +1,312 @@
+"""What d9d does with what a program gives it: tags, buses, configurators."""
+
+import functools
+from collections.abc import Callable
+from typing import Final
+
+from d9d_check.facts import Call, Entry, Frame, Registration, Trigger
+from d9d_check.machine import Machine
+from d9d_check.values import (
+    NONE,
+    NOTHING,
+    UNKNOWN,
+    Bounded,
+    Bus,
+    ClassDefinition,
+    ClassValue,
+    Constant,
+    Container,
+    EventValue,
+    External,
+    Function,
+    Instance,
+    Method,
+    ModuleValue,
+    RegistrationContext,
+    Site,
+    Tag,
+    Tagger,
+    Typed,
+    Unknown,
+    Value,
+    Values,
+)
+
+TASKS: Final = {"TrainTask": "train", "InferenceTask": "inference", "BaseTask": "", "ModelProvider": ""}
+"""What a loop registers, by the name of its base class, with the loop that runs it."""
+_CONFIGURATORS: Final = {"TrainingConfigurator": "train", "InferenceConfigurator": "inference"}
+
+
+def canonical(name: str) -> str:
+    """Return the name of something of d9d without the package that exports it; any other name unchanged."""
+    return name.rpartition(".")[2] if name.startswith("d9d.") else name
+
+
+class Framework:
+    """What d9d does with what a program gives it.
+
+    Args:
+        interpreter: Runs the program.
+    """
+
+    def __init__(self, interpreter: Machine) -> None:
+        self._run = interpreter
+        self._facts = interpreter.facts
+
+        self._functions: dict[str, Callable[[Call], Values]] = {
+            "subscribe": self._tagger,
+            "subscribe_annotated": self._annotated,
+            "Event": self.event,
+            "EventBus": lambda call: frozenset({Bus(site=call.site, is_own=True)}),
+            **{name: functools.partial(self._configure, loop) for name, loop in _CONFIGURATORS.items()},
+        }
+
+    def call(self, name: str, call: Call) -> Values | None:
+        """Call something of d9d by its own name; nothing is returned for what is not known."""
+        known = self._functions.get(name)
+        return None if known is None else known(call)
+
+    def _tagger(self, call: Call) -> Values:
+        events = frozenset(value for value in call.get(0, "event") if isinstance(value, EventValue))
+        self._use(events, call.site)
+        every = {value.value for value in call.named.get("every", NONE) if isinstance(value, Constant)}
+        return frozenset(
+            {
+                Tagger(
+                    Tag(
+                        events,
+                        call.site,
+                        is_optional=_is_true(call, "optional"),
+                        is_periodic=not every <= {None, 1} or _is_true(call, "once"),
+                        is_on_main_only=_is_true(call, "main_process_only"),
+                    )
+                )
+            }
+        )
+
+    def _annotated(self, call: Call) -> Values:
+        self._subscribe_annotated(call.get(0, "bus"), call.get(1, "target"), call.frame, call.site)
+        return NONE
+
+    @staticmethod
+    def event(call: Call) -> Values:
+        """Return the event that a call of `Event` creates."""
+        ids = [value.value for value in call.get(0, "id") if isinstance(value, Constant)]
+        text = ids[0] if len(ids) == 1 and isinstance(ids[0], str) else ""
+        return frozenset({EventValue(f"<{call.site.module}:{call.site.line}:{call.site.column}>", text, call.site)})
+
+    def _configure(self, loop: str, call: Call) -> Values:
+        """Do what the configuration of a loop does to what it is given."""
+        run = "d9d.Trainer" if loop == "train" else "d9d.Inference"
+        bus = Bus(loop)
+        self._facts.configurators.append(call.site)
+        for name, values in [*(("", each) for each in call.arguments), *call.named.items()]:
+            is_subscribers = name == "subscribers"
+            for value in self._run.elements(values) if is_subscribers else values:
+                if isinstance(value, Instance):
+                    self.registered_by_loop(value, bus, call.frame, call.site, is_subscriber=is_subscribers)
+                elif is_subscribers and isinstance(value, Function):
+                    self._register_tags(bus, value, frozenset({value}), call.frame, call.site)
+            if is_subscribers and not self._is_exact(values):
+                self._facts.open_registrations.append((call.frame.entry, call.site))
+        return frozenset({Typed(f"{run}Configurator")})
+
+    def _is_exact(self, values: Values) -> bool:
+        """Return whether all items of a container are known."""
+        return all(
+            isinstance(value, Container)
+            and not any(isinstance(each, Unknown) for each in self._run.elements(frozenset({value})))
+            for value in values
+        )
+
+    def registered_by_loop(
+        self, value: Instance, bus: Bus, frame: Frame, site: Site, *, is_subscriber: bool = False
+    ) -> None:
+        """Do what a loop does with a task, a provider or a subscriber."""
+        found = value.definition.find("register_events")
+        if found is not None and (is_subscriber or is_task(value.definition)):
+            entry = Entry("register", "register_events", value.definition)
+            inner = Frame(frame.scope, entry, depth=frame.depth)
+            context: Values = frozenset({RegistrationContext(bus)})
+            method = self._run.get_attribute(value, "register_events", inner, site)
+            self._run.call_all(method, [context], {}, inner, site)
+        elif is_subscriber:
+            self._subscribe_annotated(frozenset({bus}), frozenset({value}), frame, site)
+
+    def _use(self, events: frozenset[EventValue], site: Site) -> None:
+        for event in events:
+            self._facts.event_uses.setdefault(event, set()).add(site)
+
+    def bus_method(self, bus: Bus, name: str, call: Call) -> Values:
+        """Call a method of a bus."""
+        if name == "subscribe":
+            self._subscribe(bus, call)
+            return frozenset({Typed("d9d.loop.event.Subscription")})
+        if name in {"trigger", "emitter", "bounded"}:
+            given = [
+                *call.arguments[:2],
+                *(call.named.get(key, NOTHING) for key in ("event", "event_pre", "event_post")),
+            ]
+            events = frozenset(value for values in given for value in values if isinstance(value, EventValue))
+            self._use(events, call.site)
+            self._facts.triggers.append(Trigger(bus, events, call.site, call.frame.entry, tuple(call.frame.guards)))
+            if name == "emitter":
+                return frozenset({Typed("d9d.loop.event.Emitter")})
+            if name == "bounded":
+                return frozenset({Bounded()})
+            self._check_context(events, call)
+        return UNKNOWN
+
+    def _check_context(self, events: frozenset[EventValue], call: Call) -> None:
+        """Report an event that carries an object of a class, and is triggered with a number or a text."""
+        given = call.get(1, "context")
+        if not given or not all(isinstance(value, Constant) for value in given):
+            return
+        found = " or ".join(sorted({type(value.value).__name__ for value in given if isinstance(value, Constant)}))
+        for event in events:
+            context = _class_name(event.context)
+            if context:
+                self._facts.report(
+                    "d9d-context",
+                    f'{event} is triggered with "{found}", but carries "{context}": pass an object of type "{context}"',
+                    call.site,
+                )
+
+    def _subscribe(self, bus: Bus, call: Call) -> None:
+        events = call.get(0, "event")
+        handlers = call.get(1, "handler")
+        known = frozenset(value for value in events if isinstance(value, EventValue))
+        self._use(known, call.site)
+        if len(known) < len(events):
+            known = frozenset()
+        for handler in handlers:
+            self._facts.registrations.append(
+                Registration(
+                    bus,
+                    known,
+                    handler,
+                    None,
+                    None,
+                    call.site,
+                    call.frame.entry,
+                    tuple(call.frame.guards),
+                    call.frame.depth,
+                )
+            )
+            if isinstance(handler, Unknown) and isinstance(handler.owner, Instance):
+                self._run.escape(handler.owner, call.frame)
+                self._facts.open_buses.append((call.frame.entry, bus))
+
+    def _subscribe_annotated(self, buses: Values, targets: Values, frame: Frame, site: Site) -> None:
+        known = [bus for bus in buses if isinstance(bus, Bus)] or [Bus()]
+        for bus in known:
+            for target in targets:
+                self._subscribe_target(bus, target, frame, site)
+        if not frame.entry.name.startswith("test"):  # a test may try what is refused
+            self._check_targets(targets, site)
+
+    def _subscribe_target(self, bus: Bus, target: Value, frame: Frame, site: Site) -> None:
+        if isinstance(target, Instance):
+            for member in members_of(target.definition).values():
+                self._register_tags(bus, target, member, frame, site)
+            if target.definition.is_opaque:
+                self._facts.open_registrations.append((frame.entry, site))
+        elif isinstance(target, Function):
+            self._register_tags(bus, target, frozenset({target}), frame, site)
+        elif isinstance(target, ModuleValue) and target.key in self._run.module_keys():
+            for values in self._run.run_module(target.key).names.values():
+                own = [each for each in values if isinstance(each, Function) and each.definition.module == target.key]
+                self._register_tags(bus, target, frozenset(own), frame, site)
+        elif not isinstance(target, Constant | Container | ClassValue):
+            self._facts.open_registrations.append((frame.entry, site))
+
+    def _register_tags(self, bus: Bus, target: Value, member: Values, frame: Frame, site: Site) -> None:
+        for value in member:
+            if not isinstance(value, Function):
+                continue
+            for tag in value.tags:
+                handler = Method(target, value) if isinstance(target, Instance) else value
+                self._facts.registrations.append(
+                    Registration(
+                        bus, tag.events, handler, tag, target, site, frame.entry, tuple(frame.guards), frame.depth
+                    )
+                )
+
+    def _check_targets(self, targets: Values, site: Site) -> None:
+        """Report a call of `subscribe_annotated` on what cannot have handlers."""
+        found = [self._why_without_handlers(target) for target in targets if target != Constant(None)]
+        if found and all(found):
+            self._facts.report("d9d-target", found[0], site)
+            for value in targets | self._run.elements(targets):
+                if isinstance(value, ClassValue | Instance):
+                    self._facts.attempted.add(value.definition)
+
+    def _why_without_handlers(self, target: Value) -> str:
+        if isinstance(target, Container) and target.kind in {"list", "tuple", "set", "dict"}:
+            if target.site is not None and target.site.module.endswith(":annotation"):
+                return ""
+            return (
+                f"subscribe_annotated is called with a {target.kind}, which has no handlers, so nothing is subscribed: "
+                "call it for each object in a for loop"
+            )
+        if isinstance(target, ClassValue):
+            name = target.definition.name
+            return (
+                f"subscribe_annotated is called with the class {name}, and raises a TypeError: pass an object, "
+                f"{name}(...) or self"
+            )
+        if isinstance(target, ModuleValue) and target.key in self._run.module_keys():
+            names = self._run.run_module(target.key).names
+            own = [each for values in names.values() for each in values if isinstance(each, Function)]
+            if not any(each.tags and each.definition.module == target.key for each in own):
+                return (
+                    f"subscribe_annotated is called with the module {target.key}, which defines no handler itself, so "
+                    "nothing is subscribed: pass the module that defines the handlers"
+                )
+        if isinstance(target, Instance) and target.site is not None and not target.definition.is_opaque:
+            functions = [
+                each for kind in target.definition.ancestry for values in kind.members.values() for each in values
+            ]
+            has_tags = any(isinstance(each, Function) and (each.tags or each.is_opaque) for each in functions)
+            lost = any(isinstance(each, Function) and each.definition in self._facts.lost_tags for each in functions)
+            if not has_tags and not lost and functions:
+                return (
+                    f'subscribe_annotated is called with an object of "{target.definition.name}", which has no method '
+                    "with @subscribe, so nothing is subscribed: decorate its handlers, or subscribe them with "
+                    "bus.subscribe"
+                )
+        return ""
+
+    # Containers and the standard library
+
+
+def is_task(definition: ClassDefinition) -> bool:
+    """Return whether a loop registers objects of a class: tasks and model providers."""
+    return any(base in TASKS for base in definition.outside)
+
+
+def loop_of(definition: ClassDefinition) -> str:
+    """Return the loop that runs a task; empty for a class that no loop or both may run."""
+    loops = {TASKS[base] for base in definition.outside if TASKS.get(base)}
+    return loops.pop() if len(loops) == 1 else ""
+
+
+def members_of(definition: ClassDefinition) -> dict[str, Values]:
+    """Return the members of a class, its bases included, in the order of their definition."""
+    members: dict[str, Values] = {}
+    for each in reversed(definition.ancestry):
+        members |= each.members
+    return members
+
+
+def _is_true(call: Call, name: str) -> bool:
+    return Constant(value=True) in call.named.get(name, NOTHING)
+
+
+def _class_name(value: Value | None) -> str:
+    """Return the name of a class of which a number or a text is no instance; empty for any other."""
+    if isinstance(value, ClassValue):
+        return value.definition.name
+    if isinstance(value, External) and not value.name.startswith(("builtins.", "typing.")):
+        return value.name.rpartition(".")[2]
+    return ""

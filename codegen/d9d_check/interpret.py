@@ -1,0 +1,1230 @@
+"""Runs a program on values that stand for many: follows calls, and records what reaches a bus.
+
+Each module is run once. Then each function that others may call is run as if anybody called it, with values that its
+annotations describe, and each class with one object that stands for all. A call of a function in the program is
+followed with the values of its arguments. Both sides of a condition are run. What leaves the program, as an argument
+of code that is not in view, is recorded: nothing certain is known of it from there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from d9d_check.catalogues import Catalogues
+from d9d_check.facts import Call, Entry, Facts, Frame, Guard, Watcher
+from d9d_check.framework import TASKS, canonical, members_of
+from d9d_check.lower import Node
+from d9d_check.memory import Memory, allocation
+from d9d_check.outside import Outside
+from d9d_check.relevance import Relevance, absolute
+from d9d_check.source import Module
+from d9d_check.tagging import Tagging
+from d9d_check.values import (
+    NONE,
+    NOTHING,
+    UNKNOWN,
+    Attribute,
+    Bus,
+    ClassDefinition,
+    ClassValue,
+    Constant,
+    Container,
+    Definition,
+    Differs,
+    EventType,
+    External,
+    Function,
+    Instance,
+    Method,
+    ModuleValue,
+    Partial,
+    RegistrationContext,
+    Scope,
+    Site,
+    Steady,
+    SuperOf,
+    Tensor,
+    Typed,
+    Unknown,
+    Value,
+    Values,
+    Varies,
+)
+
+_MAX_DEPTH: Final = 10
+_MAX_STEPS: Final = 2_000
+"""Statements in one run from outside. What a longer run would still find counts as unknown."""
+_MAX_STEPS_OF_ONE: Final = 500
+"""The same for a function of a module: what it calls is run from outside, too."""
+_HARMLESS_BASES: Final = frozenset(
+    {
+        *("object", "ABC", "Protocol", "Generic", "Enum", "IntEnum", "StrEnum", "NamedTuple", "TypedDict"),
+        *("Exception", "BaseException", "BaseTask", "TrainTask", "InferenceTask", "ModelProvider", "Module"),
+    }
+)
+_HARMLESS_METACLASSES: Final = frozenset({"ABCMeta", "type"})
+_HARMLESS_CLASS_DECORATORS: Final = frozenset({"dataclass", "final", "total_ordering", "runtime_checkable"})
+
+_INDIFFERENT: Final = (Constant, Unknown, External, Typed, Steady, Varies, Differs, ClassValue, ModuleValue, Attribute)
+"""Values that no bus can receive."""
+
+FALLS, BREAKS, RAISES, RETURNS = "", "break", "raise", "return"
+
+
+class Interpreter(Memory):
+    """Runs a program.
+
+    Args:
+        modules: Its files.
+        catalogues: The declared events.
+        watcher: What rules want to see.
+    """
+
+    def __init__(self, modules: Sequence[Module], catalogues: Catalogues, watcher: Watcher) -> None:
+        super().__init__()
+        self.catalogues = catalogues
+        self.watcher = watcher
+        self.facts = Facts()
+        self._outside = Outside(self)
+        self._tagging = Tagging(self)
+        self._modules = {module.key: module for module in modules if module.summary is not None}
+        self._scopes: dict[str, Scope] = {}
+        self._steps = 0
+        self._last: dict[int, Values] = {}
+        self._definitions: dict[tuple[str, int], Definition] = {}
+        self._statements: dict[str, Callable[[Node, Frame], str]] = {
+            "expression": self._expression_statement,
+            "assign": self._assign_statement,
+            "augment": self._augment,
+            "annotate": self._annotate,
+            "return": self._return,
+            "raise": self._raise,
+            "assert": self._assert,
+            "delete": lambda _, __: FALLS,
+            "if": self._if,
+            "for": self._for,
+            "while": self._while,
+            "with": self._with,
+            "try": self._try,
+            "match": self._match,
+            "define": self._define,
+            "class": self._class,
+            "import": self._import,
+            "from": self._import_from,
+            "global": self._global,
+            "break": lambda _, __: BREAKS,
+        }
+        self._expressions: dict[str, Callable[[Node, Frame], Values]] = {
+            "name": self._name,
+            "attribute": self._attribute,
+            "call": self._call,
+            "constant": self._constant,
+            "sequence": self._sequence,
+            "dict": self._dict,
+            "lambda": self._lambda,
+            "choice": self._choice,
+            "and": self._bool,
+            "or": self._bool,
+            "not": self._not,
+            "operation": self._operation,
+            "compare": self._compare,
+            "formatted": self._formatted,
+            "comprehension": self._comprehension,
+            "item": self._item,
+            "star": lambda node, frame: self.evaluate(node[1], frame),
+            "walrus": self._walrus,
+            "await": lambda node, frame: self.evaluate(node[1], frame),
+            "yield": self._yield,
+        }
+
+        self.relevance = Relevance(self._modules, watcher.names)
+        self._num_decorating = 0
+
+    # What to follow
+
+    def _matters(self, values: Iterable[Value], depth: int = 2) -> bool:
+        """Return whether values may reach a bus, so that calls with them are followed."""
+        for value in values:
+            if isinstance(value, Container):
+                if depth and self._matters(self.elements(frozenset({value})), depth - 1):
+                    return True
+            elif isinstance(value, Instance):
+                if value.definition in self.facts.subscribers:
+                    return True
+            elif isinstance(value, Function | Method):
+                function = value.function if isinstance(value, Method) else value
+                if function.tags or self.relevance.has(function.definition):
+                    return True
+            elif not isinstance(value, _INDIFFERENT):
+                return True
+        return False
+
+    # Modules
+
+    def module_keys(self) -> list[str]:
+        """Return the keys of the modules that can be run."""
+        return list(self._modules)
+
+    def run_module(self, key: str) -> Scope:
+        """Run a module, if it has not been run, and return its names."""
+        if key in self._scopes:
+            return self._scopes[key]
+        scope = self._scopes[key] = Scope({}, None, key)
+        summary = self._modules[key].summary
+        if summary is not None:
+            steps, self._steps = self._steps, 0
+            frame = Frame(scope, Entry("module", key))
+            self.execute(summary["body"], frame)
+            self.watcher.finished(frame)
+            self._steps = steps
+        return scope
+
+    def run(
+        self,
+        function: Value,
+        entry: Entry,
+        arguments: list[Values] | None = None,
+        named: Mapping[str, Values] | None = None,
+    ) -> Values:
+        """Run a function from outside: what it is not given is what its annotations say."""
+        self._steps = _MAX_STEPS - _MAX_STEPS_OF_ONE if entry.kind == "function" else 0
+        scope = Scope({}, None, _module_of(function))
+        frame = Frame(scope, entry)
+        result = self.call(function, arguments or [], dict(named or {}), frame, Site(scope.module, 1, 0, 1, 0))
+        if entry.kind in {"function", "method"}:
+            for value in result:
+                self.escape(value, frame)  # the caller may do anything with it
+        return result
+
+    # Statements
+
+    def execute(self, block: Iterable[Node], frame: Frame) -> str:
+        """Run statements; return how they end."""
+        for statement in block:
+            self._steps += 1
+            if self._steps > _MAX_STEPS:
+                self.facts.unfinished.add(frame.entry)
+                return RETURNS
+            outcome = self._statements[statement[0]](statement, frame)
+            if outcome:
+                return outcome
+        return FALLS
+
+    def _expression_statement(self, node: Node, frame: Frame) -> str:
+        expression = node[1]
+        if expression[0] == "comprehension" and expression[1] == "generator":
+            registrations, triggers = len(self.facts.registrations), len(self.facts.triggers)
+            self.evaluate(expression, frame)
+            if self.facts.num_calls() > registrations + triggers:
+                del self.facts.registrations[registrations:]
+                del self.facts.triggers[triggers:]
+                self.facts.report(
+                    "d9d-uncalled",
+                    "This generator expression is never consumed, so nothing in it is called: write a for loop",
+                    frame.site(node[2]),
+                )
+            return FALLS
+        values = self.evaluate(expression, frame)
+        if expression[0] in {"name", "attribute"}:
+            self._tagging.check_uncalled(values, frame.site(node[2]))
+        return FALLS
+
+    def _assign_statement(self, node: Node, frame: Frame) -> str:
+        targets, value = node[1], node[2]
+        values = self.evaluate(value, frame)
+        for target in targets:
+            self.assign(target, values, frame, value)
+        return FALLS
+
+    def assign(self, target: Node, values: Values, frame: Frame, source: Node | None = None) -> None:
+        """Give a target values."""
+        kind = target[0]
+        if kind == "name":
+            self._bind(target[1], self._outside.named_event(values, target[1], frame), frame)
+        elif kind == "attribute":
+            for owner in self.evaluate(target[1], frame):
+                self.set_attribute(owner, target[2], values, frame, frame.site(target[3]))
+        elif kind == "item":
+            index = self.evaluate(target[2], frame)
+            for owner in self.evaluate(target[1], frame):
+                if isinstance(owner, Container):
+                    self.add_to(owner, values)
+                elif not isinstance(owner, Constant):
+                    self.escape_all(values, frame)
+            del index
+        elif kind == "sequence":
+            self._unpack(target[2], values, frame)
+        elif kind == "star":
+            self.assign(target[1], values, frame, source)
+
+    def _unpack(self, targets: list[Node], values: Values, frame: Frame) -> None:
+        containers = [value for value in values if isinstance(value, Container)]
+        exact = [items for each in containers if (items := self.items_of(each)) is not None]
+        for number, target in enumerate(targets):
+            found = [items[number] for items in exact if number < len(items)]
+            if containers and len(exact) == len(containers) and len(found) == len(containers):
+                each = frozenset().union(*found)
+            else:
+                each = self.elements(values) | {value for value in values if isinstance(value, Differs)}
+            self.assign(target, each or UNKNOWN, frame)
+
+    def _bind(self, name: str, values: Values, frame: Frame) -> None:
+        scope = frame.scope
+        if name in scope.shared:
+            scope = self._scope_of(name, scope.outer) or self.run_module(scope.module)
+            values |= scope.names.get(name, NOTHING)
+        scope.names[name] = values
+
+    @staticmethod
+    def _scope_of(name: str, scope: Scope | None) -> Scope | None:
+        while scope is not None:
+            if name in scope.names:
+                return scope
+            scope = scope.outer
+        return None
+
+    def set_attribute(self, owner: Value, name: str, values: Values, frame: Frame, site: Site) -> None:
+        """Assign an attribute."""
+        if isinstance(owner, Instance):
+            self.watcher.write(owner, name, values, frame, site)
+            self._tagging.check_hidden(owner, name, values, site)
+            self.keep(owner, name, values)
+        elif isinstance(owner, ClassValue):
+            members = owner.definition.members
+            members[name] = members.get(name, NOTHING) | values
+        elif isinstance(owner, ModuleValue) and owner.key in self._modules:
+            names = self.run_module(owner.key).names
+            names[name] = names.get(name, NOTHING) | values
+        elif not isinstance(owner, Constant | Function):
+            self.escape_all(values, frame)
+
+    def _augment(self, node: Node, frame: Frame) -> str:
+        target = node[1]
+        values = self.evaluate(node[2], frame)
+        if target[0] in {"name", "attribute"}:
+            old = self.evaluate(target, frame)
+            for owner in old:
+                if isinstance(owner, Container):
+                    self.add_to(owner, self.elements(values))
+            containers = frozenset(value for value in old if isinstance(value, Container))
+            self.assign(target, containers or self._combined([old, values]) | {Varies()}, frame)
+        return FALLS
+
+    def _annotate(self, node: Node, frame: Frame) -> str:
+        target, annotation, value = node[1], node[2], node[3]
+        if frame.in_class is not None and target[0] == "name":
+            frame.in_class.fields.append((target[1], annotation, value))
+        if value is None:
+            if frame.in_class is None and target[0] == "name" and target[1] not in frame.scope.names:
+                self._bind(target[1], self.annotated(annotation, frame.scope), frame)
+            return FALLS
+        values = self.evaluate(value, frame)
+        declared = self.annotated(annotation, frame.scope)
+        containers = [each for each in values if isinstance(each, Container)]
+        if containers:
+            elements = self.elements(declared) - UNKNOWN
+            for container in containers:
+                if elements:
+                    self.add_to(container, elements)
+        elif not values or values == UNKNOWN:
+            values = declared
+        self.assign(target, values, frame, value)
+        return FALLS
+
+    def _return(self, node: Node, frame: Frame) -> str:
+        frame.returns |= _or_unknown(self.evaluate(node[1], frame)) if node[1] is not None else NONE
+        return RETURNS
+
+    def _raise(self, node: Node, frame: Frame) -> str:
+        if node[1] is not None:
+            self.evaluate(node[1], frame)
+        return RAISES
+
+    def _assert(self, node: Node, frame: Frame) -> str:
+        test = self.evaluate(node[1], frame)
+        position = _position(node[1])
+        if position is not None:
+            self.watcher.tested(test, frame, frame.site(position))
+        return FALLS
+
+    def _if(self, node: Node, frame: Frame) -> str:
+        _, test, body, orelse, position = node
+        guard = self._guard(test, frame, frame.site(position))
+        return self._branches(guard, frame, lambda: self.execute(body, frame), lambda: self.execute(orelse, frame))
+
+    def _guard(self, test: Node, frame: Frame, site: Site) -> Guard:
+        values = self.evaluate(test, frame)
+        self.watcher.tested(values, frame, site)
+        return Guard(values, site, is_steady=self.is_steady(test, values, frame))
+
+    def is_steady(self, test: Node, values: Values, frame: Frame) -> bool:
+        """Return whether a condition is the same in every step."""
+        kind = test[0]
+        if kind == "not":
+            return self.is_steady(test[1], self.evaluate_again(test[1], frame), frame)
+        if kind in {"and", "or"}:
+            return all(self.is_steady(part, self.evaluate_again(part, frame), frame) for part in test[1])
+        if kind == "compare":
+            return all(self.is_steady(part, self.evaluate_again(part, frame), frame) for part in test[2])
+        return self._outside.is_steady(values)
+
+    def evaluate_again(self, node: Node, frame: Frame) -> Values:
+        """Return the values of an expression that has been evaluated, if that has no effect; else nothing."""
+        if node[0] in {"name", "constant"}:
+            return self.evaluate(node, frame)
+        if node[0] == "attribute" and node[1][0] in {"name", "attribute"}:
+            return self.evaluate(node, frame)
+        return self._last.get(id(node), NOTHING)
+
+    def _branches(self, guard: Guard, frame: Frame, *sides: Callable[[], str]) -> str:
+        """Run the sides of a condition, each from the same names, and join what they leave."""
+        scope = frame.scope
+        before = dict(scope.names)
+        outcomes: list[str] = []
+        results: list[dict[str, Values]] = []
+        traces: list[list[Any]] = []
+        outer_trace, outer_guards = frame.trace, frame.guards
+        for side in sides:
+            scope.names.clear()
+            scope.names.update(before)
+            frame.trace, frame.guards = [], [*outer_guards, guard]
+            outcomes.append(side())
+            traces.append(frame.trace)
+            results.append(dict(scope.names))
+        frame.trace, frame.guards = outer_trace, outer_guards
+        for trace in traces:
+            frame.trace += trace
+        live = [names for names, outcome in zip(results, outcomes, strict=True) if not outcome]
+        scope.names.clear()
+        scope.names.update(_joined(live or results))
+        if len(sides) == 2:  # noqa: PLR2004 -- the two sides of `if`
+            self.watcher.branched(guard, frame, (traces[0], traces[1]), (outcomes[0], outcomes[1]))
+        if not live:
+            return RAISES if all(outcome == RAISES for outcome in outcomes) else max(outcomes)
+        ended = {outcome for outcome in outcomes if outcome in {BREAKS, RETURNS}}
+        if ended:
+            # What follows runs only where the side that ended was not taken.
+            rest = Guard(guard.test, guard.site, is_steady=guard.is_steady, ends_with_loop=RETURNS not in ended)
+            frame.guards = [*frame.guards, rest]
+        return FALLS
+
+    def _for(self, node: Node, frame: Frame) -> str:
+        _, target, source, body, orelse, position = node
+        values = self.evaluate(source, frame)
+        self._loop(target, values, frame, frame.site(position), lambda: self.execute(body, frame))
+        return self.execute(orelse, frame)
+
+    def _loop(self, target: Node, source: Values, frame: Frame, site: Site, body: Callable[[], object]) -> None:
+        """Run a body once for each item, or once for all where the items are not known one by one."""
+        guards, trace = frame.guards, frame.trace
+        frame.trace = []
+        before = dict(frame.scope.names)
+        for item in self.iterated(source):
+            self.assign(target, item, frame)
+            body()
+            frame.guards = [*guards, *(each for each in frame.guards[len(guards) :] if not each.ends_with_loop)]
+        self.watcher.repeated(source, frame, site, frame.trace)
+        frame.trace = [*trace, *frame.trace]
+        after = dict(frame.scope.names)
+        for name, values in before.items():
+            if after[name] is not values:
+                frame.scope.names[name] = after[name] | values
+
+    def _while(self, node: Node, frame: Frame) -> str:
+        _, test, body, orelse, position = node
+        guard = self._guard(test, frame, frame.site(position))
+        trace, frame.trace = frame.trace, []
+        is_endless = any(isinstance(value, Constant) and value.value is True for value in guard.test)
+        if is_endless:
+            self.execute(body, frame)
+            frame.guards = [each for each in frame.guards if not each.ends_with_loop]
+        else:
+            self._branches(guard, frame, lambda: self.execute(body, frame))
+        self.watcher.repeated(guard.test, frame, guard.site, frame.trace)
+        frame.trace = [*trace, *frame.trace]
+        return self.execute(orelse, frame)
+
+    def _with(self, node: Node, frame: Frame) -> str:
+        trace, frame.trace = frame.trace, []
+        managers: set[Value] = set()
+        for expression, target in node[1]:
+            values = self.evaluate(expression, frame)
+            managers |= values
+            entered = self._entered(values, frame)
+            if target is not None:
+                self.assign(target, entered, frame)
+        outcome = self.execute(node[2], frame)
+        position = _position(node[1][0][0]) if node[1] else None
+        if position is not None:
+            self.watcher.repeated(frozenset(managers), frame, frame.site(position), frame.trace)
+        frame.trace = [*trace, *frame.trace]
+        return outcome
+
+    def _entered(self, values: Values, frame: Frame) -> Values:
+        found: set[Value] = set()
+        for value in values:
+            if isinstance(value, Instance) and (member := value.definition.find("__enter__")) is not None:
+                del member
+                entered = self.get_attribute(value, "__enter__", frame, value.definition.site)
+                found |= self.call_all(entered, [], {}, frame, value.definition.site)
+            elif isinstance(value, Container) and value.kind == "iterator":
+                found |= self.elements(frozenset({value}))
+            else:
+                found.add(value)
+        return frozenset(found)
+
+    def _try(self, node: Node, frame: Frame) -> str:
+        _, body, handlers, orelse, final = node
+        before = dict(frame.scope.names)
+        outcome = self.execute(body, frame) or self.execute(orelse, frame)
+        ends = [dict(frame.scope.names)] if not outcome else []
+        outcomes = [outcome]
+        for kind, name, block in handlers:
+            frame.scope.names.clear()
+            frame.scope.names.update(_joined([before, *ends]))
+            if kind is not None:
+                self.evaluate(kind, frame)
+            if name:
+                frame.scope.names[name] = UNKNOWN
+            guards = frame.guards
+            frame.guards = [*guards, Guard(UNKNOWN, frame.site([1, 0, 1, 0]))]
+            outcomes.append(self.execute(block, frame))
+            frame.guards = guards
+            if not outcomes[-1]:
+                ends.append(dict(frame.scope.names))
+        if ends:
+            frame.scope.names.clear()
+            frame.scope.names.update(_joined(ends))
+        return self.execute(final, frame) or (FALLS if ends else outcomes[0])
+
+    def _match(self, node: Node, frame: Frame) -> str:
+        self.evaluate(node[1], frame)
+        sides: list[Callable[[], str]] = [lambda: FALLS]
+        for names, test, block in node[2]:
+            sides.append(self._case(names, test, block, frame))
+        guard = Guard(UNKNOWN, frame.site(_position(node[1]) or [1, 0, 1, 0]))
+        # A last case that matches everything leaves no way past all of them.
+        if node[2] and node[2][-1][1] is None and not node[2][-1][0]:
+            del sides[0]
+        return self._branches(guard, frame, *sides) if sides else FALLS
+
+    def _case(self, names: list[str], test: Node | None, block: list[Node], frame: Frame) -> Callable[[], str]:
+        def run() -> str:
+            for name in names:
+                frame.scope.names[name] = UNKNOWN
+            if test is not None:
+                self.evaluate(test, frame)
+            return self.execute(block, frame)
+
+        return run
+
+    def _define(self, node: Node, frame: Frame) -> str:
+        definition = self._definition(frame.scope.module, node[1])
+        function = Function(definition, _closure(frame.scope, in_class=frame.in_class), owner=frame.in_class)
+        name = definition.facts["key"]
+        old = frame.scope.names.get(name, NOTHING)
+        values = self._decorated(function, definition.facts["decorators"], frame)
+        if frame.in_class is not None and not frame.guards:
+            self._tagging.check_redefined(old, values, definition)
+        if frame.in_class is not None or frame.function is None:
+            self.facts.functions.append((function, frame.in_class))
+            tags = tuple(tag for value in values if isinstance(value, Function) for tag in value.tags)
+            if tags and frame.in_class is None:
+                self.facts.tagged_functions[definition] = tags
+        frame.scope.names[name] = values
+        return FALLS
+
+    def _definition(self, module: str, number: int) -> Definition:
+        key = (module, number)
+        if key not in self._definitions:
+            summary = self._modules[module].summary or {}
+            self._definitions[key] = Definition(module, number, summary["functions"][number])
+        return self._definitions[key]
+
+    def _decorated(self, function: Function, decorators: list[Node], frame: Frame) -> Values:
+        values: Values = frozenset({function})
+        tags: tuple[Any, ...] = ()
+        for node in reversed(decorators):
+            decorator = self.evaluate(node, frame)
+            position = _position(node) or function.definition.facts["position"]
+            before = values
+            self._num_decorating += 1
+            values = self.call_all(decorator, [values], {}, frame, frame.site(position)) or UNKNOWN
+            self._num_decorating -= 1
+            tags = self._tagging.check_decorator(decorator, (before, values), tags, function, frame.site(position))
+        self._tagging.check_handler(function, values)
+        return values
+
+    def _class(self, node: Node, frame: Frame) -> str:
+        summary = self._modules[frame.scope.module].summary or {}
+        facts = summary["classes"][node[1]]
+        definition = ClassDefinition(frame.scope.module, facts)
+        for base in facts["bases"]:
+            self._add_base(definition, self.evaluate(base, frame))
+        for keyword, given in facts["keywords"]:
+            found = self.evaluate(given, frame)
+            names = {value.name.rpartition(".")[2] for value in found if isinstance(value, External)}
+            definition.is_opaque |= keyword == "metaclass" and not (names and names <= _HARMLESS_METACLASSES)
+        definition.ancestry = _ancestry(definition)
+        definition.outside = frozenset(
+            base for each in definition.ancestry for base in each.bases if isinstance(base, str)
+        )
+        definition.is_opaque |= any(each.is_opaque for each in definition.ancestry[1:])
+        scope = Scope(definition.members, _closure(frame.scope, in_class=frame.in_class), frame.scope.module)
+        definition.scope = scope
+        inner = Frame(scope, frame.entry, frame.function, frame.receiver, frame.depth, in_class=definition)
+        self.execute(facts["body"], inner)
+        self.facts.classes.append(definition)
+        if any(base in TASKS for base in definition.outside) or any(
+            isinstance(value, Function) and value.tags for values in members_of(definition).values() for value in values
+        ):
+            self.facts.subscribers.add(definition)
+        value: Values = frozenset({ClassValue(definition)})
+        for decorator in reversed(facts["decorators"]):
+            called = self.evaluate(decorator, frame)
+            names = {each.name for each in called if isinstance(each, External)}
+            definition.decorators += [name.rpartition(".")[2] for name in names]
+            if not (names and {name.rpartition(".")[2] for name in names} <= _HARMLESS_CLASS_DECORATORS):
+                definition.is_opaque = True
+                self.call_all(called, [value], {}, frame, definition.site)
+        frame.scope.names[definition.name] = value
+        return FALLS
+
+    def _add_base(self, definition: ClassDefinition, values: Values) -> None:
+        known = [value for value in values if isinstance(value, ClassValue | External)]
+        for value in known:
+            if isinstance(value, ClassValue):
+                definition.bases.append(value.definition)
+            else:
+                definition.bases.append(canonical(value.name))
+                is_known = value.name.rpartition(".")[2] in _HARMLESS_BASES
+                definition.is_opaque |= not (is_known or value.name.startswith(("builtins.", "torch.", "typing.")))
+        if len(values) != 1 or not known:
+            definition.is_opaque = True
+
+    def _import(self, node: Node, frame: Frame) -> str:
+        for local, name, is_alias in node[1]:
+            top = name if is_alias else name.partition(".")[0]
+            frame.scope.names[local] = self.imported(top)
+        return FALLS
+
+    def _import_from(self, node: Node, frame: Frame) -> str:
+        _, level, name, names = node
+        module = self._modules[frame.scope.module]
+        name = absolute(module, level, name)
+        for local, each in names:
+            if each == "*":
+                frame.scope.stars.append(name)
+                self._import_all(name, frame.scope)
+            else:
+                frame.scope.names[local] = self._member(name, each)
+        return FALLS
+
+    def _import_all(self, name: str, scope: Scope) -> None:
+        if self._is_own(name):
+            found = self.run_module(name).names
+            scope.names.update({each: values for each, values in found.items() if not each.startswith("_")})
+
+    def _is_own(self, name: str) -> bool:
+        return name in self._modules and not (name == "d9d" or name.startswith("d9d."))
+
+    def imported(self, name: str) -> Values:
+        """Return the module of a name."""
+        is_own = self._is_own(name) or any(key.startswith(f"{name}.") for key in self._modules)
+        return frozenset({ModuleValue(name)}) if is_own and not name.startswith("d9d") else frozenset({External(name)})
+
+    def _member(self, module: str, name: str) -> Values:
+        """Return what a name of a module stands for."""
+        full = f"{module}.{name}"
+        event = self._outside.declared(full)
+        if event is not None:
+            return event
+        if self._is_own(module):
+            names = self.run_module(module).names
+            if name in names:
+                return names[name]
+            found = self._starred(name, self.run_module(module))
+            if found:
+                return found
+        return self.imported(full)
+
+    def _global(self, node: Node, frame: Frame) -> str:
+        frame.scope.shared.update(node[1])
+        return FALLS
+
+    # Expressions
+
+    def evaluate(self, node: Node, frame: Frame) -> Values:
+        """Return what an expression may stand for."""
+        return self._expressions[node[0]](node, frame)
+
+    def _name(self, node: Node, frame: Frame) -> Values:
+        values = self.lookup(node[1], frame.scope)
+        self._outside.see_event(values, frame.site(node[2]))
+        return values
+
+    def lookup(self, name: str, scope: Scope) -> Values:
+        """Return what a name stands for."""
+        found = self._scope_of(name, scope)
+        if found is not None:
+            return found.names[name]
+        module = self.run_module(scope.module) if scope.module in self._modules else None
+        if module is not None and name in module.names:
+            return module.names[name]
+        return (self._starred(name, module) if module is not None else NOTHING) or self._outside.builtin(name)
+
+    def _starred(self, name: str, scope: Scope) -> Values:
+        for module in scope.stars:
+            event = self._outside.declared(f"{module}.{name}")
+            if event is not None:
+                return event
+            if self._is_own(module):
+                names = self.run_module(module).names
+                if name in names:
+                    return names[name]
+        foreign = [module for module in scope.stars if not self._is_own(module)]
+        if foreign and not self._outside.is_builtin(name):
+            return frozenset({External(f"{foreign[-1]}.{name}")})
+        return NOTHING
+
+    def _attribute(self, node: Node, frame: Frame) -> Values:
+        _, owner_node, name, position = node
+        owners = self.evaluate(owner_node, frame)
+        site = frame.site(position)
+        found: set[Value] = set()
+        for owner in owners:
+            found |= self.get_attribute(owner, name, frame, site)
+        values = frozenset(found)
+        self._outside.see_event(values, site)
+        return values
+
+    def get_attribute(self, owner: Value, name: str, frame: Frame, site: Site) -> Values:
+        """Return what an attribute stands for."""
+        if isinstance(owner, Instance):
+            return self._instance_attribute(owner, name, frame, site)
+        if isinstance(owner, SuperOf):
+            found = owner.kind.find(name, owner.beyond)
+            return self._bound(found[1], owner.receiver, frame, site) if found else self._super(owner, name)
+        if isinstance(owner, ClassValue):
+            found = owner.definition.find(name)
+            return self._of_class(found[1], owner) if found else UNKNOWN
+        return self._outside_attribute(owner, name, frame, site)
+
+    def _outside_attribute(self, owner: Value, name: str, frame: Frame, site: Site) -> Values:
+        if isinstance(owner, ModuleValue):
+            return self._member(owner.key, name)
+        if isinstance(owner, External):
+            full = f"{owner.name}.{name}"
+            return self._outside.declared(full) or frozenset({External(full)})
+        if isinstance(owner, RegistrationContext):
+            return self._outside.of_registration_context(owner, name)
+        seen = self.watcher.attribute(owner, name, frame, site)
+        if seen is not None:
+            return seen
+        return self._outside.attribute(owner, name)
+
+    @staticmethod
+    def _super(owner: SuperOf, name: str) -> Values:
+        # `super().register_events(ctx)` of a task does nothing; of a base that is not in view it may do anything.
+        if not owner.kind.is_opaque:
+            return frozenset({External(f"builtins.object.{name}")})
+        return frozenset({Attribute(Unknown(owner.receiver), name)})
+
+    def _instance_attribute(self, owner: Instance, name: str, frame: Frame, site: Site) -> Values:
+        self.watcher.read(owner, name, frame, site)
+        values = self.kept(owner, name)
+        if owner.site is not None:
+            values |= self.kept(Instance(owner.definition), name)
+        found = owner.definition.find(name)
+        if found is not None:
+            values |= self._bound(found[1], owner, frame, site)
+        if values:
+            return values
+        for each in owner.definition.ancestry:
+            for field, annotation, _ in each.fields:
+                if field == name and each.scope is not None:
+                    return self.annotated(annotation, each.scope)
+        getter = owner.definition.find("__getattr__")
+        if getter is not None:
+            return UNKNOWN
+        if name == "__class__":
+            return frozenset({ClassValue(owner.definition)})
+        if name == "__dict__":
+            return frozenset({Unknown(owner)})
+        return (
+            frozenset({Attribute(owner, name)}) if owner.definition.is_opaque else self._outside.inherited(owner, name)
+        )
+
+    def _bound(self, values: Values, receiver: Value, frame: Frame, site: Site) -> Values:
+        found: set[Value] = set()
+        for value in values:
+            if not isinstance(value, Function) or value.kind == "static":
+                found.add(value)
+            elif value.kind == "property":
+                found |= self.call_function(value, [frozenset({receiver})], {}, frame, site)
+            else:
+                if value.tags and frame.entry.kind == "register":
+                    self.facts.mentioned.add((frame.entry, value.definition))
+                found.add(Method(receiver, value))
+        return frozenset(found)
+
+    @staticmethod
+    def _of_class(values: Values, owner: ClassValue) -> Values:
+        return frozenset(
+            Method(owner, value) if isinstance(value, Function) and value.kind == "class" else value for value in values
+        )
+
+    def _constant(self, node: Node, _: Frame) -> Values:
+        if node[1] is None and not node[2]:
+            return frozenset({Steady()})
+        return frozenset({Constant(node[1])})
+
+    def _sequence(self, node: Node, frame: Frame) -> Values:
+        _, kind, items, position = node
+        found: list[Values] = []
+        for item in items:
+            values = self.evaluate(item, frame)
+            found += self.iterated(values) if item[0] == "star" else [_or_unknown(values)]
+        container = Container(kind, allocation(frame.site(position), frame))
+        self.set_items(container, found)
+        return frozenset({container})
+
+    def _dict(self, node: Node, frame: Frame) -> Values:
+        _, keys, values, position = node
+        container = Container("dict", allocation(frame.site(position), frame))
+        for key, value in zip(keys, values, strict=True):
+            found = self.evaluate(value, frame)
+            if key is None:
+                self.add_to(container, self.elements(found))
+                continue
+            named = self.evaluate(key, frame)
+            self.add_to(container, found)
+            text = next((each.value for each in named if isinstance(each, Constant)), None)
+            if isinstance(text, str):
+                self.keep(container, text, found)
+        return frozenset({container})
+
+    def _lambda(self, node: Node, frame: Frame) -> Values:
+        definition = self._definition(frame.scope.module, node[1])
+        return frozenset({Function(definition, _closure(frame.scope, in_class=frame.in_class))})
+
+    def _choice(self, node: Node, frame: Frame) -> Values:
+        _, test, body, orelse = node
+        guard = self._guard(test, frame, frame.site(_position(test) or [1, 0, 1, 0]))
+        found: set[Value] = set()
+
+        def choose(side: Node) -> str:
+            found.update(self.evaluate(side, frame))
+            return FALLS
+
+        self._branches(guard, frame, lambda: choose(body), lambda: choose(orelse))
+        return frozenset(found) | {value for value in guard.test if isinstance(value, Differs)}
+
+    def _bool(self, node: Node, frame: Frame) -> Values:
+        found: set[Value] = set()
+        guards = frame.guards
+        for number, part in enumerate(node[1]):
+            values = self.evaluate(part, frame)
+            self._last[id(part)] = values
+            found |= values
+            if number < len(node[1]) - 1:
+                position = _position(part) or [1, 0, 1, 0]
+                self.watcher.tested(values, frame, frame.site(position))
+                guard = Guard(values, frame.site(position), is_steady=self.is_steady(part, values, frame))
+                frame.guards = [*frame.guards, guard]
+        frame.guards = guards
+        return frozenset(found)
+
+    def _not(self, node: Node, frame: Frame) -> Values:
+        values = self.evaluate(node[1], frame)
+        self._last[id(node[1])] = values
+        position = _position(node[1])
+        if position is not None:
+            self.watcher.tested(values, frame, frame.site(position))
+        return self._combined([values])
+
+    def _operation(self, node: Node, frame: Frame) -> Values:
+        return self._combined([self.evaluate(part, frame) for part in node[1]])
+
+    def _compare(self, node: Node, frame: Frame) -> Values:
+        parts = []
+        for part in node[2]:
+            parts.append(self.evaluate(part, frame))
+            self._last[id(part)] = parts[-1]
+        if all(operator in {"Is", "IsNot"} for operator in node[1]):
+            return frozenset({value for part in parts for value in part if isinstance(value, Differs | Varies)}) or (
+                frozenset({Typed("builtins.bool")})
+            )
+        if all(operator in {"In", "NotIn"} for operator in node[1]):
+            return self._combined([part - frozenset(each for each in part if _is_tensor(each)) for part in parts])
+        return self._combined(parts)
+
+    def _combined(self, parts: Iterable[Values]) -> Values:
+        """Return what is computed from values: it differs or varies as they do, and tensors give tensors."""
+        found: set[Value] = set()
+        is_known = True
+        for part in parts:
+            found |= {value for value in part if isinstance(value, Differs | Varies) or _is_tensor(value)}
+            is_known &= bool(part) and all(isinstance(value, Constant | Steady | Differs) for value in part)
+        if not found:
+            return frozenset({Steady()}) if is_known else UNKNOWN
+        return frozenset(found)
+
+    def _formatted(self, node: Node, frame: Frame) -> Values:
+        for part in node[1]:
+            values = self.evaluate(part, frame)
+            self.watcher.shown(values, frame, frame.site(_position(part) or node[2]))
+        return frozenset({Typed("builtins.str")})
+
+    def _comprehension(self, node: Node, frame: Frame) -> Values:
+        _, kind, results, loops, position = node
+        scope = Scope({}, _closure(frame.scope, in_class=None), frame.scope.module)
+        inner = Frame(
+            scope, frame.entry, frame.function, frame.receiver, frame.depth, frame.guards, calls=frame.calls,
+            stack=frame.stack,
+        )  # fmt: skip
+        found: list[Values] = []
+
+        def run(number: int) -> None:
+            if number == len(loops):
+                found.append(_or_unknown(self.evaluate(results[-1], inner)))
+                return
+            target, source, tests = loops[number]
+
+            def body() -> None:
+                for test in tests:
+                    guard = self._guard(test, inner, inner.site(_position(test) or position))
+                    inner.guards = [*inner.guards, Guard(guard.test, guard.site, guard.is_steady, ends_with_loop=True)]
+                run(number + 1)
+
+            self._loop(target, self.evaluate(source, inner), inner, inner.site(_position(source) or position), body)
+
+        run(0)
+        frame.trace += inner.trace
+        union = frozenset().union(*found)
+        exact = found if kind == "list" and not any(tests for _, _, tests in loops) else []
+        container_kind = "iterator" if kind == "generator" else kind
+        return self.new_container(container_kind, frame.site(position), frame, exact, NOTHING if exact else union)
+
+    def _item(self, node: Node, frame: Frame) -> Values:
+        _, owner_node, index_node, position = node
+        owners, index = self.evaluate(owner_node, frame), self.evaluate(index_node, frame)
+        seen = self.watcher.item(owners, index, frame, frame.site(position))
+        if seen is not None:
+            return seen
+        found: set[Value] = set()
+        for owner in owners:
+            if isinstance(owner, External) and canonical(owner.name) == "Event" and index:
+                found.add(EventType(next(iter(index))))
+            elif isinstance(owner, External | ClassValue | EventType):
+                found.add(owner)  # a generic class with its arguments
+            elif isinstance(owner, Container):
+                found |= self._item_of(owner, index)
+            else:
+                found |= self._outside.elements_of(owner)
+        return frozenset(found) | {value for value in index if isinstance(value, Differs)} or UNKNOWN
+
+    def _item_of(self, container: Container, index: Values) -> Values:
+        constant = next((value.value for value in index if isinstance(value, Constant)), None)
+        if isinstance(constant, str) and (known := self.kept(container, constant)):
+            return known
+        items = self.items_of(container) or []
+        if isinstance(constant, int) and -len(items) <= constant < len(items):
+            return items[constant]
+        return self.elements(frozenset({container}))
+
+    def _walrus(self, node: Node, frame: Frame) -> Values:
+        values = self.evaluate(node[2], frame)
+        self._bind(node[1], values, frame)
+        return values
+
+    def _yield(self, node: Node, frame: Frame) -> Values:
+        if node[1] is not None:
+            frame.yields |= _or_unknown(self.evaluate(node[1], frame))
+        return UNKNOWN
+
+    # Calls
+
+    def _call(self, node: Node, frame: Frame) -> Values:
+        _, callee_node, argument_nodes, keyword_nodes, position = node
+        callee = self.evaluate(callee_node, frame)
+        arguments: list[Values] = []
+        for argument in argument_nodes:
+            values = self.evaluate(argument, frame)
+            if argument[0] == "star":
+                arguments += self.iterated(values)
+            else:
+                arguments.append(values)
+        named: dict[str, Values] = {}
+        for name, value in keyword_nodes:
+            values = self.evaluate(value, frame)
+            if name:
+                named[name] = values
+            else:
+                named |= self._spread(values)
+        if callee_node[0] == "name" and callee_node[1] == "super":
+            return self._outside.super_of(frame, arguments)
+        result = self.call_all(callee, arguments, named, frame, frame.site(position))
+        self._last[id(node)] = result
+        return result
+
+    def _spread(self, values: Values) -> dict[str, Values]:
+        found: dict[str, Values] = {}
+        for value in values:
+            if isinstance(value, Container):
+                found |= self.all_kept(value)
+        return found
+
+    def call_all(
+        self, callees: Values, arguments: list[Values], named: Mapping[str, Values], frame: Frame, site: Site
+    ) -> Values:
+        """Call each of the values that a callee may stand for."""
+        found: set[Value] = set()
+        for callee in callees:
+            found |= self.call(callee, arguments, named, frame, site)
+        if not callees:
+            self.escape_all(frozenset().union(*arguments, *named.values()), frame)
+        return frozenset(found)
+
+    def call(
+        self, callee: Value, arguments: list[Values], named: Mapping[str, Values], frame: Frame, site: Site
+    ) -> Values:
+        """Call a value."""
+        if isinstance(callee, Function):
+            return self.call_function(callee, arguments, named, frame, site)
+        if isinstance(callee, Method):
+            receiver = callee.receiver
+            if callee.function.kind == "class" and isinstance(receiver, Instance):
+                receiver = ClassValue(receiver.definition)
+            return self.call_function(callee.function, [frozenset({receiver}), *arguments], named, frame, site)
+        if isinstance(callee, ClassValue):
+            return self._construct(callee.definition, arguments, named, frame, site)
+        if isinstance(callee, Instance):
+            called = callee.definition.find("__call__")
+            if called is not None:
+                return self.call_all(self._bound(called[1], callee, frame, site), arguments, named, frame, site)
+        if isinstance(callee, Partial):
+            return self.call(
+                callee.callee, [*callee.arguments, *arguments], {**dict(callee.named), **named}, frame, site
+            )
+        return self._outside.call(callee, Call(arguments, named, frame, site))
+
+    def _construct(
+        self,
+        definition: ClassDefinition,
+        arguments: list[Values],
+        named: Mapping[str, Values],
+        frame: Frame,
+        site: Site,
+    ) -> Values:
+        self.facts.constructed.setdefault(definition, set()).add((site, frame.entry))
+        instance = Instance(definition, allocation(site, frame))
+        found = definition.find("__init__")
+        if found is not None:
+            self.call_all(self._bound(found[1], instance, frame, site), arguments, named, frame, site)
+        else:
+            fields = [field for each in reversed(definition.ancestry) for field in each.fields]
+            for (name, _, _), values in zip(fields, arguments, strict=False):
+                self.set_attribute(instance, name, values, frame, site)
+            for name, values in named.items():
+                self.set_attribute(instance, name, values, frame, site)
+            after = definition.find("__post_init__")
+            if after is not None:
+                self.call_all(self._bound(after[1], instance, frame, site), [], {}, frame, site)
+            if definition.is_opaque:
+                self.escape_all(frozenset().union(*arguments, *named.values()), frame)
+        return frozenset({instance})
+
+    def call_function(
+        self, function: Function, arguments: list[Values], named: Mapping[str, Values], frame: Frame, site: Site
+    ) -> Values:
+        """Run the body of a function with arguments."""
+        definition = function.definition
+        if frame.depth:
+            self.facts.called.add(definition)
+        is_followed = self._num_decorating or self.relevance.has(definition) or self._matters(_all(arguments, named))
+        if not is_followed:
+            return self.annotated_result(function, UNKNOWN)
+        if frame.depth >= _MAX_DEPTH or frame.stack.count(definition) > 1:
+            self.escape_all(frozenset().union(*arguments, *named.values()), frame)
+            return UNKNOWN
+        scope = Scope({}, function.scope, definition.module)
+        inner = Frame(
+            scope,
+            frame.entry,
+            function,
+            _first(arguments[0]) if arguments and function.owner is not None else frame.receiver,
+            frame.depth + 1,
+            frame.guards,
+            calls=(*frame.calls, site),
+            stack=(*frame.stack, definition),
+        )
+        self._bind_parameters(function, arguments, named, inner, is_root=frame.depth == 0)
+        self.execute(definition.facts["body"], inner)
+        self.watcher.finished(inner)
+        frame.trace += inner.trace
+        if definition.facts["generator"]:
+            kind = "manager" if function.kind == "manager" else "iterator"
+            return self.new_container(kind, definition.site, frame, [], frozenset(inner.yields))
+        returned = frozenset(inner.returns) or NONE
+        return self.annotated_result(function, returned)
+
+    def annotated_result(self, function: Function, returned: Values) -> Values:
+        """Return what a function returns; what it is annotated with where the body does not show it."""
+        annotation = function.definition.facts["returns"]
+        if annotation is not None and all(isinstance(value, Unknown | Varies) for value in returned):
+            return self.annotated(annotation, function.scope) | (returned - UNKNOWN) or returned
+        return returned
+
+    def _bind_parameters(
+        self,
+        function: Function,
+        arguments: list[Values],
+        named: Mapping[str, Values],
+        frame: Frame,
+        *,
+        is_root: bool,
+    ) -> None:
+        definition, names = function.definition, frame.scope.names
+        remaining = list(arguments)
+        left = dict(named)
+        for name, kind, annotation, default in definition.facts["parameters"]:
+            if kind == "star":
+                names[name] = self.new_container("tuple", definition.site, frame, remaining, NOTHING)
+                remaining = []
+            elif kind == "stars":
+                names[name] = self.new_container("dict", definition.site, frame, [], frozenset().union(*left.values()))
+                (container,) = names[name]
+                for each, values in left.items():
+                    self.keep(container, each, values)
+            elif kind == "plain" and remaining:
+                names[name] = _or_unknown(remaining.pop(0))
+            elif name in left:
+                names[name] = _or_unknown(left.pop(name))
+            elif default is not None:
+                values = self.evaluate(default, Frame(function.scope, frame.entry))
+                names[name] = values
+                if is_root:  # a caller may pass anything else
+                    names[name] = self._declared(function, name, annotation) | values
+            else:
+                names[name] = self._declared(function, name, annotation)
+            if annotation is not None and names[name] == UNKNOWN:
+                names[name] = self._declared(function, name, annotation)
+
+    def _declared(self, function: Function, name: str, annotation: Node | None) -> Values:
+        values = self.annotated(annotation, function.scope) if annotation is not None else UNKNOWN
+        site = function.definition.site
+        marked = Site(f"{site.module}:{function.definition.path}.{name}", *site[1:])
+        return frozenset(
+            Bus(value.loop, marked) if isinstance(value, Bus) and value.site is None and not value.loop else value
+            for value in values
+        )
+
+    def annotated(self, annotation: Node | None, scope: Scope) -> Values:
+        """Return what an annotation describes."""
+        return self._outside.annotated(annotation, scope)
+
+    # What leaves the program
+
+    def escape_all(self, values: Iterable[Value], frame: Frame) -> None:
+        """Record that values leave the program."""
+        for value in values:
+            self.escape(value, frame)
+
+    def escape(self, value: Value, frame: Frame) -> None:
+        """Record that a value leaves the program: code that is not in view may do anything with it."""
+        if isinstance(value, Constant | Unknown | External | Typed | Steady | Varies | Differs):
+            return
+        if isinstance(value, Bus | RegistrationContext):
+            bus = value.bus if isinstance(value, RegistrationContext) else value
+            self.facts.open_buses.append((frame.entry, bus))
+            return
+        if value in self.facts.escaped:
+            return
+        self.facts.escaped.add(value)
+        if isinstance(value, Container):
+            self.escape_all(self.elements(frozenset({value})), frame)
+        elif isinstance(value, Method):
+            self.escape(value.receiver, frame)
+            self._call_back(value, frame)
+        elif isinstance(value, Function):
+            self._call_back(value, frame)
+        elif isinstance(value, Partial):
+            self.escape(value.callee, frame)
+            self.escape_all(frozenset().union(*value.arguments, *(each for _, each in value.named)), frame)
+        elif isinstance(value, Instance):
+            for values in self.all_kept(value).values():
+                self.escape_all(values, frame)
+
+    def _call_back(self, value: Method | Function, frame: Frame) -> None:
+        """Run a function that code out of view may call."""
+        function = value.function if isinstance(value, Method) else value
+        if function.definition not in frame.stack and frame.depth < _MAX_DEPTH:
+            self.call(value, [], {}, frame, function.definition.site)
+
+
+def _closure(scope: Scope, in_class: ClassDefinition | None) -> Scope:
+    """Return the scope that a function defined here looks names up in: the body of a class is none."""
+    return scope.outer or scope if in_class is not None else scope
+
+
+def _joined(results: Iterable[dict[str, Values]]) -> dict[str, Values]:
+    joined: dict[str, Values] = {}
+    for names in results:
+        for name, values in names.items():
+            old = joined.get(name)
+            joined[name] = values if old is None or old is values else old | values
+    return joined
+
+
+def _ancestry(definition: ClassDefinition) -> list[ClassDefinition]:
+    """Return a class and its bases in the order in which Python looks members up."""
+    lines = [list(base.ancestry) for base in definition.bases if isinstance(base, ClassDefinition)]
+    lines.append([base for base in definition.bases if isinstance(base, ClassDefinition)])
+    line = [definition]
+    while lines := [each for each in lines if each]:
+        heads = [each[0] for each in lines]
+        # Where no head is free, the bases contradict each other, and Python refuses the class.
+        head = next((head for head in heads if not any(head in each[1:] for each in lines)), heads[0])
+        line.append(head)
+        lines = [[each for each in rest if each is not head] for rest in lines]
+    return line
+
+
+def _position(node: Node) -> Any:
+    """Return the position of an expression, if it has one; else that of a part of it."""
+    last = node[-1]
+    if isinstance(last, list) and len(last) == 4 and all(type(each) is int for each in last):  # noqa: PLR2004 -- the numbers of a position
+        return last
+    for part in node[1:]:
+        if isinstance(part, list) and part and isinstance(part[0], str):
+            found = _position(part)
+            if found is not None:
+                return found
+        elif isinstance(part, list) and part and isinstance(part[0], list):
+            found = next((each for each in map(_position, part) if each is not None), None)
+            if found is not None:
+                return found
+    return None
+
+
+def _all(arguments: Iterable[Values], named: Mapping[str, Values]) -> Iterator[Value]:
+    """Yield everything that a function is called with."""
+    for values in [*arguments, *named.values()]:
+        yield from values
+
+
+def _or_unknown(values: Values) -> Values:
+    return values or UNKNOWN
+
+
+def _is_tensor(value: Value) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _first(values: Values) -> Value | None:
+    return next(iter(values), None)
+
+
+def _module_of(value: Value) -> str:
+    function = value.function if isinstance(value, Method) else value
+    return function.definition.module if isinstance(function, Function) else ""

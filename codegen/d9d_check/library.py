@@ -1,0 +1,173 @@
+"""What the interpreter knows of containers and of the standard library."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Final
+
+from d9d_check.facts import Call
+from d9d_check.machine import Machine
+from d9d_check.values import (
+    NONE,
+    NOTHING,
+    UNKNOWN,
+    Constant,
+    Container,
+    External,
+    Function,
+    Instance,
+    Partial,
+    Site,
+    Steady,
+    Tagger,
+    Typed,
+    Unknown,
+    Value,
+    Values,
+)
+
+_COPIES: Final = frozenset(
+    f"builtins.{name}" for name in ("list", "tuple", "set", "frozenset", "sorted", "reversed", "iter")
+) | {"collections.deque", "itertools.chain", "copy.copy"}
+
+
+class Library:
+    """What the interpreter knows of containers and of the standard library.
+
+    Args:
+        interpreter: Runs the program.
+    """
+
+    def __init__(self, interpreter: Machine) -> None:
+        self._run = interpreter
+        self._functions: dict[str, Callable[[Call], Values]] = {
+            "builtins.enumerate": self._enumerate,
+            "builtins.zip": self._zip,
+            "builtins.map": self._map,
+            "builtins.filter": lambda call: self._copied("iter", call, call.arguments[1:]),
+            "builtins.getattr": self._getattr,
+            "builtins.setattr": self._setattr,
+            "functools.partial": self._partial,
+            "functools.wraps": self._wraps,
+            "functools.update_wrapper": self._update_wrapper,
+            "typing.cast": lambda call: call.get(1, "val"),
+            "threading.Thread": self._thread,
+        }
+
+    def call(self, name: str, call: Call) -> Values | None:
+        """Call a function of the standard library; nothing is returned for what is not known."""
+        if name in _COPIES:
+            return self._copied(name.rpartition(".")[2], call, call.arguments)
+        known = self._functions.get(name)
+        return None if known is None else known(call)
+
+    def _copied(self, kind: str, call: Call, arguments: list[Values]) -> Values:
+        """Return a container with the items of another."""
+        source = arguments[0] if arguments else NOTHING
+        kind = {"sorted": "list", "reversed": "iterator", "iter": "iterator", "frozenset": "set"}.get(kind, kind)
+        if kind == "chain":
+            return self._container("iterator", call, [], frozenset().union(*map(self._run.elements, arguments)))
+        containers = [value for value in source if isinstance(value, Container)]
+        if arguments and not containers:
+            return UNKNOWN
+        exact = self._run.iterated(source) if len(source) == 1 and kind not in {"set", "iterator"} else []
+        return self._container(
+            kind, call, exact if containers else [], NOTHING if exact else self._run.elements(source)
+        )
+
+    def _container(self, kind: str, call: Call, items: list[Values], rest: Values = NOTHING, number: int = 0) -> Values:
+        """Return a new container; those that one call makes differ by their number."""
+        site = call.site if not number else Site(*call.site[:4], -number)
+        return self._run.new_container(kind, site, call.frame, items, rest)
+
+    def container_method(self, owner: Container, name: str, call: Call) -> Values:
+        """Call a method of a container."""
+        elements = self._run.elements(frozenset({owner}))
+        if name in {"append", "add", "appendleft", "insert", "setdefault"} and call.arguments:
+            self._run.add_to(owner, call.arguments[-1])
+            return elements | call.arguments[-1] if name == "setdefault" else NONE
+        if name in {"extend", "update"} and call.arguments:
+            self._run.add_to(owner, self._run.elements(call.arguments[0]) | frozenset().union(*call.named.values()))
+            return NONE
+        if name in {"values", "copy", "__iter__"}:
+            return self._container(owner.kind if name == "copy" else "iterator", call, [], elements)
+        if name == "items":
+            return self._container("iterator", call, [], self._container("tuple", call, [UNKNOWN, elements], number=1))
+        if name in {"get", "pop", "popleft"}:
+            keys = [value.value for value in call.get(0, "key") if isinstance(value, Constant)]
+            known = self._run.kept(owner, keys[0]) if keys and isinstance(keys[0], str) else NOTHING
+            return (known or elements) | call.get(1, "default") or UNKNOWN
+        return UNKNOWN
+
+    def _enumerate(self, call: Call) -> Values:
+        items = self._run.iterated(call.get(0, "iterable"))
+        pairs = [
+            self._container("tuple", call, [frozenset({Steady()}), item], number=number)
+            for number, item in enumerate(items, start=1)
+        ]
+        return self._container("iterator", call, pairs)
+
+    def _zip(self, call: Call) -> Values:
+        rows = zip(*map(self._run.iterated, call.arguments), strict=False)
+        tuples = [self._container("tuple", call, list(row), number=number) for number, row in enumerate(rows, start=1)]
+        return self._container("iterator", call, tuples)
+
+    def _map(self, call: Call) -> Values:
+        found = [
+            self._run.call_all(call.get(0, "function"), [item], {}, call.frame, call.site)
+            for item in self._run.iterated(call.get(1, "iterable"))
+        ]
+        return self._container("iterator", call, [], frozenset().union(*found))
+
+    def _getattr(self, call: Call) -> Values:
+        given = call.get(1, "name")
+        names = [value.value for value in given if isinstance(value, Constant) and isinstance(value.value, str)]
+        found: set[Value] = set()
+        for owner in call.get(0, "object"):
+            if len(names) == len(given):
+                for name in names:
+                    found |= self._run.get_attribute(owner, name, call.frame, call.site)
+            else:
+                found.add(Unknown(owner if isinstance(owner, Instance) else None))
+        return frozenset(found) | call.get(2, "default") or UNKNOWN
+
+    def _setattr(self, call: Call) -> Values:
+        names = [value.value for value in call.get(1, "name") if isinstance(value, Constant)]
+        for owner in call.get(0, "object"):
+            for name in names:
+                self._run.set_attribute(owner, str(name), call.get(2, "value"), call.frame, call.site)
+        if not names:
+            self._run.escape_all(call.get(2, "value"), call.frame)
+        return NONE
+
+    def _partial(self, call: Call) -> Values:
+        callees = call.get(0, "func")
+        return (
+            frozenset(
+                Partial(callee, tuple(call.arguments[1:]), tuple(sorted(call.named.items(), key=lambda each: each[0])))
+                for callee in callees
+            )
+            or UNKNOWN
+        )
+
+    def _wraps(self, call: Call) -> Values:
+        tags = tuple(tag for value in call.get(0, "wrapped") if isinstance(value, Function) for tag in value.tags)
+        return frozenset({Partial(External("functools.update_wrapper"), (), (("tags", frozenset(map(Tagger, tags))),))})
+
+    def _update_wrapper(self, call: Call) -> Values:
+        taggers = set(call.named.get("tags", NOTHING))
+        copied = call.get(1, "wrapped")
+        taggers |= {Tagger(tag) for value in copied if isinstance(value, Function) for tag in value.tags}
+        tags = tuple(sorted((each.tag for each in taggers if isinstance(each, Tagger)), key=lambda tag: tag.site))
+        return frozenset(
+            changed(value, tags=tags) if isinstance(value, Function) else value for value in call.get(0, "wrapped")
+        )
+
+    def _thread(self, call: Call) -> Values:
+        given = self._run.iterated(call.named["args"]) if "args" in call.named else []
+        self._run.call_all(call.get(1, "target"), given, {}, call.frame, call.site)
+        return frozenset({Typed("threading.Thread")})
+
+
+def changed(function: Function, **changes: Any) -> Function:
+    """Return a copy of a function with other attributes."""
+    return dataclasses.replace(function, **changes)

@@ -1,0 +1,79 @@
+"""What the objects and containers of a program hold."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from d9d_check.facts import Frame
+from d9d_check.values import NOTHING, UNKNOWN, Container, Site, Tensor, Unknown, Value, Values
+
+_MAX_ITEMS: Final = 40
+
+
+class Memory:
+    """What the objects and containers of a program hold.
+
+    An attribute holds everything that is ever assigned to it. A container has items that are known one by one, in
+    their order, and a rest that may be any of some values.
+    """
+
+    def __init__(self) -> None:
+        self._attributes: dict[Value, dict[str, Values]] = {}
+        self._items: dict[Container, list[Values]] = {}
+        self._rest: dict[Container, Values] = {}
+
+    def kept(self, owner: Value, name: str) -> Values:
+        """Return what has been assigned to an attribute or a key."""
+        return self._attributes.get(owner, {}).get(name, NOTHING)
+
+    def keep(self, owner: Value, name: str, values: Values) -> None:
+        """Add what is assigned to an attribute or a key."""
+        attributes = self._attributes.setdefault(owner, {})
+        attributes[name] = attributes.get(name, NOTHING) | values
+
+    def all_kept(self, owner: Value) -> dict[str, Values]:
+        """Return everything that has been assigned to attributes or keys."""
+        return dict(self._attributes.get(owner, {}))
+
+    def new_container(self, kind: str, site: Site, frame: Frame, items: Sequence[Values], rest: Values) -> Values:
+        """Return a new container."""
+        container = Container(kind, allocation(site, frame))
+        self._items[container] = list(items)
+        self._rest[container] = rest
+        return frozenset({container})
+
+    def set_items(self, container: Container, items: list[Values]) -> None:
+        """Set the items that are known one by one; those that are added later are kept."""
+        self._items[container] = items
+
+    def add_to(self, container: Container, values: Values) -> None:
+        """Add what some items of a container may be."""
+        self._rest[container] = self._rest.get(container, NOTHING) | values
+
+    def items_of(self, container: Container) -> list[Values] | None:
+        """Return the items of a container if all are known one by one."""
+        return None if self._rest.get(container) else self._items.get(container, [])
+
+    def elements(self, values: Values) -> Values:
+        """Return what the items of containers may be; nothing where that is not known."""
+        found: set[Value] = set()
+        for value in values:
+            if isinstance(value, Container):
+                found.update(*self._items.get(value, []), self._rest.get(value, NOTHING))
+            elif isinstance(value, Tensor) or (isinstance(value, Unknown) and value.owner is not None):
+                found.add(value)
+        return frozenset(found)
+
+    def iterated(self, source: Values) -> list[Values]:
+        """Return the items of an iterable one by one, or all of them as one where they are not known."""
+        containers = [value for value in source if isinstance(value, Container)]
+        if len(source) == 1 and containers:
+            items, rest = self._items.get(containers[0], []), self._rest.get(containers[0], NOTHING)
+            if len(items) <= _MAX_ITEMS:
+                return [*items, *([rest] if rest else [])]
+        return [self.elements(source) or UNKNOWN]
+
+
+def allocation(site: Site, frame: Frame) -> Site:
+    """Return the place that identifies an object: objects that different classes make in one place differ."""
+    owner = frame.entry.owner
+    return site if owner is None else Site(f"{site.module} {owner.module} {owner.facts['path']}", *site[1:])

@@ -1,0 +1,421 @@
+"""What the interpreter knows of code that is not in the program: names, types, and calls."""
+
+import ast
+import builtins
+import dataclasses
+import functools
+from typing import Any, Final
+
+from d9d_check.facts import Call, Entry, Frame
+from d9d_check.framework import TASKS, Framework, canonical
+from d9d_check.library import Library, changed
+from d9d_check.lower import Node, lower
+from d9d_check.machine import Machine
+from d9d_check.values import (
+    NONE,
+    NOTHING,
+    UNKNOWN,
+    Attribute,
+    Bounded,
+    Bus,
+    ClassValue,
+    Constant,
+    Container,
+    Differs,
+    EventType,
+    EventValue,
+    External,
+    Function,
+    Instance,
+    Method,
+    ModuleValue,
+    RegistrationContext,
+    Scope,
+    Site,
+    Steady,
+    SuperOf,
+    Tag,
+    Tagger,
+    Tensor,
+    Typed,
+    Unknown,
+    Value,
+    Values,
+)
+
+_RUNS: Final = {"Trainer": "train", "Inference": "inference"}
+_REGISTRATION_CONTEXTS: Final = frozenset({"RegisterTaskEventsContext", "RegisterModelEventsContext"})
+_NOT_FUNCTIONS: Final = frozenset(
+    {
+        *("functools.lru_cache", "functools.cache", "functools.partial", "functools.partialmethod"),
+        *("functools.singledispatchmethod", "functools.cached_property", "builtins.property", "abc.abstractproperty"),
+    }
+)
+"""Decorators whose result is no function, so that it has no tag."""
+_KIND_OF_DECORATOR: Final = {
+    "builtins.staticmethod": "static",
+    "builtins.classmethod": "class",
+    "builtins.property": "property",
+    "functools.cached_property": "property",
+    "contextlib.contextmanager": "manager",
+}
+INERT: Final = (
+    *("builtins.", "logging.", "torch.", "math.", "time.", "os.", "pathlib.", "json.", "typing.", "warnings."),
+    *("dataclasses.", "numpy.", "random.", "sys.", "re.", "datetime.", "abc.", "enum."),
+)
+"""Prefixes of what keeps nothing that it is given, and subscribes nothing."""
+_SEQUENCE_TYPES: Final = frozenset(
+    {
+        *("list", "tuple", "set", "frozenset", "Sequence", "Iterable", "Iterator", "Collection", "deque", "Generator"),
+        *("List", "Tuple", "Set", "FrozenSet", "MutableSequence", "AbstractSet"),
+    }
+)
+_MAPPING_TYPES: Final = frozenset({"dict", "Mapping", "Dict", "MutableMapping", "defaultdict", "OrderedDict"})
+_TRANSPARENT_TYPES: Final = frozenset({"Annotated", "Final", "ClassVar", "Required", "NotRequired", "ReadOnly"})
+_TENSOR_TYPES: Final = frozenset({"Tensor", "Parameter", "DTensor", "FloatTensor", "LongTensor"})
+_UNKNOWN_TYPES: Final = frozenset({"Any", "Callable", "object", "Self", "type", "Type", "Event", "TypeVar"})
+
+
+class Outside:
+    """What the interpreter knows of code outside the program.
+
+    Args:
+        interpreter: Runs the program.
+    """
+
+    def __init__(self, interpreter: Machine) -> None:
+        self._run = interpreter
+        self._facts = interpreter.facts
+        self._catalogues = interpreter.catalogues
+        self._framework = Framework(interpreter)
+        self._library = Library(interpreter)
+        self._events: dict[str, Values] = {}
+
+    # Names
+
+    def declared(self, name: str) -> Values | None:
+        """Return the event of a catalogue that a name stands for."""
+        if name not in self._events:
+            full = self._catalogues.resolve(name)
+            moment = self._catalogues.moments.get(full or "")
+            if full is None or moment is None:
+                self._events[name] = NOTHING
+            else:
+                self._events[name] = frozenset({EventValue(full, moment.id, context=External(moment.context))})
+        return self._events[name] or None
+
+    @staticmethod
+    def is_builtin(name: str) -> bool:
+        """Return whether Python itself defines a name."""
+        return hasattr(builtins, name)
+
+    def builtin(self, name: str) -> Values:
+        """Return what a name stands for that the program does not define."""
+        if name == "__name__":
+            return frozenset({Steady()})
+        return frozenset({External(f"builtins.{name}")}) if self.is_builtin(name) else UNKNOWN
+
+    def named_event(self, values: Values, name: str, frame: Frame) -> Values:
+        """Return values in which an event that the program creates has the name of its constant."""
+        if frame.function is not None or not any(isinstance(value, EventValue) and value.site for value in values):
+            return values
+        module = frame.scope.module
+        prefix = f"{module}.{frame.in_class.name}" if frame.in_class is not None else module
+        return frozenset(
+            EventValue(f"{prefix}.{name}", value.id, value.site, value.context)
+            if isinstance(value, EventValue) and value.site is not None and value.name.startswith("<")
+            else value
+            for value in values
+        )
+
+    def see_event(self, values: Values, site: Site) -> None:
+        """Record where an event is named."""
+        for value in values:
+            if isinstance(value, EventValue):
+                self._facts.event_loads.setdefault(value, set()).add(site)
+
+    # Types
+
+    def annotated(self, annotation: Node | None, scope: Scope) -> Values:
+        """Return what an annotation describes."""
+        if annotation is None:
+            return UNKNOWN
+        kind = annotation[0]
+        if kind == "constant":
+            return NONE if annotation[2] else self._annotated_text(annotation[1], scope)
+        if kind == "operation":  # a union
+            return frozenset().union(*(self.annotated(part, scope) for part in annotation[1]))
+        if kind == "item":
+            return self._generic(annotation, scope)
+        if kind not in {"name", "attribute"}:
+            return UNKNOWN
+        found: set[Value] = set()
+        for value in self._named_type(annotation, scope):
+            found |= self._instance_of(value)
+        return frozenset(found) or UNKNOWN
+
+    def _annotated_text(self, text: object, scope: Scope) -> Values:
+        if not isinstance(text, str):
+            return UNKNOWN
+        try:
+            return self.annotated(_expression(text), scope)
+        except SyntaxError:
+            return UNKNOWN
+
+    def _named_type(self, node: Node, scope: Scope) -> Values:
+        if node[0] == "name":
+            return self._run.lookup(node[1], scope)
+        found: set[Value] = set()
+        if node[0] == "attribute":
+            frame = Frame(scope, Entry("annotation"))
+            for owner in self._named_type(node[1], scope):
+                if isinstance(owner, External | ModuleValue | ClassValue):
+                    found |= self._run.get_attribute(owner, node[2], frame, Site(scope.module, 1, 0, 1, 0))
+        return frozenset(found)
+
+    def _generic(self, annotation: Node, scope: Scope) -> Values:
+        _, base, index, position = annotation
+        names = {
+            value.name.rpartition(".")[2] for value in self._named_type(base, scope) if isinstance(value, External)
+        }
+        arguments = index[2] if index[0] == "sequence" else [index]
+        if names & _SEQUENCE_TYPES or names & _MAPPING_TYPES:
+            described = arguments[-1:] if names & _MAPPING_TYPES or "tuple" not in names else arguments
+            element = frozenset().union(*(self.annotated(each, scope) for each in described))
+            kind = "dict" if names & _MAPPING_TYPES else "set" if names & {"set", "Set", "frozenset"} else "list"
+            container = Container(kind, Site(f"{scope.module}:annotation", *position))
+            self._run.add_to(container, element or UNKNOWN)
+            return frozenset({container})
+        if names & {"Optional", "Union"}:
+            return frozenset().union(*(self.annotated(each, scope) for each in arguments))
+        if names & _TRANSPARENT_TYPES:
+            return self.annotated(arguments[0], scope)
+        return self.annotated(base, scope)
+
+    def _instance_of(self, value: Value) -> Values:
+        """Return an instance of a class."""
+        if isinstance(value, ClassValue):
+            return frozenset({Instance(value.definition)})
+        if not isinstance(value, External):
+            return UNKNOWN
+        name = value.name
+        last = name.rpartition(".")[2]
+        found: Value = Typed(name)
+        if canonical(name) == "EventBus":
+            found = Bus()
+        elif canonical(name) in _REGISTRATION_CONTEXTS:
+            found = RegistrationContext(Bus())
+        elif last in _TENSOR_TYPES and name.startswith("torch"):
+            found = Tensor()
+        elif last in _UNKNOWN_TYPES | _SEQUENCE_TYPES | _MAPPING_TYPES and not name.startswith("torch."):
+            found = Unknown()
+        return frozenset({found})
+
+    def field_type(self, context: str, field: str) -> Values | None:
+        """Return what a field of a context holds, as its catalogue declares it."""
+        name = self._catalogues.resolve(context)
+        text = self._catalogues.fields.get(name or "", {}).get(field)
+        if text is None:
+            return None
+        return self._annotated_text(text, _ABSOLUTE)
+
+    # Attributes
+
+    def of_registration_context(self, owner: RegistrationContext, name: str) -> Values:
+        """Return an attribute of the context of `register_events`."""
+        if name == "event_bus":
+            return frozenset({owner.bus})
+        return frozenset({Typed("d9d.core.dist_context.DistributedContext")}) if name == "dist_context" else UNKNOWN
+
+    def inherited(self, owner: Instance, name: str) -> Values:
+        """Return an attribute that an object has from a class outside the program."""
+        outside = {canonical(each) for each in owner.definition.outside}
+        if outside & TASKS.keys() or not outside:
+            return UNKNOWN if name not in {"register_events", "__init__"} else frozenset({External("builtins.object")})
+        return frozenset({Attribute(owner, name)})
+
+    def attribute(self, owner: Value, name: str) -> Values:
+        """Return an attribute of something from outside the program."""
+        if isinstance(owner, Typed):
+            field = self.field_type(owner.name, name)
+            if field is not None:
+                return field
+            if name == "event_bus" and owner.name.startswith("d9d."):
+                loop = _RUNS.get(canonical(owner.name), "")
+                return frozenset({Bus(loop, is_configured=bool(loop))})
+        if isinstance(owner, Function):
+            return UNKNOWN if name == "__wrapped__" else frozenset({Constant(owner.definition.name)})
+        if isinstance(owner, Unknown | Constant):
+            return frozenset({Attribute(owner, name)})
+        return frozenset({Attribute(owner, name)})
+
+    def elements_of(self, value: Value) -> Values:
+        """Return what iterating over something yields."""
+        if isinstance(value, Tensor):
+            return frozenset({value})
+        if isinstance(value, Unknown) and value.owner is not None:
+            return frozenset({value})
+        return NOTHING
+
+    def super_of(self, frame: Frame, arguments: list[Values]) -> Values:
+        """Return what `super()` stands for in a method."""
+        function = frame.function
+        receivers = arguments[1] if len(arguments) > 1 else frozenset({frame.receiver} if frame.receiver else ())
+        if function is None or function.owner is None:
+            return UNKNOWN
+        found: set[Value] = set()
+        for receiver in receivers:
+            if isinstance(receiver, Instance | ClassValue):
+                found.add(SuperOf(receiver, receiver.definition, function.owner))
+        return frozenset(found) or UNKNOWN
+
+    def is_steady(self, values: Values) -> bool:
+        """Return whether a value is the same in every step."""
+        constants = {value for value in values if isinstance(value, Constant)}
+        kinds = (Constant, Steady, Instance, Function, Method, ClassValue)
+        return (
+            bool(values)
+            and len(constants) <= 1
+            and all(
+                isinstance(value, kinds)
+                or (isinstance(value, Differs) and value.is_steady)
+                or (isinstance(value, Typed) and value.name in {"builtins.bool", "builtins.int", "builtins.str"})
+                for value in values
+            )
+        )
+
+    # Calls
+
+    def call(self, callee: Value, call: Call) -> Values:
+        """Call something that is not in the program."""
+        if isinstance(callee, Tagger):
+            return self._tagged(callee.tag, call)
+        if isinstance(callee, EventType):
+            return frozenset(
+                EventValue(value.name, value.id, value.site, callee.context) if isinstance(value, EventValue) else value
+                for value in self._framework.event(call)
+            )
+        if isinstance(callee, External):
+            return self._call_external(callee, call)
+        if isinstance(callee, Attribute):
+            return self._call_method(callee, call)
+        is_manager = isinstance(callee, Typed) or (isinstance(callee, Container) and callee.kind == "manager")
+        if is_manager and call.arguments and _are_functions(call.arguments[0]):
+            return call.arguments[0]  # a context manager as a decorator keeps the tags
+        self._run.escape_all(call.everything(), call.frame)
+        return UNKNOWN
+
+    @staticmethod
+    def _tagged(tag: Tag, call: Call) -> Values:
+        tag = dataclasses.replace(tag, site=call.site)
+        found: set[Value] = set()
+        for value in call.get(0, "handler"):
+            if isinstance(value, Function):
+                tags = (tag, *(each for each in value.tags if each.site != tag.site))
+                found.add(changed(value, tags=tags))
+            else:
+                found.add(value)
+        return frozenset(found)
+
+    def _call_external(self, callee: External, call: Call) -> Values:
+        name = callee.name
+        own = self._framework.call(canonical(name), call) if name.startswith("d9d.") else None
+        known = own if own is not None else self._library.call(name, call)
+        seen = known if known is not None else self._run.watcher.external_call(name, call)
+        if seen is not None:
+            return seen
+        if name in _NOT_FUNCTIONS or name in _KIND_OF_DECORATOR:
+            return self._special(name, call)
+        if len(call.arguments) == 1 and _are_functions(call.arguments[0]):
+            return self._decorated_outside(name, call.arguments[0], call.frame)
+        if not name.startswith(INERT):
+            self._run.escape_all(call.everything(), call.frame)
+        is_class = name.rpartition(".")[2][:1].isupper() or name in {"torch.no_grad", "torch.autocast", "torch.compile"}
+        return frozenset({Typed(name)}) if is_class or not name.startswith(INERT) else UNKNOWN
+
+    @staticmethod
+    def _special(name: str, call: Call) -> Values:
+        """Return what a decorator makes of a method whose result is no plain function."""
+        if not call.arguments or not _are_functions(call.arguments[0]):
+            return frozenset({External("functools.cached_property")})  # called first with its own arguments
+        if name not in _KIND_OF_DECORATOR:
+            return frozenset({Typed(name)})
+        changes: dict[str, Any] = {"kind": _KIND_OF_DECORATOR[name], **({"tags": ()} if name in _NOT_FUNCTIONS else {})}
+        return frozenset(changed(value, **changes) for value in call.arguments[0] if isinstance(value, Function))
+
+    def _decorated_outside(self, name: str, functions: Values, frame: Frame) -> Values:
+        """Return what a decorator from outside makes of functions: the same, as far as one can know."""
+        if name.startswith((*INERT, "functools.", "contextlib.", "typing_extensions.", "atexit.")):
+            return functions
+        self._run.escape_all(functions, frame)
+        return frozenset(
+            changed(value, is_opaque=True) if isinstance(value, Function) else value for value in functions
+        )
+
+    def _call_method(self, callee: Attribute, call: Call) -> Values:
+        owner, name = callee.owner, callee.name
+        if isinstance(owner, Bus):
+            return self._framework.bus_method(owner, name, call)
+        seen = self._run.watcher.method_call(owner, name, call)
+        if seen is not None:
+            return seen
+        if isinstance(owner, Container):
+            return self._library.container_method(owner, name, call)
+        if isinstance(owner, Typed):
+            return self._call_typed(owner, name, call)
+        if isinstance(owner, Constant | Tensor):
+            return UNKNOWN
+        self._run.escape_all(call.everything(), call.frame)
+        if isinstance(owner, Instance) or (isinstance(owner, Unknown) and isinstance(owner.owner, Instance)):
+            receiver = owner if isinstance(owner, Instance) else owner.owner
+            if receiver is not None:
+                self._run.escape(receiver, call.frame)
+        return UNKNOWN
+
+    def _call_typed(self, owner: Typed, name: str, call: Call) -> Values:
+        if owner.name.startswith("d9d."):
+            kind = canonical(owner.name)
+            if kind.endswith("Configurator") and name == "configure":
+                return frozenset({Typed(owner.name.removesuffix("Configurator"))})
+            if name == "register_events":
+                self._run.escape_all(call.everything(), call.frame)
+            return UNKNOWN
+        if owner.name in {"contextlib.ExitStack", "contextlib.AsyncExitStack"}:
+            if name == "enter_context" and call.arguments:
+                return call.arguments[0]
+            if name == "push" and any(isinstance(value, Bounded) for value in call.arguments[0] if call.arguments):
+                self._facts.report(
+                    "d9d-pair",
+                    '"push" only calls what ends the block, so the event that begins it is never triggered: use '
+                    '"enter_context"',
+                    call.site,
+                )
+            return UNKNOWN
+        if not owner.name.startswith(INERT):
+            self._run.escape_all(call.everything(), call.frame)
+        return UNKNOWN
+
+
+def _are_functions(values: Values) -> bool:
+    return bool(values) and all(isinstance(value, Function) for value in values)
+
+
+@functools.cache
+def _expression(text: str) -> Node:
+    """Lower a type in text."""
+    body = lower(ast.parse(f"_ = {text}"))["body"]
+    node: Node = body[0][2]
+    return node
+
+
+class _Absolute(dict[str, Values]):
+    """Names that stand for modules and classes of themselves, as in the types of an index."""
+
+    def __missing__(self, name: str) -> Values:
+        return frozenset({External(name if "." in name or not hasattr(builtins, name) else f"builtins.{name}")})
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+_ABSOLUTE: Final = Scope(_Absolute(), None, "<index>")

@@ -1,0 +1,137 @@
+"""Runs everything in a program that something outside it may call: modules, functions, classes, handlers."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+from d9d_check.catalogues import Catalogues
+from d9d_check.facts import Entry, Facts, Watcher
+from d9d_check.framework import is_task, loop_of, members_of
+from d9d_check.interpret import Interpreter
+from d9d_check.source import Module
+from d9d_check.values import (
+    UNKNOWN,
+    Bus,
+    ClassDefinition,
+    EventValue,
+    External,
+    Function,
+    Instance,
+    Method,
+    RegistrationContext,
+    Site,
+    Typed,
+    Values,
+)
+
+
+@dataclasses.dataclass
+class Program:
+    """A program that has been run.
+
+    Attributes:
+        facts: What the runs have found.
+        catalogues: The declared events.
+        crashes: What could not be run because of a fault of this package: where, and why.
+    """
+
+    facts: Facts
+    catalogues: Catalogues
+    crashes: list[tuple[Site, str]]
+
+
+def run_program(modules: Sequence[Module], catalogues: Catalogues, watcher: Watcher) -> Program:
+    """Run a program from everywhere."""
+    runner = _Runner(Interpreter(modules, catalogues, watcher), catalogues)
+    runner.run()
+    return Program(runner.interpreter.facts, catalogues, runner.crashes)
+
+
+class _Runner:
+    def __init__(self, interpreter: Interpreter, catalogues: Catalogues) -> None:
+        self.interpreter = interpreter
+        self.crashes: list[tuple[Site, str]] = []
+        self._catalogues = catalogues
+
+    def run(self) -> None:
+        facts = self.interpreter.facts
+        for key in self.interpreter.module_keys():
+            self._guarded(Site(key, 1, 0, 1, 0), functools.partial(self.interpreter.run_module, key))
+        classes = list(dict.fromkeys(facts.classes))
+        self.interpreter.relevance.add(
+            [each.name for each in facts.subscribers] + [function.name for function in facts.tagged_functions]
+        )
+        for definition in classes:
+            self._guarded(definition.site, functools.partial(self._begin_class, definition))
+        for definition in classes:
+            self._guarded(definition.site, functools.partial(self._run_methods, definition))
+        for function, owner in list(facts.functions):
+            is_tagged = function.definition in facts.tagged_functions
+            if owner is None and (is_tagged or self._is_run(function, None)):
+                site = function.definition.site
+                self._guarded(site, functools.partial(self._run_function, function))
+
+    def _guarded(self, site: Site, run: Callable[[], object]) -> None:
+        """Run something; a fault of this package must not keep it from checking the rest."""
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001 -- any fault
+            self.crashes.append((site, f"{type(error).__name__}: {error}"))
+
+    def _begin_class(self, definition: ClassDefinition) -> None:
+        """Run what a loop runs first: the constructor, and the registration of handlers."""
+        instance = Instance(definition)
+        self._run_member(instance, "__init__", Entry("construct", "__init__", definition))
+        self._run_member(instance, "__post_init__", Entry("construct", "__post_init__", definition))
+        if is_task(definition):
+            context: Values = frozenset({RegistrationContext(Bus(loop_of(definition)))})
+            self._run_member(instance, "register_events", Entry("register", "register_events", definition), context)
+
+    def _run_member(self, instance: Instance, name: str, entry: Entry, *arguments: Values) -> None:
+        for value in members_of(instance.definition).get(name, ()):
+            if isinstance(value, Function) and self._is_run(value, instance.definition):
+                self.interpreter.run(self._bound(instance, value), entry, list(arguments))
+
+    @staticmethod
+    def _bound(instance: Instance, function: Function) -> Function | Method:
+        return function if function.kind == "static" else Method(instance, function)
+
+    def _run_methods(self, definition: ClassDefinition) -> None:
+        instance = Instance(definition)
+        done = {"__init__", "__post_init__", *(["register_events"] if is_task(definition) else [])}
+        for name, values in members_of(definition).items():
+            for value in values:
+                if name in done or not isinstance(value, Function) or not self._is_run(value, definition):
+                    continue
+                bound = self._bound(instance, value)
+                if value.tags:
+                    self._run_handler(bound, definition, value)
+                else:
+                    self.interpreter.run(bound, Entry("method", name, definition))
+
+    def _is_run(self, function: Function, owner: ClassDefinition | None) -> bool:
+        """Return whether a function is worth a run from outside."""
+        is_own = owner is not None and owner in self.interpreter.facts.subscribers
+        return is_own or self.interpreter.relevance.has(function.definition)
+
+    def _run_handler(self, handler: Function | Method, owner: ClassDefinition | None, function: Function) -> None:
+        events = frozenset(event for tag in function.tags for event in tag.events)
+        entry = Entry("handler", function.definition.name, owner, events)
+        self.interpreter.run(handler, entry, [self._context_of(events)])
+
+    def _context_of(self, events: frozenset[EventValue]) -> Values:
+        found: Values = frozenset()
+        for event in events:
+            if isinstance(event.context, External):
+                found |= {Typed(event.context.name)}
+        return found or UNKNOWN
+
+    def _run_function(self, function: Function) -> None:
+        scope = self.interpreter.run_module(function.definition.module)
+        current = scope.names.get(function.definition.name, frozenset())
+        tagged = [value for value in current if isinstance(value, Function) and value.tags]
+        if tagged:
+            for value in tagged:
+                self._run_handler(value, None, value)
+        else:
+            self.interpreter.run(function, Entry("function", function.definition.name))

@@ -1,0 +1,89 @@
+"""Which functions are worth following: those that lead to a bus, or to something that rules watch."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from d9d_check.source import Module
+from d9d_check.values import Definition
+
+_OF_THE_BUS: Final = frozenset(
+    {
+        *("subscribe", "subscribe_annotated", "register_events", "event_bus", "EventBus", "Event"),
+        *("trigger", "bounded", "emitter", "TrainingConfigurator", "InferenceConfigurator"),
+    }
+)
+
+
+class Relevance:
+    """Which functions are worth following, by the names that they mention.
+
+    Args:
+        modules: The modules of the program, by key.
+        watched: What a function mentions that rules want to see.
+    """
+
+    def __init__(self, modules: Mapping[str, Module], watched: Iterable[str]) -> None:
+        self._modules = modules
+        self._watched = {*_OF_THE_BUS, *watched}
+        self._knowing = self._modules_that_know()
+        self._names: set[str] = set()
+        self.add(())
+
+    def add(self, names: Iterable[str]) -> None:
+        """Add names that lead to a bus, such as those of classes with handlers."""
+        functions = [
+            function for key in self._knowing for function in (self._modules[key].summary or {}).get("functions", ())
+        ]
+        relevant = {*self._watched, *self._names, *names}
+        while True:
+            found = {
+                _called_as(function)
+                for function in functions
+                if not relevant.isdisjoint(function["mentions"]) and _called_as(function) not in relevant
+            }
+            if not found:
+                break
+            relevant |= found
+        self._names = relevant
+
+    def has(self, definition: Definition) -> bool:
+        """Return whether a function leads to something that rules watch."""
+        return definition.module in self._knowing and not self._names.isdisjoint(definition.facts["mentions"])
+
+    def _modules_that_know(self) -> set[str]:
+        """Return the modules that import d9d or torch, or a module of the program that does."""
+        imported = {key: set(self._imported_names(key)) for key in self._modules}
+        knowing = {
+            key
+            for key, names in imported.items()
+            if any(name.partition(".")[0] in {"d9d", "torch"} for name in names) or key.partition(".")[0] == "d9d"
+        }
+        while True:
+            found = {key for key, names in imported.items() if key not in knowing and not names.isdisjoint(knowing)}
+            if not found:
+                return knowing
+            knowing |= found
+
+    def _imported_names(self, key: str) -> Iterator[str]:
+        module = self._modules[key]
+        for level, name, names in (module.summary or {}).get("imports", ()):
+            full = absolute(module, level, name)
+            yield full
+            yield from (f"{full}.{each}" for each in names)
+
+
+def absolute(module: Module, level: int, name: str) -> str:
+    """Return the full name of a module that is imported relatively."""
+    if not level:
+        return name
+    parts = module.name.split(".")
+    parts = parts[: len(parts) - level + (1 if module.is_package else 0)]
+    return ".".join([*parts, *([name] if name else [])])
+
+
+def _called_as(function: dict[str, Any]) -> str:
+    """Return the name by which a function is called: that of its class for a special method."""
+    name = str(function["name"])
+    if name.startswith("__") and name.endswith("__"):
+        return str(function["path"]).rpartition(".")[0].rpartition(".")[2] or name
+    return name

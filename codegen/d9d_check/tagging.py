@@ -1,0 +1,161 @@
+"""Rules about one handler: what decorators, overrides and attributes do to its tag, and the context that it takes."""
+
+from typing import Final
+
+from d9d_check.framework import canonical
+from d9d_check.lower import Node
+from d9d_check.machine import Machine
+from d9d_check.values import (
+    Attribute,
+    Bus,
+    Definition,
+    External,
+    Function,
+    Instance,
+    Site,
+    Tag,
+    Tagger,
+    Typed,
+    Unknown,
+    Value,
+    Values,
+)
+
+_BUS_METHODS: Final = frozenset({"subscribe", "trigger", "bounded", "emitter"})
+
+
+class Tagging:
+    """Rules about one handler, where it is defined.
+
+    Args:
+        interpreter: Runs the program.
+    """
+
+    def __init__(self, interpreter: Machine) -> None:
+        self._run = interpreter
+        self._facts = interpreter.facts
+        self._catalogues = interpreter.catalogues
+
+    def check_uncalled(self, values: Values, site: Site) -> None:
+        """Report a statement that names a function of the bus, and does not call it."""
+        for value in values:
+            name = ""
+            if isinstance(value, Attribute) and isinstance(value.owner, Bus) and value.name in _BUS_METHODS:
+                name = f"bus.{value.name}"
+            elif isinstance(value, External) and canonical(value.name) == "subscribe_annotated":
+                name = "subscribe_annotated"
+            if name:
+                self._facts.report(
+                    "d9d-uncalled", f'"{name}" is named here, but not called: nothing happens. Call it', site
+                )
+
+    def check_redefined(self, old: Values, new: Values, definition: Definition) -> None:
+        """Report a handler that a later method of the same name in the same class replaces."""
+        for value in old:
+            if isinstance(value, Function) and value.tags and not any(_is_derived(each, value) for each in new):
+                self._facts.report(
+                    "d9d-dropped",
+                    f'"{definition.name}" is defined again in line {definition.site.line}, so this handler of '
+                    f"{_events(value.tags)} is never called: give one of the two another name",
+                    value.tags[0].site,
+                )
+
+    def check_hidden(self, owner: Instance, name: str, values: Values, site: Site) -> None:
+        """Report an attribute of an object with the name of a handler of its class."""
+        found = owner.definition.find(name)
+        handlers = [value for value in found[1] if isinstance(value, Function)] if found else []
+        tags = tuple(tag for value in handlers for tag in value.tags)
+        if tags and values and all(isinstance(value, Function) and not value.tags for value in values):
+            self._facts.report(
+                "d9d-dropped",
+                f'This hides "{name}", a handler of {_events(tags)}, but the bus keeps calling the method of the '
+                "class: call what you assign from that method, or give it another name",
+                site,
+            )
+
+    def check_decorator(
+        self, decorator: Values, sides: tuple[Values, Values], tags: tuple[Tag, ...], function: Function, site: Site
+    ) -> tuple[Tag, ...]:
+        """Report a decorator that loses the tag of a handler, and `@subscribe` on what is no function.
+
+        Args:
+            decorator: The decorator.
+            sides: What it is given, and what it returns.
+            tags: The tags of the handler below the decorator.
+            function: The function at the bottom.
+            site: Where the decorator is.
+
+        Returns:
+            The tags above the decorator.
+        """
+        before, after = sides
+        new = tuple(tag for value in after if isinstance(value, Function) for tag in value.tags)
+        is_known = all(not isinstance(value, Unknown) and not getattr(value, "is_opaque", False) for value in after)
+        if tags and not new and is_known and after:
+            self._facts.lost_tags.add(function.definition)
+            self._facts.report(
+                "d9d-dropped",
+                f'The decorator in line {site.line} loses the tag of "{function.definition.name}", a handler of '
+                f"{_events(tags)}, so it is never called: put @subscribe above the decorator, or use "
+                "functools.wraps in it",
+                tags[0].site,
+            )
+            return ()
+        taggers = [value for value in decorator if isinstance(value, Tagger)]
+        if taggers and before and all(isinstance(value, Function) and value.kind == "property" for value in before):
+            self._facts.lost_tags.add(function.definition)
+            self._facts.report(
+                "d9d-handler",
+                f'@subscribe decorates "{function.definition.name}", which is a property and no method: make it a '
+                "method",
+                site,
+            )
+        return new or tags
+
+    def check_handler(self, function: Function, decorated: Values) -> None:
+        """Report a handler whose context is that of another event."""
+        for value in decorated:
+            if isinstance(value, Function) and value.tags:
+                parameter = _context_parameter(value)
+                if parameter is None or parameter[1] != "plain":
+                    parameter = _context_parameter(function)
+                if parameter is not None and parameter[2] is not None:
+                    taken = self._run.annotated(parameter[2], function.scope)
+                    self._check_taken(function.definition, value.tags, taken, str(parameter[0]))
+
+    def _check_taken(self, definition: Definition, tags: tuple[Tag, ...], taken: Values, parameter: str) -> None:
+        names = {self._catalogues.resolve(value.name) for value in taken if isinstance(value, Typed)} - {None}
+        if not names or len(names) < len(taken):
+            return
+        for tag in tags:
+            for event in tag.events if len(tag.events) == 1 else ():
+                context = event.context.name if isinstance(event.context, External) else ""
+                carried = self._catalogues.resolve(context)
+                if carried is not None and carried not in names:
+                    found, wanted = (str(each).rpartition(".")[2] for each in (min(map(str, names)), carried))
+                    self._facts.report(
+                        "d9d-handler",
+                        f'Handler "{definition.name}" of {event} takes "{found}", but the event carries "{wanted}": '
+                        f'annotate "{parameter}" with "{wanted}"',
+                        tag.site,
+                    )
+
+    # Calls
+
+
+def _is_derived(new: Value, old: Function) -> bool:
+    """Return whether a new member includes the old one, as the setter of a property does."""
+    return isinstance(new, Function) and (new.kind == "property" or set(new.tags) >= set(old.tags))
+
+
+def _events(tags: tuple[Tag, ...]) -> str:
+    names = sorted({str(event) for tag in tags for event in tag.events})
+    return " and ".join(names) or "an event"
+
+
+def _context_parameter(function: Function) -> Node | None:
+    """Return the parameter that receives the context of an event."""
+    parameters: list[Node] = function.definition.facts["parameters"]
+    number = 0 if function.owner is None or function.kind == "static" else 1
+    star = next((each for each in parameters[: number + 1] if each[1] != "plain"), None)
+    return star or (parameters[number] if len(parameters) > number else None)

@@ -1,0 +1,375 @@
+"""What an expression may stand for, as far as the source shows it.
+
+The interpreter gives each expression a set of these values. An empty set means that nothing is known.
+"""
+
+import dataclasses
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from d9d_check.lower import Node
+
+
+class Site(NamedTuple):
+    """A place in a file: the key of its module, and first line, first column, last line, last column."""
+
+    module: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """Anything that an expression may stand for."""
+
+
+Values: TypeAlias = frozenset[Value]
+NOTHING: Final[Values] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Unknown(Value):
+    """A value about which nothing is known but where it came from.
+
+    Attributes:
+        owner: The object whose attribute it is, if the name of the attribute is not known.
+    """
+
+    owner: Value | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Value):
+    """A literal, or `None`."""
+
+    value: str | int | float | bool | None
+
+
+UNKNOWN: Final[Values] = frozenset({Unknown()})
+NONE: Final[Values] = frozenset({Constant(None)})
+
+
+@dataclasses.dataclass(frozen=True)
+class External(Value):
+    """Something that a module outside the program defines, by its full name."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed(Value):
+    """An instance of a class outside the program, by the full name of the class."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor(Value):
+    """A tensor.
+
+    Attributes:
+        is_on_host: Whether reading it does not wait for the device.
+    """
+
+    is_on_host: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Differs(Value):
+    """A value that is not the same on all ranks.
+
+    Attributes:
+        why: What it depends on, for messages.
+        is_steady: Whether it is the same in every step, as a rank is.
+    """
+
+    why: str
+    is_steady: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Steady(Value):
+    """A value that is the same in every step and on all ranks, such as the number of processes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Varies(Value):
+    """A value that is not the same in every step, such as that of `is_due`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EventValue(Value):
+    """An event.
+
+    Attributes:
+        name: The full name of its constant; the place of its definition if it has none.
+        id: Its id; empty if it is not a literal.
+        site: Where the program creates it; `None` for an event of a catalogue.
+        context: The value that stands for the class of its context, if that is known.
+    """
+
+    name: str
+    id: str
+    site: Site | None = dataclasses.field(default=None, compare=False)
+    context: Value | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def constant(self) -> str:
+        """The last part of the name."""
+        return self.name.rpartition(".")[2]
+
+    def __str__(self) -> str:
+        """Return the event as messages name it."""
+        return f'{self.constant} ("{self.id}")' if self.id else self.constant
+
+
+@dataclasses.dataclass(frozen=True)
+class EventType(Value):
+    """The class `Event` with the class of its context, as in `Event[SavedContext]`."""
+
+    context: Value
+
+
+@dataclasses.dataclass(frozen=True)
+class Bus(Value):
+    """An Event Bus.
+
+    Attributes:
+        loop: The loop that triggers its events: "train" or "inference"; empty if it may be either.
+        site: Where the program creates it, or the parameter that it comes from.
+        is_own: Whether the program creates it.
+        is_configured: Whether the loop has been configured.
+    """
+
+    loop: str = ""
+    site: Site | None = None
+    is_own: bool = False
+    is_configured: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RegistrationContext(Value):
+    """The context that the loop passes to `register_events`."""
+
+    bus: Bus
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag:
+    """One `@subscribe(event)` on a function.
+
+    Attributes:
+        events: The events that it may name.
+        site: Where the decorator is.
+        is_optional: Whether the handler need not be registered.
+        is_periodic: Whether the handler is called in some steps only.
+        is_on_main_only: Whether the handler is called on the main process only.
+    """
+
+    events: frozenset[EventValue]
+    site: Site
+    is_optional: bool = False
+    is_periodic: bool = False
+    is_on_main_only: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Tagger(Value):
+    """What `subscribe(event)` returns."""
+
+    tag: Tag
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scope:
+    """The names of a module, a class body or a call of a function.
+
+    Attributes:
+        names: What they stand for.
+        outer: The scope around it in which its names are looked up.
+        module: The key of the module.
+        stars: The modules from which all names are imported.
+        shared: The names that a `global` or `nonlocal` statement takes from around it.
+    """
+
+    names: dict[str, Values]
+    outer: "Scope | None"
+    module: str
+    stars: list[str] = dataclasses.field(default_factory=list)
+    shared: set[str] = dataclasses.field(default_factory=set)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Definition:
+    """A function of the program as its module defines it: one for each `def` and `lambda`."""
+
+    module: str
+    number: int
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its own name."""
+        return str(self.facts["name"])
+
+    @property
+    def path(self) -> str:
+        """Its name with those of the classes and functions around it."""
+        return str(self.facts["path"])
+
+    @property
+    def site(self) -> Site:
+        """Where its name is."""
+        return Site(self.module, *self.facts["position"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Function(Value):
+    """A function with what its names stand for.
+
+    Attributes:
+        definition: The function.
+        scope: Where it was defined.
+        tags: The events that `@subscribe` tagged it with.
+        kind: "", "static", "class", "property" or "manager" (a context manager made of a generator).
+        owner: The class that defines it.
+        is_opaque: Whether a decorator that is not in view may have replaced it.
+    """
+
+    definition: Definition
+    scope: Scope
+    tags: tuple[Tag, ...] = ()
+    kind: str = ""
+    owner: "ClassDefinition | None" = None
+    is_opaque: bool = False
+
+
+@dataclasses.dataclass(eq=False)
+class ClassDefinition:
+    """A class of the program.
+
+    Attributes:
+        module: The key of its module.
+        facts: Its summary.
+        bases: Its bases: classes of the program, or names from outside.
+        members: What its body defines.
+        decorators: The names of its decorators from outside the program.
+        fields: What its body annotates: name, annotation and value.
+        is_opaque: Whether something that is not in view may change it.
+        scope: The scope of its body.
+        ancestry: The class and its bases in the order in which members are looked up.
+        outside: The names of all its bases that are not in the program.
+    """
+
+    module: str
+    facts: dict[str, Any]
+    bases: list["ClassDefinition | str"] = dataclasses.field(default_factory=list)
+    members: dict[str, Values] = dataclasses.field(default_factory=dict)
+    decorators: list[str] = dataclasses.field(default_factory=list)
+    fields: list[tuple[str, Node | None, Node | None]] = dataclasses.field(default_factory=list)
+    is_opaque: bool = False
+    scope: Scope | None = None
+    ancestry: list["ClassDefinition"] = dataclasses.field(default_factory=list)
+    outside: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """Its own name."""
+        return str(self.facts["name"])
+
+    @property
+    def site(self) -> Site:
+        """Where its name is."""
+        return Site(self.module, *self.facts["position"])
+
+    def find(self, name: str, beyond: "ClassDefinition | None" = None) -> "tuple[ClassDefinition, Values] | None":
+        """Return the nearest class that defines a member, and the member.
+
+        Args:
+            name: The name of the member.
+            beyond: The class after which to look, for `super()`.
+        """
+        line = self.ancestry
+        if beyond is not None and beyond in line:
+            line = line[line.index(beyond) + 1 :]
+        return next(((each, each.members[name]) for each in line if name in each.members), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassValue(Value):
+    """A class of the program, used as a value."""
+
+    definition: ClassDefinition
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance(Value):
+    """An object of a class of the program.
+
+    Attributes:
+        definition: Its class.
+        site: Where it is created; `None` for the one that stands for all others.
+    """
+
+    definition: ClassDefinition
+    site: Site | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(Value):
+    """A function bound to an object."""
+
+    receiver: Value
+    function: Function
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperOf(Value):
+    """What `super()` returns."""
+
+    receiver: Value
+    kind: ClassDefinition
+    beyond: ClassDefinition
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute(Value):
+    """An attribute of something from outside the program, or of a container, before it is called."""
+
+    owner: Value
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Partial(Value):
+    """A callable with some of its arguments."""
+
+    callee: Value
+    arguments: tuple[Values, ...]
+    named: tuple[tuple[str, Values], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Container(Value):
+    """A list, tuple, set or dict, or an iterator over one, by where it is created.
+
+    Attributes:
+        kind: "list", "tuple", "set", "dict" or "iterator".
+        site: Where it is created.
+    """
+
+    kind: str
+    site: Site | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleValue(Value):
+    """A module of the program, or a package that contains some."""
+
+    key: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded(Value):
+    """What `bus.bounded(...)` returns."""

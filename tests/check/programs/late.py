@@ -1,0 +1,78 @@
+"""Subscriptions that come after the moment, or once more in every step."""
+
+from d9d import TrainingConfigurator
+from d9d.loop.control import ComputeLossContext, RegisterTaskEventsContext, TrainTask
+from d9d.loop.event import EventBus, subscribe, subscribe_annotated
+from d9d.loop.event.catalogue.common import EventModelStagesReadyContext, EventStepContext
+from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_CONFIG_STARTED,
+    EVENT_TRAIN_FINISHED,
+    EVENT_TRAIN_MODEL_STAGES_READY,
+    EVENT_TRAIN_READY,
+    EVENT_TRAIN_STEP_POST,
+    EventTrainReadyContext,
+)
+
+
+class Registering(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        self._bus = ctx.event_bus
+        subscribe_annotated(ctx.event_bus, self)
+
+    def note(self, ctx: object) -> None: ...
+
+
+class WrongInEveryStep(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None:
+        self._attach()
+
+    def _attach(self) -> None:
+        # E[d9d-late]: "after" runs in every step and subscribes a handler each time, so the handler is called once
+        #   more with every step: subscribe it once, in register_events
+        self._bus.subscribe(EVENT_TRAIN_FINISHED, self.note)
+
+
+class WrongInLoss(Registering):
+    def compute_loss(self, ctx: ComputeLossContext) -> object:
+        # E[d9d-late]: "compute_loss" runs in every step and subscribes a handler each time, so the handler is
+        #   called once more with every step: subscribe it once, in register_events
+        self._bus.subscribe(EVENT_TRAIN_STEP_POST, self.note)
+        return ctx.outputs
+
+
+class WrongMomentIsOver(Registering):
+    @subscribe(EVENT_TRAIN_READY)
+    def begin(self, ctx: EventTrainReadyContext) -> None:
+        # E[d9d-late]: EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages") is over when handler
+        #   "begin" of EVENT_TRAIN_READY ("train.ready") runs this, so the handler is never called: subscribe it in
+        #   register_events
+        self._bus.subscribe(EVENT_TRAIN_MODEL_STAGES_READY, self.note)
+
+
+def wrong_after_configure(configurator: TrainingConfigurator) -> None:
+    trainer = TrainingConfigurator(config=None, task=None).configure()
+    # E[d9d-late]: EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") is over when configure() runs this, so
+    #   the handler is never called: subscribe it in register_events
+    trainer.event_bus.subscribe(EVENT_TRAIN_CONFIG_STARTED, print)
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, print)
+
+
+class RightOnce(Registering):
+    is_attached = False
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None:
+        if not self.is_attached:
+            self.is_attached = True
+            self._bus.subscribe(EVENT_TRAIN_FINISHED, self.note)
+
+    @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)
+    def model(self, ctx: EventModelStagesReadyContext) -> None:
+        self._bus.subscribe(EVENT_TRAIN_READY, self.note)
+
+
+def right_own_bus(ctx: EventTrainReadyContext) -> None:
+    bus = EventBus()
+    bus.subscribe(EVENT_TRAIN_CONFIG_STARTED, print)
+    bus.trigger(EVENT_TRAIN_CONFIG_STARTED, ctx)

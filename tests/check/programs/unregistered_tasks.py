@@ -1,0 +1,118 @@
+"""Tasks and providers whose handlers the loop's call of `register_events` does not reach."""
+
+from collections.abc import Callable, Iterable
+
+from d9d.loop.control import ModelProvider, RegisterModelEventsContext, RegisterTaskEventsContext, TrainTask
+from d9d.loop.event import EventBus, subscribe, subscribe_annotated
+from d9d.loop.event.catalogue.common import EventStepContext
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_READY, EVENT_TRAIN_STEP_POST, EventTrainReadyContext
+
+
+class WrongAbstractInNameOnly(TrainTask):
+    # E[d9d-unregistered]: "WrongAbstractInNameOnly" never registers its handler "count" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class WrongMisspelt(TrainTask):
+    def register_event(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+
+    # E[d9d-unregistered]: "WrongMisspelt" never registers its handler "count" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class Parent(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+
+    @subscribe(EVENT_TRAIN_READY)
+    def greet(self, ctx: EventTrainReadyContext) -> None: ...
+
+
+# E[d9d-unregistered]: "WrongWithoutSuper" never registers its handler "greet" of EVENT_TRAIN_READY ("train.ready"),
+#   so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+class WrongWithoutSuper(Parent):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self.measure)
+
+    def measure(self, ctx: EventStepContext) -> None: ...
+
+
+class WrongUnreachable(ModelProvider):
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def register_events(self, ctx: RegisterModelEventsContext) -> None:
+        return
+        subscribe_annotated(ctx.event_bus, self)
+
+    # E[d9d-unregistered]: "WrongUnreachable" never registers its handler "count" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class WrongOnOwnBus(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        bus = EventBus()
+        subscribe_annotated(bus, self)
+
+    # E[d9d-unregistered]: "WrongOnOwnBus" registers its handler "count" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post") only on a bus of its own, and nothing triggers events on that bus: call
+    #   subscribe_annotated(ctx.event_bus, self) in register_events
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+step_handler = subscribe(EVENT_TRAIN_STEP_POST)
+
+
+class WrongTaggedByVariable(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        print(repr(self), ctx)
+
+    # E[d9d-unregistered]: "WrongTaggedByVariable" never registers its handler "count" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+    @step_handler
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class RightThroughHelper(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        attach_all(ctx.event_bus, self.own_handlers())
+
+    def own_handlers(self) -> Iterable[object]:
+        yield self
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+def attach_all(bus: EventBus, targets: Iterable[object]) -> None:
+    for target in targets:
+        subscribe_annotated(bus, target)
+
+
+class RightOptional(TrainTask):
+    @subscribe(EVENT_TRAIN_STEP_POST, optional=True)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class RightByHand(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, every_other(self.count))
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+def every_other(handler: Callable[[EventStepContext], None]) -> Callable[[EventStepContext], None]:
+    def call(ctx: EventStepContext) -> None:
+        if ctx.stepper.is_due(2):
+            handler(ctx)
+
+    return call
