@@ -259,15 +259,16 @@ class SourceWeights:
         loaded = dict(own)
         for number, source in enumerate(self.sources):
             saved = source.open(ranks)
+            paths = {name: path for name, (path, _) in saved.weights().items()}
             regions: dict[str, list[Region]] = {}
             for name, (place, recipe) in plan.recipes.items():
                 if place == number and name in own:
-                    _collect(recipe, own[name], saved, regions)
+                    _collect(recipe, Region.of(own[name]), paths, regions)
             saved.load_regions(regions)
             loaded |= _load_others(saved, own)
             for name, (place, recipe) in plan.duplicates.items():
                 if place == number:
-                    _require_equal(name, own.get(name), recipe, saved)
+                    _require_equal(name, own.get(name), recipe, saved, paths)
         ranks.run_on_all_ranks(lambda: state.load_state_dict(loaded))
         if ranks.is_main:
             self._log(plan)
@@ -335,13 +336,11 @@ def _infos(saved: SavedState) -> dict[str, TensorInfo]:
     return {name: info for name, (_, info) in saved.weights().items()}
 
 
-def _collect(recipe: Recipe, tensor: torch.Tensor, saved: SavedState, regions: dict[str, list[Region]]) -> None:
+def _collect(recipe: Recipe, own: Region | None, paths: Mapping[str, str], regions: dict[str, list[Region]]) -> None:
     """Add what this rank needs of the parts of a tensor."""
-    own, stored = Region.of(tensor), saved.weights()
     for part, steps in recipe.parts:
-        region = follow(steps, own)
-        if region is not None:
-            regions.setdefault(stored[part][0], []).append(region)
+        if (region := follow(steps, own)) is not None:
+            regions.setdefault(paths[part], []).append(region)
 
 
 def _load_others(saved: SavedState, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,15 +355,12 @@ def _load_others(saved: SavedState, own: Mapping[str, Any]) -> dict[str, Any]:
     return {name: join_state(value, tensors) for name, value in metadata.items()}
 
 
-def _require_equal(name: str, tensor: Any, recipe: Recipe, saved: SavedState) -> None:
+def _require_equal(name: str, tensor: Any, recipe: Recipe, saved: SavedState, paths: Mapping[str, str]) -> None:
     """Refuse weights that hold two different tensors for one that the model ties."""
     regions: dict[str, list[Region]] = {}
     own = None if tensor is None else Region.of(tensor)
     other = None if own is None else Region(torch.empty_like(own.tensor), own.offsets)
-    stored = saved.weights()
-    for part, steps in recipe.parts:
-        if (region := follow(steps, other)) is not None:
-            regions.setdefault(stored[part][0], []).append(region)
+    _collect(recipe, other, paths, regions)
     saved.load_regions(regions)
 
     def compare() -> None:
