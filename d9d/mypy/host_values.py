@@ -48,6 +48,26 @@ def is_tensor(kind: Type | None) -> bool:
     return isinstance(proper, Instance) and proper.type.has_base(_TENSOR)
 
 
+def is_declared_on_device(expression: Expression, body: HandlerBody) -> bool | None:
+    """Return whether the catalogue of a context declares that one of its fields is on the device.
+
+    Args:
+        expression: The field, as in `ctx.loss`.
+        body: Where it is read.
+
+    Returns:
+        `None` for anything else, and for a context without any such field, whose catalogue may say nothing of devices.
+    """
+    if not isinstance(expression, MemberExpr):
+        return None
+    owner, modules = get_proper_type(body.type_of(expression.expr)), body.api.modules
+    if not isinstance(owner, Instance) or owner.type.module_name not in modules:
+        return None
+    index = body.indexes.next_to(modules[owner.type.module_name].path)
+    fields = index.contexts.get(owner.type.fullname, {}).get("device_fields")
+    return expression.name in fields if isinstance(fields, list) else None
+
+
 def is_on_host(expression: Expression, body: HandlerBody, seen: set[object] | None = None) -> bool:
     """Return whether a tensor was copied to the host or made there, so that reading it does not wait.
 
@@ -63,6 +83,9 @@ def is_on_host(expression: Expression, body: HandlerBody, seen: set[object] | No
             return True
         case CallExpr(callee=NameExpr() | MemberExpr() as factory) if factory.name in _FACTORIES:
             return "device" not in expression.arg_names
+    declared = is_declared_on_device(expression, body)
+    if declared is not None:
+        return not declared
     seen, key = set() if seen is None else seen, identity(expression)
     if key in seen:
         return True  # a value on the device would have ended the search already

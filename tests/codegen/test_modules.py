@@ -187,3 +187,43 @@ def test_a_module_that_looks_like_a_class_is_imported_whole(small: Workspace) ->
     text = small.read("shop/events/common.py")
     assert "import xml.etree\nimport xml.etree.ElementTree\n" in text
     assert "    step: xml.etree.ElementTree.Element\n    two: other.ElementTree\n" in text
+
+
+IN_STEPS = """\
+version: 1
+package: shop.events
+modules:
+  sale:
+    doc: Events of a sale.
+    phases:
+      opening: {doc: The shop opens.}
+      serving: {doc: A customer is served., repeats: true, optional: true}
+      between: {doc: Between two customers., around: serving, repeats: true, any_order: true}
+    contexts:
+      EventCountedContext:
+        doc: Context of a counted moment.
+        fields: {stepper: {type: d9d.core.stepper.Stepper, doc: The customers.}}
+      EventBareContext: {doc: Context without a stepper.}
+    events:
+      EVENT_SALE_OPENED: {id: sale.opened, phase: opening, context: EventCountedContext, doc: Triggered at first.}
+      EVENT_SALE_WAITED: {id: sale.waited, phase: serving, context: EventCountedContext, doc: Triggered before.}
+      EVENT_SALE_PRE: {id: sale.customer.pre, phase: serving, context: EventCountedContext, doc: Triggered then.}
+      EVENT_SALE_PAID: {id: sale.paid, phase: serving, context: EventCountedContext, doc: Triggered in it.}
+      EVENT_SALE_TOLD: {id: sale.told, phase: serving, context: EventBareContext, doc: Triggered in it.}
+      EVENT_SALE_POST: {id: sale.customer.post, phase: serving, context: EventCountedContext, doc: Triggered at last.}
+      EVENT_SALE_LEFT: {id: sale.left, phase: serving, context: EventCountedContext, doc: Triggered after.}
+      EVENT_SALE_REST_PRE: {id: sale.rest.pre, phase: between, context: EventCountedContext, doc: Triggered then.}
+      EVENT_SALE_REST_POST: {id: sale.rest.post, phase: between, context: EventCountedContext, doc: Triggered then.}
+"""
+
+
+def test_events_between_the_sides_of_a_step_lie_in_it(empty: Workspace) -> None:
+    """If their context has the stepper. The index says so too."""
+    empty.write(IN_STEPS)
+    assert empty.run("generate", "--catalogue", "catalogue.yaml")[0] == 0
+
+    index = json.loads(empty.read("shop/events/index.json"))
+    in_index = [entry["id"] for entry in index["events"].values() if entry["in_step"]]
+
+    assert in_index == ["sale.customer.pre", "sale.paid", "sale.customer.post"]
+    assert empty.read("shop/events/sale.py").count("    in_step=True,\n") == len(in_index)

@@ -183,7 +183,7 @@ def ids_in_step(catalogue: Catalogue, module: Module) -> frozenset[str]:
     scope = Scope(catalogue, module)
     found: set[str] = set()
     for phase in module.phases:
-        if not phase.repeats or phase.anytime:
+        if not phase.repeats or phase.anytime or phase.around:
             continue
         events = [event for event in module.own_events if event.phase == phase.name]
         ids = [str(event.id) for event in events]

@@ -29,7 +29,7 @@ from d9d.mypy.control_flow import Guard, Guards, reached
 from d9d.mypy.diagnostics import HOST_SYNC
 from d9d.mypy.events import Moment
 from d9d.mypy.handler_bodies import HandlerBody
-from d9d.mypy.host_values import is_on_host, is_tensor, runs_in_every_step
+from d9d.mypy.host_values import is_declared_on_device, is_on_host, is_tensor, runs_in_every_step
 from d9d.mypy.syntax import descend
 
 _METHODS: Final = frozenset({"item", "tolist", "cpu", "numpy"})
@@ -99,6 +99,8 @@ def _what_waits(call: CallExpr, body: HandlerBody) -> str:
 
 
 def _is_awaited(expression: Expression, body: HandlerBody) -> bool:
+    if is_declared_on_device(expression, body):
+        return True
     return is_tensor(body.type_of(expression)) and not is_on_host(expression, body)
 
 

@@ -53,6 +53,17 @@ class RightLossLog:
 # docs: end
 
 
+class DeclaredFields:
+    @subscribe(EVENT_TRIAL_ROUND_POST)
+    def note(self, ctx: EventRoundContext) -> None:
+        # E[d9d-host-sync]: Handler "note" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "float()" on a tensor in
+        #   every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        logger.info("%f", float(ctx.answer))
+        if ctx.counts is not None:
+            logger.info("on the host: %f of %s", ctx.counts.mean().item(), ctx.counts.tolist())
+
+
 class WrongCalls:
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def wrong(self, ctx: EventRoundContext) -> None:

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue da92702923a3d8d6, body f0dd8bc08ab08995
+# Digests: catalogue da92702923a3d8d6, body 2f53a1ad563384e6
 """Events of the training loop."""
 
 import dataclasses
@@ -436,14 +436,12 @@ With asynchronous checkpoints this is a later step than the one of `EVENT_TRAIN_
 EVENT_TRAIN_SLEEP_PRE: Final[Event[EventSleepContext]] = Event(
     id="train.sleep.pre",
     context_name="d9d.loop.event.catalogue.train.EventSleepContext",
-    in_step=True,
 )
 """Triggered before `Trainer.sleep` moves state from the device to the host."""
 
 EVENT_TRAIN_SLEEP_POST: Final[Event[EventSleepContext]] = Event(
     id="train.sleep.post",
     context_name="d9d.loop.event.catalogue.train.EventSleepContext",
-    in_step=True,
 )
 """Triggered after `Trainer.sleep` has moved state from the device to the host."""
 

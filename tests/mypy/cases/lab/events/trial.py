@@ -1,11 +1,12 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue fc93003a79315e94, body 9113b837b0d39d75
+# Digests: catalogue 8a554fee4af0e9b9, body d176337352225fd3
 # ruff: noqa: E501, RUF100
 """Events of a trial, which a laboratory runs with its own loops."""
 
 import dataclasses
 from typing import (
     TYPE_CHECKING,
+    Any,
     Final,
 )
 
@@ -70,10 +71,14 @@ class EventRoundContext:
     Attributes:
         index: The index of the round, from 0.
         losses: The losses of the round, of shape `[sample]`.
+        counts: How many samples there were of each kind, of shape `[kind]`.
+        answer: What was measured, a scalar.
     """
 
     index: int
     losses: Tensor
+    counts: Tensor | None = None
+    answer: Any = None
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
