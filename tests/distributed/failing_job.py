@@ -171,7 +171,9 @@ class Listener:
     def subscribe_to(self, bus: EventBus) -> None:
         module = inference if self._plan.infers else train
         for event in (found for name in module.__all__ if isinstance(found := getattr(module, name), Event)):
-            bus.subscribe(event, self._recording(event.id))
+            # A listener of the gradients would make the ranks share their norm.
+            if not (self._plan.waits_on_device and event == train.EVENT_TRAIN_GRADIENTS_READY):
+                bus.subscribe(event, self._recording(event.id))
         bus.subscribe(
             inference.EVENT_INFERENCE_FORWARD_PRE if self._plan.infers else train.EVENT_TRAIN_FORWARD_BACKWARD_PRE,
             self._act,
