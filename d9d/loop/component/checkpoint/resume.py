@@ -119,11 +119,20 @@ def compare(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Change]:
         The settings that differ.
     """
     unknown = {name for name in ("optimizer_class", "lr_scheduler_class") if name not in there}
-    return [
+    changes = [
         Change(name, here.get(name), there.get(name))
         for name in dict.fromkeys([*here, *there])
         if name not in unknown and (name in here, here.get(name)) != (name in there, there.get(name))
     ]
+    if "optimizer_class" in unknown and any(_is_of_one_optimizer(change) for change in changes):
+        changes.append(Change("optimizer_class", here.get("optimizer_class"), None))
+    return changes
+
+
+def _is_of_one_optimizer(change: Change) -> bool:
+    """Return whether a change is an option that only one of two kinds of optimizers has; schedules add some too."""
+    is_option = change.name.startswith("optimizer/param_groups/") and None in (change.here, change.there)
+    return is_option and not change.name.endswith(("/initial_lr", "/max_lr", "/min_lr", "_momentum"))
 
 
 def require_resumable(changes: Collection[Change], path: Path, allow: Collection[str], *, adopts: bool) -> Changes:
@@ -141,7 +150,7 @@ def require_resumable(changes: Collection[Change], path: Path, allow: Collection
     Raises:
         CheckpointError: If a setting differs that must not, with both values of each and what to do.
     """
-    identity = [change for change in changes if not adopts or _class_of(change) is SettingClass.IDENTITY]
+    identity = [change for change in changes if not adopts or class_of(change.name) is SettingClass.IDENTITY]
     if identity:
         raise CheckpointError(
             f"{path} is a checkpoint of another job:\n{_list(identity)}\nRestore these settings to resume from it. To "
@@ -156,12 +165,6 @@ def require_resumable(changes: Collection[Change], path: Path, allow: Collection
             f"settings, or allow the run to change them with resume=ResumeConfig(allow=[{names}])."
         )
     return Changes(tuple(changes))
-
-
-def _class_of(change: Change) -> SettingClass:
-    # Options that only one of two optimizers has mean two kinds of optimizers, if their classes are not known.
-    is_option = change.name.startswith("optimizer/param_groups/")
-    return SettingClass.IDENTITY if is_option and None in (change.here, change.there) else class_of(change.name)
 
 
 def _list(changes: Collection[Change]) -> str:
