@@ -1,29 +1,36 @@
 """Evaluations on every mesh: the results of one process, on all ranks, and a training that they do not change."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from layout_job import LAYOUTS, WIDTH, ClassifyTask, Provider, Samples, Stage, configure, full_weights
 from ranks import run_on_ranks
-from torch import nn
+from torch import distributed, nn
 
 from d9d.core.metric import MaxMetric, Metric, SumMetric, WeightedMeanMetric
 from d9d.core.pipeline import StagePosition
 from d9d.loop.component.evaluation import Evaluation
-from d9d.loop.control import (
-    ComputeLossContext,
-    ComputeLossResult,
-    CreateMetricsContext,
-)
+from d9d.loop.component.shutdown import StopRequest
+from d9d.loop.config import CheckpointingConfig, KeepBest
+from d9d.loop.control import ComputeLossContext, ComputeLossResult, CreateMetricsContext
 from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_CHECKPOINT_SAVED,
     EVENT_TRAIN_EVALUATION_FINISHED,
     EVENT_TRAIN_EVALUATION_STARTED,
     EVENT_TRAIN_LOSS_READY,
     EVENT_TRAIN_REPORT_READY,
+    EVENT_TRAIN_STEP_PRE,
     EventEvaluationFinishedContext,
     EventEvaluationStartedContext,
+    EventStepContext,
 )
 
 # In the second step of 32 there is one sample: of its micro-batches one is smaller, and one rank has only a repetition.
@@ -206,3 +213,119 @@ def test_a_run_with_evaluations_ends_with_the_same_weights(name: str, num_ranks:
     for own, other in zip(with_them, without, strict=True):
         assert own.keys() == other.keys()
         assert [key for key in own if not torch.equal(own[key], other[key])] == []
+
+
+class ScriptedTask(ClassifyTask):
+    """Has a given loss in each evaluation, on the ranks that compute losses."""
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        if ctx.evaluation is None:
+            return super().compute_loss(ctx)
+        losses = [5.0, 3.0, 4.0, 6.0, 7.0, 8.0]
+        return ComputeLossResult(loss=torch.tensor(losses[ctx.stepper.current_step - 1]))
+
+
+def act_on_one_rank(
+    name: str, folder: Path, act: Callable[[EventStepContext], None], period_steps: int | None
+) -> list[tuple[str, int]]:
+    """Train six steps, in the second of which rank 1 acts, and return the steps of evaluations and checkpoints."""
+    seen: list[tuple[str, int]] = []
+    trainer = configure(
+        LAYOUTS[name],
+        2,
+        ScriptedTask(),
+        total_steps=6,
+        checkpointing=CheckpointingConfig(
+            folder=folder, period_steps=None, num_to_keep=1, keep_best=KeepBest(metric="one/loss")
+        ),
+        evaluations={
+            "one": Evaluation(dataset_provider=Samples(1), period_steps=period_steps, at_end=False),
+            "two": Evaluation(dataset_provider=Samples(1), at_end=False),
+        },
+    )
+
+    def react(ctx: EventStepContext) -> None:
+        if ctx.stepper.current_step == 1 and distributed.get_rank() == 1:
+            act(ctx)
+
+    bus = trainer.event_bus
+    bus.subscribe(EVENT_TRAIN_STEP_PRE, react)
+    bus.subscribe(EVENT_TRAIN_EVALUATION_FINISHED, lambda ctx: seen.append((ctx.name, ctx.stepper.current_step)))
+    bus.subscribe(EVENT_TRAIN_CHECKPOINT_SAVED, lambda ctx: seen.append(("saved", ctx.step)))
+    try:
+        trainer.train()
+    except StopRequest:
+        seen.append(("stopped", trainer.stepper.current_step))
+    else:
+        seen.append((trainer.load_best().name, trainer.stepper.current_step))
+    return seen
+
+
+def ask(ctx: EventStepContext) -> None:
+    """Ask for an evaluation."""
+    ctx.control.evaluate("one")
+
+
+def send_signal(ctx: EventStepContext) -> None:
+    """Ask for an evaluation, and send a stop signal to this process."""
+    ctx.control.evaluate("two")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("name", ["fsdp", pytest.param("1f1b", marks=LONG)])
+def test_a_request_of_one_rank_is_an_evaluation_on_all_and_the_best_is_saved(name: str, tmp_path: Path) -> None:
+    """The request of the second step takes effect after the third; its result is the best one so far."""
+    expected = [("one", 3), ("saved", 3), ("saved", 6), ("step-3", 6)]
+
+    assert run_on_ranks(2, act_on_one_rank, name, tmp_path, ask, None) == [expected] * 2
+
+
+@pytest.mark.parametrize("name", ["fsdp", pytest.param("1f1b", marks=LONG)])
+def test_evaluations_that_a_signal_postpones_run_when_the_run_is_resumed(name: str, tmp_path: Path) -> None:
+    """On all ranks, before the first step; the best checkpoint is the one that an undisturbed run would keep."""
+    stopped = run_on_ranks(2, act_on_one_rank, name, tmp_path, send_signal, 3)
+    resumed = run_on_ranks(2, act_on_one_rank, name, tmp_path, ask, 3)
+
+    assert stopped == [[("saved", 3), ("stopped", 3)]] * 2
+    assert resumed == [[("one", 3), ("two", 3), ("one", 6), ("saved", 6), ("step-3", 6)]] * 2
+
+
+def collectives_in(name: str, has_evaluations: bool) -> list[list[str]]:  # noqa: FBT001
+    """Return the collective operations of each step, and of its boundary."""
+    evaluations = {"one": Evaluation(dataset_provider=Samples(1), period_steps=3, at_end=False)}
+    trainer = configure(
+        LAYOUTS[name], 2, CountingTask(), total_steps=5, evaluations=evaluations if has_evaluations else None
+    )
+    steps: list[list[str]] = []
+
+    def counting(operation: str) -> Any:
+        original = getattr(distributed, operation)
+
+        def count(*arguments: Any, **keywords: Any) -> Any:
+            if steps:
+                steps[-1].append(operation)
+            return original(*arguments, **keywords)
+
+        return count
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, lambda ctx: steps.append([]))
+    with contextlib.ExitStack() as patches:
+        for operation in ("all_reduce", "broadcast_object_list", "all_gather_object", "barrier", "broadcast"):
+            patches.enter_context(mock.patch.object(distributed, operation, counting(operation)))
+        trainer.train()
+    return steps
+
+
+@pytest.mark.parametrize("name", ["fsdp", "1f1b"])
+def test_evaluations_add_no_collective_operation_to_steps_without_one(name: str) -> None:
+    """At the boundary of an evaluation there is one for each kind of reduction, and one that makes ranks agree."""
+    with_them, without = (
+        run_on_ranks(2, collectives_in, name, has_evaluations)[0] for has_evaluations in (True, False)
+    )
+
+    own = sorted(with_them.pop(2))
+    for operation in sorted(without.pop(2)):
+        own.remove(operation)
+    assert own.count("all_reduce") == 2
+    assert own.count("broadcast_object_list") == 1 + (name == "1f1b")  # the shapes of the activations of one kind
+    assert with_them == without

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from declared import record
+from declared import declared_ids, record, violation
 from torch import nn
 from torch.utils.data import IterableDataset
 
@@ -51,6 +51,7 @@ from .toy_job import (
     weights_of,
 )
 
+CONFIGURATION = [event_id for event_id in declared_ids("train") if event_id.startswith("train.configuration.")]
 SEVEN = Evaluation(dataset_provider=ToyDataset(7))
 
 
@@ -157,6 +158,7 @@ def test_events_come_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
         "train.closed",
     ]
     assert trace.count("train.loss.ready") == 2
+    assert violation("train", [*CONFIGURATION, *trace], complete=True) is None
 
 
 class Weighted(ToyTask):
@@ -470,6 +472,7 @@ def test_a_signal_comes_before_evaluations_which_the_resumed_run_begins_with(tmp
     assert results == expected
     assert [(step, name) for step, name, _ in results] == [(2, "a"), (2, "b"), (3, "c"), (4, "a"), (5, "c")]
     assert trace[trace.index("train.ready") + 1] == "train.evaluation.start"
+    assert violation("train", [*CONFIGURATION, *trace], complete=True) is None
     assert saved(tmp_path, 2) == {"evaluations": {"a": results[0][2], "b": results[1][2]}, "pending_evaluations": []}
     assert list(Checkpoint.of_step(tmp_path, 2).verify()) == []
 

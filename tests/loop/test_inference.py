@@ -77,7 +77,7 @@ def test_predictions_are_those_of_the_model_itself() -> None:
 
     run.infer()
 
-    torch.testing.assert_close(torch.tensor(task.predictions), run.modules[0](dataset.features)[:, 0].detach())
+    torch.testing.assert_close(torch.tensor(task.predictions), run.modules[0].eval()(dataset.features)[:, 0].detach())
 
 
 @pytest.mark.parametrize("num_samples", [1, 4, 5, 7, 11])

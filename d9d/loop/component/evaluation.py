@@ -4,12 +4,11 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.metric import Metric, WeightedMeanMetric
@@ -17,7 +16,7 @@ from d9d.core.seed import derive_seed
 from d9d.core.settings import ConfigurationError
 from d9d.core.stepper import Stepper
 from d9d.loop.component.data import DeviceTransfer, build_data_loader, count_samples
-from d9d.loop.component.model import ModelRunner
+from d9d.loop.component.model import ModelRunner, evaluation_mode
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import MetricExchange, Reporter, create_task_metrics
@@ -334,24 +333,3 @@ def _reduce(metrics: MetricExchange) -> dict[str, float]:
     for work in works:
         work.wait()
     return dict(metrics.compute([pack.cpu() for pack in packs]))
-
-
-@contextlib.contextmanager
-def evaluation_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Make a context in which modules are in evaluation mode; afterwards each has the mode that it had before.
-
-    Args:
-        modules: The modules, with all that they contain.
-    """
-    modes = [(module, module.training) for outer in modules for module in outer.modules()]
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        # `train` would set the modes of all inner modules alike, and users override it.
-        for module, mode in modes:
-            module.training = mode
-            if isinstance(module, FSDPModule):
-                # Without a backward pass FSDP keeps some weights gathered, and code would see plain tensors.
-                module.reshard()

@@ -5,7 +5,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -311,6 +311,27 @@ def _find_unsynchronized(modules: list[nn.Module], dist_context: DistributedCont
 
 def _processes_of(parameter: nn.Parameter) -> set[int]:
     return {*parameter.device_mesh.mesh.flatten().tolist()} if isinstance(parameter, DTensor) else set()
+
+
+@contextlib.contextmanager
+def evaluation_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Make a context in which modules are in evaluation mode; afterwards each has the mode that it had before.
+
+    Args:
+        modules: The modules, with all that they contain.
+    """
+    modes = [(module, module.training) for outer in modules for module in outer.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        # `train` would set the modes of all inner modules alike, and users override it.
+        for module, mode in modes:
+            module.training = mode
+            if isinstance(module, FSDPModule):
+                # Without a backward pass FSDP keeps some weights gathered, and code would see plain tensors.
+                module.reshard()
 
 
 def without_gradients(modules: Sequence[nn.Module]) -> contextlib.AbstractContextManager[object]:

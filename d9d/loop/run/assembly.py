@@ -1,5 +1,6 @@
 """Assembling a run: what the training and the inference configurator share."""
 
+import contextlib
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,7 +54,7 @@ from d9d.loop.control import (
     RegisterModelEventsContext,
     RegisterTaskEventsContext,
 )
-from d9d.loop.control.provider import expect_result
+from d9d.loop.control.provider import as_dataset_provider, expect_result
 from d9d.loop.run.loop import GarbageCollector, Loop, Moments, Service
 from d9d.loop.run.subscribers import (
     Registrations,
@@ -118,8 +119,12 @@ class Assembly:
         subscribers: SubscriberSource,
         stateful: Mapping[str, Stateful] | None,
         evaluations: Mapping[str, Evaluation] | None = None,
+        exits: contextlib.ExitStack | None = None,
     ) -> Self:
         """Join the processes of the job, seed, and register the handlers of tasks, model provider and subscribers.
+
+        The arguments are the attributes of the same names, and `exits`: if it is given, it restores the random number
+        generators.
 
         Raises:
             ConfigurationError: If the task is a torch module, the subscribers are not what a configurator takes, or
@@ -137,8 +142,10 @@ class Assembly:
         dist_context = DistributedContext.start(
             config.device, config.mesh, dt.timedelta(seconds=config.timeouts.start_seconds)
         )
-        prepare_distributed_operations(dist_context, config.seed)
         random_state = RandomState(dist_context.device)
+        if exits is not None:
+            exits.enter_context(random_state.preserved())
+        prepare_distributed_operations(dist_context, config.seed)
         random_state.seed(config.seed)
         evaluations = evaluations or {}
         if evaluations:
@@ -155,13 +162,17 @@ class Assembly:
             for name, evaluation in evaluations.items()
             if evaluation.task is not None and evaluation.task is not task
         }
+        own_data = {
+            f"evaluation {name} dataset_provider": as_dataset_provider(evaluation.dataset_provider)
+            for name, evaluation in evaluations.items()
+        }
         control = LoopControl(evaluations=tuple(evaluations))
         bus = moments.event_bus
         # They come first: a report is written before handlers of users act on it, or raise because of it.
         sinks = build_sinks(name, config.reporting) if dist_context.is_main_process else []
         for sink in sinks:
             sink.subscribe(bus, moments)
-        providers = {"model_provider": model_provider, **providers, **own_tasks}
+        providers = {"model_provider": model_provider, **providers, **own_tasks, **own_data}
         owners = {"task": task, **providers, **{f"subscriber {each.name!r}": each.target for each in named}}
         registrations = Registrations(bus, owners)
         context = RegisterTaskEventsContext(event_bus=bus, dist_context=dist_context, control=control)

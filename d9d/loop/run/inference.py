@@ -1,5 +1,6 @@
 """Inference: how a run is assembled, and its steps."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from d9d.loop.component.checkpoint.job_state import inference_state
 from d9d.loop.component.checkpoint.sharded_state import describe_model
 from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.data import build_data_loader, count_samples
-from d9d.loop.component.model import ModelRunner, without_gradients
+from d9d.loop.component.model import ModelRunner, evaluation_mode, without_gradients
 from d9d.loop.component.sampler import MicroBatchSamples, SequentialBatchSampler, StepBatchSampler
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
@@ -83,26 +84,31 @@ class Inference(Run):
         task: InferenceTask,
         model_runner: ModelRunner,
         batch_sampler: StepBatchSampler,
+        random_state: Mapping[str, Any],
     ) -> None:
         super().__init__(loop, config.timeouts)
         self.task = task
+        self._random_state = dict(random_state)
         self._model_runner = model_runner
         self._batch_sampler = batch_sampler
 
     def infer(self) -> None:
         """Run the model over all samples, from the newest checkpoint of this run if there is one.
 
+        The modes of the modules, the global random number generators, the handlers of signals and the garbage
+        collector are afterwards as they were before, also after an error.
+
         Raises:
             CheckpointError: If the weights cannot be loaded, or the run cannot resume from its checkpoints.
             StopRequest: After a checkpoint, if a signal asked to stop; `launch` turns it into exit status 75.
         """
-        with self._running():
+        random_state = self._loop.random_state
+        with random_state.preserved(), evaluation_mode(self.modules), self._running():
+            random_state.load_state_dict(self._random_state)
             self._load_state()
-            for module in self.modules:
-                module.eval()
             # A resumed run triggers this event again: random numbers that its handlers draw must not shift those of
             # steps.
-            with self._loop.random_state.preserved():
+            with random_state.preserved():
                 self._loop.moments.trigger(EVENT_INFERENCE_READY, EventInferenceReadyContext)
             with self._loop, without_gradients(self.modules):
                 self._run_steps()
@@ -197,7 +203,7 @@ class InferenceConfigurator:
         self._weight_mapping = weight_mapping or WeightMapping()
 
     def configure(self) -> Inference:
-        """Build everything that inference needs.
+        """Build everything that inference needs. The global random number generators are afterwards as before.
 
         Returns:
             The inference, which has not loaded its weights yet.
@@ -208,10 +214,14 @@ class InferenceConfigurator:
                 model is not built then.
         """
         moments = InferenceMoments(EventBus(is_main_process=is_launched_as_main()))
-        with moments.failing(has_peers=num_launched() > 1, closing_seconds=self._config.timeouts.closing_seconds):
-            return self._configure(moments)
+        closing_seconds = self._config.timeouts.closing_seconds
+        with (
+            moments.failing(has_peers=num_launched() > 1, closing_seconds=closing_seconds),
+            contextlib.ExitStack() as exits,
+        ):
+            return self._configure(moments, exits)
 
-    def _configure(self, moments: InferenceMoments) -> Inference:
+    def _configure(self, moments: InferenceMoments, exits: contextlib.ExitStack) -> Inference:
         config = self._config
         run = Assembly.start(
             "infer",
@@ -222,6 +232,7 @@ class InferenceConfigurator:
             providers={"dataset_provider": self._dataset_provider},
             subscribers=self._subscribers,
             stateful=self._stateful,
+            exits=exits,
         )
         dist_context = run.dist_context
         source = run.find_source(self._weight_mapping)
@@ -279,4 +290,11 @@ class InferenceConfigurator:
                 **described,
             },
         )
-        return Inference(loop, config=config, task=self._task, model_runner=runner, batch_sampler=sampler)
+        return Inference(
+            loop,
+            config=config,
+            task=self._task,
+            model_runner=runner,
+            batch_sampler=sampler,
+            random_state=run.random_state.state_dict(),
+        )
