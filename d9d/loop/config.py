@@ -219,8 +219,9 @@ class ReportingConfig(Settings):
     """Where and how often a loop reports its numbers; the main process does."""
 
     progress_bar: bool | None = None
-    """Whether to draw a progress bar on stderr. `None`, the default, draws one on a terminal, and logs a line per
-    report elsewhere."""
+    """Whether to draw a progress bar on stderr. `None`, the default, draws one on a terminal and in a notebook.
+    Elsewhere each report is a message of `logging`. How the run starts, each checkpoint, and how the run ends are such
+    messages everywhere. With `False`, and no reports, a run says nothing."""
 
     period_steps: PositiveInt | None = 10
     """The number of steps between two reports, by default 10; `None` reports nothing. No step waits for the device: a
@@ -233,6 +234,11 @@ class ReportingConfig(Settings):
     tensorboard: Path | None = None
     """The folder for TensorBoard, in which each loop has a subfolder. Each run needs a different one. `None`, the
     default, writes nothing. It needs `pip install 'd9d-hooks[tensorboard]'`."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether a run says nothing."""
+        return self.progress_bar is False and self.period_steps is None
 
 
 class TimeoutConfig(Settings):

@@ -15,7 +15,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
-from d9d.loop.component import profiler
+from d9d.loop.component import console, profiler
+from d9d.loop.component.console import Console
 from d9d.loop.component.sinks import JsonLines
 from d9d.loop.config import ProfilingConfig, ReportingConfig, TrainingConfig
 
@@ -72,7 +73,9 @@ def raising(error: BaseException) -> Callable[..., None]:
 
 
 CALLS = [
-    *[("the console", tqdm, name) for name in ("__init__", "update", "set_postfix", "close")],
+    *[("the console", tqdm, name) for name in ("__init__", "update", "set_postfix_str", "close")],
+    *[("the console", console, name) for name in ("_describe_model", "_streams_above")],
+    *[("the console", Console, name) for name in ("_open", "_write", "_warn", "_close")],
     *[("reporting.json_lines=", JsonLines, name) for name in ("_open", "_append")],
     *[("reporting.tensorboard=", SummaryWriter, name) for name in ("__init__", "add_scalar", "close")],
     *[

@@ -205,14 +205,19 @@ def test_a_launcher_may_start_one_process(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_default_run_reports_and_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a terminal it logs every tenth step and the last, with the loss, and writes the same to a file."""
+    """Without a terminal it logs its start, every tenth step, the last one with the loss, and its end."""
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO", logger="d9d")
     config = TrainingConfig(total_steps=12, global_batch_size=2, device="cpu")
 
     configure_training(config).train()
-    lines = [record.getMessage() for record in caplog.records if record.name.startswith("d9d.")]
+    first, *lines, last = [record.getMessage() for record in caplog.records if record.name.startswith("d9d.")]
 
+    assert first == (
+        "train: 12 steps, 2 samples each, on cpu, 1 process; 21 parameters in float32; reports in runs/metrics.jsonl"
+    )
+    assert last.startswith("train: finished after 12 of 12 steps, in ")
+    assert last.endswith(": all steps are done")
     assert [line.split(":")[1] for line in lines] == [" step 10 of 12", " step 12 of 12"]
     assert all("loss " in line and "steps/s" in line for line in lines)
     assert len((tmp_path / "runs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
@@ -227,7 +232,7 @@ def test_a_progress_bar_is_drawn_if_it_is_configured(capsys: pytest.CaptureFixtu
 
     assert "train" in bar
     assert "3/3" in bar
-    assert "loss=" in bar
+    assert "step 3: loss " in bar
 
 
 def test_a_quiet_run_prints_and_logs_nothing(

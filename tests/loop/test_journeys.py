@@ -61,7 +61,7 @@ def test_a_save_opens_few_files(config: TrainingConfig) -> None:
     trainer = configure_training(config)
     trainer._loop.load_state()
 
-    opened = files_opened(trainer.save)
+    opened = files_opened(trainer._loop.checkpointer.save)
 
     assert config.checkpointing is not None
     assert (config.checkpointing.folder / "step-0" / "checkpoint.json").is_file()

@@ -20,8 +20,9 @@ from d9d.core.metric import Metric, Reduction, accumulation_dtype
 from d9d.core.protocol import OptimizerProtocol
 from d9d.core.report import Report
 from d9d.core.stepper import Stepper
+from d9d.loop.component.console import format_numbers
 from d9d.loop.component.ranks import Ranks
-from d9d.loop.component.sinks import RESERVED_NAMES, format_numbers, require_writable
+from d9d.loop.component.sinks import RESERVED_NAMES, require_writable
 from d9d.loop.config import ConfigurationError, LoopConfig
 from d9d.loop.control import BaseTask, CreateMetricsContext
 
@@ -110,6 +111,7 @@ class Reporter:
         loss: torch.Tensor | None = None,
         gradient_norm: torch.Tensor | None = None,
         optimizer: OptimizerProtocol | None = None,
+        num_skipped_steps: torch.Tensor | None = None,
     ) -> None:
         """Take the numbers of a step if it is reported; call this before the learning rate changes.
 
@@ -117,9 +119,15 @@ class Reporter:
             loss: The loss of the step over all ranks, if there is one.
             gradient_norm: The norm of its gradients over all ranks, if there is one.
             optimizer: Holds the learning rates of the step.
+            num_skipped_steps: How many steps were skipped so far, where steps may be skipped.
         """
         if self._stepper.is_due(self._period_steps):
-            self._recorded = {"loss": loss, "gradient_norm": gradient_norm, **_learning_rates(optimizer)}
+            self._recorded = {
+                "loss": loss,
+                "gradient_norm": gradient_norm,
+                **_learning_rates(optimizer),
+                "skipped_steps": num_skipped_steps,
+            }
 
     def take(self, *, has_arrived: bool, is_heard: bool = True) -> Report | None:
         """Return an earlier report, once, and start the report of this step if it has one.

@@ -1,26 +1,26 @@
-"""Where reports go: the console, a file of JSON lines, TensorBoard."""
+"""Where reports go: a file of JSON lines, TensorBoard. The console is in `console.py`."""
 
 import datetime as dt
 import errno
 import importlib.util
 import json
-import logging
 import math
 import os
 import secrets
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
-from tqdm.auto import tqdm
 
 from d9d.core.report import Report
 from d9d.loop.component.best_effort import BestEffort
 from d9d.loop.config import ConfigurationError, ReportingConfig
 from d9d.loop.event import Event, EventBus
-from d9d.loop.event.catalogue.common import EventReportReadyContext, EventStepContext
+from d9d.loop.event.catalogue.common import (
+    EventCheckpointContext,
+    EventModelStagesReadyContext,
+    EventReportReadyContext,
+    EventStepContext,
+)
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,6 +34,7 @@ RESERVED_NAMES = frozenset(
         "peak_memory_bytes",
         "run",
         "samples_per_second",
+        "skipped_steps",
         "step",
         "steps_per_second",
         "time",
@@ -41,14 +42,15 @@ RESERVED_NAMES = frozenset(
 )
 """The fields of a report, and the numbers that the loop itself reports; the metrics of a task need other names."""
 
-_LABELS = {"steps_per_second": "steps/s", "samples_per_second": "samples/s", "peak_memory_bytes": "peak memory"}
 _TENSORBOARD_FLUSH_SECONDS = 10
-
-logger = logging.getLogger(__name__)
 
 
 class SinkEvents(Protocol):
     """The events of one loop that sinks listen to."""
+
+    @property
+    def model_stages_ready(self) -> Event[EventModelStagesReadyContext]:
+        """The model is built."""
 
     @property
     def ready(self) -> Event[Any]:
@@ -61,6 +63,14 @@ class SinkEvents(Protocol):
     @property
     def report_ready(self) -> Event[EventReportReadyContext]:
         """The numbers of a report have arrived."""
+
+    @property
+    def checkpoint_saved(self) -> Event[EventCheckpointContext]:
+        """A checkpoint is on disk."""
+
+    @property
+    def failed(self) -> Event[Any]:
+        """An exception has left the configuration or the loop."""
 
     @property
     def closed(self) -> Event[Any]:
@@ -91,114 +101,6 @@ class Sink(ABC):
             bus: The bus of the run.
             events: The events of its loop.
         """
-
-
-class Console(Sink):
-    """Draws a progress bar with the numbers of the last report; without a terminal, logs a line for each report.
-
-    Args:
-        loop: What the loop does, such as `train`.
-        draws_bar: Whether to draw the bar; `None` draws it on a terminal.
-    """
-
-    def __init__(self, loop: str, *, draws_bar: bool | None) -> None:
-        super().__init__("the console", "progress and reports may be missing there")
-        self._loop = loop
-        self._draws_bar = draws_bar
-        self._bar: _ProgressBar | None = None
-        self._shown: dict[str, str] = {}
-
-    def subscribe(self, bus: EventBus, events: SinkEvents) -> None:  # noqa: D102 -- inherited
-        bus.subscribe(events.ready, self.open)
-        if self._draws_bar or (self._draws_bar is None and sys.stderr is not None and sys.stderr.isatty()):
-            bus.subscribe(events.step_post, self.step_done)
-        bus.subscribe(events.report_ready, self.write)
-        bus.subscribe(events.closed, self.close)
-
-    def open(self, _: object) -> None:
-        """Draw the bar, before the first step."""
-        with self.guard:
-            self._open()
-
-    def _open(self) -> None:
-        if sys.stderr is None:  # as in a process that was started with `2>&-`
-            if self._draws_bar:
-                raise OSError(errno.EBADF, "this process has no stderr on which to draw a progress bar")
-            return
-        stepper = self.guard.stepper
-        bar = _ProgressBar(
-            desc=self._loop,
-            unit="step",
-            total=None if stepper is None else stepper.total_steps,
-            initial=0 if stepper is None else stepper.current_step,
-            disable=None if self._draws_bar is None else not self._draws_bar,  # `None` asks whether it is a terminal
-        )
-        self._bar = None if bar.disable else bar
-
-    def step_done(self, _: EventStepContext) -> None:
-        """Show that a step is complete."""
-        if self._bar is not None:
-            with self.guard:
-                self._bar.update()
-
-    def write(self, ctx: EventReportReadyContext) -> None:
-        """Show the numbers of a report."""
-        with self.guard:
-            self._write(ctx.report, ctx.stepper.total_steps)
-
-    def _write(self, report: Report, total_steps: int) -> None:
-        if self._bar is None:
-            logger.info("%s: step %d of %d: %s", self._loop, report.step, total_steps, format_numbers(report.metrics))
-            return
-        # The bar itself shows the speed.
-        shown = {name: _format(name, number) for name, number in report.metrics.items() if name not in _LABELS}
-        # The results of an evaluation stay next to the numbers of later steps.
-        self._shown |= shown
-        self._bar.set_postfix(self._shown, refresh=False)
-
-    def close(self, _: object) -> None:
-        """Leave the bar as it stands."""
-        if self._bar is not None:
-            with self.guard:
-                self._bar.close()
-
-
-class _ProgressBar(tqdm):  # type: ignore[type-arg] # generic in tqdm's stubs alone
-    """A bar of tqdm that gives the lock of all bars back when it cannot be drawn.
-
-    Otherwise the bars of other threads would wait for ever, and so would `close`, which waits for tqdm's monitor.
-    """
-
-    def refresh(self, nolock: bool = False, lock_args: object = None) -> None:  # noqa: ARG002, FBT001, FBT002 -- tqdm's
-        if nolock:
-            super().refresh(nolock=True)
-            return
-        with self.get_lock():  # type: ignore[no-untyped-call] # tqdm's own
-            super().refresh(nolock=True)
-
-
-def format_numbers(numbers: Mapping[str, float]) -> str:
-    """Return the numbers of a report as a line for people.
-
-    Args:
-        numbers: The numbers by name.
-
-    Returns:
-        Names and numbers.
-    """
-    return ", ".join(f"{_LABELS.get(name, name)} {_format(name, number)}" for name, number in numbers.items())
-
-
-def _format(name: str, number: float) -> str:
-    match name:
-        case "loss":
-            return f"{number:.4f}"
-        case "steps_per_second" | "samples_per_second":
-            return f"{number:.2f}"
-        case "peak_memory_bytes":
-            return f"{number / 2**30:.2f} GiB"
-        case _:
-            return f"{number:.4g}"
 
 
 class JsonLines(Sink):
@@ -306,17 +208,17 @@ class TensorBoard(Sink):
                 self._writer.close()
 
 
-def build_sinks(loop: str, config: ReportingConfig) -> list[Sink]:
-    """Return the sinks of the main process; nothing is written yet.
+def build_file_sinks(loop: str, config: ReportingConfig) -> list[Sink]:
+    """Return the sinks that write files; nothing is written yet.
 
     Args:
         loop: What the loop does, such as `train`.
-        config: Says where reports go.
+        config: Names the files.
 
     Returns:
-        The sinks.
+        The sinks; none without reports.
     """
-    sinks: list[Sink] = [Console(loop, draws_bar=config.progress_bar)]
+    sinks: list[Sink] = []
     if config.period_steps is None:
         return sinks
     if config.json_lines is not None:

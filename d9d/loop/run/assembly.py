@@ -22,6 +22,7 @@ from d9d.loop.component.checkpoint.sharded_state import ModelState, describe_mod
 from d9d.loop.component.checkpoint.source import SourceWeights, find_source
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
 from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
+from d9d.loop.component.console import Console
 from d9d.loop.component.data import DeviceTransfer
 from d9d.loop.component.evaluation import Evaluation, require_evaluations
 from d9d.loop.component.exchange import Exchange
@@ -40,7 +41,7 @@ from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import Reporter, build_reporter
 from d9d.loop.component.sampler import DataShare, Epochs
 from d9d.loop.component.shutdown import Shutdown
-from d9d.loop.component.sinks import Sink, build_sinks
+from d9d.loop.component.sinks import Sink, build_file_sinks
 from d9d.loop.component.tied_weights import TiedWeights
 from d9d.loop.component.weight_init import initialize_weights
 from d9d.loop.config import ConfigurationError, LoopConfig
@@ -169,7 +170,11 @@ class Assembly:
         control = LoopControl(evaluations=tuple(evaluations))
         bus = moments.event_bus
         # They come first: a report is written before handlers of users act on it, or raise because of it.
-        sinks = build_sinks(name, config.reporting) if dist_context.is_main_process else []
+        sinks: list[Sink] = []
+        if dist_context.is_main_process:
+            sinks = build_file_sinks(name, config.reporting)
+            if not config.reporting.is_quiet:
+                sinks.insert(0, Console(name, config, dist_context))
         for sink in sinks:
             sink.subscribe(bus, moments)
         providers = {"model_provider": model_provider, **providers, **own_tasks, **own_data}

@@ -52,6 +52,7 @@ from d9d.loop.run.subscribers import SubscriberSource
 class InferenceMoments(Moments):
     """The events of an inference run that belong to no step."""
 
+    model_stages_ready = EVENT_INFERENCE_MODEL_STAGES_READY
     ready = EVENT_INFERENCE_READY
     finished = EVENT_INFERENCE_FINISHED
     step_post = EVENT_INFERENCE_STEP_POST

@@ -33,7 +33,12 @@ from d9d.loop.component.shutdown import STOPPED, Shutdown, StopRequest
 from d9d.loop.config import TimeoutConfig
 from d9d.loop.event import Event, EventBus
 from d9d.loop.event.bus import Emitter
-from d9d.loop.event.catalogue.common import EventCheckpointContext, EventReportReadyContext, EventStepContext
+from d9d.loop.event.catalogue.common import (
+    EventCheckpointContext,
+    EventModelStagesReadyContext,
+    EventReportReadyContext,
+    EventStepContext,
+)
 
 P = ParamSpec("P")
 TContext = TypeVar("TContext")
@@ -155,6 +160,7 @@ class Moments(abc.ABC):
         event_bus: The bus of the run.
     """
 
+    model_stages_ready: Event[EventModelStagesReadyContext]
     ready: Event[Any]
     finished: Event[Any]
     step_post: Event[EventStepContext]

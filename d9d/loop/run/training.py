@@ -96,6 +96,7 @@ _ADAMW = OptimizerBuilder(torch.optim.AdamW)
 class TrainMoments(Moments):
     """The events of a training run that belong to no step."""
 
+    model_stages_ready = EVENT_TRAIN_MODEL_STAGES_READY
     ready = EVENT_TRAIN_READY
     finished = EVENT_TRAIN_FINISHED
     step_post = EVENT_TRAIN_STEP_POST
@@ -398,7 +399,7 @@ class Trainer(Run):
             moments.last = EVENT_TRAIN_OPTIMIZER_STEP_POST
             optimizer_step_post.call(context)
             gradients.zero()
-            loop.reporter.record(loss, gradient_norm, self.optimizer)
+            loop.reporter.record(loss, gradient_norm, self.optimizer, gradients.num_skipped_steps)
             self.lr_scheduler.step()
             moments.last = EVENT_TRAIN_STEP_POST
             step_post.call(context)

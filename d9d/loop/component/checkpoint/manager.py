@@ -432,7 +432,7 @@ class Checkpointer:
         job_metadata: Mapping[str, Any],
     ) -> None:
         try:
-            checkpoint = Checkpoint.write(
+            Checkpoint.write(
                 config.folder,
                 num_steps,
                 state,
@@ -446,8 +446,6 @@ class Checkpointer:
                 f"could not write checkpoint step-{num_steps} to {config.folder} ({describe_cause(error)}); earlier "
                 "checkpoints are intact: fix the cause and run again"
             ) from error
-        if self._ranks.is_main:
-            logger.info("saved %s", checkpoint.path)
         self._remove_stale(config, self._writers, best_steps)
 
     def _remove_stale(self, config: CheckpointingConfig, ranks: Ranks, best_steps: Collection[int]) -> None:
