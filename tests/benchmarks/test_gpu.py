@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,41 @@ def test_spans_of_a_profile_have_the_number_of_their_stream(gpu: Any) -> None:
     assert events
     assert all(isinstance(event.device_resource_id, int) for event in events)
     assert gpu.spans_of(recorded) == []
+
+
+@pytest.mark.parametrize("name", ["train", "infer"])
+def test_a_profile_covers_the_steps_after_the_warm_up(gpu: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of both loops; the CPU stands in for a device that counts its memory."""
+    profiled: list[str] = []
+
+    class Recorder:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def start(self) -> None:
+            profiled.append("start")
+
+        def stop(self) -> None:
+            profiled.append("stop")
+
+        def events(self) -> list[Any]:
+            return []
+
+    monkeypatch.setattr(gpu, "profile", Recorder)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
+    for function in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.accelerator, function, lambda _device, function=function: len(function))
+    num_steps = gpu.SMALL.num_warmup_steps + gpu.SMALL.num_profiled_steps + 1
+    job = gpu.Job(device=torch.device("cpu"), scale=gpu.SMALL, case=gpu.CASES[name], num_steps=num_steps)
+    by_hand, own = gpu.loops_of(job.case)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+
+    def note(before_step: Callable[[int], None], number: int) -> None:
+        profiled.append(str(number))
+        before_step(number)
+
+    for run in (gpu.call_before_steps(by_hand), own):
+        profiled.clear()
+        found = gpu.measure_alone(job, lambda job, before_step, run=run: run(job, lambda n: note(before_step, n)))
+        assert found == {"idle": 0.0, "gap": 0.0, "memory": len("max_memory_allocated") - len("memory_allocated")}
+        assert profiled == ["0", "1", "2", "start", "3", "4", "stop"]
