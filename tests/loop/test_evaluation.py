@@ -495,6 +495,22 @@ def test_a_signal_in_the_last_step_leaves_the_last_evaluations_to_the_next_run(t
         assert trace[-2:] == ["train.finished", "train.closed"]
 
 
+def test_an_evaluation_that_is_no_longer_there_is_not_run_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is a warning, and a signal in the last step finds nothing left to do."""
+    config = training_config(CheckpointingConfig(folder=tmp_path), total_steps=5)
+    with pytest.raises(StopRequest):
+        configure_training(config, task=signalling_in(0), evaluations={"a": at(), "b": at()}).train()
+
+    with caplog.at_level("WARNING"):
+        again = configure_training(config, task=ToyTask(asking_in(4, lambda _: os.kill(os.getpid(), signal.SIGTERM))))
+        again.train()
+
+    assert "the evaluations that were left to do when the run stopped are no longer there: 'b'" in caplog.messages
+    assert again.stepper.is_finished
+
+
 def test_a_fresh_run_alone_evaluates_at_its_start(tmp_path: Path) -> None:
     """A run that resumes does not."""
     config = training_config(CheckpointingConfig(folder=tmp_path, period_steps=1), total_steps=4)

@@ -17,7 +17,7 @@ from d9d.loop.component.checkpoint.files import CheckpointError
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.component.evaluation import Evaluation
 from d9d.loop.component.shutdown import StopRequest
-from d9d.loop.config import CheckpointingConfig, ConfigurationError, KeepBest
+from d9d.loop.config import CheckpointingConfig, ConfigurationError, KeepBest, ResumeConfig
 from d9d.loop.control import ComputeLossContext, ComputeLossResult
 from d9d.loop.event.catalogue import train
 from d9d.loop.run import Trainer
@@ -55,9 +55,12 @@ def configured(
     folder: Path, losses: Sequence[float], best: KeepBest = BEST, *, task: ToyTask | None = None, **settings: Any
 ) -> Trainer:
     """Configure a run with an evaluation after each step, which saves nothing on its own but the last step."""
+    more = {"resume": settings.pop("resume")} if "resume" in settings else {}
     checkpointing = {"period_steps": None, "num_to_keep": 1, **settings}
     return configure_training(
-        training_config(CheckpointingConfig(folder=folder, keep_best=best, **checkpointing), total_steps=len(losses)),
+        training_config(
+            CheckpointingConfig(folder=folder, keep_best=best, **checkpointing), total_steps=len(losses), **more
+        ),
         task=task or ScriptedTask(losses),
         evaluations={"validation": Evaluation(dataset_provider=ToyDataset(2), period_steps=1)},
     )
@@ -132,6 +135,19 @@ def test_the_best_counts_only_if_its_checkpoint_is_complete(tmp_path: Path) -> N
 
     assert 4 in steps_saved(tmp_path)
     assert 3 not in steps_saved(tmp_path)
+
+
+def test_the_best_of_a_branch_is_none_of_the_run_that_it_leaves(tmp_path: Path) -> None:
+    """Newer checkpoints are kept under another name, and their results no longer count."""
+    losses = [5.0, 4.0, 1.0, 4.5]
+    configured(tmp_path, losses, num_to_keep=9, period_steps=1).train()
+    resume = ResumeConfig(checkpoint=tmp_path / "step-2")
+
+    branch = configured(tmp_path, [5.0, 4.0, 3.0, 4.5], num_to_keep=1, period_steps=1, resume=resume)
+    branch.train()
+
+    assert steps_saved(tmp_path) == [3, 4]
+    assert branch.load_best() == tmp_path / "step-3"
 
 
 def test_the_result_of_a_postponed_evaluation_is_judged_too(tmp_path: Path) -> None:

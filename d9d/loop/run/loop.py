@@ -336,7 +336,8 @@ class Run:
         self._trigger_checkpoint(loop.moments.checkpoint_loaded, checkpoint)
         manifest = loop.ranks.run_on_rank_zero(checkpoint.manifest)
         self._stop_reason = loop.ranks.run_on_rank_zero(lambda: loop.checkpointer.stop_reason_of(checkpoint))
-        self._pending_evaluations = manifest.get("pending_evaluations", [])
+        if loop.stepper.current_step == checkpoint.num_steps:  # otherwise it is a new run
+            self._pending_evaluations = manifest.get("pending_evaluations", [])
         if self._stop_reason is not None and loop.ranks.is_main:
             left = ", ".join(map(repr, self._pending_evaluations))
             logger.warning(

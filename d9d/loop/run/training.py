@@ -1,6 +1,7 @@
 """Training: how a run is assembled, and its steps."""
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ from d9d.loop.event.handler import describe_handler
 from d9d.loop.run.assembly import Assembly
 from d9d.loop.run.loop import Loop, Moments, Outcome, Run
 from d9d.loop.run.subscribers import SubscriberSource
+
+logger = logging.getLogger(__name__)
 
 _ADAMW = OptimizerBuilder(torch.optim.AdamW)
 
@@ -415,6 +418,13 @@ class Trainer(Run):
     def _evaluate_before_first_step(self) -> None:
         """Run the evaluations that are due before the first step, or that the run had no time for when it stopped."""
         evaluator, pending = self._evaluator, self._pending_evaluations
+        self._pending_evaluations = []
+        unknown = [name for name in pending if evaluator is None or name not in evaluator.names]
+        if unknown and self._loop.ranks.is_main:
+            logger.warning(
+                "the evaluations that were left to do when the run stopped are no longer there: %s",
+                ", ".join(map(repr, unknown)),
+            )
         if evaluator is None:
             return
         if pending:
@@ -422,7 +432,6 @@ class Trainer(Run):
                 if name in pending:
                     self._loop.checkpointer.record_evaluation(name, self._evaluate(name, evaluator))
             self._loop.checkpointer.complete_evaluations()
-            self._pending_evaluations = []
         elif self.stepper.current_step == 0:
             for name in evaluator.due_at_start():
                 self._loop.checkpointer.record_evaluation(name, self._evaluate(name, evaluator))

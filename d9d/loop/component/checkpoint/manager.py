@@ -140,8 +140,6 @@ class Checkpointer:
             if found is None:
                 return None
             origin, changes = found
-            if self._results is not None and config.keep_best is not None:
-                self._results.resume(self._ranks.run_on_rank_zero(functools.partial(self._find_best, config)))
             if origin.is_branch and self._resume.parts != "everything":
                 self._load_parts(origin.checkpoint)
             else:
@@ -167,6 +165,8 @@ class Checkpointer:
             self._num_steps_saved = checkpoint.num_steps
             if origin.is_branch:
                 self._ranks.run_on_rank_zero(functools.partial(abandon_newer, config.folder, checkpoint))
+        if self._results is not None and config.keep_best is not None:
+            self._results.resume(self._ranks.run_on_rank_zero(functools.partial(self._find_best, config)))
         # A job that was killed right after a save has left stale checkpoints, and no save may follow here.
         self._remove_stale(config, self._ranks, self._best_steps)
 
