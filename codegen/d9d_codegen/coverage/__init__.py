@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from d9d_codegen.catalogue import Catalogue
-from d9d_codegen.coverage.flow import Order, Reader, Site, Sites
+from d9d_codegen.coverage.flow import Reader, Sites
+from d9d_codegen.coverage.order import Order, Site
 from d9d_codegen.coverage.source import python_files
 from d9d_codegen.diagnostic import FORMATS, Diagnostic
 from d9d_codegen.lint import lint_all
@@ -37,13 +38,9 @@ def _untriggered(catalogue: Catalogue, order: Order, sites: Sites) -> Iterator[D
 
 
 def _disorders(sites: Sites) -> Iterator[Diagnostic]:
-    for site, before in sites.disorders.items():
-        message = f"{site.name} is triggered after {before.name}, but declared before it"
-        remedy = "trigger them in the order of the catalogue, or change the order there"
-        if site.event == before.event:
-            message = f"{site.name} is triggered again, but does not repeat"
-            remedy = "trigger it once, or declare it with `repeats: true`"
-        yield _diagnostic("out-of-order", site, message, remedy, f"{before}: {before.name}, in {before.function}")
+    for site, (rule, _, before, message, remedy) in sites.disorders.items():
+        detail = f"{before}: {before.name}, in {before.function}" if before else ""
+        yield _diagnostic(rule, site, message, remedy, detail)
 
 
 def _unpaired(order: Order, sites: Sites) -> Iterator[Diagnostic]:
