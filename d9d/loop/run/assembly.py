@@ -18,6 +18,7 @@ from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.job_state import JobState, find_stateful_objects
 from d9d.loop.component.checkpoint.manager import Checkpointer
 from d9d.loop.component.checkpoint.results import EvaluationResults
+from d9d.loop.component.checkpoint.resume import find_origin
 from d9d.loop.component.checkpoint.sharded_state import ModelState, describe_model
 from d9d.loop.component.checkpoint.source import SourceWeights, find_source
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
@@ -306,13 +307,14 @@ class Assembly:
         return services
 
     def build_stages(
-        self, provider: ModelProvider, source: SourceWeights | None
+        self, provider: ModelProvider, source: SourceWeights | None, resume_mapping: WeightMapping | None = None
     ) -> tuple[list[ModelStage], TiedWeights]:
         """Build all stages of the model that this process holds, and initialise weights that will not be loaded.
 
         Args:
             provider: Builds the stages.
             source: The weights to start from, if any; they are compared with the model, and loaded later.
+            resume_mapping: How the weights in checkpoints of this run correspond to those of the model.
 
         Returns:
             The stages, in pipeline order, and the weights that they share with other stages.
@@ -328,7 +330,7 @@ class Assembly:
         modules = [stage.module for stage in stages]
         require_own_names(stages, self.ranks)
         tied = TiedWeights(stages, dist_context)
-        loaded = self._names_to_load(modules, source, tied.names)
+        loaded = self._names_to_load(modules, source, tied.names, resume_mapping or WeightMapping())
 
         def initialize_module(name: str, module: nn.Module) -> bool:
             is_initialized: object = provider.initialize_module(InitializeModuleContext(name=name, module=module))
@@ -348,7 +350,11 @@ class Assembly:
         return stages, tied
 
     def _names_to_load(
-        self, modules: Sequence[nn.Module], source: SourceWeights | None, tied: Mapping[str, str]
+        self,
+        modules: Sequence[nn.Module],
+        source: SourceWeights | None,
+        tied: Mapping[str, str],
+        resume_mapping: WeightMapping,
     ) -> set[str]:
         """Return the names of the weights that will be loaded from a checkpoint of this run, or from the source."""
         names: set[str] = set()
@@ -359,12 +365,14 @@ class Assembly:
         is_on_meta = any(self.ranks.gather(any(tensor.is_meta for tensor in tensors)))
         if own is not None and self.name == "train" and is_on_meta:
 
-            def find() -> set[str]:
-                complete = (each for each in Checkpoint.list_in(own.folder) if each.problem() is None)
-                newest = next(complete, None)
-                return set() if newest is None else {*newest.open().weights()}
+            def find() -> tuple[set[str], set[str]]:
+                origin = find_origin(own.folder, self.config.resume)
+                saved = {} if origin is None else origin.checkpoint.open().weights()
+                return {*saved}, resume_mapping.names_in_model({name: info for name, (_, info) in saved.items()})
 
-            names |= self.ranks.run_on_rank_zero(find)
+            saved, mapped = self.ranks.run_on_rank_zero(find)
+            has_changed = any(self.ranks.gather(not ModelState(modules, tied).weights().keys() <= saved))
+            names |= mapped if has_changed else saved
         aliases = {**ModelState(modules, tied).aliases(), **tied}
         return names | {alias for alias, name in aliases.items() if name in names}
 

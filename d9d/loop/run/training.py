@@ -513,6 +513,8 @@ class TrainingConfigurator:
             are handlers, need not be named: their state is saved if they have `state_dict` and `load_state_dict`.
         weight_mapping: How the weights of the model correspond to those in the files of `source_checkpoint` and in
             exports; by default they have the same names and shapes.
+        resume_mapping: How the weights in checkpoints of this run correspond to those of the model, if it has changed
+            since. The moments of the optimizer follow their weights. By default the model must not have changed.
 
     Raises:
         TypeError: If the model or the data is nothing that this accepts.
@@ -531,6 +533,7 @@ class TrainingConfigurator:
         subscribers: SubscriberSource = (),
         stateful: Mapping[str, Stateful] | None = None,
         weight_mapping: WeightMapping | None = None,
+        resume_mapping: WeightMapping | None = None,
     ) -> None:
         self._config = config
         self._task = task
@@ -542,6 +545,7 @@ class TrainingConfigurator:
         self._subscribers = subscribers
         self._stateful = stateful
         self._weight_mapping = weight_mapping or WeightMapping()
+        self._resume_mapping = resume_mapping
 
     def configure(self) -> Trainer:
         """Build everything that training needs.
@@ -605,7 +609,7 @@ class TrainingConfigurator:
         moments.trigger(EVENT_TRAIN_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=data.loader)
         housekeeping = run.build_housekeeping(stepper)
         run.verify_handlers(has_epochs=data.epochs is not None)
-        stages, tied = run.build_stages(self._model_provider, source)
+        stages, tied = run.build_stages(self._model_provider, source, self._resume_mapping)
         modules = [stage.module for stage in stages]
         moments.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext, modules=modules)
         optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, modules=modules))
@@ -640,6 +644,7 @@ class TrainingConfigurator:
             stateful=run.find_stateful(modules, [optimizer, lr_scheduler, *data.state.values()]),
             tied=tied.names,
             trainable_only=run.saves_trainable_only,
+            mapping=self._resume_mapping,
         )
         loop = run.build_loop(
             stepper=stepper,

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from d9d.core.protocol import OptimizerProtocol, Stateful
+from d9d.loop.component.checkpoint.changed_model import ChangedModel
 from d9d.loop.component.checkpoint.files import CheckpointError
 from d9d.loop.component.checkpoint.resume import NO_CHANGES, Changes
 from d9d.loop.component.checkpoint.sharded_state import (
@@ -24,6 +25,7 @@ from d9d.loop.component.checkpoint.sharded_state import (
 )
 from d9d.loop.component.checkpoint.state_dict import allocate_tensors, describe_metadata, join_state, split_state
 from d9d.loop.component.checkpoint.storage import SavedState
+from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
@@ -68,11 +70,14 @@ class JobState:
     Args:
         parts: The parts by name, in the order in which they are loaded.
         ranks: The ranks of the job, all of which call each method.
+        mapping: How weights of a checkpoint correspond to those of the model, if it has changed since; `None` if it
+            must not.
     """
 
-    def __init__(self, parts: Mapping[str, Part], ranks: Ranks = ALONE) -> None:
+    def __init__(self, parts: Mapping[str, Part], ranks: Ranks = ALONE, mapping: WeightMapping | None = None) -> None:
         self._parts = dict(parts)
         self._ranks = ranks
+        self.mapping = mapping
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of this rank; state that is per rank lies under the number of the rank.
@@ -96,6 +101,16 @@ class JobState:
             if isinstance(part.stateful, ModelState)
             for buffer in part.stateful.buffer_names()
         }
+
+    def aliases(self) -> set[str]:
+        """Return the settings of tied weights under their further names, as older checkpoints have them."""
+        own = [
+            f"{name}/{alias}"
+            for name, part in self._parts.items()
+            if isinstance(part.stateful, ModelState)
+            for alias in part.stateful.aliases()
+        ]
+        return {alias for of_rank in self._ranks.gather(own) for alias in of_rank}
 
     def describe(self, *names: str) -> dict[str, Any]:
         """Describe parts as they are on all ranks: their values, and the dtypes and shapes of their tensors.
@@ -134,6 +149,7 @@ class JobState:
             Exception: On all ranks, if `load_state_dict` of any part fails on any of them.
         """
         chosen = {name: part for name, part in self._parts.items() if parts is None or name in parts}
+        changed = self._changed_model(saved, chosen)
         if parts is None:
             for name in saved.names() - self._parts.keys():
                 self._warn("state %r in %s was not loaded: no object of that name", name, saved.path)
@@ -143,11 +159,33 @@ class JobState:
             optimizer.keep_options(None if is_rescheduled else changes.optimizer_options)
         if is_rescheduled:
             chosen.pop("lr_scheduler", None)
+        if changed is not None:
+            chosen = {name: part for name, part in chosen.items() if name not in ("model", "optimizer")}
         metadata, targets = self._ranks.run_on_all_ranks(lambda: self._prepare(saved, chosen))
         saved.load(targets)
         self._ranks.run_on_all_ranks(lambda: self._load_parts(metadata, targets))
+        if changed is not None:
+            changed.load(saved)
         if changes.replays_schedule and parts is None:
             self._ranks.run_on_all_ranks(self._replay_schedule)
+
+    def _changed_model(self, saved: SavedState, chosen: Mapping[str, Part]) -> ChangedModel | None:
+        """Return what loads weights and moments if the model has changed since; `None` if it has not."""
+        if self.mapping is None or "model" not in chosen:
+            return None
+        model: Any = chosen["model"].stateful
+        optimizer = chosen["optimizer"].stateful if "optimizer" in chosen else None
+        changed = ChangedModel(
+            self.mapping, model, optimizer if isinstance(optimizer, OptimizerState) else None, self._ranks
+        )
+        if not changed.is_in(saved):
+            return None
+        if optimizer is not None and not isinstance(optimizer, OptimizerState):
+            raise CheckpointError(
+                f"the state of the optimizer, a {type(optimizer).__qualname__}, cannot be loaded into a model that has "
+                "changed: it is not one of torch's. Set resume.parts='weights' to start with the weights alone"
+            )
+        return changed
 
     def _replay_schedule(self) -> None:
         scheduler: Any = self._parts["lr_scheduler"].stateful
@@ -233,6 +271,7 @@ def training_state(
     stateful: Mapping[str, Stateful] | None = None,
     tied: Mapping[str, str] | None = None,
     trainable_only: bool = False,
+    mapping: WeightMapping | None = None,
 ) -> JobState:
     """Return the state of a training run.
 
@@ -248,6 +287,7 @@ def training_state(
         stateful: Registered stateful objects by name, with the same names on all ranks.
         tied: The weights that stages of a pipeline share, as for `ModelState`.
         trainable_only: Whether to leave out parameters that do not require a gradient.
+        mapping: As for `JobState`.
 
     Returns:
         The state, whose parts are loaded in this order.
@@ -270,7 +310,7 @@ def training_state(
         **_optional_parts(stateful or {}),
         "random": Part(random, Distribution.PER_RANK),
     }
-    return JobState(parts, ranks)
+    return JobState(parts, ranks, mapping)
 
 
 def inference_state(

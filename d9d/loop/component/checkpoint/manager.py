@@ -136,7 +136,8 @@ class Checkpointer:
         self._ranks.run_on_rank_zero(self._lock.acquire)
         try:
             # A shared file system may show an older state of the folder to other ranks.
-            found = self._ranks.run_on_rank_zero(functools.partial(self._find_origin, config))
+            find = functools.partial(self._find_origin, config, self._state.aliases())
+            found = self._ranks.run_on_rank_zero(find)
             if found is None:
                 return None
             origin, changes = found
@@ -471,13 +472,17 @@ class Checkpointer:
     def _find_best(self, config: CheckpointingConfig) -> Scores:
         return [] if self._results is None else self._results.find_best(_complete_in(config.folder))
 
-    def _find_origin(self, config: CheckpointingConfig) -> tuple[Origin, Changes] | None:
+    def _find_origin(self, config: CheckpointingConfig, aliases: Collection[str]) -> tuple[Origin, Changes] | None:
         """Find the checkpoint that the run starts from, and what differs from it."""
         origin = find_origin(config.folder, self._resume)
         if origin is None:
             return None
         here, checkpoint = self._settings, origin.checkpoint
         there: Mapping[str, Any] = checkpoint.manifest()["settings"]
+        here, there = (
+            {name: each[name] for name in each if name not in aliases and not self._is_mapped(name)}
+            for each in (here, there)
+        )
         if origin.is_branch and self._resume.parts != "everything":
             parts = ("model/",) if self._resume.parts == "weights" else ("model/", "optimizer_class")
             here, there = ({name: each[name] for name in each if name.startswith(parts)} for each in (here, there))
@@ -486,6 +491,11 @@ class Checkpointer:
         )
         self._require_steps(checkpoint)
         return origin, changes
+
+    def _is_mapped(self, name: str) -> bool:
+        """Return whether a setting describes weights, for which a mapping says what may differ."""
+        is_of_weights = name.startswith("model/") or name.endswith("/num_parameters")
+        return self._state.mapping is not None and is_of_weights
 
     def _require_steps(self, checkpoint: Checkpoint) -> None:
         total_steps = self._stepper.total_steps

@@ -134,6 +134,16 @@ class ModelState(ShardedState):
                     targets |= allocate_tensors(value)
         return targets
 
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """The stages."""
+        return self._modules
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """The weights that stages of a pipeline share."""
+        return self._tied
+
     def weights(self) -> dict[str, Any]:
         """Return all that the stages hold by name, as the objects that the model has."""
         return self._own()
@@ -261,7 +271,7 @@ class OptimizerState(ShardedState):
         return {} if kept is None else {option: value for option, value in common.items() if option not in kept}
 
     def select_local(self, metadata: Any) -> Any:  # noqa: D102 -- inherited
-        own = self._parameters()
+        own = self.parameters()
         others = set(dict(dict(metadata["dict"])["param_groups"]["dict"])) - own.keys()
         return {
             "dict": [
@@ -274,7 +284,7 @@ class OptimizerState(ShardedState):
 
     def load_targets(self, metadata: Any) -> dict[str, torch.Tensor]:
         """Return new tensors for the moments, on the device, mesh and placements of the parameters."""
-        own = self._parameters()
+        own = self.parameters()
         targets: dict[str, torch.Tensor] = {}
         for key, value in metadata["dict"]:
             if key == "state":
@@ -299,7 +309,8 @@ class OptimizerState(ShardedState):
         ]
         return {"dict": [[key, numbered if key == "param_groups" else value] for key, value in metadata["dict"]]}
 
-    def _parameters(self) -> dict[str, torch.Tensor]:
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Return the parameters of this rank by the names under which their state is saved."""
         parameters = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
         return dict(zip((name for group in self._names_of_groups() for name in group), parameters, strict=True))
 

@@ -304,6 +304,16 @@ class WeightMapping:
             )
         return LoadPlan(recipes, duplicates, tuple(missing), tuple(unexpected), tuple(cast))
 
+    def names_in_model(self, source: Mapping[str, TensorInfo]) -> set[str]:
+        """Return the names in a model of the weights that files have.
+
+        Args:
+            source: The weights in the files.
+        """
+        made, _ = _apply(self.rules, source, to_model=True)
+        copied = {name for name, other in self.tied.items() if other in made}
+        return made.keys() | copied
+
     def plan_export(self, model: Mapping[str, TensorInfo]) -> dict[str, Recipe]:
         """Decide what is exported.
 
