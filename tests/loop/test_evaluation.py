@@ -206,6 +206,20 @@ def test_the_result_is_the_weighted_mean_of_the_loss_and_the_metrics_of_the_task
     assert task.is_recording[-4:] == [(False, False)] * 4
 
 
+def test_results_are_lines_of_their_own_in_the_file_of_reports(tmp_path: Path) -> None:
+    """With the names under which reports have them."""
+    reporting = ReportingConfig(progress_bar=False, json_lines=tmp_path / "metrics.jsonl")
+    trainer = configure_training(training_config(reporting=reporting), evaluations={"validation": SEVEN})
+    results, _ = listen(trainer.event_bus)
+
+    trainer.train()
+
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    own = [line for line in lines if "validation/loss" in line]
+    assert [(line["step"], line["validation/loss"]) for line in own] == [(3, results[0][2]["loss"])]
+    assert "loss" not in own[0]
+
+
 def test_max_steps_bounds_the_samples() -> None:
     """Two global batches of four samples."""
     evaluation = dataclasses.replace(SEVEN, dataset_provider=ToyDataset(100), max_steps=2)

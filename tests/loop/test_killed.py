@@ -226,7 +226,10 @@ def test_a_finished_run_that_is_run_again_trains_no_step(run: Run, undisturbed: 
     files = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
 
     assert run.resume() == 0
-    assert (tmp_path / "trace-2").read_text().split() == declared_run("train", num_steps=0)
+    trace = (tmp_path / "trace-2").read_text().split()
+    assert [event_id for event_id in trace if event_id != "train.checkpoint.loaded"] == declared_run(
+        "train", num_steps=0
+    )
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == files
     assert_same_end(run, undisturbed)
 
