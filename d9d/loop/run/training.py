@@ -2,7 +2,7 @@
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from d9d.loop.component.model import ModelRunner
 from d9d.loop.component.optim import OptimizerBuilder, constant_lr
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.sampler import Epochs, ShufflingBatchSampler
+from d9d.loop.component.sleeping import SLEEP_TAGS, Sleeper, SleepTag
 from d9d.loop.component.tied_weights import TiedWeights
 from d9d.loop.config import ConfigurationError, TrainingConfig
 from d9d.loop.control import (
@@ -44,6 +45,7 @@ from d9d.loop.control.provider import (
     wrong_result,
 )
 from d9d.loop.event import Event, EventBus
+from d9d.loop.event.bus import Emitter
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CHECKPOINT_LOADED,
     EVENT_TRAIN_CHECKPOINT_SAVED,
@@ -68,8 +70,12 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_OPTIMIZER_STEP_PRE,
     EVENT_TRAIN_READY,
     EVENT_TRAIN_REPORT_READY,
+    EVENT_TRAIN_SLEEP_POST,
+    EVENT_TRAIN_SLEEP_PRE,
     EVENT_TRAIN_STEP_POST,
     EVENT_TRAIN_STEP_PRE,
+    EVENT_TRAIN_WAKE_POST,
+    EVENT_TRAIN_WAKE_PRE,
     EventConfigurationStartedContext,
     EventDataLoaderReadyContext,
     EventEpochContext,
@@ -80,6 +86,7 @@ from d9d.loop.event.catalogue.train import (
     EventLRSchedulerReadyContext,
     EventModelStagesReadyContext,
     EventOptimizerReadyContext,
+    EventSleepContext,
     EventStepContext,
     EventTrainClosedContext,
     EventTrainFailedContext,
@@ -125,28 +132,29 @@ class GradientListeners:
     once more before the first step.
 
     Args:
-        event_bus: The bus of the run.
+        emitter: The emitter of the event.
         ranks: The ranks of the job; all of them create this at the same point.
 
     Attributes:
+        emitter: The emitter of the event.
         exist: Whether any rank has a handler.
     """
 
-    def __init__(self, event_bus: EventBus, ranks: Ranks) -> None:
-        self._event_bus = event_bus
-        self._emitter = event_bus.emitter(EVENT_TRAIN_GRADIENTS_READY)
+    def __init__(self, emitter: Emitter[EventGradientsReadyContext], ranks: Ranks) -> None:
+        self.emitter = emitter
         self._ranks = ranks
         self._has_started = False
         self.exist = self._ask_all()
 
-    def refuse_unmeasured(self, gradients: Gradients) -> None:
+    def refuse_unmeasured(self, event_bus: EventBus, gradients: Gradients) -> None:
         """Refuse handlers that subscribe from now on and come too late.
 
         Args:
+            event_bus: The bus of the run.
             gradients: The gradients of the run.
         """
         if not self.exist:
-            self._event_bus.add_guard(self._guard(measures_every_step=gradients.measures_every_step))
+            event_bus.add_guard(self._guard(measures_every_step=gradients.measures_every_step))
 
     def start(self) -> None:
         """Ask all ranks for handlers that have subscribed since the run was configured, before the first step."""
@@ -155,10 +163,10 @@ class GradientListeners:
 
     def are_listening(self) -> bool:
         """Return whether a handler may read the gradients of this step, on all ranks alike."""
-        return bool(self._emitter.handlers) if self._ranks.is_alone else self.exist
+        return bool(self.emitter.handlers) if self._ranks.is_alone else self.exist
 
     def _ask_all(self) -> bool:
-        return any(self._ranks.gather(bool(self._emitter.handlers)))
+        return any(self._ranks.gather(bool(self.emitter.handlers)))
 
     def _guard(self, *, measures_every_step: bool) -> Callable[[Event[Any], Callable[[Any], None]], None]:
         def check(event: Event[Any], handler: Callable[[Any], None]) -> None:
@@ -207,6 +215,7 @@ class Trainer(Run):
         tied: TiedWeights,
         epochs: Epochs | None,
         evaluator: Evaluator | None,
+        sleeper: Sleeper,
     ) -> None:
         super().__init__(loop, config.timeouts)
         self.task = task
@@ -219,6 +228,7 @@ class Trainer(Run):
         self._tied = tied
         self._epochs = epochs
         self._evaluator = evaluator
+        self._sleeper = sleeper
         self._loss_ready = self.event_bus.emitter(EVENT_TRAIN_LOSS_READY)
         self._num_micro_batches = config.num_micro_batches
 
@@ -261,6 +271,7 @@ class Trainer(Run):
         Raises:
             BaseException: As `train`.
         """
+        self._sleeper.require_awake("training")
         with self._running():
             resumed_from = self._load_state()
             self._gradients.zero()
@@ -311,6 +322,7 @@ class Trainer(Run):
             raise ValueError(
                 f"there is no evaluation named {unknown!r}: this run has {', '.join(map(repr, evaluator.names))}"
             )
+        self._sleeper.require_awake("trainer.evaluate()", ("parameters", "buffers"))
         return {name: self._evaluate(name, evaluator) for name in evaluator.names if name in names or not names}
 
     def load_best(self) -> Path:
@@ -332,6 +344,7 @@ class Trainer(Run):
                 "trainer.load_best was called within the loop, which is training these weights: call it after "
                 "trainer.train(), or between two of trainer.steps()"
             )
+        self._sleeper.require_awake("trainer.load_best()", ("parameters", "buffers"))
         checkpointer = self._loop.checkpointer
         self._announce_saved(checkpointer.wait())
         return checkpointer.load_best().path
@@ -353,7 +366,69 @@ class Trainer(Run):
         Raises:
             CheckpointError: On all ranks, if the weights cannot be written, or the folder is not empty.
         """
+        self._sleeper.require_awake("trainer.export()", ("parameters", "buffers"))
         self._exporter.export(folder, config=config, trainable_only=trainable_only, name=name)
+
+    def sleep(self, tags: SleepTag | Collection[SleepTag] = SLEEP_TAGS) -> None:
+        """Move parts of the state from the device to the host, to free the device for something else.
+
+        Tensors stay the objects that they are, so the optimizer and FSDP find them again after `wake`. Meanwhile their
+        values read as NaN, and what needs them is refused: a step, `save`, `export`, `evaluate`, `load_best`. What is
+        awake can be used. Call this between two of `steps`, before or after the training, on all ranks.
+
+        Args:
+            tags: Some of `parameters`, `gradients`, `optimizer` and `buffers`; all of them by default. Those that sleep
+                already are ignored.
+
+        Raises:
+            RuntimeError: Within a step of the loop, or if the memory of a tensor cannot be freed.
+            ValueError: If there is no such tag.
+        """
+        changed = self._known_tags("sleep", tags) - self._sleeper.asleep
+        if changed:
+            moments, stepper = self._loop.moments, self.stepper
+            moments.trigger(EVENT_TRAIN_SLEEP_PRE, EventSleepContext, stepper=stepper, tags=changed)
+            self._sleeper.sleep(changed)
+            moments.trigger(EVENT_TRAIN_SLEEP_POST, EventSleepContext, stepper=stepper, tags=changed)
+
+    def wake(self, tags: SleepTag | Collection[SleepTag] = SLEEP_TAGS) -> None:
+        """Move parts of the state back to the device.
+
+        Args:
+            tags: As for `sleep`. Those that are awake are ignored.
+
+        Raises:
+            RuntimeError: Within a step of the loop, or if the device has no memory left.
+            ValueError: If there is no such tag.
+        """
+        changed = self._known_tags("wake", tags) & self._sleeper.asleep
+        if changed:
+            moments, stepper = self._loop.moments, self.stepper
+            moments.trigger(EVENT_TRAIN_WAKE_PRE, EventSleepContext, stepper=stepper, tags=changed)
+            self._sleeper.wake(changed)
+            moments.trigger(EVENT_TRAIN_WAKE_POST, EventSleepContext, stepper=stepper, tags=changed)
+
+    def is_sleeping(self) -> bool:
+        """Return whether any part of the state sleeps."""
+        return bool(self._sleeper.asleep)
+
+    def _known_tags(self, method: str, tags: SleepTag | Collection[SleepTag]) -> frozenset[SleepTag]:
+        if self._is_in_loop:
+            raise RuntimeError(
+                f"trainer.{method} was called within the loop, which needs the state: call it between two of "
+                "trainer.steps(), or before or after the training"
+            )
+        chosen = frozenset([tags] if isinstance(tags, str) else tags)
+        unknown = sorted(chosen - SLEEP_TAGS)
+        if unknown:
+            raise ValueError(
+                f"trainer.{method} got the tags {unknown}, which do not exist: use some of {sorted(SLEEP_TAGS)}"
+            )
+        return chosen
+
+    def _save(self) -> None:
+        self._sleeper.require_awake("trainer.save()", ("parameters", "optimizer", "buffers"))
+        super()._save()
 
     def _run_steps(self) -> Iterator[EventStepContext]:
         """Take one step after the other, and yield after each."""
@@ -363,11 +438,13 @@ class Trainer(Run):
         step_pre, step_post = bus.emitter(EVENT_TRAIN_STEP_PRE), bus.emitter(EVENT_TRAIN_STEP_POST)
         forward_backward_pre = bus.emitter(EVENT_TRAIN_FORWARD_BACKWARD_PRE)
         forward_backward_post = bus.emitter(EVENT_TRAIN_FORWARD_BACKWARD_POST)
-        gradients_ready = bus.emitter(EVENT_TRAIN_GRADIENTS_READY)
+        gradients_ready = self._gradient_listeners.emitter
         optimizer_step_pre = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_PRE)
         optimizer_step_post = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_POST)
         self._gradient_listeners.start()
         while not self._is_complete:
+            if self._sleeper.asleep:
+                self._sleeper.require_awake("a step")
             moments.last = EVENT_TRAIN_STEP_PRE
             step_pre.call(context)
             for epoch in () if epochs is None else epochs.started_in(stepper.current_step):
@@ -621,7 +698,7 @@ class TrainingConfigurator:
         run.seed_per_rank()
         runner = run.build_runner(stages, stepper)
         tied.require_same_steps(optimizer)
-        listeners = GradientListeners(moments.event_bus, run.ranks)
+        listeners = GradientListeners(moments.event_bus.emitter(EVENT_TRAIN_GRADIENTS_READY), run.ranks)
         gradients = Gradients(
             modules,
             optimizer=optimizer,
@@ -631,7 +708,7 @@ class TrainingConfigurator:
             copies=tied.copies,
             always_measure=listeners.exist,
         )
-        listeners.refuse_unmeasured(gradients)
+        listeners.refuse_unmeasured(moments.event_bus, gradients)
         state = training_state(
             run.ranks,
             stepper=stepper,
@@ -676,6 +753,7 @@ class TrainingConfigurator:
             exporter=WeightExporter(modules, run.ranks, self._weight_mapping, tied.names),
             epochs=data.epochs,
             evaluator=evaluator,
+            sleeper=Sleeper(modules, optimizer, dist_context.device),
         )
 
     def _build_data(self, run: Assembly, stepper: Stepper) -> TrainingData:
