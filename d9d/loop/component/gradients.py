@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from d9d.core.dist_context import DistributedContext
 from d9d.core.parallel import is_replicated_by_ddp
 from d9d.core.protocol import OptimizerProtocol
 from d9d.core.stepper import Stepper
+from d9d.loop.component.data import list_tensors
 from d9d.loop.config import ConfigurationError, TrainingConfig
 from d9d.loop.control import ComputeLossResult
 
@@ -348,14 +350,15 @@ class GradientAccumulator:
         Raises:
             ValueError: If the loss is not a scalar.
         """
-        loss = result.loss
+        loss = result.loss if result.loss_sum is None else result.loss_sum
         if loss.ndim:
             raise ValueError(
                 f"compute_loss returned a loss of shape {list(loss.shape)}: return a scalar, such as its mean"
             )
         if loss.dtype in _HALF_PRECISION:
             loss = loss.float()  # a sum over many tokens exceeds the range or the precision of 16 bits
-        loss = _weighted(loss, result.loss_weight)
+        if result.loss_sum is None:
+            loss = _weighted(loss, result.loss_weight)
         self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
         self._weight_sum = self._weight_sum + result.loss_weight
         return loss
@@ -396,6 +399,27 @@ class GradientAccumulator:
             return number.to(self._device, torch.float32)
         # A fill on the device: `torch.as_tensor` copies from pageable memory, which waits for an accelerator.
         return torch.full((), number, dtype=torch.float32, device=self._device)
+
+
+def ignore_without_weight(outputs: Any, weight: torch.Tensor | float) -> None:
+    """Make the gradients of a micro-batch zero if its weight is zero.
+
+    A task that divides by its own number of tokens divides by zero there, and the gradient of that is NaN whatever the
+    loss is multiplied with afterwards.
+
+    Args:
+        outputs: What the model returned.
+        weight: The weight of the micro-batch. A tensor on the device is not read by the host.
+    """
+    if not isinstance(weight, torch.Tensor) and weight != 0:
+        return
+    for output in list_tensors(outputs):
+        if output.requires_grad:
+            output.register_hook(functools.partial(_masked, weight))  # type: ignore[no-untyped-call] # torch's own
+
+
+def _masked(weight: torch.Tensor | float, gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.masked_fill(weight == 0, 0.0) if isinstance(weight, torch.Tensor) else torch.zeros_like(gradient)
 
 
 def _weighted(loss: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:

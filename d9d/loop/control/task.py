@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -86,17 +86,47 @@ class ComputeLossContext:
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class ComputeLossResult:
-    """The loss of one micro-batch.
+    """The loss of one micro-batch, as a mean or as a sum.
+
+    Return a mean as `loss`, with its weight. Or return a sum over tokens or samples as `loss_sum`, with their number as
+    the weight; then no division can fail in a micro-batch that has none. The loss of the step is the same: the weighted
+    mean over all micro-batches of all processes. A micro-batch of weight zero contributes nothing to it.
 
     Attributes:
-        loss: The mean loss of the micro-batch, a scalar tensor.
+        loss: The mean loss of the micro-batch, a scalar tensor. If `loss_sum` was given, it is set to their quotient,
+            detached, or to 0 for weight zero.
         loss_weight: The weight of this micro-batch within its step, for example its number of tokens, if `loss` is a
-            mean over tokens: a number, or a scalar tensor on the device of the loss. The loss of the step is the
-            weighted mean over all micro-batches of all processes.
+            mean over tokens: a number, or a scalar tensor on the device of the loss.
+        loss_sum: The mean loss times its weight, a scalar tensor, in place of `loss`.
+
+    Raises:
+        TypeError: If both or neither of `loss` and `loss_sum` are given, or `loss_sum` without `loss_weight`.
     """
 
-    loss: torch.Tensor
-    loss_weight: torch.Tensor | float = 1.0
+    loss: torch.Tensor = dataclasses.field(default=cast("torch.Tensor", None))
+    loss_weight: torch.Tensor | float = dataclasses.field(default=cast("float", None))
+    loss_sum: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check what was given, and set what follows from it."""
+        loss, weight = cast("torch.Tensor | None", self.loss), cast("torch.Tensor | float | None", self.loss_weight)
+        if (loss is None) == (self.loss_sum is None):
+            given = "neither" if loss is None else "both"
+            raise TypeError(f"ComputeLossResult needs either loss or loss_sum, and {given} was given")
+        if self.loss_sum is None:
+            object.__setattr__(self, "loss_weight", 1.0 if weight is None else weight)
+            return
+        if weight is None:
+            raise TypeError(
+                "ComputeLossResult has loss_sum without loss_weight: pass the number of tokens or samples that were "
+                "summed, or a mean as loss"
+            )
+        total = self.loss_sum.detach()
+        if isinstance(weight, torch.Tensor):
+            mean = torch.where(weight == 0, 0.0, total / weight)
+        else:
+            mean = total / weight if weight else torch.zeros_like(total)
+        object.__setattr__(self, "loss", mean)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)

@@ -20,7 +20,7 @@ from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.data import TrainingData, build_data_loader, count_samples, load_iterable_data
 from d9d.loop.component.evaluation import Evaluation, Evaluator
 from d9d.loop.component.exchange import Flags
-from d9d.loop.component.gradients import Gradients
+from d9d.loop.component.gradients import Gradients, ignore_without_weight
 from d9d.loop.component.model import ModelRunner
 from d9d.loop.component.optim import OptimizerBuilder, constant_lr
 from d9d.loop.component.ranks import Ranks
@@ -552,6 +552,8 @@ class Trainer(Run):
         result: object = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=loop.stepper))
         if not isinstance(result, ComputeLossResult):
             raise wrong_result(result, ComputeLossResult, self.task.compute_loss)
+        if result.loss_sum is None:
+            ignore_without_weight(outputs, result.loss_weight)
         weighted = self._gradients.scale_loss(result)
         loop.moments.last = EVENT_TRAIN_LOSS_READY
         if self._loss_ready.handlers:

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue da92702923a3d8d6, body 2f53a1ad563384e6
+# Digests: catalogue e09dcadf23faba8c, body 1793b6cce869feae
 """Events of the training loop."""
 
 import dataclasses
@@ -356,7 +356,11 @@ EVENT_TRAIN_FORWARD_BACKWARD_POST: Final[Event[EventStepContext]] = Event(
     context_name="d9d.loop.event.catalogue.common.EventStepContext",
     in_step=True,
 )
-"""Triggered right after all forward and backward passes of the step."""
+"""Triggered right after all forward and backward passes of the step.
+
+The gradients are the sums over the losses of this process, each times its weight: they are not divided by the weight of
+the step yet, nor summed over all processes.
+"""
 
 EVENT_TRAIN_GRADIENTS_READY: Final[Event[EventGradientsReadyContext]] = Event(
     id="train.gradients.ready",
