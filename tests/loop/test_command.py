@@ -1,5 +1,6 @@
 """The command `d9d checkpoint`."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -81,6 +82,52 @@ def test_export_needs_no_model(
     assert main(["checkpoint", "export", str(every_step.folder / name), str(to)]) == 0
     assert capsys.readouterr().out == f"exported the weights of {every_step.folder / 'step-3'} to {to}\n"
     assert same_tensors(load_file(to / "model.safetensors"), weights_of(trainer.modules[0]))
+
+
+def test_export_applies_a_mapping_and_adds_files(
+    every_step: CheckpointingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mapping is imported from the current folder."""
+    trainer = configure_training(training_config(every_step))
+    trainer.train()
+    (tmp_path / "naming.py").write_text(
+        "import d9d\nMAPPING = d9d.WeightMapping(rules=[d9d.WeightRule('net.**', '**')])\nOTHER = 1\n"
+    )
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    export = ["checkpoint", "export", str(every_step.folder), "to", "--mapping"]
+
+    assert main([*export, "naming:MAPPING", "--config", "config.json", "--name", "net"]) == 0
+    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["config.json", "net.safetensors"]
+    weights = {f"net.{name}": value for name, value in weights_of(trainer.modules[0]).items()}
+    assert same_tensors(load_file(tmp_path / "to" / "net.safetensors"), weights)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "naming:NONE",
+            "--mapping naming:NONE cannot be imported (module 'naming' has no attribute 'NONE'): pass ",
+        ),
+        ("naming:OTHER", "--mapping naming:OTHER is a int: name a d9d.WeightMapping"),
+        (
+            "nowhere:MAPPING",
+            "--mapping nowhere:MAPPING cannot be imported (No module named 'nowhere'): pass ",
+        ),
+    ],
+)
+def test_what_is_no_mapping_is_refused(
+    target: str, message: str, every_step: CheckpointingConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what was found, and what to pass."""
+    every_step_of(every_step)
+    (tmp_path / "naming.py").write_text("OTHER = 1\n")
+    sys.modules.pop("naming", None)
+
+    with contextlib.chdir(tmp_path):
+        assert main(["checkpoint", "export", str(every_step.folder), "to", "--mapping", target]) == 1
+    assert capsys.readouterr().err.startswith(f"d9d: {message}")
 
 
 @pytest.mark.parametrize("command", [["ls"], ["verify"], ["export", "to"]])

@@ -177,3 +177,33 @@ def test_a_model_for_the_meta_device_is_not_initialised() -> None:
     initialize_weights(model, device=torch.device("meta"), seed=0)
 
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_what_is_loaded_later_is_not_initialised() -> None:
+    """It is zero until then; a module that has something else too is initialised as a whole."""
+    with torch.device("meta"):
+        model = nn.ModuleDict({"bare": Bare(), "linear": nn.Linear(2, 2), "part": nn.Linear(2, 2)})
+    names = [name for name, _ in model.named_parameters() if name != "part.bias"]
+    initialize_weights(model, device=CPU, seed=0, loaded=[*names, "bare.count"])
+    state = model.state_dict()
+
+    assert not any(state[name].any() for name in state if not name.startswith("part"))
+    assert state["part.bias"].any()
+
+
+def test_a_function_initialises_modules_without_reset_parameters() -> None:
+    """It gets the name of the module, and the module with its own tensors in full."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2, 2), Bare())
+    seen: list[str] = []
+
+    def initialize(name: str, module: nn.Module) -> bool:
+        seen.append(name)
+        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+            nn.init.constant_(tensor, 3)
+        return True
+
+    initialize_weights(model, device=CPU, seed=0, initialize=initialize)
+
+    assert seen == ["0", "1", "1.inner"]
+    assert all((tensor == 3).all() for tensor in model.state_dict().values())
