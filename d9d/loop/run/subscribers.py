@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 SubscriberSource: TypeAlias = Sequence[object] | Mapping[str, object]
 """What a configurator takes as `subscribers`."""
 
+_Identity: TypeAlias = tuple[int, int]
+
 _CATALOGUE: Final = "d9d.loop.event.catalogue"
 _GROUP: Final = "d9d.catalogues"
 """The entry points in which installed projects name their catalogues."""
@@ -98,9 +100,14 @@ class Registrations:
         self._owners = owners
         self._own = {*event_bus.subscriptions}
         self._problems: list[str] = []
-        # A handler with `once` may be unsubscribed again before the check.
-        self._noted: list[tuple[str, object]] = []
-        event_bus.add_guard(lambda event, handler: self._noted.append((event.id, handler)))
+        # A handler with `once` may be unsubscribed again before the check. The values keep what is identified alive.
+        self._noted: dict[tuple[str, _Identity], object] | None = {}
+        event_bus.add_guard(self._note)
+
+    def _note(self, event: Event[Any], handler: Callable[[Any], None]) -> None:
+        if self._noted is not None:
+            function = handler.func if isinstance(handler, functools.partial) else handler
+            self._noted[event.id, _identity(function)] = handler
 
     def register(self, subscribers: Iterable[Subscriber], ctx: RegisterTaskEventsContext) -> None:
         """Subscribe the handlers of subscribers: by their own `register_events`, or all that have `@subscribe`."""
@@ -134,6 +141,7 @@ class Registrations:
                 in different orders.
         """
         everywhere = ranks.gather(self._found(namespace))
+        self._noted = None
         problems = [*_unregistered(everywhere)]
         problems += dict.fromkeys(problem for found in everywhere for problem in found.problems)
         problems += _reordered(everywhere)
@@ -150,7 +158,7 @@ class Registrations:
         missing: dict[tuple[str, str], str] = {}
         for name, each in self._tagged():
             key = (f"{name}: {describe_handler(each.handler)}", each.tag.event.id)
-            if any(event_id == key[1] and _is_same(handler, each.handler) for event_id, handler in self._noted):
+            if (key[1], _identity(each.handler)) in (self._noted or {}):
                 registered.add(key)
             elif not each.tag.is_optional:
                 missing[key] = (
@@ -228,12 +236,15 @@ _LOOPS: Final = {"train": "the training loop", "inference": "the inference loop"
 
 def _repeated(subscriptions: Sequence[Subscription]) -> Iterator[str]:
     """Yield the handlers that are subscribed twice for one event."""
-    for number, each in enumerate(subscriptions):
-        if any(each.event == other.event and _is_same(each.handler, other.handler) for other in subscriptions[:number]):
+    seen: set[tuple[str, _Identity]] = set()
+    for each in subscriptions:
+        key = (each.event.id, _identity(each.handler))
+        if key in seen:
             yield (
                 f"{_named(each.handler)} is subscribed twice for event {each.event.id!r}, so it would be called twice: "
                 "remove one of the two subscriptions"
             )
+        seen.add(key)
 
 
 def _reordered(everywhere: Sequence[_Found]) -> Iterator[str]:
@@ -306,12 +317,11 @@ def _is_importable(package: str) -> bool:
     return all(importlib.util.find_spec(".".join(parts[:end])) is not None for end in range(1, len(parts)))
 
 
-def _is_same(left: object, right: object) -> bool:
-    """Return whether two handlers are one function, or one method of one object; `==` may mean anything."""
-    left, right = (each.func if isinstance(each, functools.partial) else each for each in (left, right))
-    if inspect.ismethod(left) and inspect.ismethod(right):
-        return left.__self__ is right.__self__ and left.__func__ is right.__func__
-    return left is right
+def _identity(handler: object) -> _Identity:
+    """Return what identifies a function, or a method of an object; `==` of other callables may mean anything."""
+    if inspect.ismethod(handler):
+        return id(handler.__self__), id(handler.__func__)
+    return id(handler), 0
 
 
 def _named(handler: Callable[..., None]) -> str:
