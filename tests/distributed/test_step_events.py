@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from d9d.loop.config import ConfigurationError
 from d9d.loop.control import ComputeLossContext, RegisterTaskEventsContext
 from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_CONFIG_STARTED,
     EVENT_TRAIN_EPOCH_FINISHED,
     EVENT_TRAIN_EPOCH_STARTED,
     EVENT_TRAIN_GRADIENTS_READY,
@@ -101,6 +102,7 @@ class ListeningTask(ClassifyTask):
         self._ranks, self._skipped = ranks, skipped
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        ctx.event_bus.subscribe(EVENT_TRAIN_CONFIG_STARTED, self._find_part)
         if ctx.dist_context.rank in self._ranks:
             ctx.event_bus.subscribe(EVENT_TRAIN_GRADIENTS_READY, self.note)
 
