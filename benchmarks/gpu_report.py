@@ -167,21 +167,14 @@ def report_on(outcomes: Sequence[Outcome], device: torch.device, folder: Path) -
         last = (outcome.output.strip().splitlines() or [""])[-1][:100].replace("|", "\\|")
         lines.append(f"| {outcome.part.name} | {outcome.status} | {outcome.seconds:.0f} | {last} |")
     written = folder / "gpu.json"
-    if written.exists():
+    if device.type != "cpu" and written.exists():  # figures of the small scale say nothing
         lines += ["", *page.gpu(json.loads(written.read_text(encoding="utf-8")))]
+        lines += ["", "To publish these figures, copy gpu.json to docs/benchmarks and run benchmarks/page.py."]
     for outcome in outcomes:
-        shown = outcome.output.strip().splitlines()[-_NUM_LINES_SHOWN:]
         if outcome.is_failed:
-            lines += [
-                "",
-                f"## {outcome.part.name}",
-                "",
-                f"`{' '.join(outcome.part.command)}`",
-                "",
-                "```",
-                *shown,
-                "```",
-            ]
+            shown = outcome.output.strip().splitlines()[-_NUM_LINES_SHOWN:]
+            command = " ".join(outcome.part.command)
+            lines += ["", f"## {outcome.part.name}", "", f"`{command}`", "", "```", *shown, "```"]
     return "\n".join([*lines, ""])
 
 

@@ -1,6 +1,7 @@
 """The report of a GPU has a line for each part, whatever happens to the others."""
 
 import importlib
+import json
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,22 @@ def test_a_part_that_fails_or_hangs_does_not_keep_others_from_running(report: An
     assert "| passes | ok | 0 | done |" in text
     assert text.index("## fails") < text.index("no luck\n```") < text.index("## hangs")
     assert "## passes" not in text
+
+
+def test_the_report_has_the_figures_of_a_gpu_and_none_of_a_trial_run(
+    report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the small scale of a trial run they say nothing."""
+    case = {"by_hand": 1000.0, "own": 998.0, "ratio": 0.998, "error": 0.001, "idle": 0.001, "gap": 40.0, "memory": 1024}
+    result = {"bounds": {"ratio": 0.995, "idle": 0.005, "memory": 2**20}, "cases": {"train": case}}
+    more = {"failed": {}, "skipped": {}, "machine": {"accelerator": "Example 100"}}
+    (tmp_path / "gpu.json").write_text(json.dumps({**result, **more}))
+    monkeypatch.setattr(report, "describe_machine", lambda device: device.type)
+
+    assert "0.9980 ± 0.0010" not in report.report_on([], CPU, tmp_path)
+    text = report.report_on([], torch.device("cuda", 0), tmp_path)
+    assert "| train | 1,000 | 998 | 0.9980 ± 0.0010 | 0.10% | 40 | 1,024 |" in text
+    assert "Example 100" in text
 
 
 def test_parts_share_the_time_that_there_is(report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
