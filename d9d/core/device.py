@@ -140,10 +140,18 @@ def _default_device(num_processes: int) -> torch.device:
 
 
 def _checked_device(name: str, num_processes: int) -> torch.device:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    usable = "'cpu'" if accelerator is None else f"'cpu' or {accelerator.type!r}"
+    refused = f"device={name!r} cannot be used on this machine"
+    try:
+        torch.device(name)
+    except RuntimeError:  # torch's own message lists two dozen types of devices, most of them obsolete
+        raise RuntimeError(f"{refused}: torch knows no device of this name. Use {usable}") from None
     try:
         device = torch.empty(0, device=name).device
     except Exception as error:
-        raise RuntimeError(f"device={name!r} cannot be used on this machine: {error}") from error
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise RuntimeError(f"{refused} ({reason}): use {usable}") from error
     if device.type != str(torch.accelerator.current_accelerator()):
         return device
     if ":" not in name:

@@ -1,9 +1,11 @@
 """The base class of all settings, and the error for settings that do not work."""
 
 import difflib
-from typing import Any
+import re
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 
 class ConfigurationError(ValueError):
@@ -23,3 +25,27 @@ class Settings(BaseModel):
             if name not in cls.model_fields and close:
                 raise ValueError(f"{cls.__name__} has no field {name!r}; did you mean {close[0]!r}?")
         return values
+
+
+def require_local(path: object) -> object:
+    """Refuse the address of something that is no file or folder of this machine.
+
+    Args:
+        path: A path, or anything else, which is returned.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If it is an address such as `s3://bucket/run`. `pathlib` makes `s3:/bucket/run` of it.
+    """
+    if isinstance(path, str | Path) and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(path)):
+        raise ValueError(
+            f"{str(path)!r} is the address of a remote store, and d9d reads and writes paths of this machine: mount "
+            "the store, or copy the files"
+        )
+    return path
+
+
+LocalPath = Annotated[Path, BeforeValidator(require_local)]
+"""A file or a folder of this machine."""

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from d9d.core.dist_context import DeviceMeshParameters
 from d9d.core.pipeline import SCHEDULES, ScheduleName, StagePosition
-from d9d.core.settings import ConfigurationError, Settings
+from d9d.core.settings import ConfigurationError, LocalPath, Settings
 
 __all__ = [
     "CheckpointingConfig",
@@ -64,7 +64,7 @@ class KeepBest(Settings):
 class CheckpointingConfig(Settings):
     """Where and how often the state of a job is saved. The same job, run again, resumes from the newest checkpoint."""
 
-    folder: Path
+    folder: LocalPath
     """The folder for the checkpoints of this job; nothing else may be in it."""
 
     period_steps: PositiveInt | None = 1000
@@ -118,7 +118,7 @@ class ResumeConfig(Settings):
     """`auto`, the default, resumes from the newest complete checkpoint of `checkpointing.folder`, if there is one.
     `never` starts fresh, and refuses a folder that has checkpoints. `must` refuses to start fresh."""
 
-    checkpoint: Path | None = None
+    checkpoint: LocalPath | None = None
     """The checkpoint to start from if `checkpointing.folder` has none that descends from it: that of another run, which
     then branches into `checkpointing.folder`, or an older one of this run; newer ones are then kept under another name.
     A folder of checkpoints means the newest complete one. `None`, the default, takes the newest of this run."""
@@ -194,7 +194,7 @@ class PipelineConfig(Settings):
 class ProfilingConfig(Settings):
     """Which steps `torch.profiler` records, in cycles that start with the first step that a process runs."""
 
-    folder: Path
+    folder: LocalPath
     """The folder in which each rank writes one trace per cycle, for Perfetto and TensorBoard."""
 
     wait_steps: NonNegativeInt = 5
@@ -227,11 +227,11 @@ class ReportingConfig(Settings):
     """The number of steps between two reports, by default 10; `None` reports nothing. No step waits for the device: a
     report appears in a later step, when its numbers have reached the host, and the last one at the end of the loop."""
 
-    json_lines: Path | None = Path("runs/metrics.jsonl")
+    json_lines: LocalPath | None = Path("runs/metrics.jsonl")
     """The file to which each report is appended as a line of JSON, by default `runs/metrics.jsonl`. Several runs may
     share it. `None` writes no file."""
 
-    tensorboard: Path | None = None
+    tensorboard: LocalPath | None = None
     """The folder for TensorBoard, in which each loop has a subfolder. Each run needs a different one. `None`, the
     default, writes nothing. It needs `pip install 'd9d-hooks[tensorboard]'`."""
 
@@ -289,7 +289,7 @@ class LoopConfig(Settings):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The seed of all random numbers of the job: initial weights, dropout, and the order of the data. By default 0."""
 
-    source_checkpoint: Path | tuple[Path, ...] | None = None
+    source_checkpoint: LocalPath | tuple[LocalPath, ...] | None = None
     """The weights to start from: a checkpoint of a training run; a folder of checkpoints, of which the newest complete
     one is used; or a safetensors file or a folder of such files, exported or published. Several are loaded together,
     such as a base and an adapter; if more than one has a weight, the last counts. `None`, the default, keeps the

@@ -155,4 +155,4 @@ def test_the_wheel_names_its_pythons_its_license_and_its_commands(wheel: zipfile
     assert metadata["Requires-Python"] == "<3.15,>=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "d9d = d9d.__main__:main" in wheel.read(entry_points).decode()
-    assert "d9d-catalogue = d9d_codegen.cli:main" in wheel.read(entry_points).decode()
+    assert "d9d-catalogue = d9d_codegen.__main__:main" in wheel.read(entry_points).decode()

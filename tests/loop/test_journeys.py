@@ -14,7 +14,7 @@ from .toy_job import configure_training, training_config
 MAX_FILES_OF_A_STEP = 12
 MAX_FILES_OF_A_SAVE = 14
 MAX_FILES_OF_A_RESUME = 13
-MAX_FILES_OF_CONFIGURE = 41
+MAX_FILES_OF_CONFIGURE = 42
 MAX_FILES_OF_THE_LOOPS = 90
 
 

@@ -147,7 +147,7 @@ def test_a_dataset_is_used_as_it_is(source: Any) -> None:
     ("source", "message"),
     [
         (ToyDataset, "dataset_provider is the class ToyDataset: pass an instance of it, ToyDataset(...)"),
-        (DataLoader(ToyDataset()), "dataset_provider is a DataLoader: pass a torch.utils.data.Dataset"),
+        (DataLoader(ToyDataset()), "dataset_provider is a DataLoader: pass its dataset"),
         ("train.jsonl", "dataset_provider is a str: pass a torch.utils.data.Dataset, a list of samples, or a function"),
         ({"train": ToyDataset()}, "dataset_provider is a dict: pass a torch.utils.data.Dataset"),
         (None, "dataset_provider is a NoneType: pass a torch.utils.data.Dataset"),

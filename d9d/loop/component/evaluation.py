@@ -26,13 +26,13 @@ from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
     BaseTask,
     ComputeLossContext,
-    ComputeLossResult,
     InferenceTask,
     InitializeDatasetResult,
     ProcessOutputsContext,
     TrainTask,
 )
-from d9d.loop.control.provider import DatasetSource, as_dataset_provider, wrong_result
+from d9d.loop.control.provider import DatasetSource, as_dataset_provider
+from d9d.loop.control.task import as_loss_result
 
 _LOSS = "loss"
 
@@ -304,11 +304,10 @@ class Evaluator:
             )
         if not isinstance(task, TrainTask) or prepared.loss is None:
             return
-        result: object = task.compute_loss(
-            ComputeLossContext(outputs=outputs, batch=batch, stepper=self._stepper, evaluation=name)
+        result = as_loss_result(
+            task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=self._stepper, evaluation=name)),
+            task.compute_loss,
         )
-        if not isinstance(result, ComputeLossResult):
-            raise wrong_result(result, ComputeLossResult, task.compute_loss)
         if result.loss.ndim:
             raise ValueError(
                 f"compute_loss returned a loss of shape {list(result.loss.shape)} in evaluation {name!r}: return a "

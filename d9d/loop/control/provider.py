@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.loop_control import LoopControl
@@ -247,6 +247,105 @@ def as_model_provider(source: ModelSource) -> ModelProvider:
     return _OneProcessModelProvider(build, name)
 
 
+def require_one_argument(name: str, source: Callable[..., Any], argument: str) -> None:
+    """Refuse a provider that cannot be called with its context.
+
+    Args:
+        name: The argument of the configurator.
+        source: The provider.
+        argument: Its context, with an article.
+
+    Raises:
+        TypeError: If it cannot.
+    """
+    try:
+        signature = signature_of(source)
+    except ValueError:  # some built-in callables have none
+        return
+    if not _accepts(signature, None):
+        raise TypeError(
+            f"{name} is {_name_of(source)}, whose signature is {signature}: it is called with one argument, {argument}"
+        )
+
+
+def require_optimizer_provider(source: object) -> None:
+    """Refuse what cannot build an optimizer.
+
+    Args:
+        source: The argument `optimizer_provider` of a configurator.
+
+    Raises:
+        TypeError: If it is an optimizer, a class, or not callable with one argument.
+    """
+    name = type(source).__qualname__
+    if isinstance(source, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer_provider is a ready {name}, and the loop builds the optimizer when the model is on its device: "
+            f"pass OptimizerBuilder(torch.optim.{name}, lr=...), or a function that takes an "
+            "InitializeOptimizerContext and returns the optimizer"
+        )
+    if isinstance(source, type) and issubclass(source, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer_provider is the class {source.__qualname__}: pass OptimizerBuilder({source.__qualname__}, "
+            "lr=...)"
+        )
+    _require_provider("optimizer_provider", source, "an InitializeOptimizerContext")
+
+
+def require_lr_scheduler_provider(source: object) -> None:
+    """Refuse what cannot build a learning rate scheduler.
+
+    Args:
+        source: The argument `lr_scheduler_provider` of a configurator.
+
+    Raises:
+        TypeError: If it is a scheduler, a class, or not callable with one argument.
+    """
+    if isinstance(source, torch.optim.lr_scheduler.LRScheduler):
+        raise TypeError(
+            f"lr_scheduler_provider is a ready {type(source).__qualname__}, and the loop builds the optimizer: pass an "
+            "LRSchedule such as LRSchedule.cosine(...), or a function that takes an InitializeLRSchedulerContext and "
+            "returns a scheduler for ctx.torch_optimizer"
+        )
+    if isinstance(source, type) and issubclass(source, torch.optim.lr_scheduler.LRScheduler):
+        raise TypeError(
+            f"lr_scheduler_provider is the class {source.__qualname__}: pass a function, such as "
+            f"`lambda ctx: {source.__qualname__}(ctx.torch_optimizer, ...)`"
+        )
+    _require_provider("lr_scheduler_provider", source, "an InitializeLRSchedulerContext")
+
+
+def _require_provider(name: str, source: object, argument: str) -> None:
+    if isinstance(source, type):
+        raise TypeError(
+            f"{name} is the class {source.__qualname__}: pass an instance of it, {source.__qualname__}(...)"
+        )
+    if isinstance(source, nn.Module) or not callable(source):
+        raise TypeError(f"{name} is a {type(source).__qualname__}: pass a function that takes {argument}")
+    require_one_argument(name, source, argument)
+
+
+def require_instance(name: str, value: object, kind: type, *, remedy: str) -> None:
+    """Refuse an argument of another kind.
+
+    Args:
+        name: The argument of a configurator.
+        value: What was given.
+        kind: What it must be.
+        remedy: What to do about anything else than the class itself.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if isinstance(value, type) and issubclass(value, kind):
+        raise TypeError(f"{name} is the class {value.__qualname__}: pass an instance of it, {value.__qualname__}(...)")
+    if not isinstance(value, kind):
+        name_of_kind = type(value).__qualname__
+        article = "an" if name_of_kind[0] in "AEIOU" else "a"
+        found = f"the class {value.__qualname__}" if isinstance(value, type) else f"{article} {name_of_kind}"
+        raise TypeError(f"{name} is {found}: {remedy}")
+
+
 def _accepts(signature: inspect.Signature, *arguments: object) -> bool:
     try:
         signature.bind(*arguments)
@@ -337,7 +436,19 @@ def as_dataset_provider(source: DatasetSource) -> DatasetProvider:
     if isinstance(source, type):
         name = source.__qualname__
         raise TypeError(f"dataset_provider is the class {name}: pass an instance of it, {name}(...)")
+    if isinstance(source, DataLoader):
+        raise TypeError(
+            "dataset_provider is a DataLoader: pass its dataset, since the loop reads the samples of each step itself. "
+            "Its batch_size is global_batch_size of the configuration, its num_workers is data_loading.num_workers, "
+            "and its collate_fn is collate of InitializeDatasetResult"
+        )
+    if isinstance(source, nn.Module):
+        raise TypeError(
+            f"dataset_provider is a {type(source).__qualname__}, which is a model: pass it as model_provider, and a "
+            "dataset here"
+        )
     if callable(source) and not isinstance(source, Dataset):
+        require_one_argument("dataset_provider", source, "an InitializeDatasetContext")
         return source
     is_indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     if not isinstance(source, Dataset) and (not is_indexed or isinstance(source, str | bytes | Mapping)):

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -11,6 +11,7 @@ from d9d.core.dist_context import DistributedContext
 from d9d.core.loop_control import LoopControl
 from d9d.core.metric import Metric
 from d9d.core.stepper import Stepper
+from d9d.loop.control.provider import wrong_result
 from d9d.loop.event import EventBus
 
 
@@ -129,6 +130,39 @@ class ComputeLossResult:
         object.__setattr__(self, "loss", mean)
 
 
+def as_loss_result(result: object, source: Callable[..., Any]) -> ComputeLossResult:
+    """Check what `TrainTask.compute_loss` returned.
+
+    Args:
+        result: What was returned: a result, or an object whose `loss` is one, such as the outputs of a model of
+            transformers that was given labels.
+        source: The method that returned it.
+
+    Returns:
+        The result.
+
+    Raises:
+        TypeError: If it is neither, or its loss is not a tensor.
+    """
+    if isinstance(result, torch.Tensor) or not hasattr(result, "loss"):
+        raise wrong_result(result, ComputeLossResult, source)
+    loss: object = result.loss
+    if isinstance(loss, torch.Tensor):
+        return result if isinstance(result, ComputeLossResult) else ComputeLossResult(loss=loss)
+    returned = f"{source.__qualname__} returned a {type(result).__qualname__} whose loss is"
+    if loss is None:
+        raise TypeError(
+            f"{returned} None: return a scalar tensor. A model of transformers computes its loss only if "
+            "build_forward_inputs gives it labels"
+        )
+    if isinstance(loss, int | float):
+        raise TypeError(
+            f"{returned} {loss}, a number of Python without gradients: return the tensor itself, without .item() or "
+            "float()"
+        )
+    raise TypeError(f"{returned} a {type(loss).__qualname__}: return a scalar tensor")
+
+
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
 class ProcessOutputsContext:
     """Context of `InferenceTask.process_outputs`.
@@ -207,7 +241,10 @@ class TrainTask(BaseTask):
     """Computes the loss of a training run."""
 
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
-        """Compute the loss of one micro-batch. By default it is the output of the model, with weight 1.
+        """Compute the loss of one micro-batch.
+
+        By default it is the output of the model, or its `loss`, as models of transformers have one that were given
+        labels; with weight 1.
 
         Args:
             ctx: The outputs of the model, and the micro-batch.
@@ -219,6 +256,8 @@ class TrainTask(BaseTask):
             TypeError: If the model does not return a scalar tensor and the task does not override this method.
         """
         outputs = ctx.outputs
+        if not isinstance(outputs, torch.Tensor) and hasattr(outputs, "loss"):
+            return as_loss_result(outputs, type(self).compute_loss)
         if not isinstance(outputs, torch.Tensor) or outputs.ndim:
             shape = f" of shape {list(outputs.shape)}" if isinstance(outputs, torch.Tensor) else ""
             raise TypeError(

@@ -56,7 +56,7 @@ from d9d.loop.control import (
     RegisterModelEventsContext,
     RegisterTaskEventsContext,
 )
-from d9d.loop.control.provider import as_dataset_provider, expect_result
+from d9d.loop.control.provider import as_dataset_provider, expect_result, require_instance
 from d9d.loop.run.loop import GarbageCollector, Loop, Moments, Service
 from d9d.loop.run.subscribers import (
     Registrations,
@@ -66,6 +66,40 @@ from d9d.loop.run.subscribers import (
     refuse_late_handlers,
     states_of,
 )
+
+
+def require_task(task: object, kind: type[BaseTask]) -> None:
+    """Refuse a task of another kind.
+
+    Args:
+        task: The argument `task` of a configurator.
+        kind: What it must be.
+
+    Raises:
+        ConfigurationError: If it is a torch module.
+        TypeError: If it is anything else.
+    """
+    if isinstance(task, nn.Module):
+        raise ConfigurationError(
+            f"the task, a {type(task).__qualname__}, is a torch module as well. Its weights would be neither moved "
+            "nor trained: put them into the model, or keep the module in an attribute of the task"
+        )
+    require_instance("task", task, kind, remedy=f"pass an object of a class that derives from {kind.__qualname__}")
+
+
+def require_names(argument: str, objects: object) -> None:
+    """Refuse objects without names.
+
+    Args:
+        argument: The argument of a configurator.
+        objects: What was given: a mapping, or `None`.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if objects is not None:
+        remedy = f"pass a mapping from names to objects, {argument}={{'name': ...}}"
+        require_instance(argument, objects, Mapping, remedy=remedy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,15 +163,10 @@ class Assembly:
         generators.
 
         Raises:
-            ConfigurationError: If the task is a torch module, the subscribers are not what a configurator takes, or
-                checkpoints could not be written.
+            ConfigurationError: If the subscribers are not what a configurator takes, or checkpoints could not be
+                written.
             RuntimeError: If this machine does not have the device.
         """
-        if isinstance(task, nn.Module):
-            raise ConfigurationError(
-                f"the task, a {type(task).__qualname__}, is a torch module as well. Its weights would be neither moved "
-                "nor trained: put them into the model, or keep the module in an attribute of the task"
-            )
         named = named_subscribers(subscribers)
         if config.checkpointing is not None:
             prepare_folder(config.checkpointing.folder)

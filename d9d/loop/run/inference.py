@@ -15,7 +15,13 @@ from d9d.loop.component.model import ModelRunner, evaluation_mode, without_gradi
 from d9d.loop.component.sampler import MicroBatchSamples, SequentialBatchSampler, StepBatchSampler
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
-from d9d.loop.control.provider import DatasetSource, ModelSource, as_dataset_provider, as_model_provider
+from d9d.loop.control.provider import (
+    DatasetSource,
+    ModelSource,
+    as_dataset_provider,
+    as_model_provider,
+    require_instance,
+)
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.inference import (
     EVENT_INFERENCE_CHECKPOINT_LOADED,
@@ -44,7 +50,7 @@ from d9d.loop.event.catalogue.inference import (
     EventModelStagesReadyContext,
     EventStepContext,
 )
-from d9d.loop.run.assembly import Assembly
+from d9d.loop.run.assembly import Assembly, require_names, require_task
 from d9d.loop.run.loop import Loop, Moments, Outcome, Run
 from d9d.loop.run.subscribers import SubscriberSource
 
@@ -181,7 +187,8 @@ class InferenceConfigurator:
             they have the same names and shapes.
 
     Raises:
-        TypeError: If the model or the data is nothing that this accepts.
+        ConfigurationError: If the task is a torch module.
+        TypeError: If an argument is nothing that this accepts. The message says what to pass.
     """
 
     def __init__(
@@ -195,6 +202,9 @@ class InferenceConfigurator:
         stateful: Mapping[str, Stateful] | None = None,
         weight_mapping: WeightMapping | None = None,
     ) -> None:
+        require_instance("config", config, InferenceConfig, remedy="pass an InferenceConfig(...)")
+        require_task(task, InferenceTask)
+        require_names("stateful", stateful)
         self._config = config
         self._task = task
         self._model_provider = as_model_provider(model_provider)

@@ -30,7 +30,6 @@ from d9d.loop.component.tied_weights import TiedWeights
 from d9d.loop.config import ConfigurationError, TrainingConfig
 from d9d.loop.control import (
     ComputeLossContext,
-    ComputeLossResult,
     InitializeLRSchedulerContext,
     InitializeOptimizerContext,
     LRSchedulerProvider,
@@ -42,8 +41,11 @@ from d9d.loop.control.provider import (
     ModelSource,
     as_dataset_provider,
     as_model_provider,
-    wrong_result,
+    require_instance,
+    require_lr_scheduler_provider,
+    require_optimizer_provider,
 )
+from d9d.loop.control.task import as_loss_result
 from d9d.loop.event import Event, EventBus
 from d9d.loop.event.bus import Emitter
 from d9d.loop.event.catalogue.train import (
@@ -94,7 +96,7 @@ from d9d.loop.event.catalogue.train import (
     EventTrainReadyContext,
 )
 from d9d.loop.event.handler import describe_handler
-from d9d.loop.run.assembly import Assembly
+from d9d.loop.run.assembly import Assembly, require_names, require_task
 from d9d.loop.run.loop import Loop, Moments, Outcome, Run
 from d9d.loop.run.subscribers import SubscriberSource
 
@@ -549,9 +551,10 @@ class Trainer(Run):
     def _compute_loss(self, number: int, batch: Any, outputs: Any) -> torch.Tensor:
         """Compute the loss of a micro-batch of a training step, and return it times its weight."""
         loop = self._loop
-        result: object = self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=loop.stepper))
-        if not isinstance(result, ComputeLossResult):
-            raise wrong_result(result, ComputeLossResult, self.task.compute_loss)
+        result = as_loss_result(
+            self.task.compute_loss(ComputeLossContext(outputs=outputs, batch=batch, stepper=loop.stepper)),
+            self.task.compute_loss,
+        )
         if result.loss_sum is None:
             ignore_without_weight(outputs, result.loss_weight)
         weighted = self._gradients.scale_loss(result)
@@ -596,7 +599,8 @@ class TrainingConfigurator:
             since. The moments of the optimizer follow their weights. By default the model must not have changed.
 
     Raises:
-        TypeError: If the model or the data is nothing that this accepts.
+        ConfigurationError: If the task is a torch module.
+        TypeError: If an argument is nothing that this accepts. The message says what to pass.
     """
 
     def __init__(
@@ -614,6 +618,12 @@ class TrainingConfigurator:
         weight_mapping: WeightMapping | None = None,
         resume_mapping: WeightMapping | None = None,
     ) -> None:
+        require_instance("config", config, TrainingConfig, remedy="pass a TrainingConfig(...)")
+        require_task(task, TrainTask)
+        require_optimizer_provider(optimizer_provider)
+        require_lr_scheduler_provider(lr_scheduler_provider)
+        require_names("evaluations", evaluations)
+        require_names("stateful", stateful)
         self._config = config
         self._task = task
         self._model_provider = as_model_provider(model_provider)
