@@ -18,6 +18,8 @@ from loop_own import orders, predict_with, train_reporting, train_with
 from loop_peers import PREDICTION, TRAINING, Loop, hush
 from measurement import WrongResultError, machine, report_missed, write_result
 
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_GRADIENTS_READY, EVENT_TRAIN_LOSS_READY
+
 NUM_ROUNDS = 10
 NUM_STEPS = NUM_SAMPLES // BATCH_SIZE
 PACKAGES = ("torch", "pytorch-ignite", "lightning", "accelerate", "torchtnt", "transformers")
@@ -48,11 +50,16 @@ def contestants(folder: Path, *, with_peers: bool) -> dict[str, Contestant]:
     """Return all loops, those by hand first."""
     shuffled, sequential = orders(NUM_STEPS)
     reporting = functools.partial(train_reporting, folder=folder)
+    hearing_losses = functools.partial(train_with, heard=EVENT_TRAIN_LOSS_READY)
+    # This measures the norm as well, which nothing else in the job needs.
+    hearing_gradients = functools.partial(train_with, heard=EVENT_TRAIN_GRADIENTS_READY)
     own = {
         TRAIN_BY_HAND: Contestant(train_by_hand, shuffled, TRAIN_BY_HAND, must_equal=True),
         PREDICT_BY_HAND: Contestant(predict_by_hand, sequential, PREDICT_BY_HAND, must_equal=True),
         "train, d9d": Contestant(train_with, shuffled, TRAIN_BY_HAND, must_equal=True),
         "train, d9d with reports": Contestant(reporting, shuffled, TRAIN_BY_HAND, must_equal=True),
+        "train, d9d, loss.ready heard": Contestant(hearing_losses, shuffled, TRAIN_BY_HAND, must_equal=True),
+        "train, d9d, gradients.ready heard": Contestant(hearing_gradients, shuffled, TRAIN_BY_HAND, must_equal=True),
         "predict, d9d": Contestant(predict_with, sequential, PREDICT_BY_HAND, must_equal=True),
     }
     if not with_peers:
@@ -162,7 +169,7 @@ def main() -> int:
     write_result("loop", result)
     for name, each in found.items():
         bound = f" of at most {BOUNDS[name]:.0f}" if name in BOUNDS else ""
-        sys.stdout.write(f"{name:24} {min(each) / 1000:8.1f} us per step, {over[name]:+.1f} over by hand{bound}\n")
+        sys.stdout.write(f"{name:34} {min(each) / 1000:8.1f} us per step, {over[name]:+.1f} over by hand{bound}\n")
     for name, peer in PEER_BOUNDS.items():
         compared = f"{over[name] - over[peer]:+.1f} us per step compared with" if peer in over else "not compared with"
         sys.stdout.write(f"{name:24} {compared} {peer}\n")

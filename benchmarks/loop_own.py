@@ -1,6 +1,7 @@
 """The job of the loop benchmark in the loops of this project, with a handler on every event of a step."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from loop_job import BATCH_SIZE, LEARNING_RATE, NUM_SAMPLES, Job, keep, loss_of
@@ -10,6 +11,7 @@ from d9d.loop import control
 from d9d.loop.component import OptimizerBuilder
 from d9d.loop.component.sampler import SequentialBatchSampler, ShufflingBatchSampler, StepBatchSampler
 from d9d.loop.config import InferenceConfig, ReportingConfig, TrainingConfig
+from d9d.loop.event import Event
 from d9d.loop.event.catalogue import inference, train
 from d9d.loop.run import InferenceConfigurator, TrainingConfigurator
 
@@ -62,11 +64,12 @@ class _Counting:
 
 
 class _Train(control.TrainTask):
-    def __init__(self, counting: _Counting) -> None:
+    def __init__(self, counting: _Counting, heard: Event[Any] | None) -> None:
         self._counting = counting
+        self._events: tuple[Event[Any], ...] = TRAIN_EVENTS if heard is None else (*TRAIN_EVENTS, heard)
 
     def register_events(self, ctx: control.RegisterTaskEventsContext) -> None:
-        for event in TRAIN_EVENTS:
+        for event in self._events:
             ctx.event_bus.subscribe(event, self._counting.note)
 
     def build_forward_inputs(self, ctx: control.BuildForwardInputsContext) -> control.BuildForwardInputsResult:
@@ -96,12 +99,13 @@ def _dataset(job: Job) -> control.DatasetProvider:
     return lambda ctx: control.InitializeDatasetResult(dataset=job.dataset, collate=keep)  # type: ignore[arg-type]
 
 
-def train_with(job: Job, reporting: ReportingConfig = SILENT) -> None:
+def train_with(job: Job, reporting: ReportingConfig = SILENT, heard: Event[Any] | None = None) -> None:
     """Train in the loop of this project.
 
     Args:
         job: The job.
         reporting: What is reported of the run.
+        heard: One more event to listen to, which is triggered once in a step.
     """
     counting = _Counting()
     TrainingConfigurator(
@@ -112,12 +116,12 @@ def train_with(job: Job, reporting: ReportingConfig = SILENT) -> None:
             max_gradient_norm=None,
             reporting=reporting,
         ),
-        task=_Train(counting),
+        task=_Train(counting, heard),
         model_provider=_Model(job),
         dataset_provider=_dataset(job),
         optimizer_provider=OptimizerBuilder(torch.optim.SGD, lr=LEARNING_RATE, fused=False),
     ).configure().train()
-    _require_all(counting, len(TRAIN_EVENTS) * job.num_steps)
+    _require_all(counting, (len(TRAIN_EVENTS) + (heard is not None)) * job.num_steps)
 
 
 def train_reporting(job: Job, folder: Path) -> None:

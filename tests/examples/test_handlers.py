@@ -1,4 +1,4 @@
-"""The examples of subscribers: a tracker, and early stopping."""
+"""The examples of subscribers: a tracker, early stopping, and a monitor of losses."""
 
 import datetime as dt
 import json
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from early_stopping import EarlyStopping
-from layout_job import ADAMW, LAYOUTS, ClassifyTask, Provider, provide_dataset
+from layout_job import ADAMW, LAYOUTS, ClassifyTask, Provider, configure, provide_dataset, record_losses
+from loss_monitor import LossMonitor
 from ranks import run_on_ranks
 from torch import distributed
 from tracker import Tracker
@@ -17,7 +18,7 @@ from d9d.core.report import Report
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig, ReportingConfig, TrainingConfig
-from d9d.loop.control import RegisterTaskEventsContext
+from d9d.loop.control import ComputeLossContext, ComputeLossResult, RegisterTaskEventsContext
 from d9d.loop.event import EventBus, subscribe_annotated
 from d9d.loop.event.catalogue.common import EventReportReadyContext
 from d9d.loop.event.catalogue.train import (
@@ -160,3 +161,65 @@ def test_early_stopping_counts_reports_since_the_best_one() -> None:
 def test_early_stopping_ignores_reports_without_its_number() -> None:
     """Reports of training and of evaluations come in turn."""
     assert judged(EarlyStopping("loss", patience=1), [1.0, 1.0, 1.0]) is None
+
+
+class MonitoredTask(ClassifyTask):
+    """Has a monitor of losses that logs every two steps, and may return NaN in one step."""
+
+    def __init__(self, nan_in: int | None = None) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._nan_in = nan_in
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        super().register_events(ctx)
+        subscribe_annotated(ctx.event_bus, LossMonitor(period_steps=2, log=self.lines.append))
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        result = super().compute_loss(ctx)
+        if ctx.stepper.current_step == self._nan_in:
+            return ComputeLossResult(loss=result.loss * float("nan"), loss_weight=1.0)
+        return result
+
+
+def train_monitored(layout: str, num_ranks: int) -> tuple[list[str], list[float]]:
+    """Train five steps; return what the monitor of this rank logs, and the losses of the steps."""
+    task = MonitoredTask()
+    trainer = configure(LAYOUTS[layout], num_ranks, task, total_steps=5)
+    losses = record_losses(trainer)
+    trainer.train()
+    return task.lines, [loss.item() for loss in losses]
+
+
+def test_the_monitor_logs_the_losses_of_its_process() -> None:
+    """Every two steps and after the last one; the mean over a step is the loss of the step."""
+    lines, losses = train_monitored("plain", 1)
+
+    assert [line.partition(":")[0] for line in lines] == ["step 2", "step 4", "step 5"]
+    assert [line.rpartition(", ")[2] for line in lines] == ["32 micro-batches", "32 micro-batches", "16 micro-batches"]
+    assert f"mean loss {losses[-1]:.4f}" in lines[-1]
+
+
+def test_in_a_pipeline_the_last_stage_has_the_monitor() -> None:
+    """The other processes have no losses, and log nothing."""
+    expected, _ = train_monitored("plain", 1)
+
+    (first, _), (second, _) = run_on_ranks(2, train_monitored, "1f1b", 2)
+
+    assert first == []
+    assert [line.partition(":")[0] for line in second] == [line.partition(":")[0] for line in expected]
+
+
+def test_the_monitor_stops_a_run_whose_loss_is_nan() -> None:
+    """The reason names the steps."""
+    task = MonitoredTask(nan_in=2)
+    trainer = configure(LAYOUTS["plain"], 1, task, total_steps=9)
+    ends: list[EventTrainClosedContext] = []
+    trainer.event_bus.subscribe(EVENT_TRAIN_CLOSED, ends.append)
+
+    trainer.train()
+
+    assert [(end.outcome, end.reason) for end in ends] == [
+        ("finished", "the loss is NaN in one of the 2 steps up to step 4")
+    ]
+    assert trainer.stepper.current_step == 5
