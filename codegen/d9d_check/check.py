@@ -1,20 +1,30 @@
 """Checks a program: reads its files, runs it, applies the rules, and says where each finding is."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from d9d_check.catalogues import Catalogues, read_catalogues, read_settings, strings_in
 from d9d_check.codes import UNCHECKED
-from d9d_check.facts import Watcher
-from d9d_check.liveness import check_liveness
+from d9d_check.divergence import Divergence
+from d9d_check.effects import Effects
+from d9d_check.facts import Watchers
+from d9d_check.lifecycle import Lifecycle
+from d9d_check.liveness import check_liveness, is_test_module
 from d9d_check.program import Program, run_program
 from d9d_check.report import Diagnostic, locate, whole_file
 from d9d_check.source import CACHE, Module, python_files, read_modules
 from d9d_check.values import Site
 
-RULES: Final[tuple[Callable[[Program], None], ...]] = (check_liveness,)
+_NOT_IN_TESTS: Final = frozenset(
+    {
+        *("d9d-target", "d9d-twice", "d9d-late", "d9d-scope", "d9d-untriggered", "d9d-recursion"),
+        *("d9d-host-sync", "d9d-collective"),
+    }
+)
+"""Tests do what is wrong on purpose, and may wait for the device."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +58,21 @@ def check(paths: Sequence[Path], *, use_cache: bool = True) -> Result:
 
 def apply_rules(modules: Sequence[Module], catalogues: Catalogues) -> Program:
     """Run a program, and apply all rules to what it does; a fault in one rule does not keep the others from running."""
-    program = run_program(modules, catalogues, Watcher())
-    for rule in RULES:
+    effects, divergence, lifecycle = Effects(), Divergence(), Lifecycle()
+    program = run_program(modules, catalogues, Watchers([effects, divergence, lifecycle]))
+    rules: list[Callable[[], None]] = [
+        functools.partial(check_liveness, program),
+        functools.partial(effects.report, program.facts),
+        functools.partial(divergence.report, program.facts),
+        functools.partial(lifecycle.report, program.facts, catalogues.moments),
+    ]
+    for rule in rules:
         try:
-            rule(program)
+            rule()
         except Exception as error:  # noqa: BLE001 -- any fault of the rule
             first = next((module for module in modules if module.is_reported), None)
             site = Site(first.key if first else "", 1, 0, 1, 0)
-            program.crashes.append((site, f"{rule.__name__} raised {type(error).__name__}: {error}"))
+            program.crashes.append((site, f"{type(error).__name__}: {error}"))
     return program
 
 
@@ -91,6 +108,7 @@ def _diagnostics(
         diagnostic
         for site, code, message in found
         if (module := by_key.get(site.module)) is not None and module.is_reported
+        if not (code in _NOT_IN_TESTS and is_test_module(module.key))
         if (diagnostic := locate(module, site, code, message)) is not None
     ]
     where = str(project / "pyproject.toml") if project is not None else "d9d"

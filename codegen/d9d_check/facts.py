@@ -59,6 +59,8 @@ class Registration:
         entry: What was run from outside.
         guards: The conditions under which it is done.
         depth: The number of calls that lead to it.
+        is_periodic: Whether the handler is called in some steps only.
+        is_on_main_only: Whether the handler is called on the main process only.
     """
 
     bus: Bus
@@ -70,17 +72,29 @@ class Registration:
     entry: "Entry"
     guards: tuple[Guard, ...]
     depth: int
+    is_periodic: bool = False
+    is_on_main_only: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Trigger:
-    """A call that triggers an event."""
+    """A call that triggers an event, or makes an emitter, which may.
+
+    Attributes:
+        bus: The bus.
+        events: The events that it may trigger.
+        site: Where the call is.
+        entry: What was run from outside.
+        guards: The conditions under which it is done.
+        is_now: Whether it triggers the event at once.
+    """
 
     bus: Bus | None
     events: frozenset[EventValue]
     site: Site
     entry: "Entry"
     guards: tuple[Guard, ...]
+    is_now: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +121,16 @@ class Entry:
         name: The function.
         owner: The class whose object stands for all.
         events: The events that a handler is subscribed to.
-        site: Where it is defined.
+        is_in_every_step: Whether the handler is called in every step.
+        is_on_main_only: Whether the handler is called on the main process only.
     """
 
     kind: str
     name: str = ""
     owner: ClassDefinition | None = None
     events: frozenset[EventValue] = frozenset()
-    site: Site | None = None
+    is_in_every_step: bool = False
+    is_on_main_only: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -128,6 +144,7 @@ class Frame:
         receiver: What `self` stands for.
         depth: The number of calls around it.
         guards: The conditions that hold here.
+        num_doubts: The loops and attempts around, whose body may not be run to its end.
         returns: What it may return.
         yields: What it may yield.
         calls: Where the calls around it are, the outermost first.
@@ -140,6 +157,7 @@ class Frame:
     receiver: Value | None = None
     depth: int = 0
     guards: list[Guard] = dataclasses.field(default_factory=list)
+    num_doubts: int = 0
     returns: set[Value] = dataclasses.field(default_factory=set)
     yields: set[Value] = dataclasses.field(default_factory=set)
     calls: tuple[Site, ...] = ()
@@ -202,6 +220,9 @@ class Watcher:
     def write(self, owner: Instance, name: str, values: Values, frame: Frame, site: Site) -> None:
         """See that an attribute of an object of the program is assigned."""
 
+    def wrote_elsewhere(self, name: str) -> None:
+        """See that an attribute of something unknown is assigned."""
+
     def tested(self, test: Values, frame: Frame, site: Site) -> None:
         """See that a condition is tested."""
 
@@ -214,11 +235,94 @@ class Watcher:
     def branched(self, guard: Guard, frame: Frame, sides: tuple[list[Any], list[Any]], ended: tuple[str, str]) -> None:
         """See what the two sides of a condition have done, and how they ended."""
 
-    def repeated(self, source: Values, frame: Frame, site: Site, done: list[Any]) -> None:
-        """See what a loop has done."""
+    def repeated(self, source: Values, items: Values, frame: Frame, done: list[Any]) -> None:
+        """See what a loop over items, or a `with` block, has done."""
 
     def finished(self, frame: Frame) -> None:
         """See that a call has ended."""
+
+
+class Watchers(Watcher):
+    """Several watchers as one; the first that knows what something returns says it.
+
+    Args:
+        watchers: The watchers.
+    """
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self._watchers = watchers
+        # These are called often, and most watchers look at few of them.
+        self._calls = [each.external_call for each in watchers if _overrides(each, "external_call")]
+        self._method_calls = [each.method_call for each in watchers if _overrides(each, "method_call")]
+        self._attributes = [each.attribute for each in watchers if _overrides(each, "attribute")]
+        self._reads = [each.read for each in watchers if _overrides(each, "read")]
+        self._tests = [each.tested for each in watchers if _overrides(each, "tested")]
+        self.names = frozenset().union(*(each.names for each in watchers))
+
+    def external_call(self, name: str, call: Call) -> Values | None:
+        """Show all of them a call."""
+        return _first([see(name, call) for see in self._calls])
+
+    def method_call(self, owner: Value, name: str, call: Call) -> Values | None:
+        """Show all of them a call."""
+        return _first([see(owner, name, call) for see in self._method_calls])
+
+    def attribute(self, owner: Value, name: str, frame: Frame, site: Site) -> Values | None:
+        """Show all of them an attribute."""
+        return _first([see(owner, name, frame, site) for see in self._attributes])
+
+    def item(self, owner: Values, index: Values, frame: Frame, site: Site) -> Values | None:
+        """Show all of them an item."""
+        return _first([each.item(owner, index, frame, site) for each in self._watchers])
+
+    def read(self, owner: Instance, name: str, frame: Frame, site: Site) -> None:
+        """Show all of them that an attribute is read."""
+        for see in self._reads:
+            see(owner, name, frame, site)
+
+    def write(self, owner: Instance, name: str, values: Values, frame: Frame, site: Site) -> None:
+        """Show all of them that an attribute is assigned."""
+        for each in self._watchers:
+            each.write(owner, name, values, frame, site)
+
+    def wrote_elsewhere(self, name: str) -> None:
+        """Show all of them that an attribute of something unknown is assigned."""
+        for each in self._watchers:
+            each.wrote_elsewhere(name)
+
+    def tested(self, test: Values, frame: Frame, site: Site) -> None:
+        """Show all of them a condition."""
+        for see in self._tests:
+            see(test, frame, site)
+
+    def shown(self, values: Values, frame: Frame, site: Site) -> None:
+        """Show all of them what is put into a text."""
+        for each in self._watchers:
+            each.shown(values, frame, site)
+
+    def branched(self, guard: Guard, frame: Frame, sides: tuple[list[Any], list[Any]], ended: tuple[str, str]) -> None:
+        """Show all of them both sides of a condition."""
+        for each in self._watchers:
+            each.branched(guard, frame, sides, ended)
+
+    def repeated(self, source: Values, items: Values, frame: Frame, done: list[Any]) -> None:
+        """Show all of them a loop."""
+        for each in self._watchers:
+            each.repeated(source, items, frame, done)
+
+    def finished(self, frame: Frame) -> None:
+        """Show all of them that a call has ended."""
+        for each in self._watchers:
+            each.finished(frame)
+
+
+def _overrides(watcher: Watcher, name: str) -> bool:
+    return getattr(type(watcher), name) is not getattr(Watcher, name)
+
+
+def _first(results: list[Values | None]) -> Values | None:
+    """Return the first result that is known."""
+    return next((each for each in results if each is not None), None)
 
 
 @dataclasses.dataclass

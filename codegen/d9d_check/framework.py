@@ -16,6 +16,7 @@ from d9d_check.values import (
     ClassValue,
     Constant,
     Container,
+    Emitter,
     EventValue,
     External,
     Function,
@@ -69,20 +70,14 @@ class Framework:
     def _tagger(self, call: Call) -> Values:
         events = frozenset(value for value in call.get(0, "event") if isinstance(value, EventValue))
         self._use(events, call.site)
-        every = {value.value for value in call.named.get("every", NONE) if isinstance(value, Constant)}
-        return frozenset(
-            {
-                Tagger(
-                    Tag(
-                        events,
-                        call.site,
-                        is_optional=_is_true(call, "optional"),
-                        is_periodic=not every <= {None, 1} or _is_true(call, "once"),
-                        is_on_main_only=_is_true(call, "main_process_only"),
-                    )
-                )
-            }
+        tag = Tag(
+            events,
+            call.site,
+            is_optional=_is_true(call, "optional"),
+            is_periodic=_is_periodic(call),
+            is_on_main_only=_is_true(call, "main_process_only"),
         )
+        return frozenset({Tagger(tag)})
 
     def _annotated(self, call: Call) -> Values:
         self._subscribe_annotated(call.get(0, "bus"), call.get(1, "target"), call.frame, call.site)
@@ -137,8 +132,12 @@ class Framework:
         for event in events:
             self._facts.event_uses.setdefault(event, set()).add(site)
 
-    def bus_method(self, bus: Bus, name: str, call: Call) -> Values:
-        """Call a method of a bus."""
+    def bus_method(self, bus: Bus | Emitter, name: str, call: Call) -> Values:
+        """Call a method of a bus, or of an emitter."""
+        if isinstance(bus, Emitter):
+            self._trigger(bus.bus, bus.events, call, is_now=True)
+            self._check_context(bus.events, call.get(0, "context"), call.site)
+            return NONE
         if name == "subscribe":
             self._subscribe(bus, call)
             return frozenset({Typed("d9d.loop.event.Subscription")})
@@ -149,17 +148,20 @@ class Framework:
             ]
             events = frozenset(value for values in given for value in values if isinstance(value, EventValue))
             self._use(events, call.site)
-            self._facts.triggers.append(Trigger(bus, events, call.site, call.frame.entry, tuple(call.frame.guards)))
+            self._trigger(bus, events, call, is_now=name != "emitter")
             if name == "emitter":
-                return frozenset({Typed("d9d.loop.event.Emitter")})
+                return frozenset({Emitter(bus, events)})
             if name == "bounded":
                 return frozenset({Bounded()})
-            self._check_context(events, call)
+            self._check_context(events, call.get(1, "context"), call.site)
         return UNKNOWN
 
-    def _check_context(self, events: frozenset[EventValue], call: Call) -> None:
+    def _trigger(self, bus: Bus, events: frozenset[EventValue], call: Call, *, is_now: bool) -> None:
+        frame = call.frame
+        self._facts.triggers.append(Trigger(bus, events, call.site, frame.entry, tuple(frame.guards), is_now))
+
+    def _check_context(self, events: frozenset[EventValue], given: Values, site: Site) -> None:
         """Report an event that carries an object of a class, and is triggered with a number or a text."""
-        given = call.get(1, "context")
         if not given or not all(isinstance(value, Constant) for value in given):
             return
         found = " or ".join(sorted({type(value.value).__name__ for value in given if isinstance(value, Constant)}))
@@ -169,7 +171,7 @@ class Framework:
                 self._facts.report(
                     "d9d-context",
                     f'{event} is triggered with "{found}", but carries "{context}": pass an object of type "{context}"',
-                    call.site,
+                    site,
                 )
 
     def _subscribe(self, bus: Bus, call: Call) -> None:
@@ -191,6 +193,8 @@ class Framework:
                     call.frame.entry,
                     tuple(call.frame.guards),
                     call.frame.depth,
+                    is_periodic=_is_periodic(call),
+                    is_on_main_only=_is_true(call, "main_process_only"),
                 )
             )
             if isinstance(handler, Unknown) and isinstance(handler.owner, Instance):
@@ -297,6 +301,12 @@ def members_of(definition: ClassDefinition) -> dict[str, Values]:
     for each in reversed(definition.ancestry):
         members |= each.members
     return members
+
+
+def _is_periodic(call: Call) -> bool:
+    """Return whether a subscription is declared for some steps only."""
+    every = {value.value if isinstance(value, Constant) else 0 for value in call.named.get("every", NONE)}
+    return not every <= {None, 1} or _is_true(call, "once")
 
 
 def _is_true(call: Call, name: str) -> bool:

@@ -55,6 +55,8 @@ _MAX_STEPS: Final = 2_000
 """Statements in one run from outside. What a longer run would still find counts as unknown."""
 _MAX_STEPS_OF_ONE: Final = 500
 """The same for a function of a module: what it calls is run from outside, too."""
+_SHORT: Final = 2
+"""Functions with so few statements, such as those that return an attribute, are always followed."""
 _HARMLESS_BASES: Final = frozenset(
     {
         *("object", "ABC", "Protocol", "Generic", "Enum", "IntEnum", "StrEnum", "NamedTuple", "TypedDict"),
@@ -295,6 +297,7 @@ class Interpreter(Memory):
             names = self.run_module(owner.key).names
             names[name] = names.get(name, NOTHING) | values
         elif not isinstance(owner, Constant | Function):
+            self.watcher.wrote_elsewhere(name)
             self.escape_all(values, frame)
 
     def _augment(self, node: Node, frame: Frame) -> str:
@@ -349,7 +352,35 @@ class Interpreter(Memory):
     def _if(self, node: Node, frame: Frame) -> str:
         _, test, body, orelse, position = node
         guard = self._guard(test, frame, frame.site(position))
+        decided = self._decided(test, frame)
+        if decided is not None:
+            return self.execute(body if decided else orelse, frame)
         return self._branches(guard, frame, lambda: self.execute(body, frame), lambda: self.execute(orelse, frame))
+
+    def _decided(self, test: Node, frame: Frame) -> bool | None:
+        """Return whether a condition on the arguments of this very call holds, if that is certain."""
+        if frame.num_doubts or frame.function is None:
+            return None
+        if test[0] == "not":
+            decided = self._decided(test[1], frame)
+            return None if decided is None else not decided
+        if test[0] == "compare" and test[1] in (["Eq"], ["NotEq"], ["Is"], ["IsNot"]):
+            sides = [self._literal(part, frame) for part in test[2]]
+            known = [side for side in sides if side is not None]
+            return None if len(known) < len(sides) else (known[0] == known[1]) == (test[1][0] in {"Eq", "Is"})
+        literal = self._literal(test, frame)
+        return None if literal is None else bool(literal.value)
+
+    @staticmethod
+    def _literal(node: Node, frame: Frame) -> Constant | None:
+        """Return the one literal that an expression of this call stands for."""
+        values: Values = NOTHING
+        if node[0] == "name":
+            values = frame.scope.names.get(node[1], NOTHING)
+        elif node[0] == "constant" and (node[1] is not None or node[2]):
+            values = frozenset({Constant(node[1])})
+        (value,) = values if len(values) == 1 else (None,)
+        return value if isinstance(value, Constant) else None
 
     def _guard(self, test: Node, frame: Frame, site: Site) -> Guard:
         values = self.evaluate(test, frame)
@@ -363,6 +394,8 @@ class Interpreter(Memory):
             return self.is_steady(test[1], self.evaluate_again(test[1], frame), frame)
         if kind in {"and", "or"}:
             return all(self.is_steady(part, self.evaluate_again(part, frame), frame) for part in test[1])
+        if kind == "compare" and all(operator in {"Is", "IsNot"} for operator in test[1]):
+            return all(self._outside.is_there(self.evaluate_again(part, frame)) for part in test[2])
         if kind == "compare":
             return all(self.is_steady(part, self.evaluate_again(part, frame), frame) for part in test[2])
         return self._outside.is_steady(values)
@@ -408,21 +441,24 @@ class Interpreter(Memory):
         return FALLS
 
     def _for(self, node: Node, frame: Frame) -> str:
-        _, target, source, body, orelse, position = node
+        _, target, source, body, orelse, position = node  # noqa: RUF059
         values = self.evaluate(source, frame)
-        self._loop(target, values, frame, frame.site(position), lambda: self.execute(body, frame))
+        self._loop(target, values, frame, lambda: self.execute(body, frame))
         return self.execute(orelse, frame)
 
-    def _loop(self, target: Node, source: Values, frame: Frame, site: Site, body: Callable[[], object]) -> None:
+    def _loop(self, target: Node, source: Values, frame: Frame, body: Callable[[], object]) -> None:
         """Run a body once for each item, or once for all where the items are not known one by one."""
         guards, trace = frame.guards, frame.trace
         frame.trace = []
         before = dict(frame.scope.names)
-        for item in self.iterated(source):
+        items = self.iterated(source)
+        frame.num_doubts += 1
+        for item in items:
             self.assign(target, item, frame)
             body()
             frame.guards = [*guards, *(each for each in frame.guards[len(guards) :] if not each.ends_with_loop)]
-        self.watcher.repeated(source, frame, site, frame.trace)
+        frame.num_doubts -= 1
+        self.watcher.repeated(source, self.elements(source), frame, frame.trace)
         frame.trace = [*trace, *frame.trace]
         after = dict(frame.scope.names)
         for name, values in before.items():
@@ -439,7 +475,7 @@ class Interpreter(Memory):
             frame.guards = [each for each in frame.guards if not each.ends_with_loop]
         else:
             self._branches(guard, frame, lambda: self.execute(body, frame))
-        self.watcher.repeated(guard.test, frame, guard.site, frame.trace)
+        self.watcher.repeated(guard.test, NOTHING, frame, frame.trace)
         frame.trace = [*trace, *frame.trace]
         return self.execute(orelse, frame)
 
@@ -453,9 +489,7 @@ class Interpreter(Memory):
             if target is not None:
                 self.assign(target, entered, frame)
         outcome = self.execute(node[2], frame)
-        position = _position(node[1][0][0]) if node[1] else None
-        if position is not None:
-            self.watcher.repeated(frozenset(managers), frame, frame.site(position), frame.trace)
+        self.watcher.repeated(frozenset(managers), NOTHING, frame, frame.trace)
         frame.trace = [*trace, *frame.trace]
         return outcome
 
@@ -475,7 +509,9 @@ class Interpreter(Memory):
     def _try(self, node: Node, frame: Frame) -> str:
         _, body, handlers, orelse, final = node
         before = dict(frame.scope.names)
+        frame.num_doubts += 1 if handlers else 0
         outcome = self.execute(body, frame) or self.execute(orelse, frame)
+        frame.num_doubts -= 1 if handlers else 0
         ends = [dict(frame.scope.names)] if not outcome else []
         outcomes = [outcome]
         for kind, name, block in handlers:
@@ -856,7 +892,10 @@ class Interpreter(Memory):
             )
         if all(operator in {"In", "NotIn"} for operator in node[1]):
             return self._combined([part - frozenset(each for each in part if _is_tensor(each)) for part in parts])
-        return self._combined(parts)
+        return frozenset(
+            Tensor(value.is_on_host, is_mask=True) if isinstance(value, Tensor) else value
+            for value in self._combined(parts)
+        )
 
     def _combined(self, parts: Iterable[Values]) -> Values:
         """Return what is computed from values: it differs or varies as they do, and tensors give tensors."""
@@ -896,7 +935,7 @@ class Interpreter(Memory):
                     inner.guards = [*inner.guards, Guard(guard.test, guard.site, guard.is_steady, ends_with_loop=True)]
                 run(number + 1)
 
-            self._loop(target, self.evaluate(source, inner), inner, inner.site(_position(source) or position), body)
+            self._loop(target, self.evaluate(source, inner), inner, body)
 
         run(0)
         frame.trace += inner.trace
@@ -1041,7 +1080,10 @@ class Interpreter(Memory):
         definition = function.definition
         if frame.depth:
             self.facts.called.add(definition)
-        is_followed = self._num_decorating or self.relevance.has(definition) or self._matters(_all(arguments, named))
+        is_short = definition.name == "__init__" or len(definition.facts["body"]) <= _SHORT
+        is_followed = (
+            is_short or self._num_decorating or self.relevance.has(definition) or self._matters(_all(arguments, named))
+        )
         if not is_followed:
             return self.annotated_result(function, UNKNOWN)
         if frame.depth >= _MAX_DEPTH or frame.stack.count(definition) > 1:
@@ -1055,6 +1097,7 @@ class Interpreter(Memory):
             _first(arguments[0]) if arguments and function.owner is not None else frame.receiver,
             frame.depth + 1,
             frame.guards,
+            frame.num_doubts,
             calls=(*frame.calls, site),
             stack=(*frame.stack, definition),
         )

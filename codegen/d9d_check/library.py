@@ -122,12 +122,15 @@ class Library:
         given = call.get(1, "name")
         names = [value.value for value in given if isinstance(value, Constant) and isinstance(value.value, str)]
         found: set[Value] = set()
+        has_default = len(call.arguments) > 2  # noqa: PLR2004 -- an object, a name and a default
+        call.frame.num_doubts += has_default
         for owner in call.get(0, "object"):
             if len(names) == len(given):
                 for name in names:
                     found |= self._run.get_attribute(owner, name, call.frame, call.site)
             else:
                 found.add(Unknown(owner if isinstance(owner, Instance) else None))
+        call.frame.num_doubts -= has_default
         return frozenset(found) | call.get(2, "default") or UNKNOWN
 
     def _setattr(self, call: Call) -> Values:

@@ -64,9 +64,12 @@ class _Liveness:
         self._open = {bus for _, bus in self._facts.open_buses}
         self._triggered = {trigger.bus for trigger in self._facts.triggers}
         self._counted = [each for each in self._facts.registrations if self._counts(each)]
-        self._registered: set[Definition] = {
-            definition for each in self._counted if (definition := _definition(each)) is not None
-        }
+        self._of_function: dict[Definition, list[Registration]] = {}
+        for each in self._counted:
+            definition = _definition(each)
+            if definition is not None:
+                self._of_function.setdefault(definition, []).append(each)
+        self._registered = set(self._of_function)
         self._dead = {
             definition
             for each in self._facts.registrations
@@ -168,8 +171,8 @@ class _Liveness:
             return {}
         registered = {
             function
-            for each in self._counted
-            if (function := _definition(each)) in tagged and self._is_for(each, definition)
+            for function in tagged
+            if any(self._is_for(each, definition) for each in self._of_function.get(function, ()))
         }
         registered |= {function for entry, function in self._facts.mentioned if entry.owner is definition}
         return {function: tags for function, tags in tagged.items() if function not in registered}
@@ -248,7 +251,7 @@ class _Liveness:
         kinds = {definition, *below}
         if function in self._dead:
             return True
-        counted = [each for each in self._counted if _definition(each) is function]
+        counted = self._of_function.get(function, [])
         certain = [each for each in counted if not self._is_by_unknown_caller(each)]
         if certain or function in self._facts.called or any(each is function for _, each in self._facts.mentioned):
             return False
@@ -428,7 +431,9 @@ class _Liveness:
             is_one = isinstance(handler, Function) or (
                 isinstance(handler, Method) and isinstance(handler.receiver, Instance) and handler.receiver.site is None
             )
-            if not is_one or each.guards or len(each.events) != 1:
+            # A bus takes a handler as often as it is subscribed by hand; the loop refuses that when it is configured.
+            is_refused = each.tag is not None or each.entry.kind == "register"
+            if not is_one or each.guards or len(each.events) != 1 or not is_refused:
                 continue
             (event,) = each.events
             function = _definition(each)
@@ -439,7 +444,7 @@ class _Liveness:
                 later, other = (each, first) if each.depth <= first.depth else (first, each)
                 self._facts.report(
                     "d9d-twice",
-                    f'Handler "{function.name}" of {event} is subscribed twice on one bus, which raises a ValueError: '
+                    f'Handler "{function.name}" of {event} is subscribed twice on one bus, which is refused: '
                     f"remove this call or the one in line {other.site.line}",
                     later.site,
                 )
@@ -524,7 +529,7 @@ class _Liveness:
         for trigger in self._facts.triggers:
             for event in trigger.entry.events & trigger.events:
                 found = by_name.get((trigger.entry.name, event), set())
-                if trigger.entry.kind == "handler" and trigger.bus in found and not trigger.guards:
+                if trigger.entry.kind == "handler" and trigger.is_now and trigger.bus in found and not trigger.guards:
                     self._facts.report(
                         "d9d-recursion",
                         f'Handler "{trigger.entry.name}" of {event} triggers this event again, without end: trigger '

@@ -22,6 +22,7 @@ from d9d_check.values import (
     Constant,
     Container,
     Differs,
+    Emitter,
     EventType,
     EventValue,
     External,
@@ -41,8 +42,12 @@ from d9d_check.values import (
     Unknown,
     Value,
     Values,
+    Varies,
 )
 
+_MODULES: Final = frozenset({"torch.nn.Module", "torch.nn.modules.module.Module"})
+_STACKS: Final = frozenset({"contextlib.ExitStack", "contextlib.AsyncExitStack"})
+_TENSORS_OF_MODULES: Final = frozenset({"parameters", "buffers", "named_parameters", "named_buffers"})
 _RUNS: Final = {"Trainer": "train", "Inference": "inference"}
 _REGISTRATION_CONTEXTS: Final = frozenset({"RegisterTaskEventsContext", "RegisterModelEventsContext"})
 _NOT_FUNCTIONS: Final = frozenset(
@@ -284,6 +289,12 @@ class Outside:
             )
         )
 
+    @staticmethod
+    def is_there(values: Values) -> bool:
+        """Return whether a value is `None` in every step, or in none."""
+        is_none = {value == Constant(None) for value in values}
+        return len(is_none) == 1 and not any(isinstance(value, Unknown | Varies | Attribute) for value in values)
+
     # Calls
 
     def call(self, callee: Value, call: Call) -> Values:
@@ -354,7 +365,7 @@ class Outside:
 
     def _call_method(self, callee: Attribute, call: Call) -> Values:
         owner, name = callee.owner, callee.name
-        if isinstance(owner, Bus):
+        if isinstance(owner, Bus | Emitter):
             return self._framework.bus_method(owner, name, call)
         seen = self._run.watcher.method_call(owner, name, call)
         if seen is not None:
@@ -374,26 +385,40 @@ class Outside:
 
     def _call_typed(self, owner: Typed, name: str, call: Call) -> Values:
         if owner.name.startswith("d9d."):
-            kind = canonical(owner.name)
-            if kind.endswith("Configurator") and name == "configure":
+            if name == "configure" and owner.name.endswith("Configurator"):
                 return frozenset({Typed(owner.name.removesuffix("Configurator"))})
             if name == "register_events":
                 self._run.escape_all(call.everything(), call.frame)
-            return UNKNOWN
-        if owner.name in {"contextlib.ExitStack", "contextlib.AsyncExitStack"}:
-            if name == "enter_context" and call.arguments:
-                return call.arguments[0]
-            if name == "push" and any(isinstance(value, Bounded) for value in call.arguments[0] if call.arguments):
-                self._facts.report(
-                    "d9d-pair",
-                    '"push" only calls what ends the block, so the event that begins it is never triggered: use '
-                    '"enter_context"',
-                    call.site,
-                )
-            return UNKNOWN
-        if not owner.name.startswith(INERT):
+        elif owner.name in _MODULES:
+            return self._call_module(owner, name, call)
+        elif owner.name in _STACKS:
+            return self._call_stack(name, call)
+        elif not owner.name.startswith(INERT):
             self._run.escape_all(call.everything(), call.frame)
         return UNKNOWN
+
+    def _call_module(self, module: Typed, name: str, call: Call) -> Values:
+        """Call a method of a module of torch."""
+        if name in {"modules", "children"}:
+            return self._run.new_container("iterator", call.site, call.frame, [], frozenset({module}))
+        if name not in _TENSORS_OF_MODULES:
+            return UNKNOWN
+        tensor: Values = frozenset({Tensor()})
+        if name.startswith("named"):
+            texts: Values = frozenset({Typed("builtins.str")})
+            tensor = self._run.new_container("tuple", Site(*call.site[:4], -1), call.frame, [texts, tensor], NOTHING)
+        return self._run.new_container("iterator", call.site, call.frame, [], tensor)
+
+    def _call_stack(self, name: str, call: Call) -> Values:
+        """Call a method of an `ExitStack`."""
+        if name == "push" and any(isinstance(value, Bounded) for value in call.get(0, "exit")):
+            self._facts.report(
+                "d9d-pair",
+                '"push" only calls what ends the block, so the event that begins it is never triggered: use '
+                '"enter_context"',
+                call.site,
+            )
+        return call.get(0, "cm") if name == "enter_context" else UNKNOWN
 
 
 def _are_functions(values: Values) -> bool:

@@ -71,6 +71,8 @@ class _Runner:
                 site = function.definition.site
                 self._guarded(site, functools.partial(self._run_function, function))
 
+        self._run_subscribed()
+
     def _guarded(self, site: Site, run: Callable[[], object]) -> None:
         """Run something; a fault of this package must not keep it from checking the rest."""
         try:
@@ -112,12 +114,47 @@ class _Runner:
     def _is_run(self, function: Function, owner: ClassDefinition | None) -> bool:
         """Return whether a function is worth a run from outside."""
         is_own = owner is not None and owner in self.interpreter.facts.subscribers
-        return is_own or self.interpreter.relevance.has(function.definition)
+        return is_own or self.interpreter.relevance.leads(function.definition)
 
     def _run_handler(self, handler: Function | Method, owner: ClassDefinition | None, function: Function) -> None:
         events = frozenset(event for tag in function.tags for event in tag.events)
-        entry = Entry("handler", function.definition.name, owner, events)
+        often = frozenset(event for tag in function.tags for event in tag.events if not tag.is_periodic)
+        entry = Entry(
+            "handler",
+            function.definition.name,
+            owner,
+            events,
+            is_in_every_step=self._repeats(often) and not function.is_opaque,
+            is_on_main_only=bool(function.tags) and all(tag.is_on_main_only for tag in function.tags),
+        )
         self.interpreter.run(handler, entry, [self._context_of(events)])
+
+    def _repeats(self, events: frozenset[EventValue]) -> bool:
+        """Return whether one of some events happens in every step."""
+        moments = [self._catalogues.moments.get(event.name) for event in events]
+        return any(moment is not None and moment.repeats for moment in moments)
+
+    def _run_subscribed(self) -> None:
+        """Run the handlers that are subscribed by hand, as the bus calls them."""
+        done: set[tuple[object, frozenset[EventValue]]] = set()
+        for each in list(self.interpreter.facts.registrations):
+            handler = each.handler
+            function = handler.function if isinstance(handler, Method) else handler
+            if each.tag is not None or not isinstance(function, Function) or (function.definition, each.events) in done:
+                continue
+            done.add((function.definition, each.events))
+            receiver = handler.receiver if isinstance(handler, Method) else None
+            owner = receiver.definition if isinstance(receiver, Instance) else each.entry.owner
+            entry = Entry(
+                "handler",
+                function.definition.name,
+                owner,
+                each.events,
+                is_in_every_step=self._repeats(each.events) and not (each.is_periodic or function.is_opaque),
+                is_on_main_only=each.is_on_main_only,
+            )
+            run = functools.partial(self.interpreter.run, handler, entry, [self._context_of(each.events)])
+            self._guarded(function.definition.site, run)
 
     def _context_of(self, events: frozenset[EventValue]) -> Values:
         found: Values = frozenset()

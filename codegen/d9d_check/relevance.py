@@ -26,15 +26,20 @@ class Relevance:
         self._modules = modules
         self._watched = {*_OF_THE_BUS, *watched}
         self._knowing = self._modules_that_know()
+        self._leading: set[str] = set(_OF_THE_BUS)
         self._names: set[str] = set()
         self.add(())
 
     def add(self, names: Iterable[str]) -> None:
         """Add names that lead to a bus, such as those of classes with handlers."""
+        self._leading = self._spread({*self._leading, *names})
+        self._names = self._spread({*self._watched, *self._leading})
+
+    def _spread(self, relevant: set[str]) -> set[str]:
+        """Return names, and those of the functions that lead to one of them."""
         functions = [
             function for key in self._knowing for function in (self._modules[key].summary or {}).get("functions", ())
         ]
-        relevant = {*self._watched, *self._names, *names}
         while True:
             found = {
                 _called_as(function)
@@ -42,9 +47,12 @@ class Relevance:
                 if not relevant.isdisjoint(function["mentions"]) and _called_as(function) not in relevant
             }
             if not found:
-                break
+                return relevant
             relevant |= found
-        self._names = relevant
+
+    def leads(self, definition: Definition) -> bool:
+        """Return whether a function leads to a bus."""
+        return definition.module in self._knowing and not self._leading.isdisjoint(definition.facts["mentions"])
 
     def has(self, definition: Definition) -> bool:
         """Return whether a function leads to something that rules watch."""

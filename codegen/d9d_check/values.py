@@ -70,9 +70,11 @@ class Tensor(Value):
 
     Attributes:
         is_on_host: Whether reading it does not wait for the device.
+        is_mask: Whether it is the result of a comparison.
     """
 
     is_on_host: bool = False
+    is_mask: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +148,19 @@ class Bus(Value):
     site: Site | None = None
     is_own: bool = False
     is_configured: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Emitter(Value):
+    """What `bus.emitter(event)` returns.
+
+    Attributes:
+        bus: The bus.
+        events: The events that it may trigger.
+    """
+
+    bus: Bus
+    events: frozenset[EventValue]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,6 +126,12 @@ class WrongContexts(Registering):
     def two(self, ctx: "EventStepContext") -> None: ...
 
 
+# E[d9d-handler]: Handler "wrong_function" of EVENT_TRAIN_STEP_POST ("train.step.post") takes
+#   "EventTrainReadyContext", but the event carries "EventStepContext": annotate "moment" with "EventStepContext"
+@subscribe(EVENT_TRAIN_STEP_POST)
+def wrong_function(moment: EventTrainReadyContext) -> None: ...
+
+
 class RightContexts(Registering):
     @subscribe(EVENT_TRAIN_READY)
     @subscribe(EVENT_TRAIN_STEP_POST)

@@ -18,7 +18,7 @@ class WrongSuperAndSelf(Parent):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         super().register_events(ctx)
         # E[d9d-twice]: Handler "count" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one bus,
-        #   which raises a ValueError: remove this call or the one in line 14
+        #   which is refused: remove this call or the one in line 14
         subscribe_annotated(ctx.event_bus, self)
 
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -29,7 +29,7 @@ class WrongTagAndHand(TrainTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         subscribe_annotated(ctx.event_bus, self)
         # E[d9d-twice]: Handler "count" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one bus,
-        #   which raises a ValueError: remove this call or the one in line 30
+        #   which is refused: remove this call or the one in line 30
         ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self.count)
 
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -39,11 +39,15 @@ class WrongTagAndHand(TrainTask):
 def handler(ctx: EventStepContext) -> None: ...
 
 
-def wrong_function(bus: EventBus) -> None:
-    bus.subscribe(EVENT_TRAIN_STEP_PRE, handler)
-    # E[d9d-twice]: Handler "handler" of EVENT_TRAIN_STEP_PRE ("train.step.pre") is subscribed twice on one bus,
-    #   which raises a ValueError: remove this call or the one in line 43
-    bus.subscribe(EVENT_TRAIN_STEP_PRE, handler)
+class WrongFunction(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        self._attach(ctx.event_bus)
+        # E[d9d-twice]: Handler "handler" of EVENT_TRAIN_STEP_PRE ("train.step.pre") is subscribed twice on one bus,
+        #   which is refused: remove this call or the one in line 50
+        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, handler)
+
+    def _attach(self, bus: EventBus) -> None:
+        bus.subscribe(EVENT_TRAIN_STEP_PRE, handler)
 
 
 class RightAlternatives(TrainTask):
@@ -71,3 +75,8 @@ class RightTwoEvents(TrainTask):
 def right_two_buses(one: EventBus, other: EventBus) -> None:
     one.subscribe(EVENT_TRAIN_STEP_PRE, handler)
     other.subscribe(EVENT_TRAIN_STEP_PRE, handler)
+
+
+def right_two_handles(bus: EventBus) -> None:
+    bus.subscribe(EVENT_TRAIN_STEP_PRE, handler)
+    bus.subscribe(EVENT_TRAIN_STEP_PRE, handler)

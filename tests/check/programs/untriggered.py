@@ -1,5 +1,6 @@
 """Events of a program that nothing triggers, and events that end in themselves."""
 
+import functools
 import threading
 
 from d9d.loop.control import RegisterTaskEventsContext, TrainTask
@@ -63,6 +64,42 @@ class WrongContext(Registering):
         # E[d9d-context]: EVENT_ROUND ("user.round") is triggered with "int", but carries "EventStepContext": pass
         #   an object of type "EventStepContext"
         threading.Thread(target=self._bus.trigger, args=(EVENT_ROUND, 3)).start()
+
+
+class WrongBlock(Registering):
+    @subscribe(EVENT_PRE)
+    def on_begin(self, ctx: EventStepContext) -> None:
+        # E[d9d-recursion]: Handler "on_begin" of EVENT_PRE ("user.block.pre") triggers this event again, without
+        #   end: trigger another event, or call what it should do
+        with self._bus.bounded(EVENT_PRE, EVENT_POST, ctx):
+            print("inside")
+
+
+class WrongEmitter(Registering):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        super().register_events(ctx)
+        self._round = ctx.event_bus.emitter(EVENT_ROUND)
+
+    @subscribe(EVENT_ROUND)
+    def on_round_too(self, ctx: EventStepContext) -> None:
+        # E[d9d-recursion]: Handler "on_round_too" of EVENT_ROUND ("user.round") triggers this event again, without
+        #   end: trigger another event, or call what it should do
+        self._round.call(ctx)
+
+    def announce(self) -> None:
+        # E[d9d-context]: EVENT_ROUND ("user.round") is triggered with "str", but carries "EventStepContext": pass
+        #   an object of type "EventStepContext"
+        self._round.call("begin")
+        later = functools.partial(self._bus.trigger, EVENT_ROUND)
+        # E[d9d-context]: EVENT_ROUND ("user.round") is triggered with "float", but carries "EventStepContext": pass
+        #   an object of type "EventStepContext"
+        later(0.5)
+
+
+class RightEmitter(Registering):
+    @subscribe(EVENT_ROUND)
+    def on_round_at_last(self, ctx: EventStepContext) -> None:
+        self.emitter = self._bus.emitter(EVENT_ROUND)
 
 
 class Right(Registering):

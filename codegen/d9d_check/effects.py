@@ -1,0 +1,257 @@
+"""What tensors do, and what makes the host wait for the device: a handler of every step must not."""
+
+import dataclasses
+from typing import Final
+
+from d9d_check.facts import Call, Entry, Facts, Frame, Watcher
+from d9d_check.values import (
+    NONE,
+    NOTHING,
+    UNKNOWN,
+    Attribute,
+    Constant,
+    Differs,
+    Site,
+    Steady,
+    Tensor,
+    Typed,
+    Unknown,
+    Value,
+    Values,
+    Varies,
+)
+
+_MODULE: Final = "torch.nn.Module"
+_WAITING_METHODS: Final = frozenset({"item", "tolist", "cpu", "numpy"})
+_SEARCHES: Final = frozenset({"nonzero", "unique", "masked_select", "allclose", "equal", "argwhere", "is_nonzero"})
+"""Functions and methods whose result depends on what is in the tensor, so that the host must see it."""
+_STEADY_ATTRIBUTES: Final = frozenset(
+    {"shape", "ndim", "device", "dtype", "requires_grad", "is_leaf", "is_cuda", "layout", "names"}
+)
+_STEADY_METHODS: Final = frozenset({"size", "dim", "numel", "ndimension", "stride", "is_contiguous", "element_size"})
+_FACTORIES: Final = frozenset(
+    {
+        *("tensor", "as_tensor", "from_numpy", "scalar_tensor", "zeros", "ones", "empty", "full", "eye", "arange"),
+        *("linspace", "logspace", "rand", "randn", "randint", "randperm", "get_rng_state"),
+    }
+)
+_CONVERSIONS: Final = frozenset({"float", "int", "bool", "str", "repr", "format"})
+_LOG_METHODS: Final = frozenset({"info", "warning", "error", "critical", "exception", "log"})
+_WRITER_METHODS: Final = frozenset({"add_scalar", "add_scalars", "add_histogram", "add_image", "add_text"})
+_METHODS_OF_MODULES: Final = frozenset(
+    {
+        *("parameters", "buffers", "named_parameters", "named_buffers"),
+        *("modules", "children", "named_modules", "named_children", "state_dict", "forward"),
+    }
+)
+_STEPPER: Final = "d9d.core.stepper.Stepper"
+_OF_STEPPER: Final[dict[str, Values]] = {
+    "current_step": frozenset({Varies()}),
+    "is_last": frozenset({Varies()}),
+    "is_finished": frozenset({Varies()}),
+    "total_steps": frozenset({Steady()}),
+}
+_IN_EVERY_STEP: Final = frozenset({"compute_loss", "build_forward_inputs"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """A place where the host waits for the device.
+
+    Attributes:
+        what: What it does, for messages.
+        site: Where.
+        entry: What was run from outside.
+        is_certain: Whether it does so each time that the handler is called.
+    """
+
+    what: str
+    site: Site
+    entry: Entry
+    is_certain: bool
+
+
+class Effects(Watcher):
+    """Sees what is done with tensors."""
+
+    names = frozenset(
+        {
+            *(_WAITING_METHODS | _SEARCHES | _WRITER_METHODS | {"synchronize", "to", "is_due"}),
+            *("info", "warning", "error", "print", "format", "float", "int"),
+        }
+    )
+
+    def __init__(self) -> None:
+        self.waits: list[Wait] = []
+
+    def _wait(self, what: str, frame: Frame, site: Site) -> None:
+        is_certain = all(guard.is_steady for guard in frame.guards)
+        self.waits.append(Wait(what, site, frame.entry, is_certain))
+
+    # Attributes and items
+
+    def attribute(self, owner: Value, name: str, frame: Frame, site: Site) -> Values | None:  # noqa: ARG002 -- the signature of Watcher
+        """Return attributes of tensors, modules and steppers."""
+        if isinstance(owner, Tensor):
+            if name in _STEADY_ATTRIBUTES:
+                return frozenset({Steady()})
+            return frozenset({Tensor(owner.is_on_host)}) if name in {"grad", "data", "T", "mT", "real"} else None
+        if isinstance(owner, Typed) and owner.name == _STEPPER:
+            return _OF_STEPPER.get(name)
+        # A submodule, a parameter or a buffer; what it really is cannot be seen.
+        module = owner.owner if isinstance(owner, Attribute) else owner
+        is_part = isinstance(module, Typed) and _is_module(module) and name not in _METHODS_OF_MODULES
+        return frozenset({Attribute(module, name)}) if is_part else None
+
+    def item(self, owner: Values, index: Values, frame: Frame, site: Site) -> Values | None:
+        """See a mask; return items of tensors and of shapes."""
+        tensors = [value for value in owner if isinstance(value, Tensor)]
+        if tensors:
+            is_masked = any(isinstance(value, Tensor) and value.is_mask for value in index)
+            if is_masked and not all(tensor.is_on_host for tensor in tensors):
+                self._wait("selects from a tensor with a mask", frame, site)
+            return frozenset({Tensor(all(tensor.is_on_host for tensor in tensors))})
+        return frozenset({Steady()}) if owner and all(isinstance(value, Steady) for value in owner) else None
+
+    # Calls
+
+    def method_call(self, owner: Value, name: str, call: Call) -> Values | None:
+        """See a call of a method of a tensor, a module, a logger or a writer."""
+        if isinstance(owner, Tensor):
+            return self._tensor_method(owner, name, call)
+        if isinstance(owner, Typed):
+            return self._typed_method(owner, name, call)
+        if name == "item" and not call.arguments and isinstance(owner, Unknown):
+            self._wait('calls ".item()" on a tensor', call.frame, call.site)
+            return UNKNOWN
+        if name == "format" and isinstance(owner, Constant):
+            self._shown(call, "formats a tensor")
+        return None
+
+    def _tensor_method(self, tensor: Tensor, name: str, call: Call) -> Values:
+        if name in _STEADY_METHODS:
+            return frozenset({Steady()})
+        if name == "to" and _names_the_host(call):
+            if not tensor.is_on_host and Constant(value=True) not in call.named.get("non_blocking", NOTHING):
+                self._wait('calls ".to(...)" to move a tensor to the host', call.frame, call.site)
+            return frozenset({Tensor(is_on_host=True)})
+        if tensor.is_on_host:
+            return UNKNOWN if name in _WAITING_METHODS - {"cpu"} else frozenset({tensor})
+        if name in _WAITING_METHODS or name in _SEARCHES:
+            self._wait(f'calls ".{name}()" on a tensor', call.frame, call.site)
+        if any(isinstance(value, Tensor) and not value.is_on_host for value in call.named.get("alpha", NOTHING)):
+            self._wait(f'passes a tensor as the number "alpha" of ".{name}()"', call.frame, call.site)
+        if name == "cpu":
+            return frozenset({Tensor(is_on_host=True)})
+        return UNKNOWN if name in {"item", "tolist", "numpy", "equal", "allclose"} else frozenset({Tensor()})
+
+    def _typed_method(self, owner: Typed, name: str, call: Call) -> Values | None:
+        if owner.name == _STEPPER and name == "is_due":
+            return (
+                frozenset({Steady()})
+                if call.get(0, "period_steps") == frozenset({Constant(1)})
+                else frozenset({Varies()})
+            )
+        if _is_module(owner) and name in {"item", "tolist"}:  # a parameter or a buffer of it
+            self._wait(f'calls ".{name}()" on a tensor', call.frame, call.site)
+        if name == "synchronize" and owner.name.startswith("torch."):
+            self._wait('calls ".synchronize()"', call.frame, call.site)
+        if owner.name == "logging.Logger" and name in _LOG_METHODS:
+            self._shown(call, "logs a tensor")
+        if owner.name.rpartition(".")[2] == "SummaryWriter" and name in _WRITER_METHODS:
+            self._shown(call, f'passes a tensor to ".{name}()"')
+        return None
+
+    def external_call(self, name: str, call: Call) -> Values | None:
+        """See a call of a function of torch, of logging, or of Python itself."""
+        module, _, last = name.rpartition(".")
+        if module == "builtins":
+            return self._builtin(last, call)
+        if module == "logging" and last in _LOG_METHODS:
+            self._shown(call, "logs a tensor")
+        if name == "logging.getLogger":
+            return frozenset({Typed("logging.Logger")})
+        if not name.startswith("torch.") or module.startswith("torch.distributed"):
+            return None
+        if last == "synchronize":
+            self._wait(f'calls "{name}"', call.frame, call.site)
+            return NONE
+        if module == "torch" and last in _FACTORIES:
+            return frozenset({Tensor(is_on_host="device" not in call.named)})
+        return self._torch_function(name, last, call)
+
+    def _torch_function(self, name: str, last: str, call: Call) -> Values | None:
+        tensors = [value for value in call.everything() if isinstance(value, Tensor)]
+        if not tensors:
+            return None
+        is_on_host = all(tensor.is_on_host for tensor in tensors)
+        if not is_on_host and (last in _SEARCHES or name == "torch.save"):
+            self._wait(f'calls "{name}" on a tensor', call.frame, call.site)
+        if last in {"is_tensor", "is_floating_point", "numel"}:
+            return frozenset({Steady()})
+        return UNKNOWN if last in {"equal", "allclose", "save"} else frozenset({Tensor(is_on_host)})
+
+    def _builtin(self, name: str, call: Call) -> Values | None:
+        given = call.everything()
+        has_tensor = any(isinstance(value, Tensor) and not value.is_on_host for value in given)
+        kept = frozenset(value for value in given if isinstance(value, Differs | Varies))
+        if name == "print" and has_tensor:
+            self._wait("prints a tensor", call.frame, call.site)
+        elif name in _CONVERSIONS and has_tensor:
+            self._wait(f'calls "{name}()" on a tensor', call.frame, call.site)
+        elif name in {"max", "min"} and has_tensor and len(call.arguments) > 1:
+            self._wait(f'calls "{name}()" on tensors, which compares them', call.frame, call.site)
+        elif name in {"abs", "sum", "round", "pow"} and has_tensor:
+            return frozenset({Tensor()})
+        if name in {"isinstance", "hasattr", "callable", "issubclass"}:
+            return frozenset({Steady()})
+        if name in _CONVERSIONS | {"max", "min", "abs", "len", "sum", "round", "any", "all"}:
+            return kept or UNKNOWN
+        return None
+
+    def _shown(self, call: Call, what: str) -> None:
+        if any(isinstance(value, Tensor) and not value.is_on_host for value in call.everything()):
+            self._wait(what, call.frame, call.site)
+
+    # What Python does by itself
+
+    def tested(self, test: Values, frame: Frame, site: Site) -> None:
+        """See that the truth of a tensor is tested."""
+        if any(isinstance(value, Tensor) and not value.is_on_host for value in test):
+            self._wait("tests whether a tensor is true", frame, site)
+
+    def shown(self, values: Values, frame: Frame, site: Site) -> None:
+        """See that a tensor is put into a text."""
+        if any(isinstance(value, Tensor) and not value.is_on_host for value in values):
+            self._wait("formats a tensor", frame, site)
+
+    # The rule
+
+    def report(self, facts: Facts) -> None:
+        """Report the waits of handlers of events that happen in every step, and of what a task does in every step."""
+        seen: set[Site] = set()
+        for wait in self.waits:
+            entry = wait.entry
+            is_method = entry.kind == "method" and entry.name in _IN_EVERY_STEP and entry.owner in facts.subscribers
+            if not (wait.is_certain and (entry.is_in_every_step or is_method)) or wait.site in seen:
+                continue
+            seen.add(wait.site)
+            events = " and ".join(sorted(map(str, entry.events)))
+            subject = f'Handler "{entry.name}" of {events}' if entry.events else f'"{entry.name}"'
+            facts.report(
+                "d9d-host-sync",
+                f"{subject} {wait.what} in every step, so each step waits for the device: do it only every N steps, as "
+                'under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"',
+                wait.site,
+            )
+
+
+def _is_module(value: Typed) -> bool:
+    return value.name in {_MODULE, "torch.nn.modules.module.Module"}
+
+
+def _names_the_host(call: Call) -> bool:
+    """Return whether `to` moves a tensor to the host."""
+    given = [*call.arguments, call.named.get("device", NOTHING)]
+    words = {value.value for values in given for value in values if isinstance(value, Constant)}
+    return "cpu" in words

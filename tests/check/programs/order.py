@@ -1,0 +1,107 @@
+"""Attributes that are read before the handler that assigns them has run."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from d9d.loop.control import CreateMetricsContext, RegisterTaskEventsContext, TrainTask
+from d9d.loop.event import subscribe, subscribe_annotated
+from d9d.loop.event.catalogue.common import (
+    EventConfigurationStartedContext,
+    EventModelStagesReadyContext,
+    EventStepContext,
+)
+from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_CONFIG_STARTED,
+    EVENT_TRAIN_MODEL_STAGES_READY,
+    EVENT_TRAIN_OPTIMIZER_READY,
+    EVENT_TRAIN_STEP_POST,
+    EVENT_TRAIN_STEP_PRE,
+    EventOptimizerReadyContext,
+)
+
+
+class Registering(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+
+
+class WrongThroughHelper(Registering):
+    optimizer: Any
+
+    @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)
+    def on_model(self, ctx: EventModelStagesReadyContext) -> None:
+        print(self._entries())
+
+    def _entries(self) -> int:
+        # E[d9d-order]: Handler "on_model" of EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages")
+        #   reads "self.optimizer", which is assigned only later in the run, by handler "on_optimizer" of
+        #   EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer"): assign it in "__init__" too, or in the
+        #   handler of an earlier event
+        return len(self.optimizer.state_dict())
+
+    @subscribe(EVENT_TRAIN_OPTIMIZER_READY)
+    def on_optimizer(self, ctx: EventOptimizerReadyContext) -> None:
+        self.optimizer = ctx.optimizer
+
+
+@dataclasses.dataclass
+class WrongDataclass(Registering):
+    period: int = 10
+
+    @subscribe(EVENT_TRAIN_STEP_PRE)
+    def before(self, ctx: EventStepContext) -> None:
+        # E[d9d-order]: Handler "before" of EVENT_TRAIN_STEP_PRE ("train.step.pre") reads "self.seconds", which is
+        #   assigned only later in the run, by handler "after" of EVENT_TRAIN_STEP_POST ("train.step.post"): assign it
+        #   in "__init__" too, or in the handler of an earlier event
+        print(self.seconds, self.period)
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None:
+        self.seconds = 1.0
+
+
+class WrongMetrics(Registering):
+    def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Any]:
+        # E[d9d-order]: "create_metrics" reads "self.modules", which is assigned only later in the run, by handler
+        #   "on_model" of EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages"): assign it in "__init__"
+        #   too, or in the handler of an earlier event
+        return dict.fromkeys(map(str, self.modules))
+
+    @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)
+    def on_model(self, ctx: EventModelStagesReadyContext) -> None:
+        self.modules = ctx.modules
+
+
+class Right(Registering):
+    counts: dict[str, int]
+    modules: list[torch.nn.Module] | None = None
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        self.counts = state_dict
+
+    @subscribe(EVENT_TRAIN_CONFIG_STARTED)
+    def at_first(self, ctx: EventConfigurationStartedContext) -> None:
+        print(self.seconds, self.modules, self.counts, getattr(self, "optimizer", None))
+        if hasattr(self, "optimizer"):
+            print(self.optimizer)
+        try:
+            print(self.optimizer)
+        except AttributeError:
+            print("not yet")
+
+    @subscribe(EVENT_TRAIN_OPTIMIZER_READY)
+    def then(self, ctx: EventOptimizerReadyContext) -> None:
+        self.optimizer = ctx.optimizer
+        print(self.optimizer)
+
+    @subscribe(EVENT_TRAIN_STEP_PRE)
+    def later(self, ctx: EventStepContext) -> None:
+        print(self.optimizer)
+        self.counts = {}
+        self.seconds = 1.0

@@ -1,0 +1,123 @@
+"""Each line of "What it does not see" in `docs/check.md`: what is wrong, and is not reported."""
+
+from pathlib import Path
+
+import pytest
+
+from d9d_check.check import check
+
+_HEAD = """
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import third_party
+
+from d9d.loop.control import RegisterTaskEventsContext, TrainTask
+from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+from d9d.loop.event.catalogue.common import EventStepContext
+from d9d.loop.event.catalogue.inference import EVENT_INFERENCE_STEP_POST
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
+
+class Registering(TrainTask):
+    loss: torch.Tensor
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+"""
+_GAPS = {
+    "code that is not in the program": """
+class Task(third_party.Base, TrainTask):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+""",
+    "a library": """
+class Subscriber:
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+""",
+    "names that are computed": """
+class Task(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        for name in third_party.names():
+            ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, getattr(self, name))
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+""",
+    "conditions": """
+class Task(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        if time.time() < 0:
+            subscribe_annotated(ctx.event_bus, self)
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+""",
+    "counts": """
+class Task(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        for _ in range(2):
+            subscribe_annotated(ctx.event_bus, self)
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+""",
+    "depth": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        self.call_0()
+"""
+    + "".join(f"    def call_{n}(self) -> None:\n        self.call_{n + 1}()\n" for n in range(12))
+    + "    def call_12(self) -> None:\n        print(self.loss.item())\n",
+    "types": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        print(third_party.mean_loss())
+""",
+    "a barrier in every step": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        dist.barrier()
+""",
+    "differences by data": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if not ctx.stepper.is_due(10):
+            return
+        if self.loss.item() > 3:
+            dist.all_reduce(self.loss)
+        try:
+            third_party.load()
+        except OSError:
+            return
+        dist.barrier()
+""",
+    "what is never given back": """
+class Task(Registering):
+    kept: list[Any] = []
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        self.kept.append(ctx)
+        third_party.swap_in(self)
+""",
+}
+
+
+@pytest.mark.parametrize("gap", _GAPS)
+def test_what_the_page_says_it_does_not_see(gap: str, tmp_path: Path) -> None:
+    """When a rule learns to see it, this test and the page change together."""
+    (tmp_path / "program.py").write_text(_HEAD + _GAPS[gap])
+
+    found = check([tmp_path], use_cache=False).diagnostics
+
+    assert [each for each in found if each.severity == "error"] == []
+
+
+def test_the_page_lists_just_these() -> None:
+    """Each line of the page has its test."""
+    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text(encoding="utf-8")
+    lines = [line for line in page.partition("## What it does not see")[2].splitlines() if line.startswith("- **")]
+
+    assert [line.split("**")[1].strip(".").lower() for line in lines] == list(_GAPS)
