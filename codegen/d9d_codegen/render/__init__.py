@@ -30,7 +30,8 @@ from d9d_codegen.files import Output, sealed, unsealed
 from d9d_codegen.project import Project
 from d9d_codegen.render.docstring import Docstring
 from d9d_codegen.render.index import index_text
-from d9d_codegen.render.page import Page, cell, code, occurrence, prose, uses
+from d9d_codegen.render.markdown import cell, code, prose
+from d9d_codegen.render.page import Page, occurrence, uses
 from d9d_codegen.render.python_module import (
     ContextClass,
     EventConstant,

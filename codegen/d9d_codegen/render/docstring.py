@@ -6,6 +6,7 @@ from textwrap import dedent
 from typing import Final
 
 from d9d_codegen.diagnostic import is_invisible, width_of
+from d9d_codegen.render.markdown import list_marker
 
 _SENTENCE_END: Final = re.compile(r"(?<=[.?!]) ")
 _QUOTES: Final = re.compile('"{3,}')
@@ -93,13 +94,16 @@ class Docstring:
 
 
 def wrap(line: str, width: int, hanging: int = 0) -> list[str]:
-    """Break a line at its spaces; words stay whole.
+    """Break a line at its spaces; words stay whole, and the lines of an item of a list begin below each other.
 
     Args:
         line: The line, with its indentation.
         width: The longest line allowed.
         hanging: The additional indentation of all lines but the first.
     """
+    marker = list_marker(line)
+    if marker is not None and not hanging:
+        hanging = len(marker.lstrip(" "))
     indentation = " " * (len(line) - len(line.lstrip(" ")))
     first, *others = _WORD.findall(line.rstrip(" ")) or [""]
     lines, current = [], [first]

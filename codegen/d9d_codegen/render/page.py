@@ -1,60 +1,22 @@
-"""API pages: the content of the page of one module, its state diagram, and text as Markdown.
+"""API pages: the content of the page of one module, and its state diagram.
 
 Mermaid draws no edge between inner states of two composite states. So each phase is a diagram of its own events, and
 the edges between phases connect the phases themselves.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 from d9d_codegen.catalogue import Catalogue, Context, EventSpec, Module, Phase, Scope, with_status
-from d9d_codegen.diagnostic import is_invisible
 from d9d_codegen.expression import parse_type
 from d9d_codegen.lifecycle import Lifecycle, closings, neighbours
-
-_SPECIAL: Final = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # within a word an underscore is literal
-_BLOCK: Final = re.compile(r"^(?:([#+=:-])|(\d{1,9})([.)]))")  # the start of a heading, a list or a rule
-_ENTITIES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_BACKTICKS: Final = re.compile("`+")
-
-
-def prose(text: str) -> str:
-    """Return a text as Markdown paragraphs that keep its line breaks."""
-    lines = [_line(line) for line in text.strip().expandtabs(4).split("\n")]
-    ends = ["\\" if line and following else "" for line, following in zip(lines, [*lines[1:], ""], strict=True)]
-    return "\n".join(line + end for line, end in zip(lines, ends, strict=True))
-
-
-def cell(text: str) -> str:
-    """Return a text as one line of Markdown, for a table."""
-    return "<br>".join(_line(line) for line in text.strip().expandtabs(4).split("\n"))
-
-
-def code(text: str) -> str:
-    """Return a text as inline code, for tables too."""
-    longest = max(map(len, _BACKTICKS.findall(text)), default=0)
-    fence = "`" * (longest + 1)
-    inner = " ".join(text.split()).replace("|", "\\|")
-    return f"{fence} {inner} {fence}" if longest else f"{fence}{inner}{fence}"
+from d9d_codegen.render.markdown import code
 
 
 def anchor(heading: str) -> str:
     """Return the anchor of a heading that is a name."""
     return "#" + heading.lower()
-
-
-def _line(line: str) -> str:
-    stripped = line.lstrip(" ")
-    indentation = "&nbsp;" * (len(line) - len(stripped))
-    escaped = _SPECIAL.sub(r"\\\g<0>", stripped.rstrip(" "))
-    escaped = _BLOCK.sub(lambda match: f"\\{match[1]}" if match[1] else f"{match[2]}\\{match[3]}", escaped)
-    return indentation + "".join(_ENTITIES.get(char) or _visible(char) for char in escaped)
-
-
-def _visible(char: str) -> str:
-    return f"&#x{ord(char):x};" if is_invisible(char) else char
 
 
 _EDGE: Final = "[*]"  # the start of a diagram to the left of an arrow, its end to the right

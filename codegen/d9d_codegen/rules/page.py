@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from d9d_codegen.diagnostic import Diagnostic, DiagnosticError, Source, as_text
 from d9d_codegen.lint import RULES, SUPPRESSIBLE, lint_text
-from d9d_codegen.render.page import code
+from d9d_codegen.render.markdown import code
 
 VALID: Final = """\
 version: 1
