@@ -11,14 +11,29 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from d9d import CheckpointError, ConfigurationError, RenameFunction, WeightMapping, WeightRule
+from d9d import (
+    CheckpointError,
+    CheckpointingConfig,
+    ConfigurationError,
+    InitializeModelStageContext,
+    RenameFunction,
+    WeightMapping,
+    WeightRule,
+)
 from d9d.loop.component.checkpoint.export import WeightExporter
 from d9d.loop.component.checkpoint.source import SourceWeights, find_source, load_weights
 from d9d.loop.component.checkpoint.state_dict import Region, TensorInfo
 from d9d.loop.component.checkpoint.weight_mapping import Recipe, follow
 from d9d.loop.component.ranks import ALONE
 
-from .toy_job import same_tensors
+from .toy_job import (
+    ToyModelProvider,
+    configure_training,
+    cpu_context,
+    same_tensors,
+    training_config,
+    weights_of,
+)
 
 Tensors = dict[str, torch.Tensor]
 
@@ -320,3 +335,47 @@ def test_a_name_of_the_hub_is_refused_with_the_download(name: str) -> None:
         CheckpointError, match=rf"does not exist\. If it is .*snapshot_download\('{name}'\) returns the f"
     ):
         find_source(Path(name))
+
+
+def test_checkpoints_have_the_names_of_the_model(every_step: CheckpointingConfig) -> None:
+    """Rules for files leave them as they are; names that the model does not have follow the rules."""
+    trainer = configure_training(training_config(every_step))
+    trainer.train()
+    mapping = WeightMapping(rules=[WeightRule("**", "prefix.**"), WeightRule("0.*", "first.*")])
+    model = ToyModelProvider().initialize_model_stage(InitializeModelStageContext(dist_context=cpu_context())).model
+    prefixed = nn.ModuleDict({"prefix": model})
+    weights = weights_of(trainer.modules[0])
+    load_weights(find_source(every_step.folder), [trainer.modules[0]], ALONE, mapping)
+    load_weights(find_source(every_step.folder), [prefixed], ALONE, mapping)
+
+    assert same_tensors(weights_of(trainer.modules[0]), weights)
+    assert same_tensors(weights_of(model), weights)
+
+
+@pytest.mark.parametrize("config", [{"hidden_size": 4}, [None]])
+def test_a_configuration_that_cannot_be_written_is_refused(config: Any, tmp_path: Path) -> None:
+    """Before anything is written."""
+    with pytest.raises(CheckpointError, match=r"config of the export is a (dict|NoneType): pass a con"):
+        WeightExporter([Tied()], ALONE).export(tmp_path / "exported", config=config)
+    assert not list(tmp_path.iterdir())
+
+
+class Saves:
+    """A configuration with files of its own."""
+
+    def save_pretrained(self, save_directory: str, /) -> None:
+        (Path(save_directory) / "config.json").write_text("{}")
+
+
+def test_an_export_has_the_files_of_a_configuration(tmp_path: Path) -> None:
+    """And those that are copied."""
+    (tmp_path / "tokenizer.json").write_text("{}")
+    WeightExporter([Tied()], ALONE).export(tmp_path / "a", config=[Saves(), tmp_path / "tokenizer.json"])
+    WeightExporter([Tied()], ALONE).export(tmp_path / "b", config=Saves())
+
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["config.json", "model.safetensors"]

@@ -175,7 +175,7 @@ def _local_gradient(parameter: nn.Parameter) -> torch.Tensor:
     """Return the local part of a gradient; one that is missing, as without a backward pass, becomes zero."""
     gradient = parameter.grad
     if gradient is None:
-        gradient = torch.zeros_like(parameter)
+        gradient = torch.zeros_like(parameter, dtype=parameter.grad_dtype or parameter.dtype)
     elif isinstance(gradient, DTensor) and isinstance(parameter, DTensor):
         gradient = gradient.redistribute(placements=parameter.placements)
     parameter.grad = gradient

@@ -40,7 +40,7 @@ class SavesPretrained(Protocol):
         """Write the files into a folder."""
 
 
-ExportedFiles: TypeAlias = SavesPretrained | Path | Sequence[SavesPretrained | Path]
+ExportedFiles: TypeAlias = SavesPretrained | Path | str | Sequence[SavesPretrained | Path | str]
 """What an export contains besides weights: objects with `save_pretrained`, and files to copy."""
 
 
@@ -83,6 +83,7 @@ class WeightExporter:
         Raises:
             CheckpointError: On all ranks, if the weights cannot be written, or the folder is not empty.
         """
+        _list_files(config)
         model = ModelState(self._modules, self._tied, trainable_only=trainable_only)
         state = self._ranks.run_on_all_ranks(lambda: {"model": model.state_dict()})
         may_differ = {f"model/{name}" for name in model.buffer_names()}
@@ -124,6 +125,7 @@ def export_weights(
         CheckpointError: On all ranks, if the weights cannot be written, the folder is not empty, the checkpoint has no
             model, the mapping does not fit it, or safetensors files cannot hold the dtype of a weight.
     """
+    others_to_write = _list_files(config)
     saved = checkpoint.open(ranks)
     weights = {key: info for key, (_, info) in saved.weights().items()}
     others = [repr(key) for key, _ in saved.metadata_at("model")["dict"] if key not in weights]
@@ -137,12 +139,28 @@ def export_weights(
     try:
         own = list(files.items())[ranks.rank :: ranks.num_ranks]
         ranks.run_on_all_ranks(lambda: _write_files(staging, own, recipes, checkpoint.open()))
-        ranks.run_on_rank_zero(lambda: _complete(staging, folder, files, name, config))
+        ranks.run_on_rank_zero(lambda: _complete(staging, folder, files, name, others_to_write))
     except OSError as error:
         raise _export_error(folder, error) from error
     finally:
         if ranks.is_main:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _list_files(config: ExportedFiles) -> list[SavesPretrained | Path]:
+    """Return what to write besides weights, if it is something that can be written."""
+    files: list[SavesPretrained | Path] = []
+    for each in [config] if isinstance(config, str) or not isinstance(config, Sequence) else config:
+        if isinstance(each, str | Path):
+            files.append(Path(each))
+        elif isinstance(each, SavesPretrained):
+            files.append(each)
+        else:
+            raise CheckpointError(
+                f"config of the export is a {type(each).__qualname__}: pass a configuration or a tokenizer with "
+                "save_pretrained, the path of a file to copy, or a list of these"
+            )
+    return files
 
 
 def _make_staging_directory(folder: Path) -> Path:
@@ -215,7 +233,11 @@ def _encode_header(names: Sequence[str], weights: Mapping[str, TensorInfo]) -> b
 
 
 def _complete(
-    staging: Path, folder: Path, files: Mapping[str, Mapping[str, TensorInfo]], name: str, config: ExportedFiles
+    staging: Path,
+    folder: Path,
+    files: Mapping[str, Mapping[str, TensorInfo]],
+    name: str,
+    others: Sequence[SavesPretrained | Path],
 ) -> None:
     """Add the index and the other files, and move the folder to its name."""
     if len(files) > 1:
@@ -223,7 +245,7 @@ def _complete(
         file_names = {key: file_name for file_name, weights in files.items() for key in weights}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(file_names.items()))}
         write_json(staging / f"{name}{INDEX_SUFFIX}", index)
-    for each in config if isinstance(config, Sequence) else [config]:
+    for each in others:
         if isinstance(each, Path):
             shutil.copyfile(each, staging / each.name)
         else:

@@ -239,7 +239,11 @@ class SourceWeights:
         aliases = {alias: name for _, names in of_ranks for alias, name in names.items()}
         return ranks.run_on_rank_zero(
             lambda: self.mapping.plan_load(
-                [_infos(source.open()) for source in self.sources], model, aliases=aliases, described=self.described
+                [_infos(source.open()) for source in self.sources],
+                model,
+                aliases=aliases,
+                described=self.described,
+                native=[number for number, source in enumerate(self.sources) if isinstance(source, Checkpoint)],
             )
         )
 

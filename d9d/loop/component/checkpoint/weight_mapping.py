@@ -258,6 +258,7 @@ class WeightMapping:
         *,
         aliases: Mapping[str, str],
         described: str,
+        native: Collection[int] = (),
     ) -> LoadPlan:
         """Decide what is loaded into which weight.
 
@@ -266,6 +267,7 @@ class WeightMapping:
             model: The weights of the model.
             aliases: Further names of weights that the model ties, with the names that they have in `model`.
             described: The sources, for errors.
+            native: The numbers of the sources that are checkpoints of d9d: names that the model has stay as they are.
 
         Raises:
             CheckpointError: If weights are missing or unexpected, or shapes or dtypes do not fit, with each of them.
@@ -275,7 +277,8 @@ class WeightMapping:
         unexpected: dict[str, TensorInfo] = {}
         problems: list[str] = []
         for number, source in enumerate(sources):
-            made, incomplete = _apply(self.rules, source, to_model=True)
+            kept = {*model, *aliases} if number in native else ()
+            made, incomplete = _apply(self.rules, source, to_model=True, kept=kept)
             problems += incomplete
             for name, recipe in made.items():
                 if name in model:
@@ -385,9 +388,9 @@ def _nearest(
 
 
 def _apply(
-    rules: Sequence[AnyRule], inputs: Mapping[str, TensorInfo], *, to_model: bool
+    rules: Sequence[AnyRule], inputs: Mapping[str, TensorInfo], *, to_model: bool, kept: Collection[str] = ()
 ) -> tuple[dict[str, Recipe], list[str]]:
-    """Apply rules to the tensors of one side.
+    """Apply rules to the tensors of one side, except for names that are kept.
 
     Returns:
         The tensors of the other side by name, and a line for each rule that does not fit.
@@ -397,7 +400,7 @@ def _apply(
     matches: dict[tuple[WeightRule, tuple[str, ...]], dict[tuple[int, int], str]] = {}
     for name, info in inputs.items():
         found: _Match | str = name
-        for rule in rules:
+        for rule in () if name in kept else rules:
             if (match := _match(rule, name, to_model=to_model)) is not None:
                 found = match
                 break
