@@ -44,6 +44,7 @@ PUBLIC_NAMES = {
         "Precision",
         "ProfilingConfig",
         "ReportingConfig",
+        "ResumeConfig",
         "TimeoutConfig",
         "TrainingConfig",
     },
