@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from d9d.core.parallel import shard_data_parallel
 from d9d.core.protocol import LRSchedulerProtocol
 from d9d.loop.component import OptimizerBuilder
+from d9d.loop.component.evaluation import Evaluation
 from d9d.loop.config import (
     CheckpointingConfig,
     DataLoadingConfig,
@@ -103,10 +104,12 @@ class WeighingTask(TrainTask):
         self.losses: list[torch.Tensor] = []
         self._file = file
         self._weight_sum = torch.zeros(())
+        self._results: list[float] = []
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         ctx.event_bus.subscribe(train.EVENT_TRAIN_STEP_PRE, self._begin_step)
         ctx.event_bus.subscribe(train.EVENT_TRAIN_STEP_POST, self._end_step)
+        ctx.event_bus.subscribe(train.EVENT_TRAIN_EVALUATION_FINISHED, self._keep_results)
 
     def _begin_step(self, ctx: train.EventStepContext) -> None:
         print("step", ctx.stepper.current_step, file=self._file)
@@ -114,6 +117,9 @@ class WeighingTask(TrainTask):
 
     def _end_step(self, ctx: train.EventStepContext) -> None:
         print("loss", ctx.stepper.current_step, float(self.losses[-1]).hex(), file=self._file)
+
+    def _keep_results(self, ctx: train.EventEvaluationFinishedContext) -> None:
+        self._results += [float(ctx.stepper.current_step), ctx.metrics["loss"]]
 
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> BuildForwardInputsResult:
         return BuildForwardInputsResult(inputs={"input": ctx.batch["features"]})
@@ -127,10 +133,10 @@ class WeighingTask(TrainTask):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weight_sum": self._weight_sum}
+        return {"weight_sum": self._weight_sum, "results": list(self._results)}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        self._weight_sum = state_dict["weight_sum"]
+        self._weight_sum, self._results = state_dict["weight_sum"], state_dict["results"]
 
 
 def provide_dataset(ctx: InitializeDatasetContext) -> InitializeDatasetResult:
@@ -167,6 +173,7 @@ def configure(plan: Plan, task: WeighingTask) -> Trainer:
         dataset_provider=provide_dataset,
         optimizer_provider=OptimizerBuilder(torch.optim.AdamW, fused=True),
         lr_scheduler_provider=provide_lr_scheduler,
+        evaluations={"validation": Evaluation(dataset_provider=provide_dataset, period_steps=5, max_steps=1)},
     ).configure()
     task.losses = record_losses(trainer)
     return trainer

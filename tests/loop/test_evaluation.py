@@ -416,6 +416,23 @@ def test_trainer_evaluate_runs_between_steps_and_returns_the_results() -> None:
     assert trainer.evaluate() == {"a": results[3][2], "b": results[4][2]}
 
 
+def test_trainer_evaluate_before_the_training_has_the_weights_to_start_from(tmp_path: Path) -> None:
+    """Those of `source_checkpoint`, as an evaluation at the start of the run has."""
+    other = configure_training(training_config(total_steps=5, seed=3))
+    other.train()
+    other.export(tmp_path / "weights")
+    config = training_config(source_checkpoint=tmp_path / "weights")
+    trainer = configure_training(config, evaluations={"a": dataclasses.replace(SEVEN, at_start=True)})
+    results, _ = listen(trainer.event_bus)
+
+    before = trainer.evaluate()
+    assert same_tensors(weights_of(trainer.modules[0]), weights_of(other.modules[0]))
+    trainer.train()
+
+    assert results[1][2] == before["a"]
+    assert results[2][2] != before["a"]
+
+
 def test_trainer_evaluate_refuses_what_it_cannot_do() -> None:
     """Within a step, for an unknown name, and without evaluations."""
     with pytest.raises(ValueError, match="this run has no evaluations: give TrainingConfigurator"):

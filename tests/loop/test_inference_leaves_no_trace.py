@@ -44,7 +44,7 @@ class ReadyModel(ModelProvider):
 
 
 class DrawingTask(ToyInferenceTask):
-    """Draws from every generator, and fails when it is told to.
+    """Draws from every generator, and fails if it should.
 
     Args:
         fails: Whether to fail.

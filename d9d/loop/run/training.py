@@ -231,6 +231,7 @@ class Trainer(Run):
         self._epochs = epochs
         self._evaluator = evaluator
         self._sleeper = sleeper
+        self._has_weights = False
         self._loss_ready = self.event_bus.emitter(EVENT_TRAIN_LOSS_READY)
         self._num_micro_batches = config.num_micro_batches
 
@@ -276,6 +277,7 @@ class Trainer(Run):
         self._sleeper.require_awake("training")
         with self._running():
             resumed_from = self._load_state()
+            self._has_weights = True
             self._gradients.zero()
             for module in self.modules:
                 module.train()
@@ -297,9 +299,9 @@ class Trainer(Run):
     def evaluate(self, *names: str) -> dict[str, dict[str, float]]:
         """Run evaluations now, before or after the training or between two of its `steps`; all ranks call this.
 
-        Each triggers its events, and the weights are those that the model has now: before `train`, those that the model
-        provider made. The results are not recorded in checkpoints. A handler of the loop calls `control.evaluate`
-        instead.
+        Each triggers its events, and the weights are those that the model has now. Before `train`, no checkpoint of
+        this run is loaded: they are those of `source_checkpoint`, or else those that the model provider made. The
+        results are not recorded in checkpoints. A handler of the loop calls `control.evaluate` instead.
 
         Args:
             *names: Which evaluations; all of them by default.
@@ -310,6 +312,7 @@ class Trainer(Run):
         Raises:
             RuntimeError: Within a step of the loop.
             ValueError: If there is no evaluation of that name.
+            CheckpointError: On all ranks, if the weights of `source_checkpoint` cannot be loaded.
         """
         if self._is_in_loop:
             raise RuntimeError(
@@ -325,6 +328,9 @@ class Trainer(Run):
                 f"there is no evaluation named {unknown!r}: this run has {', '.join(map(repr, evaluator.names))}"
             )
         self._sleeper.require_awake("trainer.evaluate()", ("parameters", "buffers"))
+        if not self._has_weights and self._loop.source is not None:
+            self._loop.source.load(self.modules, self._loop.ranks)
+        self._has_weights = True
         return {name: self._evaluate(name, evaluator) for name in evaluator.names if name in names or not names}
 
     def load_best(self) -> Path:
@@ -349,7 +355,9 @@ class Trainer(Run):
         self._sleeper.require_awake("trainer.load_best()", ("parameters", "buffers"))
         checkpointer = self._loop.checkpointer
         self._announce_saved(checkpointer.wait())
-        return checkpointer.load_best().path
+        best = checkpointer.load_best()
+        self._has_weights = True
+        return best.path
 
     def export(
         self, folder: Path, *, config: ExportedFiles = (), trainable_only: bool = False, name: str = "model"
