@@ -36,19 +36,6 @@ TOTAL_STEPS = 20
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
-class TrackedTask(ClassifyTask):
-    """Has a tracker, and stops early."""
-
-    def __init__(self, folder: Path, *, patience: int) -> None:
-        super().__init__()
-        self.handlers = [Tracker(folder), EarlyStopping("loss", patience=patience, min_delta=100.0)]
-
-    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
-        super().register_events(ctx)
-        for handler in self.handlers:
-            subscribe_annotated(ctx.event_bus, handler)
-
-
 def configure_tracked(folder: Path, num_ranks: int, *, patience: int) -> Trainer:
     """Configure a job in which each rank has files of its own, and no report is much better than the first one."""
     layout = LAYOUTS["fsdp"] if num_ranks > 1 else LAYOUTS["plain"]
@@ -63,10 +50,11 @@ def configure_tracked(folder: Path, num_ranks: int, *, patience: int) -> Trainer
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     return TrainingConfigurator(
         config=config,
-        task=TrackedTask(folder / f"run-{rank}", patience=patience),
+        task=ClassifyTask(),
         model_provider=Provider(layout),
         dataset_provider=provide_dataset,
         optimizer_provider=ADAMW,
+        subscribers=[Tracker(folder / f"run-{rank}"), EarlyStopping("loss", patience=patience, min_delta=100.0)],
     ).configure()
 
 
