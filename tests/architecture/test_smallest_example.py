@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,23 @@ def test_the_smallest_script_learns_and_resumes(tmp_path: Path) -> None:
 
     assert resumed == losses[-len(resumed) :]
     assert 0 < len(resumed) < len(losses) / 4
+
+
+def test_the_smallest_script_may_be_stopped_whenever_you_like(tmp_path: Path) -> None:
+    """With Ctrl-C, as it says itself: it saves the step after which it stops, and the next run resumes from there."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, SCRIPT], cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while b"step 10 of 500" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        output = process.stderr.read().decode()
+    (checkpoint,) = (tmp_path / "runs" / "smallest").glob("step-*")
+    num_steps = int(checkpoint.name.removeprefix("step-"))
+
+    assert process.returncode == 75
+    assert "Traceback" not in output
+    assert 10 <= num_steps < 100
+    assert f"stopped after {num_steps} of 500 steps" in output
+    run = subprocess.run([sys.executable, SCRIPT], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert f"train: resumed after {num_steps} of 500 steps" in run.stderr.decode()

@@ -168,15 +168,15 @@ def test_an_error_that_one_rank_catches_still_ends_the_job(tmp_path: Path, two_s
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_job(tmp_path: Path, two_seconds: float) -> None:
-    """One rank waits for the other at that time."""
+def test_ctrl_c_ends_a_job_that_cannot_complete_its_step(tmp_path: Path, two_seconds: float) -> None:
+    """One rank waits for the other, which hangs. torchrun gives them half a minute to do as they were asked."""
     job = Job(SCRIPT, tmp_path, 2, event="hang")
     job.wait_for(lambda: any(True for _ in job.notes("at")))
     asked_at = time.time()
     job.process.send_signal(signal.SIGINT)
     job.end()
 
-    assert time.time() - asked_at < 2 * two_seconds  # torchrun itself included
+    assert time.time() - asked_at < 30 + 2 * two_seconds  # torchrun itself included
 
 
 @pytest.mark.slow

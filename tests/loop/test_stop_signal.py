@@ -52,8 +52,16 @@ def send(number: int) -> Callable[[], object]:
     return lambda: os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    ("number", "asynchronous"),
+    [
+        (signal.SIGTERM, False),
+        (signal.SIGTERM, True),
+        (signal.SIGUSR1, False),
+        (signal.SIGINT, False),
+        (signal.SIGHUP, False),
+    ],
+)
 def test_a_signal_stops_training_one_step_later_with_a_checkpoint(
     number: int,
     asynchronous: bool,  # noqa: FBT001 -- a parameter of pytest
@@ -228,6 +236,43 @@ def test_the_same_signal_again_ends_the_process_at_once() -> None:
             time.sleep(0.1)
 
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_ctrl_c_again_stops_at_once(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """The first one says so. The second one raises KeyboardInterrupt where the run is, without a checkpoint."""
+
+    def interrupt_twice() -> None:
+        send(signal.SIGINT)()
+        while not caplog.messages:  # a thread says it
+            time.sleep(0.01)
+        send(signal.SIGINT)()
+        time.sleep(10)
+        pytest.fail("the second Ctrl-C did nothing")
+
+    trace: list[str] = []
+    config = training_config(CheckpointingConfig(folder=tmp_path), total_steps=9)
+    with pytest.raises(KeyboardInterrupt):
+        configure_training(config, task=ToyTask(in_step(1, interrupt_twice, trace))).train()
+
+    assert "Ctrl-C: the run stops after the next step, with a checkpoint if it has any. Press it again" in caplog.text
+    assert steps_saved(tmp_path) == []
+    assert trace[-2:] == ["train.failed", "train.closed"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_a_third_time_ends_a_process_that_does_not_get_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its main thread may be in an operation that never returns to Python."""
+    now, statuses = [100.0], list[int]()
+    monkeypatch.setattr("d9d.loop.component.shutdown.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("d9d.loop.component.shutdown.leave", statuses.append)
+    listener = SignalListener(has_peers=False)
+    left = []
+    for _ in range(3):
+        listener._receive(signal.SIGINT)
+        left.append([*statuses])
+        now[0] += 5.0
+
+    assert left == [[], [], [128 + signal.SIGINT]]
 
 
 @pytest.mark.parametrize(("seconds", "ends"), [(0.9, False), (1.0, True)])

@@ -1,6 +1,8 @@
 """How a loop ends before its last step: on failure, on a hang, or on a stop signal."""
 
+import collections
 import datetime as dt
+import logging
 import os
 import select
 import signal
@@ -19,13 +21,19 @@ from d9d.loop.config import TimeoutConfig
 STOPPED = 75
 """The exit status of a job that stopped on a signal: EX_TEMPFAIL of sysexits.h, which invites a retry."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""The signals that request a stop. Launchers and shells send the first; Slurm can send the second ahead of time."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+"""The signals that request a stop. Launchers and shells send the first; Slurm can send the second ahead of time; the
+third is Ctrl-C, and the last comes when a terminal is closed."""
 
 # A scheduler may signal all processes of a job, and the launcher forwards its own signal: that is one request.
 _SAME_REQUEST_SECONDS = 1.0
 _POLL_SECONDS = 0.2
+_NUM_INTERRUPTS = 2
+"""How often Ctrl-C leaves it to the main thread to end."""
 _CLOSE = b"\0"
+
+
+logger = logging.getLogger(__name__)
 
 
 class StopRequest(SystemExit):
@@ -93,7 +101,8 @@ class SignalListener:
 
     Python's own signal handlers do not run while the main thread is in a collective operation. A thread is woken at
     once. It ends the process if the same signal comes again a second or more later, or if another rank has failed: the
-    launcher then means to end all ranks.
+    launcher then means to end all ranks. A second Ctrl-C in a process without a launcher needs no second in between: it
+    raises `KeyboardInterrupt`, as Python does.
 
     Attributes:
         received: The number of the signal that was received, or 0.
@@ -105,6 +114,9 @@ class SignalListener:
     def __init__(self, *, has_peers: bool) -> None:
         self.received = 0
         self._has_peers = has_peers
+        self._has_launcher = has_peers or "TORCHELASTIC_RUN_ID" in os.environ
+        self._num_interrupts = 0
+        self._num_received: dict[int, int] = collections.Counter()
         self._first_received_at: dict[int, float] = {}
         self._previous_handlers: dict[int, Any] = {}
 
@@ -145,8 +157,13 @@ class SignalListener:
             signal.signal(number, previous)
         signal.set_wakeup_fd(self._previous_wakeup_fd)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        is_again = number == signal.SIGINT and self._num_interrupts > 0
+        self._num_interrupts += number == signal.SIGINT
         self.received = max(self.received, number)
+        previous = self._previous_handlers[number]
+        if is_again and not self._has_launcher and callable(previous):
+            previous(number, frame)
 
     def _run(self, receiver: socket.socket) -> None:
         """Receive signals in a thread, while the main one may be busy."""
@@ -167,7 +184,16 @@ class SignalListener:
 
     def _receive(self, number: int) -> None:
         now = time.monotonic()
-        if now - self._first_received_at.setdefault(number, now) >= _SAME_REQUEST_SECONDS:
+        is_typed = number == signal.SIGINT and not self._has_launcher
+        if is_typed and number not in self._first_received_at:
+            logger.warning(
+                "Ctrl-C: the run stops after the next step, with a checkpoint if it has any. Press it again to stop at "
+                "once"
+            )
+        is_later = now - self._first_received_at.setdefault(number, now) >= _SAME_REQUEST_SECONDS
+        self._num_received[number] += 1
+        # The second Ctrl-C raises KeyboardInterrupt once the main thread is back in Python; the third cannot wait.
+        if is_later and (not is_typed or self._num_received[number] > _NUM_INTERRUPTS):
             leave(128 + number)
         self.received = max(self.received, number)
 
