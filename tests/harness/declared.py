@@ -24,7 +24,7 @@ def declared_ids(name: str) -> list[str]:
 
 
 def declared_run(name: str, *, num_steps: int) -> list[str]:
-    """Return the ids that every whole run of some steps triggers, in order: those of events that are not optional."""
+    """Return the ids that every run to the last of some steps triggers, in order: those that are not optional."""
     module = declared_module(name)
     ids: list[str] = []
     for phase in module.phases:
