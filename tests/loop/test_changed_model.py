@@ -8,6 +8,7 @@ from torch import nn
 
 from d9d import CheckpointError, CheckpointingConfig, Trainer, TrainingConfigurator, WeightMapping, WeightRule
 from d9d.loop.component import OptimizerBuilder
+from d9d.loop.component.checkpoint.sharded_state import ModelState
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import TrainingConfig
 
@@ -174,3 +175,27 @@ def test_a_changed_model_on_the_meta_device_is_initialised_where_needed(tmp_path
 
     assert torch.equal(weights["scale.weight"], torch.ones(1))
     assert weights["inner.body.left.weight"].any()
+
+
+class Tied(Old):
+    """Uses one matrix twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = nn.Linear(NUM_FEATURES, 2 * NUM_HIDDEN)
+        self.same.weight = self.both.weight
+
+
+def test_a_checkpoint_that_holds_a_tied_weight_under_each_name_is_resumed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As older versions have saved it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelState, "aliases", lambda state: {})
+        configure(Tied, tmp_path, total_steps=3).train()
+    assert "same.weight" in Checkpoint(tmp_path / "step-3").read("model")["model"]
+    trainer = configure(Tied, tmp_path, total_steps=4)
+    trainer.train()
+
+    assert "same.weight" not in Checkpoint(tmp_path / "step-4").read("model")["model"]
+    assert trainer.stepper.current_step == 4

@@ -332,7 +332,7 @@ def test_a_pickle_is_refused_with_its_conversion(name: str, is_named: bool, tmp_
 def test_a_name_of_the_hub_is_refused_with_the_download(name: str) -> None:
     """Nothing is downloaded by itself."""
     with pytest.raises(
-        CheckpointError, match=rf"does not exist\. If it is .*snapshot_download\('{name}'\) returns the f"
+        CheckpointError, match=rf"does not exist: set it to .*\. If it is .*snapshot_download\('{name}'\) returns its f"
     ):
         find_source(Path(name))
 

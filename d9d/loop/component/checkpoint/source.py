@@ -318,12 +318,12 @@ def _refuse_other_formats(path: Path, setting: str) -> None:
     if not path.exists():
         is_name = _HUB_NAME.fullmatch(str(path)) is not None
         raise CheckpointError(
-            f"{setting} does not exist"
+            f"{setting} does not exist: set it to a folder of checkpoints, or to a safetensors file or a folder of them"
             + (
                 ". If it is the name of a model on the Hugging Face hub, download it first: "
-                f"huggingface_hub.snapshot_download({str(path)!r}) returns the folder to set source_checkpoint to"
+                f"huggingface_hub.snapshot_download({str(path)!r}) returns its folder"
                 if is_name
-                else ": set it to a folder of checkpoints, or to a safetensors file or a folder of them"
+                else ""
             )
         )
 
