@@ -106,8 +106,8 @@ def test_more_stages_than_layers_are_refused_on_every_rank() -> None:
 
 
 def wrapped(ctx: ParallelizeModelStageContext) -> None:
-    """Wrap a layer in DistributedDataParallel."""
-    ctx.model.exit = DistributedDataParallel(nn.Linear(3, 3))
+    """Wrap a layer of each stage in DistributedDataParallel."""
+    ctx.model.add_module(f"wrapped{ctx.stage.index}", DistributedDataParallel(nn.Linear(3, 3)))
 
 
 @pytest.mark.parametrize("schedule", ["zbv", "dualpipev"])
