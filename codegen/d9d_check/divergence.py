@@ -89,17 +89,19 @@ class _MayBeAny:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _LeftEarly:
-    """Some ranks return here.
+    """Some ranks leave a function or a loop here.
 
     Attributes:
         why: Why not all do.
         guard: The condition.
         done: What these ranks have done since the condition.
+        ends_with_loop: Whether they leave a loop, or a round of it.
     """
 
     why: Differs
     guard: Guard
     done: list[object]
+    ends_with_loop: bool
 
 
 class Divergence(Watcher):
@@ -110,6 +112,7 @@ class Divergence(Watcher):
     )
 
     def __init__(self) -> None:
+        super().__init__()
         self._unmatched: dict[int, list[tuple[Guard, Differs, Collective]]] = {}
         self._found: dict[Site, tuple[Collective, str]] = {}
 
@@ -215,12 +218,13 @@ class Divergence(Watcher):
         self, guard: Guard, frame: Frame, sides: tuple[list[object], list[object]], ended: tuple[str, str]
     ) -> None:
         """Compare the collectives of both sides of a condition that differs between ranks."""
-        returned = [outcome == "return" for outcome in ended]
+        left = [outcome in {"return", "break"} for outcome in ended]
         why = guard.differs
-        if any(returned) and not all(returned):
+        if any(left) and not all(left):
             around = why or next((each.differs for each in frame.guards if each.differs is not None), None)
-            if around is not None:
-                frame.trace.append(_LeftEarly(around, guard, sides[returned.index(True)]))
+            if around is not None and "raise" not in ended:
+                number = left.index(True)
+                frame.trace.append(_LeftEarly(around, guard, sides[number], ends_with_loop=ended[number] == "break"))
             return
         if why is not None and "raise" not in ended:
             self._compare(sides[0], sides[1], guard, why, frame)
@@ -237,12 +241,23 @@ class Divergence(Watcher):
         if not any(isinstance(each, _MayBeAny) for each in facing):
             self._unmatched.setdefault(id(frame), []).append((guard, why, alone))
 
-    def repeated(self, source: Values, items: Values, frame: Frame, done: list[object]) -> None:  # noqa: ARG002 -- the signature of Watcher
-        """See collectives in a loop or a block that ranks run differently."""
+    def repeated(self, source: Values, items: Values, frame: Frame, done: list[object]) -> None:
+        """See collectives in a loop that ranks run differently."""
+        for number, each in enumerate(done):
+            if isinstance(each, _LeftEarly) and each.ends_with_loop:
+                self._compare(each.done, done[number + 1 :], each.guard, each.why, frame)
+        done[:] = [each for each in done if not (isinstance(each, _LeftEarly) and each.ends_with_loop)]
         why = next((value.why for value in source if isinstance(value, Differs)), "")
         is_set = bool(source) and all(isinstance(value, Container) and value.kind == "set" for value in source)
         if is_set and any(_is_text(value) for value in items):
             why = "the order of a set of strings"
+        self._reach_differently(done, why)
+
+    def enclosed(self, managers: Values, done: list[object]) -> None:
+        """See collectives in a block that ranks run at different times."""
+        self._reach_differently(done, next((value.why for value in managers if isinstance(value, Differs)), ""))
+
+    def _reach_differently(self, done: list[object], why: str) -> None:
         for each in done if why else ():
             if isinstance(each, Collective):
                 self._found.setdefault(each.site, (each, why))

@@ -10,6 +10,7 @@ from d9d_check.values import (
     UNKNOWN,
     Attribute,
     Constant,
+    Container,
     Differs,
     Site,
     Steady,
@@ -51,6 +52,11 @@ _OF_STEPPER: Final[dict[str, Values]] = {
     "is_finished": frozenset({Varies()}),
     "total_steps": frozenset({Steady()}),
 }
+_RETURNED: Final[dict[str, Values]] = {
+    "logging.getLogger": frozenset({Typed("logging.Logger")}),
+    "torch.cuda.current_stream": frozenset({Typed("torch.Stream")}),
+    "torch.accelerator.current_stream": frozenset({Typed("torch.Stream")}),
+}
 _IN_EVERY_STEP: Final = frozenset({"compute_loss", "build_forward_inputs"})
 
 
@@ -82,6 +88,7 @@ class Effects(Watcher):
     )
 
     def __init__(self) -> None:
+        super().__init__()
         self.waits: list[Wait] = []
 
     def _wait(self, what: str, frame: Frame, site: Site) -> None:
@@ -169,18 +176,20 @@ class Effects(Watcher):
             return self._builtin(last, call)
         if module == "logging" and last in _LOG_METHODS:
             self._shown(call, "logs a tensor")
-        if name == "logging.getLogger":
-            return frozenset({Typed("logging.Logger")})
+        if name in _RETURNED or name == "torch.device":
+            return _RETURNED.get(name, call.get(0, "type"))
+        if module in {"numpy", "math"}:
+            self._shown(call, f'passes a tensor to "{name}"')
         if not name.startswith("torch.") or module.startswith("torch.distributed"):
             return None
-        if last == "synchronize":
-            self._wait(f'calls "{name}"', call.frame, call.site)
-            return NONE
-        if module == "torch" and last in _FACTORIES:
-            return frozenset({Tensor(is_on_host="device" not in call.named)})
         return self._torch_function(name, last, call)
 
     def _torch_function(self, name: str, last: str, call: Call) -> Values | None:
+        if last == "synchronize":
+            self._wait(f'calls "{name}"', call.frame, call.site)
+            return NONE
+        if name == f"torch.{last}" and last in _FACTORIES:
+            return frozenset({Tensor(is_on_host="device" not in call.named)})
         tensors = [value for value in call.everything() if isinstance(value, Tensor)]
         if not tensors:
             return None
@@ -195,23 +204,33 @@ class Effects(Watcher):
         given = call.everything()
         has_tensor = any(isinstance(value, Tensor) and not value.is_on_host for value in given)
         kept = frozenset(value for value in given if isinstance(value, Differs | Varies))
-        if name == "print" and has_tensor:
-            self._wait("prints a tensor", call.frame, call.site)
+        if name == "print":
+            self._shown(call, "prints a tensor")
         elif name in _CONVERSIONS and has_tensor:
             self._wait(f'calls "{name}()" on a tensor', call.frame, call.site)
-        elif name in {"max", "min"} and has_tensor and len(call.arguments) > 1:
+        elif name in {"max", "min"} and self._has_device_tensors(call):
             self._wait(f'calls "{name}()" on tensors, which compares them', call.frame, call.site)
         elif name in {"abs", "sum", "round", "pow"} and has_tensor:
             return frozenset({Tensor()})
         if name in {"isinstance", "hasattr", "callable", "issubclass"}:
             return frozenset({Steady()})
-        if name in _CONVERSIONS | {"max", "min", "abs", "len", "sum", "round", "any", "all"}:
+        if name in _CONVERSIONS | {"max", "min", "abs", "len", "sum", "round", "any", "all", "range"}:
             return kept or UNKNOWN
         return None
 
     def _shown(self, call: Call, what: str) -> None:
-        if any(isinstance(value, Tensor) and not value.is_on_host for value in call.everything()):
+        given = call.everything()
+        if any(isinstance(value, Tensor) and not value.is_on_host for value in given | self._items(given)):
             self._wait(what, call.frame, call.site)
+
+    def _items(self, values: Values) -> Values:
+        """Return the items of containers among values."""
+        return self.elements(frozenset(value for value in values if isinstance(value, Container)))
+
+    def _has_device_tensors(self, call: Call) -> bool:
+        """Return whether a function compares tensors: its arguments, or the items of its only one."""
+        compared = call.everything() if len(call.arguments) > 1 else self._items(call.everything())
+        return any(isinstance(value, Tensor) and not value.is_on_host for value in compared)
 
     # What Python does by itself
 

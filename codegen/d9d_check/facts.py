@@ -4,7 +4,7 @@ Also what a run looks like while it happens: the calls, the conditions, and what
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from d9d_check.values import (
@@ -205,6 +205,10 @@ class Watcher:
 
     names: frozenset[str] = frozenset()
 
+    def __init__(self) -> None:
+        self.elements: Callable[[Values], Values] = lambda _: frozenset()
+        """Returns the items of containers; the interpreter sets it."""
+
     def external_call(self, name: str, call: Call) -> Values | None:
         """See a call of something outside the program; return its values if they are known."""
 
@@ -219,6 +223,9 @@ class Watcher:
 
     def write(self, owner: Instance, name: str, values: Values, frame: Frame, site: Site) -> None:
         """See that an attribute of an object of the program is assigned."""
+
+    def demanded(self, owner: Instance, name: str, frame: Frame, site: Site) -> None:
+        """See that an attribute is asserted not to be `None`."""
 
     def wrote_elsewhere(self, name: str) -> None:
         """See that an attribute of something unknown is assigned."""
@@ -236,7 +243,10 @@ class Watcher:
         """See what the two sides of a condition have done, and how they ended."""
 
     def repeated(self, source: Values, items: Values, frame: Frame, done: list[Any]) -> None:
-        """See what a loop over items, or a `with` block, has done."""
+        """See what a loop over items has done."""
+
+    def enclosed(self, managers: Values, done: list[Any]) -> None:
+        """See what a `with` block has done."""
 
     def finished(self, frame: Frame) -> None:
         """See that a call has ended."""
@@ -250,7 +260,10 @@ class Watchers(Watcher):
     """
 
     def __init__(self, watchers: Sequence[Watcher]) -> None:
+        super().__init__()
         self._watchers = watchers
+        for each in watchers:
+            each.elements = self._elements_of
         # These are called often, and most watchers look at few of them.
         self._calls = [each.external_call for each in watchers if _overrides(each, "external_call")]
         self._method_calls = [each.method_call for each in watchers if _overrides(each, "method_call")]
@@ -258,6 +271,9 @@ class Watchers(Watcher):
         self._reads = [each.read for each in watchers if _overrides(each, "read")]
         self._tests = [each.tested for each in watchers if _overrides(each, "tested")]
         self.names = frozenset().union(*(each.names for each in watchers))
+
+    def _elements_of(self, values: Values) -> Values:
+        return self.elements(values)  # the interpreter sets it later
 
     def external_call(self, name: str, call: Call) -> Values | None:
         """Show all of them a call."""
@@ -285,6 +301,11 @@ class Watchers(Watcher):
         for each in self._watchers:
             each.write(owner, name, values, frame, site)
 
+    def demanded(self, owner: Instance, name: str, frame: Frame, site: Site) -> None:
+        """Show all of them an assertion."""
+        for each in self._watchers:
+            each.demanded(owner, name, frame, site)
+
     def wrote_elsewhere(self, name: str) -> None:
         """Show all of them that an attribute of something unknown is assigned."""
         for each in self._watchers:
@@ -309,6 +330,11 @@ class Watchers(Watcher):
         """Show all of them a loop."""
         for each in self._watchers:
             each.repeated(source, items, frame, done)
+
+    def enclosed(self, managers: Values, done: list[Any]) -> None:
+        """Show all of them a block."""
+        for each in self._watchers:
+            each.enclosed(managers, done)
 
     def finished(self, frame: Frame) -> None:
         """Show all of them that a call has ended."""

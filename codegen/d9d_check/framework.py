@@ -221,7 +221,7 @@ class Framework:
             for values in self._run.run_module(target.key).names.values():
                 own = [each for each in values if isinstance(each, Function) and each.definition.module == target.key]
                 self._register_tags(bus, target, frozenset(own), frame, site)
-        elif not isinstance(target, Constant | Container | ClassValue):
+        elif not isinstance(target, Constant | Container | ClassValue | Method):
             self._facts.open_registrations.append((frame.entry, site))
 
     def _register_tags(self, bus: Bus, target: Value, member: Values, frame: Frame, site: Site) -> None:
@@ -246,20 +246,32 @@ class Framework:
                     self._facts.attempted.add(value.definition)
 
     def _why_without_handlers(self, target: Value) -> str:
-        if isinstance(target, Container) and target.kind in {"list", "tuple", "set", "dict"}:
-            if target.site is not None and target.site.module.endswith(":annotation"):
-                return ""
-            return (
-                f"subscribe_annotated is called with a {target.kind}, which has no handlers, so nothing is subscribed: "
-                "call it for each object in a for loop"
+        """Return why an object has no handlers; empty if it may have some."""
+        called = "subscribe_annotated is called with"
+        found = ""
+        if isinstance(target, Container):
+            is_known = target.site is not None and not target.site.module.endswith(":annotation")
+            if is_known and target.kind in {"list", "tuple", "set", "dict"}:
+                found = (
+                    f"{called} a {target.kind}, which has no handlers, so nothing is subscribed: call it for "
+                    "each object in a for loop"
+                )
+        elif isinstance(target, Method):
+            found = (
+                f'{called} the method "{target.function.definition.name}", so nothing is subscribed: pass its object, '
+                "or use bus.subscribe"
             )
-        if isinstance(target, ClassValue):
+        elif isinstance(target, ClassValue):
             name = target.definition.name
-            return (
-                f"subscribe_annotated is called with the class {name}, and raises a TypeError: pass an object, "
-                f"{name}(...) or self"
-            )
-        if isinstance(target, ModuleValue) and target.key in self._run.module_keys():
+            found = f"{called} the class {name}, and raises a TypeError: pass an object, {name}(...) or self"
+        elif isinstance(target, ModuleValue):
+            found = self._why_without_functions(target)
+        elif isinstance(target, Instance):
+            found = self._why_without_methods(target)
+        return found
+
+    def _why_without_functions(self, target: ModuleValue) -> str:
+        if target.key in self._run.module_keys():
             names = self._run.run_module(target.key).names
             own = [each for values in names.values() for each in values if isinstance(each, Function)]
             if not any(each.tags and each.definition.module == target.key for each in own):
@@ -267,7 +279,10 @@ class Framework:
                     f"subscribe_annotated is called with the module {target.key}, which defines no handler itself, so "
                     "nothing is subscribed: pass the module that defines the handlers"
                 )
-        if isinstance(target, Instance) and target.site is not None and not target.definition.is_opaque:
+        return ""
+
+    def _why_without_methods(self, target: Instance) -> str:
+        if target.site is not None and not target.definition.is_opaque:
             functions = [
                 each for kind in target.definition.ancestry for values in kind.members.values() for each in values
             ]

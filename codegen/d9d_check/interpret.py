@@ -139,6 +139,8 @@ class Interpreter(Memory):
         }
 
         self.relevance = Relevance(self._modules, watcher.names)
+        self._reassigned = _assigned_later(self._modules.values())
+        watcher.elements = self.elements
         self._num_decorating = 0
 
     # What to follow
@@ -309,7 +311,9 @@ class Interpreter(Memory):
                 if isinstance(owner, Container):
                     self.add_to(owner, self.elements(values))
             containers = frozenset(value for value in old if isinstance(value, Container))
-            self.assign(target, containers or self._combined([old, values]) | {Varies()}, frame)
+            combined = self._combined([old, values])
+            changing: Values = NOTHING if any(map(_is_tensor, combined)) else frozenset({Varies()})
+            self.assign(target, containers or combined | changing, frame)
         return FALLS
 
     def _annotate(self, node: Node, frame: Frame) -> str:
@@ -347,6 +351,12 @@ class Interpreter(Memory):
         position = _position(node[1])
         if position is not None:
             self.watcher.tested(test, frame, frame.site(position))
+        compared = node[1][2] if node[1][0] == "compare" and node[1][1] == ["IsNot"] else []
+        if compared and compared[0][0] == "attribute" and compared[1] == ["constant", None, True]:
+            _, owner, name, place = compared[0]
+            for value in self.evaluate(owner, frame):
+                if isinstance(value, Instance):
+                    self.watcher.demanded(value, name, frame, frame.site(place))
         return FALLS
 
     def _if(self, node: Node, frame: Frame) -> str:
@@ -394,8 +404,14 @@ class Interpreter(Memory):
             return self.is_steady(test[1], self.evaluate_again(test[1], frame), frame)
         if kind in {"and", "or"}:
             return all(self.is_steady(part, self.evaluate_again(part, frame), frame) for part in test[1])
+        if kind == "attribute" and test[2] in self._reassigned:
+            return False
         if kind == "compare" and all(operator in {"Is", "IsNot"} for operator in test[1]):
-            return all(self._outside.is_there(self.evaluate_again(part, frame)) for part in test[2])
+            return all(
+                self._outside.is_there(self.evaluate_again(part, frame))
+                and not (part[0] == "attribute" and part[2] in self._reassigned)
+                for part in test[2]
+            )
         if kind == "compare":
             return all(self.is_steady(part, self.evaluate_again(part, frame), frame) for part in test[2])
         return self._outside.is_steady(values)
@@ -429,8 +445,8 @@ class Interpreter(Memory):
         live = [names for names, outcome in zip(results, outcomes, strict=True) if not outcome]
         scope.names.clear()
         scope.names.update(_joined(live or results))
-        if len(sides) == 2:  # noqa: PLR2004 -- the two sides of `if`
-            self.watcher.branched(guard, frame, (traces[0], traces[1]), (outcomes[0], outcomes[1]))
+        for trace, outcome in zip(traces[1:], outcomes[1:], strict=True):
+            self.watcher.branched(guard, frame, (traces[0], trace), (outcomes[0], outcome))
         if not live:
             return RAISES if all(outcome == RAISES for outcome in outcomes) else max(outcomes)
         ended = {outcome for outcome in outcomes if outcome in {BREAKS, RETURNS}}
@@ -489,7 +505,7 @@ class Interpreter(Memory):
             if target is not None:
                 self.assign(target, entered, frame)
         outcome = self.execute(node[2], frame)
-        self.watcher.repeated(frozenset(managers), NOTHING, frame, frame.trace)
+        self.watcher.enclosed(frozenset(managers), frame.trace)
         frame.trace = [*trace, *frame.trace]
         return outcome
 
@@ -533,11 +549,12 @@ class Interpreter(Memory):
         return self.execute(final, frame) or (FALLS if ends else outcomes[0])
 
     def _match(self, node: Node, frame: Frame) -> str:
-        self.evaluate(node[1], frame)
+        subject = self.evaluate(node[1], frame)
         sides: list[Callable[[], str]] = [lambda: FALLS]
         for names, test, block in node[2]:
             sides.append(self._case(names, test, block, frame))
-        guard = Guard(UNKNOWN, frame.site(_position(node[1]) or [1, 0, 1, 0]))
+        differing = frozenset(value for value in subject if isinstance(value, Differs))
+        guard = Guard(UNKNOWN | differing, frame.site(_position(node[1]) or [1, 0, 1, 0]))
         # A last case that matches everything leaves no way past all of them.
         if node[2] and node[2][-1][1] is None and not node[2][-1][0]:
             del sides[0]
@@ -856,19 +873,31 @@ class Interpreter(Memory):
         return frozenset(found) | {value for value in guard.test if isinstance(value, Differs)}
 
     def _bool(self, node: Node, frame: Frame) -> Values:
+        parts = node[1]
         found: set[Value] = set()
-        guards = frame.guards
-        for number, part in enumerate(node[1]):
-            values = self.evaluate(part, frame)
-            self._last[id(part)] = values
-            found |= values
-            if number < len(node[1]) - 1:
-                position = _position(part) or [1, 0, 1, 0]
-                self.watcher.tested(values, frame, frame.site(position))
-                guard = Guard(values, frame.site(position), is_steady=self.is_steady(part, values, frame))
-                frame.guards = [*frame.guards, guard]
-        frame.guards = guards
+
+        def run(number: int) -> None:
+            if number == len(parts) - 1:
+                values = self.evaluate(parts[number], frame)
+                self._last[id(parts[number])] = values
+                found.update(values)
+                return
+            guard = self._guard(parts[number], frame, frame.site(_position(parts[number]) or [1, 0, 1, 0]))
+            self._last[id(parts[number])] = guard.test
+            found.update(guard.test)
+            self._only_under(guard, frame, lambda: run(number + 1))
+
+        run(0)
         return frozenset(found)
+
+    def _only_under(self, guard: Guard, frame: Frame, run: Callable[[], object]) -> None:
+        """Run what is evaluated under a condition only."""
+        trace, guards = frame.trace, frame.guards
+        frame.trace, frame.guards = [], [*guards, guard]
+        run()
+        done = frame.trace
+        frame.trace, frame.guards = [*trace, *done], guards
+        self.watcher.branched(guard, frame, (done, []), (FALLS, FALLS))
 
     def _not(self, node: Node, frame: Frame) -> Values:
         values = self.evaluate(node[1], frame)
@@ -929,15 +958,18 @@ class Interpreter(Memory):
                 return
             target, source, tests = loops[number]
 
-            def body() -> None:
-                for test in tests:
-                    guard = self._guard(test, inner, inner.site(_position(test) or position))
-                    inner.guards = [*inner.guards, Guard(guard.test, guard.site, guard.is_steady, ends_with_loop=True)]
-                run(number + 1)
+            def body(passed: int = 0) -> None:
+                if passed == len(tests):
+                    run(number + 1)
+                    return
+                test = tests[passed]
+                guard = self._guard(test, inner, inner.site(_position(test) or position))
+                self._only_under(guard, inner, lambda: body(passed + 1))
 
             self._loop(target, self.evaluate(source, inner), inner, body)
 
         run(0)
+        self.watcher.finished(inner)
         frame.trace += inner.trace
         union = frozenset().union(*found)
         exact = found if kind == "list" and not any(tests for _, _, tests in loops) else []
@@ -1203,6 +1235,17 @@ class Interpreter(Memory):
         function = value.function if isinstance(value, Method) else value
         if function.definition not in frame.stack and frame.depth < _MAX_DEPTH:
             self.call(value, [], {}, frame, function.definition.site)
+
+
+def _assigned_later(modules: Iterable[Module]) -> set[str]:
+    """Return the names of attributes that are assigned after an object has been constructed and registered."""
+    return {
+        name
+        for module in modules
+        for function in (module.summary or {}).get("functions", ())
+        if function["name"] not in {"__init__", "__post_init__", "__new__", "register_events"}
+        for name in function["assigns"]
+    }
 
 
 def _closure(scope: Scope, in_class: ClassDefinition | None) -> Scope:

@@ -7,6 +7,7 @@ from d9d_check.facts import Entry, Facts, Registration, Trigger
 from d9d_check.framework import is_task, members_of
 from d9d_check.program import Program
 from d9d_check.values import (
+    NONE,
     Bus,
     ClassDefinition,
     Definition,
@@ -326,19 +327,20 @@ class _Liveness:
         """Report an override, or an attribute, that hides a handler of a base class."""
         for name, values in definition.members.items():
             functions = [value for value in values if isinstance(value, Function)]
-            if not functions or len(functions) < len(values) or any(each.tags or each.is_opaque for each in functions):
+            is_none = values == NONE
+            if any(each.tags or each.is_opaque for each in functions) or not (is_none or len(functions) == len(values)):
                 continue
             for base in definition.ancestry[1:]:
                 hidden = [each for each in base.members.get(name, ()) if isinstance(each, Function)]
                 tags = tuple(tag for each in hidden for tag in each.tags)
-                if tags and functions[0].definition not in self._facts.lost_tags:
+                if tags and not any(each.definition in self._facts.lost_tags for each in functions):
                     event = quoted(event for tag in tags for event in tag.events)
                     constant = " and ".join(sorted({event.constant for tag in tags for event in tag.events}))
                     self._facts.report(
                         "d9d-dropped",
                         f'"{name}" overrides "{base.name}.{name}", a handler of {event}, without @subscribe, so it is '
                         f"never called: decorate the override with @subscribe({constant}) too, or give it another name",
-                        functions[0].definition.site,
+                        functions[0].definition.site if functions else definition.site,
                     )
                 if hidden:
                     break

@@ -9,7 +9,7 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raised when the form of a summary changes, so that cached ones of the old form are not read."""
 
 Node = list[Any]
@@ -40,6 +40,7 @@ class _Lowering:
         self._class_name = ""
         self._yields = False
         self._mentioned: set[str] = set()
+        self._assigned: set[str] = set()
         self._imports: list[Node] = []
         self._expressions: dict[type[ast.AST], Callable[[Any], Node]] = {
             ast.Name: self._name,
@@ -57,7 +58,7 @@ class _Lowering:
                 [self.expression(value) for value in node.values],
             ],
             ast.UnaryOp: self._unary,
-            ast.BinOp: lambda node: ["operation", [self.expression(node.left), self.expression(node.right)]],
+            ast.BinOp: self._binary,
             ast.Compare: self._compare,
             ast.JoinedStr: self._formatted,
             ast.ListComp: lambda node: self._comprehension("list", [node.elt], node),
@@ -169,6 +170,8 @@ class _Lowering:
 
     def _attribute(self, node: ast.Attribute) -> Node:
         self._mentioned.add(node.attr)
+        if not isinstance(node.ctx, ast.Load):
+            self._assigned.add(self._mangled(node.attr))
         return ["attribute", self.expression(node.value), self._mangled(node.attr), position_of(node)]
 
     def _call(self, node: ast.Call) -> Node:
@@ -186,6 +189,13 @@ class _Lowering:
     def _dict(self, node: ast.Dict) -> Node:
         keys = [None if key is None else self.expression(key) for key in node.keys]
         return ["dict", keys, [self.expression(value) for value in node.values], position_of(node)]
+
+    def _binary(self, node: ast.BinOp) -> Node:
+        is_format = isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant)
+        if is_format and isinstance(node.left, ast.Constant) and isinstance(node.left.value, str):
+            shown = node.right.elts if isinstance(node.right, ast.Tuple) else [node.right]
+            return ["formatted", [self.expression(part) for part in shown], position_of(node)]
+        return ["operation", [self.expression(node.left), self.expression(node.right)]]
 
     def _unary(self, node: ast.UnaryOp) -> Node:
         operand = self.expression(node.operand)
@@ -222,6 +232,7 @@ class _Lowering:
         outer, yields = self._prefix, self._yields
         self._prefix, self._yields = f"{outer}{node.name}.", False
         around, self._mentioned = self._mentioned, set()
+        assigned_around, self._assigned = self._assigned, set()
         body = self.block(node.body)
         is_generator = self._yields
         self._prefix, self._yields = outer, yields
@@ -229,6 +240,7 @@ class _Lowering:
         number = self._function(node, node.name, decorators, body)
         self._functions[number]["generator"] = is_generator
         self._mentioned |= around
+        self._assigned |= assigned_around
         return ["define", number]
 
     def _function(self, node: _FunctionNode | ast.Lambda, name: str, decorators: list[Node], body: list[Node]) -> int:
@@ -247,6 +259,7 @@ class _Lowering:
                 "body": body,
                 "returns": None if isinstance(node, ast.Lambda) else self._annotation(node.returns),
                 "mentions": sorted(self._mentioned),
+                "assigns": sorted(self._assigned),
                 "async": isinstance(node, ast.AsyncFunctionDef),
                 "generator": False,
                 "position": head,

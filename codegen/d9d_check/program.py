@@ -13,6 +13,7 @@ from d9d_check.values import (
     UNKNOWN,
     Bus,
     ClassDefinition,
+    Definition,
     EventValue,
     External,
     Function,
@@ -52,6 +53,7 @@ class _Runner:
         self.interpreter = interpreter
         self.crashes: list[tuple[Site, str]] = []
         self._catalogues = catalogues
+        self._by_hand: set[Definition] = set()
 
     def run(self) -> None:
         facts = self.interpreter.facts
@@ -63,6 +65,13 @@ class _Runner:
         )
         for definition in classes:
             self._guarded(definition.site, functools.partial(self._begin_class, definition))
+        self._by_hand = {
+            function.definition
+            for each in facts.registrations
+            if each.tag is None
+            and isinstance(function := getattr(each.handler, "function", each.handler), Function)
+            and function.definition not in facts.called
+        }
         for definition in classes:
             self._guarded(definition.site, functools.partial(self._run_methods, definition))
         for function, owner in list(facts.functions):
@@ -108,7 +117,7 @@ class _Runner:
                 bound = self._bound(instance, value)
                 if value.tags:
                     self._run_handler(bound, definition, value)
-                else:
+                elif value.definition not in self._by_hand:  # what is subscribed by hand is run as a handler later
                     self.interpreter.run(bound, Entry("method", name, definition))
 
     def _is_run(self, function: Function, owner: ClassDefinition | None) -> bool:

@@ -9,6 +9,7 @@ from d9d_check.values import (
     Attribute,
     Bus,
     Definition,
+    Emitter,
     External,
     Function,
     Instance,
@@ -42,6 +43,8 @@ class Tagging:
             name = ""
             if isinstance(value, Attribute) and isinstance(value.owner, Bus) and value.name in _BUS_METHODS:
                 name = f"bus.{value.name}"
+            elif isinstance(value, Attribute) and isinstance(value.owner, Emitter) and value.name == "call":
+                name = "emitter.call"
             elif isinstance(value, External) and canonical(value.name) == "subscribe_annotated":
                 name = "subscribe_annotated"
             if name:

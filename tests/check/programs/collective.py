@@ -106,6 +106,39 @@ class WrongState(Registering):
         return {}
 
 
+class WrongInExpressions(Registering):
+    modules: list[torch.nn.Module]
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        for module in self.modules:
+            if dist.get_rank() != 0:
+                continue
+            # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "barrier" on
+            #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others.
+            #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
+            #   writing
+            dist.barrier()
+        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
+        #   some ranks only, because "is_main_process" differs between ranks: these ranks wait forever for the others.
+        #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
+        #   writing
+        self.sums = [dist.all_reduce(module.bias) for module in self.modules if self.dist_context.is_main_process]
+        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "wait_world" on
+        #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call
+        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
+        dist.get_rank() == 0 and self.dist_context.wait_world()
+        match dist.get_rank():
+            case 0:
+                # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls
+                #   "monitored_barrier" on some ranks only, because "get_rank" differs between ranks: these ranks wait
+                #   forever for the others. Call it on every rank, and keep under the condition only what one rank
+                #   does alone, such as printing or writing
+                dist.monitored_barrier()
+            case _:
+                print("the others")
+
+
 class Right(Registering):
     def __init__(self, rank: int = 8) -> None:
         self.rank = rank

@@ -107,6 +107,13 @@ class WrongAttribute(RightDecorators):
         self.one = lambda ctx: print(ctx)
 
 
+# E[d9d-dropped]: "one" overrides "RightDecorators.one", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
+#   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+#   give it another name
+class WrongNone(RightDecorators):
+    one = None
+
+
 class RightOverride(RightDecorators):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def one(self, ctx: EventStepContext) -> None:

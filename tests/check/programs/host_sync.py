@@ -89,6 +89,38 @@ def wrong_by_hand(bus: EventBus, scale: torch.Tensor) -> None:
     bus.subscribe(EVENT_TRAIN_STEP_POST, on_step)
 
 
+class WrongTexts(Registering):
+    losses: list[torch.Tensor]
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") formats a tensor in every
+        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
+        #   or keep the tensor on the device with ".detach()"
+        self.line = "mean %.3f" % self.mean
+        # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") prints a tensor in every
+        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
+        #   or keep the tensor on the device with ".detach()"
+        print("losses", self.losses)
+        # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "min()" on tensors,
+        #   which compares them in every step, so each step waits for the device: do it only every N steps, as under
+        #   "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        self.best = min(self.losses)
+
+
+class RightOnce(Registering):
+    first: float | None = None
+    is_shown = False
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if self.first is None:
+            self.first = self.mean.item()
+        if not self.is_shown:
+            self.is_shown = True
+            print(self.mean)
+
+
 class Right(Registering):
     best: torch.Tensor | None = None
 

@@ -75,6 +75,38 @@ class WrongMetrics(Registering):
         self.modules = ctx.modules
 
 
+class WrongNone(Registering):
+    model: torch.nn.Module | None = None
+
+    @subscribe(EVENT_TRAIN_CONFIG_STARTED)
+    def at_first(self, ctx: EventConfigurationStartedContext) -> None:
+        # E[d9d-order]: Handler "at_first" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") needs
+        #   "self.model", which is assigned only later in the run, by handler "on_model" of
+        #   EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages"): assign it in "__init__" too, or in
+        #   the handler of an earlier event
+        assert self.model is not None
+        self.model.train()
+
+    @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)
+    def on_model(self, ctx: EventModelStagesReadyContext) -> None:
+        self.model = ctx.modules[0]
+
+
+class WrongByHand(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, self.before)
+        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self.after)
+
+    def before(self, ctx: EventStepContext) -> None:
+        # E[d9d-order]: Handler "before" of EVENT_TRAIN_STEP_PRE ("train.step.pre") reads "self.count", which is
+        #   assigned only later in the run, by handler "after" of EVENT_TRAIN_STEP_POST ("train.step.post"): assign it
+        #   in "__init__" too, or in the handler of an earlier event
+        self.count += 1
+
+    def after(self, ctx: EventStepContext) -> None:
+        self.count = 0
+
+
 class Right(Registering):
     counts: dict[str, int]
     modules: list[torch.nn.Module] | None = None

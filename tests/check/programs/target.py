@@ -46,6 +46,12 @@ class WrongTask(TrainTask):
         subscribe_annotated(ctx.event_bus, self.plain)
 
 
+def wrong_method(bus: EventBus, meter: Meter) -> None:
+    # E[d9d-target]: subscribe_annotated is called with the method "stop", so nothing is subscribed: pass its
+    #   object, or use bus.subscribe
+    subscribe_annotated(bus, meter.stop)
+
+
 def right(bus: EventBus, target: object, module: types.ModuleType, meter: Meter | None) -> None:
     subscribe_annotated(bus, target)
     subscribe_annotated(bus, module)
