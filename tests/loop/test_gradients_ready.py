@@ -30,7 +30,9 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_GRADIENTS_READY,
     EVENT_TRAIN_OPTIMIZER_STEP_PRE,
     EVENT_TRAIN_STEP_POST,
+    EVENT_TRAIN_STEP_PRE,
     EventGradientsReadyContext,
+    EventStepContext,
 )
 from d9d.loop.run import Trainer, TrainingConfigurator
 
@@ -386,6 +388,28 @@ def test_skipping_reads_no_value(policy: str) -> None:
         trainer.train()
 
     assert found == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_skipping_does_not_wait_for_a_gpu() -> None:
+    """On CUDA, torch's sync debug mode raises no error in steps after the first two."""
+    trainer = hearing(lambda ctx: ctx.skip_update(ctx.norm > 100), device="cuda", total_steps=6)
+    modes: list[int] = []
+
+    def watch(ctx: EventStepContext) -> None:
+        # The first steps load kernels and create the optimizer state, which may synchronize.
+        is_steady = ctx.stepper.current_step >= 2 and not ctx.stepper.is_last
+        torch.cuda.set_sync_debug_mode("error" if is_steady else "default")
+        modes.append(torch.cuda.get_sync_debug_mode())
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, watch)
+    try:
+        trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert modes == [0, 0, 2, 2, 2, 0]
 
 
 def test_an_optimizer_that_cannot_skip_on_the_device_is_refused() -> None:

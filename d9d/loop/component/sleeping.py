@@ -35,19 +35,17 @@ class Sleeper:
         modules: The stages of the model that this process holds.
         optimizer: The optimizer; its state can sleep if it is in the attribute `state`, as in torch's optimizers.
         device: The device of this process. On the CPU, state moves to other memory of the host.
+
+    Attributes:
+        asleep: The parts that sleep.
     """
 
     def __init__(self, modules: Sequence[nn.Module], optimizer: OptimizerProtocol, device: torch.device) -> None:
         self._modules = modules
         self._optimizer = optimizer
         self._device = device
-        self._asleep: frozenset[SleepTag] = frozenset()
+        self.asleep: frozenset[SleepTag] = frozenset()
         self._moved: list[_Storage] = []
-
-    @property
-    def asleep(self) -> frozenset[SleepTag]:
-        """The parts that sleep."""
-        return self._asleep
 
     @torch.no_grad()
     def sleep(self, tags: Collection[SleepTag]) -> None:
@@ -60,7 +58,7 @@ class Sleeper:
             RuntimeError: If memory on the CPU does not belong to torch, or the optimizer has no `state`. Nothing is
                 moved then.
         """
-        asleep = self._asleep | frozenset(tags)
+        asleep = self.asleep | frozenset(tags)
         if "optimizer" in asleep and not hasattr(self._optimizer, "state"):
             raise RuntimeError(
                 f"the state of the optimizer, a {type(self._optimizer).__qualname__}, cannot sleep, because it has no "
@@ -80,7 +78,7 @@ class Sleeper:
         for storage in moved:
             storage.free()
         self._moved += moved
-        self._asleep = asleep
+        self.asleep = asleep
         empty_cache = getattr(accelerator_module(self._device), "empty_cache", None)
         if empty_cache is not None:
             empty_cache()  # other processes may need the memory
@@ -92,13 +90,13 @@ class Sleeper:
         Args:
             tags: The parts.
         """
-        asleep = self._asleep - frozenset(tags)
+        asleep = self.asleep - frozenset(tags)
         returning = [storage for storage in self._moved if not storage.tags <= asleep]
         for storage in returning:
             storage.restore()
             self._moved.remove(storage)
         self._synchronize()
-        self._asleep = asleep
+        self.asleep = asleep
 
     def require_awake(self, what: str, needed: Collection[SleepTag] = SLEEP_TAGS) -> None:
         """Refuse something that needs what sleeps.
@@ -110,7 +108,7 @@ class Sleeper:
         Raises:
             RuntimeError: If one of them sleeps.
         """
-        asleep = sorted(self._asleep.intersection(needed))
+        asleep = sorted(self.asleep.intersection(needed))
         if asleep:
             names = ", ".join(asleep)
             raise RuntimeError(f"{what} needs {names}, which sleep on the host: call trainer.wake({asleep}) before it")

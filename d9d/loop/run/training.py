@@ -274,7 +274,7 @@ class Trainer(Run):
         Raises:
             BaseException: As `train`.
         """
-        self._sleeper.require_awake("training")
+        self._require_awake("training")
         with self._running():
             resumed_from = self._load_state()
             self._has_weights = True
@@ -327,7 +327,7 @@ class Trainer(Run):
             raise ValueError(
                 f"there is no evaluation named {unknown!r}: this run has {', '.join(map(repr, evaluator.names))}"
             )
-        self._sleeper.require_awake("trainer.evaluate()", ("parameters", "buffers"))
+        self._require_awake("trainer.evaluate()", ("parameters", "buffers"))
         if not self._has_weights and self._loop.source is not None:
             self._loop.source.load(self.modules, self._loop.ranks)
         self._has_weights = True
@@ -352,7 +352,7 @@ class Trainer(Run):
                 "trainer.load_best was called within the loop, which is training these weights: call it after "
                 "trainer.train(), or between two of trainer.steps()"
             )
-        self._sleeper.require_awake("trainer.load_best()", ("parameters", "buffers"))
+        self._require_awake("trainer.load_best()", ("parameters", "buffers"))
         checkpointer = self._loop.checkpointer
         self._announce_saved(checkpointer.wait())
         best = checkpointer.load_best()
@@ -376,7 +376,7 @@ class Trainer(Run):
         Raises:
             CheckpointError: On all ranks, if the weights cannot be written, or the folder is not empty.
         """
-        self._sleeper.require_awake("trainer.export()", ("parameters", "buffers"))
+        self._require_awake("trainer.export()", ("parameters", "buffers"))
         self._exporter.export(folder, config=config, trainable_only=trainable_only, name=name)
 
     def sleep(self, tags: SleepTag | Collection[SleepTag] = SLEEP_TAGS) -> None:
@@ -436,8 +436,12 @@ class Trainer(Run):
             )
         return chosen
 
+    def _require_awake(self, what: str, needed: Collection[SleepTag] = SLEEP_TAGS) -> None:
+        if self._sleeper.asleep:
+            self._sleeper.require_awake(what, needed)
+
     def _save(self) -> None:
-        self._sleeper.require_awake("trainer.save()", ("parameters", "optimizer", "buffers"))
+        self._require_awake("trainer.save()", ("parameters", "optimizer", "buffers"))
         super()._save()
 
     def _run_steps(self) -> Iterator[EventStepContext]:
@@ -453,8 +457,7 @@ class Trainer(Run):
         optimizer_step_post = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_POST)
         self._gradient_listeners.start()
         while not self._is_complete:
-            if self._sleeper.asleep:
-                self._sleeper.require_awake("a step")
+            self._require_awake("a step")
             moments.last = EVENT_TRAIN_STEP_PRE
             step_pre.call(context)
             for epoch in () if epochs is None else epochs.started_in(stepper.current_step):
