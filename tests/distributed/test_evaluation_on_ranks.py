@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,11 @@ def act_on_one_rank(
         seen.append(("stopped", trainer.stepper.current_step))
     else:
         seen.append((trainer.load_best().name, trainer.stepper.current_step))
+        seen.append((str(trainer.evaluate("two")), trainer.stepper.current_step))
     return seen
+
+
+BY_HAND = [("two", 6), ("{'two': {'loss': 8.0}}", 6)]
 
 
 def ask(ctx: EventStepContext) -> None:
@@ -275,7 +280,7 @@ def send_signal(ctx: EventStepContext) -> None:
 @pytest.mark.parametrize("name", ["fsdp", pytest.param("1f1b", marks=LONG)])
 def test_a_request_of_one_rank_is_an_evaluation_on_all_and_the_best_is_saved(name: str, tmp_path: Path) -> None:
     """The request of the second step takes effect after the third; its result is the best one so far."""
-    expected = [("one", 3), ("saved", 3), ("saved", 6), ("step-3", 6)]
+    expected = [("one", 3), ("saved", 3), ("saved", 6), ("step-3", 6), *BY_HAND]
 
     assert run_on_ranks(2, act_on_one_rank, name, tmp_path, ask, None) == [expected] * 2
 
@@ -287,14 +292,22 @@ def test_evaluations_that_a_signal_postpones_run_when_the_run_is_resumed(name: s
     resumed = run_on_ranks(2, act_on_one_rank, name, tmp_path, ask, 3)
 
     assert stopped == [[("saved", 3), ("stopped", 3)]] * 2
-    assert resumed == [[("one", 3), ("two", 3), ("one", 6), ("saved", 6), ("step-3", 6)]] * 2
+    assert resumed == [[("one", 3), ("two", 3), ("one", 6), ("saved", 6), ("step-3", 6), *BY_HAND]] * 2
 
 
-def collectives_in(name: str, has_evaluations: bool) -> list[list[str]]:  # noqa: FBT001
-    """Return the collective operations of each step, and of its boundary."""
+def collectives_in(name: str, has_evaluations: bool, folder: Path) -> list[list[str]]:  # noqa: FBT001
+    """Return the collective operations of the main thread in each step, with its boundary.
+
+    The boundary after the third step has an asynchronous save, for which a handler has asked, and the evaluation.
+    """
     evaluations = {"one": Evaluation(dataset_provider=Samples(1), period_steps=3, at_end=False)}
     trainer = configure(
-        LAYOUTS[name], 2, CountingTask(), total_steps=5, evaluations=evaluations if has_evaluations else None
+        LAYOUTS[name],
+        2,
+        CountingTask(),
+        total_steps=5,
+        checkpointing=CheckpointingConfig(folder=folder, period_steps=None, asynchronous=True),
+        evaluations=evaluations if has_evaluations else None,
     )
     steps: list[list[str]] = []
 
@@ -302,13 +315,18 @@ def collectives_in(name: str, has_evaluations: bool) -> list[list[str]]:  # noqa
         original = getattr(distributed, operation)
 
         def count(*arguments: Any, **keywords: Any) -> Any:
-            if steps:
+            if steps and threading.current_thread() is threading.main_thread():
                 steps[-1].append(operation)
             return original(*arguments, **keywords)
 
         return count
 
-    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, lambda ctx: steps.append([]))
+    def begin(ctx: EventStepContext) -> None:
+        steps.append([])
+        if ctx.stepper.current_step == 1:
+            ctx.control.save()
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, begin)
     with contextlib.ExitStack() as patches:
         for operation in ("all_reduce", "broadcast_object_list", "all_gather_object", "barrier", "broadcast"):
             patches.enter_context(mock.patch.object(distributed, operation, counting(operation)))
@@ -317,10 +335,11 @@ def collectives_in(name: str, has_evaluations: bool) -> list[list[str]]:  # noqa
 
 
 @pytest.mark.parametrize("name", ["fsdp", "1f1b"])
-def test_evaluations_add_no_collective_operation_to_steps_without_one(name: str) -> None:
+def test_evaluations_add_no_collective_operation_to_steps_without_one(name: str, tmp_path: Path) -> None:
     """At the boundary of an evaluation there is one for each kind of reduction, and one that makes ranks agree."""
     with_them, without = (
-        run_on_ranks(2, collectives_in, name, has_evaluations)[0] for has_evaluations in (True, False)
+        run_on_ranks(2, collectives_in, name, has_evaluations, tmp_path / f"{has_evaluations}")[0]
+        for has_evaluations in (True, False)
     )
 
     own = sorted(with_them.pop(2))
