@@ -82,7 +82,8 @@ class CausalLMProvider(ModelProvider):
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         with torch.device("meta"):
-            whole = AutoModelForCausalLM.from_config(self.config)
+            # Files are often in bfloat16, in which small steps of the optimizer would be lost.
+            whole = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
             model = whole if ctx.stage.num_stages == 1 else Stage(whole, ctx.stage)
             if self._lora is not None:
                 inject_adapter_in_model(self._lora, model)

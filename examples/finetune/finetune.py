@@ -8,7 +8,7 @@ torchrun --nproc-per-node 2 examples/finetune/finetune.py --pipeline 2 --lora
 Without --base it makes a small Llama with random weights, so it needs no network, and learns the bytes of a Python
 module. For a published model, download it once, and pass its folder:
 
-huggingface-cli download meta-llama/Llama-3.2-1B --local-dir runs/llama
+hf download meta-llama/Llama-3.2-1B --local-dir runs/llama
 python examples/finetune/finetune.py --base runs/llama --lora
 
 The result is a folder that `AutoModelForCausalLM.from_pretrained` loads, or with --lora one for

@@ -71,13 +71,15 @@ class Provider(ModelProvider):
 
     Attributes:
         tied: What the stages declare as tied.
-        head: The name of the embedding in the last stage, for a mistake.
-        split: Splits weights over processes for tensor parallelism, for a mistake.
+        duplicate: Whether the last stage has the weight under the name of the first stage as well, a mistake.
+        split: Whether tensor parallelism unties the weights, a mistake.
+        drift: Whether a layer differs between processes, a mistake.
     """
 
     tied: Mapping[str, str] = dataclasses.field(default_factory=lambda: TIED)
     duplicate: bool = False
     split: bool = False
+    drift: bool = False
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         stage = ctx.stage
@@ -89,6 +91,9 @@ class Provider(ModelProvider):
         return InitializeModelStageResult(model=model, tied_weights=self.tied)
 
     def parallelize_model_stage(self, ctx: ParallelizeModelStageContext) -> None:
+        if self.drift:
+            ctx.model.layers = nn.ModuleDict({"0": nn.Linear(WIDTH, WIDTH)})
+            nn.init.constant_(ctx.model.get_parameter("layers.0.bias"), ctx.dist_context.rank)
         if self.split:
             mesh = ctx.dist_context.mesh_for("dense")["tensor_parallel"]
             for module in ctx.model.modules():
@@ -263,6 +268,12 @@ def test_weights_that_parallelising_unties_are_refused() -> None:
     """Tensor parallelism makes new parameters."""
     with pytest.raises(ProcessRaisedException, match=r"parallelize_model_stage has untied 'head.weight' from"):
         run_on_ranks(2, refused, Provider(split=True), ADAMW, {"tensor_parallel": 2})
+
+
+def test_weights_that_differ_between_processes_are_refused_at_the_start() -> None:
+    """Also without checkpoints, which would refuse them at the first save."""
+    with pytest.raises(ProcessRaisedException, match=r"'model/layers.0.(bias|weight)' differs between rank 0"):
+        run_on_ranks(2, refused, Provider(drift=True), ADAMW, {"tensor_parallel": 2})
 
 
 def test_a_declaration_needs_no_pipeline(tmp_path: Path) -> None:
