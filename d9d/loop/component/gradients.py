@@ -81,7 +81,9 @@ class Gradients:
         self._accumulator = GradientAccumulator(dist_context)
         self._norm = GradientNorm(self._parameters, dist_context, copies)
         self._dtype = GradientDtype(modules, config.gradient_dtype)
-        self._non_finite = NonFiniteGradients(config, optimizer, stepper)
+        is_checked = config.non_finite_gradients != "allow"
+        self._buffers = BufferSnapshot(modules if is_checked else [])
+        self._non_finite = NonFiniteGradients(config, optimizer, stepper, self._buffers)
         self._reduced: _Reduced | None = None
         self._skip_condition: torch.Tensor | None = None
 
@@ -107,8 +109,9 @@ class Gradients:
         return self._reduced.norm
 
     def begin_step(self) -> None:
-        """Prepare for the first backward pass of a step."""
+        """Prepare for the first forward pass of a step."""
         self._dtype.upcast()
+        self._buffers.take()
 
     def scale_loss(self, result: ComputeLossResult) -> torch.Tensor:
         """Count the loss of one micro-batch.
@@ -632,6 +635,36 @@ def _refuse_replicas(modules: list[nn.Module]) -> None:
             )
 
 
+class BufferSnapshot:
+    """The buffers of a model before a step, such as the statistics of batch normalisation.
+
+    The forward passes of a step that is then skipped have changed them, perhaps to NaN.
+
+    Args:
+        modules: The modules whose buffers are kept.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._buffers = [*dict.fromkeys(buffer for module in modules for buffer in module.buffers())]
+        self._saved = [torch.empty_like(buffer) for buffer in self._buffers]
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Copy the buffers."""
+        for saved, buffer in zip(self._saved, self._buffers, strict=True):
+            saved.copy_(buffer)
+
+    @torch.no_grad()
+    def restore_if(self, condition: torch.Tensor) -> None:
+        """Give the buffers their values of the last copy if a condition is true, without waiting for the device.
+
+        Args:
+            condition: A boolean scalar on the device.
+        """
+        for saved, buffer in zip(self._saved, self._buffers, strict=True):
+            buffer.copy_(torch.where(condition, saved, buffer))
+
+
 class NonFiniteGradients:
     """Skips the steps whose gradient norm is not finite, on all processes alike, without waiting for the device.
 
@@ -648,12 +681,20 @@ class NonFiniteGradients:
         config: The policy, where `allow` does nothing.
         optimizer: Updates the parameters.
         stepper: Counts the steps.
+        buffers: The buffers of the model before the step, which a skipped step gets back; `None` keeps the new ones.
 
     Raises:
         ConfigurationError: If the optimizer cannot skip a step on the device.
     """
 
-    def __init__(self, config: TrainingConfig, optimizer: OptimizerProtocol, stepper: Stepper) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        optimizer: OptimizerProtocol,
+        stepper: Stepper,
+        buffers: BufferSnapshot | None = None,
+    ) -> None:
+        self._buffers = BufferSnapshot([]) if buffers is None else buffers
         self._policy = config.non_finite_gradients
         if self._policy != "allow":
             setting = f"non_finite_gradients={self._policy!r}"
@@ -707,6 +748,7 @@ class NonFiniteGradients:
 
     def _skip_if(self, condition: torch.Tensor) -> None:
         self._optimizer.found_inf = condition.float()  # the fused kernels read fp32
+        self._buffers.restore_if(condition)
 
     def require_finite(self) -> None:
         """Wait for the newest norm with the policy `stop`; with any other there is nothing to wait for.

@@ -39,6 +39,7 @@ from d9d.loop.event.catalogue.common import (
     EventReportReadyContext,
     EventStepContext,
 )
+from d9d.loop.event.handler import describe_handler
 
 P = ParamSpec("P")
 TContext = TypeVar("TContext")
@@ -184,16 +185,34 @@ class Moments(abc.ABC):
     ) -> None:
         """Trigger an event. Its context is built only if there is a handler.
 
+        A list of modules is for reading: the loop has built on the modules in it, so replacing one would train nothing.
+        Each handler gets a list of its own, and may not change it.
+
         Args:
             event: The event.
             context: The class of its context.
             *args: None; contexts have keyword arguments only.
             **fields: The fields of the context.
+
+        Raises:
+            RuntimeError: If a handler has changed the list of modules in its context.
         """
         self.last = event
         emitter = self._emitters.get(event.id) or self._emitters.setdefault(event.id, self.event_bus.emitter(event))
-        if emitter.handlers:
-            emitter.call(context(*args, **fields))
+        modules: Any = fields.get("modules")
+        if modules is None:
+            if emitter.handlers:
+                emitter.call(context(*args, **fields))
+            return
+        for handler in emitter.handlers:
+            fields["modules"] = given = [*modules]
+            Emitter(event.id, (handler,)).call(context(*args, **fields))
+            if [*map(id, given)] != [*map(id, modules)]:
+                raise RuntimeError(
+                    f"handler {describe_handler(handler)} of event {event.id!r} changed the list `modules` of its "
+                    "context, which changes nothing in the model: build or wrap modules in the model provider, or "
+                    "change the layers of a module in place"
+                )
 
     def is_heard(self, event: Event[Any]) -> bool:
         """Return whether an event has a handler on this rank.
@@ -269,6 +288,9 @@ class Run:
     def __init__(self, loop: Loop, timeouts: TimeoutConfig) -> None:
         self._loop = loop
         self._closing_seconds = timeouts.closing_seconds
+        # Other code, such as another configurator, may draw random numbers before the run begins.
+        self._random_state = loop.random_state.state_dict()
+        self._has_begun = False
         self._is_in_loop = False
         self._stop_reason: str | None = None
         self._asked_to_stop_because: str | None = None
@@ -309,9 +331,21 @@ class Run:
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        """Make the context of a run, from loading its state to its last event."""
+        """Make the context of a run, from loading its state to its last event.
+
+        Raises:
+            RuntimeError: If the run has begun before.
+        """
         loop = self._loop
         moments = loop.moments
+        if self._has_begun:
+            done = "is complete" if self._is_complete else "has ended early"
+            raise RuntimeError(
+                f"this run {done}, after {self.stepper.current_step} of {self.stepper.total_steps} steps, and a run "
+                "cannot begin twice: call configure() again for a new one, which resumes from the newest checkpoint"
+            )
+        self._has_begun = True
+        loop.random_state.load_state_dict(self._random_state)
         try:
             self._is_in_loop = True
             with moments.failing(has_peers=not loop.ranks.is_alone, closing_seconds=self._closing_seconds):

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +256,7 @@ class Trainer(Run):
         for _ in self.steps():
             pass
 
-    def steps(self) -> Iterator[EventStepContext]:
+    def steps(self) -> Generator[EventStepContext]:
         """Train step by step, driven by the caller: reinforcement learning, a notebook, a debugger.
 
         ```python
@@ -280,7 +280,10 @@ class Trainer(Run):
             self._has_weights = True
             self._gradients.zero()
             for module in self.modules:
-                module.train()
+                # A model that is in evaluation mode as a whole, as `from_pretrained` returns it, is to be trained. In
+                # others, parts that are in evaluation mode are meant to be.
+                if not module.training:
+                    module.train()
             # A resumed run triggers this event again: random numbers that its handlers draw must not shift those of
             # steps.
             with self._loop.random_state.preserved():
@@ -444,7 +447,7 @@ class Trainer(Run):
         self._require_awake("trainer.save()", ("parameters", "optimizer", "buffers"))
         super()._save()
 
-    def _run_steps(self) -> Iterator[EventStepContext]:
+    def _run_steps(self) -> Generator[EventStepContext]:
         """Take one step after the other, and yield after each."""
         loop, moments, bus, gradients = self._loop, self._loop.moments, self.event_bus, self._gradients
         stepper, epochs = self.stepper, self._epochs
@@ -476,14 +479,14 @@ class Trainer(Run):
             loss, gradient_norm = gradients.reduce(is_observed=self._gradient_listeners.are_listening())
             moments.last = EVENT_TRAIN_GRADIENTS_READY
             if gradients_ready.handlers:
-                gradients_ready.call(
-                    EventGradientsReadyContext(
-                        stepper=stepper,
-                        control=loop.control,
-                        modules=list(self.modules),
-                        norm=gradients.norm,
-                        skip_update=gradients.skip_update,
-                    )
+                moments.trigger(
+                    EVENT_TRAIN_GRADIENTS_READY,
+                    EventGradientsReadyContext,
+                    stepper=stepper,
+                    control=loop.control,
+                    modules=list(self.modules),
+                    norm=gradients.norm,
+                    skip_update=gradients.skip_update,
                 )
             gradients.clip()
             moments.last = EVENT_TRAIN_OPTIMIZER_STEP_PRE

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -367,8 +368,11 @@ def _ignore_single_process_warning() -> None:
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
+_locks_of_this_process: weakref.WeakValueDictionary[Path, "FolderLock"] = weakref.WeakValueDictionary()
+
+
 class FolderLock:
-    """Locks a folder for one job, for as long as the process that holds the lock lives.
+    """Locks a folder for one run, for as long as the process that holds the lock lives.
 
     It is a POSIX lock on the file `.lock`: the kernel releases it when the process ends, a network file system when it
     has lost the machine, and forked processes do not inherit it. The content of the file only names the holder.
@@ -387,9 +391,15 @@ class FolderLock:
         """Lock the folder.
 
         Raises:
-            CheckpointError: If another job has locked it, with its machine, process and start, or the file `.lock`
+            CheckpointError: If another run has locked it, with its machine, process and start, or the file `.lock`
                 cannot be opened or is not a regular file.
         """
+        # The kernel does not keep two runs of one process apart.
+        if _locks_of_this_process.get(self._folder.resolve(), self) is not self:
+            raise CheckpointError(
+                f"another run of this process uses the checkpoints in {self._folder}, and each would overwrite those "
+                "of the other: end it first, or choose another folder"
+            )
         while self._descriptor is None:
             descriptor = self._open()
             try:
@@ -404,12 +414,14 @@ class FolderLock:
                     self._folder,
                     error,
                 )
+                _locks_of_this_process[self._folder.resolve()] = self
                 return
             # The previous holder may have removed the file after it was opened here.
             if self._is_at_its_path(descriptor):
                 self._descriptor = descriptor
             else:
                 os.close(descriptor)
+        _locks_of_this_process[self._folder.resolve()] = self
         started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         content = json.dumps({"host": platform.node(), "pid": os.getpid(), "started": started}).encode()
         with contextlib.suppress(OSError):  # on a full disk the lock holds without naming its holder
@@ -418,6 +430,8 @@ class FolderLock:
 
     def release(self) -> None:
         """Unlock the folder, if it is locked."""
+        if _locks_of_this_process.get(self._folder.resolve()) is self:
+            del _locks_of_this_process[self._folder.resolve()]
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return

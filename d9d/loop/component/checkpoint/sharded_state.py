@@ -271,8 +271,9 @@ class OptimizerState(ShardedState):
         return {} if kept is None else {option: value for option, value in common.items() if option not in kept}
 
     def select_local(self, metadata: Any) -> Any:  # noqa: D102 -- inherited
-        own = self.parameters()
-        others = set(dict(dict(metadata["dict"])["param_groups"]["dict"])) - own.keys()
+        saved_groups = dict(dict(metadata["dict"])["param_groups"]["dict"])
+        self._add_missing_groups(saved_groups)
+        others = saved_groups.keys() - self.parameters().keys()
         return {
             "dict": [
                 [key, {"dict": [[name, part] for name, part in value["dict"] if name not in others]}]
@@ -281,6 +282,31 @@ class OptimizerState(ShardedState):
                 for key, value in metadata["dict"]
             ]
         }
+
+    def _add_missing_groups(self, saved: Mapping[str, Any]) -> None:
+        """Add the parameters that the optimizer had in the checkpoint and does not have now.
+
+        A handler added them to it, for example to unfreeze layers one after the other. Without them, the layers would
+        be frozen again.
+
+        Args:
+            saved: The metadata of the options of each parameter, by its name.
+        """
+        by_name = {name: parameter for parameter, name in self._model.parameter_names().items()}
+        added: list[tuple[Any, list[torch.Tensor]]] = []
+        own = self.parameters()
+        for name in saved:  # in the order of the groups
+            if name in own or name not in by_name:
+                continue
+            parameters = next((found for options, found in added if options == saved[name]), None)
+            if parameters is None:
+                parameters = []
+                added.append((saved[name], parameters))
+            parameters.append(by_name[name])
+        for _, parameters in added:
+            for parameter in parameters:
+                parameter.requires_grad_(True)  # noqa: FBT003 -- torch's signature
+            self._optimizer.add_param_group({"params": parameters})
 
     def load_targets(self, metadata: Any) -> dict[str, torch.Tensor]:
         """Return new tensors for the moments, on the device, mesh and placements of the parameters."""
