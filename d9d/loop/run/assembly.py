@@ -265,16 +265,13 @@ class Assembly:
         paths = (paths,) if isinstance(paths, Path) else paths
         return SourceWeights(tuple(find_source(path, self.ranks) for path in paths), mapping)
 
-    def verify_handlers(self, *, has_epochs: bool = False) -> frozenset[str]:
+    def verify_handlers(self, *, has_epochs: bool = False) -> None:
         """Refuse handlers that can never be called, and log those that this configuration never calls.
 
         All ranks call this.
 
         Args:
             has_epochs: Whether the data has passes.
-
-        Returns:
-            The ids of the events that have a handler on any rank.
 
         Raises:
             ConfigurationError: On all ranks, if a handler can never be called.
@@ -293,7 +290,7 @@ class Assembly:
             silent |= dict.fromkeys(evaluations, "the run has no evaluations")
         if self.config.reporting.period_steps is None and not self.evaluations:
             silent[moments.report_ready.id] = "reporting.period_steps is None"
-        return self.registrations.verify(self.ranks, namespace=namespace, silent=silent)
+        self.registrations.verify(self.ranks, namespace=namespace, silent=silent)
 
     def provide_dataset(self, provider: DatasetProvider) -> InitializeDatasetResult:
         """Call the dataset provider.

@@ -124,16 +124,13 @@ class Registrations:
                     "with @subscribe: decorate its handlers, or remove it from subscribers="
                 )
 
-    def verify(self, ranks: Ranks, *, namespace: str, silent: Mapping[str, str]) -> frozenset[str]:
+    def verify(self, ranks: Ranks, *, namespace: str, silent: Mapping[str, str]) -> None:
         """Refuse handlers that can never be called. All ranks call this, and all of them raise.
 
         Args:
             ranks: The ranks of the job.
             namespace: The first segment of the ids that the loop triggers.
             silent: The ids of those that it cannot trigger as it is configured, each with the reason.
-
-        Returns:
-            The ids of the events that have a handler on any rank.
 
         Raises:
             ConfigurationError: If a decorated handler is subscribed by no rank, the loop never triggers the event of a
@@ -148,10 +145,8 @@ class Registrations:
         if problems:
             listed = "".join(f"\n- {problem}" for problem in problems)
             raise ConfigurationError(f"not all handlers of this run can be called as they should:{listed}")
-        heard = frozenset(event_id for found in everywhere for event_id in found.handlers)
         if ranks.is_main:
             _log_silent(everywhere, silent)
-        return heard
 
     def _found(self, namespace: str) -> "_Found":
         registered: set[tuple[str, str]] = set()
