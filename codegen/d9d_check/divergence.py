@@ -31,6 +31,12 @@ _COLLECTIVES: Final = frozenset(
     }
 )
 _POINT_TO_POINT: Final = frozenset({"send", "recv", "isend", "irecv", "send_object_list", "recv_object_list"})
+_CALLED_BY_LOOPS: Final = frozenset(
+    {
+        *("compute_loss", "build_forward_inputs", "process_outputs", "create_metrics", "state_dict", "load_state_dict"),
+        *("initialize_model_stage", "parallelize_model_stage", "register_events", "__init__"),
+    }
+)
 _PAIR: Final = "send and recv"
 _CHECKPOINTS: Final = frozenset({"save", "async_save", "load"})
 _STATE_DICTS: Final = frozenset(
@@ -227,7 +233,9 @@ class Divergence(Watcher):
                 frame.trace.append(_LeftEarly(around, guard, sides[number], ends_with_loop=ended[number] == "break"))
             return
         if why is not None and "raise" not in ended:
-            self._compare(sides[0], sides[1], guard, why, frame)
+            # "or" may hold on all ranks for its other reason.
+            first = [] if guard.is_either else sides[0]
+            self._compare(first, sides[1], guard, why, frame)
 
     def _compare(self, one: list[object], other: list[object], guard: Guard, why: Differs, frame: Frame) -> None:
         first, second = ([each for each in side if isinstance(each, Collective)] for side in (one, other))
@@ -287,6 +295,8 @@ class Divergence(Watcher):
         """Report collectives that some ranks reach and others do not."""
         for site, (collective, why) in self._found.items():
             entry = collective.entry
+            if entry.kind in {"method", "construct"} and entry.name not in _CALLED_BY_LOOPS:
+                continue  # nothing is known to call it
             events = " and ".join(sorted(map(str, entry.events)))
             subject = f'Handler "{entry.name}" of {events}' if entry.events else f'"{entry.name or "this module"}"'
             facts.report(

@@ -203,7 +203,8 @@ class Effects(Watcher):
     def _builtin(self, name: str, call: Call) -> Values | None:
         given = call.everything()
         has_tensor = any(isinstance(value, Tensor) and not value.is_on_host for value in given)
-        kept = frozenset(value for value in given if isinstance(value, Differs | Varies))
+        computed = given | self._items(given)
+        kept = frozenset(value for value in computed if isinstance(value, Differs | Varies))
         if name == "print":
             self._shown(call, "prints a tensor")
         elif name in _CONVERSIONS and has_tensor:

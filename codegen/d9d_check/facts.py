@@ -31,6 +31,7 @@ class Guard:
         test: The values of the condition.
         site: Where it is.
         is_steady: Whether it is the same in every step.
+        is_either: Whether it may hold for another reason than the one that differs between ranks.
         ends_with_loop: Whether it only holds until the end of a loop.
     """
 
@@ -38,6 +39,7 @@ class Guard:
     site: Site
     is_steady: bool = False
     ends_with_loop: bool = False
+    is_either: bool = False
 
     @property
     def differs(self) -> Differs | None:
@@ -121,6 +123,7 @@ class Entry:
         name: The function.
         owner: The class whose object stands for all.
         events: The events that a handler is subscribed to.
+        is_filtered: Whether the handler is not called each time that its event happens.
         is_in_every_step: Whether the handler is called in every step.
         is_on_main_only: Whether the handler is called on the main process only.
     """
@@ -129,6 +132,7 @@ class Entry:
     name: str = ""
     owner: ClassDefinition | None = None
     events: frozenset[EventValue] = frozenset()
+    is_filtered: bool = False
     is_in_every_step: bool = False
     is_on_main_only: bool = False
 
@@ -374,6 +378,7 @@ class Facts:
         called: The functions that have been run.
         unchecked: What could not be verified, by place.
         attempted: Classes whose objects are given to `subscribe_annotated` in a way that fails.
+        tagged: The functions that are tagged anywhere.
         tagged_functions: The tags of functions of modules.
         lost_tags: The functions that have lost their tags to a decorator.
     """
@@ -396,6 +401,7 @@ class Facts:
     called: set[Definition] = dataclasses.field(default_factory=set)
     unchecked: dict[Site, str] = dataclasses.field(default_factory=dict)
     attempted: set[ClassDefinition] = dataclasses.field(default_factory=set)
+    tagged: set[Definition] = dataclasses.field(default_factory=set)
     tagged_functions: dict[Definition, tuple[Tag, ...]] = dataclasses.field(default_factory=dict)
     lost_tags: set[Definition] = dataclasses.field(default_factory=set)
 

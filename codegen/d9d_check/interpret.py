@@ -362,6 +362,9 @@ class Interpreter(Memory):
     def _if(self, node: Node, frame: Frame) -> str:
         _, test, body, orelse, position = node
         guard = self._guard(test, frame, frame.site(position))
+        if External("typing.TYPE_CHECKING") in guard.test:  # what only type checkers read does not run
+            self.execute([each for each in body if each[0] in {"import", "from"}], frame)
+            return self.execute(orelse, frame)
         decided = self._decided(test, frame)
         if decided is not None:
             return self.execute(body if decided else orelse, frame)
@@ -393,9 +396,15 @@ class Interpreter(Memory):
         return value if isinstance(value, Constant) else None
 
     def _guard(self, test: Node, frame: Frame, site: Site) -> Guard:
-        values = self.evaluate(test, frame)
-        self.watcher.tested(values, frame, site)
-        return Guard(values, site, is_steady=self.is_steady(test, values, frame))
+        if test[0] in {"and", "or"}:
+            values = self._bool(test, frame, is_tested=True)
+        else:
+            values = self.evaluate(test, frame)
+            self.watcher.tested(values, frame, site)
+        is_either = test[0] == "or" and not all(
+            any(isinstance(value, Differs) for value in self._last.get(id(part), NOTHING)) for part in test[1]
+        )
+        return Guard(values, site, is_steady=self.is_steady(test, values, frame), is_either=is_either)
 
     def is_steady(self, test: Node, values: Values, frame: Frame) -> bool:
         """Return whether a condition is the same in every step."""
@@ -457,9 +466,14 @@ class Interpreter(Memory):
         return FALLS
 
     def _for(self, node: Node, frame: Frame) -> str:
-        _, target, source, body, orelse, position = node  # noqa: RUF059
+        _, target, source, body, orelse, position = node
         values = self.evaluate(source, frame)
+        guards = frame.guards
+        if source[0] == "choice":  # what is iterated over may be empty in most steps
+            frame.guards = [*guards, Guard(UNKNOWN, frame.site(position))]
         self._loop(target, values, frame, lambda: self.execute(body, frame))
+        if source[0] == "choice":
+            frame.guards = guards
         return self.execute(orelse, frame)
 
     def _loop(self, target: Node, source: Values, frame: Frame, body: Callable[[], object]) -> None:
@@ -504,7 +518,10 @@ class Interpreter(Memory):
             entered = self._entered(values, frame)
             if target is not None:
                 self.assign(target, entered, frame)
+        suppresses = Typed("contextlib.suppress") in managers
+        frame.num_doubts += suppresses
         outcome = self.execute(node[2], frame)
+        frame.num_doubts -= suppresses
         self.watcher.enclosed(frozenset(managers), frame.trace)
         frame.trace = [*trace, *frame.trace]
         return outcome
@@ -626,6 +643,10 @@ class Interpreter(Memory):
         definition.scope = scope
         inner = Frame(scope, frame.entry, frame.function, frame.receiver, frame.depth, in_class=definition)
         self.execute(facts["body"], inner)
+        for each in definition.ancestry[1:]:
+            for hook in each.members.get("__init_subclass__", ()):
+                if isinstance(hook, Function):
+                    self.call_function(hook, [frozenset({ClassValue(definition)})], {}, frame, definition.site)
         self.facts.classes.append(definition)
         if any(base in TASKS for base in definition.outside) or any(
             isinstance(value, Function) and value.tags for values in members_of(definition).values() for value in values
@@ -790,12 +811,11 @@ class Interpreter(Memory):
         found = owner.definition.find(name)
         if found is not None:
             values |= self._bound(found[1], owner, frame, site)
-        if values:
-            return values
-        for each in owner.definition.ancestry:
-            for field, annotation, _ in each.fields:
-                if field == name and each.scope is not None:
-                    return self.annotated(annotation, each.scope)
+        declared = self._declared_attribute(owner.definition, name) if not values or found is not None else NOTHING
+        if declared or values:  # an attribute that the class declares may be given another value
+            return values | declared
+        if name == "__dict__":
+            self.watcher.write(owner, "", UNKNOWN, frame, site)  # any of its attributes
         getter = owner.definition.find("__getattr__")
         if getter is not None:
             return UNKNOWN
@@ -806,6 +826,14 @@ class Interpreter(Memory):
         return (
             frozenset({Attribute(owner, name)}) if owner.definition.is_opaque else self._outside.inherited(owner, name)
         )
+
+    def _declared_attribute(self, definition: ClassDefinition, name: str) -> Values:
+        """Return what the annotation of an attribute in the body of a class describes; nothing without one."""
+        for each in definition.ancestry:
+            for field, annotation, _ in each.fields:
+                if field == name and each.scope is not None:
+                    return self.annotated(annotation, each.scope)
+        return NOTHING
 
     def _bound(self, values: Values, receiver: Value, frame: Frame, site: Site) -> Values:
         found: set[Value] = set()
@@ -872,7 +900,7 @@ class Interpreter(Memory):
         self._branches(guard, frame, lambda: choose(body), lambda: choose(orelse))
         return frozenset(found) | {value for value in guard.test if isinstance(value, Differs)}
 
-    def _bool(self, node: Node, frame: Frame) -> Values:
+    def _bool(self, node: Node, frame: Frame, *, is_tested: bool = False) -> Values:
         parts = node[1]
         found: set[Value] = set()
 
@@ -881,6 +909,9 @@ class Interpreter(Memory):
                 values = self.evaluate(parts[number], frame)
                 self._last[id(parts[number])] = values
                 found.update(values)
+                place = _position(parts[number])
+                if is_tested and place is not None:
+                    self.watcher.tested(values, frame, frame.site(place))
                 return
             guard = self._guard(parts[number], frame, frame.site(_position(parts[number]) or [1, 0, 1, 0]))
             self._last[id(parts[number])] = guard.test
@@ -1034,6 +1065,9 @@ class Interpreter(Memory):
                 named |= self._spread(values)
         if callee_node[0] == "name" and callee_node[1] == "super":
             return self._outside.super_of(frame, arguments)
+        if callee_node[0] == "attribute" and any(isinstance(value, Unknown) for value in callee):
+            # A callable that an object keeps may know the object.
+            self.escape_all(self.evaluate_again(callee_node[1], frame), frame)
         result = self.call_all(callee, arguments, named, frame, frame.site(position))
         self._last[id(node)] = result
         return result
@@ -1110,7 +1144,7 @@ class Interpreter(Memory):
     ) -> Values:
         """Run the body of a function with arguments."""
         definition = function.definition
-        if frame.depth:
+        if frame.depth and not frame.entry.name.startswith("test"):
             self.facts.called.add(definition)
         is_short = definition.name == "__init__" or len(definition.facts["body"]) <= _SHORT
         is_followed = (

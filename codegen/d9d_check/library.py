@@ -139,6 +139,9 @@ class Library:
             for name in names:
                 self._run.set_attribute(owner, str(name), call.get(2, "value"), call.frame, call.site)
         if not names:
+            for owner in call.get(0, "object"):
+                if isinstance(owner, Instance):
+                    self._run.watcher.write(owner, "", UNKNOWN, call.frame, call.site)  # any of its attributes
             self._run.escape_all(call.get(2, "value"), call.frame)
         return NONE
 

@@ -78,6 +78,11 @@ class Lifecycle(Watcher):
         key = (definition, name)
         if name in self._elsewhere or self._is_given(definition, name, is_demand=is_demand):
             return set()
+        for other, attribute in self._writes:
+            # A subclass may assign it, and a class may assign attributes whose names are not known.
+            is_related = definition in other.ancestry or other in definition.ancestry
+            if is_related and ((attribute == name and definition in other.ancestry[1:]) or not attribute):
+                return set()
         writers = self._writes.get(key, set()) | (set() if is_demand else self._resets.get(key, set()))
         only_handlers = all(each.kind == "handler" and each.owner is definition for each in writers)
         return writers - {entry} if only_handlers else set()
@@ -103,6 +108,7 @@ class Lifecycle(Watcher):
         now = [_moment(event, moments) for event in entry.events]
         return (
             entry.kind == "handler"
+            and not entry.is_filtered
             and bool(now)
             and all(moment is not None and moment.order and moment.always_before(known) for moment in now)
         )

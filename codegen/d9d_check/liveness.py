@@ -15,11 +15,13 @@ from d9d_check.values import (
     Function,
     Instance,
     Method,
+    Partial,
     Site,
     Tag,
 )
 
 _LOOPS: Final = {"train": "training", "inference": "inference"}
+_ABSTRACT_METHODS: Final = {"InferenceTask": "process_outputs", "ModelProvider": "initialize_model_stage"}
 _TASK_OF: Final = {"train": "TrainTask", "inference": "InferenceTask"}
 _IN_EVERY_STEP: Final = frozenset({"compute_loss", "build_forward_inputs", "process_outputs"})
 
@@ -31,12 +33,18 @@ def check_liveness(program: Program) -> None:
 
 def _definition(registration: Registration) -> Definition | None:
     handler = registration.handler
+    while isinstance(handler, Partial):
+        handler = handler.callee
     function = handler.function if isinstance(handler, Method) else handler
     return function.definition if isinstance(function, Function) else None
 
 
 def _receiver(registration: Registration) -> ClassDefinition | None:
     handler = registration.handler
+    if isinstance(handler, Partial) and isinstance(handler.callee, Function) and handler.arguments:
+        return next((value.definition for value in handler.arguments[0] if isinstance(value, Instance)), None)
+    while isinstance(handler, Partial):
+        handler = handler.callee
     return (
         handler.receiver.definition if isinstance(handler, Method) and isinstance(handler.receiver, Instance) else None
     )
@@ -176,6 +184,7 @@ class _Liveness:
             if any(self._is_for(each, definition) for each in self._of_function.get(function, ()))
         }
         registered |= {function for entry, function in self._facts.mentioned if entry.owner is definition}
+        registered |= self._facts.called & tagged.keys()
         return {function: tags for function, tags in tagged.items() if function not in registered}
 
     def _is_for(self, registration: Registration, definition: ClassDefinition) -> bool:
@@ -333,7 +342,8 @@ class _Liveness:
             for base in definition.ancestry[1:]:
                 hidden = [each for each in base.members.get(name, ()) if isinstance(each, Function)]
                 tags = tuple(tag for each in hidden for tag in each.tags)
-                if tags and not any(each.definition in self._facts.lost_tags for each in functions):
+                excused = self._facts.lost_tags | self._facts.tagged | self._registered
+                if tags and not any(each.definition in excused for each in functions):
                     event = quoted(event for tag in tags for event in tag.events)
                     constant = " and ".join(sorted({event.constant for tag in tags for event in tag.events}))
                     self._facts.report(
@@ -552,6 +562,8 @@ def _contains(outer: Site, inner: Site) -> bool:
 def _is_abstract(definition: ClassDefinition) -> bool:
     """Return whether a class is meant to be subclassed: it is declared abstract, or has an abstract method."""
     if any(base in {"abc.ABC", "typing.Protocol"} for base in definition.bases):
+        return True
+    if any(base in definition.outside and definition.find(name) is None for base, name in _ABSTRACT_METHODS.items()):
         return True
     if any(keyword == "metaclass" for keyword, _ in definition.facts["keywords"]):
         return True

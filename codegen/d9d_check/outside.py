@@ -316,12 +316,12 @@ class Outside:
         self._run.escape_all(call.everything(), call.frame)
         return UNKNOWN
 
-    @staticmethod
-    def _tagged(tag: Tag, call: Call) -> Values:
+    def _tagged(self, tag: Tag, call: Call) -> Values:
         tag = dataclasses.replace(tag, site=call.site)
         found: set[Value] = set()
         for value in call.get(0, "handler"):
             if isinstance(value, Function):
+                self._facts.tagged.add(value.definition)
                 tags = (tag, *(each for each in value.tags if each.site != tag.site))
                 found.add(changed(value, tags=tags))
             else:

@@ -54,16 +54,35 @@ class _Runner:
         self.crashes: list[tuple[Site, str]] = []
         self._catalogues = catalogues
         self._by_hand: set[Definition] = set()
+        self._classes: dict[tuple[str, str, int], ClassDefinition] = {}
 
     def run(self) -> None:
         facts = self.interpreter.facts
         for key in self.interpreter.module_keys():
             self._guarded(Site(key, 1, 0, 1, 0), functools.partial(self.interpreter.run_module, key))
-        classes = list(dict.fromkeys(facts.classes))
         self.interpreter.relevance.add(
             [each.name for each in facts.subscribers] + [function.name for function in facts.tagged_functions]
         )
-        for definition in classes:
+        self._run_classes()
+        for function, owner in list(facts.functions):
+            is_tagged = function.definition in facts.tagged_functions
+            if owner is None and (is_tagged or self._is_run(function, None)):
+                site = function.definition.site
+                self._guarded(site, functools.partial(self._run_function, function))
+        self._run_classes()  # those that functions define
+        facts.classes[:] = self._classes.values()
+        self._run_subscribed()
+
+    def _run_classes(self) -> None:
+        """Run the classes that have been defined since the last time; a function defines its classes once."""
+        facts = self.interpreter.facts
+        new = []
+        for definition in facts.classes:
+            key = (definition.module, str(definition.facts["path"]), definition.site.line)
+            if key not in self._classes:
+                self._classes[key] = definition
+                new.append(definition)
+        for definition in new:
             self._guarded(definition.site, functools.partial(self._begin_class, definition))
         self._by_hand = {
             function.definition
@@ -72,15 +91,8 @@ class _Runner:
             and isinstance(function := getattr(each.handler, "function", each.handler), Function)
             and function.definition not in facts.called
         }
-        for definition in classes:
+        for definition in new:
             self._guarded(definition.site, functools.partial(self._run_methods, definition))
-        for function, owner in list(facts.functions):
-            is_tagged = function.definition in facts.tagged_functions
-            if owner is None and (is_tagged or self._is_run(function, None)):
-                site = function.definition.site
-                self._guarded(site, functools.partial(self._run_function, function))
-
-        self._run_subscribed()
 
     def _guarded(self, site: Site, run: Callable[[], object]) -> None:
         """Run something; a fault of this package must not keep it from checking the rest."""
@@ -133,6 +145,7 @@ class _Runner:
             function.definition.name,
             owner,
             events,
+            is_filtered=any(tag.is_periodic or tag.is_on_main_only for tag in function.tags),
             is_in_every_step=self._repeats(often) and not function.is_opaque,
             is_on_main_only=bool(function.tags) and all(tag.is_on_main_only for tag in function.tags),
         )
@@ -159,6 +172,7 @@ class _Runner:
                 function.definition.name,
                 owner,
                 each.events,
+                is_filtered=each.is_periodic or each.is_on_main_only,
                 is_in_every_step=self._repeats(each.events) and not (each.is_periodic or function.is_opaque),
                 is_on_main_only=each.is_on_main_only,
             )

@@ -2,7 +2,14 @@
 
 from collections.abc import Callable, Iterable
 
-from d9d.loop.control import ModelProvider, RegisterModelEventsContext, RegisterTaskEventsContext, TrainTask
+from d9d.loop.control import (
+    InitializeModelStageContext,
+    InitializeModelStageResult,
+    ModelProvider,
+    RegisterModelEventsContext,
+    RegisterTaskEventsContext,
+    TrainTask,
+)
 from d9d.loop.event import EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.common import EventStepContext
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_READY, EVENT_TRAIN_STEP_POST, EventTrainReadyContext
@@ -45,6 +52,9 @@ class WrongWithoutSuper(Parent):
 class WrongUnreachable(ModelProvider):
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
+
+    def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+        raise NotImplementedError
 
     def register_events(self, ctx: RegisterModelEventsContext) -> None:
         return
