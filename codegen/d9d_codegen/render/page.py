@@ -36,7 +36,7 @@ def _whole(module: Module) -> Iterator[str]:
         yield f"state {names[phase.name]} {{"
         yield from _indented(_inner(module, phase))
         yield "}"
-    # The labels of the other phases say where they may stand: their edges would hide the way of a run.
+    # The labels of the other phases say where they may stand: all their edges would hide the way of a run.
     on_the_way = tuple(phase for phase in module.phases if not (phase.anytime or phase.around or phase.aborts))
     found = Lifecycle.of(replace(module, phases=on_the_way)).neighbourhood
     yield from _unique(f"{_EDGE} --> {names[phase_of[first]]}" for first in found.first)
@@ -49,6 +49,10 @@ def _whole(module: Module) -> Iterator[str]:
     for phase in on_the_way:
         if phase.repeats:
             yield f"{names[phase.name]} --> {names[phase.name]}"
+    for phase in module.phases:
+        if phase.around:
+            yield f"{names[phase.around]} --> {names[phase.name]}"
+            yield f"{names[phase.name]} --> {names[phase.around]}"
     aborting = [phase for phase in module.phases if phase.aborts and not phase.terminal]
     ending = [phase for phase in module.phases if phase.terminal]
     yield from (f"{names[phase.name]} --> {names[end.name]}" for phase in aborting for end in ending)
@@ -168,12 +172,11 @@ class Page:
     def before(self, event: EventSpec) -> str:
         """Return what can come directly before an event, with links."""
         around = self._neighbours[event.id]
-        earlier = f", after {self._link(self.module.name, event.after)}" if event.after else ""
         if around.is_anytime:
-            return f"any event, after {self._event_link(around.opening)}" if around.opening else f"any event{earlier}"
+            return f"any event, after {self._event_link(around.opening)}" if around.opening else "any event"
         if around.is_jump and not around.before:
             return "any event, or the beginning of the run"
-        return self._either(event, around.before, "the beginning of the run" if around.begins else None) + earlier
+        return self._either(event, around.before, "the beginning of the run" if around.begins else None)
 
     def after(self, event: EventSpec) -> str:
         """Return what can come directly after an event, with links."""
@@ -198,13 +201,16 @@ class Page:
         return often
 
     def _either(self, event: EventSpec, ids: tuple[str, ...], edge: str | None) -> str:
-        """Return links to neighbours, in which the events of a phase around others are summed up."""
+        """Return links to neighbours, in which the events of a phase without a fixed place or order are summed up."""
+        in_phase = [event_id for event_id in ids if self._phase_of[event_id] == event.phase]
         links: dict[str, None] = {}
         for event_id in ids:
             phase = self._phases[self._phase_of[event_id]]
-            is_summed_up = phase.around and phase.name != event.phase
+            is_own = phase.name == event.phase
+            is_summed_up = phase.any_order and len(in_phase) > 1 if is_own else phase.around
             links[f"the phase {_phase_link(phase.name)}" if is_summed_up else self._event_link(event_id)] = None
-        return " or ".join([*links, *([edge] if edge else [])])
+        *others, last = [*links, *([edge] if edge else [])] or ["nothing"]
+        return f"{', '.join(others)} or {last}" if others else last
 
     def event_link(self, name: str) -> str:
         """Return a link to an event of the module."""
