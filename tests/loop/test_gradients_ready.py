@@ -170,7 +170,7 @@ def test_a_late_handler_is_refused_if_the_norm_is_not_measured_in_every_step() -
     assert str(caught.value) == (
         f"handler {__name__}.ignore of event 'train.gradients.ready' is subscribed too late: configure() has found no "
         "handler of this event on any rank. Its field `norm` is not measured in every step, and a rank cannot begin to "
-        "measure it alone: subscribe it in register_events of the task or the model provider, or set "
+        "measure it alone: pass its object in subscribers=, or subscribe it in register_events, or set "
         "max_gradient_norm, or non_finite_gradients to 'skip' or 'stop'"
     )
     trainer.train()

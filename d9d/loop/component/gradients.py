@@ -72,12 +72,7 @@ class Gradients:
         self._stepper = stepper
         self._max_norm = config.max_gradient_norm
         self._report_steps = config.reporting.period_steps
-        self._measures_every_step = (
-            always_measure
-            or config.max_gradient_norm is not None
-            or config.non_finite_gradients != "allow"
-            or config.reporting.period_steps == 1
-        )
+        self._measures_every_step = always_measure or is_norm_needed(config)
         self._accumulator = GradientAccumulator(dist_context)
         self._norm = GradientNorm(self._parameters, dist_context, copies)
         self._dtype = GradientDtype(modules, config.gradient_dtype)
@@ -91,11 +86,6 @@ class Gradients:
     def num_skipped_steps(self) -> torch.Tensor | None:
         """How many steps were skipped since this process started: a scalar on the device; `None` before the first."""
         return self._non_finite.num_skipped
-
-    @property
-    def measures_every_step(self) -> bool:
-        """Whether the norm is measured in every step, and not only in those that are reported."""
-        return self._measures_every_step
 
     @property
     def norm(self) -> torch.Tensor:
@@ -207,6 +197,19 @@ class Gradients:
         self._optimizer.zero_grad()
         for parameter in self._parameters:
             parameter.grad = None
+
+
+def is_norm_needed(config: TrainingConfig) -> bool:
+    """Return whether clipping, the check for non-finite gradients or reports need the gradient norm in every step.
+
+    Args:
+        config: The settings of the run.
+    """
+    return (
+        config.max_gradient_norm is not None
+        or config.non_finite_gradients != "allow"
+        or config.reporting.period_steps == 1
+    )
 
 
 @dataclasses.dataclass(frozen=True)

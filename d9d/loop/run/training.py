@@ -20,7 +20,7 @@ from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.data import TrainingData, build_data_loader, count_samples, load_iterable_data
 from d9d.loop.component.evaluation import Evaluation, Evaluator
 from d9d.loop.component.exchange import Flags
-from d9d.loop.component.gradients import Gradients, ignore_without_weight
+from d9d.loop.component.gradients import Gradients, ignore_without_weight, is_norm_needed
 from d9d.loop.component.model import ModelRunner
 from d9d.loop.component.optim import OptimizerBuilder, constant_lr
 from d9d.loop.component.ranks import Ranks
@@ -47,7 +47,6 @@ from d9d.loop.control.provider import (
 )
 from d9d.loop.control.task import as_loss_result
 from d9d.loop.event import Event, EventBus
-from d9d.loop.event.bus import Emitter
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CHECKPOINT_LOADED,
     EVENT_TRAIN_CHECKPOINT_SAVED,
@@ -134,29 +133,23 @@ class GradientListeners:
     once more before the first step.
 
     Args:
-        emitter: The emitter of the event.
+        event_bus: The bus of the run.
         ranks: The ranks of the job; all of them create this at the same point.
+        is_measured: Whether the norm is measured in every step even without one.
 
     Attributes:
         emitter: The emitter of the event.
-        exist: Whether any rank has a handler.
+        exist: Whether any rank has a handler, as far as all ranks know.
     """
 
-    def __init__(self, emitter: Emitter[EventGradientsReadyContext], ranks: Ranks) -> None:
-        self.emitter = emitter
+    def __init__(self, event_bus: EventBus, ranks: Ranks, *, is_measured: bool) -> None:
+        self.emitter = event_bus.emitter(EVENT_TRAIN_GRADIENTS_READY)
         self._ranks = ranks
+        self._is_measured = is_measured
         self._has_started = False
         self.exist = self._ask_all()
-
-    def refuse_unmeasured(self, event_bus: EventBus, gradients: Gradients) -> None:
-        """Refuse handlers that subscribe from now on and come too late.
-
-        Args:
-            event_bus: The bus of the run.
-            gradients: The gradients of the run.
-        """
         if not self.exist:
-            event_bus.add_guard(self._guard(measures_every_step=gradients.measures_every_step))
+            event_bus.add_guard(self._refuse_late)
 
     def start(self) -> None:
         """Ask all ranks for handlers that have subscribed since the run was configured, before the first step."""
@@ -170,27 +163,25 @@ class GradientListeners:
     def _ask_all(self) -> bool:
         return any(self._ranks.gather(bool(self.emitter.handlers)))
 
-    def _guard(self, *, measures_every_step: bool) -> Callable[[Event[Any], Callable[[Any], None]], None]:
-        def check(event: Event[Any], handler: Callable[[Any], None]) -> None:
-            if event != EVENT_TRAIN_GRADIENTS_READY or self.exist:
-                return
-            found = (
-                f"handler {describe_handler(handler)} of event {event.id!r} is subscribed too late: configure() has "
-                "found no handler of this event on any rank"
+    def _refuse_late(self, event: Event[Any], handler: Callable[[Any], None]) -> None:
+        """Refuse a handler of which the other ranks would have to know."""
+        if event != EVENT_TRAIN_GRADIENTS_READY or self.exist:
+            return
+        found = (
+            f"handler {describe_handler(handler)} of event {event.id!r} is subscribed too late: configure() has found "
+            "no handler of this event on any rank"
+        )
+        remedy = "pass its object in subscribers=, or subscribe it in register_events"
+        if not self._is_measured:
+            raise ConfigurationError(
+                f"{found}. Its field `norm` is not measured in every step, and a rank cannot begin to measure it "
+                f"alone: {remedy}, or set max_gradient_norm, or non_finite_gradients to 'skip' or 'stop'"
             )
-            remedy = "subscribe it in register_events of the task or the model provider"
-            if not measures_every_step:
-                raise ConfigurationError(
-                    f"{found}. Its field `norm` is not measured in every step, and a rank cannot begin to measure it "
-                    f"alone: {remedy}, or set max_gradient_norm, or non_finite_gradients to 'skip' or 'stop'"
-                )
-            if self._has_started and not self._ranks.is_alone:
-                raise ConfigurationError(
-                    f"{found}, and the first step has begun. Ranks with a handler scale gradients by other operations, "
-                    f"so replicas would drift apart: {remedy}, or before the first step"
-                )
-
-        return check
+        if self._has_started and not self._ranks.is_alone:
+            raise ConfigurationError(
+                f"{found}, and the first step has begun. Ranks with a handler scale gradients by other operations, so "
+                f"replicas would drift apart: {remedy}, or before the first step"
+            )
 
 
 class Trainer(Run):
@@ -724,7 +715,7 @@ class TrainingConfigurator:
         run.seed_per_rank()
         runner = run.build_runner(stages, stepper)
         tied.require_same_steps(optimizer)
-        listeners = GradientListeners(moments.event_bus.emitter(EVENT_TRAIN_GRADIENTS_READY), run.ranks)
+        listeners = GradientListeners(moments.event_bus, run.ranks, is_measured=is_norm_needed(config))
         gradients = Gradients(
             modules,
             optimizer=optimizer,
@@ -734,7 +725,6 @@ class TrainingConfigurator:
             copies=tied.copies,
             always_measure=listeners.exist,
         )
-        listeners.refuse_unmeasured(moments.event_bus, gradients)
         state = training_state(
             run.ranks,
             stepper=stepper,
