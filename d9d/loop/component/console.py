@@ -149,7 +149,7 @@ class Console(Sink):
         if self._bar is None or "steps_per_second" not in report.metrics:
             logger.info("%s: %s", where, format_numbers(report.metrics))
         else:
-            self._bar.show(f"step {report.step}", report.metrics)
+            self._bar.show(report)
         self._warn(where, report.metrics)
 
     def _warn(self, where: str, numbers: Mapping[str, float]) -> None:
@@ -252,23 +252,31 @@ class _ProgressBar(tqdm):  # type: ignore[type-arg] # generic in tqdm's stubs al
     """
 
     _is_hidden = False
+    _latest: tuple[int, Mapping[str, float]] | None = None
 
-    def show(self, step: str, numbers: Mapping[str, float]) -> None:
-        """Show the numbers of a step with the next update: as many as fit next to the shortest bar.
+    def show(self, report: Report) -> None:
+        """Show the numbers of a report from the next drawing on: as many as fit next to the shortest bar.
 
         The bar itself shows the speed.
 
         Args:
-            step: Names the step.
-            numbers: The numbers by name.
+            report: The report.
         """
+        self._latest = report.step, report.metrics
+
+    def _fit(self) -> None:
+        """Choose the numbers that fit. Drawings are rarer than reports of a fast loop."""
+        latest, self._latest = self._latest, None
+        if latest is None:
+            return
+        step, numbers = latest
         entries = _entries({name: number for name, number in numbers.items() if name not in _LABELS})
         if not _IS_NOTEBOOK:
             settings = {**self.format_dict, "bar_format": "".join(_AROUND_BAR), "postfix": None, "ncols": None}
-            num_left = (self.ncols or 80) - _SHORTEST_BAR - len(self.format_meter(**settings)) - len(f", {step}: ")
-            while len(entries) > 1 and len(", ".join(entries)) > num_left:
+            num_taken = len(self.format_meter(**settings)) + len(f", step {step}: ") + _SHORTEST_BAR
+            while len(entries) > 1 and len(", ".join(entries)) > (self.ncols or 80) - num_taken:
                 entries.pop()
-        self.set_postfix_str(f"{step}: {', '.join(entries)}", refresh=False)
+        self.set_postfix_str(f"step {step}: {', '.join(entries)}", refresh=False)
 
     def hide(self) -> None:
         """Remove the bar from the terminal until it is drawn again by `redraw`."""
@@ -283,7 +291,10 @@ class _ProgressBar(tqdm):  # type: ignore[type-arg] # generic in tqdm's stubs al
         self.refresh()
 
     def display(self, *args: Any, **kwargs: Any) -> Any:
-        return None if self._is_hidden else super().display(*args, **kwargs)
+        if self._is_hidden:
+            return None
+        self._fit()
+        return super().display(*args, **kwargs)
 
     def refresh(self, nolock: bool = False, lock_args: object = None) -> None:  # noqa: ARG002, FBT001, FBT002 -- tqdm's
         if nolock:
