@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.loop.component.checkpoint.files import CheckpointError
 from d9d.loop.component.checkpoint.state_dict import StateError
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.control import InitializeLRSchedulerContext, InitializeOptimizerContext
+from d9d.loop.control.provider import as_model_provider
 
 from .toy_job import (
+    NUM_FEATURES,
     ToyDataset,
     ToyInferenceTask,
     ToyModelProvider,
@@ -152,12 +155,8 @@ def test_how_often_a_run_saves_may_change(every_step: CheckpointingConfig) -> No
 def test_only_the_first_ten_differences_are_listed(every_step: CheckpointingConfig) -> None:
     """The error lists ten differences and counts the others."""
     configure_training(training_config(every_step)).train()
-    other = configure_training(
-        training_config(every_step, seed=1, total_steps=9, max_gradient_norm=None),
-        model_provider=ToyModelProvider(num_hidden=5),
-        optimizer_provider=sgd,
-        lr_scheduler_provider=exponential,
-    )
+    deep = as_model_provider(lambda: nn.Sequential(*(nn.Linear(NUM_FEATURES, NUM_FEATURES) for _ in range(8))))
+    other = configure_training(training_config(every_step), model_provider=deep)
 
     with pytest.raises(CheckpointError) as caught:
         other.train()
