@@ -11,10 +11,10 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContex
 
 from .toy_job import configure_training, training_config
 
-MAX_FILES_OF_A_STEP = 12
+MAX_FILES_OF_A_STEP = 13
 MAX_FILES_OF_A_SAVE = 14
-MAX_FILES_OF_A_RESUME = 13
-MAX_FILES_OF_CONFIGURE = 42
+MAX_FILES_OF_A_RESUME = 15  # it compares settings, finds its place in the data, and says so on the console
+MAX_FILES_OF_CONFIGURE = 43
 MAX_FILES_OF_THE_LOOPS = 90
 
 

@@ -145,6 +145,7 @@ class GradientListeners:
     def __init__(self, event_bus: EventBus, ranks: Ranks, *, is_measured: bool) -> None:
         self.emitter = event_bus.emitter(EVENT_TRAIN_GRADIENTS_READY)
         self._ranks = ranks
+        self._is_alone = ranks.is_alone
         self._is_measured = is_measured
         self._has_started = False
         self.exist = self._ask_all()
@@ -158,7 +159,7 @@ class GradientListeners:
 
     def are_listening(self) -> bool:
         """Return whether a handler may read the gradients of this step, on all ranks alike."""
-        return bool(self.emitter.handlers) if self._ranks.is_alone else self.exist
+        return bool(self.emitter.handlers) if self._is_alone else self.exist
 
     def _ask_all(self) -> bool:
         return any(self._ranks.gather(bool(self.emitter.handlers)))
@@ -177,7 +178,7 @@ class GradientListeners:
                 f"{found}. Its field `norm` is not measured in every step, and a rank cannot begin to measure it "
                 f"alone: {remedy}, or set max_gradient_norm, or non_finite_gradients to 'skip' or 'stop'"
             )
-        if self._has_started and not self._ranks.is_alone:
+        if self._has_started and not self._is_alone:
             raise ConfigurationError(
                 f"{found}, and the first step has begun. Ranks with a handler scale gradients by other operations, so "
                 f"replicas would drift apart: {remedy}, or before the first step"
