@@ -19,7 +19,7 @@ forbids an event until `EVENT_X` was triggered.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, NamedTuple
 
 from d9d_codegen.catalogue import EventSpec, Module, Phase
@@ -178,6 +178,7 @@ def _any_order(parts: list[_Flagged]) -> _Part:
 
 _OUT: Final = 0  # past the end of the expression
 _OVER: Final = 1  # past a terminal phase
+_FREE: Final = frozenset([-1])  # what has any order has begun, and nothing of it is to be remembered
 _Detail = int | frozenset[int] | None
 
 
@@ -278,9 +279,9 @@ class _Positions:
 
     def _done(self, parts: list[_Flagged], done: frozenset[int], at: int) -> frozenset[int]:
         """Return what is to be remembered after a part: what must not come again, and what was required."""
-        if self._forgets:
-            return frozenset([at])
         is_free = parts[at].optional and parts[at].repeats
+        if self._forgets:
+            return _FREE if is_free else frozenset([at])
         return done if is_free else done | {at}
 
 
@@ -342,8 +343,8 @@ class Lifecycle:
 
     @classmethod
     def of(cls, module: Module) -> "Lifecycle":
-        """Build the lifecycle of a valid module."""
-        return cls(module)
+        """Return the lifecycle of a valid module; several outputs of one module need it."""
+        return _built(module)
 
     @property
     def followers(self) -> dict[str, list[str]]:
@@ -460,6 +461,11 @@ class Lifecycle:
     def named(self, event_id: str) -> str:
         """Return an event as messages name it: its constant and its id."""
         return f'{self.constants[event_id]} ("{event_id}")'
+
+
+@lru_cache(maxsize=4)
+def _built(module: Module) -> Lifecycle:
+    return Lifecycle(module)
 
 
 class Neighbourhood:
@@ -595,7 +601,7 @@ def grammar(module: Module) -> dict[str, object]:
     `last`, or is empty where `may_be_empty`. Ids of `anytime` fall anywhere, each only after the id that it names.
     Nothing follows an id of `final`. An id of `after` comes only after the id that it names, directly or later.
     """
-    lifecycle = Lifecycle(module)
+    lifecycle = Lifecycle.of(module)
     found = lifecycle.neighbourhood
     order = {event_id: at for at, event_id in enumerate(lifecycle.constants)}
 
@@ -619,7 +625,7 @@ def grammar(module: Module) -> dict[str, object]:
 
 def unreachable(module: Module) -> list[str]:
     """Return the ids whose `after` names what cannot come before them, without those that follow from these."""
-    lifecycle = Lifecycle(module)
+    lifecycle = Lifecycle.of(module)
     impossible = lifecycle.neighbourhood.impossible
     in_circle: set[str] = set()
     known: set[str] = set()
@@ -637,7 +643,7 @@ def unreachable(module: Module) -> list[str]:
 
 def neighbours(module: Module) -> dict[str, Neighbours]:
     """Return what can come directly before and after each event of a module, by id."""
-    lifecycle = Lifecycle(module)
+    lifecycle = Lifecycle.of(module)
     found = lifecycle.neighbourhood
     before: dict[str, list[str]] = {event_id: [] for event_id in lifecycle.constants}
     for event_id, followers in found.followers.items():
