@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -175,13 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     _add_options(everywhere)
     parser = argparse.ArgumentParser(prog="d9d-catalogue", description="Compiles a catalogue of events.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     _add_options(parser)
     parser.set_defaults(catalogue=None, format="text")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, description) in COMMANDS.items():
-        command = commands.add_parser(
-            name, parents=[everywhere], help=description, description=description.capitalize()
-        )
+        command = commands.add_parser(name, parents=[everywhere], help=description, description=_sentence(description))
         if name in _WITH_TEMPLATES:
             command.add_argument(
                 "--templates", type=Path, metavar="DIR", help="templates that replace the compiler's, or add files"
@@ -194,12 +194,21 @@ def _parser() -> argparse.ArgumentParser:
                 help="also import the generated modules, which runs code of the project, and compare their fields",
             )
     for name, (_, description) in REPORTS.items():
-        command = commands.add_parser(
-            name, parents=[everywhere], help=description, description=description.capitalize()
-        )
+        command = commands.add_parser(name, parents=[everywhere], help=description, description=_sentence(description))
         for argument, settings in _ARGUMENTS.get(name, ()):
             command.add_argument(argument, **settings)
     return parser
+
+
+def _sentence(description: str) -> str:
+    return f"{description[0].upper()}{description[1:]}."
+
+
+def _version() -> str:
+    try:
+        return metadata.version("d9d-hooks")
+    except metadata.PackageNotFoundError:  # a source tree that is not installed
+        return "unknown"
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

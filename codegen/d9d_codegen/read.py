@@ -244,7 +244,11 @@ def read(path: Path) -> Source:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
-        raise _unreadable(path, "there is no such file", "name the catalogue with --catalogue PATH") from None
+        raise _unreadable(
+            path,
+            "there is no such file",
+            "name the catalogue with --catalogue PATH, or start one with `d9d-catalogue init`",
+        ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise _unreadable(path, f"the file cannot be read: {reason}", "check its path and permissions") from None

@@ -1,6 +1,7 @@
 """The command `d9d checkpoint`."""
 
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -164,3 +165,31 @@ def test_the_command_has_a_help_text() -> None:
 
     for word in ("ls", "verify", "export", "safetensors"):
         assert word in run.stdout
+
+
+def test_checkpoints_are_listed_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With all that the table shows, newest first."""
+    folder = tmp_path / "checkpoints"
+    configure_training(training_config(CheckpointingConfig(folder=folder, period_steps=2))).train()
+    capsys.readouterr()
+
+    assert main(["checkpoint", "ls", "--format", "json", str(folder)]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(each["step"], each["path"], each["problem"]) for each in listed] == [
+        (step, str((folder / f"step-{step}").resolve()), None) for step in (3, 2)
+    ]
+    assert all(each["size_bytes"] > 0 and each["time"] for each in listed)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["checkpoint", "ls", "--help"]])
+def test_what_needs_no_checkpoint_loads_no_torch(arguments: list[str]) -> None:
+    """Importing it takes seconds."""
+    script = (
+        "import sys\nfrom d9d.__main__ import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+
+    assert run.returncode == 0, run.stderr
+    assert "d9d" in run.stdout

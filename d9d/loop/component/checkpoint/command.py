@@ -2,10 +2,11 @@
 
 import argparse
 import importlib
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from d9d.loop.component.checkpoint.export import export_weights
 from d9d.loop.component.checkpoint.files import CheckpointError
@@ -15,56 +16,28 @@ from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 _COLUMNS = ("step", "time", "size", "mesh", "evaluations", "state")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run the command.
 
     Args:
-        arguments: Its arguments; by default those of the process.
+        options: Its parsed arguments; the parser is in `d9d.__main__`, which loads no torch.
 
     Returns:
         The exit status: 0 on success, 1 on failure.
     """
-    options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
+        return _COMMANDS[options.command](options)
     except CheckpointError as error:
         print(f"d9d: {error}", file=sys.stderr)
         return 1
-    return status
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="d9d", description="Check programs, and manage checkpoints.")
-    groups = parser.add_subparsers(required=True, metavar="COMMAND")
-    groups.add_parser("check", help="check that every handler of a program is called", add_help=False)
-    checkpoint = groups.add_parser("checkpoint", help="list, verify and export checkpoints")
-    commands = checkpoint.add_subparsers(required=True, metavar="COMMAND")
-    folder = "a folder of checkpoints, or one checkpoint"
-
-    ls = commands.add_parser("ls", help="list checkpoints, and check the names and sizes of their files")
-    ls.add_argument("folder", type=Path, metavar="DIR", help=folder)
-    ls.set_defaults(run=_list)
-
-    verify = commands.add_parser("verify", help="read all of each checkpoint, and print every problem")
-    verify.add_argument("folder", type=Path, metavar="DIR", help=folder)
-    verify.set_defaults(run=_verify)
-
-    export = commands.add_parser("export", help="write the weights of the newest complete one to safetensors files")
-    export.add_argument("folder", type=Path, metavar="DIR", help=folder)
-    export.add_argument("to", type=Path, metavar="TO", help="a folder that does not exist or is empty")
-    export.add_argument(
-        "--mapping", metavar="MODULE:NAME", help="the WeightMapping that gives weights their names and shapes in files"
-    )
-    export.add_argument(
-        "--config", type=Path, metavar="FILE", action="append", default=[], help="a file to copy, such as config.json"
-    )
-    export.add_argument("--name", default="model", help="the name of the files without suffix; by default model")
-    export.set_defaults(run=_export)
-    return parser
 
 
 def _list(options: argparse.Namespace) -> int:
-    rows = [_row(checkpoint) for checkpoint in _find(options.folder)]
+    found = _find(options.folder)
+    if options.format == "json":
+        print(json.dumps([_describe(checkpoint) for checkpoint in found], indent=2))
+        return 0
+    rows = [_row(checkpoint) for checkpoint in found]
     widths = [max(len(row[column]) for row in [_COLUMNS, *rows]) for column in range(len(_COLUMNS))]
     for row in [_COLUMNS, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -121,20 +94,31 @@ def _find(path: Path) -> list[Checkpoint]:
     return found
 
 
-def _row(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the cells of a checkpoint; its time, its mesh or both are empty if the manifest cannot be read."""
+def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what is known of a checkpoint; what its manifest would say is `None` if that cannot be read."""
     try:
         manifest = checkpoint.manifest()
     except (OSError, ValueError):
         manifest = {}
-    num_bytes = sum(file.lstat().st_size for file in checkpoint.path.iterdir())
+    return {
+        "path": str(checkpoint.path),
+        "step": checkpoint.num_steps,
+        **{name: manifest.get(name) for name in ("time", "mesh", "evaluations", "stop_reason")},
+        "size_bytes": sum(file.lstat().st_size for file in checkpoint.path.iterdir()),
+        "problem": checkpoint.problem(),
+    }
+
+
+def _row(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the cells of a checkpoint; its time, its mesh or both are empty if the manifest cannot be read."""
+    found = _describe(checkpoint)
     return (
-        str(checkpoint.num_steps),
-        str(manifest.get("time", "")),
-        _format_size(num_bytes),
-        _format_mesh(manifest.get("mesh")),
-        _format_results(manifest.get("evaluations")),
-        checkpoint.problem() or "complete",
+        str(found["step"]),
+        str(found["time"] or ""),
+        _format_size(found["size_bytes"]),
+        _format_mesh(found["mesh"]),
+        _format_results(found["evaluations"]),
+        found["problem"] or "complete",
     )
 
 
@@ -160,3 +144,10 @@ def _format_size(num_bytes: float) -> str:
     while num_bytes >= kilo and unit < len(units) - 1:
         num_bytes, unit = num_bytes / kilo, unit + 1
     return f"{num_bytes:.0f} {units[unit]}" if unit == 0 else f"{num_bytes:.1f} {units[unit]}"
+
+
+_COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
+    "ls": _list,
+    "verify": _verify,
+    "export": _export,
+}
