@@ -2,6 +2,8 @@
 
 import abc
 import copy
+import functools
+import itertools
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -264,7 +266,10 @@ class OptimizerState(ShardedState):
             state[first] = value
             # Two stages of this rank share the weight, and each has moments of its own for it.
             state |= {index: copy.deepcopy(value) for index in others}
-        self._optimizer.load_state_dict({**state_dict, "state": state, "param_groups": groups})
+        # Before any hook of the user, which may want other dtypes.
+        restore = functools.partial(_restore_dtypes, saved=state)
+        with self._optimizer.register_load_state_dict_post_hook(restore, prepend=True):
+            self._optimizer.load_state_dict({**state_dict, "state": state, "param_groups": groups})
 
     def _loaded_options(self, saved: dict[str, Any], names: list[str]) -> dict[str, Any]:
         common, kept = _common_settings(saved, names), self._kept
@@ -351,6 +356,33 @@ class OptimizerState(ShardedState):
                         "it: add it to the model"
                     )
         return [[known[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
+
+
+def _restore_dtypes(optimizer: torch.optim.Optimizer, saved: Mapping[Any, Any]) -> None:
+    """Undo that torch converts all loaded state to the dtype of the parameter, such as float32 moments to bfloat16.
+
+    Args:
+        optimizer: The optimizer, which has loaded its state.
+        saved: The state of each parameter by its number, as it was saved.
+    """
+    parameters = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    for number, parameter in enumerate(parameters):
+        if number in saved:
+            optimizer.state[parameter] = _with_saved_dtypes(optimizer.state[parameter], saved[number])
+
+
+def _with_saved_dtypes(loaded: Any, saved: Any) -> Any:
+    if isinstance(loaded, torch.Tensor) and isinstance(saved, torch.Tensor):
+        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
+    if isinstance(loaded, dict) and isinstance(saved, dict):
+        # Of "step", torch knows the dtype that its own optimizers need. An optimizer may have added values.
+        return {
+            key: _with_saved_dtypes(value, saved[key]) if key in saved and key != "step" else value
+            for key, value in loaded.items()
+        }
+    if isinstance(loaded, list | tuple) and isinstance(saved, list | tuple):
+        return type(loaded)(_with_saved_dtypes(*pair) for pair in zip(loaded, saved, strict=True))
+    return loaded
 
 
 def describe_model(
