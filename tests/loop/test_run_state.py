@@ -168,6 +168,22 @@ def test_a_model_in_evaluation_mode_as_a_whole_is_trained() -> None:
     assert all(modes_in_steps(Normalized().eval()).values())
 
 
+def test_a_handler_that_changes_modes_is_noticed_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as one that evaluates the model and leaves it in evaluation mode; it is said once."""
+    trainer = configure_training(training_config())
+
+    def leave_in_evaluation_mode(ctx: EventStepContext) -> None:
+        trainer.modules[0].eval()
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, leave_in_evaluation_mode)
+    trainer.train()
+
+    (line,) = [record.getMessage() for record in caplog.records if "evaluation mode" in record.getMessage()]
+    assert line.startswith("before the forward passes of step 2, the task or a handler has switched modules")
+    assert "evaluation mode: Sequential, 0, 1, 2." in line
+    assert leave_in_evaluation_mode.__qualname__ in line
+
+
 class Poisoned(ToyTask):
     """Gives NaN to the model in the second step.
 

@@ -363,6 +363,28 @@ def autocast_of(config: LoopConfig, device: torch.device) -> Callable[[], torch.
     return None
 
 
+class ModuleModes:
+    """Notices changes of the modes of modules, training or evaluation, between two steps.
+
+    Args:
+        stages: The stages of the model that this process holds.
+    """
+
+    def __init__(self, stages: Iterable[nn.Module]) -> None:
+        named = [pair for stage in stages for pair in stage.named_modules()]
+        self._names = [name or type(module).__name__ for name, module in named]
+        self._modules = [module for _, module in named]
+        self._modes = [module.training for module in self._modules]
+
+    def take_changes(self) -> list[str]:
+        """Return the names of the modules whose mode has changed since the last call."""
+        modes = [module.training for module in self._modules]
+        if modes == self._modes:
+            return []
+        before, self._modes = self._modes, modes
+        return [name for name, old, new in zip(self._names, before, modes, strict=True) if old != new]
+
+
 ComputeLoss: TypeAlias = Callable[[int, Any, Any], torch.Tensor]
 """Returns the weighted loss of a micro-batch, a scalar: called with the number of the micro-batch, the micro-batch, and
 the outputs of the model."""

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from d9d.loop.component.data import TrainingData, build_data_loader, count_sampl
 from d9d.loop.component.evaluation import Evaluation, Evaluator
 from d9d.loop.component.exchange import Flags
 from d9d.loop.component.gradients import Gradients, ignore_without_weight, is_norm_needed
-from d9d.loop.component.model import ModelRunner
+from d9d.loop.component.model import ModelRunner, ModuleModes
 from d9d.loop.component.optim import OptimizerBuilder, constant_lr
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.sampler import Epochs, ShufflingBatchSampler
@@ -98,6 +98,8 @@ from d9d.loop.event.handler import describe_handler
 from d9d.loop.run.assembly import Assembly, require_names, require_task
 from d9d.loop.run.loop import Loop, Moments, Outcome, Run
 from d9d.loop.run.subscribers import SubscriberSource
+
+_NUM_NAMED = 5
 
 logger = logging.getLogger(__name__)
 
@@ -451,6 +453,7 @@ class Trainer(Run):
         optimizer_step_pre = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_PRE)
         optimizer_step_post = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_POST)
         self._gradient_listeners.start()
+        modes = ModuleModes(self.modules)
         while not self._is_complete:
             self._require_awake("a step")
             moments.last = EVENT_TRAIN_STEP_PRE
@@ -463,6 +466,8 @@ class Trainer(Run):
             gradients.begin_step()
             moments.last = EVENT_TRAIN_FORWARD_BACKWARD_PRE
             forward_backward_pre.call(context)
+            if changed := modes.take_changes():
+                self._warn_of_modes(changed)
             self._model_runner.forward_backward(batches, self._compute_loss)
             moments.last = EVENT_TRAIN_FORWARD_BACKWARD_POST
             forward_backward_post.call(context)
@@ -499,6 +504,21 @@ class Trainer(Run):
             self._is_in_loop = False
             yield context
             self._is_in_loop = True
+
+    def _warn_of_modes(self, changed: Sequence[str]) -> None:
+        """Log which modules have changed their mode, and which handlers may have done it."""
+        named = ", ".join(changed[:_NUM_NAMED])
+        if len(changed) > _NUM_NAMED:
+            named += f" and {len(changed) - _NUM_NAMED} more"
+        handlers = sorted({each.handler for each in self.event_bus.describe() if each.event_id.startswith("train.")})
+        logger.warning(
+            "before the forward passes of step %d, the task or a handler has switched modules between training and "
+            "evaluation mode: %s. The handlers are: %s. A handler that evaluates the model should give the modes back; "
+            "evaluations={...} of TrainingConfigurator do",
+            self.stepper.current_step + 1,
+            named,
+            ", ".join(handlers) or "none",
+        )
 
     def _evaluate_before_first_step(self) -> None:
         """Run the evaluations that are due before the first step, or that the run had no time for when it stopped."""
