@@ -31,6 +31,7 @@ generate: setup ## write all generated files, from catalogue.yaml and others
 	$(BIN)/python -m d9d_codegen.rules.page > docs/catalogue/rules.md
 	$(BIN)/python tests/mypy/verification_page.py
 	$(BIN)/python tests/typing/checker_page.py > docs/type-checkers.md
+	$(BIN)/python tests/docs/config_page.py > docs/config.md
 
 check: setup ## fail if a generated file or a loop does not match catalogue.yaml
 	$(BIN)/d9d-catalogue check --import

@@ -15,7 +15,7 @@ class ConfigurationError(ValueError):
 class Settings(BaseModel):
     """A group of settings. It is immutable, and refuses unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
