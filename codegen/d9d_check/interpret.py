@@ -1346,5 +1346,7 @@ def _first(values: Values) -> Value | None:
 
 
 def _module_of(value: Value) -> str:
+    while isinstance(value, Partial):
+        value = value.callee
     function = value.function if isinstance(value, Method) else value
     return function.definition.module if isinstance(function, Function) else ""

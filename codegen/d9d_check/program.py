@@ -19,6 +19,7 @@ from d9d_check.values import (
     Function,
     Instance,
     Method,
+    Partial,
     RegistrationContext,
     Site,
     Typed,
@@ -161,11 +162,14 @@ class _Runner:
         done: set[tuple[object, frozenset[EventValue]]] = set()
         for each in list(self.interpreter.facts.registrations):
             handler = each.handler
-            function = handler.function if isinstance(handler, Method) else handler
+            called = handler
+            while isinstance(called, Partial):
+                called = called.callee
+            function = called.function if isinstance(called, Method) else called
             if each.tag is not None or not isinstance(function, Function) or (function.definition, each.events) in done:
                 continue
             done.add((function.definition, each.events))
-            receiver = handler.receiver if isinstance(handler, Method) else None
+            receiver = called.receiver if isinstance(called, Method) else None
             owner = receiver.definition if isinstance(receiver, Instance) else each.entry.owner
             entry = Entry(
                 "handler",

@@ -25,20 +25,22 @@ class Relevance:
     def __init__(self, modules: Mapping[str, Module], watched: Iterable[str]) -> None:
         self._modules = modules
         self._watched = {*_OF_THE_BUS, *watched}
-        self._knowing = self._modules_that_know()
+        imported = {key: set(self._imported_names(key)) for key in self._modules}
+        self._with_bus = _reached(imported, {"d9d"})
+        self._knowing = _reached(imported, {"d9d", "torch"})
         self._leading: set[str] = set(_OF_THE_BUS)
         self._names: set[str] = set()
         self.add(())
 
     def add(self, names: Iterable[str]) -> None:
         """Add names that lead to a bus, such as those of classes with handlers."""
-        self._leading = self._spread({*self._leading, *names})
-        self._names = self._spread({*self._watched, *self._leading})
+        self._leading = self._spread({*self._leading, *names}, self._with_bus)
+        self._names = self._spread({*self._watched, *self._leading}, self._knowing)
 
-    def _spread(self, relevant: set[str]) -> set[str]:
-        """Return names, and those of the functions that lead to one of them."""
+    def _spread(self, relevant: set[str], modules: set[str]) -> set[str]:
+        """Return names, and those of the functions of some modules that lead to one of them."""
         functions = [
-            function for key in self._knowing for function in (self._modules[key].summary or {}).get("functions", ())
+            function for key in modules for function in (self._modules[key].summary or {}).get("functions", ())
         ]
         while True:
             found = {
@@ -52,25 +54,11 @@ class Relevance:
 
     def leads(self, definition: Definition) -> bool:
         """Return whether a function leads to a bus."""
-        return definition.module in self._knowing and not self._leading.isdisjoint(definition.facts["mentions"])
+        return definition.module in self._with_bus and not self._leading.isdisjoint(definition.facts["mentions"])
 
     def has(self, definition: Definition) -> bool:
         """Return whether a function leads to something that rules watch."""
         return definition.module in self._knowing and not self._names.isdisjoint(definition.facts["mentions"])
-
-    def _modules_that_know(self) -> set[str]:
-        """Return the modules that import d9d or torch, or a module of the program that does."""
-        imported = {key: set(self._imported_names(key)) for key in self._modules}
-        knowing = {
-            key
-            for key, names in imported.items()
-            if any(name.partition(".")[0] in {"d9d", "torch"} for name in names) or key.partition(".")[0] == "d9d"
-        }
-        while True:
-            found = {key for key, names in imported.items() if key not in knowing and not names.isdisjoint(knowing)}
-            if not found:
-                return knowing
-            knowing |= found
 
     def _imported_names(self, key: str) -> Iterator[str]:
         module = self._modules[key]
@@ -78,6 +66,20 @@ class Relevance:
             full = absolute(module, level, name)
             yield full
             yield from (f"{full}.{each}" for each in names)
+
+
+def _reached(imported: Mapping[str, set[str]], packages: set[str]) -> set[str]:
+    """Return the modules that import one of some packages, or a module of the program that does."""
+    known = {
+        key
+        for key, names in imported.items()
+        if any(name.partition(".")[0] in packages for name in names) or key.partition(".")[0] in packages
+    }
+    while True:
+        found = {key for key, names in imported.items() if key not in known and not names.isdisjoint(known)}
+        if not found:
+            return known
+        known |= found
 
 
 def absolute(module: Module, level: int, name: str) -> str:
