@@ -1,12 +1,14 @@
 """The command `d9d check`: its output, its exit status, its cache, and what it does with files that it cannot read."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from d9d.__main__ import main
 from d9d_check.check import check
@@ -71,6 +73,17 @@ def test_the_command_loads_no_torch() -> None:
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith("usage: d9d check")
+
+
+def test_the_hook_for_pre_commit_runs_the_command(wrong: Path) -> None:
+    """On the whole project, because another file may decide."""
+    hooks = yaml.safe_load((Path(__file__).parents[2] / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+    [hook] = [each for each in hooks if each["id"] == "d9d-check"]
+
+    assert hook["pass_filenames"] is False
+    program, *arguments = shlex.split(hook["entry"])
+    assert program == "d9d"
+    assert main([*arguments, str(wrong), "--no-cache"]) == 1
 
 
 def test_json_has_each_property(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
