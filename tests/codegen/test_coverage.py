@@ -458,6 +458,26 @@ def test_mistakes_in_classes_are_found(small: Workspace, old: str, new: str) -> 
     assert status == 1
 
 
+def test_an_emitter_of_an_attribute_may_get_the_name_of_a_variable(small: Workspace) -> None:
+    """A call of the variable triggers the event, in order, whatever the attribute is called."""
+    source = OBJECTS.replace("_closed", "emitter").replace(
+        "        if self.emitter.handlers:\n            self.emitter.call(1)\n",
+        "        closed = self.emitter\n        if closed.handlers:\n            closed.call(1)\n",
+    )
+    assert "closed.call(1)" in source
+    assert objects(small, source) == (0, [])
+
+
+def test_calls_may_be_nested_deeply(small: Workspace) -> None:
+    """A chain of hundreds of functions, and functions that call each other, are read without an end."""
+    chain = "".join(f"def f{number}(bus, day):\n    f{number + 1}(bus, day)\n\n\n" for number in range(400))
+    circle = "def f400(bus, day):\n    f0(bus, day)\n    bus.trigger(EVENT_SALE_CLOSED, day)\n\n\n"
+    small.write(f"{IMPORTS}\n\n{chain}{circle}def part(bus, day, step, steps):\n{WHOLE_DAY}", "shop/loop.py")
+    status, output = small.run("coverage", "shop", "--format", "json")
+    assert status == 0
+    assert [diagnostic["rule"] for diagnostic in json.loads(output)] == ["triggered-twice"]
+
+
 def test_an_emitter_in_an_attribute_that_is_only_asked_for_handlers_triggers_nothing(small: Workspace) -> None:
     """Reading `handlers` is no trigger."""
     source = OBJECTS.replace("            self._closed.call(1)\n", "            pass\n")

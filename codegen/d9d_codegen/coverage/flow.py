@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from d9d_codegen.coverage.functions import (
+    METHODS_OF_BUS,
     Class,
     Events,
     FunctionNode,
@@ -27,6 +28,8 @@ from d9d_codegen.coverage.source import PythonFile
 from d9d_codegen.lifecycle import State
 
 _MAX_PASSES: Final = 20  # of a loop
+_MAX_DEPTH: Final = 40  # of calls within calls
+_MAX_MEANINGS: Final = 8  # of a method of an unknown object; a name that more classes have says nothing
 _NOWHERE: Final = State(frozenset())
 
 
@@ -96,12 +99,14 @@ class Track:
     Attributes:
         found: The disorders so far.
         num_passes: How many passes of loops are being followed that are not the first ones.
+        depth: How many calls are being followed.
     """
 
     def __init__(self, sites: Sites) -> None:
         self.sites = sites
         self.found: list[Disorder] = []
         self.num_passes = 0
+        self.depth = 0
         self.memo: dict[tuple[Call, Path, bool], Result | None] = {}
 
     def trigger(self, value: Value, site: Site) -> Value:
@@ -250,8 +255,12 @@ class Reader:
         for lookup in self.functions.lookups:
             whole_files[lookup] = Reach()
             Flow(lookup.module, lookup, self, track, start, reach=whole_files[lookup]).run(lookup.file.tree.body)
-        for function in self.functions.home:
-            self.result(track, self._call_of(function), Path(_NOWHERE), None)
+        waiting = [self._call_of(function) for function in self.functions.home]
+        while waiting:
+            for call in waiting:
+                self.result(track, call, Path(_NOWHERE), None)
+            known = {call for call, _, _ in track.memo}
+            waiting = [call for reach in self.reaches.values() for call in reach.calls if call not in known]
         only_asked = self.functions.only_asked()
         for name, sites in self.functions.attributes.emitters.items():
             if name not in self.called_emitters | only_asked:
@@ -279,13 +288,17 @@ class Reader:
         return seen
 
     def result(self, track: Track, call: Call, path: Path, last: Site | None) -> Result | None:
-        """Return what a call does to a path; None while that is being found out, as in a recursion."""
+        """Return what a call does to a path; None while that is being found out, or if calls are nested too deeply."""
         key = (call, path, track.num_passes > 0)
         if key not in track.memo:
+            if track.depth == _MAX_DEPTH:
+                return None
             track.memo[key] = None
             before, track.found = track.found, []
+            track.depth += 1
             flow = self.flow(track, call, {path: last})
             flow.run(call.function.body)
+            track.depth -= 1
             track.memo[key] = Result(flow.exits, tuple(track.found))
             track.found = before
         return track.memo[key]
@@ -591,12 +604,15 @@ class Flow:
         return generator if generator is not None and is_context_manager(generator.function) else None
 
     def _assign(self, target: ast.expr, value: ast.expr) -> None:
+        emitters = self._reader.functions.attributes.emitters
         match target, value:
             case ast.Tuple(elts=targets), ast.Tuple(elts=values) if len(targets) == len(values):
                 for pair in zip(targets, values, strict=True):
                     self._assign(*pair)
             case ast.Name(id=name), ast.Call() if self._lookup.method(value, self._scope) == "emitter":
                 self._emitters[name] = self._events(value, 0, "event")
+            case ast.Name(id=name), ast.Attribute(attr=attribute) if attribute in emitters:
+                self._emitters[name] = emitters[attribute]
             case ast.Attribute(), ast.Call() if self._lookup.method(value, self._scope) == "emitter":
                 pass  # found with the attributes
             case _:
@@ -655,9 +671,10 @@ class Flow:
             case ast.Name(id=name) | ast.Attribute(attr="call", value=ast.Name(id=name)) if name in self._emitters:
                 self._emitted.add(name)
                 sites = self._emitters[name]
-            case ast.Attribute(attr="call", value=ast.Attribute(attr=name)) | ast.Attribute(attr=name) if (
-                name in emitters
-            ):
+            case ast.Attribute(attr="call", value=ast.Attribute(attr=name)) if name in emitters:
+                self._reader.called_emitters.add(name)
+                sites = emitters[name]
+            case ast.Attribute(attr=name) if name in emitters and name not in METHODS_OF_BUS:
                 self._reader.called_emitters.add(name)
                 sites = emitters[name]
             case _:
@@ -672,7 +689,8 @@ class Flow:
         name = self._lookup.method(call, self._scope)
         is_known = bool(called)
         if not called and isinstance(call.func, ast.Attribute) and name in functions.triggering:
-            called = functions.hierarchy.named(name)
+            methods = functions.hierarchy.named(name)
+            called = methods if len(methods) <= _MAX_MEANINGS else []
         called = [
             each
             for each in called

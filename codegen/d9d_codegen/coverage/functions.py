@@ -13,6 +13,7 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 Events = tuple[str, ...]  # the full paths of the events that an expression may stand for
 _BUILTINS: Final = frozenset(dir(builtins))
 _OWN: Final = ("self", "cls")
+METHODS_OF_BUS: Final = ("bounded", "emitter", "subscribe", "trigger")
 
 
 @dataclass(eq=False, slots=True)
@@ -328,13 +329,17 @@ class Functions:
         return frozenset(found)
 
     def only_asked(self) -> frozenset[str]:
-        """Return the attributes with emitters of which nothing is read but whether there are handlers."""
+        """Return the attributes with emitters that are only asked for handlers, or are given to a variable."""
         asked, read = set[str](), set[str]()
         for lookup in self.lookups:
             nodes = [*ast.walk(lookup.file.tree)]
             within = {id(node.value) for node in nodes if isinstance(node, ast.Attribute) and node.attr == "handlers"}
+            within |= {id(value) for node in nodes for target, value in _assigned(node) if isinstance(target, ast.Name)}
+            of_bus = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
             for node in nodes:
-                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                if not isinstance(node, ast.Attribute) or (node.attr in METHODS_OF_BUS and id(node) in of_bus):
+                    continue
+                if isinstance(node.ctx, ast.Load):
                     (asked if id(node) in within else read).add(node.attr)
         return frozenset(asked - read)
 
@@ -366,12 +371,33 @@ class Functions:
     def _triggering(self) -> frozenset[str]:
         """Return the names of the functions that may trigger an event, themselves or through others of these names."""
         calls: dict[str, set[str]] = {}
-        for function in self.home:
-            calls.setdefault(function.name, set()).update(_called_names(function))
-        found = {"trigger", "bounded", "emitter", "call", *self.attributes.emitters}
-        while more := {name for name, called in calls.items() if name not in found and called & found}:
+        found: set[str] = set()
+        for function, lookup in self.home.items():
+            called = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+            names = {lookup.method(call, lookup.scope(function)) for call in called}
+            calls.setdefault(function.name, set()).update(names)
+            if any(self._triggers(call, function, lookup) for call in called):
+                found.add(function.name)
+        while more := {name for name, called_names in calls.items() if name not in found and called_names & found}:
             found |= more
         return frozenset(found)
+
+    def _triggers(self, call: ast.Call, function: FunctionNode, lookup: Lookup) -> bool:
+        """Return whether a call triggers an event now or later: a constant, a parameter, or one in an attribute."""
+        scope = lookup.scope(function)
+        match call.func:
+            case ast.Attribute(attr="call", value=ast.Attribute(attr=name)) | ast.Attribute(attr=name):
+                if name in self.attributes.emitters and name not in METHODS_OF_BUS:
+                    return True
+        if lookup.method(call, scope) not in ("trigger", "bounded", "emitter"):
+            return False
+        parameters = {each.arg for each in ast.walk(function.args) if isinstance(each, ast.arg)}
+        for value in (*call.args[:2], *(keyword.value for keyword in call.keywords)):
+            is_event = lookup.site(value, scope) is not None
+            is_attribute = isinstance(value, ast.Attribute) and value.attr in self.attributes.events
+            if is_event or is_attribute or (isinstance(value, ast.Name) and value.id in parameters):
+                return True
+        return False
 
 
 def _own_nodes(function: FunctionNode) -> Iterator[ast.AST]:
@@ -382,15 +408,6 @@ def _own_nodes(function: FunctionNode) -> Iterator[ast.AST]:
         yield node
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             nodes += ast.iter_child_nodes(node)
-
-
-def _called_names(function: FunctionNode) -> set[str]:
-    found = set()
-    for node in ast.walk(function):
-        match node:
-            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
-                found.add(name)
-    return found
 
 
 def _assigned(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
