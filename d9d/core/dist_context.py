@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from d9d.core.device import choose_device, identify
-from d9d.core.mesh import DeviceMeshParameters, MeshName
+from d9d.core.mesh import DeviceMeshParameters, MeshName, num_launched
 from d9d.core.settings import ConfigurationError
 
 __all__ = ["DeviceMeshParameters", "DistributedContext", "MeshName"]
@@ -228,13 +228,6 @@ def meeting_place() -> MeetingPlace | None:
         return None
     place = _meeting_places[-1]
     return dataclasses.replace(place, store=place.store.clone())  # type: ignore[attr-defined] # torch's stubs lack it
-
-
-def num_launched() -> int:
-    """Return how many processes the launcher started, or how many are in the process group if there is one."""
-    if distributed.is_initialized():
-        return distributed.get_world_size()
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_launched_as_main() -> bool:

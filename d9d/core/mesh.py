@@ -1,14 +1,33 @@
 """The mesh: the dimensions along which the processes of a job divide the work."""
 
 import math
-from typing import Literal, Self, TypeAlias
+import os
+from typing import Any, Literal, Self, TypeAlias
 
-from pydantic import PositiveInt, model_validator
+from pydantic import ConfigDict, ModelWrapValidatorHandler, PositiveInt, model_validator
+from torch import distributed
 
 from d9d.core.settings import ConfigurationError, Settings
 
+_AUTO = "auto"
+
 MeshName: TypeAlias = Literal["dense", "batch", "expert", "loss"]
 """The meshes of a job; `DeviceMeshParameters.shape_of` describes each."""
+
+
+def num_launched() -> int:
+    """Return how many processes the launcher started, or how many are in the process group if there is one."""
+    if distributed.is_initialized():
+        return distributed.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _accept_auto(schema: dict[str, Any]) -> None:
+    """Add `auto` to the JSON schema of a mesh and of its `data_parallel_shard`."""
+    del schema["type"]
+    schema["anyOf"] = [{"type": "object"}, {"const": _AUTO}]
+    size = schema["properties"]["data_parallel_shard"]
+    size["anyOf"] = [{name: size.pop(name) for name in ("type", "exclusiveMinimum")}, {"const": _AUTO}]
 
 
 class DeviceMeshParameters(Settings):
@@ -18,6 +37,8 @@ class DeviceMeshParameters(Settings):
     dimension, `tensor_parallel`, have consecutive ranks, so that those who communicate most are on one machine.
     """
 
+    model_config = ConfigDict(json_schema_extra=_accept_auto)
+
     pipeline_parallel: PositiveInt = 1
     """Over how many processes the layers of the model are divided."""
 
@@ -25,7 +46,9 @@ class DeviceMeshParameters(Settings):
     """How many copies of the model there are, each with its own samples."""
 
     data_parallel_shard: PositiveInt = 1
-    """Over how many processes each copy of the model is sharded, each process with its own samples."""
+    """Over how many processes each copy of the model is sharded, each process with its own samples. In a file, `auto`
+    is the number of started processes divided by the product of the other dimensions. In Python, use
+    `DeviceMeshParameters.auto()`."""
 
     context_parallel: PositiveInt = 1
     """Over how many processes each sequence is divided. They have the same samples, and shard the model as well."""
@@ -36,6 +59,69 @@ class DeviceMeshParameters(Settings):
     expert_parallel: PositiveInt = 1
     """Over how many processes the experts of a layer are divided. It must divide the product of
     `data_parallel_replicate`, `data_parallel_shard` and `context_parallel`, whose processes hold the experts."""
+
+    @classmethod
+    def auto(
+        cls,
+        *,
+        pipeline_parallel: int = 1,
+        data_parallel_replicate: int = 1,
+        context_parallel: int = 1,
+        tensor_parallel: int = 1,
+        expert_parallel: int = 1,
+    ) -> Self:
+        """Make a mesh of all processes that were started, with the others along `data_parallel_shard`.
+
+        With one process and no arguments all dimensions are 1, so a script runs under `python` and under `torchrun`.
+        The samples of a step are divided over all processes, and the model is sharded rather than replicated: it needs
+        less memory for each process that is added, and what fits on one process always fits on several. Pass
+        `data_parallel_replicate` for several copies, for example one per node.
+
+        The number of processes is read when this is called, from the launcher, or from the process group if there is
+        one.
+
+        Args:
+            pipeline_parallel: As the attribute of this name.
+            data_parallel_replicate: As the attribute of this name.
+            context_parallel: As the attribute of this name.
+            tensor_parallel: As the attribute of this name.
+            expert_parallel: As the attribute of this name.
+
+        Returns:
+            The mesh.
+
+        Raises:
+            ValueError: If the number of processes is not a multiple of the product of the other dimensions.
+        """
+        return cls.model_validate(
+            {
+                "pipeline_parallel": pipeline_parallel,
+                "data_parallel_replicate": data_parallel_replicate,
+                "data_parallel_shard": _AUTO,
+                "context_parallel": context_parallel,
+                "tensor_parallel": tensor_parallel,
+                "expert_parallel": expert_parallel,
+            }
+        )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _derive_shards(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if values == _AUTO:
+            values = {"data_parallel_shard": _AUTO}
+        if not isinstance(values, dict) or values.get("data_parallel_shard") != _AUTO:
+            return handler(values)
+        others = handler({**values, "data_parallel_shard": 1, "expert_parallel": 1})
+        num_started = num_launched()
+        if num_started % others.world_size:
+            lower = num_started // others.world_size * others.world_size
+            fitting = " or ".join(str(number) for number in (lower, lower + others.world_size) if number)
+            raise ValueError(
+                f"{_product(others)} needs a multiple of {_processes(others.world_size)}, and "
+                f"{_processes(num_started)} {'was' if num_started == 1 else 'were'} started: start {fitting} "
+                "(`torchrun --nproc-per-node` × `--nnodes`), or set other dimensions"
+            )
+        return handler({**values, "data_parallel_shard": num_started // others.world_size})
 
     @model_validator(mode="after")
     def _experts_divide(self) -> Self:
@@ -99,8 +185,6 @@ class DeviceMeshParameters(Settings):
         """
         if num_started == self.world_size:
             return
-        factors = {name: size for name in _FACTORS if (size := getattr(self, name)) > 1}
-        product = " × ".join(f"{name}={size}" for name, size in factors.items()) or "all dimensions 1"
         fitting = [
             f"{name}={num_started // others}"
             for name in _FACTORS
@@ -109,7 +193,7 @@ class DeviceMeshParameters(Settings):
         remedy = f"start {self.world_size} (`torchrun --nproc-per-node` × `--nnodes`)" if self.world_size > 1 else ""
         alternatives = f"set {' or '.join(fitting)}" if fitting else ""
         raise ConfigurationError(
-            f"the mesh is for {_processes(self.world_size)} ({product}), and {_processes(num_started)} "
+            f"the mesh is for {_processes(self.world_size)} ({_product(self)}), and {_processes(num_started)} "
             f"{'was' if num_started == 1 else 'were'} started: {', or '.join(filter(None, [remedy, alternatives]))}"
         )
 
@@ -121,6 +205,11 @@ _FACTORS = (
     "context_parallel",
     "tensor_parallel",
 )
+
+
+def _product(mesh: DeviceMeshParameters) -> str:
+    factors = {name: size for name in _FACTORS if (size := getattr(mesh, name)) > 1}
+    return " × ".join(f"{name}={size}" for name, size in factors.items()) or "all dimensions 1"
 
 
 def _divisors(number: int) -> list[int]:

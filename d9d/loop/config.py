@@ -264,7 +264,8 @@ class LoopConfig(Settings):
     """The settings that training and inference have in common."""
 
     mesh: DeviceMeshParameters = DeviceMeshParameters()
-    """How the processes of the job divide the work; by default there is one process."""
+    """How the processes of the job divide the work; by default there is one process. In a file, `auto` shards samples
+    and model over all processes that were started. In Python, use `DeviceMeshParameters.auto()`."""
 
     pipeline: PipelineConfig = PipelineConfig()
     """How the stages of a pipeline take turns; by default `1f1b`."""

@@ -1,6 +1,7 @@
 """A mesh describes how the processes of a job divide the work."""
 
 import datetime as dt
+import importlib
 import logging
 import math
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from torch import distributed
 from d9d.core import dist_context
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.settings import ConfigurationError
+from d9d.loop.config import TrainingConfig
 
 SIZES = st.tuples(*[st.integers(1, 4)] * 5)
 
@@ -67,6 +69,84 @@ def test_a_mesh_without_a_launcher_is_refused() -> None:
     """The error names torchrun."""
     with pytest.raises(ConfigurationError, match=r"for 2 processes .* and one process was started: start 2 .*torchrun"):
         DistributedContext.start("cpu", DeviceMeshParameters(data_parallel_shard=2))
+
+
+@given(st.tuples(*[st.integers(1, 3)] * 4), st.integers(1, 4))
+def test_an_automatic_mesh_has_all_processes(sizes: tuple[int, ...], num_shards: int) -> None:
+    """Those that no other dimension takes are along `data_parallel_shard`."""
+    names = ("pipeline_parallel", "data_parallel_replicate", "context_parallel", "tensor_parallel")
+    others = dict(zip(names, sizes, strict=True))
+    num_processes = num_shards * math.prod(sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLD_SIZE", str(num_processes))
+        mesh = DeviceMeshParameters.auto(**others)
+        in_file = DeviceMeshParameters.model_validate({**others, "data_parallel_shard": "auto"})
+
+    assert mesh == in_file == DeviceMeshParameters(**others, data_parallel_shard=num_shards)
+    assert mesh.world_size == num_processes
+
+
+def test_an_automatic_mesh_of_a_single_process_is_the_default() -> None:
+    """Without a launcher."""
+    assert DeviceMeshParameters.auto() == DeviceMeshParameters.model_validate("auto") == DeviceMeshParameters()
+
+
+def test_a_number_of_processes_that_the_other_dimensions_do_not_divide_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The error says how many to start."""
+    monkeypatch.setenv("WORLD_SIZE", "8")
+
+    with pytest.raises(ValidationError) as caught:
+        DeviceMeshParameters.auto(tensor_parallel=3)
+
+    assert (
+        "tensor_parallel=3 needs a multiple of 3 processes, and 8 processes were started: start 6 or 9 (`torchrun "
+        "--nproc-per-node` × `--nnodes`), or set other dimensions"
+    ) in str(caught.value)
+
+
+def test_mistakes_in_an_automatic_mesh_are_those_of_any_mesh() -> None:
+    """They are found at their field."""
+    with pytest.raises(ValidationError) as caught:
+        DeviceMeshParameters.auto(tensor_parallel=0)
+
+    assert [error["loc"] for error in caught.value.errors()] == [("tensor_parallel",)]
+
+
+def test_the_schema_accepts_an_automatic_mesh() -> None:
+    """As a whole, and with other dimensions."""
+    make_validator: Any = importlib.import_module("jsonschema").Draft202012Validator  # it comes without types
+    validator = make_validator(TrainingConfig.model_json_schema())
+
+    def accepts(mesh: object) -> bool:
+        return bool(validator.is_valid({"total_steps": 1, "global_batch_size": 1, "mesh": mesh}))
+
+    assert accepts("auto")
+    assert accepts({"data_parallel_shard": "auto", "tensor_parallel": 2})
+    assert accepts({"data_parallel_shard": 2})
+    refused: list[object] = ["outo", {"tensor_parallel": "auto"}, {"tensor_paralel": 2}, 2]
+    assert [mesh for mesh in refused if accepts(mesh)] == []
+
+
+def derived_mesh() -> DeviceMeshParameters:
+    return TrainingConfig.model_validate({"total_steps": 1, "global_batch_size": 4, "mesh": "auto"}).mesh
+
+
+def refused_batch_size() -> str:
+    with pytest.raises(ValidationError) as caught:
+        TrainingConfig(total_steps=1, global_batch_size=3, mesh=DeviceMeshParameters.auto())
+    return str(caught.value)
+
+
+def test_settings_use_the_mesh_of_the_processes() -> None:
+    """The group that the ranks have formed counts, and the global batch size is checked with it."""
+    assert run_on_ranks(2, derived_mesh) == [DeviceMeshParameters(data_parallel_shard=2)] * 2
+    for message in run_on_ranks(2, refused_batch_size):
+        assert (
+            "global_batch_size=3 cannot be divided on 2 data-parallel processes: it must be a multiple of 2, such as 2 "
+            "or 4"
+        ) in message
 
 
 def layout(parameters: DeviceMeshParameters) -> tuple[int, int, int, list[int]]:

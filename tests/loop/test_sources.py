@@ -102,21 +102,34 @@ def test_a_function_that_returns_no_model_is_named() -> None:
         model_from(build)
 
 
-@pytest.mark.parametrize("source", [Net(), build_net], ids=["a ready Net", "build_net"])
-def test_more_than_one_process_needs_a_provider(source: Any, request: pytest.FixtureRequest) -> None:
-    """The error names the two methods in which the work of the provider is done."""
-    two = DistributedContext(
-        device=torch.device("cpu"), world_size=2, mesh_parameters=DeviceMeshParameters(data_parallel_shard=2)
+def context_of(**mesh: int) -> DistributedContext:
+    return DistributedContext(
+        device=torch.device("cpu"), world_size=2, mesh_parameters=DeviceMeshParameters.model_validate(mesh)
     )
-    name = request.node.callspec.id
 
+
+def test_a_ready_model_is_for_one_process() -> None:
+    """Its weights were drawn before the processes were seeded alike. The error says what to pass instead."""
     with pytest.raises(ConfigurationError) as caught:
-        model_from(source, two)
+        model_from(Net(), context_of(data_parallel_shard=2))
 
-    assert str(caught.value).startswith(
-        f"model_provider is {name}, which works in a job of one process, and the mesh has 2: pass a ModelProvider"
+    assert str(caught.value) == (
+        "model_provider is a ready Net, which works in a job of one process, and the mesh has 2: pass a function that "
+        "builds the model, such as `lambda: Model(...)`, or a ModelProvider"
     )
-    assert "initialize_model_stage and shards it in parallelize_model_stage" in str(caught.value)
+
+
+@pytest.mark.parametrize("dimension", ["pipeline_parallel", "context_parallel", "tensor_parallel"])
+def test_a_function_is_for_data_parallelism_alone(dimension: str) -> None:
+    """The error names the two methods in which the work of a provider is done."""
+    with pytest.raises(ConfigurationError) as caught:
+        model_from(build_net, context_of(**{dimension: 2}))
+
+    assert str(caught.value) == (
+        "model_provider is build_net, which works with data parallelism alone, and the mesh has "
+        f"{dimension}=2: pass a ModelProvider that builds the model in initialize_model_stage and divides it in "
+        "parallelize_model_stage"
+    )
 
 
 def data_from(source: Any) -> InitializeDatasetResult:

@@ -8,10 +8,12 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 
 from d9d.core.dist_context import DistributedContext
 from d9d.core.loop_control import LoopControl
+from d9d.core.parallel import shard_data_parallel
 from d9d.core.pipeline import StagePosition
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol
 from d9d.core.settings import ConfigurationError
@@ -204,8 +206,8 @@ class ModelProvider(abc.ABC):
 ModelSource: TypeAlias = (
     ModelProvider | nn.Module | Callable[[InitializeModelStageContext], nn.Module] | Callable[[], nn.Module]
 )
-"""What a configurator accepts as a model. A `ModelProvider` runs on any mesh. In a job of one process a function that
-returns the model is enough, or the model itself."""
+"""What a configurator accepts as a model. A `ModelProvider` runs on any mesh. A function that returns the model is
+enough on one process and for data parallelism, and the model itself on one process."""
 
 
 def as_model_provider(source: ModelSource) -> ModelProvider:
@@ -218,7 +220,8 @@ def as_model_provider(source: ModelSource) -> ModelProvider:
             of a ready model do not.
 
     Returns:
-        The provider. Unless `source` is a provider, it refuses to build a model for more than one process.
+        The provider. That of a function shards the model if several processes have different samples, and refuses all
+        other dimensions of a mesh. That of a model refuses more than one process.
 
     Raises:
         TypeError: If `source` is none of these.
@@ -226,7 +229,7 @@ def as_model_provider(source: ModelSource) -> ModelProvider:
     if isinstance(source, ModelProvider):
         return source
     if isinstance(source, nn.Module):
-        return _OneProcessModelProvider(lambda _: source, f"a ready {type(source).__qualname__}")
+        return _PlainModelProvider(lambda _: source, f"a ready {type(source).__qualname__}", is_ready=True)
     if not callable(source):
         raise TypeError(
             f"model_provider is a {type(source).__qualname__}: pass a torch.nn.Module, a function that returns one, or "
@@ -238,13 +241,13 @@ def as_model_provider(source: ModelSource) -> ModelProvider:
     build = cast("Callable[..., nn.Module]", source)
     signature = signature_of(build)
     if _accepts(signature):
-        return _OneProcessModelProvider(lambda _: build(), name)
+        return _PlainModelProvider(lambda _: build(), name)
     if isinstance(source, type) or not _accepts(signature, None):
         raise TypeError(
             f"model_provider is {name}, which requires the arguments {signature}: pass a function that builds the "
             f"model, such as `lambda: {name}(...)`; it may take one argument, an InitializeModelStageContext"
         )
-    return _OneProcessModelProvider(build, name)
+    return _PlainModelProvider(build, name)
 
 
 def require_one_argument(name: str, source: Callable[..., Any], argument: str) -> None:
@@ -354,26 +357,41 @@ def _accepts(signature: inspect.Signature, *arguments: object) -> bool:
     return True
 
 
-class _OneProcessModelProvider(ModelProvider):
-    """Provides a model that needs no parallelisation.
+class _PlainModelProvider(ModelProvider):
+    """Provides a whole model, which it shards for data parallelism.
 
     Args:
         build: Returns the model.
         description: Names the source of the model in errors.
+        is_ready: Whether the model was built before the random number generators were seeded, so that its weights may
+            differ between processes.
     """
 
-    def __init__(self, build: Callable[[InitializeModelStageContext], nn.Module], description: str) -> None:
+    def __init__(
+        self,
+        build: Callable[[InitializeModelStageContext], nn.Module],
+        description: str,
+        *,
+        is_ready: bool = False,
+    ) -> None:
         self._build = build
         self._description = description
+        self._is_ready = is_ready
 
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
-        num_processes = ctx.dist_context.mesh_parameters.world_size
-        if num_processes > 1:
+        mesh = ctx.dist_context.mesh_parameters
+        if self._is_ready and mesh.world_size > 1:
             raise ConfigurationError(
                 f"model_provider is {self._description}, which works in a job of one process, and the mesh has "
-                f"{num_processes}: pass a ModelProvider (d9d.loop.control) that builds the model in "
-                "initialize_model_stage and shards it in parallelize_model_stage, for example with shard_data_parallel "
-                "(d9d.core.parallel)"
+                f"{mesh.world_size}: pass a function that builds the model, such as `lambda: Model(...)`, or a "
+                "ModelProvider"
+            )
+        others = {name: size for name in _NEEDING_PROVIDERS if (size := getattr(mesh, name)) > 1}
+        if others:
+            raise ConfigurationError(
+                f"model_provider is {self._description}, which works with data parallelism alone, and the mesh has "
+                f"{', '.join(f'{name}={size}' for name, size in others.items())}: pass a ModelProvider that builds the "
+                "model in initialize_model_stage and divides it in parallelize_model_stage"
             )
         model = self._build(ctx)
         if not isinstance(model, nn.Module):
@@ -382,6 +400,15 @@ class _OneProcessModelProvider(ModelProvider):
                 "torch.nn.Module"
             )
         return InitializeModelStageResult(model=model)
+
+    def parallelize_model_stage(self, ctx: ParallelizeModelStageContext) -> None:
+        # A function that takes the context may have sharded the model itself.
+        if not any(isinstance(parameter, DTensor) for parameter in ctx.model.parameters()):
+            shard_data_parallel(ctx.model, ctx.dist_context)
+
+
+# The dimensions of a mesh along which a model can be divided in more than one way.
+_NEEDING_PROVIDERS = ("pipeline_parallel", "context_parallel", "tensor_parallel", "expert_parallel")
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)

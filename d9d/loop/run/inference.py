@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from d9d.core.dist_context import is_launched_as_main, num_launched
+from d9d.core.dist_context import is_launched_as_main
+from d9d.core.mesh import num_launched
 from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.job_state import inference_state

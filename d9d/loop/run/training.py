@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
-from d9d.core.dist_context import is_launched_as_main, num_launched
+from d9d.core.dist_context import is_launched_as_main
+from d9d.core.mesh import num_launched
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.report import Report
 from d9d.core.stepper import Stepper
