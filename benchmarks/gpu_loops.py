@@ -11,7 +11,7 @@ from d9d.core.parallel import shard_data_parallel
 from d9d.core.stepper import Stepper
 from d9d.loop import control
 from d9d.loop.component import OptimizerBuilder
-from d9d.loop.component.sampler import DataShare, SequentialBatchSampler, ShufflingBatchSampler
+from d9d.loop.component.sampler import DataShare, SequentialBatchSampler, SequentialSteps, ShufflingBatchSampler
 from d9d.loop.config import DataLoadingConfig, InferenceConfig, ReportingConfig, TrainingConfig
 from d9d.loop.event.catalogue import inference, train
 from d9d.loop.run import InferenceConfigurator, TrainingConfigurator
@@ -66,8 +66,7 @@ def infer_by_hand(job: Job) -> Iterator[torch.Tensor]:
     model = job.model().eval()
     job.compile(model)
     order = SequentialBatchSampler(
-        num_samples=job.num_samples,
-        global_batch_size=job.global_batch_size,
+        SequentialSteps(job.num_samples, job.global_batch_size),
         micro_batch_size=job.micro_batch_size,
         stepper=Stepper(job.num_steps),
     )

@@ -9,7 +9,7 @@ from loop_job import BATCH_SIZE, LEARNING_RATE, NUM_SAMPLES, Job, keep, loss_of
 from d9d.core.stepper import Stepper
 from d9d.loop import control
 from d9d.loop.component import OptimizerBuilder
-from d9d.loop.component.sampler import SequentialBatchSampler, ShufflingBatchSampler, StepBatchSampler
+from d9d.loop.component.sampler import SequentialBatchSampler, SequentialSteps, ShufflingBatchSampler, StepBatchSampler
 from d9d.loop.config import InferenceConfig, ReportingConfig, TrainingConfig
 from d9d.loop.event import Event
 from d9d.loop.event.catalogue import inference, train
@@ -35,10 +35,10 @@ INFERENCE_EVENTS = (
 def orders(num_steps: int) -> tuple[list[list[int]], list[list[int]]]:
     """Return the samples of each step of training and of inference."""
     stepper = Stepper(num_steps)
-    sizes = {"global_batch_size": BATCH_SIZE, "micro_batch_size": BATCH_SIZE, "num_samples": NUM_SAMPLES}
+    sizes = {"global_batch_size": BATCH_SIZE, "num_samples": NUM_SAMPLES}
     samplers: tuple[StepBatchSampler, ...] = (
-        ShufflingBatchSampler(**sizes, seed=0, stepper=stepper),
-        SequentialBatchSampler(**sizes, stepper=stepper),
+        ShufflingBatchSampler(**sizes, micro_batch_size=BATCH_SIZE, seed=0, stepper=stepper),
+        SequentialBatchSampler(SequentialSteps(**sizes), micro_batch_size=BATCH_SIZE, stepper=stepper),
     )
     shuffled, sequential = ([list(batch) for batch in sampler] for sampler in samplers)
     return shuffled, sequential

@@ -62,6 +62,17 @@ class Stepper:
             raise ValueError(f"period_steps must be at least 1, or None for never, but is {period_steps}")
         return self.is_last or (self._current_step + 1) % period_steps == 0
 
+    def set_total_steps(self, total_steps: int) -> None:
+        """Change how many steps the loop has, such as when a run resumes with more data.
+
+        Args:
+            total_steps: The new number of steps.
+
+        Raises:
+            ValueError: If it is less than 1, or more steps are complete.
+        """
+        self._total_steps = Stepper(total_steps, self._current_step).total_steps
+
     def advance(self) -> None:
         """Complete the current step.
 

@@ -129,8 +129,9 @@ class ResumeConfig(Settings):
 
     allow: frozenset[Literal["global_batch_size", "num_samples", "seed", "stopped"]] = frozenset()
     """What else may differ from the checkpoint. `seed` and `num_samples`, the size of the dataset, change the order of
-    the data from the next pass on; with another `global_batch_size` the run goes on at the first sample that it has not
-    read. `stopped` continues a run that a handler has stopped. By default none."""
+    the data from the next pass on; with another `global_batch_size` the run continues at the first sample that it has
+    not read. In inference, `num_samples` adds the new samples at the end, and another batch size needs no permission.
+    `stopped` continues a run that a handler has stopped. By default none."""
 
 
 class DataLoadingConfig(Settings):

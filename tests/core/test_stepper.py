@@ -104,3 +104,14 @@ def test_the_state_of_a_longer_loop_is_refused() -> None:
     with pytest.raises(ValueError, match="current_step must be between 0 and total_steps=3, but is 9"):
         stepper.load_state_dict({"current_step": 9})
     assert stepper.current_step == 0
+
+
+def test_the_number_of_steps_can_change() -> None:
+    """But not to fewer than are complete."""
+    stepper = Stepper(2, current_step=2)
+
+    stepper.set_total_steps(3)
+
+    assert (stepper.total_steps, stepper.is_last, stepper.is_finished) == (3, True, False)
+    with pytest.raises(ValueError, match="between 0 and total_steps=1, but is 2"):
+        stepper.set_total_steps(1)

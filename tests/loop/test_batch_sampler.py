@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from d9d.core.stepper import Stepper
-from d9d.loop.component.sampler import Epochs, SequentialBatchSampler, ShufflingBatchSampler
+from d9d.loop.component.sampler import Epochs, SequentialBatchSampler, SequentialSteps, ShufflingBatchSampler
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 4)).map(lambda pair: (pair[0] * pair[1], pair[1]))
 nums_samples = st.integers(1, 30)
@@ -31,12 +31,8 @@ def shuffling(
 
 def sequential(num_samples: int, batch: tuple[int, int], *, current_step: int = 0) -> SequentialBatchSampler:
     """Make a sampler; `batch` has the global and the micro-batch size."""
-    return SequentialBatchSampler(
-        num_samples=num_samples,
-        global_batch_size=batch[0],
-        micro_batch_size=batch[1],
-        stepper=Stepper(SequentialBatchSampler.num_steps(num_samples, batch[0]), current_step),
-    )
+    steps = SequentialSteps(num_samples, batch[0])
+    return SequentialBatchSampler(steps, micro_batch_size=batch[1], stepper=Stepper(steps.num_steps, current_step))
 
 
 def flat(batches: Sequence[Sequence[int]]) -> list[int]:
@@ -127,7 +123,7 @@ def test_the_sequential_sampler_resumes_at_a_step(
     num_samples: int, batch: tuple[int, int], data: st.DataObject
 ) -> None:
     """With the sample after those of the earlier steps."""
-    start = data.draw(st.integers(0, SequentialBatchSampler.num_steps(num_samples, batch[0])))
+    start = data.draw(st.integers(0, SequentialSteps(num_samples, batch[0]).num_steps))
 
     assert (
         flat(list(sequential(num_samples, batch, current_step=start))) == list(range(num_samples))[start * batch[0] :]
@@ -138,7 +134,7 @@ def test_the_sequential_sampler_resumes_at_a_step(
 def test_only_the_last_step_of_the_sequential_sampler_may_be_smaller(num_samples: int, batch: tuple[int, int]) -> None:
     """It has the remaining samples, and is not empty."""
     sampler = sequential(num_samples, batch)
-    num_steps = SequentialBatchSampler.num_steps(num_samples, batch[0])
+    num_steps = SequentialSteps(num_samples, batch[0]).num_steps
     counts = [len(flat(sampler.micro_batches(step))) for step in range(num_steps)]
 
     assert counts[:-1] == [batch[0]] * (num_steps - 1)
@@ -148,7 +144,7 @@ def test_only_the_last_step_of_the_sequential_sampler_may_be_smaller(num_samples
 @pytest.mark.parametrize(("num_samples", "num_steps"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
 def test_the_number_of_steps_is_rounded_up(num_samples: int, num_steps: int) -> None:
     """The last step takes the remaining samples."""
-    assert SequentialBatchSampler.num_steps(num_samples, 4) == num_steps
+    assert SequentialSteps(num_samples, 4).num_steps == num_steps
 
 
 def test_an_epoch_longer_than_a_block_is_complete() -> None:
@@ -182,3 +178,25 @@ def test_the_epochs_of_a_long_run_are_exact() -> None:
     epochs = Epochs(num_samples=2**53 + 1, global_batch_size=2**53 + 1)
 
     assert epochs.started_in(7) == epochs.finished_in(7) == range(7, 8)
+
+
+@given(nums_samples, sizes, nums_samples, sizes, st.data())
+def test_sequential_steps_continue_at_the_first_sample_that_was_not_taken(
+    before: int, batch: tuple[int, int], more: int, new_batch: tuple[int, int], data: st.DataObject
+) -> None:
+    """With more samples, and other sizes of batches."""
+    first = SequentialSteps(before, batch[0])
+    step = data.draw(st.integers(0, first.num_steps))
+    second = SequentialSteps(before + more - 1, new_batch[0])
+    stepper = Stepper(second.num_steps)
+    sampler = SequentialBatchSampler(second, micro_batch_size=new_batch[1], stepper=stepper)
+    list(sampler)  # a first look, before the run resumes
+
+    second.resume_at(first.position_at(step))
+    stepper.set_total_steps(second.num_steps)
+    stepper.load_state_dict({"current_step": step})
+    taken = list(sampler)
+
+    assert flat(taken) == [*range(min(step * batch[0], before), before + more - 1)]
+    assert max(map(len, taken), default=0) <= new_batch[1]
+    assert second.position_at(second.num_steps) == {"step": second.num_steps, "sample": before + more - 1}

@@ -13,19 +13,26 @@ from d9d.core.protocol import LRSchedulerProtocol
 from d9d.loop.component import LRSchedule, OptimizerBuilder
 from d9d.loop.component.checkpoint.files import CheckpointError
 from d9d.loop.component.checkpoint.storage import Checkpoint
-from d9d.loop.config import CheckpointingConfig, ConfigurationError, ResumeConfig, TrainingConfig
+from d9d.loop.config import CheckpointingConfig, ConfigurationError, DataLoadingConfig, ResumeConfig, TrainingConfig
 from d9d.loop.control import (
     ComputeLossContext,
     ComputeLossResult,
     InitializeLRSchedulerContext,
 )
-from d9d.loop.event.catalogue.train import EVENT_TRAIN_OPTIMIZER_STEP_PRE, EVENT_TRAIN_STEP_POST, EventStepContext
+from d9d.loop.event.catalogue.train import (
+    EVENT_TRAIN_DATA_LOADER_READY,
+    EVENT_TRAIN_OPTIMIZER_STEP_PRE,
+    EVENT_TRAIN_STEP_POST,
+    EventStepContext,
+)
 from d9d.loop.run import Trainer
 
 from .toy_job import (
+    Listen,
     ToyDataset,
     ToyTask,
     configure_training,
+    listen_to_nothing,
     same_tensors,
     steps_saved,
     training_config,
@@ -36,8 +43,8 @@ from .toy_job import (
 class Noting(ToyTask):
     """Notes the samples of each micro-batch."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, listen: Listen = listen_to_nothing) -> None:
+        super().__init__(listen)
         self.samples: list[int] = []
 
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
@@ -226,6 +233,27 @@ def test_a_changed_order_is_resumed_exactly(tmp_path: Path) -> None:
         task = Noting()
         configure_training(training_config(saving_to(folder), total_steps=12, seed=7), task=task).train()
         assert task.samples == undisturbed[(resumed_at - 4) * 4 :]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_first_look_at_the_data_does_not_matter(num_workers: int, tmp_path: Path) -> None:
+    """A handler that reads a batch before the run resumes leaves no plan of the order that the run started with."""
+    expected = samples_after(tmp_path / "expected", 4, seed=7)
+    train_for = training_config(saving_to(tmp_path / "run"), total_steps=12)
+    for ctx in configure_training(train_for).steps():
+        if ctx.stepper.current_step == 4:
+            break
+    task = Noting(lambda bus: bus.subscribe(EVENT_TRAIN_DATA_LOADER_READY, lambda ctx: next(iter(ctx.data_loader))))
+    config = training_config(
+        saving_to(tmp_path / "run"),
+        total_steps=12,
+        seed=7,
+        resume=ResumeConfig(allow=["seed"]),
+        data_loading=DataLoadingConfig(num_workers=num_workers),
+    )
+    configure_training(config, task=task).train()
+
+    assert task.samples == expected
 
 
 def trained_for(folder: Path, total_steps: int, **settings: Any) -> Trainer:

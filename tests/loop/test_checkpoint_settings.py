@@ -101,8 +101,6 @@ def test_training_does_not_resume_with_different_settings(
     ("settings", "num_samples", "difference"),
     [
         ({"seed": 7}, 12, "seed is 7 here and 0 in the checkpoint"),
-        ({"global_batch_size": 6}, 12, "global_batch_size is 6 here and 4 in the checkpoint"),
-        ({"micro_batch_size": 4}, 12, "micro_batch_size is 4 here and 2 in the checkpoint"),
         ({"precision": "bf16-autocast"}, 12, "precision is 'bf16-autocast' here and 'fp32' in the checkpoint"),
         ({}, 13, "num_samples is 13 here and 12 in the checkpoint"),
     ],

@@ -13,7 +13,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from d9d.core.stepper import Stepper
 from d9d.loop.component import data as data_module
 from d9d.loop.component.data import DeviceTransfer, PinnableBatch, build_data_loader, choose_collate, move_to_device
-from d9d.loop.component.sampler import DataShare, SequentialBatchSampler
+from d9d.loop.component.sampler import DataShare, SequentialBatchSampler, SequentialSteps
 from d9d.loop.control import InitializeDatasetResult
 
 from .toy_job import ToyDataset, training_config
@@ -237,9 +237,7 @@ def test_batches_with_all_kinds_of_tensors_reach_the_device() -> None:
         return Mixed(torch.stack([sample["features"] for sample in samples]), torch.eye(3).to_sparse(), here)
 
     data = InitializeDatasetResult(dataset=ToyDataset(), collate=collate)
-    sampler = SequentialBatchSampler(
-        num_samples=12, global_batch_size=4, micro_batch_size=4, stepper=Stepper(3), share=DataShare()
-    )
+    sampler = SequentialBatchSampler(SequentialSteps(12, 4), micro_batch_size=4, stepper=Stepper(3), share=DataShare())
     loader = build_data_loader(data, sampler, training_config(), device)
     pinned = list(loader)
     moved = list(DeviceTransfer(device).move(pinned))

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from d9d.loop.component.model import ModelRunner, evaluation_mode
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import MetricExchange, Reporter, create_task_metrics
-from d9d.loop.component.sampler import DataShare, Epochs, SequentialBatchSampler
+from d9d.loop.component.sampler import DataShare, Epochs, SequentialBatchSampler, SequentialSteps
 from d9d.loop.component.sinks import RESERVED_NAMES
 from d9d.loop.config import TrainingConfig
 from d9d.loop.control import (
@@ -198,7 +197,7 @@ class Evaluator:
         name: str,
     ) -> _Prepared:
         num_samples = count_samples(data, f"evaluations[{name!r}]")
-        num_steps = math.ceil(num_samples / self._config.global_batch_size)
+        num_steps = SequentialSteps(num_samples, self._config.global_batch_size).num_steps
         loss = WeightedMeanMetric(self._dist_context.device) if isinstance(task, TrainTask) else None
         return _Prepared(
             settings=evaluation,
@@ -272,8 +271,7 @@ class Evaluator:
         """Run the model over the data, and count the results in the metrics."""
         config = self._config
         sampler = SequentialBatchSampler(
-            num_samples=prepared.num_samples,
-            global_batch_size=config.global_batch_size,
+            SequentialSteps(prepared.num_samples, config.global_batch_size),
             micro_batch_size=config.samples_per_micro_batch,
             stepper=Stepper(prepared.num_steps),
             share=self._share,

@@ -57,8 +57,7 @@ class Reporter:
         exchange: Reduces the metrics.
         task_metrics: Those of them that the task created.
         device: The device of the metrics.
-        samples_per_step: The number of samples in a step.
-        num_samples: The number of samples in all steps; the last step may have fewer than the others.
+        count_samples: Returns how many samples the steps before a step have.
     """
 
     def __init__(
@@ -69,16 +68,14 @@ class Reporter:
         exchange: "MetricExchange",
         task_metrics: Mapping[str, Metric],
         device: torch.device,
-        samples_per_step: int,
-        num_samples: int,
+        count_samples: Callable[[int], int],
     ) -> None:
         self._stepper = stepper
         self._period_steps = period_steps
         self._exchange = exchange
         self.task_metrics = task_metrics
         self._device = device
-        self._samples_per_step = samples_per_step
-        self._num_samples = num_samples
+        self._count_samples = count_samples
         self._recorded: dict[str, float | torch.Tensor | None] | None = None
         self._pending: _PendingReport | None = None
         num_elements = exchange.num_elements + _NUM_OWN_NUMBERS
@@ -182,7 +179,7 @@ class Reporter:
         before, now = self._measured_steps, time.perf_counter()
         num_steps, seconds = self._stepper.current_step, max(now - self._measured_at, 1e-9)
         self._measured_steps, self._measured_at = num_steps, now
-        num_samples = min(num_steps * self._samples_per_step, self._num_samples) - before * self._samples_per_step
+        num_samples = self._count_samples(num_steps) - self._count_samples(before)
         return {"steps_per_second": (num_steps - before) / seconds, "samples_per_second": num_samples / seconds}
 
     def _read_report(self, pending: "_PendingReport") -> Report:
@@ -545,7 +542,7 @@ def build_reporter(
     subscribers: Iterable[object] = (),
     stepper: Stepper,
     dist_context: DistributedContext,
-    num_samples: int | None = None,
+    count_samples: Callable[[int], int] | None = None,
 ) -> Reporter:
     """Build the reporter of a loop; nothing is opened yet.
 
@@ -555,7 +552,7 @@ def build_reporter(
         subscribers: Those with `create_metrics` create metrics too.
         stepper: Counts the steps.
         dist_context: The processes of the job.
-        num_samples: The number of samples in all steps; by default each step has `global_batch_size`.
+        count_samples: Returns how many samples the steps before a step have; by default each has `global_batch_size`.
 
     Returns:
         The reporter of this process.
@@ -577,6 +574,5 @@ def build_reporter(
         exchange=MetricExchange(metrics, dist_context),
         task_metrics=task_metrics,
         device=dist_context.device,
-        samples_per_step=config.global_batch_size,
-        num_samples=stepper.total_steps * config.global_batch_size if num_samples is None else num_samples,
+        count_samples=count_samples or (lambda step: step * config.global_batch_size),
     )

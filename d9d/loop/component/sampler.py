@@ -19,6 +19,7 @@ __all__ = [
     "MicroBatchSamples",
     "Pass",
     "SequentialBatchSampler",
+    "SequentialSteps",
     "ShufflingBatchSampler",
     "StepBatchSampler",
 ]
@@ -70,7 +71,6 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
     The samples of a step, and how they are divided into micro-batches, are the same for any number of processes.
 
     Args:
-        num_samples: How many samples the dataset has.
         global_batch_size: How many samples a step takes, in all processes together.
         micro_batch_size: How many samples a micro-batch takes. Times the number of shares it divides
             `global_batch_size`.
@@ -81,18 +81,17 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
     def __init__(
         self,
         *,
-        num_samples: int,
         global_batch_size: int,
         micro_batch_size: int,
         stepper: Stepper,
         share: DataShare = DataShare(),
     ) -> None:
-        self._num_samples = num_samples
         self._global_batch_size = global_batch_size
         self._micro_batch_size = micro_batch_size
         self._stepper = stepper
         self._share = share
         self._plan: tuple[int, list[list[MicroBatchSamples]]] = (0, [])
+        self._planned_from: tuple[int, ...] = ()
 
     @abc.abstractmethod
     def _num_in_step(self, step: int) -> int:
@@ -101,6 +100,15 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
     @abc.abstractmethod
     def _samples(self, start: int, stop: int) -> Sequence[int]:
         """Return the samples at some positions, counted over all steps."""
+
+    @property
+    @abc.abstractmethod
+    def _origin(self) -> tuple[int, ...]:
+        """Where the order of the samples begins. It changes when a run resumes, which may be after a first look."""
+
+    def _forget(self) -> None:
+        """Forget what was planned from another origin."""
+        self._plan = (0, [])
 
     def micro_batches(self, step: int) -> list[MicroBatchSamples]:
         """Return the micro-batches that this process has in a step.
@@ -111,6 +119,9 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
         Returns:
             The micro-batches, in order.
         """
+        if self._planned_from != self._origin:
+            self._forget()
+            self._planned_from = self._origin
         first, planned = self._plan
         if not 0 <= step - first < len(planned):
             stop = min(step + max(1, _PLAN_SAMPLES // self._global_batch_size), self._stepper.total_steps)
@@ -124,8 +135,17 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
 
     def __len__(self) -> int:
         """Return how many micro-batches this process has in the whole run."""
-        last = self._stepper.total_steps - 1
-        return last * len(self._numbers(0)) + len(self._numbers(last))
+        first, last = self._first_step, self._stepper.total_steps - 1
+        return max(last - first, 0) * len(self._numbers(first)) + len(self._numbers(last))
+
+    @property
+    def _first_step(self) -> int:
+        """The first step that takes as many samples as the steps that follow."""
+        return 0
+
+    def _start(self, step: int) -> int:
+        """Return how many samples the steps before a step take."""
+        return step * self._global_batch_size
 
     def _numbers(self, step: int) -> range:
         """Return the numbers of the micro-batches that this process has in a step.
@@ -138,7 +158,7 @@ class StepBatchSampler(Sampler[list[int]], abc.ABC):
         return range(self._share.index, stop, self._share.count)
 
     def _divide(self, step: int) -> list[MicroBatchSamples]:
-        start, size = step * self._global_batch_size, self._micro_batch_size
+        start, size = self._start(step), self._micro_batch_size
         stop = start + self._num_in_step(step)
         last = (stop - start - 1) // size
         micro_batches = []
@@ -184,6 +204,11 @@ class Epochs:
         self._first_step = 0
         self._first_pass = Pass(0, num_samples, seed)
         self._first_offset = 0  # how many samples of the first pass were taken before the first step
+
+    @property
+    def origin(self) -> tuple[int, ...]:
+        """Where the passes begin: the first step, the pass that runs then, and how much of it was read before."""
+        return self._first_step, *self._first_pass, self._first_offset
 
     def locate(self, position: int) -> tuple[Pass, int]:
         """Find a sample.
@@ -276,8 +301,8 @@ class ShufflingBatchSampler(StepBatchSampler):
     Args:
         seed: The seed of the job, which determines all orders.
         epochs: The passes over the dataset; by default those of a run that starts fresh.
-        num_samples: As in `StepBatchSampler`, like all that follow.
-        global_batch_size: See there.
+        num_samples: How many samples the dataset has.
+        global_batch_size: As in `StepBatchSampler`, like all that follow.
         micro_batch_size: See there.
         stepper: See there.
         share: See there.
@@ -295,15 +320,19 @@ class ShufflingBatchSampler(StepBatchSampler):
         epochs: Epochs | None = None,
     ) -> None:
         super().__init__(
-            num_samples=num_samples,
-            global_batch_size=global_batch_size,
-            micro_batch_size=micro_batch_size,
-            stepper=stepper,
-            share=share,
+            global_batch_size=global_batch_size, micro_batch_size=micro_batch_size, stepper=stepper, share=share
         )
         self._epochs = Epochs(num_samples, global_batch_size, seed) if epochs is None else epochs
         self._order: tuple[Pass | None, torch.Tensor] = (None, torch.empty(0))
         self._block: tuple[int, list[int]] = (0, [])
+
+    @property
+    def _origin(self) -> tuple[int, ...]:
+        return self._epochs.origin
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._block = (0, [])
 
     def _num_in_step(self, step: int) -> int:
         del step
@@ -328,27 +357,104 @@ class ShufflingBatchSampler(StepBatchSampler):
         return block
 
 
+class SequentialSteps:
+    """Which samples of a dataset the steps take that read each sample once, in order. The last step may have fewer.
+
+    A run that resumes with another dataset or batch size continues at the first sample that it has not taken.
+
+    Args:
+        num_samples: How many samples the dataset has.
+        global_batch_size: How many samples a step takes, in all processes together.
+
+    Attributes:
+        first_step: The step from which on all steps but the last take `global_batch_size` samples.
+    """
+
+    def __init__(self, num_samples: int, global_batch_size: int) -> None:
+        self._num_samples = num_samples
+        self.global_batch_size = global_batch_size
+        self.first_step = 0
+        self._first_sample = 0
+
+    @property
+    def origin(self) -> tuple[int, ...]:
+        """Where these steps begin: the first step, and its first sample."""
+        return self.first_step, self._first_sample
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps it takes, with those before a change."""
+        return self.first_step + math.ceil((self._num_samples - self._first_sample) / self.global_batch_size)
+
+    def start_of(self, step: int) -> int:
+        """Return the first sample of a step, which is the number of those before it.
+
+        Args:
+            step: The index of the step, not before a change.
+        """
+        start = self._first_sample + (step - self.first_step) * self.global_batch_size
+        return min(start, self._num_samples)
+
+    def position_at(self, step: int) -> dict[str, int]:
+        """Describe where a step starts, for a checkpoint.
+
+        Args:
+            step: The index of the step.
+        """
+        return {"step": step, "sample": self.start_of(step)}
+
+    def resume_at(self, position: Mapping[str, int]) -> None:
+        """Continue where a checkpoint was saved.
+
+        Args:
+            position: What `position_at` returned.
+
+        Raises:
+            ConfigurationError: If the dataset has fewer samples than were taken.
+        """
+        step, sample = position["step"], position["sample"]
+        if sample > self._num_samples:
+            raise ConfigurationError(
+                f"the dataset has {self._num_samples} samples, and the checkpoint was saved after {sample}: restore "
+                "its samples, or start fresh in another checkpointing.folder"
+            )
+        if self.start_of(step) != sample or self.num_steps < step:
+            self.first_step, self._first_sample = step, sample
+
+
 class SequentialBatchSampler(StepBatchSampler):
     """Takes each sample once, in the order of the dataset. The last step and its last micro-batch may be smaller.
 
     If the last step has too few micro-batches for all processes, some repeat its last one.
+
+    Args:
+        steps: Which samples each step takes.
+        micro_batch_size: As in `StepBatchSampler`, like all that follow.
+        stepper: See there.
+        share: See there.
     """
 
-    @staticmethod
-    def num_steps(num_samples: int, global_batch_size: int) -> int:
-        """Return how many steps it takes to see each sample once.
+    def __init__(
+        self, steps: SequentialSteps, *, micro_batch_size: int, stepper: Stepper, share: DataShare = DataShare()
+    ) -> None:
+        super().__init__(
+            global_batch_size=steps.global_batch_size, micro_batch_size=micro_batch_size, stepper=stepper, share=share
+        )
+        self._steps = steps
 
-        Args:
-            num_samples: How many samples the dataset has.
-            global_batch_size: How many samples a step takes, in all processes together.
+    @property
+    def _origin(self) -> tuple[int, ...]:
+        return self._steps.origin
 
-        Returns:
-            The number of steps.
-        """
-        return math.ceil(num_samples / global_batch_size)
+    @property
+    def _first_step(self) -> int:
+        return self._steps.first_step
+
+    def _start(self, step: int) -> int:
+        return self._steps.start_of(step)
 
     def _num_in_step(self, step: int) -> int:
-        return min(self._global_batch_size, self._num_samples - step * self._global_batch_size)
+        return self._steps.start_of(step + 1) - self._steps.start_of(step)
 
     def _samples(self, start: int, stop: int) -> range:
         return range(start, stop)

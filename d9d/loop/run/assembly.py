@@ -40,7 +40,7 @@ from d9d.loop.component.profiler import Profiler
 from d9d.loop.component.random_state import RandomState, prepare_distributed_operations
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.component.reporting import Reporter, build_reporter
-from d9d.loop.component.sampler import DataShare, Epochs
+from d9d.loop.component.sampler import DataShare, Epochs, SequentialSteps
 from d9d.loop.component.shutdown import Shutdown
 from d9d.loop.component.sinks import Sink, build_file_sinks
 from d9d.loop.component.tied_weights import TiedWeights
@@ -301,12 +301,13 @@ class Assembly:
         result = provider(InitializeDatasetContext(dist_context=self.dist_context))
         return expect_result(result, InitializeDatasetResult, provider)
 
-    def build_reporter(self, stepper: Stepper, num_samples: int | None = None) -> Reporter:
+    def build_reporter(self, stepper: Stepper, count_samples: Callable[[int], int] | None = None) -> Reporter:
         """Create the metrics of the task, and the reporter.
 
         Args:
             stepper: Counts the steps.
-            num_samples: How many samples a run has that reads each of them once; `None` for training.
+            count_samples: Returns how many samples the steps before a step have; by default each has
+                `global_batch_size`.
 
         Raises:
             ConfigurationError: On all ranks, if metrics cannot be reported, or reports cannot be written.
@@ -319,7 +320,7 @@ class Assembly:
             subscribers=[each.target for each in self.subscribers],
             stepper=stepper,
             dist_context=self.dist_context,
-            num_samples=num_samples,
+            count_samples=count_samples,
         )
 
     def build_housekeeping(self, stepper: Stepper) -> list[Service]:
@@ -461,6 +462,7 @@ class Assembly:
         settings: Mapping[str, Any],
         require_savable: Callable[[], None] = lambda: None,
         epochs: Epochs | None = None,
+        steps: SequentialSteps | None = None,
     ) -> Loop:
         """Build the loop.
 
@@ -476,6 +478,7 @@ class Assembly:
             settings: The settings of this kind of run that a checkpoint records, to compare them when a run resumes.
             require_savable: Called before each save; raises, on all ranks, if the state must not be saved.
             epochs: The passes over the training data; `None` if it has none.
+            steps: Which samples each step of inference takes; `None` for training.
         """
         config = self.config
         shutdown = Shutdown(self.dist_context, stepper, config.timeouts)
@@ -499,6 +502,7 @@ class Assembly:
             resume=config.resume,
             require_savable=require_savable,
             epochs=epochs,
+            steps=steps,
             results=results,
         )
         saved = None if config.checkpointing is None else self.saved

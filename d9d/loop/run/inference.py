@@ -13,7 +13,7 @@ from d9d.loop.component.checkpoint.sharded_state import describe_model
 from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.data import build_data_loader, count_samples
 from d9d.loop.component.model import ModelRunner, evaluation_mode, without_gradients
-from d9d.loop.component.sampler import MicroBatchSamples, SequentialBatchSampler, StepBatchSampler
+from d9d.loop.component.sampler import MicroBatchSamples, SequentialBatchSampler, SequentialSteps, StepBatchSampler
 from d9d.loop.config import InferenceConfig
 from d9d.loop.control import InferenceTask, ProcessOutputsContext
 from d9d.loop.control.provider import (
@@ -256,16 +256,13 @@ class InferenceConfigurator:
         )
         provided = run.provide_dataset(self._dataset_provider)
         num_samples = count_samples(provided)
-        stepper = Stepper(SequentialBatchSampler.num_steps(num_samples, config.global_batch_size))
+        steps = SequentialSteps(num_samples, config.global_batch_size)
+        stepper = Stepper(steps.num_steps)
         sampler = SequentialBatchSampler(
-            num_samples=num_samples,
-            global_batch_size=config.global_batch_size,
-            micro_batch_size=config.samples_per_micro_batch,
-            stepper=stepper,
-            share=run.data_share,
+            steps, micro_batch_size=config.samples_per_micro_batch, stepper=stepper, share=run.data_share
         )
         loader = build_data_loader(provided, sampler, config, dist_context.device)
-        reporter = run.build_reporter(stepper, num_samples)
+        reporter = run.build_reporter(stepper, steps.start_of)
         moments.trigger(EVENT_INFERENCE_DATA_LOADER_READY, EventDataLoaderReadyContext, data_loader=loader)
         housekeeping = run.build_housekeeping(stepper)
         run.verify_handlers()
@@ -294,6 +291,7 @@ class InferenceConfigurator:
             reporter=reporter,
             housekeeping=housekeeping,
             state=state,
+            steps=steps,
             settings={
                 "loop": "inference",
                 "num_samples": num_samples,

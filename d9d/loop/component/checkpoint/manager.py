@@ -36,7 +36,7 @@ from d9d.loop.component.checkpoint.snapshot import HostSnapshot
 from d9d.loop.component.checkpoint.state_dict import describe_state
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_cause, find_differences
 from d9d.loop.component.ranks import ALONE, Ranks
-from d9d.loop.component.sampler import Epochs
+from d9d.loop.component.sampler import Epochs, SequentialSteps
 from d9d.loop.config import CheckpointingConfig, ConfigurationError, ResumeConfig
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Checkpointer:
         resume: From which checkpoint to resume, and what may differ from it; by default the newest, and nothing.
         require_savable: Called before each save; raises, on all ranks, if the state must not be saved.
         epochs: The passes over the data; `None` if it has none.
+        steps: Which samples each step of inference takes; `None` for training.
         results: The results of evaluations; `None` for a run that has no evaluations.
     """
 
@@ -77,6 +78,7 @@ class Checkpointer:
         resume: ResumeConfig | None = None,
         require_savable: Callable[[], None] = lambda: None,
         epochs: Epochs | None = None,
+        steps: SequentialSteps | None = None,
         results: EvaluationResults | None = None,
     ) -> None:
         self._config = config
@@ -87,7 +89,7 @@ class Checkpointer:
         self._job_metadata = job_metadata or {}
         self._require_savable = require_savable
         self._resume = ResumeConfig() if resume is None else resume
-        self._epochs = epochs
+        self._order = epochs if steps is None else steps
         self._lineage: list[dict[str, Any]] = []
         self._num_steps_saved: int | None = None
         self._stop_reason: str | None = None
@@ -153,10 +155,12 @@ class Checkpointer:
     def _load(self, config: CheckpointingConfig, origin: Origin, changes: Changes) -> None:
         """Continue the run of a checkpoint."""
         checkpoint = origin.checkpoint
-        if self._epochs is not None:
+        if self._order is not None:
             position = self._ranks.run_on_rank_zero(functools.partial(data_position_of, checkpoint))
             if position is not None:
-                self._epochs.resume_at(position)
+                self._order.resume_at(position)
+        if isinstance(self._order, SequentialSteps):
+            self._stepper.set_total_steps(self._order.num_steps)
         self._state.load(checkpoint.open(self._ranks), changes)
         self._lineage = self._ranks.run_on_rank_zero(
             functools.partial(describe_origin, checkpoint, changes, is_branch=origin.is_branch)
@@ -331,7 +335,7 @@ class Checkpointer:
                 **self._job_metadata,
                 "stop_reason": self._stop_reason,
                 "lineage": self._lineage,
-                **({} if self._epochs is None else {"data_position": self._epochs.position_at(num_steps)}),
+                **({} if self._order is None else {"data_position": self._order.position_at(num_steps)}),
                 "evaluations": self._results_of_this_step,
                 "pending_evaluations": self._pending_evaluations,
             },
@@ -487,9 +491,10 @@ class Checkpointer:
             parts = ("model/",) if self._resume.parts == "weights" else ("model/", "optimizer_class")
             here, there = ({name: each[name] for name in each if name.startswith(parts)} for each in (here, there))
         changes = require_resumable(
-            compare(here, there), checkpoint.path, self._resume.allow, adopts=here.get("loop", "train") == "train"
+            compare(here, there), checkpoint.path, self._resume.allow, here.get("loop", "train")
         )
-        self._require_steps(checkpoint)
+        if not isinstance(self._order, SequentialSteps):  # otherwise the number of steps follows from the samples left
+            self._require_steps(checkpoint)
         return origin, changes
 
     def _is_mapped(self, name: str) -> bool:

@@ -47,15 +47,23 @@ SETTING_CLASSES: Mapping[str, SettingClass] = {
 }
 """The class of each setting of a training run that checkpoints record; the first pattern that fits decides."""
 
+INFERENCE_SETTING_CLASSES: Mapping[str, SettingClass] = {
+    "micro_batch_size": SettingClass.ADOPTED,
+    "global_batch_size": SettingClass.ADOPTED,
+    "num_samples": SettingClass.DATA_ORDER,
+}
+"""The class of each setting of an inference run. All others may change outputs, which must not mix in one run."""
 
-def class_of(name: str) -> SettingClass:
-    """Return the class of a setting of a training run.
+
+def class_of(name: str, classes: Mapping[str, SettingClass] = SETTING_CLASSES) -> SettingClass:
+    """Return the class of a setting.
 
     Args:
         name: Its name, as checkpoints record it. A setting that no pattern names is part of the identity.
+        classes: The classes of the settings of this kind of run.
     """
-    patterns = (pattern for pattern in SETTING_CLASSES if fnmatch.fnmatchcase(name, pattern))
-    return SETTING_CLASSES.get(next(patterns, ""), SettingClass.IDENTITY)
+    patterns = (pattern for pattern in classes if fnmatch.fnmatchcase(name, pattern))
+    return classes.get(next(patterns, ""), SettingClass.IDENTITY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,14 +143,14 @@ def _is_of_one_optimizer(change: Change) -> bool:
     return is_option and not change.name.endswith(("/initial_lr", "/max_lr", "/min_lr", "_momentum"))
 
 
-def require_resumable(changes: Collection[Change], path: Path, allow: Collection[str], *, adopts: bool) -> Changes:
+def require_resumable(changes: Collection[Change], path: Path, allow: Collection[str], loop: str) -> Changes:
     """Refuse to resume where settings differ that must not.
 
     Args:
         changes: The settings that differ.
         path: The checkpoint.
         allow: The settings of the data order that may differ.
-        adopts: Whether the run adopts any setting, as training does.
+        loop: The kind of run: `train` or `inference`.
 
     Returns:
         The differences, all of which the run adopts.
@@ -150,18 +158,20 @@ def require_resumable(changes: Collection[Change], path: Path, allow: Collection
     Raises:
         CheckpointError: If a setting differs that must not, with both values of each and what to do.
     """
-    identity = [change for change in changes if not adopts or class_of(change.name) is SettingClass.IDENTITY]
+    classes = INFERENCE_SETTING_CLASSES if loop == "inference" else SETTING_CLASSES
+    identity = [change for change in changes if class_of(change.name, classes) is SettingClass.IDENTITY]
     if identity:
         raise CheckpointError(
             f"{path} is a checkpoint of another job:\n{_list(identity)}\nRestore these settings to resume from it. To "
             f"start from its weights instead, set source_checkpoint={str(path)!r} and another checkpointing.folder."
         )
-    order = [change for change in changes if class_of(change.name) is SettingClass.DATA_ORDER]
+    order = [change for change in changes if class_of(change.name, classes) is SettingClass.DATA_ORDER]
     refused = [change for change in order if change.name not in allow]
     if refused:
         names = ", ".join(repr(name) for name in dict.fromkeys([*allow, *(change.name for change in refused)]))
+        difference = "has another dataset" if loop == "inference" else "reads its data in another order"
         raise CheckpointError(
-            f"{path} was saved by a run that reads its data in another order:\n{_list(refused)}\nRestore these "
+            f"{path} was saved by a run that {difference}:\n{_list(refused)}\nRestore these "
             f"settings, or allow the run to change them with resume=ResumeConfig(allow=[{names}])."
         )
     return Changes(tuple(changes))
@@ -175,7 +185,7 @@ def _list(changes: Collection[Change]) -> str:
 
 
 def data_position_of(checkpoint: Checkpoint) -> dict[str, int] | None:
-    """Return where the data of a training run goes on, as `Epochs.position_at` describes it.
+    """Return where the data of a run continues, as `Epochs` or `SequentialSteps` describe it.
 
     Args:
         checkpoint: The checkpoint that the run resumes from. One of an older version does not say it, but its settings
@@ -188,6 +198,8 @@ def data_position_of(checkpoint: Checkpoint) -> dict[str, int] | None:
     settings, position = manifest["settings"], manifest.get("data_position")
     if position is None and "num_samples" in settings:
         taken, num_samples = checkpoint.num_steps * settings["global_batch_size"], settings["num_samples"]
+        if settings["loop"] == "inference":
+            return {"step": checkpoint.num_steps, "sample": min(taken, num_samples)}
         position = {
             "step": checkpoint.num_steps,
             "epoch": taken // num_samples,
