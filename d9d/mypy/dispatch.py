@@ -66,9 +66,9 @@ CALLS: Final[dict[str, Callable[[MethodContext, Indexes], None]]] = {
 }
 """Checks of the call of a method, after mypy's own."""
 
-FUNCTIONS: Final[dict[str, Callable[[FunctionContext, Indexes], None]]] = {
-    names.EVENT: event_id.check_event,
-    names.SUBSCRIBE: filters.check_filter,
+FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...]]] = {
+    names.EVENT: (event_id.check_event,),
+    names.SUBSCRIBE: (handler.check_bare, filters.check_filter),
 }
 """Checks of the call of a function or a class, after mypy's own."""
 
@@ -122,13 +122,13 @@ class D9dPlugin(Plugin):
 
     def get_function_hook(self, fullname: str) -> Callable[[FunctionContext], Type] | None:
         """Return the check of a call of a function or a class."""
-        check = FUNCTIONS.get(fullname)
-        return None if check is None else functools.partial(self._check_function, check)
+        checks = FUNCTIONS.get(fullname)
+        return None if checks is None else functools.partial(self._check_function, checks)
 
-    def get_function_signature_hook(self, fullname: str) -> Callable[[FunctionSigContext], FunctionLike] | None:  # noqa: ARG002 -- mypy passes it
-        """Return nothing; mypy asks for each call of a function."""
+    def get_function_signature_hook(self, fullname: str) -> Callable[[FunctionSigContext], FunctionLike] | None:
+        """Return the check of the arguments of a function."""
         self._modules_seen.asked()
-        return None
+        return self._check_event if fullname == names.SUBSCRIBE else None
 
     def get_attribute_hook(self, fullname: str) -> Callable[[AttributeContext], Type] | None:
         """Return the check of an attribute that a catalogue deprecates."""
@@ -172,9 +172,17 @@ class D9dPlugin(Plugin):
         self._check_body(subscribed_body, ctx)
         return self._check_call(filters.check_filter, ctx)
 
-    def _check_function(self, check: Callable[[FunctionContext, Indexes], None], ctx: FunctionContext) -> Type:
-        run_check(ctx.api.msg.note, ctx.context, check, ctx, self._indexes)
+    def _check_function(
+        self, checks: tuple[Callable[[FunctionContext, Indexes], None], ...], ctx: FunctionContext
+    ) -> Type:
+        for check in checks:
+            run_check(ctx.api.msg.note, ctx.context, check, ctx, self._indexes)
         return ctx.default_return_type
+
+    def _check_event(self, ctx: FunctionSigContext) -> FunctionLike:
+        return run_check(ctx.api.msg.note, ctx.context, handler.check_event, ctx, self._indexes) or (
+            ctx.default_signature
+        )
 
     def _check_body(self, find: Callable[[TMethodContext, Indexes], HandlerBody | None], ctx: TMethodContext) -> None:
         enabled = [check for code, check in BODIES if ctx.api.msg.errors.is_error_code_enabled(code)]

@@ -11,7 +11,7 @@ from typing import Any, Final
 from mypy.checker import TypeChecker
 from mypy.nodes import CallExpr, Expression, MypyFile, RefExpr
 from mypy.plugin import MethodContext
-from mypy.types import Instance, Type, get_proper_type
+from mypy.types import Instance, Type, UnionType, get_proper_type
 
 from d9d.mypy import names
 from d9d.mypy.catalogues import Indexes
@@ -76,6 +76,21 @@ def find_event(full_name: str, modules: Mapping[str, MypyFile], indexes: Indexes
     return EventName(full_name, _id_in_source(modules[module].path, constant), is_declared=declared is not None)
 
 
+def constant_of_id(event_id: str, modules: Mapping[str, MypyFile], indexes: Indexes) -> str | None:
+    """Return the constant of the event with an id, if a catalogue of this run declares one.
+
+    Args:
+        event_id: The id.
+        modules: All modules of this run.
+        indexes: The indexes of all catalogues.
+    """
+    for module in modules.values():
+        for name, entry in indexes.next_to(module.path).events.items():
+            if entry.get("id") == event_id:
+                return name.rpartition(".")[2]
+    return None
+
+
 def lies_in_step(full_name: str, modules: Mapping[str, MypyFile], indexes: Indexes) -> bool | None:
     """Return whether an event lies in a step, by the index of its catalogue or else by the source of its module.
 
@@ -101,6 +116,22 @@ def carried_by(event: Expression, api: TypeChecker) -> Type | None:
     """Return the type of the context that an event carries; `None` if the expression is not known to be an event."""
     kind = get_proper_type(api.get_expression_type(event))
     return kind.args[0] if isinstance(kind, Instance) and kind.type.fullname == names.EVENT else None
+
+
+def carried_by_each(event: Expression, api: TypeChecker) -> list[Type]:
+    """Return the types of the contexts of all events that an expression may be, as where a loop goes over several.
+
+    Args:
+        event: What the code passes as the event.
+        api: The checker of the module.
+
+    Returns:
+        One type for each; none if the expression is not known to be an event.
+    """
+    kind = get_proper_type(api.get_expression_type(event))
+    kinds = [get_proper_type(each) for each in kind.items] if isinstance(kind, UnionType) else [kind]
+    events = [each for each in kinds if isinstance(each, Instance) and each.type.fullname == names.EVENT]
+    return [each.args[0] for each in events] if len(events) == len(kinds) else []
 
 
 def event_of_unused(ctx: MethodContext, indexes: Indexes, *, passive: Collection[str] = ()) -> EventName | None:

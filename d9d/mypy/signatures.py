@@ -3,7 +3,7 @@
 from typing import Final
 
 from mypy.nodes import ARG_NAMED, ARG_NAMED_OPT, ARG_OPT, ARG_POS, ARG_STAR, Decorator, FuncDef, LambdaExpr
-from mypy.plugin import MethodSigContext
+from mypy.plugin import FunctionSigContext, MethodSigContext
 from mypy.subtypes import find_member, is_subtype
 from mypy.typeops import erase_to_bound
 from mypy.types import (
@@ -71,7 +71,7 @@ def shape_of_lambda(handler: LambdaExpr, context: Type, fallback: Instance) -> C
     return shape.copy_modified(arg_types=[context if i == position else anything for i in range(len(kinds))])
 
 
-def accept(ctx: MethodSigContext, *positions: int, kind: Type | None = None) -> CallableType:
+def accept(ctx: MethodSigContext | FunctionSigContext, *positions: int, kind: Type | None = None) -> CallableType:
     """Return the declared signature of a call, so that it accepts some of its arguments.
 
     Args:
@@ -83,6 +83,15 @@ def accept(ctx: MethodSigContext, *positions: int, kind: Type | None = None) -> 
     for position in positions:
         arg_types[position] = kind or ctx.api.named_generic_type("builtins.object", [])
     return ctx.default_signature.copy_modified(arg_types=arg_types)
+
+
+def accept_all(ctx: MethodSigContext | FunctionSigContext) -> CallableType:
+    """Return the declared signature of a call, so that it accepts any arguments, of which nothing is inferred.
+
+    Args:
+        ctx: The call.
+    """
+    return accept(ctx, *range(len(ctx.default_signature.arg_types))).copy_modified(variables=[])
 
 
 def bind(signature: CallableType) -> CallableType:

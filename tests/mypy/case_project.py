@@ -1,7 +1,8 @@
 """Copies of the cases, and what mypy reports for them.
 
 Each program under `cases` contains the expected reports of mypy: a comment `# E[code]: text`, which may continue on
-further comment lines, above the line of the error. Code without such a comment is right, and mypy must accept it.
+further comment lines, above the line of the error; for a note, `# N: text`. Code without such a comment is right,
+and mypy must accept it.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import mypy.api
 CASES = Path(__file__).parent / "cases"
 STUBS = Path(__file__).parent / "stubs"
 ROOT = Path(__file__).parents[2]
-MARKER = re.compile(r"# E\[(?P<code>[\w-]+)\]: (?P<message>.*)")
+MARKER = re.compile(r"# (?:E\[(?P<code>[\w-]+)\]|N): (?P<message>.*)")
 PRINTED = re.compile(r"(?P<file>.+?):(?P<line>\d+): (?:error|note): (?P<message>.*?)(?:  \[(?P<code>[\w-]+)\])?")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -152,7 +153,7 @@ def markers(path: Path) -> list[Report]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         text = line.strip()
         if match := MARKER.fullmatch(text):
-            pending.append((match["code"], match["message"]))
+            pending.append((match["code"] or "", match["message"]))
         elif text.startswith("#   ") and pending:
             code, message = pending.pop()
             pending.append((code, f"{message} {text.removeprefix('#   ')}"))

@@ -1,5 +1,7 @@
 """Checks that an event is triggered with the context that it carries."""
 
+from collections.abc import Sequence
+
 from mypy.checker import TypeChecker
 from mypy.messages import format_type, format_type_distinctly
 from mypy.nodes import CallExpr, Expression, MemberExpr
@@ -9,8 +11,8 @@ from mypy.types import CallableType, FunctionLike, Instance, Type, get_proper_ty
 
 from d9d.mypy.catalogues import Indexes
 from d9d.mypy.diagnostics import CONTEXT
-from d9d.mypy.events import EventName, carried_by, did_you_mean, name_event
-from d9d.mypy.signatures import accept
+from d9d.mypy.events import EventName, carried_by_each, did_you_mean, name_event
+from d9d.mypy.signatures import accept, accept_all
 from d9d.mypy.syntax import identity, targets
 
 
@@ -28,8 +30,7 @@ def check_triggered(ctx: MethodSigContext, indexes: Indexes) -> FunctionLike:
     if not (isinstance(api, TypeChecker) and all(len(arguments) == 1 for arguments in ctx.args)):
         return ctx.default_signature
     event = ctx.args[0][0]
-    carried = carried_by(event, api)
-    return ctx.default_signature if carried is None else _check(ctx, event, carried, api, indexes)
+    return _check(ctx, event, carried_by_each(event, api), api, indexes)
 
 
 def check_emitted(ctx: MethodSigContext, indexes: Indexes) -> FunctionLike:
@@ -47,7 +48,7 @@ def check_emitted(ctx: MethodSigContext, indexes: Indexes) -> FunctionLike:
         return ctx.default_signature
     if [len(arguments) for arguments in ctx.args] != [1]:
         return ctx.default_signature
-    return _check(ctx, _event_of_emitter(ctx.context, api), emitter.args[0], api, indexes)
+    return _check(ctx, _event_of_emitter(ctx.context, api), [emitter.args[0]], api, indexes)
 
 
 def _event_of_emitter(call: object, api: TypeChecker) -> Expression | None:
@@ -65,15 +66,28 @@ def _event_of_emitter(call: object, api: TypeChecker) -> Expression | None:
 
 
 def _check(
-    ctx: MethodSigContext, event: Expression | None, carried: Type, api: TypeChecker, indexes: Indexes
+    ctx: MethodSigContext, event: Expression | None, contexts: Sequence[Type], api: TypeChecker, indexes: Indexes
 ) -> FunctionLike:
-    """Report a context of another type than the event carries; return the signature for mypy to use."""
-    given = api.get_expression_type(ctx.args[-1][0], carried)
-    if is_subtype(given, carried, options=api.options):
-        return ctx.default_signature
-    message = _wrong_context(name_event(event, api.modules, indexes), given, carried, api, indexes)
-    api.fail(message, ctx.context, code=CONTEXT)
-    return accept(ctx, len(ctx.args) - 1)
+    """Report a context of another type than the event carries; return the signature for mypy to use.
+
+    Args:
+        ctx: The call.
+        event: What the code names as the event.
+        contexts: What each event carries that this may be.
+        api: The checker of the module.
+        indexes: The indexes of all catalogues.
+    """
+    last = len(ctx.args) - 1
+    for carried in contexts:
+        given = api.get_expression_type(ctx.args[last][0], carried)
+        if not is_subtype(given, carried, options=api.options):
+            message = _wrong_context(name_event(event, api.modules, indexes), given, carried, api, indexes)
+            api.fail(message, ctx.context, code=CONTEXT)
+            return accept(ctx, last) if len(contexts) == 1 else accept_all(ctx)
+    if len(contexts) > 1:
+        return accept_all(ctx)
+    # From a dictionary or an empty tuple alone, mypy would infer another type than the event carries.
+    return accept(ctx, last, kind=contexts[0]) if contexts else ctx.default_signature
 
 
 def _wrong_context(event: EventName, given: Type, carried: Type, api: TypeChecker, indexes: Indexes) -> str:

@@ -18,16 +18,27 @@ from mypy.nodes import (
     LambdaExpr,
     MemberExpr,
     NameExpr,
+    StrExpr,
 )
-from mypy.plugin import MethodSigContext
+from mypy.plugin import FunctionContext, FunctionSigContext, MethodSigContext
 from mypy.subtypes import is_subtype
-from mypy.types import AnyType, CallableType, Instance, NoneType, Type, TypeOfAny
+from mypy.types import (
+    AnyType,
+    CallableType,
+    Instance,
+    NoneType,
+    Overloaded,
+    TupleType,
+    Type,
+    TypeOfAny,
+    get_proper_type,
+)
 
-from d9d.mypy import signatures
+from d9d.mypy import names, signatures
 from d9d.mypy.catalogues import Indexes
 from d9d.mypy.class_facts import event_of
 from d9d.mypy.diagnostics import HANDLER, UNTYPED_HANDLER
-from d9d.mypy.events import EventName, carried_by, did_you_mean, join, name_event
+from d9d.mypy.events import EventName, carried_by_each, constant_of_id, did_you_mean, join, name_event
 
 
 def check_decorated(ctx: MethodSigContext, indexes: Indexes) -> CallableType:
@@ -62,8 +73,10 @@ def check_decorated(ctx: MethodSigContext, indexes: Indexes) -> CallableType:
     diagnostic = subscribed.diagnose(forms)
     if diagnostic is not None and ctx.default_signature.variables:
         api.fail(diagnostic.message, applied, code=diagnostic.code)
-    is_right_lambda = diagnostic is None and isinstance(argument, LambdaExpr)
-    accepting = signatures.accept(ctx, 0, kind=kind if is_right_lambda else None)
+    taken = None
+    if diagnostic is None and isinstance(argument, LambdaExpr):
+        taken = _accepted_of_lambda(argument, context, api)
+    accepting = signatures.accept(ctx, 0, kind=taken)
     return accepting.copy_modified(ret_type=kind, variables=[])
 
 
@@ -81,22 +94,75 @@ def check_subscribed(ctx: MethodSigContext, indexes: Indexes) -> CallableType:
     if not (isinstance(api, TypeChecker) and all(ctx.args[:2])):
         return ctx.default_signature
     event, argument = ctx.args[0][0], ctx.args[1][0]
-    context = carried_by(event, api)
-    if context is None:
+    contexts = carried_by_each(event, api)
+    for context in contexts:
+        subscribed = _Subscribed(
+            api=api,
+            indexes=indexes,
+            handler=argument,
+            event=name_event(event, api.modules, indexes),
+            context=context,
+        )
+        diagnostic = subscribed.diagnose(signatures.of(_type_of(argument, context, api)))
+        if diagnostic is not None:
+            api.fail(diagnostic.message, ctx.context, code=diagnostic.code)
+            return signatures.accept(ctx, 1) if len(contexts) == 1 else signatures.accept_all(ctx)
+    if len(contexts) > 1:
+        return signatures.accept_all(ctx)
+    if contexts and isinstance(argument, LambdaExpr):
+        return signatures.accept(ctx, 1, kind=_accepted_of_lambda(argument, contexts[0], api))
+    return ctx.default_signature
+
+
+def check_event(ctx: FunctionSigContext, indexes: Indexes) -> CallableType:
+    """Check that `subscribe` is called with an event.
+
+    Args:
+        ctx: The call.
+        indexes: The indexes of all catalogues.
+
+    Returns:
+        The declared signature; if an error was reported, one that takes anything.
+    """
+    api = ctx.api
+    if not (isinstance(api, TypeChecker) and ctx.args and ctx.args[0]):
         return ctx.default_signature
-    kind = _type_of(argument, context, api)
-    subscribed = _Subscribed(
-        api=api,
-        indexes=indexes,
-        handler=argument,
-        event=name_event(event, api.modules, indexes),
-        context=context,
+    argument = ctx.args[0][0]
+    kind = get_proper_type(api.get_expression_type(argument))
+    is_event = isinstance(kind, Instance) and (kind.type.fullname == names.EVENT or kind.type.fallback_to_any)
+    if is_event or not isinstance(kind, Instance | CallableType | NoneType | TupleType):
+        return ctx.default_signature
+    found = format_type(kind, api.options)
+    constant = constant_of_id(argument.value, api.modules, indexes) if isinstance(argument, StrExpr) else None
+    example = constant or "EVENT_TRAIN_READY"
+    api.fail(
+        f"@subscribe needs an event, but found {found}: pass the constant of the event, as in @subscribe({example})",
+        ctx.context,
+        code=HANDLER,
     )
-    diagnostic = subscribed.diagnose(signatures.of(kind))
-    if diagnostic is not None:
-        api.fail(diagnostic.message, ctx.context, code=diagnostic.code)
-        return signatures.accept(ctx, 1)
-    return signatures.accept(ctx, 1, kind=kind) if isinstance(argument, LambdaExpr) else ctx.default_signature
+    anything = AnyType(TypeOfAny.from_error)
+    accepting = signatures.accept(ctx, 0).copy_modified(variables=[])
+    returned = get_proper_type(accepting.ret_type)
+    if not isinstance(returned, Instance):
+        return accepting
+    return accepting.copy_modified(ret_type=returned.copy_modified(args=[anything]))
+
+
+def check_bare(ctx: FunctionContext, indexes: Indexes) -> None:  # noqa: ARG001 -- as the other checks of functions
+    """Explain mypy's own error about `@subscribe` without an event.
+
+    Args:
+        ctx: The call that mypy makes of the decorator.
+        indexes: The indexes of all catalogues.
+    """
+    if isinstance(ctx.api, TypeChecker) and isinstance(ctx.context, Decorator):
+        name = ctx.context.func.name
+        ctx.api.msg.note(
+            f'"{name}" is decorated with @subscribe without an event: write the event, as in '
+            "@subscribe(EVENT_TRAIN_READY)",
+            ctx.args[0][0] if ctx.args and ctx.args[0] else ctx.context,
+            code=HANDLER,
+        )
 
 
 class _Diagnostic(NamedTuple):
@@ -132,7 +198,36 @@ class _Subscribed:
             `None` if one of them is right, and else what is wrong with the first.
         """
         found = [self._diagnose(each) for each in forms]
-        return found[0] if found and None not in found else None
+        if found and None not in found:
+            return found[0]
+        return self._diagnose_lambda(self.handler) if isinstance(self.handler, LambdaExpr) else None
+
+    def _diagnose_lambda(self, handler: LambdaExpr) -> _Diagnostic | None:
+        """Return what is wrong with the value of a lambda. Most values do no harm: a lambda cannot help having one."""
+        with self.api.msg.filter_errors():
+            kind = get_proper_type(
+                self.api.get_expression_type(handler, _accepted_of_lambda(handler, self.context, self.api))
+            )
+        if not isinstance(kind, CallableType):
+            return None
+        subject = f"Handler <lambda> of {self.event}"
+        if signatures.is_asynchronous(kind):
+            return _Diagnostic(HANDLER, f"{subject} {self._asynchronous()}")
+        returned = get_proper_type(kind.ret_type)
+        if isinstance(returned, CallableType | Overloaded) and not returned.is_type_obj():
+            return _Diagnostic(
+                HANDLER,
+                f"{subject} returns a function and does not call it, so the function never runs: call it in the "
+                "lambda, or subscribe the function itself",
+            )
+        return None
+
+    def _asynchronous(self) -> str:
+        expected = format_type(self.context, self.api.options)
+        return (
+            'is asynchronous, but the bus does not await handlers: define it with "def"; a handler takes '
+            f"{expected} and returns None"
+        )
 
     def _diagnose(self, signature: CallableType) -> _Diagnostic | None:
         name = _name(self.handler)
@@ -154,10 +249,7 @@ class _Subscribed:
         """Return why a call with one argument would fail, or not run the body, whatever the argument is."""
         expected = format_type(self.context, self.api.options)
         if signatures.is_asynchronous(signature):
-            return (
-                'is asynchronous, but the bus does not await handlers: define it with "def"; a handler takes '
-                f"{expected} and returns None"
-            )
+            return self._asynchronous()
         if signatures.is_generator(signature):
             return (
                 'is a generator, but the bus does not iterate over it, so its body never runs: remove the "yield"; a '
@@ -211,6 +303,12 @@ def _type_of(handler: Expression, context: Type, api: TypeChecker) -> Type:
     if isinstance(handler, LambdaExpr):
         return signatures.shape_of_lambda(handler, context, api.named_generic_type("builtins.function", []))
     return api.get_expression_type(handler)
+
+
+def _accepted_of_lambda(handler: LambdaExpr, context: Type, api: TypeChecker) -> CallableType:
+    """Return the type from which mypy infers a lambda, whose value may be anything."""
+    shape = signatures.shape_of_lambda(handler, context, api.named_generic_type("builtins.function", []))
+    return shape.copy_modified(ret_type=api.named_generic_type("builtins.object", []))
 
 
 def _forms(found: list[CallableType], ctx: MethodSigContext) -> list[CallableType]:
