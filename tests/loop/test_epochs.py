@@ -71,7 +71,7 @@ def test_an_epoch_starts_after_step_pre_and_finishes_between_step_post_and_the_b
         EVENT_TRAIN_EPOCH_FINISHED,
         train.EVENT_TRAIN_FINISHED,
     ):
-        trainer.event_bus.subscribe(event, lambda ctx, name=event.id: order.append(name))  # type: ignore[misc]
+        trainer.event_bus.subscribe(event, lambda ctx, name=event.id: order.append(name))
 
     order.extend("boundary" for _ in trainer.steps())
 
