@@ -230,12 +230,18 @@ class _Positions:
         moves: dict[str, list[int]] = {}
         ends: set[int] = set()
         waiting, seen = [position], {position}
+        begun: set[tuple[_Part, int]] = set()
         while waiting:
             at = waiting.pop()
             if at in (_OUT, _OVER):
                 ends.add(at)
                 continue
             part, detail, rest = self._positions[at]
+            if self._forgets and isinstance(part, _AnyOrder):
+                # A part of it has passed without an event: that must not make what came before forgotten.
+                if detail is not None and (part, rest) in begun:
+                    continue
+                begun.add((part, rest))
             if isinstance(part, _Leaf):
                 moves.setdefault(part.id, []).append(rest)
                 continue
@@ -489,10 +495,13 @@ class Neighbourhood:
         self._lifecycle = lifecycle
         expression = _Expression(module)
         self._positions = _Positions(expression, forgets=True)
-        self._blocked: set[tuple[int, str]] = set()
-        self.impossible = self._blocked_everywhere()
-        while early := self._early():
-            self._blocked |= early
+        # First as if each `after` were fulfilled, then only where it is: what fulfils it must be possible itself.
+        self._allowed: set[tuple[int, str]] | None = None
+        late = {event_id for _, event_id in self._late()}
+        self.impossible = {*lifecycle.after} - late - lifecycle.anytime.keys()
+        self._allowed = set()
+        while more := self._late() - self._allowed:
+            self._allowed |= more
         in_order, everywhere = self._reached([self._positions.start]), self._reached(self._starts)
         order = {event_id: at for at, event_id in enumerate(lifecycle.constants)}
         entered: dict[str, set[int]] = {}
@@ -520,6 +529,17 @@ class Neighbourhood:
         self.may_be_empty = self._is_end(self._positions.start, has_terminal=has_terminal)
         self.final = [event_id for event_id in self.followers if all(map(self._positions.is_over, entered[event_id]))]
 
+    def behind(self, target: str) -> set[str]:
+        """Return the ids that may come after an event, directly or later, with itself; all if it may fall anywhere."""
+        if target in self._lifecycle.anytime:
+            return {*self.followers}
+        found, waiting = {target}, [target]
+        while waiting:
+            more = [each for each in self.followers.get(waiting.pop(), []) if each not in found]
+            found.update(more)
+            waiting += more
+        return found
+
     def _is_end(self, position: int, *, has_terminal: bool) -> bool:
         return _OVER in self._positions.ends(position) or (not has_terminal and _OUT in self._positions.ends(position))
 
@@ -529,7 +549,8 @@ class Neighbourhood:
 
     def _moves(self, position: int) -> Iterator[tuple[str, list[int]]]:
         for event_id, after in self._positions.moves(position).items():
-            if (position, event_id) not in self._blocked:
+            is_free = self._allowed is None or event_id not in self._lifecycle.after
+            if is_free or (position, event_id) in (self._allowed or ()):
                 yield event_id, after
 
     def _reached(self, starts: Iterable[int]) -> set[int]:
@@ -541,8 +562,8 @@ class Neighbourhood:
                 seen.update(after)
         return seen
 
-    def _early(self) -> set[tuple[int, str]]:
-        """Return the moves that come too early because of an `after`, each as its position and its id."""
+    def _late(self) -> set[tuple[int, str]]:
+        """Return the moves that come late enough for their `after`, each as its position and its id."""
         after = self._lifecycle.after
         everywhere = self._reached(self._starts) if after else set()
         in_order = self._reached([self._positions.start]) if after else set()
@@ -558,17 +579,11 @@ class Neighbourhood:
                     behind |= self._reached(self._positions.jumps)
             found |= {
                 (at, event_id)
-                for at in everywhere - behind
-                for event_id, _ in self._moves(at)
+                for at in behind
+                for event_id in self._positions.moves(at)
                 if after.get(event_id) == target
             }
         return found
-
-    def _blocked_everywhere(self) -> set[str]:
-        early = self._early()
-        everywhere = self._reached(self._starts) if early else set()
-        moves = {(at, event_id) for at in everywhere for event_id, _ in self._moves(at)}
-        return {event_id for _, event_id in early} - {event_id for _, event_id in moves - early}
 
 
 @dataclass(frozen=True, slots=True)
@@ -605,14 +620,17 @@ def grammar(module: Module) -> dict[str, object]:
     found = lifecycle.neighbourhood
     order = {event_id: at for at, event_id in enumerate(lifecycle.constants)}
 
-    def with_jumps(ids: list[str]) -> list[str]:
-        return sorted({*ids, *found.jumps}, key=order.__getitem__)
+    behind = {jump: found.behind(lifecycle.after[jump]) for jump in found.jumps if jump in lifecycle.after}
+
+    def with_jumps(ids: list[str], event_id: str = "") -> list[str]:
+        jumps = [jump for jump in found.jumps if jump not in behind or event_id in behind[jump]]
+        return sorted({*ids, *jumps}, key=order.__getitem__)
 
     leaves = {*found.leaves} if found.jumps else set()
     return {
         "first": with_jumps(found.first),
         "followers": {
-            event_id: with_jumps(followers) if event_id in leaves else followers
+            event_id: with_jumps(followers, event_id) if event_id in leaves else followers
             for event_id, followers in found.followers.items()
         },
         "last": found.last,

@@ -438,9 +438,13 @@ def test_the_neighbours_of_an_event_are_those_that_runs_show(spec: Spec, data: s
 @settings(max_examples=100, deadline=None)
 @given(specs())
 def test_each_follower_comes_in_some_run(spec: Spec) -> None:
-    """A follower that the index and the pages name is not only one as far as flags go: some run shows the two."""
+    """A follower that the index and the pages name is not only one as far as flags go: some run shows the two.
+
+    Where events in any order also say `after`, there may be more followers than runs show.
+    """
     module = module_of(spec)
-    if module is None:
+    is_loose = any(part.any_order for part in spec.parts) and any(event.after for event in spec.events)
+    if module is None or is_loose:
         return
     lifecycle, found = Lifecycle.of(module), grammar(module)
     followers = found["followers"]

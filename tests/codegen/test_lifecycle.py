@@ -371,3 +371,14 @@ def test_a_run_without_events_is_complete_where_all_is_optional(empty: Workspace
     """A module whose phases are all optional allows a run in which nothing happens."""
     grammar = lifecycle(empty, {"step": ", optional: true"}, {"first": "step"})
     assert violation(grammar, "", complete=True) is None
+
+
+def test_an_event_at_any_time_may_come_only_after_another_one(empty: Workspace) -> None:
+    """`after` holds for events that may fall anywhere, too."""
+    grammar = lifecycle(
+        empty,
+        {"step": "", "count": ", anytime: true"},
+        {"first": "step", "second": "step", "counted": "count, after: EVENT_SALE_FIRST"},
+    )
+    assert violation(grammar, "first counted second counted", complete=True) is None
+    assert violation(grammar, "counted first") == spelled("event 1 of the run: <counted> comes before <first>")
