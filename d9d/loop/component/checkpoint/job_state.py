@@ -163,7 +163,7 @@ class JobState:
             chosen = {name: part for name, part in chosen.items() if name not in ("model", "optimizer")}
         metadata, targets = self._ranks.run_on_all_ranks(lambda: self._prepare(saved, chosen))
         saved.load(targets)
-        self._ranks.run_on_all_ranks(lambda: self._load_parts(metadata, targets))
+        self._ranks.run_on_all_ranks(lambda: self._load_parts(metadata, targets, saved))
         if changed is not None:
             changed.load(saved)
         if changes.replays_schedule and parts is None:
@@ -249,9 +249,13 @@ class JobState:
         )
         return None
 
-    def _load_parts(self, metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    def _load_parts(self, metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], saved: SavedState) -> None:
         for name, metadata_of_part in metadata.items():
-            self._parts[name].stateful.load_state_dict(join_state(metadata_of_part, tensors))
+            try:
+                self._parts[name].stateful.load_state_dict(join_state(metadata_of_part, tensors))
+            except Exception as error:
+                error.add_note(f"raised by load_state_dict of {name!r}, for its state in {saved.path}")
+                raise
 
     def _warn(self, message: str, *arguments: object) -> None:
         if self._ranks.is_main:

@@ -30,7 +30,7 @@ from d9d.loop.component.checkpoint.state_dict import (
     dtype_name,
     join_state,
 )
-from d9d.loop.component.checkpoint.storage import READ_ERRORS, Checkpoint, SavedState, find_complete
+from d9d.loop.component.checkpoint.storage import READ_ERRORS, Checkpoint, SavedState, choose_remedy, find_complete
 from d9d.loop.component.checkpoint.weight_mapping import LoadPlan, Recipe, WeightMapping, follow
 from d9d.loop.component.ranks import ALONE, Ranks
 
@@ -107,7 +107,7 @@ class ExportedWeights:
                 digest.update(_header_bytes(file) + str(file.stat().st_mtime_ns).encode())
         except READ_ERRORS as error:
             raise CheckpointError(
-                f"cannot read the weights in {path} ({error}): export or download them again"
+                f"cannot read the weights in {path} ({error}): {choose_remedy(error, 'export or download them again')}"
             ) from error
         return cls(path, tensors, f"{path.name} ({digest.hexdigest()[:16]})")
 
@@ -398,6 +398,7 @@ def _files_in(folder: Path) -> list[Path]:
 def _read_header(path: Path) -> dict[str, TensorInfo]:
     """Read which tensors a file has."""
     _require_regular_file(path)
+    path.open("rb").close()  # safetensors reports that a file may not be read as missing
     tensors: dict[str, TensorInfo] = {}
     try:
         with safe_open(path, framework="pt") as file:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import errno
 import functools
 import hashlib
 import importlib.resources
@@ -57,6 +58,8 @@ _MANIFEST = "checkpoint.json"
 _METADATA = "state.json"
 _MANIFEST_FIELDS = {"format": int, "id": str, "num_steps": int, "files": dict, "settings": dict}
 _ABSENT = "absent"
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO}
+"""How the system reports that there is no file, or something else in its place."""
 _NUM_DIFFERENCES_SHOWN = 10
 
 
@@ -125,7 +128,7 @@ class SavedState:
         """
         try:
             load_tensors(tensors, self.reader, self.ranks)
-        except (*READ_ERRORS, CheckpointException) as error:
+        except CheckpointException as error:  # any other error is of the communication between ranks
             raise _unreadable_error(self.path, error, self.remedy) from error
 
     def load_regions(self, regions: Mapping[str, Sequence[Region]]) -> None:
@@ -139,7 +142,7 @@ class SavedState:
         """
         try:
             load_regions(regions, self.reader, self.ranks)
-        except (*READ_ERRORS, CheckpointException) as error:
+        except CheckpointException as error:  # any other error is of the communication between ranks
             raise _unreadable_error(self.path, error, self.remedy) from error
 
     def _find(self, keys: tuple[str, ...]) -> Any:
@@ -335,6 +338,21 @@ class Checkpoint:
         problems = (_file_problem(self.path, name, size) for name, size in manifest["files"].items())
         return next(filter(None, problems), None)
 
+    def access_error(self) -> OSError | None:
+        """Return why the system does not let this process look at the checkpoint, which may be complete all the same.
+
+        Returns:
+            The error, or `None` if there is none; `problem` says whether the checkpoint is complete then.
+        """
+        try:
+            for name in self.manifest()["files"]:
+                (self.path / require_plain_name(name, f"its {_MANIFEST}")).lstat()
+        except OSError as error:
+            return error if _is_about_access(error) else None
+        except ValueError:
+            return None
+        return None
+
     def is_of_newer_format(self) -> bool:
         """Return whether a newer version of d9d has written it, so that this version cannot tell if it is complete."""
         try:
@@ -458,7 +476,8 @@ def find_complete(folder: Path) -> Checkpoint | None:
         The checkpoint, or `None` if there are no checkpoints.
 
     Raises:
-        CheckpointError: If there are checkpoints and none is complete, or a newer one is of a newer version of d9d.
+        CheckpointError: If there are checkpoints and none is complete, or a newer one is of a newer version of d9d or
+            may not be read.
     """
     problems: list[str] = []
     for checkpoint in Checkpoint.list_in(folder):
@@ -469,6 +488,11 @@ def find_complete(folder: Path) -> Checkpoint | None:
             return checkpoint
         if checkpoint.is_of_newer_format():  # an older one would lose steps, and in time replace this one
             raise CheckpointError(f"cannot resume from {checkpoint.path}: {problem}")
+        if checkpoint.access_error() is not None:  # so would one that this process may not look at
+            raise CheckpointError(
+                f"cannot resume from {checkpoint.path}: {problem}. It may be intact, so no older one is taken in its "
+                "place: make it readable and run again, or move it elsewhere"
+            )
         problems.append(f"{checkpoint.path} cannot be loaded: {problem}")
     if problems:
         raise CheckpointError(
@@ -543,8 +567,10 @@ def _file_problem(folder: Path, name: str, size: int) -> str | None:
         found = (folder / require_plain_name(name, f"its {_MANIFEST}")).lstat()
     except ValueError as error:
         return str(error)
-    except OSError:
-        return f"its file {name} is missing"
+    except OSError as error:
+        return (
+            f"its file {name} cannot be found ({error})" if _is_about_access(error) else f"its file {name} is missing"
+        )
     if not stat.S_ISREG(found.st_mode):
         return f"its file {name} is not a regular file"
     return None if found.st_size == size else f"its file {name} has {found.st_size} bytes instead of {size}"
@@ -561,8 +587,46 @@ def _require_consistent(metadata: Any, index: Mapping[str, Any]) -> None:
             raise ValueError(f"{path!r} has a different dtype or shape in two files")
 
 
-def _unreadable_error(path: Path, error: BaseException, remedy: str) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read ({describe_cause(error)}): {remedy}")
+def choose_remedy(error: BaseException, remedy: str) -> str:
+    """Say what to do about files that could not be read, which need not be the fault of the files.
+
+    Args:
+        error: What was raised.
+        remedy: What to do if the files are damaged.
+    """
+    causes = _causes_of(error)
+    if any(_is_lack_of_memory(cause) for cause in causes.values()):
+        return "there is too little memory to load it, and it may be intact: free memory, or use more processes"
+    if any(_is_about_access(cause) for cause in causes.values()):
+        return "it may be intact: make its files readable on all machines, and run again"
+    if 0 not in causes and any(isinstance(cause, FileNotFoundError) for cause in causes.values()):
+        return "it may be intact: make its folder visible on all machines, and run again"
+    return remedy
+
+
+def _unreadable_error(path: Path, error: BaseException, remedy: str) -> BaseException:
+    # torch wraps a Ctrl-C too.
+    stop = next((cause for cause in _causes_of(error).values() if not isinstance(cause, Exception)), None)
+    return stop or CheckpointError(f"{path} cannot be read ({describe_cause(error)}): {choose_remedy(error, remedy)}")
+
+
+def _causes_of(error: BaseException) -> dict[int, BaseException]:
+    """Return the error of each rank that failed; torch wraps them."""
+    if not isinstance(error, CheckpointException):
+        return {0: error}
+    return {rank: cause for rank, (cause, _) in error.failures.items()}
+
+
+def _is_about_access(error: BaseException) -> bool:
+    """Return whether the system refuses or fails to read, whatever is in the files."""
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in _NO_FILE
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    is_of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    # torch reports that the host has no memory in the text only.
+    is_of_host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return is_of_system or is_of_host or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def _verify_checksums(path: Path, offset: int, length: int) -> None:
