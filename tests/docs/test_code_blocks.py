@@ -3,6 +3,7 @@
 A comment above a block, which readers do not see, says what to do with it:
 
 - `<!-- file: train.py -->`: a complete module. mypy accepts it, with strict settings and d9d's plugin, and it runs.
+- `<!-- module: job.py -->`: a module that other blocks import by this name. mypy accepts it.
 - `<!-- wrong: train.py -->`: mypy refuses it, with the output that the page shows after `$ mypy train.py`.
 - `<!-- run in: project -->`: its commands are run, one after the other, in a folder of that kind.
 
@@ -10,6 +11,7 @@ Commands of other blocks are not run: their programs, subcommands, targets and o
 """
 
 import contextlib
+import os
 import re
 import runpy
 import shlex
@@ -42,7 +44,8 @@ def blocks_of(language: str) -> list[CodeBlock]:
 
 def file_of(block: CodeBlock) -> str:
     """Return the name under which a block of Python is kept; no two blocks share one."""
-    return f"{block.path.stem.lower()}_{block.mark.partition(': ')[2]}"
+    kind, _, name = block.mark.partition(": ")
+    return name if kind == "module" else f"{block.path.stem.lower()}_{name}"
 
 
 def place_of(block: CodeBlock) -> str:
@@ -63,7 +66,7 @@ def test_each_block_of_python_says_what_it_is() -> None:
     """A complete module, or a wrong one; the names differ, since mypy checks all together."""
     blocks = blocks_of("python")
 
-    assert [block.place for block in blocks if not re.fullmatch(r"(file|wrong): \w+\.py", block.mark)] == []
+    assert [block.place for block in blocks if not re.fullmatch(r"(file|module|wrong): \w+\.py", block.mark)] == []
     assert len({file_of(block) for block in blocks}) == len(blocks)
 
 
@@ -125,7 +128,24 @@ def test_each_complete_block_runs(
     if example.exists():
         assert block.code == example.read_text(encoding="utf-8")
     else:
+        monkeypatch.syspath_prepend(folder)  # for the modules that it imports
         runpy.run_path(str(folder / file_of(block)), run_name="__main__")
+
+
+def test_the_script_for_all_gpus_runs_under_torchrun(folder: Path, tmp_path: Path) -> None:
+    """As the page says below it."""
+    (block,) = [block for block in blocks_of("python") if block.mark == "file: all_gpus.py"]
+    run = subprocess.run(
+        [BIN / "torchrun", "--standalone", "--nproc-per-node", "2", folder / file_of(block)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert "2 processes, data_parallel_shard=2;" in run.stderr
 
 
 def test_blocks_of_tests_pass(folder: Path) -> None:
