@@ -73,6 +73,14 @@ def step_once(optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
+def test_without_a_class_it_builds_adamw() -> None:
+    """With the options that it is given."""
+    optimizer = build(OptimizerBuilder(lr=0.5), two_layers())
+
+    assert type(optimizer) is torch.optim.AdamW
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
 def test_parameters_in_no_group_come_first_with_the_options_of_the_optimizer() -> None:
     """A group has its own options, and those of the optimizer for the rest."""
     model = two_layers()

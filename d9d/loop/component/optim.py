@@ -47,7 +47,7 @@ class OptimizerBuilder:
     set `fused=False`.
 
     Args:
-        optimizer_class: An optimizer class, such as those of `torch.optim`.
+        optimizer_class: An optimizer class, such as those of `torch.optim`; AdamW by default.
         groups: Groups of parameters with their own options. A parameter belongs to the first group that matches it. All
             others form the first group of the optimizer.
         **options: The arguments of the optimizer, such as `lr=3e-4`.
@@ -58,7 +58,7 @@ class OptimizerBuilder:
 
     def __init__(
         self,
-        optimizer_class: type[torch.optim.Optimizer],
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         *,
         groups: Sequence[ParameterGroup] = (),
         **options: Any,

@@ -104,7 +104,7 @@ _NUM_NAMED = 5
 
 logger = logging.getLogger(__name__)
 
-_ADAMW = OptimizerBuilder(torch.optim.AdamW)
+_ADAMW = OptimizerBuilder()
 
 
 class TrainMoments(Moments):
