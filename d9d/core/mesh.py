@@ -4,7 +4,8 @@ import math
 import os
 from typing import Any, Literal, Self, TypeAlias
 
-from pydantic import ConfigDict, ModelWrapValidatorHandler, PositiveInt, model_validator
+from pydantic import ConfigDict, PositiveInt, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
 from torch import distributed
 
 from d9d.core.settings import ConfigurationError, Settings
