@@ -24,7 +24,15 @@ ENVIRONMENTS = ROOT / ".venv-matrix"
 TESTS = {
     ("torch",): "tests/core tests/loop tests/distributed tests/examples",
     ("mypy",): "tests/mypy tests/typing tests/codegen/test_typecheck.py",
-    ("pydantic", "numpy", "tqdm", "safetensors", "tensorboard", "torchdata"): "tests/core tests/loop",
+    (
+        "pydantic",
+        "numpy",
+        "tqdm",
+        "safetensors",
+        "tensorboard",
+        "torchdata",
+        "pydantic-settings",
+    ): "tests/core tests/loop",
     ("jinja2", "pyyaml"): "tests/codegen",
 }
 # Pages that name the versions in constraints.txt.

@@ -1,6 +1,7 @@
 # The public face of d9d: every name that `import d9d` offers, and the module that it comes from.
 # `__init__.py` reads this list at run time; there is no other.
 
+from d9d.core.command_line import load_config as load_config
 from d9d.core.dist_context import DeviceMeshParameters as DeviceMeshParameters
 from d9d.core.dist_context import DistributedContext as DistributedContext
 from d9d.core.dist_context import MeshName as MeshName

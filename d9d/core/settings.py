@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class ConfigurationError(ValueError):
@@ -23,7 +24,11 @@ class Settings(BaseModel):
         for name in values if isinstance(values, dict) else ():
             close = difflib.get_close_matches(str(name), cls.model_fields, n=1)
             if name not in cls.model_fields and close:
-                raise ValueError(f"{cls.__name__} has no field {name!r}; did you mean {close[0]!r}?")
+                raise PydanticCustomError(
+                    "unknown_field",
+                    "{group} has no field '{field}'; did you mean '{known}'?",
+                    {"group": cls.__name__, "field": str(name), "known": close[0]},
+                )
         return values
 
 

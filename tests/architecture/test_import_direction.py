@@ -153,14 +153,15 @@ def test_the_mypy_plugin_imports_only_mypy_and_itself() -> None:
 
 
 def test_the_loops_need_four_packages() -> None:
-    """Those that the runtime depends on, in one module that of an extra, and in the one for users' tests pytest."""
-    extra, testing = "d9d.loop.component.iterable_data", "d9d.testing"
-    others = {extra, testing, "d9d.__main__"}  # the command runs the checker, too
+    """Those that the runtime depends on, in two modules those of an extra, and in the one for users' tests pytest."""
+    extra, testing, options = "d9d.loop.component.iterable_data", "d9d.testing", "d9d.core.command_line"
+    others = {extra, testing, options, "d9d.__main__"}  # the command runs the checker, too
     loops = [imported for module, imported in D9D.items() if not is_within(module, "d9d.mypy") and module not in others]
 
     assert third_party(D9D[testing]) == {"d9d", "pytest", "torch"}
     assert third_party(D9D[extra]) == {"d9d", "torch", "torchdata"}
-    assert third_party(set().union(*loops)) == {"d9d", "torch", "tqdm", "pydantic", "safetensors"}
+    assert third_party(D9D[options]) == {"d9d", "pydantic", "pydantic_settings", "yaml"}
+    assert third_party(set().union(*loops)) == {"d9d", "torch", "tqdm", "pydantic", "pydantic_core", "safetensors"}
 
 
 @pytest.mark.parametrize("module", ["d9d.loop.event", "d9d.loop.event.bus", "d9d.loop.event.subscription"])

@@ -97,6 +97,7 @@ PUBLIC_NAMES["d9d"] = set().union(*PUBLIC_NAMES.values()) | {
     "WeightMapping",
     "WeightRule",
     "__version__",
+    "load_config",
 }
 # Needs pytest, so it is imported by its own name.
 PUBLIC_NAMES["d9d.testing"] = {"RecordingBus", "Triggered", "assert_triggered", "make_context", "recording_bus"}

@@ -88,7 +88,13 @@ def test_running_d9d_takes_five_packages(wheel: zipfile.ZipFile) -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "packages"), [("codegen", {"jinja2", "pyyaml"}), ("mypy", {"mypy"}), ("torchdata", {"torchdata"})]
+    ("extra", "packages"),
+    [
+        ("codegen", {"jinja2", "pyyaml"}),
+        ("mypy", {"mypy"}),
+        ("config", {"pydantic-settings", "pyyaml"}),
+        ("torchdata", {"torchdata"}),
+    ],
 )
 def test_extras_bring_their_own(wheel: zipfile.ZipFile, extra: str, packages: set[str]) -> None:
     """The compiler, the plugin and iterable data are asked for by name."""
@@ -113,7 +119,7 @@ def test_packages_whose_internals_are_used_have_an_upper_bound(wheel: zipfile.Zi
 
 def test_each_package_that_users_install_is_in_the_matrix_and_the_readme(wheel: zipfile.ZipFile) -> None:
     """Its oldest and its newest version are tested; the README names what d9d itself needs."""
-    extras = [None, "codegen", "mypy", "tensorboard", "torchdata"]
+    extras = [None, "codegen", "config", "mypy", "tensorboard", "torchdata"]
     needed = {name for extra in extras for name in requirements_of(wheel, extra)}
     jobs = subprocess.run([sys.executable, ".ci/matrix.py", "--list"], cwd=ROOT, check=True, capture_output=True)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -22,7 +22,9 @@ HEAD = """# Settings
 
 A configuration is a `TrainingConfig` or an `InferenceConfig`. Both have the fields of `LoopConfig`. They are immutable,
 and refuse unknown fields. `TrainingConfig.model_json_schema()` has the same texts for editors, and
-`TrainingConfig.model_validate(...)` takes a dict, as readers of YAML, TOML and JSON return it.
+`TrainingConfig.model_validate(...)` takes a dict. `load_config(TrainingConfig)` reads YAML, TOML and JSON files and the
+options of a script, whose `--help` shows these texts as well: see
+[Configuration files and options](guide/configuration.md).
 """
 
 

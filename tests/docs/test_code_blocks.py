@@ -124,6 +124,7 @@ def test_each_complete_block_runs(
 ) -> None:
     """Each complete code block runs as a script, or is identical to an example, which has separate tests."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [file_of(block)])
     example = ROOT / "examples" / block.mark.removeprefix("file: ")
     if example.exists():
         assert block.code == example.read_text(encoding="utf-8")
@@ -324,6 +325,16 @@ def test_commands_about_checkpoints_succeed(tmp_path: Path) -> None:
     make_runs(tmp_path)
 
     run_blocks("runs", tmp_path)
+
+
+def test_commands_about_a_configuration_succeed(tmp_path: Path) -> None:
+    """In a folder with the files of the page."""
+    page = ROOT / "docs" / "guide" / "configuration.md"
+    for language, name in (("python", "train.py"), ("yaml", "base.yaml")):
+        (block,) = code_blocks(page, language)
+        (tmp_path / name).write_text(block.code, encoding="utf-8")
+
+    run_blocks("configuration", tmp_path)
 
 
 def test_commands_about_a_project_succeed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from d9d import load_config
 from d9d.core.settings import Settings
 from d9d.loop.config import (
     ConfigurationError,
@@ -18,11 +20,16 @@ from d9d.loop.config import (
     ReportingConfig,
     TrainingConfig,
 )
+from d9d.loop.event import subscribe
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_CONFIG_STARTED, EventConfigurationStartedContext
+from d9d.loop.run import TrainingConfigurator
 
 from .toy_job import (
     QUIET,
     ToyDataset,
+    ToyDatasetProvider,
     ToyModelProvider,
+    ToyTask,
     configure_inference,
     configure_training,
     inference_config,
@@ -245,3 +252,38 @@ def test_a_quiet_run_prints_and_logs_nothing(
 
     assert capsys.readouterr() == ("", "")
     assert [record for record in caplog.records if record.name.startswith("d9d.")] == []
+
+
+class SettingsTracker:
+    """Keeps the settings of a run, as a tracker of experiments does."""
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
+
+    @subscribe(EVENT_TRAIN_CONFIG_STARTED)
+    def record(self, ctx: EventConfigurationStartedContext) -> None:
+        self.settings.update(ctx.settings)
+
+
+def test_handlers_get_the_settings_of_files_and_options(tmp_path: Path) -> None:
+    """Merged, with those that a subclass adds, as a dict that `--config` reads again."""
+
+    class JobConfig(TrainingConfig):
+        hidden_size: int = 8
+        """The number of features."""
+
+    base, tracker, again = tmp_path / "base.yaml", SettingsTracker(), tmp_path / "again.json"
+    base.write_text("{hidden_size: 16, device: cpu, total_steps: 3, reporting: {json_lines: null}}", encoding="utf-8")
+    config = load_config(JobConfig, ["--config", str(base), "--total-steps", "2", "--global-batch-size", "4"])
+
+    TrainingConfigurator(
+        config=config,
+        task=ToyTask(),
+        model_provider=ToyModelProvider(),
+        dataset_provider=ToyDatasetProvider(),
+        subscribers=[tracker],
+    ).configure()
+
+    again.write_text(json.dumps(tracker.settings), encoding="utf-8")
+    assert (tracker.settings["hidden_size"], tracker.settings["total_steps"]) == (16, 2)
+    assert load_config(JobConfig, ["--config", str(again)]) == config
