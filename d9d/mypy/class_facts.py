@@ -6,22 +6,26 @@ lists of words in the metadata of the class, where checks of its subclasses find
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final, TypeGuard
 
 from mypy.nodes import (
     LDEF,
     MDEF,
     AssignmentStmt,
+    Block,
     CallExpr,
+    ComparisonExpr,
     Decorator,
     Expression,
     FuncDef,
     LambdaExpr,
     MemberExpr,
+    MypyFile,
     NameExpr,
     Node,
     RefExpr,
+    StrExpr,
     SuperExpr,
     SymbolNode,
     SymbolTableNode,
@@ -29,9 +33,10 @@ from mypy.nodes import (
     Var,
 )
 from mypy.server.trigger import make_trigger
-from mypy.types import Instance, LiteralType
+from mypy.types import Instance, LiteralType, get_proper_type
 
 from d9d.mypy import names
+from d9d.mypy.registrations import registrations
 from d9d.mypy.syntax import (
     assigning_methods,
     attribute_of_self,
@@ -54,6 +59,10 @@ ANYTHING: Final = "*"
 """Among assigned attributes: all of them, where their names are not in the source, as with `setattr`."""
 _SETTERS: Final = frozenset({"setattr", "__setattr__", "__dict__", "vars"})
 
+SUBSCRIBES: Final = "subscribe self"
+"""A use: `subscribe_annotated` is called with the object, in full or as one of its arguments."""
+SUBSCRIBES_ELSEWHERE: Final = "subscribe self elsewhere"
+"""A use: the same, on a bus that is certainly not the one that the method receives."""
 THE_CLASS: Final = "class"
 """Among the names of methods, which it cannot be: a decorator of the class, which may do anything with it."""
 ITSELF: Final = "self"
@@ -67,9 +76,24 @@ CALLS: Final = "call self"
 CALLS_SUPER: Final = "call super()"
 """A use, followed by a dot and a method that is looked up in the next classes."""
 _HARMLESS_CALLS: Final = frozenset(
-    {"builtins.hash", "builtins.id", "builtins.isinstance", "builtins.repr", "builtins.str", "builtins.type"}
+    {
+        "builtins.bool",
+        "builtins.callable",
+        "builtins.format",
+        "builtins.hasattr",
+        "builtins.hash",
+        "builtins.id",
+        "builtins.isinstance",
+        "builtins.len",
+        "builtins.print",
+        "builtins.repr",
+        "builtins.str",
+        "builtins.type",
+    }
 )
 """Functions that do nothing to the handlers of an object that is passed to them."""
+_LOGGING: Final = frozenset({"critical", "debug", "error", "exception", "info", "log", "warn", "warning"})
+"""Methods of loggers, which only format what is passed to them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +140,23 @@ def argument(call: CallExpr, keyword: str) -> Expression | None:
     return next((value for name, value in named if name == keyword), None)
 
 
+def runtime_name(name: str, info: TypeInfo) -> str:
+    """Return the name of an attribute as objects have it: Python adds the name of the class to a private one."""
+    is_private = name.startswith("__") and not name.endswith("__") and info.name.strip("_")
+    return f"_{info.name.lstrip('_')}{name}" if is_private else name
+
+
+def source_name(name: str, info: TypeInfo) -> str:
+    """Return the name of an attribute as the body of a class spells it, from the one that objects have."""
+    added = f"_{info.name.lstrip('_')}"
+    return name.removeprefix(added) if name.startswith(f"{added}__") else name
+
+
+def definition_in(info: TypeInfo, name: str) -> SymbolTableNode | None:
+    """Return what the body of a class defines under a name that objects have; `None` if it does not define it."""
+    return info.names.get(source_name(name, info))
+
+
 def own_tags(info: TypeInfo) -> list[Tag]:
     """Return what the body of a class subscribes, in the order of definition; empty for a class from the cache."""
     return sorted([*_decorators(info), *_assigned_tags(info)], key=lambda tag: tag.applied.line)
@@ -128,7 +169,8 @@ def own_handlers(info: TypeInfo) -> Mapping[str, list[str]]:
         info: A class, from its source or from the cache.
 
     Returns:
-        The events by the name of the method, in the order of definition; an event without a name is "".
+        The events by the name of the method as objects have it, in the order of definition; an event without a name is
+        "".
     """
     return _fact(info, "handlers", _read_handlers)
 
@@ -141,8 +183,33 @@ def inherited_handlers(info: TypeInfo) -> dict[str, tuple[TypeInfo, list[str]]]:
     found: dict[str, tuple[TypeInfo, list[str]]] = {}
     for base in reversed(info.mro):
         handlers = own_handlers(base)
-        found = {name: value for name, value in found.items() if name not in base.names}
+        found = {name: value for name, value in found.items() if definition_in(base, name) is None}
         found |= {name: (base, events) for name, events in handlers.items()}
+    return found
+
+
+def handlers_registered_by_others(info: TypeInfo, tree: MypyFile | None) -> Collection[str]:
+    """Return the handlers of a class that code of its module registers, outside of the class.
+
+    Args:
+        info: A class, from its source or from the cache.
+        tree: Its module, if it is known.
+
+    Returns:
+        Their names; `ANYTHING` for all handlers.
+    """
+    return _fact(info, "registered", lambda _: {} if tree is None else _read_registered(info, tree)).keys()
+
+
+def reachable_methods(info: TypeInfo, start: str) -> set[str]:
+    """Return the names of a method of a class and of all methods that it may call on the object."""
+    found, waiting = set[str](), [start]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            uses = [use for base in info.mro for use in own_uses(base).get(name, ())]
+            waiting += [attribute for kind, dot, attribute in (use.rpartition(".") for use in uses) if dot]
     return found
 
 
@@ -189,22 +256,24 @@ def own_uses(info: TypeInfo) -> Fact:
 
     Returns:
         The uses by the name of the method, in words of the constants above; empty for a class that neither has handlers
-        nor registers any.
+        nor registers any, nor has a method that takes a bus.
     """
     return _fact(info, "uses", _read_uses)
 
 
-def record(info: TypeInfo, text: Instance) -> None:
+def record(info: TypeInfo, tree: MypyFile, text: Instance) -> None:
     """Read all facts of a class, for those who find it in the cache later.
 
     The class gets an attribute that changes with its facts: mypy's daemon only looks at attributes.
 
     Args:
         info: The class, from its source.
+        tree: Its module.
         text: The type `str`.
     """
     for read in (own_handlers, own_optional, own_uses, own_assigned, own_mentioned):
         read(info)
+    handlers_registered_by_others(info, tree)
     if _KEY not in info.metadata or info.is_protocol or info.is_enum:  # where each attribute has a meaning
         return
     mark = Var(_MARK, LiteralType(json.dumps(info.metadata[_KEY], sort_keys=True), text))
@@ -269,7 +338,7 @@ def _assigned_tags(info: TypeInfo) -> Iterator[Tag]:
 def _read_handlers(info: TypeInfo) -> Fact:
     handlers: Fact = {}
     for tag in own_tags(info):
-        handlers.setdefault(tag.method, []).append(tag.event_name)
+        handlers.setdefault(runtime_name(tag.method, info), []).append(tag.event_name)
     return handlers
 
 
@@ -279,15 +348,18 @@ def _read_optional(info: TypeInfo) -> Fact:
         call = tag.call
         value = None if call is None else argument(call, "optional")
         if value is not None and not (isinstance(value, NameExpr) and value.fullname == "builtins.False"):
-            optional.setdefault(tag.method, []).append(tag.event_name)
+            optional.setdefault(runtime_name(tag.method, info), []).append(tag.event_name)
     return optional
 
 
 def _read_assigned(info: TypeInfo) -> Fact:
-    found = assigning_methods(info, augmented=False)
+    found = {
+        runtime_name(attribute, info): [runtime_name(method, info) for method in assigning]
+        for attribute, assigning in assigning_methods(info, augmented=False).items()
+    }
     for method in methods(info):
         if any(getattr(node, "name", "") in _SETTERS for node in descend(method.body)):
-            found.setdefault(ANYTHING, []).append(method.name)
+            found.setdefault(ANYTHING, []).append(runtime_name(method.name, info))
     return found
 
 
@@ -298,13 +370,26 @@ def _read_mentioned(info: TypeInfo) -> Fact:
         for node in descend(method.body):
             name = node.name if isinstance(node, SuperExpr) else attribute_of_self(node)
             calls_overridden = isinstance(node, SuperExpr) and name == method.name
-            if name in handlers and not calls_overridden:
-                found.setdefault(name, []).append(method.name)
+            known = runtime_name(name or "", info)
+            if known in handlers and not calls_overridden:
+                found.setdefault(known, []).append(runtime_name(method.name, info))
     return found
 
 
+def _read_registered(info: TypeInfo, tree: MypyFile) -> Fact:
+    registers_itself = any(base.fullname in (names.BASE_TASK, names.MODEL_PROVIDER) for base in info.mro)
+    if not (registers_itself and has_handlers(info)):
+        return {}
+    return {
+        runtime_name(each.handler, info) if each.handler else ANYTHING: []
+        for each in registrations(tree)
+        if info.fullname in each.classes
+    }
+
+
 def _read_uses(info: TypeInfo) -> Fact:
-    if not any(names.REGISTER_EVENTS in base.names or own_handlers(base) for base in info.mro):
+    is_registered = any(names.REGISTER_EVENTS in base.names or own_handlers(base) for base in info.mro)
+    if not (is_registered or any(map(_takes_bus, methods(info)))):
         return {}
     uses: dict[str, set[str]] = {}
     if not all(map(leaves_alone, info.defn.decorators)):
@@ -312,18 +397,40 @@ def _read_uses(info: TypeInfo) -> Fact:
     for name, definition in own_definitions(info):
         function = function_of(definition)
         if function is not None:
-            uses.setdefault(name, set()).update(_uses_of(function))
+            found = uses.setdefault(runtime_name(name, info), set())
+            found.update(_with_runtime_names(_uses_of(function), info))
             decorators = definition.original_decorators if isinstance(definition, Decorator) else []
             if not all(leaves_alone(each) or event_of(each) is not None for each in decorators):
-                uses[name].add(ITSELF)
+                found.add(ITSELF)
     return {name: sorted(each) for name, each in uses.items()}
+
+
+def _takes_bus(function: FuncDef) -> bool:
+    kinds = [get_proper_type(each.variable.type) for each in function.arguments]
+    return any(isinstance(kind, Instance) and kind.type.fullname == names.EVENT_BUS for kind in kinds)
+
+
+def _with_runtime_names(uses: Iterable[str], info: TypeInfo) -> Iterator[str]:
+    for use in uses:
+        kind, dot, name = use.rpartition(".")
+        yield f"{kind}{dot}{runtime_name(name, info)}"
 
 
 def _uses_of(function: FuncDef) -> Iterator[str]:
     if function.arguments and not function.is_static:
         owner = function.arguments[0].variable
-        for child in children(function):
+        for child in _without_dead_functions(function):
             yield from _uses_in(child, owner, deferred=False)
+
+
+def _without_dead_functions(function: FuncDef) -> Iterator[Node]:
+    """Yield the children of a function, without the functions in its body that nothing mentions."""
+    mentioned = {node.name for node in descend(function) if isinstance(node, NameExpr)}
+    for child in children(function):
+        if not isinstance(child, Block):
+            yield child
+            continue
+        yield from (each for each in child.body if not isinstance(each, FuncDef) or each.name in mentioned)
 
 
 def _uses_in(node: Node, owner: SymbolNode, *, deferred: bool) -> Iterator[str]:
@@ -352,6 +459,18 @@ def _uses_at(node: Node, owner: SymbolNode, *, deferred: bool) -> Iterator[str]:
         yield f"{READS if deferred else CALLS}.{node.callee.name}"
     if _hands_on(node, owner):
         yield HANDS_ON
+    if isinstance(node, CallExpr) and isinstance(node.callee, RefExpr) and _subscribes(node, owner):
+        yield SUBSCRIBES_ELSEWHERE if _is_other_bus(node.args[0]) else SUBSCRIBES
+
+
+def _subscribes(call: CallExpr, owner: SymbolNode) -> bool:
+    is_known = isinstance(call.callee, RefExpr) and call.callee.fullname == names.SUBSCRIBE_ANNOTATED
+    return is_known and any(_is_object(each, owner) for each in call.args)
+
+
+def _is_other_bus(bus: Expression) -> bool:
+    """Return whether a bus belongs to something that the object or the method keeps, such as another loop."""
+    return isinstance(bus, MemberExpr) and bus.name == "event_bus" and not isinstance(bus.expr, NameExpr)
 
 
 def _below(node: Node, owner: SymbolNode) -> Iterable[Node]:
@@ -362,9 +481,24 @@ def _below(node: Node, owner: SymbolNode) -> Iterable[Node]:
         return (node.rvalue,)
     if isinstance(node, CallExpr) and _is_attribute(node.callee, owner):
         return node.args
-    if isinstance(node, CallExpr) and isinstance(node.callee, RefExpr) and node.callee.fullname in _HARMLESS_CALLS:
+    if isinstance(node, CallExpr) and _is_harmless(node, owner):
         return [argument for argument in node.args if not _is_object(argument, owner)]
+    if isinstance(node, ComparisonExpr):
+        return [operand for operand in node.operands if not _is_object(operand, owner)]
     return children(node)
+
+
+def _is_harmless(call: CallExpr, owner: SymbolNode) -> bool:
+    """Return whether a call only reads or formats its arguments; f-strings are calls of `str.format`."""
+    callee = call.callee
+    if isinstance(callee, RefExpr) and callee.fullname in _HARMLESS_CALLS:
+        return True
+    if not isinstance(callee, MemberExpr):
+        return False
+    is_formatting = isinstance(callee.expr, StrExpr) and callee.name in ("format", "join")
+    return is_formatting or (
+        callee.name in _LOGGING and isinstance(callee.expr, RefExpr) and not _is_object(callee.expr, owner)
+    )
 
 
 def _is_object(node: Node, owner: SymbolNode) -> bool:
@@ -381,7 +515,7 @@ def _hands_on(node: Node, owner: SymbolNode) -> bool:
     if isinstance(node, AssignmentStmt):
         kept = any(_is_attribute(target, owner) for target in node.lvalues)
         return kept and _mentions_local(node.rvalue, owner)
-    if not isinstance(node, CallExpr) or isinstance(node.callee, SuperExpr):
+    if not isinstance(node, CallExpr) or isinstance(node.callee, SuperExpr) or _is_harmless(node, owner):
         return False
     on_bus = isinstance(node.callee, MemberExpr) and node.callee.name == "subscribe"
     return not on_bus and any(_mentions_local(argument, owner) for argument in node.args)

@@ -46,6 +46,7 @@ from d9d.mypy.checks import (
 )
 from d9d.mypy.diagnostics import CheckedClass, CheckedModule, run_check
 from d9d.mypy.handler_bodies import HandlerBody, decorated_body, subscribed_body
+from d9d.mypy.registrations import registrations
 
 TMethodContext = TypeVar("TMethodContext", MethodContext, MethodSigContext)
 
@@ -215,13 +216,14 @@ class D9dPlugin(Plugin):
         if not isinstance(api, SemanticAnalyzer):
             return
         self._modules_seen.class_seen(api)
+        registrations.cache_clear()  # the daemon changes a tree in place
         if api.is_stub_file:
             return
         module, options, around = api.cur_mod_node, api.options, api.scope.function
 
         def check_class() -> None:
             with api.file_context(module, options), _within(around, api):
-                class_facts.record(definition.info, api.named_type("builtins.str"))
+                class_facts.record(definition.info, module, api.named_type("builtins.str"))
                 module.module_refs.update(class_facts.modules_behind(definition.info))
                 for trigger in class_facts.triggers(definition.info):
                     api.add_plugin_dependency(trigger, module.fullname)

@@ -9,7 +9,15 @@ from mypy.subtypes import is_subtype
 from mypy.typeops import function_type, map_type_from_supertype
 from mypy.types import AnyType, CallableType, Type, get_proper_type
 
-from d9d.mypy.class_facts import READS, event_of, own_handlers, own_uses
+from d9d.mypy.class_facts import (
+    READS,
+    definition_in,
+    event_of,
+    own_handlers,
+    own_uses,
+    runtime_name,
+    source_name,
+)
 from d9d.mypy.diagnostics import DROPPED, CheckedClass
 from d9d.mypy.events import find_event
 from d9d.mypy.signatures import bind
@@ -44,7 +52,8 @@ def check_dropped(check: CheckedClass) -> None:
         if inherited or _is_registered_explicitly(drop.name, info) or _is_tagged_by_call(drop.name, check):
             continue
         if drop.hider is not info:
-            if _is_accepted_by_mypy(check, drop, drop.hider.names[drop.name].node):
+            hiding = definition_in(drop.hider, drop.name)
+            if hiding is not None and _is_accepted_by_mypy(check, drop, hiding.node):
                 check.fail(_message(check, drop), info.defn, DROPPED)
         elif (override := _own_override(check, drop)) is not None:
             check.fail(_message(check, drop), override, DROPPED)
@@ -59,7 +68,7 @@ def _drops(info: TypeInfo, only: str | None = None) -> Iterator[_Drop]:
             if name in seen and name not in found and only in (None, name) and name not in own_handlers(seen[name]):
                 found.add(name)
                 yield _Drop(name, seen[name], base)
-        seen = {**dict.fromkeys(base.names, base), **seen}
+        seen = {**dict.fromkeys((runtime_name(name, base) for name in base.names), base), **seen}
 
 
 def _is_registered_explicitly(name: str, info: TypeInfo) -> bool:
@@ -76,9 +85,10 @@ def _is_tagged_by_call(name: str, check: CheckedClass) -> bool:
 
 def _own_override(check: CheckedClass, drop: _Drop) -> Context | None:
     """Return what a class defines instead of a handler; `None` if that may be a handler, or mypy refuses it itself."""
-    definition, body = check.info.names[drop.name].node, check.info.defn.defs.body
+    name = source_name(drop.name, check.info)
+    definition, body = check.info.names[name].node, check.info.defn.defs.body
     if isinstance(definition, Var):
-        return next((each for each in body if _is_other_value(each, drop.name, definition)), None)
+        return next((each for each in body if _is_other_value(each, name, definition)), None)
     unconditional: Sequence[object] = body  # code under a condition, such as TYPE_CHECKING, may never run
     if definition not in unconditional or not is_plain(definition):
         return None
@@ -99,7 +109,8 @@ def _is_other_value(statement: Context, name: str, variable: Var) -> bool:
 
 def _is_accepted_by_mypy(check: CheckedClass, drop: _Drop, override: SymbolNode | None) -> bool:
     """Return whether mypy accepts a method in the place of a handler; if not, its own error is enough."""
-    function, handler = function_of(override), function_of(drop.owner.names[drop.name].node)
+    defined = definition_in(drop.owner, drop.name)
+    function, handler = function_of(override), function_of(defined.node if defined else None)
     if function is None or (drop.hider is not check.info and override is not function):
         return False  # its decorators may make it a handler, and are unknown if it comes from the cache
     if handler is None:
@@ -121,14 +132,15 @@ def _message(check: CheckedClass, drop: _Drop) -> str:
     """Return which handler is dropped by which definition, and what to do."""
     events = [find_event(name, check.api.modules, check.indexes) for name in own_handlers(drop.owner)[drop.name]]
     tags = [f"@subscribe({each.constant})" for each in events if each.full_name]
-    handler = f'"{drop.owner.name}.{drop.name}", a handler of {" and ".join(map(str, events))}'
+    name = source_name(drop.name, drop.owner)
+    handler = f'"{drop.owner.name}.{name}", a handler of {" and ".join(map(str, events))}'
     decorators = " and ".join(tags) or "@subscribe"
     if drop.hider is check.info:
         return (
-            f'"{drop.name}" overrides {handler}, without @subscribe, so it is never called: decorate the override with '
+            f'"{name}" overrides {handler}, without @subscribe, so it is never called: decorate the override with '
             f"{decorators} too, or give it another name"
         )
     return (
-        f'In "{check.info.name}", "{drop.hider.name}.{drop.name}" hides {handler}, and has no @subscribe, so neither '
+        f'In "{check.info.name}", "{drop.hider.name}.{name}" hides {handler}, and has no @subscribe, so neither '
         f'is called: override it in "{check.info.name}" with {decorators}, or give one of the two another name'
     )

@@ -22,12 +22,15 @@ from mypy.nodes import (
 
 from d9d.mypy.class_facts import (
     ANYTHING,
+    definition_in,
     has_handlers,
     inherited_handlers,
     own_assigned,
     own_handlers,
     own_mentioned,
     own_tags,
+    runtime_name,
+    source_name,
 )
 from d9d.mypy.control_flow import Guard, Guards, reached
 from d9d.mypy.diagnostics import ORDER, CheckedClass
@@ -47,17 +50,19 @@ class _Handling:
     """A handler and one of its events.
 
     Attributes:
-        method: The name of the handler.
+        method: The name of the handler, as objects have it.
+        spelling: The same, as its class spells it.
         event: The full name of the event.
         moment: When it happens.
     """
 
     method: str
+    spelling: str
     event: str
     moment: Moment
 
     def __str__(self) -> str:
-        return f'"{self.method}" of {EventName(self.event, self.moment.id)}'
+        return f'"{self.spelling}" of {EventName(self.event, self.moment.id)}'
 
 
 def check_order(check: CheckedClass) -> None:
@@ -73,9 +78,10 @@ def check_order(check: CheckedClass) -> None:
     for method in methods(info):
         reported: set[str] = set()
         skips = _skipped(info, method.name)
-        for read, attribute, guards in _reads(method) if method.name in handlers else ():
-            assigning = [] if attribute in reported else _assigning(check, attribute)
-            handlings = _handlings(check, method.name) or []
+        name = runtime_name(method.name, info)
+        for read, attribute, guards in _reads(method) if name in handlers else ():
+            assigning = [] if attribute in reported else _assigning(check, runtime_name(attribute, info))
+            handlings = _handlings(check, name) or []
             early = [
                 each
                 for each in handlings
@@ -166,16 +172,20 @@ def _assigning(check: CheckedClass, attribute: str) -> list[_Handling]:
 def _assigning_methods(base: TypeInfo, attribute: str) -> list[str]:
     """Return the methods of one class that may assign an attribute; "" if they are not known."""
     if not has_handlers(base):
-        return [""] if attribute in base.names else []
+        return [""] if definition_in(base, attribute) is not None else []
     assigned = own_assigned(base)
     return [*assigned.get(attribute, ()), *assigned.get(ANYTHING, ())]
 
 
 def _handlings(check: CheckedClass, method: str) -> list[_Handling] | None:
     """Return the events of a handler; `None` if it is not a handler, or if one of its events is in no catalogue."""
-    _, events = inherited_handlers(check.info).get(method, (None, []))
+    owner, events = inherited_handlers(check.info).get(method, (check.info, []))
     moments = [Moment.of(event, check.api.modules, check.indexes) for event in events]
-    handlings = [_Handling(method, event, moment) for event, moment in zip(events, moments, strict=True) if moment]
+    handlings = [
+        _Handling(method, source_name(method, owner), event, moment)
+        for event, moment in zip(events, moments, strict=True)
+        if moment
+    ]
     return handlings if events and len(handlings) == len(events) else None
 
 

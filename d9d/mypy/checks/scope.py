@@ -21,7 +21,18 @@ from mypy.types import Instance, Type, get_proper_type
 
 from d9d.mypy import names
 from d9d.mypy.catalogues import Index
-from d9d.mypy.class_facts import inherited_handlers, own_handlers, own_tags
+from d9d.mypy.class_facts import (
+    ANYTHING,
+    READS,
+    SUBSCRIBES,
+    SUBSCRIBES_ELSEWHERE,
+    inherited_handlers,
+    own_handlers,
+    own_tags,
+    own_uses,
+    reachable_methods,
+    runtime_name,
+)
 from d9d.mypy.diagnostics import SCOPE, CheckedClass
 from d9d.mypy.events import EventName
 from d9d.mypy.syntax import calls, descend, function_of, own_definitions
@@ -64,11 +75,13 @@ def check_scope(check: CheckedClass) -> None:
     own_loop = _loop_of(check.info)
     if own_loop is None:
         return
+    elsewhere = _handlers_of_another_bus(check.info)
     for tag in own_tags(check.info):
-        event = _loop_event(check, tag.event_name)
+        is_elsewhere = elsewhere & {ANYTHING, runtime_name(tag.method, check.info)}
+        event = None if is_elsewhere else _loop_event(check, tag.event_name)
         if event is not None and event.loop != own_loop and not _is_typed_for_another(tag.function, event):
             _report(check, f'Handler "{tag.method}" of {event.name}', event, tag.applied)
-    for subject, event in _inherited(check, own_loop):
+    for subject, event in () if ANYTHING in elsewhere else _inherited(check, own_loop):
         _report(check, subject, event, check.info.defn)
     for call, handler, event in _subscribed(check):
         if event.loop != own_loop:
@@ -107,6 +120,23 @@ def _loop_event(check: CheckedClass, full_name: str) -> _LoopEvent | None:
     if str(entry.get("id")).partition(".")[0] not in _LOOPS:
         return None
     return _LoopEvent(EventName(full_name, str(entry["id"])), entry, index)
+
+
+def _handlers_of_another_bus(info: TypeInfo) -> set[str]:
+    """Return the handlers that a task may subscribe on the bus of another loop, which it runs itself.
+
+    `register_events` and what it calls subscribe on the bus of the loop that runs the task.
+    """
+    found = set[str]()
+    own = reachable_methods(info, names.REGISTER_EVENTS)
+    handlers = inherited_handlers(info)
+    for base in info.mro:
+        for method, uses in own_uses(base).items():
+            if SUBSCRIBES_ELSEWHERE in uses or (SUBSCRIBES in uses and method not in own):
+                found.add(ANYTHING)
+            if method not in own:
+                found.update(name for name in handlers if f"{READS}.{name}" in uses)
+    return found
 
 
 def _inherited(check: CheckedClass, own_loop: str) -> Iterator[tuple[str, _LoopEvent]]:

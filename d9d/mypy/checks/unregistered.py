@@ -1,29 +1,31 @@
 """Checks that tasks and model providers register their handlers: the loop does not."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from mypy.nodes import IS_ABSTRACT, Context, MypyFile, TypeInfo, Var
 
 from d9d.mypy import names
 from d9d.mypy.class_facts import (
+    ANYTHING,
     CALLS_SUPER,
     HANDS_ON,
     ITSELF,
     READS,
+    SUBSCRIBES,
+    SUBSCRIBES_ELSEWHERE,
     THE_CLASS,
+    definition_in,
+    handlers_registered_by_others,
     inherited_handlers,
     own_optional,
     own_uses,
+    source_name,
 )
 from d9d.mypy.diagnostics import UNREGISTERED, CheckedClass
 from d9d.mypy.events import find_event, join
 from d9d.mypy.syntax import function_of, own_definitions
 
 _Method = tuple[TypeInfo, str]
-
-_NAMES_OF_BASES: Final = ("Base", "Abstract", "Mixin")
-"""The first or last words in the names of classes that leave something to their subclasses."""
 
 
 def check_unregistered(check: CheckedClass) -> None:
@@ -37,11 +39,13 @@ def check_unregistered(check: CheckedClass) -> None:
     reported = [base for base in info.mro[1:] if _is_reported(base, modules)]
     if any(_registering_class(base) is _registering_class(info) for base in reported):
         return
-    known = {name for base in reported for name in unregistered(base)}
-    missing = {name: events for name, events in unregistered(info).items() if name not in known}
+    known = {name for base in reported for name in unregistered(base, modules)}
+    missing = {name: events for name, events in unregistered(info, modules).items() if name not in known}
     if missing:
+        owners = {name: owner for name, (owner, _) in inherited_handlers(info).items()}
         handlers = [
-            f'"{name}" of {" and ".join(str(find_event(each, modules, check.indexes)) for each in events)}'
+            f'"{source_name(name, owners[name])}" of '
+            f"{' and '.join(str(find_event(each, modules, check.indexes)) for each in events)}"
             for name, events in missing.items()
         ]
         noun, pronoun = ("handlers", "them") if len(handlers) > 1 else ("handler", "it")
@@ -53,13 +57,15 @@ def check_unregistered(check: CheckedClass) -> None:
         )
 
 
-def unregistered(info: TypeInfo) -> Mapping[str, list[str]]:
-    """Return the handlers, with their events, that `register_events` of a class certainly does not register."""
+def unregistered(info: TypeInfo, modules: Mapping[str, MypyFile]) -> Mapping[str, list[str]]:
+    """Return the handlers, with their events, that nothing registers: no method of the class, no code of its module."""
     if not any(base.fullname in (names.BASE_TASK, names.MODEL_PROVIDER) for base in info.mro):
         return {}
     handlers = {name: _required(base, name, events) for name, (base, events) in inherited_handlers(info).items()}
     handlers = {name: events for name, events in handlers.items() if events}
-    used = _used(info) if handlers and _is_all_in_view(info) else None
+    others = handlers_registered_by_others(info, modules.get(info.module_name)) if handlers else ()
+    handlers = {name: events for name, events in handlers.items() if name not in others}
+    used = _used(info) if handlers and ANYTHING not in others and _is_all_in_view(info) else None
     return {name: events for name, events in handlers.items() if used is not None and name not in used}
 
 
@@ -84,7 +90,7 @@ def _used(info: TypeInfo) -> set[str] | None:
         owner, method_name = method
         for use in own_uses(owner)[method_name]:
             kind, _, name = use.rpartition(".")
-            if use == ITSELF:
+            if use in (ITSELF, SUBSCRIBES, SUBSCRIBES_ELSEWHERE):
                 return None
             if use == HANDS_ON or (kind == READS and _is_data(info, name)):
                 waiting.extend(_all_methods(info))  # another object that the class keeps may know its handlers
@@ -103,12 +109,13 @@ def _find(info: TypeInfo, name: str, beyond: TypeInfo | None = None) -> _Method 
         beyond: The class that calls `super()`, if one does.
     """
     start = 0 if beyond is None else info.mro.index(beyond) + 1
-    owner = next((base for base in info.mro[start:] if name in base.names), None)
+    owner = next((base for base in info.mro[start:] if definition_in(base, name) is not None), None)
     return (owner, name) if owner is not None and name in own_uses(owner) else None
 
 
 def _is_data(info: TypeInfo, name: str) -> bool:
-    symbol = info.get(name)
+    found = (definition_in(base, name) for base in info.mro)
+    symbol = next((each for each in found if each is not None), None)
     return symbol is not None and isinstance(symbol.node, Var)
 
 
@@ -129,15 +136,13 @@ def _is_all_in_view(info: TypeInfo) -> bool:
 
 def _is_reported(info: TypeInfo, modules: Mapping[str, MypyFile]) -> bool:
     """Return whether a class never registers some handlers, and does not leave that to its subclasses."""
-    missing = unregistered(info)
+    missing = unregistered(info, modules)
     if not missing or _is_abstract(info):
-        return False
-    if info.name.strip("_").startswith(_NAMES_OF_BASES) or info.name.endswith(_NAMES_OF_BASES):
         return False
     module = modules.get(info.module_name)
     neighbours = [symbol.node for symbol in module.names.values()] if module is not None else []
     subclasses = [node for node in neighbours if isinstance(node, TypeInfo) and info in node.mro[1:]]
-    return not any(name not in unregistered(subclass) for subclass in subclasses for name in missing)
+    return not any(name not in unregistered(subclass, modules) for subclass in subclasses for name in missing)
 
 
 def _is_abstract(info: TypeInfo) -> bool:

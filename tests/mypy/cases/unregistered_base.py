@@ -1,5 +1,7 @@
 """Tasks, mixins and helpers of another module, for the cases of `d9d-unregistered`."""
 
+import abc
+
 from d9d.loop.control import RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_READY, EVENT_TRAIN_STEP_POST, EventStepContext
@@ -58,8 +60,8 @@ class Attaches:
         subscribe_annotated(bus, self)
 
 
-class BaseOfTasks(TrainTask):
-    """Leaves it to its subclasses to register what it declares, as its name says."""
+class BaseOfTasks(TrainTask, abc.ABC):
+    """Leaves it to its subclasses to register what it declares."""
 
     @subscribe(EVENT_TRAIN_STEP_POST)
     def log_step(self, ctx: EventStepContext) -> None: ...
