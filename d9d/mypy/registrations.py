@@ -31,7 +31,8 @@ _DEPTH: Final = 4
 _BUSES: Final = frozenset({"bus", "event_bus"})
 """The last words in the names of buses."""
 
-_Function = FuncDef | LambdaExpr | None
+_Around = tuple[FuncDef | LambdaExpr, ...]
+"""The functions around an expression, the innermost last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,20 +64,20 @@ def registrations(tree: MypyFile) -> tuple[Registration, ...]:
     }
     return tuple(
         Registration(
-            frozenset(base.fullname for info in _known(target, function, tree) or constructed for base in info.mro),
+            frozenset(base.fullname for info in _known(target, around, tree) or constructed for base in info.mro),
             handler,
         )
-        for call, function in _calls(tree, None)
+        for call, around in _calls(tree, ())
         for target, handler in _registered(call)
         if not _is_self(target)
     )
 
 
-def _calls(node: Node, function: _Function) -> Iterator[tuple[CallExpr, _Function]]:
-    """Yield the calls below a node, each with the innermost function around it."""
+def _calls(node: Node, around: _Around) -> Iterator[tuple[CallExpr, _Around]]:
+    """Yield the calls below a node, each with the functions around it."""
     if isinstance(node, CallExpr):
-        yield node, function
-    inner = node if isinstance(node, FuncDef | LambdaExpr) else function
+        yield node, around
+    inner = (*around, node) if isinstance(node, FuncDef | LambdaExpr) else around
     for child in children(node):
         yield from _calls(child, inner)
 
@@ -111,13 +112,13 @@ def _is_self(expression: Expression) -> bool:
     return isinstance(expression, NameExpr) and isinstance(expression.node, Var) and expression.node.is_self
 
 
-def _known(target: Expression, function: _Function, tree: MypyFile) -> frozenset[TypeInfo]:
+def _known(target: Expression, around: _Around, tree: MypyFile) -> frozenset[TypeInfo]:
     """Return the classes that an object may be of; empty if they are not known."""
-    found = _classes(target, function, tree, _DEPTH)
+    found = _classes(target, around, tree, _DEPTH)
     return frozenset() if None in found else frozenset(each for each in found if each is not None)
 
 
-def _classes(target: Expression | None, function: _Function, tree: MypyFile, depth: int) -> set[TypeInfo | None]:
+def _classes(target: Expression | None, around: _Around, tree: MypyFile, depth: int) -> set[TypeInfo | None]:
     """Return the classes that an object may be of; `None` among them stands for any other."""
     if depth == 0 or target is None:
         return {None}
@@ -133,17 +134,17 @@ def _classes(target: Expression | None, function: _Function, tree: MypyFile, dep
         declared = get_proper_type(target.node.type)
         if isinstance(declared, Instance) and declared.type.fullname != "builtins.object":
             return {declared.type}
-        origins = _values(target.node, function, tree)
-    elif function is not None and attribute_of_self(target) is not None:
-        origins = values_of(target, function)
+        origins = _values(target.node, around, tree)
+    elif around and attribute_of_self(target) is not None:
+        origins = values_of(target, around[-1])
     if not origins:
         return {None}
-    return {each for origin in origins for each in _classes(origin, function, tree, depth - 1)}
+    return {each for origin in origins for each in _classes(origin, around, tree, depth - 1)}
 
 
-def _values(variable: Var, function: _Function, tree: MypyFile) -> list[Expression | None]:
-    """Return the values that a function, or else the module, assigns to a variable."""
-    for body in (tree,) if function is None else (function.body, tree):
+def _values(variable: Var, around: _Around, tree: MypyFile) -> list[Expression | None]:
+    """Return the values that the functions around an expression, or else the module, assign to a variable."""
+    for body in (*(function.body for function in reversed(around)), tree):
         found = [value for place, value in targets(body) if isinstance(place, NameExpr) and place.node is variable]
         if found:
             return found

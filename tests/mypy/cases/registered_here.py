@@ -109,3 +109,13 @@ class RightDerived(RightOnlyDerived):
 
 def register_derived(bus: EventBus) -> None:
     subscribe_annotated(bus, RightDerived())
+
+
+class RightInAClosure(TrainTask):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+
+
+def registering(other: object) -> list[object]:
+    task = RightInAClosure()
+    return [other, lambda bus: bus.subscribe(EVENT_TRAIN_STEP_POST, task.on_step)]
