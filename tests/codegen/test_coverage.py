@@ -458,6 +458,15 @@ def test_mistakes_in_classes_are_found(small: Workspace, old: str, new: str) -> 
     assert status == 1
 
 
+def test_a_variable_with_the_name_of_a_method_hides_no_mistake(small: Workspace) -> None:
+    """Only the method could run at another time, and the variable is not the method."""
+    source = OBJECTS.replace("steps", "day").replace("self.customers(day)", "self.customers(list(day))")
+    assert objects(small, source) == (0, [])
+
+    status, _ = objects(small, source.replace("EVENT_SALE_CUSTOMER_POST, step", "EVENT_SALE_CLOSED, step"))
+    assert status == 1
+
+
 def test_an_emitter_of_an_attribute_may_get_the_name_of_a_variable(small: Workspace) -> None:
     """A call of the variable triggers the event, in order, whatever the attribute is called."""
     source = OBJECTS.replace("_closed", "emitter").replace(

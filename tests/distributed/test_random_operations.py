@@ -3,7 +3,6 @@
 torch has no random operations on a distributed CPU tensor, so a recorder stands in for its tracker of generators.
 """
 
-import itertools
 from unittest import mock
 
 import torch
@@ -28,14 +27,15 @@ class RecordedTracker:
 def trackers_made(layout: str) -> tuple[list[tuple[list[int], bool]], bool]:
     """Configure a job, run a random operation, and return the trackers and whether the generator was kept."""
     RecordedTracker.made = []
-    # The CPU stands in for a device with a generator, but has no state to save.
-    answers = itertools.chain([True], itertools.cycle([False]))
+    # The CPU stands in for a device with a generator.
     with (
         mock.patch.object(_random, "OffsetBasedRNGTracker", RecordedTracker),
         mock.patch.object(_random, "_rng_tracker", None),
         mock.patch.object(_random, "is_rng_supported_mesh", return_value=True),
         mock.patch.object(_dispatch, "is_rng_supported_mesh", return_value=True),
-        mock.patch.object(random_state, "has_own_generator", side_effect=answers),
+        mock.patch.object(random_state, "has_own_generator", return_value=True),
+        mock.patch.object(torch.cpu, "get_rng_state", torch.get_rng_state, create=True),
+        mock.patch.object(torch.cpu, "set_rng_state", torch.set_rng_state, create=True),
     ):
         trainer = configure(LAYOUTS[layout], 2, ClassifyTask(), total_steps=1)
         del trainer

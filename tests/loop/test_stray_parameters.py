@@ -21,7 +21,6 @@ from d9d.loop.control import (
 )
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue.train import (
-    EVENT_TRAIN_FORWARD_BACKWARD_POST,
     EVENT_TRAIN_OPTIMIZER_STEP_PRE,
     EVENT_TRAIN_READY,
     EventStepContext,
@@ -114,32 +113,6 @@ def test_gradients_outside_the_optimizer_do_not_accumulate() -> None:
 
     assert len(norms) == 40
     assert norms == pytest.approx(norms[:1] * 40)
-
-
-def test_a_trainer_that_was_interrupted_in_a_step_can_continue() -> None:
-    """The gradients of the interrupted step are discarded."""
-    is_interrupted = [False]
-
-    def interrupt(ctx: EventStepContext) -> None:
-        if ctx.stepper.current_step == 1 and not is_interrupted[0]:
-            is_interrupted[0] = True
-            raise KeyboardInterrupt
-
-    undisturbed = configure_training(
-        training_config(), task=HeavyTask(), model_provider=TwoLayersProvider(), optimizer_provider=sgd_over_all
-    )
-    undisturbed.train()
-    disturbed = configure_training(
-        training_config(),
-        task=HeavyTask(lambda bus: bus.subscribe(EVENT_TRAIN_FORWARD_BACKWARD_POST, interrupt)),
-        model_provider=TwoLayersProvider(),
-        optimizer_provider=sgd_over_all,
-    )
-    with pytest.raises(KeyboardInterrupt):
-        disturbed.train()
-    disturbed.train()
-
-    assert same_tensors(weights_of(undisturbed.modules[0]), weights_of(disturbed.modules[0]))
 
 
 class Counting(torch.optim.SGD):

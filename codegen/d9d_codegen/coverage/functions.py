@@ -318,14 +318,17 @@ class Functions:
     def escaping(self) -> frozenset[str]:
         """Return the names of functions that may trigger an event, and are named other than to call them."""
         found = set()
+        # A name alone is no method: it may be that of any variable.
+        functions = {each.name for each in self.home if self.home[each].scope(each).owner is None}
         for lookup in self.lookups:
             nodes = [*ast.walk(lookup.file.tree)]
             called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
             for node in nodes:
                 match node:
-                    case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name, ctx=ast.Load()):
-                        if id(node) not in called and name in self.triggering:
-                            found.add(name)
+                    case ast.Name(id=name, ctx=ast.Load()) if id(node) not in called:
+                        found |= {name} & self.triggering & functions
+                    case ast.Attribute(attr=name, ctx=ast.Load()) if id(node) not in called:
+                        found |= {name} & self.triggering
         return frozenset(found)
 
     def only_asked(self) -> frozenset[str]:

@@ -292,6 +292,8 @@ def require_optimizer_provider(source: object) -> None:
             f"optimizer_provider is the class {source.__qualname__}: pass OptimizerBuilder({source.__qualname__}, "
             "lr=...)"
         )
+    if isinstance(source, type) and hasattr(source, "zero_grad"):
+        return  # an optimizer that builds itself from the context
     _require_provider("optimizer_provider", source, "an InitializeOptimizerContext")
 
 
