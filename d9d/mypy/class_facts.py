@@ -18,6 +18,7 @@ from mypy.nodes import (
     ComparisonExpr,
     Decorator,
     Expression,
+    ExpressionStmt,
     FuncDef,
     LambdaExpr,
     MemberExpr,
@@ -25,6 +26,7 @@ from mypy.nodes import (
     NameExpr,
     Node,
     RefExpr,
+    Statement,
     StrExpr,
     SuperExpr,
     SymbolNode,
@@ -63,6 +65,8 @@ SUBSCRIBES: Final = "subscribe self"
 """A use: `subscribe_annotated` is called with the object, in full or as one of its arguments."""
 SUBSCRIBES_ELSEWHERE: Final = "subscribe self elsewhere"
 """A use: the same, on a bus that is certainly not the one that the method receives."""
+_SELF_AND_CONTEXT: Final = 2
+"""The number of parameters of `register_events`."""
 THE_CLASS: Final = "class"
 """Among the names of methods, which it cannot be: a decorator of the class, which may do anything with it."""
 ITSELF: Final = "self"
@@ -201,6 +205,49 @@ def handlers_registered_by_others(info: TypeInfo, tree: MypyFile | None) -> Coll
     return _fact(info, "registered", lambda _: {} if tree is None else _read_registered(info, tree)).keys()
 
 
+def registering_statements(info: TypeInfo) -> Iterator[tuple[str, Statement]]:
+    """Yield the statements by which `register_events` of a class certainly registers the object.
+
+    Args:
+        info: A class, from its source.
+
+    Yields:
+        `SUBSCRIBES` for a call of `subscribe_annotated` with the bus of the loop, or `CALLS_SUPER`, and the statement.
+    """
+    symbol = info.names.get(names.REGISTER_EVENTS)
+    function = symbol.node if symbol is not None else None
+    if not isinstance(function, FuncDef) or len(function.arguments) != _SELF_AND_CONTEXT:
+        return
+    owner, context = (each.variable for each in function.arguments)
+    for statement in function.body.body:
+        call = statement.expr if isinstance(statement, ExpressionStmt) else None
+        if not isinstance(statement, ExpressionStmt):
+            if not isinstance(statement, AssignmentStmt):
+                return  # what follows may not run
+        elif not isinstance(call, CallExpr):
+            continue
+        elif isinstance(call.callee, SuperExpr) and call.callee.name == names.REGISTER_EVENTS:
+            yield CALLS_SUPER, statement
+        elif _subscribes(call, owner) and any(
+            _is_attribute(each, context) and each.name == "event_bus" for each in call.args
+        ):
+            yield SUBSCRIBES, statement
+
+
+def own_registering(info: TypeInfo) -> list[str]:
+    """Return how `register_events` of a class certainly registers the object, as `registering_statements` says.
+
+    Args:
+        info: A class, from its source or from the cache.
+    """
+    return _fact(info, "registering", _read_registering).get(names.REGISTER_EVENTS, [])
+
+
+def _read_registering(info: TypeInfo) -> Fact:
+    found = [kind for kind, _ in registering_statements(info)]
+    return {names.REGISTER_EVENTS: found} if found else {}
+
+
 def reachable_methods(info: TypeInfo, start: str) -> set[str]:
     """Return the names of a method of a class and of all methods that it may call on the object."""
     found, waiting = set[str](), [start]
@@ -271,7 +318,7 @@ def record(info: TypeInfo, tree: MypyFile, text: Instance) -> None:
         tree: Its module.
         text: The type `str`.
     """
-    for read in (own_handlers, own_optional, own_uses, own_assigned, own_mentioned):
+    for read in (own_handlers, own_optional, own_uses, own_assigned, own_mentioned, own_registering):
         read(info)
     handlers_registered_by_others(info, tree)
     if _KEY not in info.metadata or info.is_protocol or info.is_enum:  # where each attribute has a meaning

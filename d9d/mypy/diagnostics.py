@@ -41,6 +41,10 @@ SCOPE: Final = ErrorCode(
 UNREGISTERED: Final = ErrorCode(
     "d9d-unregistered", "Check that a task registers its handlers", _GROUP, sub_code_of=MISC
 )
+TARGET: Final = ErrorCode(
+    "d9d-target", "Check that `subscribe_annotated` gets an object that may have handlers", _GROUP, sub_code_of=ARG_TYPE
+)
+TWICE: Final = ErrorCode("d9d-twice", "Check that a task registers its handlers only once", _GROUP, sub_code_of=MISC)
 DROPPED: Final = ErrorCode(
     "d9d-dropped", "Check that the override of a handler is a handler too", _GROUP, sub_code_of=OVERRIDE
 )

@@ -41,6 +41,7 @@ from d9d.mypy.checks import (
     host_sync,
     order,
     pair,
+    registration,
     scope,
     unregistered,
 )
@@ -69,6 +70,7 @@ CALLS: Final[dict[str, Callable[[MethodContext, Indexes], None]]] = {
 
 FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...]]] = {
     names.EVENT: (event_id.check_event,),
+    names.SUBSCRIBE_ANNOTATED: (registration.check_target,),
     names.SUBSCRIBE: (handler.check_bare, filters.check_filter),
 }
 """Checks of the call of a function or a class, after mypy's own."""
@@ -82,6 +84,7 @@ BODIES: Final[tuple[tuple[ErrorCode, Callable[[HandlerBody], None]], ...]] = (
 CLASSES: Final[tuple[tuple[ErrorCode, Callable[[CheckedClass], None]], ...]] = (
     (diagnostics.SCOPE, scope.check_scope),
     (diagnostics.UNREGISTERED, unregistered.check_unregistered),
+    (diagnostics.TWICE, registration.check_twice),
     (diagnostics.DROPPED, dropped.check_dropped),
     (diagnostics.ORDER, order.check_order),
 )

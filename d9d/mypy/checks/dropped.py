@@ -4,7 +4,21 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from mypy.nodes import AssignmentStmt, Context, FuncDef, LambdaExpr, NameExpr, RefExpr, SymbolNode, TypeInfo, Var
+from mypy.nodes import (
+    AssignmentStmt,
+    CallExpr,
+    Context,
+    Decorator,
+    Expression,
+    FuncDef,
+    LambdaExpr,
+    NameExpr,
+    RefExpr,
+    ReturnStmt,
+    SymbolNode,
+    TypeInfo,
+    Var,
+)
 from mypy.subtypes import is_subtype
 from mypy.typeops import function_type, map_type_from_supertype
 from mypy.types import AnyType, CallableType, Type, get_proper_type
@@ -14,6 +28,7 @@ from d9d.mypy.class_facts import (
     definition_in,
     event_of,
     own_handlers,
+    own_tags,
     own_uses,
     runtime_name,
     source_name,
@@ -21,9 +36,17 @@ from d9d.mypy.class_facts import (
 from d9d.mypy.diagnostics import DROPPED, CheckedClass
 from d9d.mypy.events import find_event
 from d9d.mypy.signatures import bind
-from d9d.mypy.syntax import calls, function_of, is_plain, is_property
+from d9d.mypy.syntax import calls, descend, function_of, is_plain, is_property, own_definitions
 
 _PARAMETERS_OF_A_METHOD: Final = 2
+_WRAPPING_OBJECTS: Final = frozenset(
+    {"builtins.property", "functools.cache", "functools.cached_property", "functools.lru_cache", "functools.partial"}
+)
+"""Decorators of the standard library that return an object which is no function."""
+_KEEPING_CLASSES: Final = frozenset({"builtins.classmethod", "builtins.staticmethod", "builtins.type"})
+"""Classes whose objects the bus looks into, and those that may create anything."""
+_COPYING: Final = frozenset({"__dict__", "setattr", "update_wrapper", "wraps", "partial", "subscribe"})
+"""Names in a decorator that may copy the attributes of the function."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +70,7 @@ def check_dropped(check: CheckedClass) -> None:
     A dropped handler is reported once, at the class that drops it, and not at its subclasses.
     """
     info = check.info
+    _check_decorators(check)
     for drop in _drops(info):
         inherited = any(drop.owner is other.owner for base in info.mro[1:] for other in _drops(base, drop.name))
         if inherited or _is_registered_explicitly(drop.name, info) or _is_tagged_by_call(drop.name, check):
@@ -57,6 +81,63 @@ def check_dropped(check: CheckedClass) -> None:
                 check.fail(_message(check, drop), info.defn, DROPPED)
         elif (override := _own_override(check, drop)) is not None:
             check.fail(_message(check, drop), override, DROPPED)
+
+
+def _check_decorators(check: CheckedClass) -> None:
+    """Check that no decorator above `@subscribe` replaces a handler by something without its tag."""
+    for tag in own_tags(check.info):
+        definition = next(
+            (each for name, each in own_definitions(check.info) if function_of(each) is tag.function and name), None
+        )
+        if tag.function is None or not isinstance(definition, Decorator):
+            continue
+        above = definition.original_decorators[: definition.original_decorators.index(tag.applied)]
+        losing = next((each for each in reversed(above) if _loses_tag(each, check.info.module_name)), None)
+        if losing is not None:
+            event = find_event(tag.event_name, check.api.modules, check.indexes)
+            check.fail(
+                f'The decorator in line {losing.line} replaces "{tag.method}", a handler of {event}, by something '
+                "without its tag, so it is never called: put @subscribe above the decorator, or use functools.wraps in "
+                "it",
+                tag.applied,
+                DROPPED,
+            )
+
+
+def _loses_tag(decorator: Expression, module: str) -> bool:
+    """Return whether a decorator certainly returns something that does not have the attributes of the function."""
+    called = decorator.callee if isinstance(decorator, CallExpr) else decorator
+    if not isinstance(called, RefExpr):
+        return False
+    if called.fullname in _WRAPPING_OBJECTS:
+        return True
+    node = called.node
+    if isinstance(node, TypeInfo):
+        bases = [base for base in node.mro if base.fullname != "builtins.object"]
+        makes_anything = any(base.fullname in _KEEPING_CLASSES or "__new__" in base.names for base in bases)
+        return called is decorator and not makes_anything
+    # A function of another module may come from mypy's cache, which has no bodies.
+    if not isinstance(node, FuncDef) or called.fullname != f"{module}.{node.name}":
+        return False
+    if isinstance(decorator, CallExpr):
+        inner = _returned_function(node)
+        return inner is not None and _replaces(inner)
+    return _replaces(node)
+
+
+def _replaces(decorator: FuncDef) -> bool:
+    """Return whether a decorator returns a function in its body that is not made to look like the decorated one."""
+    copies = any(getattr(node, "name", "") in _COPYING for node in descend(decorator.body))
+    return not copies and _returned_function(decorator) is not None
+
+
+def _returned_function(function: FuncDef) -> FuncDef | None:
+    """Return the undecorated function in the body of another one that this always returns."""
+    own = descend(function.body, lambda child: not isinstance(child, FuncDef))
+    returned = [node.expr for node in own if isinstance(node, ReturnStmt)]
+    inner = [node for node in function.body.body if isinstance(node, FuncDef)]
+    found = [each for each in inner if returned and all(getattr(value, "node", None) is each for value in returned)]
+    return found[0] if len(found) == 1 else None
 
 
 def _drops(info: TypeInfo, only: str | None = None) -> Iterator[_Drop]:
