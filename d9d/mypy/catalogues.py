@@ -20,6 +20,9 @@ from mypy.options import Options
 FILE_NAME: Final = "index.json"
 _OWN: Final = "d9d.loop.event.catalogue"
 _GROUP: Final = "[d9d.catalogues]"  # the entry points in which an installed project names its catalogues
+_NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_VERSION: Final = 1
+"""The format of an index that this version reads."""
 _PACKAGE: Final = re.compile(r"""^package:[ \t]*["']?([\w.]+)""", re.MULTILINE)
 
 
@@ -134,9 +137,27 @@ class Indexes:
     def owners(self) -> Mapping[str, str]:
         """The package of the catalogue that owns each namespace, by the namespace, for all catalogues that exist."""
         owners: dict[str, str] = {}
-        for package, folder in _packages(self._projects):
+        for package, folder in self._packages:
             owners |= dict.fromkeys(self._within(str(folder)).modules, package)
         return owners
+
+    def problem_next_to(self, module_path: str) -> str | None:
+        """Return why the index of the catalogue that a module belongs to cannot be used; `None` if it can.
+
+        Args:
+            module_path: The source file of the module.
+        """
+        return self._problems.get(os.path.realpath(os.path.dirname(module_path))) if self._problems else None  # noqa: PTH120
+
+    @functools.cached_property
+    def _packages(self) -> Sequence[tuple[str, Path]]:
+        return list(_packages(self._projects))
+
+    @functools.cached_property
+    def _problems(self) -> Mapping[str, str]:
+        """What is wrong with an index, by the folder in which it is or should be."""
+        found = ((folder, _problem(package, folder / FILE_NAME)) for package, folder in self._packages)
+        return {os.path.realpath(folder): problem for folder, problem in found if problem is not None}
 
     def _within(self, folder: str) -> Index:
         if folder not in self._by_folder:
@@ -155,7 +176,7 @@ def _read(path: Path) -> Index:
     try:
         data = path.read_bytes()
         content = json.loads(data)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return EMPTY
     if not isinstance(content, dict) or not isinstance(content.get("events"), dict):
         return EMPTY
@@ -166,6 +187,25 @@ def _read(path: Path) -> Index:
         modules=_entries(content, "modules"),
         digest=hashlib.sha256(data).hexdigest(),
     )
+
+
+def _problem(package: str, path: Path) -> str | None:
+    """Return why an index cannot be used, and what to do; `None` if it can."""
+    remedy = "run d9d-catalogue generate, or install the package again"
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return f"{package} has no {FILE_NAME}, so its events cannot be verified: {remedy}"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{FILE_NAME} of {package} cannot be read ({type(error).__name__}: {error}): {remedy}"
+    if not isinstance(content, dict) or not isinstance(content.get("events"), dict):
+        return f"{FILE_NAME} of {package} is no index of events: {remedy}"
+    if content.get("version", _VERSION) != _VERSION:
+        return (
+            f"{FILE_NAME} of {package} has the format {content['version']!r}, and this version of d9d reads "
+            f"{_VERSION}: install the version of d9d that the catalogue is generated with, or {remedy}"
+        )
+    return None
 
 
 def _entries(content: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
@@ -195,7 +235,9 @@ def _packages(projects: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def _found(package: str, roots: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield a package with the first folder that exists for it."""
+    """Yield a package with the first folder that exists for it; nothing for what is not the name of a package."""
+    if _NAME.fullmatch(package) is None:
+        return
     folders = (root.joinpath(*package.split(".")) for root in roots)
     yield from ((package, folder) for folder in list(filter(Path.is_dir, folders))[:1])
 
@@ -215,7 +257,7 @@ def _in_settings(projects: Iterable[Path]) -> Iterator[tuple[Path, list[Path]]]:
     """Yield the first of some folders whose `pyproject.toml` names catalogues, and those catalogues."""
     for root in projects:
         settings: Any = {}
-        with suppress(tomllib.TOMLDecodeError):
+        with suppress(tomllib.TOMLDecodeError, RecursionError):
             settings = tomllib.loads(_text(root / "pyproject.toml"))
         for key in ("tool", "d9d", "catalogues"):
             settings = settings.get(key) if isinstance(settings, dict) else None

@@ -51,6 +51,7 @@ DROPPED: Final = ErrorCode(
 EVENT_ID: Final = ErrorCode(
     "d9d-event-id", "Check that an event has a valid, unique id and a context type", _GROUP, sub_code_of=MISC
 )
+INDEX: Final = ErrorCode("d9d-index", "Check that imported catalogues have an index", _GROUP, sub_code_of=MISC)
 DEPRECATED: Final = ErrorCode(
     "d9d-deprecated",
     "Report uses of what a catalogue deprecates, with the replacement",

@@ -39,6 +39,7 @@ from d9d.mypy.checks import (
     filters,
     handler,
     host_sync,
+    index,
     order,
     pair,
     registration,
@@ -92,6 +93,7 @@ CLASSES: Final[tuple[tuple[ErrorCode, Callable[[CheckedClass], None]], ...]] = (
 
 MODULES: Final[tuple[tuple[ErrorCode, Callable[[CheckedModule], None]], ...]] = (
     (diagnostics.DEPRECATED, deprecated.check_names),
+    (diagnostics.INDEX, index.check_index),
 )
 """Checks of whole modules, once all names are bound."""
 
@@ -158,8 +160,8 @@ class D9dPlugin(Plugin):
         """
         if ctx.id in names.EVENT_PACKAGES:
             return [digest_of_rules(), dict(self._indexes.owners)]
-        index = self._indexes.next_to(ctx.path)
-        return index.digest if index.describes(ctx.id) else None
+        found = self._indexes.next_to(ctx.path)
+        return found.digest if found.describes(ctx.id) else self._indexes.problem_next_to(ctx.path)
 
     def _check_decorated(self, check: _SignatureCheck, ctx: MethodSigContext) -> FunctionLike:
         self._check_body(decorated_body, ctx)

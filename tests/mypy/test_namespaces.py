@@ -62,3 +62,25 @@ def test_settings_that_name_no_catalogue_add_no_owner(tmp_path: Path, settings: 
     write(tmp_path / "pyproject.toml", settings)
 
     assert Indexes([tmp_path]).owners == Indexes().owners
+
+
+@pytest.mark.parametrize("package", ["../outside", "/outside", "..", "outside/events", "outside-events", "a..b"])
+def test_an_entry_point_names_a_package_and_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """What is no name of a package is ignored, and no folder outside is read."""
+    index = json.dumps({"package": "outside", "modules": {"stolen": {}}, "events": {}})
+    for folder in ("outside", "outside/events", "outside-events", "site", "a/b", "."):
+        write(tmp_path / folder / "index.json", index)
+    write(tmp_path / "site" / "evil-1.0.dist-info" / "entry_points.txt", f"[d9d.catalogues]\nall = {package}\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert "stolen" not in Indexes().owners
+
+
+def test_deeply_nested_settings_name_no_catalogue(tmp_path: Path) -> None:
+    """The reader of TOML gives up on them; mypy itself continues."""
+    write(tmp_path / "pyproject.toml", f"deep = {'[' * 100_000}\n[tool.d9d]\ncatalogues = []\n")
+
+    assert Indexes([tmp_path]).owners == Indexes().owners

@@ -103,6 +103,39 @@ def test_without_a_valid_index_ids_come_from_the_source(copy: Copier, content: s
     assert reports == [each for each in expected_reports() if each.file == "untyped.py"]
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "lab.events has no index.json"),
+        ("{", "index.json of lab.events cannot be read (JSONDecodeError"),
+        ("[" * 100_000, "index.json of lab.events cannot be read (RecursionError"),
+        ("[]", "index.json of lab.events is no index of events"),
+        ('{"version": 2, "events": {}}', "index.json of lab.events has the format 2"),
+    ],
+    ids=["missing", "unreadable", "nested", "other", "newer"],
+)
+def test_an_index_that_cannot_be_used_is_an_error_where_the_catalogue_is_imported(
+    copy: Copier, content: str | None, problem: str
+) -> None:
+    """Warm as well: the modules that import the catalogue are checked again, until the index is right."""
+    project = copy("own_events.py")
+    (project.folder / "user.py").write_text(WRONG_HANDLER, encoding="utf-8")
+    index = project.folder / "lab" / "events" / "index.json"
+    before, right = project.check(), index.read_text(encoding="utf-8")
+
+    index.unlink()
+    if content is not None:
+        index.write_text(content, encoding="utf-8")
+    reports = [each for each in project.check() if each.code == "d9d-index"]
+    again = [each for each in project.check() if each.code == "d9d-index"]
+    index.write_text(right, encoding="utf-8")
+
+    assert reports == again
+    assert {("user.py", 1)} <= {(each.file, each.line) for each in reports}
+    assert all(each.message.startswith(problem) and "run d9d-catalogue generate" in each.message for each in reports)
+    assert project.check() == before
+
+
 def test_a_deprecated_use_is_reported_once_next_to_mypys_own_code(copy: Copier) -> None:
     """With `deprecated` enabled, mypy itself reports a deprecated property; all else stays the same."""
     project = copy("deprecated.py", "deprecated_base.py")
@@ -228,7 +261,7 @@ def test_a_crash_in_a_check_of_a_class_is_a_note_at_the_class(tmp_path: Path, mo
 
 
 def test_a_wrong_handler_is_found_in_few_files(tmp_path: Path) -> None:
-    """With the codes that are on by default, code of 14 files of the plugin runs, one of which checks filters."""
+    """With the codes that are on by default, code of 16 files of the plugin runs: one for each check that may apply."""
     project = copy_cases(tmp_path / "project", "own_events.py")
     configuration = CONFIGURATION.replace(OPTIONAL_CODES, "")
     assert not project.check_in_process(configuration)
@@ -247,7 +280,7 @@ def test_a_wrong_handler_is_found_in_few_files(tmp_path: Path) -> None:
         sys.setprofile(None)
 
     assert [each.code for each in reports] == ["d9d-handler"]
-    assert len([file for file in files if file.is_relative_to(folder)]) <= 14
+    assert len([file for file in files if file.is_relative_to(folder)]) <= 16
 
 
 def test_the_entry_can_be_called_again() -> None:

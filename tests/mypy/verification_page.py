@@ -17,6 +17,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "verification.md"
 CODES = {
     value.code: value for value in vars(diagnostics).values() if isinstance(value, ErrorCode) and "d9d" in value.code
 }
+SHOWN = [code for code in CODES if code != diagnostics.INDEX.code]
+"""The codes with an example: all but the one that is about a file, and not about code."""
 EXAMPLE = re.compile(r"^ *# docs: (?P<code>d9d-[a-z-]+)\n(?P<text>.*?)^ *# docs: end$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(?P<head><!-- generated: (?P<name>[a-z0-9-]+) -->\n).*?(?P<foot><!-- end -->)", re.DOTALL)
 
