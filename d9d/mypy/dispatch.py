@@ -86,6 +86,7 @@ CLASSES: Final[tuple[tuple[ErrorCode, Callable[[CheckedClass], None]], ...]] = (
     (diagnostics.SCOPE, scope.check_scope),
     (diagnostics.UNREGISTERED, unregistered.check_unregistered),
     (diagnostics.TWICE, registration.check_twice),
+    (diagnostics.UNTYPED_HANDLER, registration.check_annotated),
     (diagnostics.DROPPED, dropped.check_dropped),
     (diagnostics.ORDER, order.check_order),
 )

@@ -11,7 +11,8 @@ from mypy.types import CallableType, Instance, NoneType, TupleType, TypeType, ge
 from d9d.mypy import names
 from d9d.mypy.catalogues import Indexes
 from d9d.mypy.class_facts import CALLS_SUPER, SUBSCRIBES, inherited_handlers, own_registering, registering_statements
-from d9d.mypy.diagnostics import TARGET, TWICE, CheckedClass
+from d9d.mypy.diagnostics import TARGET, TWICE, UNTYPED_HANDLER, CheckedClass
+from d9d.mypy.syntax import calls, function_of
 
 _WITHOUT_HANDLERS: Final = frozenset(
     f"builtins.{name}" for name in ("bytes", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
@@ -61,6 +62,28 @@ def check_twice(check: CheckedClass) -> None:
             "another one in register_events, perhaps of a base class, includes all handlers of the object",
             where,
             TWICE,
+        )
+
+
+def check_annotated(check: CheckedClass) -> None:
+    """Check that `register_events` annotates its context where it subscribes single handlers.
+
+    Without the annotation the bus is `Any`, and nothing checks that the handlers fit their events.
+    """
+    info = check.info
+    owners = {names.BASE_TASK: "RegisterTaskEventsContext", names.MODEL_PROVIDER: "RegisterModelEventsContext"}
+    expected = next((owners[base.fullname] for base in info.mro if base.fullname in owners), None)
+    symbol = info.names.get(names.REGISTER_EVENTS)
+    function = function_of(symbol.node if symbol is not None else None)
+    if expected is None or function is None or function.type is not None or len(function.arguments) < _TARGET + 1:
+        return
+    subscribes = any(getattr(call.callee, "name", "") == "subscribe" for call in calls(function.body))
+    if subscribes:
+        check.fail(
+            f'"{names.REGISTER_EVENTS}" of "{info.name}" has no annotation for its context, so the handlers that it '
+            f'subscribes are not checked: annotate "{function.arguments[_TARGET].variable.name}" with "{expected}"',
+            function,
+            UNTYPED_HANDLER,
         )
 
 
