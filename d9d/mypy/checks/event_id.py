@@ -17,6 +17,8 @@ from mypy.nodes import (
     FuncDef,
     IndexExpr,
     LambdaExpr,
+    ListExpr,
+    MemberExpr,
     MypyFile,
     NameExpr,
     Node,
@@ -38,6 +40,8 @@ from d9d.mypy.syntax import children
 _SEGMENT: Final = "[a-z][a-z0-9_]*"
 ID: Final = re.compile(rf"{_SEGMENT}(\.{_SEGMENT})+")
 """The ids that the catalogue compiler accepts. It need not be installed, so the pattern is repeated here."""
+_FAMILY: Final = re.compile(rf"({_SEGMENT}\.){{2,}}[a-z0-9_]*")
+"""How the ids of a family of events begin."""
 
 
 def check_event(ctx: FunctionContext, indexes: Indexes) -> None:
@@ -53,6 +57,8 @@ def check_event(ctx: FunctionContext, indexes: Indexes) -> None:
     if indexes.next_to(api.tree.path).describes(api.tree.fullname):
         return  # the module of a catalogue
     definition = next((each for each in _definitions(api.tree) if each.call is call), None)
+    if definition is not None and definition.function is not None and _is_family(call, indexes):
+        return
     message = _wrong_id(definition.constant if definition else "", ctx, api, indexes)
     if message is None and definition is not None:
         message = _repeated_id(definition, api.tree)
@@ -90,6 +96,16 @@ def _wrong_id(constant: str, ctx: FunctionContext, api: TypeChecker, indexes: In
             f'"{_suggestion(event_id, api.tree.fullname)}"'
         )
     return None
+
+
+def _is_family(call: CallExpr, indexes: Indexes) -> bool:
+    """Return whether a function makes one of many events, whose ids begin with a literal name outside of catalogues."""
+    named = dict(zip(call.arg_names, call.args, strict=True))
+    match named.get("id"):
+        case CallExpr(callee=MemberExpr(name="join"), args=[ListExpr(items=[StrExpr(value=start), *_])]):
+            namespace = start.partition(".")[0]
+            return _FAMILY.fullmatch(start) is not None and namespace not in indexes.owners
+    return False
 
 
 def _repeated_id(definition: "_Definition", module: MypyFile) -> str | None:
