@@ -117,7 +117,7 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """GPT-2, or a stage of it, written anew with other names and shapes."""
+    """GPT-2, or a stage of it, written with other names and shapes."""
 
     def __init__(self, position: StagePosition) -> None:
         super().__init__()
