@@ -353,4 +353,4 @@ def test_each_marked_block_of_commands_is_run() -> None:
     """By one of the tests above."""
     marks = {block.mark for block in blocks_of("console")}
 
-    assert marks <= {"", "run in: runs", "run in: project", "run in: repository"}
+    assert marks <= {"", "run in: configuration", "run in: runs", "run in: project", "run in: repository"}

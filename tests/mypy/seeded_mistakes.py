@@ -175,6 +175,33 @@ MISTAKES: Final = (
         ("LanguageModelTask", "_report_routing", "subscribe_annotated"),
     ),
     SeededMistake(
+        "a task registers its handlers twice",
+        (
+            (
+                _REGISTER,
+                _REGISTER.replace(
+                    "        subscribe_annotated(ctx.event_bus, self)\n",
+                    "        subscribe_annotated(ctx.event_bus, self)\n" * 2,
+                ),
+            ),
+        ),
+        "d9d-twice",
+        ("LanguageModelTask", "twice"),
+    ),
+    SeededMistake(
+        "a task registers its class instead of itself",
+        (
+            (
+                _REGISTER,
+                _REGISTER.replace(
+                    "subscribe_annotated(ctx.event_bus, self)", "subscribe_annotated(ctx.event_bus, type(self))"
+                ),
+            ),
+        ),
+        "d9d-target",
+        ("class",),
+    ),
+    SeededMistake(
         "a task has no method that registers its handlers",
         (
             (

@@ -61,10 +61,10 @@ def planted(mistake: SeededMistake, text: str) -> str:
     return text
 
 
-def test_there_are_twenty_three_mistakes_of_all_codes() -> None:
-    """No code is left out."""
-    assert len(MISTAKES) == 23
-    assert {mistake.code for mistake in MISTAKES} == set(CODES)
+def test_there_are_twenty_five_mistakes_of_all_codes() -> None:
+    """No code is left out, but the one about the file with the catalogues."""
+    assert len(MISTAKES) == 25
+    assert {mistake.code for mistake in MISTAKES} == set(CODES) - {"d9d-index"}
 
 
 def test_the_example_itself_has_no_mistake(reports: Reports) -> None:
