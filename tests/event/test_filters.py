@@ -235,6 +235,16 @@ def test_every_is_at_least_one_step(every: int) -> None:
         EventBus().subscribe(EVENT_STEP, steps_in([]), every=every)
 
 
+@pytest.mark.parametrize("every", [True, False, 2.5, "3"])
+def test_every_is_an_integer(every: Any) -> None:
+    """By the bus and by the decorator; a boolean counts no steps."""
+    message = rf"every is a number of steps, but is {every!r} for event 'user\.step': pass an integer"
+    with pytest.raises(TypeError, match=message):
+        EventBus().subscribe(EVENT_STEP, steps_in([]), every=every)
+    with pytest.raises(TypeError, match=message):
+        subscribe(EVENT_STEP, every=every)
+
+
 def test_an_error_in_a_filtered_handler_names_the_handler() -> None:
     """And not what filters it."""
 

@@ -87,10 +87,16 @@ class Filter:
             event: The event that the handler listens to.
 
         Raises:
+            TypeError: If `every` is no integer.
             ValueError: If `every` is less than 1, or the event does not lie in a step.
         """
         if self.every is None:
             return
+        if type(self.every) is not int:  # a boolean is an instance of it
+            raise TypeError(
+                f"every is a number of steps, but is {self.every!r} for event {event.id!r}: pass an integer, such as "
+                "every=10"
+            )
         if self.every < 1:
             raise ValueError(f"every must be at least 1 step, but is {self.every} for event {event.id!r}")
         if not event.in_step:
@@ -356,8 +362,8 @@ class EventBus:
             The subscription, which can be ended.
 
         Raises:
-            TypeError: If `event` is not an `Event`, or the handler is a coroutine function, a generator function, or
-                cannot be called with one argument.
+            TypeError: If `event` is not an `Event`, `every` is no integer, or the handler is a coroutine function, a
+                generator function, or cannot be called with one argument.
             ValueError: If this bus knows an event with the same id and another context, `every` is less than 1, or
                 the event does not lie in a step.
         """

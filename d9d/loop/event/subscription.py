@@ -115,7 +115,8 @@ def subscribe(
         The decorator.
 
     Raises:
-        TypeError: If `event` is not an `Event`, for example because `@subscribe` was written without one.
+        TypeError: If `event` is not an `Event`, for example because `@subscribe` was written without one; or
+            `every` is no integer.
         ValueError: If `every` is less than 1, or the event does not lie in a step.
     """
     if not isinstance(event, Event):
