@@ -119,9 +119,10 @@ class ResumeConfig(Settings):
     `never` starts fresh, and refuses a folder that has checkpoints. `must` refuses to start fresh."""
 
     checkpoint: LocalPath | None = None
-    """The checkpoint to start from if `checkpointing.folder` has none that descends from it: that of another run, which
-    then branches into `checkpointing.folder`, or an older one of this run; newer ones are then kept under another name.
-    A folder of checkpoints means the newest complete one. `None`, the default, takes the newest of this run."""
+    """The checkpoint to start from, unless this run has branched off it before and has checkpoints of its own since:
+    that of another run, which then branches into `checkpointing.folder`, or an older one of this run; newer ones are
+    then kept under another name. A folder of checkpoints means the newest complete one. `None`, the default, takes the
+    newest of this run."""
 
     parts: Literal["weights", "weights_and_moments", "everything"] = "everything"
     """What is taken from `checkpoint`. `everything`, the default, continues that run. `weights` and

@@ -301,6 +301,22 @@ def test_an_older_checkpoint_of_the_own_folder_is_resumed_without_removing_newer
     assert Checkpoint(tmp_path / "step-4").manifest()["settings"]["max_gradient_norm"] == 0.5
 
 
+def test_an_older_checkpoint_is_resumed_even_if_newer_ones_resumed_from_it(tmp_path: Path) -> None:
+    """Only a run that branched off it by name continues; one that was merely run again is taken back."""
+    trained_for(tmp_path, 2)
+    trained_for(tmp_path, 4)
+    steps: list[int] = []
+
+    back = ResumeConfig(checkpoint=tmp_path / "step-2")
+    trainer = configure_training(
+        training_config(saving_to(tmp_path), total_steps=4, resume=back, max_gradient_norm=0.5)
+    )
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, lambda ctx: steps.append(ctx.stepper.current_step))
+    trainer.train()
+
+    assert steps == [2, 3]
+
+
 @pytest.mark.parametrize(("parts", "has_moments"), [("weights", False), ("weights_and_moments", True)])
 def test_a_new_run_may_start_with_parts_of_a_checkpoint(parts: Any, has_moments: bool, tmp_path: Path) -> None:  # noqa: FBT001
     """At step 0, with the learning rate of the new run."""

@@ -333,3 +333,18 @@ def test_a_save_asked_for_in_a_step_follows_after_the_next_one(loop: str, tmp_pa
     Ending(loop, lambda ctx: ctx.control.save()).run(config)
 
     assert steps_saved(tmp_path) == [2, 5 if loop == "train" else 3]
+
+
+def test_leaving_the_steps_announces_a_save_that_was_under_way(tmp_path: Path) -> None:
+    """It is on disk before the last event."""
+    config = training_config(CheckpointingConfig(folder=tmp_path, period_steps=2, asynchronous=True), total_steps=5)
+    trainer = configure_training(config)
+    trace: list[str] = []
+    trainer.event_bus.subscribe(train.EVENT_TRAIN_CHECKPOINT_SAVED, lambda ctx: trace.append(f"saved {ctx.step}"))
+    trainer.event_bus.subscribe(train.EVENT_TRAIN_CLOSED, lambda ctx: trace.append("closed"))
+
+    for ctx in trainer.steps():
+        if ctx.stepper.current_step == 2:
+            break
+
+    assert trace == ["saved 2", "closed"]

@@ -44,6 +44,9 @@ from d9d.loop.event.handler import describe_handler
 P = ParamSpec("P")
 TContext = TypeVar("TContext")
 
+# What follows from calls of users too: `evaluate`, `save`, `sleep` and `wake`.
+_AT_ANY_TIME = ("evaluation.", "report.", "checkpoint.start", "checkpoint.saved", "sleep.", "wake.")
+
 logger = logging.getLogger(__name__)
 
 
@@ -175,6 +178,7 @@ class Moments(abc.ABC):
     def __init__(self, event_bus: EventBus) -> None:
         self.event_bus = event_bus
         self.last: Event[Any] | None = None
+        self._reached: set[str] = set()
         common = (self.report_ready, self.checkpoint_loaded, self.checkpoint_started, self.checkpoint_saved)
         self._emitters: dict[str, Emitter[Any]] = {
             event.id: event_bus.emitter(event) for event in (*common, self.failed, self.closed)
@@ -198,6 +202,8 @@ class Moments(abc.ABC):
             RuntimeError: If a handler has changed the list of modules in its context.
         """
         self.last = event
+        if event in (self.checkpoint_loaded, self.ready, self.finished, self.failed, self.closed):
+            self._reached.add(event.id)
         emitter = self._emitters.get(event.id) or self._emitters.setdefault(event.id, self.event_bus.emitter(event))
         modules: Any = fields.get("modules")
         if modules is None:
@@ -229,11 +235,14 @@ class Moments(abc.ABC):
             return False
         if rest.startswith("configuration."):
             return True
-        if self.last is None or self.last == self.closed or ".configuration." in self.last.id:
-            return False  # the steps are still to come, perhaps once more
-        if self.last in (self.finished, self.failed):
-            return event != self.closed
-        return event == self.checkpoint_loaded or (event == self.ready and self.last != self.checkpoint_loaded)
+        if rest.startswith(_AT_ANY_TIME):
+            return False  # the caller of the trainer can have them at any time
+        reached = self._reached
+        if self.closed.id in reached:
+            return True
+        if self.failed.id in reached or self.finished.id in reached:
+            return event.id in reached or event not in (self.closed, self.failed)
+        return event.id in reached or (event == self.checkpoint_loaded and self.ready.id in reached)
 
     @abc.abstractmethod
     def trigger_failed(self, error: BaseException, last_event: str | None) -> None:

@@ -291,7 +291,11 @@ class Trainer(Run):
                 )
             with self._loop:
                 self._evaluate_before_first_step()
-                yield from self._run_steps()
+                try:
+                    yield from self._run_steps()
+                except GeneratorExit:
+                    self._announce_saved(self._loop.checkpointer.wait())
+                    raise
             self._loop.moments.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext)
 
     def evaluate(self, *names: str) -> dict[str, dict[str, float]]:

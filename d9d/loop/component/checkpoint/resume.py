@@ -216,7 +216,7 @@ class Origin:
 
     Attributes:
         checkpoint: The checkpoint.
-        is_branch: Whether `resume.checkpoint` names it, and the run has no checkpoint of its own that descends from it.
+        is_branch: Whether `resume.checkpoint` names it, and the run has no checkpoint that continues from there.
     """
 
     checkpoint: Checkpoint
@@ -253,7 +253,7 @@ def find_origin(folder: Path, resume: ResumeConfig) -> Origin | None:
                 f"resume.parts={resume.parts!r} starts a new run, and resume.checkpoint={str(resume.checkpoint)!r} is "
                 "in checkpointing.folder: choose another folder for the new run"
             )
-        if own is None or (_is_in(wanted, folder) and not _descends_from(own, wanted)):
+        if own is None or (_is_in(wanted, folder) and not _continues(own, wanted)):
             return Origin(wanted, is_branch=True)
     if own is None and resume.mode == "must":
         raise CheckpointError(
@@ -284,6 +284,7 @@ def describe_origin(origin: Checkpoint, changes: Changes, *, is_branch: bool) ->
             "id": manifest["id"],
             "path": str(origin.path),
             "step": origin.num_steps,
+            "is_branch": is_branch,
             "changes": {change.name: [change.there, change.here] for change in changes.settings},
         },
     ]
@@ -322,9 +323,11 @@ def _is_in(checkpoint: Checkpoint, folder: Path) -> bool:
     return checkpoint.path.resolve().parent == folder.resolve()
 
 
-def _descends_from(checkpoint: Checkpoint, origin: Checkpoint) -> bool:
+def _continues(checkpoint: Checkpoint, origin: Checkpoint) -> bool:
+    """Return whether a checkpoint is of a run that branched off another one, or is that one itself."""
     manifest, wanted = checkpoint.manifest(), origin.manifest()["id"]
-    return wanted in (manifest["id"], *(entry["id"] for entry in manifest.get("lineage", ())))
+    branches = (entry["id"] for entry in manifest.get("lineage", ()) if entry.get("is_branch"))
+    return wanted in (manifest["id"], *branches)
 
 
 def _unused(path: Path) -> Path:
