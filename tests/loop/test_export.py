@@ -218,6 +218,17 @@ def test_an_export_replaces_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/exported", "hf://model", "file:///tmp/exported"])
+def test_an_export_to_a_remote_address_is_refused(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pathlib` would make a local folder named `s3:`."""
+    monkeypatch.chdir(tmp_path)
+    trainer = configure_training(training_config())
+
+    with pytest.raises(CheckpointError, match=r"cannot export the weights: .* is the address of a remote store, and"):
+        trainer.export(Path(url))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("num_bytes", [0, 2000])
 def test_a_failed_export_leaves_nothing(num_bytes: int, tmp_path: Path) -> None:
     """On a full disk the error names the folder."""

@@ -369,7 +369,7 @@ class Trainer(Run):
         A `weight_mapping` gives them the names and shapes that they have in files. A tied weight is written once.
 
         Args:
-            folder: Where to write: a folder that does not exist yet or is empty, the same for all ranks.
+            folder: Where to write: a folder of this machine that does not exist yet or is empty, the same on all ranks.
             config: What to write besides weights: objects with `save_pretrained`, such as a configuration or a
                 tokenizer of transformers, and files to copy.
             trainable_only: Whether to leave out parameters that do not require a gradient, as for an adapter.

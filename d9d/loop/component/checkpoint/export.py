@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
+from d9d.core.settings import require_local
 from d9d.loop.component.checkpoint.files import CheckpointError, sync_folder, write_json
 from d9d.loop.component.checkpoint.sharded_state import ModelState
 from d9d.loop.component.checkpoint.source import DTYPES, INDEX_SUFFIX, SUFFIX
@@ -164,6 +165,10 @@ def _list_files(config: ExportedFiles) -> list[SavesPretrained | Path]:
 
 
 def _make_staging_directory(folder: Path) -> Path:
+    try:
+        require_local(folder)
+    except ValueError as error:
+        raise CheckpointError(f"cannot export the weights: {error}") from None
     if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
         raise CheckpointError(f"{folder} is not empty, or not a directory: choose a new or empty folder for the export")
     staging = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
