@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import distributed
 from d9d.core.dist_context import DeviceMeshParameters, DistributedContext
 from d9d.core.metric import MaxMetric, Metric, Reduction, SumMetric, WeightedMeanMetric
 from d9d.core.stepper import Stepper
-from d9d.loop.component.reporting import build_reporter
+from d9d.loop.component.reporting import build_reporter, create_subscriber_metrics
 from d9d.loop.config import ConfigurationError, InferenceConfig, ReportingConfig
 from d9d.loop.control import BaseTask, CreateMetricsContext
 
@@ -238,9 +238,55 @@ def test_ranks_with_different_metrics_are_refused_on_all_ranks() -> None:
 
     assert first == second
     assert first == (
-        "Unequal.create_metrics returned nothing on rank 1, and a (sum of 1) on rank 0: create the same metrics in the "
-        "same order on all ranks, also on those that have nothing to count"
+        "Unequal.create_metrics returned nothing on rank 1, and Unequal.create_metrics returned a (sum of 1) on rank "
+        "0: create the same metrics in the same order on all ranks, also on those that have nothing to count"
     )
+
+
+class Samples:
+    """A subscriber with a metric."""
+
+    def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
+        return {"samples": SumMetric(ctx.dist_context.device)}
+
+
+class Tokens:
+    """Another one."""
+
+    def create_metrics(self, ctx: CreateMetricsContext) -> Mapping[str, Metric]:
+        return {"tokens": SumMetric(ctx.dist_context.device)}
+
+
+def refusal_of_subscribers(of_each_rank: Sequence[Sequence[object]]) -> str:
+    """Return why this process refuses its subscribers."""
+    context = DistributedContext.start("cpu", SHARD)
+    with pytest.raises(ConfigurationError) as raised:
+        create_subscriber_metrics(of_each_rank[context.rank], context, ())
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("of_each_rank", "message"),
+    [
+        (
+            [[], [object(), Samples()]],
+            "Samples.create_metrics returned samples (sum of 1) on rank 1, and no other subscriber has create_metrics",
+        ),
+        (
+            [[Samples(), Tokens()], [Samples()]],
+            "no other subscriber has create_metrics on rank 1, and Tokens.create_metrics returned tokens (sum of 1)",
+        ),
+    ],
+    ids=["not-on-rank-0", "not-on-rank-1"],
+)
+def test_a_subscriber_with_metrics_on_one_rank_is_refused_on_all(
+    of_each_rank: Sequence[Sequence[object]], message: str
+) -> None:
+    """The other rank would wait for it."""
+    first, second = run_on_ranks(2, refusal_of_subscribers, of_each_rank)
+
+    assert first == second
+    assert first.startswith(message)
 
 
 def test_an_error_on_one_rank_is_raised_on_all() -> None:

@@ -381,7 +381,7 @@ def create_subscriber_metrics(
     """Let subscribers create metrics, if they have `create_metrics`.
 
     Args:
-        subscribers: The subscribers, in the same order on all ranks.
+        subscribers: The subscribers of this rank. All ranks need the same with `create_metrics`, in the same order.
         dist_context: The processes of the job.
         taken: The names of other metrics.
 
@@ -389,20 +389,18 @@ def create_subscriber_metrics(
         The metrics by name.
 
     Raises:
-        ConfigurationError: On all ranks, if the metrics cannot be reported, or a name is taken.
+        ConfigurationError: On all ranks, if the metrics cannot be reported or differ between ranks, or a name is taken.
     """
+    sources: list[MetricSource] = [each for each in subscribers if hasattr(each, "create_metrics")]
     found: dict[str, Metric] = {}
     names = {*taken}
-    for subscriber in subscribers:
-        if not hasattr(subscriber, "create_metrics"):
-            continue
-        source: MetricSource = subscriber
-        for name, metric in create_task_metrics(source, dist_context).items():
+    for source, metrics in zip(sources, _create_metrics(sources, dist_context), strict=True):
+        for name, metric in metrics.items():
             clashing = next((other for other in names if f"{name}/".startswith(f"{other}/")), None)
             if clashing is not None or any(other.startswith(f"{name}/") for other in names):
                 raise ConfigurationError(
-                    f"{type(subscriber).__qualname__}.create_metrics names a metric {name!r}, but the task or another "
-                    f"subscriber has a metric of that name or under it: rename one of the two"
+                    f"{_name_source(source)} names a metric {name!r}, but the task or another subscriber has a metric "
+                    "of that name or under it: rename one of the two"
                 )
             found[name] = metric
         names |= found.keys()
@@ -422,19 +420,38 @@ def create_task_metrics(task: MetricSource, dist_context: DistributedContext) ->
     Raises:
         ConfigurationError: On all ranks, if the metrics or their names cannot be reported.
     """
-    metrics = task.create_metrics(CreateMetricsContext(dist_context=dist_context))
+    (metrics,) = _create_metrics([task], dist_context)
+    return metrics
+
+
+def _create_metrics(sources: Sequence[MetricSource], dist_context: DistributedContext) -> list[dict[str, Metric]]:
+    """Return the metrics of each source; a rank may have other sources than rank 0, which all ranks then refuse."""
+    created = [source.create_metrics(CreateMetricsContext(dist_context=dist_context)) for source in sources]
+    names = [_name_source(source) for source in sources]
     ranks = Ranks.of(dist_context)
-    source = f"{type(task).__qualname__}.create_metrics"
-    layout = ranks.run_on_all_ranks(lambda: _check_metrics(source, metrics))
-    layouts = ranks.gather(layout)
-    for rank, other in enumerate(layouts):
-        if other != layouts[0]:
-            raise ConfigurationError(
-                f"{source} returned {', '.join(other) or 'nothing'} on rank {rank}, and "
-                f"{', '.join(layouts[0]) or 'nothing'} on rank 0: create the same metrics in the same order on all "
-                "ranks, also on those that have nothing to count"
-            )
-    return dict(metrics)
+    layouts = ranks.run_on_all_ranks(
+        lambda: [(name, _check_metrics(name, metrics)) for name, metrics in zip(names, created, strict=True)]
+    )
+    first, *others = ranks.gather(layouts)
+    for rank, other in enumerate(others, start=1):
+        for found, expected in itertools.zip_longest(other, first):
+            if found != expected:
+                raise ConfigurationError(
+                    f"{_describe_layout(found)} on rank {rank}, and {_describe_layout(expected)} on rank 0: create the "
+                    "same metrics in the same order on all ranks, also on those that have nothing to count"
+                )
+    return [dict(metrics) for metrics in created]
+
+
+def _name_source(source: MetricSource) -> str:
+    return f"{type(source).__qualname__}.create_metrics"
+
+
+def _describe_layout(found: tuple[str, list[str]] | None) -> str:
+    if found is None:
+        return "no other subscriber has create_metrics"
+    name, layout = found
+    return f"{name} returned {', '.join(layout) or 'nothing'}"
 
 
 def _check_metrics(source: str, metrics: object) -> list[str]:
