@@ -411,6 +411,14 @@ def test_a_subscription_to_a_moment_that_has_passed_is_refused(event: Event[Any]
     assert len(refusals) == 1
 
 
+def test_an_event_of_the_other_loop_is_refused_after_the_check_too() -> None:
+    """The handler would never be called, whenever it subscribes."""
+    trainer = configure(total_steps=1)
+
+    with pytest.raises(ValueError, match="which this loop never triggers: it is an event of the inference loop"):
+        trainer.event_bus.subscribe(EVENT_INFERENCE_STEP_POST, ignore)
+
+
 def test_a_moment_to_come_can_be_subscribed_to_after_configuration() -> None:
     """Such as the beginning of training."""
     seen: list[str] = []

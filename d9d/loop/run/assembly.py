@@ -63,6 +63,7 @@ from d9d.loop.run.subscribers import (
     Subscriber,
     SubscriberSource,
     named_subscribers,
+    refuse_foreign_handlers,
     refuse_late_handlers,
     states_of,
 )
@@ -291,6 +292,7 @@ class Assembly:
         if self.config.reporting.period_steps is None and not self.evaluations:
             silent[moments.report_ready.id] = "reporting.period_steps is None"
         self.registrations.verify(self.ranks, namespace=namespace, silent=silent)
+        refuse_foreign_handlers(moments.event_bus, namespace)
 
     def provide_dataset(self, provider: DatasetProvider) -> InitializeDatasetResult:
         """Call the dataset provider.

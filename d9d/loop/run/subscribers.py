@@ -209,21 +209,45 @@ def _unregistered(everywhere: Sequence[_Found]) -> Iterator[str]:
 def _foreign(subscriptions: Iterable[Subscription], namespace: str) -> Iterator[str]:
     """Yield the handlers of events that the loop never triggers, and that no catalogue declares."""
     for each in subscriptions:
-        owner, _, _ = each.event.id.partition(".")
-        ids = _declared_ids().get(owner)
-        if ids is None or (owner == namespace and each.event.id in ids):
-            continue
-        start = f"{_named(each.handler)} listens to event {each.event.id!r}, which"
-        if each.event.id not in ids:
-            yield (
-                f"{start} no catalogue declares, although one owns the namespace {owner!r}: choose an event of the "
-                "catalogue, or an id in a namespace of your own"
-            )
-        elif owner in _LOOPS and not any(tag.event == each.event and tag.is_optional for tag in tags_of(each.handler)):
-            yield (
-                f"{start} this loop never triggers: it is an event of {_LOOPS[owner]}. Choose an event of "
-                f"{_LOOPS[namespace]}, or write @subscribe(..., optional=True) in a class that serves both"
-            )
+        problem = _foreign_problem(each.event, each.handler, namespace)
+        if problem is not None:
+            yield problem
+
+
+def _foreign_problem(event: Event[Any], handler: Callable[..., Any], namespace: str) -> str | None:
+    """Describe a handler of an event that the loop never triggers, or that no catalogue declares."""
+    owner, _, _ = event.id.partition(".")
+    ids = _declared_ids().get(owner)
+    if ids is None or (owner == namespace and event.id in ids):
+        return None
+    start = f"{_named(handler)} listens to event {event.id!r}, which"
+    if event.id not in ids:
+        return (
+            f"{start} no catalogue declares, although one owns the namespace {owner!r}: choose an event of the "
+            "catalogue, or an id in a namespace of your own"
+        )
+    if owner in _LOOPS and not any(tag.event == event and tag.is_optional for tag in tags_of(handler)):
+        return (
+            f"{start} this loop never triggers: it is an event of {_LOOPS[owner]}. Choose an event of "
+            f"{_LOOPS[namespace]}, or write @subscribe(..., optional=True) in a class that serves both"
+        )
+    return None
+
+
+def refuse_foreign_handlers(event_bus: EventBus, namespace: str) -> None:
+    """Refuse handlers that subscribe from now on to events that the loop never triggers, as the check before did.
+
+    Args:
+        event_bus: The bus of a run whose handlers were checked.
+        namespace: The first segment of the ids of the events of this loop.
+    """
+
+    def check(event: Event[Any], handler: Callable[[Any], None]) -> None:
+        problem = _foreign_problem(event, handler, namespace)
+        if problem is not None:
+            raise ValueError(problem)
+
+    event_bus.add_guard(check)
 
 
 _LOOPS: Final = {"train": "the training loop", "inference": "the inference loop"}
