@@ -16,9 +16,10 @@ import third_party
 
 from d9d.loop.control import RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+from d9d.loop.event.catalogue import train
 from d9d.loop.event.catalogue.common import EventStepContext
 from d9d.loop.event.catalogue.inference import EVENT_INFERENCE_STEP_POST
-from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_FINISHED, EVENT_TRAIN_STEP_POST, EventTrainFinishedContext
 
 class Registering(TrainTask):
     loss: torch.Tensor
@@ -73,6 +74,17 @@ class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
         print(third_party.mean_loss())
+""",
+    "what mypy finds with the plugin": """
+class Task(Registering):
+    @subscribe(train.EVENT_TRAIN_STEP_POTS)
+    def on_misspelt(self, ctx: EventStepContext) -> None: ...
+    @subscribe(EVENT_TRAIN_FINISHED, every=10)
+    def on_finished(self, ctx: EventTrainFinishedContext) -> None: ...
+    @subscribe("train.step.post")
+    def on_string(self, ctx: EventStepContext) -> None: ...
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext, other: int) -> None: ...
 """,
     "a barrier in every step": """
 class Task(Registering):
