@@ -64,7 +64,7 @@ def named_subscribers(source: SubscriberSource) -> list[Subscriber]:
     if isinstance(source, Mapping):
         found = [Subscriber(name, target) for name, target in source.items()]
     else:
-        found = [Subscriber(_qualified_name(type(target)), target) for target in source]
+        found = [Subscriber(type(target).__qualname__, target) for target in source]
     for number, subscriber in enumerate(found):
         if isinstance(subscriber.target, type):
             raise ConfigurationError(
