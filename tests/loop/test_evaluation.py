@@ -1,9 +1,12 @@
 """Evaluations between the steps of training, in one process: when they run, what they report, and what they leave."""
 
+import copy
 import dataclasses
+import datetime as dt
 import gc
 import json
 import os
+import pickle
 import random
 import signal
 from collections.abc import Callable, Mapping
@@ -204,6 +207,38 @@ def test_the_result_is_the_weighted_mean_of_the_loss_and_the_metrics_of_the_task
     assert reports[0].step == 3
     assert task.seen == [None] * 6 + ["validation"] * 4
     assert task.is_recording[-4:] == [(False, False)] * 4
+
+
+def test_a_handler_cannot_change_the_numbers() -> None:
+    """Neither the results of an evaluation nor those of a report, which other handlers and sinks get too."""
+    trainer = configure_training(training_config(), evaluations={"validation": SEVEN})
+    refused: list[str] = []
+
+    def change(numbers: Any) -> None:
+        with pytest.raises(TypeError, match="does not support item assignment") as raised:
+            numbers["loss"] = 0.0
+        refused.append(str(raised.value))
+
+    trainer.event_bus.subscribe(train.EVENT_TRAIN_EVALUATION_FINISHED, lambda ctx: change(ctx.metrics))
+    trainer.event_bus.subscribe(train.EVENT_TRAIN_REPORT_READY, lambda ctx: change(ctx.report.metrics))
+    trainer.train()
+
+    assert len(refused) == 2
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, dataclasses.replace, lambda report: pickle.loads(pickle.dumps(report))],  # noqa: S301 -- pickled here
+    ids=["copy", "deepcopy", "replace", "pickle"],
+)
+def test_a_report_can_be_copied_and_keeps_its_own_numbers(duplicate: Callable[[Report], Report]) -> None:
+    """A change of the mapping that it was made of does not change it."""
+    numbers = {"loss": 1.0}
+    report = Report(step=1, time=dt.datetime.now(dt.UTC), metrics=numbers)
+    numbers["loss"] = 2.0
+
+    assert duplicate(report) == report
+    assert duplicate(report).metrics == {"loss": 1.0}
 
 
 def test_results_are_lines_of_their_own_in_the_file_of_reports(tmp_path: Path) -> None:

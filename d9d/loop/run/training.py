@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+import types
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -572,7 +573,7 @@ class Trainer(Run):
             stepper=stepper,
             control=control,
             name=name,
-            metrics=metrics,
+            metrics=types.MappingProxyType(dict(metrics)),  # the results that are recorded stay as they are
         )
         if metrics:
             numbers = {f"{name}/{number}": value for number, value in metrics.items()}
