@@ -184,6 +184,9 @@ class Pass(NamedTuple):
     seed: int
 
 
+_NO_PASSES = range(0)
+
+
 class Epochs:
     """The passes over a dataset: which samples each step takes, and which passes start and finish in it.
 
@@ -204,6 +207,7 @@ class Epochs:
         self._first_step = 0
         self._first_pass = Pass(0, num_samples, seed)
         self._first_offset = 0  # how many samples of the first pass were taken before the first step
+        self._without_limits = range(0)  # steps in which no pass starts or finishes, as far as was looked ahead
 
     @property
     def origin(self) -> tuple[int, ...]:
@@ -231,6 +235,8 @@ class Epochs:
         Args:
             step: The index of the step.
         """
+        if step in self._without_limits:
+            return _NO_PASSES
         return range(self._started_before(step), self._started_before(step + 1))
 
     def finished_in(self, step: int) -> range:
@@ -239,8 +245,12 @@ class Epochs:
         Args:
             step: The index of the step.
         """
-        start = step * self._global_batch_size
-        return range(self.locate(start)[0].epoch, self.locate(start + self._global_batch_size)[0].epoch)
+        if step in self._without_limits:
+            return _NO_PASSES
+        (current, offset), size = self.locate(step * self._global_batch_size), self._global_batch_size
+        # Most steps lie within a pass, so the next ones are looked at together.
+        self._without_limits = range(step + (offset == 0), step + (current.num_samples - offset - 1) // size)
+        return range(current.epoch, self.locate((step + 1) * size)[0].epoch)
 
     def is_due(self, period_epochs: int, step: int) -> bool:
         """Return whether a step takes the last sample of a pass that completes a period.
@@ -283,6 +293,7 @@ class Epochs:
                 "read: a dataset may grow within a pass, but not shrink. Restore its samples"
             )
         self._first_step, self._first_pass, self._first_offset = position["step"], current, position["offset"]
+        self._without_limits = range(0)
 
     def _started_before(self, step: int) -> int:
         current, offset = self.locate(step * self._global_batch_size)
