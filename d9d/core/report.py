@@ -2,9 +2,7 @@
 
 import dataclasses
 import datetime as dt
-import functools
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +13,7 @@ class Report:
         step: How many steps were complete.
         time: When the step was complete, with its time zone.
         metrics: The numbers by name, such as `loss`. Those of an evaluation begin with its name, as in
-            `validation/loss`. Read-only, since all handlers get the same; `dict(report.metrics)` is a copy.
+            `validation/loss`.
     """
 
     step: int
@@ -23,9 +21,5 @@ class Report:
     metrics: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        """Keep a read-only copy of the numbers."""
-        object.__setattr__(self, "metrics", types.MappingProxyType(dict(self.metrics)))
-
-    def __reduce__(self) -> tuple[Callable[[], "Report"], tuple[()]]:
-        """Support `pickle` and `copy`, which cannot copy a read-only mapping."""
-        return functools.partial(Report, step=self.step, time=self.time, metrics=dict(self.metrics)), ()
+        """Keep a copy of the numbers, so that no handler changes those that the loop compares and saves."""
+        object.__setattr__(self, "metrics", dict(self.metrics))

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import logging
-import types
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -573,7 +572,7 @@ class Trainer(Run):
             stepper=stepper,
             control=control,
             name=name,
-            metrics=types.MappingProxyType(dict(metrics)),  # the results that are recorded stay as they are
+            metrics=dict(metrics),  # what handlers do with it does not change the results that are recorded
         )
         if metrics:
             numbers = {f"{name}/{number}": value for number, value in metrics.items()}

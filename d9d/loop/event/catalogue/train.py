@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue 793c19cbdf862dde, body 5e7038604b5799fa
+# Digests: catalogue e09dcadf23faba8c, body 1793b6cce869feae
 """Events of the training loop."""
 
 import dataclasses
@@ -221,8 +221,8 @@ class EventEvaluationFinishedContext:
         stepper: The index of the current step and the total number of steps.
         control: Asks the loop to stop, save or evaluate.
         name: The name of the evaluation, as in `evaluations={...}` of the configurator.
-        metrics: The results by name, such as `loss`, on the host and the same on every process; read-only. Reports put
-            the name of the evaluation in front, as in `validation/loss`.
+        metrics: The results by name, such as `loss`, on the host and the same on every process. Reports put the name of
+            the evaluation in front, as in `validation/loss`.
     """
 
     stepper: Stepper
