@@ -149,6 +149,7 @@ def test_new_options_of_the_optimizer_are_adopted_and_its_moments_kept(
         "adopted max_gradient_norm=0.5, which was 1.0 in the checkpoint",
         "adopted optimizer/param_groups/0/lr=0.25, which was 0.001 in the checkpoint",
         "adopted optimizer/param_groups/0/weight_decay=0.5, which was 0.01 in the checkpoint",
+        "adopted the learning rates of this run, advanced by 3 steps",
     }
 
 

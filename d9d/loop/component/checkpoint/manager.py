@@ -519,7 +519,11 @@ class Checkpointer:
         differences = find_differences(describe_state(self._job_metadata), describe_state(then))
         logger.info("resumed from %s%s", checkpoint.path, "".join(f"\n  {line}" for line in differences))
         for change in changes.settings:
-            logger.info("adopted %s=%r, which was %r in the checkpoint", change.name, change.here, change.there)
+            # What a scheduler keeps to itself says little: one line stands for all of it.
+            if not change.name.startswith("lr_scheduler/") and not change.name.endswith("/initial_lr"):
+                logger.info("adopted %s=%r, which was %r in the checkpoint", change.name, change.here, change.there)
+        if changes.replays_schedule:
+            logger.info("adopted the learning rates of this run, advanced by %d steps", checkpoint.num_steps)
 
 
 def _complete_in(folder: Path) -> list[Checkpoint]:
