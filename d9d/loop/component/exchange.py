@@ -122,10 +122,10 @@ class Exchange:
         """Return what the ranks have agreed on since `begin` was last called; no flags if there is nothing to read."""
         if self._is_alone:
             begun, self._begun = self._begun, None
-            return _NO_FLAGS if begun is None else begun
+            return NO_FLAGS if begun is None else begun
         reduction, self._reduction = self._reduction, None
         if reduction is None:
-            return _NO_FLAGS
+            return NO_FLAGS
         vector, work = reduction
         work.wait()
         return self._unpack(vector)
@@ -144,4 +144,4 @@ class Exchange:
         )
 
 
-_NO_FLAGS = Flags()
+NO_FLAGS = Flags()

@@ -101,7 +101,8 @@ class Gradients:
     def begin_step(self) -> None:
         """Prepare for the first forward pass of a step."""
         self._dtype.upcast()
-        self._buffers.take()
+        if self._buffers:
+            self._buffers.take()
 
     def scale_loss(self, result: ComputeLossResult) -> torch.Tensor:
         """Count the loss of one micro-batch.
@@ -236,11 +237,12 @@ def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tenso
     groups: collections.defaultdict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = collections.defaultdict(
         list
     )
-    with torch.no_grad():
-        for gradient in [parameter.grad for parameter in parameters]:
-            if gradient is not None:
-                tensor = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-                groups[tensor.device, tensor.dtype].append(tensor)
+    gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
+    if any(isinstance(gradient, DTensor) for gradient in gradients):
+        with torch.no_grad():
+            gradients = [each.to_local() if isinstance(each, DTensor) else each for each in gradients]
+    for gradient in gradients:
+        groups[gradient.device, gradient.dtype].append(gradient)
     return list(groups.values())
 
 
@@ -651,6 +653,10 @@ class BufferSnapshot:
         self._buffers = [*dict.fromkeys(buffer for module in modules for buffer in module.buffers())]
         self._saved = [torch.empty_like(buffer) for buffer in self._buffers]
 
+    def __bool__(self) -> bool:
+        """Return whether there is anything to keep: even an empty copy would take as long as several handlers."""
+        return bool(self._buffers)
+
     @torch.no_grad()
     def take(self) -> None:
         """Copy the buffers."""
@@ -751,7 +757,8 @@ class NonFiniteGradients:
 
     def _skip_if(self, condition: torch.Tensor) -> None:
         self._optimizer.found_inf = condition.float()  # the fused kernels read fp32
-        self._buffers.restore_if(condition)
+        if self._buffers:
+            self._buffers.restore_if(condition)
 
     def require_finite(self) -> None:
         """Wait for the newest norm with the policy `stop`; with any other there is nothing to wait for.

@@ -24,7 +24,7 @@ from d9d.loop.component.checkpoint.manager import Checkpointer
 from d9d.loop.component.checkpoint.source import SourceWeights
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.component.data import DeviceTransfer, begin_reading
-from d9d.loop.component.exchange import Exchange, Flags
+from d9d.loop.component.exchange import NO_FLAGS, Exchange, Flags
 from d9d.loop.component.failure import closing, describe
 from d9d.loop.component.random_state import RandomState
 from d9d.loop.component.ranks import Ranks
@@ -406,8 +406,10 @@ class Run:
         stepper.advance()
         agreed = loop.exchange.read()
         is_heard = loop.moments.is_heard(loop.moments.report_ready)
-        self._report(reporter.take(has_arrived=not agreed.is_reporting, is_heard=is_heard))
-        self._announce_saved(None if agreed.is_saving else checkpointer.take_saved())
+        if (report := reporter.take(has_arrived=not agreed.is_reporting, is_heard=is_heard)) is not None:
+            self._report(report)
+        if not agreed.is_saving and (saved := checkpointer.take_saved()) is not None:
+            self._announce_saved(saved)
         self._announce()
         if stepper.is_finished or agreed.stop or agreed.signal:
             # No later boundary would read what was announced just now.
@@ -435,20 +437,24 @@ class Run:
         """Announce to the other ranks what this one asks for; requests from now on belong to the next step."""
         loop, control = self._loop, self._loop.control
         is_time_to_save, is_saving = loop.checkpointer.announce()
+        is_reporting, signal = loop.reporter.announce(), loop.shutdown.signals.received
+        has_requests = control.stop_reason is not None or control.is_save_requested or control.requested_evaluations
+        if not (has_requests or is_time_to_save or is_saving or is_reporting or signal):
+            loop.exchange.begin(NO_FLAGS)
+            return
         self._asked_to_stop_because = self._asked_to_stop_because or control.stop_reason
         loop.exchange.begin(
             Flags(
-                signal=loop.shutdown.signals.received,
+                signal=signal,
                 stop=control.stop_reason is not None,
                 save=control.is_save_requested,
                 is_time_to_save=is_time_to_save,
                 is_saving=is_saving,
-                is_reporting=loop.reporter.announce(),
+                is_reporting=is_reporting,
                 evaluations=control.requested_evaluations,
             )
         )
-        if control.stop_reason is not None or control.is_save_requested or control.requested_evaluations:
-            control.clear()
+        control.clear()
 
     def _stop(self) -> None:
         """End the run after this step, because a handler on some rank asked for it."""
