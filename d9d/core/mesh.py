@@ -193,8 +193,6 @@ class DeviceMeshParameters(Settings):
         ]
         remedy = f"start {self.world_size} (`torchrun --nproc-per-node` × `--nnodes`)" if self.world_size > 1 else ""
         alternatives = f"set {' or '.join(fitting)}" if fitting else ""
-        if self.world_size == 1:  # a script that was written for one process
-            alternatives = "set mesh=DeviceMeshParameters.auto() to divide the data among them, or another mesh"
         raise ConfigurationError(
             f"the mesh is for {_processes(self.world_size)} ({_product(self)}), and {_processes(num_started)} "
             f"{'was' if num_started == 1 else 'were'} started: {', or '.join(filter(None, [remedy, alternatives]))}"

@@ -65,14 +65,6 @@ def test_a_mesh_for_another_number_of_processes_is_refused() -> None:
     )
 
 
-def test_several_processes_without_a_mesh_are_refused() -> None:
-    """The error names the mesh that uses all of them for data parallelism."""
-    with pytest.raises(
-        ConfigurationError, match=r"for one process .* 2 processes were started: set mesh=.*auto\(\) to"
-    ):
-        DeviceMeshParameters().require_world_size(2)
-
-
 def test_a_mesh_without_a_launcher_is_refused() -> None:
     """The error names torchrun."""
     with pytest.raises(ConfigurationError, match=r"for 2 processes .* and one process was started: start 2 .*torchrun"):
