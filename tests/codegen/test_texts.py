@@ -99,7 +99,8 @@ def test_lines_that_fit_stay_as_they_were_typed(text: str) -> None:
     assert value_of(Docstring(typed, (), 0, 10_000)).strip() == typed
 
 
-PLAIN = DOCS.filter(lambda text: "`" not in text and "](" not in text and "\\" not in text)
+# A bullet that was typed looks like the one that a cell has for an item of a list; see the test of its own.
+PLAIN = DOCS.filter(lambda text: not any(markup in text for markup in ("`", "](", "\\", "•")))
 MARKER = re.compile(r"^ *(?:[-*+]|\d{1,9}[.)]) +(?=\S)", re.MULTILINE)
 
 
@@ -115,6 +116,15 @@ def test_markdown_shows_the_words_of_the_text(text: str) -> None:
     for shown in (prose(text), cell(text).replace("<br>", "\n").replace("&nbsp;", " ").replace("• ", "- ")):
         plain = re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", shown)
         assert spoken(html.unescape(plain)) == spoken(text)
+
+
+@pytest.mark.parametrize("text", ['•    "', "• one", "one • two", "- one\n- • two"])
+def test_a_bullet_that_was_typed_is_shown(text: str) -> None:
+    """It is a character like any other, also at the beginning of a line."""
+    typed = text.count("•")
+
+    assert prose(text).count("•") == typed
+    assert cell(text).count("•") == typed + text.count("- ")  # a cell shows items of lists with bullets
 
 
 @given(DOCS)
