@@ -29,7 +29,6 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_FORWARD_BACKWARD_POST,
     EVENT_TRAIN_GRADIENTS_READY,
     EVENT_TRAIN_OPTIMIZER_STEP_PRE,
-    EVENT_TRAIN_STEP_POST,
     EVENT_TRAIN_STEP_PRE,
     EventGradientsReadyContext,
     EventStepContext,
@@ -43,6 +42,7 @@ from .toy_job import (
     ToyTask,
     configure_training,
     same_tensors,
+    states_after_steps,
     training_config,
     weights_of,
 )
@@ -259,25 +259,6 @@ def test_a_handler_that_changes_gradients_does_not_change_the_factor_of_clipping
     trainer.train()
 
     assert clipped == pytest.approx([0.02] * 3, rel=1e-3)
-
-
-def states_after_steps(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
-    """Train, and return weights and optimizer state after each step."""
-    states: list[dict[str, torch.Tensor]] = []
-
-    def keep(ctx: object) -> None:
-        assert isinstance(trainer.optimizer, torch.optim.Optimizer)
-        state = {
-            f"{index}.{name}": value.clone()
-            for index, values in trainer.optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-            if value is not None
-        }
-        states.append({**weights_of(trainer.modules[0]), **state})
-
-    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, keep)
-    trainer.train()
-    return states
 
 
 def skipping_in(*steps: int) -> Callable[[EventGradientsReadyContext], None]:

@@ -25,6 +25,7 @@ from .toy_job import (
     configure_training,
     cpu_context,
     same_tensors,
+    states_after_steps,
     steps_saved,
     training_config,
     weights_of,
@@ -72,25 +73,6 @@ def trainer_of(failing: dict[int, float], optimizer: str = "AdamW", **settings: 
         task=FailingTask(failing),
         optimizer_provider=FUSED[optimizer],
     )
-
-
-def states_after_steps(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
-    """Train, and return weights and optimizer state after each step."""
-    states: list[dict[str, torch.Tensor]] = []
-
-    def keep(ctx: object) -> None:
-        assert isinstance(trainer.optimizer, torch.optim.Optimizer)
-        state = {
-            f"{index}.{name}": value.clone()
-            for index, values in trainer.optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-            if value is not None
-        }
-        states.append({**weights_of(trainer.modules[0]), **state})
-
-    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, keep)
-    trainer.train()
-    return states
 
 
 @pytest.mark.parametrize("factor", [NAN, INFINITE])

@@ -32,6 +32,7 @@ from d9d.loop.control import (
     TrainTask,
 )
 from d9d.loop.event import EventBus
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
 from d9d.loop.run import Inference, InferenceConfigurator, Trainer, TrainingConfigurator
 
 Sample: TypeAlias = dict[str, torch.Tensor]
@@ -192,6 +193,25 @@ def configure_inference(
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copy the weights of a model."""
     return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+
+
+def states_after_steps(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
+    """Train, and return the weights and the optimizer state after each step."""
+    states: list[dict[str, torch.Tensor]] = []
+
+    def keep(ctx: object) -> None:
+        assert isinstance(trainer.optimizer, torch.optim.Optimizer)
+        state = {
+            f"{index}.{name}": value.clone()
+            for index, values in trainer.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+            if value is not None
+        }
+        states.append({**weights_of(trainer.modules[0]), **state})
+
+    trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, keep)
+    trainer.train()
+    return states
 
 
 def same_tensors(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> bool:
