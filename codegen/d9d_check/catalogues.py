@@ -30,6 +30,7 @@ class Moment:
         module: The namespace of its module: for d9d's own, the loop that triggers it.
         context: The full name of the class of its context.
         repeats: Whether it happens again and again in a run.
+        fires_in_every_step: Whether it is part of every step, and not only of what happens between steps.
         phase: The phase that it belongs to.
         order: Which events a run may begin with, and which may follow which.
     """
@@ -38,6 +39,7 @@ class Moment:
     module: str
     context: str
     repeats: bool
+    fires_in_every_step: bool
     phase: str
     order: Mapping[str, Any] = dataclasses.field(repr=False)
 
@@ -56,10 +58,12 @@ class Moment:
         )
 
     def _is_ordered(self, others: Collection["Moment"]) -> bool:
+        """Return whether all are events of one loop that have a place in its order."""
         followers = self.order.get("followers", {})
         return all(each.module == self.module and each.id in followers for each in (self, *others))
 
     def _reaches(self, other: str) -> bool:
+        """Return whether this event may follow another, directly or not."""
         return self.id in self._reachable(self.order["followers"][other])
 
     def _reachable(self, starts: Collection[str], *, avoiding: str = "") -> set[str]:
@@ -122,7 +126,7 @@ def read_catalogues(project: Path | None) -> Catalogues:
         content = _read(folder / FILE_NAME, package, problems)
         modules = _entries(content, "modules")
         for name, entry in _entries(content, "events").items():
-            moments[name] = _moment(entry, modules)
+            moments[name] = moment_of(entry, modules)
         for name, status in _entries(content, "aliases").items():
             replaced = str(status.get("replaced_by", ""))
             if replaced in moments:
@@ -136,7 +140,13 @@ def read_catalogues(project: Path | None) -> Catalogues:
     return Catalogues(moments, fields, device, tuple(problems))
 
 
-def _moment(entry: Mapping[str, Any], modules: Mapping[str, Mapping[str, Any]]) -> Moment:
+def moment_of(entry: Mapping[str, Any], modules: Mapping[str, Mapping[str, Any]]) -> Moment:
+    """Return when an event happens.
+
+    Args:
+        entry: What the index of its catalogue says about the event.
+        modules: What the index says about each module of the catalogue, by its namespace.
+    """
     module = modules.get(str(entry.get("module")), {})
     phases = [
         phase
@@ -150,6 +160,7 @@ def _moment(entry: Mapping[str, Any], modules: Mapping[str, Mapping[str, Any]]) 
         str(entry.get("module")),
         str(entry.get("context")),
         repeats,
+        repeats and not any("around" in phase for phase in phases),
         str(entry.get("phase")),
         order if isinstance(order, dict) else {},
     )

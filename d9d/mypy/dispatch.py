@@ -27,6 +27,7 @@ from mypy.semanal import SemanticAnalyzer
 from mypy.typeanal import TypeAnalyser
 from mypy.types import FunctionLike, Type
 
+import d9d_check
 from d9d.mypy import class_facts, diagnostics, names
 from d9d.mypy.catalogues import Indexes, project_folders
 from d9d.mypy.checks import (
@@ -282,11 +283,13 @@ class _ModuleWatch:
 
 @functools.cache
 def digest_of_rules() -> str:
-    """Return a hash of the plugin's sources; mypy itself only looks at the entry file.
+    """Return a hash of the sources of the plugin and of `d9d check`, whose facts it uses.
 
-    It is computed once per process, for the sources that the process has imported.
+    mypy itself only looks at the entry file. The hash is computed once per process, for the sources that the process
+    has imported.
     """
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    folders = [Path(__file__).parent, Path(d9d_check.__file__).parent]
+    sources = sorted(source for folder in folders for source in folder.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

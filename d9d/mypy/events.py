@@ -6,7 +6,7 @@ import difflib
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mypy.checker import TypeChecker
 from mypy.nodes import CallExpr, Expression, MypyFile, RefExpr
@@ -16,6 +16,7 @@ from mypy.types import Instance, Type, UnionType, get_proper_type
 from d9d.mypy import names
 from d9d.mypy.catalogues import Indexes
 from d9d.mypy.syntax import is_unused
+from d9d_check.catalogues import Moment, moment_of
 
 _MAX_ALTERNATIVES: Final = 3
 
@@ -189,75 +190,22 @@ def join(items: Collection[str], word: str = "and") -> str:
     return f"{', '.join(others)} {word} {last}" if others else last
 
 
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """When an event of a catalogue happens.
+def find_moment(full_name: str, modules: Mapping[str, MypyFile], indexes: Indexes) -> Moment | None:
+    """Find when an event happens, in the index of its catalogue.
 
-    Attributes:
-        id: The id of the event.
-        fires_in_every_step: Whether it happens again and again.
-        module: The module of the catalogue that declares it: one loop's events.
-        lifecycle: Which events a run of the loop may begin with, and which may follow which.
+    Args:
+        full_name: The full name of its constant.
+        modules: All modules of this run.
+        indexes: The indexes of all catalogues.
+
+    Returns:
+        What the index says; `None` for an event without a catalogue.
     """
-
-    id: str
-    fires_in_every_step: bool
-    module: str
-    lifecycle: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, full_name: str, modules: Mapping[str, MypyFile], indexes: Indexes) -> "Moment | None":
-        """Find an event in the index of its catalogue.
-
-        Args:
-            full_name: The full name of its constant.
-            modules: All modules of this run.
-            indexes: The indexes of all catalogues.
-
-        Returns:
-            What the index says; `None` for an event without a catalogue.
-        """
-        declared = indexes.declaration(full_name, modules)
-        if declared is None:
-            return None
-        index, entry = declared
-        module = index.modules.get(str(entry.get("module")), {})
-        phases = [phase for phase in module.get("phases", ()) if phase.get("name") == entry.get("phase")]
-        is_between_steps = any("around" in phase for phase in phases)
-        repeats = not is_between_steps and any(part.get("repeats") is True for part in (entry, *phases))
-        return cls(str(entry.get("id")), repeats, str(entry.get("module")), module.get("lifecycle", {}))
-
-    def never_after(self, others: Collection["Moment"]) -> bool:
-        """Return whether this event can follow none of some other events in a run."""
-        return self._is_ordered(others) and not any(self._reaches(other.id) for other in others)
-
-    def always_before(self, others: Collection["Moment"]) -> bool:
-        """Return whether none of some other events can happen before this one has happened for the first time.
-
-        A run in which this event never happens does not count.
-        """
-        before = self._reachable(self.lifecycle.get("first", ()), avoiding=self.id)
-        return self._is_ordered(others) and not any(
-            other.id == self.id or (other.id in before and self._reaches(other.id)) for other in others
-        )
-
-    def _is_ordered(self, others: Collection["Moment"]) -> bool:
-        """Return whether all are events of one loop that have a place in its order."""
-        followers = self.lifecycle.get("followers", {})
-        return all(each.module == self.module and each.id in followers for each in (self, *others))
-
-    def _reaches(self, other: str) -> bool:
-        """Return whether this event may follow another, directly or not."""
-        return self.id in self._reachable(self.lifecycle["followers"][other])
-
-    def _reachable(self, starts: Collection[str], *, avoiding: str = "") -> set[str]:
-        found, pending = set[str](), list(starts)
-        while pending:
-            event = pending.pop()
-            if event not in found and event != avoiding:
-                found.add(event)
-                pending += self.lifecycle["followers"].get(event, ())
-        return found
+    declared = indexes.declaration(full_name, modules)
+    if declared is None:
+        return None
+    index, entry = declared
+    return moment_of(entry, index.modules)
 
 
 def _id_in_source(path: str, constant: str) -> str | None:

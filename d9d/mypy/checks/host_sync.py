@@ -27,7 +27,7 @@ from mypy.types import UnionType, get_proper_type
 from d9d.mypy import names
 from d9d.mypy.control_flow import Guard, Guards, reached
 from d9d.mypy.diagnostics import HOST_SYNC
-from d9d.mypy.events import Moment
+from d9d.mypy.events import find_moment
 from d9d.mypy.handler_bodies import HandlerBody
 from d9d.mypy.host_values import is_declared_on_device, is_on_host, is_tensor, runs_in_every_step
 from d9d.mypy.syntax import descend
@@ -65,7 +65,7 @@ def check_host_sync(body: HandlerBody) -> None:
 
 
 def _fires_in_every_step(event: Expression, body: HandlerBody) -> bool:
-    moment = Moment.of(body.name_event(event).full_name, body.api.modules, body.indexes)
+    moment = find_moment(body.name_event(event).full_name, body.api.modules, body.indexes)
     return moment is not None and moment.fires_in_every_step
 
 

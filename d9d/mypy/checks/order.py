@@ -34,9 +34,10 @@ from d9d.mypy.class_facts import (
 )
 from d9d.mypy.control_flow import Guard, Guards, reached
 from d9d.mypy.diagnostics import ORDER, CheckedClass
-from d9d.mypy.events import EventName, Moment
+from d9d.mypy.events import EventName, find_moment
 from d9d.mypy.handler_bodies import Listening
 from d9d.mypy.syntax import assigning_methods, attribute_of_self, descend, methods, targets
+from d9d_check.catalogues import Moment
 
 _HARMLESS_DECORATORS: Final = frozenset({"typing.final", "typing_extensions.final"})
 _HAS_ITEMS: Final = Guard(None, holds=True)
@@ -180,7 +181,7 @@ def _assigning_methods(base: TypeInfo, attribute: str) -> list[str]:
 def _handlings(check: CheckedClass, method: str) -> list[_Handling] | None:
     """Return the events of a handler; `None` if it is not a handler, or if one of its events is in no catalogue."""
     owner, events = inherited_handlers(check.info).get(method, (check.info, []))
-    moments = [Moment.of(event, check.api.modules, check.indexes) for event in events]
+    moments = [find_moment(event, check.api.modules, check.indexes) for event in events]
     handlings = [
         _Handling(method, source_name(method, owner), event, moment)
         for event, moment in zip(events, moments, strict=True)
