@@ -6,6 +6,7 @@ settings of the project.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 import sys
@@ -85,12 +86,14 @@ class Catalogues:
         fields: The types of the fields of each context, by the full name of its class.
         device_fields: The fields of each context whose values live on the device.
         problems: What could not be read, one sentence each.
+        digest: A hash of all indexes.
     """
 
     moments: Mapping[str, Moment]
     fields: Mapping[str, Mapping[str, str]]
     device_fields: Mapping[str, frozenset[str]]
     problems: tuple[str, ...]
+    digest: str
 
     @functools.cached_property
     def by_constant(self) -> Mapping[str, str]:
@@ -122,7 +125,9 @@ def read_catalogues(project: Path | None) -> Catalogues:
     fields: dict[str, Mapping[str, str]] = {}
     device: dict[str, frozenset[str]] = {}
     problems: list[str] = []
+    digest = hashlib.sha256()
     for package, folder in _packages(project, problems):
+        digest.update(_text(folder / FILE_NAME).encode())
         content = _read(folder / FILE_NAME, package, problems)
         modules = _entries(content, "modules")
         for name, entry in _entries(content, "events").items():
@@ -137,7 +142,7 @@ def read_catalogues(project: Path | None) -> Catalogues:
             device[name] = frozenset(
                 field for field, found in types.items() if isinstance(found, dict) and found.get("device") is True
             ) | frozenset(field for field in entry.get("device_fields") or () if isinstance(field, str))
-    return Catalogues(moments, fields, device, tuple(problems))
+    return Catalogues(moments, fields, device, tuple(problems), digest.hexdigest())
 
 
 def moment_of(entry: Mapping[str, Any], modules: Mapping[str, Mapping[str, Any]]) -> Moment:

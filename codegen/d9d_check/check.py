@@ -1,22 +1,17 @@
 """Checks a program: reads its files, runs it, applies the rules, and says where each finding is."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+import hashlib
+import importlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from d9d_check.catalogues import Catalogues, read_catalogues, read_settings, strings_in
-from d9d_check.codes import UNCHECKED
-from d9d_check.divergence import Divergence
-from d9d_check.effects import Effects
-from d9d_check.facts import Watchers
-from d9d_check.lifecycle import Lifecycle
-from d9d_check.liveness import check_liveness, is_test_module
-from d9d_check.program import Program, run_program
+from d9d_check.parts import parts_of
 from d9d_check.report import Diagnostic, locate, whole_file
-from d9d_check.source import CACHE, Module, python_files, read_modules
-from d9d_check.values import Site
+from d9d_check.source import Module, is_test_module, outline_of, python_files, read_modules, summarise
+from d9d_check.store import FOLDER, Store, digest_of_checker
 
 _NOT_IN_TESTS: Final = frozenset(
     {
@@ -45,35 +40,68 @@ def check(paths: Sequence[Path], *, use_cache: bool = True) -> Result:
 
     Args:
         paths: Files, notebooks, and folders of them.
-        use_cache: Whether to keep the summaries of files for the next run.
+        use_cache: Whether to keep what is found for the next run, in the folder of the project.
     """
     project = find_project(paths)
+    return check_program(paths, project, (project or Path()) / FOLDER if use_cache else None)
+
+
+def check_program(paths: Sequence[Path], project: Path | None, cache: Path | None) -> Result:
+    """Check files of a project.
+
+    Args:
+        paths: What to report on.
+        project: The folder of its `pyproject.toml`; `None` if the paths are the program.
+        cache: A folder for what is found, to save time in the next run; `None` to keep nothing.
+    """
     others = list(python_files(_sources(project))) if project is not None else []
     files = list(python_files(paths))
-    modules = read_modules(files, others, (project or Path()) / CACHE if use_cache else None)
+    modules = read_modules(files, others)
     catalogues = read_catalogues(project)
-    program = apply_rules(modules, catalogues)
-    return Result(_diagnostics(program, modules, catalogues, project), len(files))
+    store = Store(cache)
+    found = _find(modules, catalogues, store)
+    store.close()
+    return Result(_diagnostics(found, modules, catalogues, project), len(files))
 
 
-def apply_rules(modules: Sequence[Module], catalogues: Catalogues) -> Program:
-    """Run a program, and apply all rules to what it does; a fault in one rule does not keep the others from running."""
-    effects, divergence, lifecycle = Effects(), Divergence(), Lifecycle()
-    program = run_program(modules, catalogues, Watchers([effects, divergence, lifecycle]))
-    rules: list[Callable[[], None]] = [
-        functools.partial(check_liveness, program),
-        functools.partial(effects.report, program.facts),
-        functools.partial(divergence.report, program.facts),
-        functools.partial(lifecycle.report, program.facts, catalogues.moments),
+def _find(modules: Sequence[Module], catalogues: Catalogues, store: Store) -> list[list[Any]]:
+    """Return what is found in all parts of a program: for each finding its module, place, code and message."""
+    outlines: dict[str, Mapping[str, Any]] = {}
+    for module in modules:
+        outline = None if module.problem else store.outline(module.digest)
+        if outline is None and not module.problem:
+            summarise(module, store)
+            outline = None if module.summary is None else outline_of(module.summary)
+        if outline is not None:
+            outlines[module.key] = outline
+    configures = any(outline["configures"] for outline in outlines.values())
+    found: list[list[Any]] = []
+    for part in parts_of([module for module in modules if module.key in outlines], outlines):
+        digest = _digest(part, catalogues, configures=configures)
+        kept = store.findings(digest)
+        if kept is None:
+            kept = _run(part, catalogues, store, configures=configures)
+            store.keep_findings(digest, kept)
+        found += kept
+    return found
+
+
+def _run(part: Sequence[Module], catalogues: Catalogues, store: Store, *, configures: bool) -> list[list[Any]]:
+    for module in part:
+        if module.summary is None:
+            summarise(module, store)
+    # Most runs of a type checker find nothing new to run, and importing the rules would take them longer than all else.
+    rules = importlib.import_module("d9d_check.rules")
+    return [
+        [*finding.site, finding.code, finding.message]
+        for finding in rules.find_in(part, catalogues, configures=configures)
     ]
-    for rule in rules:
-        try:
-            rule()
-        except Exception as error:  # noqa: BLE001 -- any fault of the rule
-            first = next((module for module in modules if module.is_reported), None)
-            site = Site(first.key if first else "", 1, 0, 1, 0)
-            program.crashes.append((site, f"{type(error).__name__}: {error}"))
-    return program
+
+
+def _digest(part: Sequence[Module], catalogues: Catalogues, *, configures: bool) -> str:
+    """Return a hash of everything that the findings in a part depend on."""
+    texts = sorted((module.key, module.name, module.is_package, module.digest) for module in part)
+    return hashlib.sha256(repr((digest_of_checker(), catalogues.digest, configures, texts)).encode()).hexdigest()
 
 
 def find_project(paths: Sequence[Path]) -> Path | None:
@@ -90,26 +118,20 @@ def _sources(project: Path) -> list[Path]:
 
 
 def _diagnostics(
-    program: Program, modules: Sequence[Module], catalogues: Catalogues, project: Path | None
+    found: Collection[Sequence[Any]], modules: Sequence[Module], catalogues: Catalogues, project: Path | None
 ) -> list[Diagnostic]:
     by_key = {module.key: module for module in modules}
-    found = [(finding.site, finding.code, finding.message) for finding in program.facts.findings]
-    found += [(site, UNCHECKED, message) for site, message in program.facts.unchecked.items()]
-    found += [
-        (site, UNCHECKED, f"d9d check could not check this: {message}. Please report it")
-        for site, message in program.crashes
-    ]
-    found += [
-        (Site(module.key, module.problem_line, 0, module.problem_line, 0), "d9d-syntax", f"This file {module.problem}")
+    broken = [
+        (module.key, module.problem_line, 0, module.problem_line, 0, "d9d-syntax", f"This file {module.problem}")
         for module in modules
         if module.problem
     ]
     diagnostics = [
         diagnostic
-        for site, code, message in found
-        if (module := by_key.get(site.module)) is not None and module.is_reported
-        if not (code in _NOT_IN_TESTS and is_test_module(module.key))
-        if (diagnostic := locate(module, site, code, message)) is not None
+        for key, *position, code, message in [*found, *broken]
+        if (module := by_key.get(key)) is not None and module.is_reported
+        if not (code in _NOT_IN_TESTS and is_test_module(key))
+        if (diagnostic := locate(module, position, code, message)) is not None
     ]
     where = str(project / "pyproject.toml") if project is not None else "d9d"
     diagnostics += [whole_file(where, "d9d-index", problem) for problem in catalogues.problems]

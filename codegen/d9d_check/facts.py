@@ -371,7 +371,7 @@ class Facts:
         subscribers: The classes whose objects may have handlers: tasks, providers, and those with tags.
         functions: The functions that others may call.
         constructed: The places where objects are created, by class.
-        configurators: Where a configurator is created.
+        configures: Whether the program creates a configurator, here or in a part that shares nothing with this one.
         mentioned: Tagged methods that are named without being called, by run.
         event_loads: Where each event is named.
         event_uses: Where an event is given to `subscribe`.
@@ -394,7 +394,7 @@ class Facts:
     subscribers: set[ClassDefinition] = dataclasses.field(default_factory=set)
     functions: list[tuple[Function, ClassDefinition | None]] = dataclasses.field(default_factory=list)
     constructed: dict[ClassDefinition, set[tuple[Site, Entry]]] = dataclasses.field(default_factory=dict)
-    configurators: list[Site] = dataclasses.field(default_factory=list)
+    configures: bool = False
     mentioned: set[tuple[Entry, Definition]] = dataclasses.field(default_factory=set)
     event_loads: dict[EventValue, set[Site]] = dataclasses.field(default_factory=dict)
     event_uses: dict[EventValue, set[Site]] = dataclasses.field(default_factory=dict)

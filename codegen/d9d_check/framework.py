@@ -94,7 +94,7 @@ class Framework:
         """Do what the configuration of a loop does to what it is given."""
         run = "d9d.Trainer" if loop == "train" else "d9d.Inference"
         bus = Bus(loop)
-        self._facts.configurators.append(call.site)
+        self._facts.configures = True
         for name, values in [*(("", each) for each in call.arguments), *call.named.items()]:
             is_subscribers = name == "subscribers"
             for value in self._run.elements(values) if is_subscribers else values:

@@ -15,8 +15,8 @@ from d9d_check.framework import TASKS, canonical, members_of
 from d9d_check.lower import Node
 from d9d_check.memory import Memory, allocation
 from d9d_check.outside import Outside
-from d9d_check.relevance import Relevance, absolute
-from d9d_check.source import Module
+from d9d_check.relevance import Relevance
+from d9d_check.source import Module, absolute, parents_of
 from d9d_check.tagging import Tagging
 from d9d_check.values import (
     NONE,
@@ -89,6 +89,7 @@ class Interpreter(Memory):
         self._outside = Outside(self)
         self._tagging = Tagging(self)
         self._modules = {module.key: module for module in modules if module.summary is not None}
+        self._packages = {parent for key in self._modules for parent in parents_of(key)}
         self._scopes: dict[str, Scope] = {}
         self._steps = 0
         self._last: dict[int, Values] = {}
@@ -703,8 +704,8 @@ class Interpreter(Memory):
 
     def imported(self, name: str) -> Values:
         """Return the module of a name."""
-        is_own = self._is_own(name) or any(key.startswith(f"{name}.") for key in self._modules)
-        return frozenset({ModuleValue(name)}) if is_own and not name.startswith("d9d") else frozenset({External(name)})
+        is_own = (self._is_own(name) or name in self._packages) and not name.startswith("d9d")
+        return frozenset({ModuleValue(name) if is_own else External(name)})
 
     def _member(self, module: str, name: str) -> Values:
         """Return what a name of a module stands for."""

@@ -6,6 +6,7 @@ from typing import Final
 from d9d_check.facts import Entry, Facts, Registration, Trigger
 from d9d_check.framework import is_task, members_of
 from d9d_check.program import Program
+from d9d_check.source import is_test_module
 from d9d_check.values import (
     NONE,
     Bus,
@@ -52,12 +53,6 @@ def _receiver(registration: Registration) -> ClassDefinition | None:
 
 def _is_test(entry: Entry) -> bool:
     return entry.name.startswith("test")
-
-
-def is_test_module(key: str) -> bool:
-    """Return whether a module holds tests, by its name."""
-    name = key.rpartition(".")[2].rpartition("/")[2]
-    return name.startswith("test_") or name.endswith("_test") or name == "conftest"
 
 
 def quoted(events: Iterable[EventValue]) -> str:
@@ -265,7 +260,7 @@ class _Liveness:
         certain = [each for each in counted if not self._is_by_unknown_caller(each)]
         if certain or function in self._facts.called or any(each is function for _, each in self._facts.mentioned):
             return False
-        if counted and not self._facts.configurators:
+        if counted and not self._facts.configures:
             return self._is_provider(definition)
         if any(isinstance(each, Instance) and each.definition in kinds for each in self._facts.escaped):
             return False
@@ -277,15 +272,13 @@ class _Liveness:
             for site, entry in self._facts.constructed.get(kind, ())
             if not _is_test(entry) and not is_test_module(site.module)
         ]
-        return bool(self._facts.configurators or made) and function not in self._annotated_somewhere(kinds)
+        return bool(self._facts.configures or made) and function not in self._annotated_somewhere(kinds)
 
     def _annotated_somewhere(self, kinds: set[ClassDefinition]) -> set[Definition]:
         return {
             function
             for each in self._counted
-            if _receiver(each) in kinds
-            and (function := _definition(each)) is not None
-            and not self._facts.configurators
+            if _receiver(each) in kinds and (function := _definition(each)) is not None and not self._facts.configures
         }
 
     @staticmethod
@@ -303,7 +296,7 @@ class _Liveness:
 
         A function or class that the program itself calls or creates has been run with what it is really given.
         """
-        if entry.owner is not None and entry.owner in self._facts.constructed and self._facts.configurators:
+        if entry.owner is not None and entry.owner in self._facts.constructed and self._facts.configures:
             return entry.kind == "register" and entry.name == "configured"
         if entry.kind == "function":
             return not any(each.path == entry.name for each in self._facts.called)
@@ -316,7 +309,7 @@ class _Liveness:
             if definition in self._registered | self._facts.called or all(tag.is_optional for tag in tagged):
                 continue
             has_left = any(isinstance(each, Function) and each.definition is definition for each in self._facts.escaped)
-            if is_open or has_left or not self._facts.configurators:
+            if is_open or has_left or not self._facts.configures:
                 self._facts.unchecked[definition.site] = (
                     f'Whether the handler "{definition.name}" is registered is not verified: the program does not '
                     "configure a loop here, or passes it to code that is not in view"

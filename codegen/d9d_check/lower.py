@@ -9,8 +9,8 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-VERSION: Final = 2
-"""Raised when the form of a summary changes, so that cached ones of the old form are not read."""
+CONFIGURATORS: Final = frozenset({"TrainingConfigurator", "InferenceConfigurator"})
+"""The classes by which a program configures a loop."""
 
 Node = list[Any]
 Position = list[int]
@@ -42,6 +42,7 @@ class _Lowering:
         self._mentioned: set[str] = set()
         self._assigned: set[str] = set()
         self._imports: list[Node] = []
+        self._configures = False
         self._expressions: dict[type[ast.AST], Callable[[Any], Node]] = {
             ast.Name: self._name,
             ast.Attribute: self._attribute,
@@ -129,7 +130,13 @@ class _Lowering:
 
     def module(self, tree: ast.Module) -> dict[str, Any]:
         body = self.block(tree.body)
-        return {"body": body, "imports": self._imports, "functions": self._functions, "classes": self._classes}
+        return {
+            "body": body,
+            "imports": self._imports,
+            "configures": self._configures,
+            "functions": self._functions,
+            "classes": self._classes,
+        }
 
     def block(self, statements: Sequence[ast.stmt]) -> list[Node]:
         """Lower statements; those without an effect on the rules are left out."""
@@ -177,6 +184,7 @@ class _Lowering:
     def _call(self, node: ast.Call) -> Node:
         named = [[keyword.arg or "", self.expression(keyword.value)] for keyword in node.keywords]
         callee = self.expression(node.func)
+        self._configures |= any(_last_name(each) in CONFIGURATORS for each in (node.func, *node.args))
         return ["call", callee, [self.expression(argument) for argument in node.args], named, position_of(node)]
 
     def _constant(self, node: ast.Constant) -> Node:
@@ -341,3 +349,7 @@ class _Lowering:
         names = [[each.asname or each.name, each.name] for each in node.names]
         self._imports.append([node.level, node.module or "", [each.name for each in node.names]])
         return ["from", node.level, node.module or "", names]
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""

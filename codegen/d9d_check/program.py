@@ -42,9 +42,19 @@ class Program:
     crashes: list[tuple[Site, str]]
 
 
-def run_program(modules: Sequence[Module], catalogues: Catalogues, watcher: Watcher) -> Program:
-    """Run a program from everywhere."""
+def run_program(
+    modules: Sequence[Module], catalogues: Catalogues, watcher: Watcher, *, configures: bool = False
+) -> Program:
+    """Run a program, or a part that shares no module with the rest, from everywhere.
+
+    Args:
+        modules: The modules.
+        catalogues: The declared events.
+        watcher: What rules want to see.
+        configures: Whether the program is known to configure a loop.
+    """
     runner = _Runner(Interpreter(modules, catalogues, watcher), catalogues)
+    runner.interpreter.facts.configures = configures
     runner.run()
     return Program(runner.interpreter.facts, catalogues, runner.crashes)
 

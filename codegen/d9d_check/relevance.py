@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from d9d_check.source import Module
+from d9d_check.source import Module, absolute
 from d9d_check.values import Definition
 
 _OF_THE_BUS: Final = frozenset(
@@ -80,15 +80,6 @@ def _reached(imported: Mapping[str, set[str]], packages: set[str]) -> set[str]:
         if not found:
             return known
         known |= found
-
-
-def absolute(module: Module, level: int, name: str) -> str:
-    """Return the full name of a module that is imported relatively."""
-    if not level:
-        return name
-    parts = module.name.split(".")
-    parts = parts[: len(parts) - level + (1 if module.is_package else 0)]
-    return ".".join([*parts, *([name] if name else [])])
 
 
 def _called_as(function: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from d9d_check.codes import CODES, UNCHECKED
 from d9d_check.source import Module
-from d9d_check.values import Site
 
 _IGNORED: Final = re.compile(r"#\s*(type|d9d):\s*ignore(?:\[([^\]]*)\])?")
 
@@ -51,21 +50,22 @@ class Diagnostic:
         return f"{self.path}{cell}{position}"
 
 
-def locate(module: Module, site: Site, code: str, message: str) -> Diagnostic | None:
+def locate(module: Module, position: Sequence[int], code: str, message: str) -> Diagnostic | None:
     """Return the diagnostic for a place in a file; `None` where a comment on its line ignores the code."""
+    line, column, end_line, end_column = position
     lines = module.text.splitlines()
-    text = lines[site.line - 1] if site.line <= len(lines) else ""
+    text = lines[line - 1] if line <= len(lines) else ""
     if _is_ignored(text, code):
         return None
-    last = lines[site.end_line - 1] if site.end_line <= len(lines) else ""
-    cell, before = next(((number, first - 1) for number, first in reversed(module.cells) if first <= site.line), (0, 0))
+    last = lines[end_line - 1] if end_line <= len(lines) else ""
+    cell, before = next(((number, first - 1) for number, first in reversed(module.cells) if first <= line), (0, 0))
     return Diagnostic(
         str(module.path),
         cell,
-        site.line - before,
-        _column(text, site.column),
-        site.end_line - before,
-        _column(last, site.end_column),
+        line - before,
+        _column(text, column),
+        end_line - before,
+        _column(last, end_column),
         code,
         message,
     )

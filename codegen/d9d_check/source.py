@@ -1,7 +1,8 @@
-"""The files of a program, and their summaries: made from the text, or read from the cache."""
+"""The files of a program, and their summaries: made from the text, or kept from an earlier check."""
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -10,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from d9d_check.lower import VERSION, lower
+from d9d_check.lower import lower
+from d9d_check.store import Store
 
-CACHE: Final = ".d9d_cache"
 _SKIPPED: Final = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist"})
 _DEPTH: Final = 40_000
 
@@ -43,6 +44,11 @@ class Module:
     problem: str = ""
     problem_line: int = 1
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """A hash of the text."""
+        return hashlib.sha256(self.text.encode(errors="surrogatepass")).hexdigest()
+
 
 def python_files(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield the Python files and notebooks among paths and below them; environments and hidden folders are skipped."""
@@ -59,13 +65,12 @@ def _is_skipped(folder: str, name: str) -> bool:
     return name.startswith(".") or name in _SKIPPED or os.path.exists(os.path.join(folder, name, "pyvenv.cfg"))  # noqa: PTH110, PTH118 -- called for every folder, and `Path` is slow
 
 
-def read_modules(checked: Sequence[Path], others: Sequence[Path], cache: Path | None) -> list[Module]:
-    """Read and summarise the files of a program.
+def read_modules(checked: Sequence[Path], others: Sequence[Path]) -> list[Module]:
+    """Read the files of a program.
 
     Args:
         checked: The files to check.
         others: Further files of the same program.
-        cache: The folder of the cache; `None` for no cache.
     """
     modules: dict[str, Module] = {}
     files = {path.resolve(): (path, False) for path in others} | {path.resolve(): (path, True) for path in checked}
@@ -75,11 +80,6 @@ def read_modules(checked: Sequence[Path], others: Sequence[Path], cache: Path | 
         module = Module(key, name, path, is_package, is_reported, "")
         modules[key] = module
         _read(module)
-    store = _Store(cache)
-    for module in modules.values():
-        if not module.problem:
-            _summarise(module, store)
-    store.write()
     return list(modules.values())
 
 
@@ -122,9 +122,9 @@ def _code_of(notebook: Any) -> tuple[str, list[tuple[int, int]]]:
     return "\n".join(lines) + "\n", cells
 
 
-def _summarise(module: Module, store: "_Store") -> None:
-    digest = hashlib.sha256(module.text.encode()).hexdigest()
-    module.summary = store.get(digest)
+def summarise(module: Module, store: Store) -> None:
+    """Set the summary of a module, or what is wrong with its text."""
+    module.summary = store.summary(module.digest)
     if module.summary is None:
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(max(limit, _DEPTH))
@@ -136,47 +136,32 @@ def _summarise(module: Module, store: "_Store") -> None:
             module.problem = f"cannot be parsed: {type(error).__name__}: {error}"
         finally:
             sys.setrecursionlimit(limit)
-    if module.summary is not None:
-        store.keep(digest, module.summary)
+        if module.summary is not None:
+            store.keep_summary(module.digest, module.summary, outline_of(module.summary))
 
 
-class _Store:
-    """The cache: one file with the summaries of the last run, by the digests of their texts."""
+def outline_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what other modules need to know of a module: what it imports, and whether it configures a loop."""
+    is_empty = all(node[0] == "expression" and node[1][0] == "constant" for node in summary["body"])
+    return {"imports": summary["imports"], "configures": summary["configures"], "is_empty": is_empty}
 
-    def __init__(self, folder: Path | None) -> None:
-        self._path = None if folder is None else folder / f"summaries-{VERSION}.json"
-        self._known = self._load()
-        self._kept: dict[str, Any] = {}
 
-    def get(self, digest: str) -> dict[str, Any] | None:
-        """Return the summary of a text, if the last run made it."""
-        summary = self._known.get(digest)
-        return summary if isinstance(summary, dict) else None
+def absolute(module: Module, level: int, name: str) -> str:
+    """Return the full name of a module that is imported relatively."""
+    if not level:
+        return name
+    parts = module.name.split(".")
+    parts = parts[: len(parts) - level + (1 if module.is_package else 0)]
+    return ".".join([*parts, *([name] if name else [])])
 
-    def keep(self, digest: str, summary: dict[str, Any]) -> None:
-        """Keep a summary for the next run."""
-        self._kept[digest] = summary
 
-    def write(self) -> None:
-        """Write the summaries of this run, and forget all others."""
-        if self._path is None or self._kept.keys() == self._known.keys():
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            ignore = self._path.parent / ".gitignore"
-            if not ignore.exists():
-                ignore.write_text("*\n", encoding="utf-8")
-            temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-            temporary.write_text(json.dumps(self._kept, separators=(",", ":")), encoding="utf-8")
-            temporary.replace(self._path)
-        except OSError:
-            self._path = None  # a folder that cannot be written costs time, and nothing else
+def parents_of(name: str) -> list[str]:
+    """Return the packages around a module, by their dotted names."""
+    parts = name.split(".")
+    return [".".join(parts[:number]) for number in range(1, len(parts))]
 
-    def _load(self) -> dict[str, Any]:
-        if self._path is None:
-            return {}
-        try:
-            content = json.loads(self._path.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return content if isinstance(content, dict) else {}
+
+def is_test_module(key: str) -> bool:
+    """Return whether a module holds tests, by its name."""
+    name = key.rpartition(".")[2].rpartition("/")[2]
+    return name.startswith("test_") or name.endswith("_test") or name == "conftest"

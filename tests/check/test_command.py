@@ -14,7 +14,7 @@ from d9d.__main__ import main
 from d9d_check.check import check
 from d9d_check.cli import main as check_main
 from d9d_check.interpret import Interpreter
-from d9d_check.source import CACHE
+from d9d_check.store import FOLDER
 
 WRONG = """
 from d9d.loop.control import TrainTask
@@ -207,11 +207,11 @@ def test_a_fault_of_the_checker_is_a_note(wrong: Path, monkeypatch: pytest.Monke
     assert "ZeroDivisionError: by zero. Please report it" in found[0].message
 
 
-def test_the_cache_holds_summaries_by_content(tmp_path: Path, wrong: Path) -> None:
-    """The second run finds the same; an edit is seen; a damaged cache is made again."""
+def test_what_is_kept_is_kept_by_content(tmp_path: Path, wrong: Path) -> None:
+    """The second run finds the same; an edit is seen; what is damaged is made again."""
     (tmp_path / "pyproject.toml").write_text("")
     (cold,) = check([wrong]).diagnostics
-    (cached,) = (tmp_path / CACHE).glob("summaries-*.json")
+    kept = list((tmp_path / FOLDER).rglob("*.json"))
 
     assert check([wrong]).diagnostics == [cold]
 
@@ -219,9 +219,11 @@ def test_the_cache_holds_summaries_by_content(tmp_path: Path, wrong: Path) -> No
     assert check([wrong]).diagnostics == []
 
     wrong.write_text(WRONG, encoding="utf-8")
-    cached.write_text("{")
+    assert len(kept) == 3
+    for path in kept:
+        path.write_text("{")
     assert check([wrong]).diagnostics == [cold]
-    assert json.loads(cached.read_text()) != {}
+    assert all(json.loads(path.read_text()) for path in kept)
 
 
 def test_the_whole_program_is_read_and_the_given_files_are_reported(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a check of 400 handlers in 40 files costs: 1.0 s of CPU time without a cache, 0.3 s with one."""
+"""What a check of 400 handlers in 40 files costs: 1.0 s of CPU time without a cache, 0.3 s after an edit."""
 
 import resource
 import subprocess
@@ -61,7 +61,11 @@ def test_a_check_is_quick(tmp_path: Path) -> None:
         (tmp_path / f"task_{number}.py").write_text(_HEAD.format(number=number) + handlers)
 
     cold = cpu_seconds(tmp_path)
-    warm = min(cpu_seconds(tmp_path) for _ in range(2))
+    warm = []
+    for number in range(2):
+        with (tmp_path / f"task_{number}.py").open("a") as file:
+            file.write("EDITED = True\n")
+        warm.append(cpu_seconds(tmp_path))
 
     assert cold < _TOLERANCE * _COLD_SECONDS
-    assert warm < _TOLERANCE * _WARM_SECONDS
+    assert min(warm) < _TOLERANCE * _WARM_SECONDS
