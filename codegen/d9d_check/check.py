@@ -29,10 +29,12 @@ class Result:
     Attributes:
         diagnostics: What is reported, by file and line, notes included.
         num_files: How many files were checked.
+        digests: A hash of the text of each file of the program, by its path.
     """
 
     diagnostics: list[Diagnostic]
     num_files: int
+    digests: Mapping[Path, str]
 
 
 def check(paths: Sequence[Path], *, use_cache: bool = True) -> Result:
@@ -43,25 +45,37 @@ def check(paths: Sequence[Path], *, use_cache: bool = True) -> Result:
         use_cache: Whether to keep what is found for the next run, in the folder of the project.
     """
     project = find_project(paths)
-    return check_program(paths, project, (project or Path()) / FOLDER if use_cache else None)
+    sources = [] if project is None else named_sources(project) or [project]
+    return check_program(paths, sources, project, (project or Path()) / FOLDER if use_cache else None)
 
 
-def check_program(paths: Sequence[Path], project: Path | None, cache: Path | None) -> Result:
-    """Check files of a project.
+def check_program(
+    paths: Sequence[Path],
+    sources: Sequence[Path],
+    project: Path | None,
+    cache: Path | None,
+    ignored_by: Collection[str] = ("d9d", "type"),
+) -> Result:
+    """Check files of a program.
 
     Args:
         paths: What to report on.
-        project: The folder of its `pyproject.toml`; `None` if the paths are the program.
+        sources: What else belongs to the program.
+        project: The folder of its `pyproject.toml`, if it has one.
         cache: A folder for what is found, to save time in the next run; `None` to keep nothing.
+        ignored_by: The comments that count: `# d9d: ignore` and `# type: ignore`.
     """
-    others = list(python_files(_sources(project))) if project is not None else []
     files = list(python_files(paths))
-    modules = read_modules(files, others)
+    modules = read_modules(files, list(python_files(sources)))
     catalogues = read_catalogues(project)
     store = Store(cache)
     found = _find(modules, catalogues, store)
     store.close()
-    return Result(_diagnostics(found, modules, catalogues, project), len(files))
+    return Result(
+        _diagnostics(found, modules, catalogues, project, ignored_by),
+        len(files),
+        {module.path: module.digest for module in modules},
+    )
 
 
 def _find(modules: Sequence[Module], catalogues: Catalogues, store: Store) -> list[list[Any]]:
@@ -110,15 +124,18 @@ def find_project(paths: Sequence[Path]) -> Path | None:
     return next((each for each in [folder, *folder.parents] if (each / "pyproject.toml").is_file()), None)
 
 
-def _sources(project: Path) -> list[Path]:
-    """Return what belongs to the program: the sources that the project names, or else all of its folder."""
-    named = strings_in(read_settings(project), "sources")
-    found = [project / name for name in named]
-    return [path for path in found if path.exists()] or [project]
+def named_sources(project: Path) -> list[Path]:
+    """Return what belongs to the program, as far as `sources` in the settings of the project names it."""
+    named = (project / name for name in strings_in(read_settings(project), "sources"))
+    return [path for path in named if path.exists()]
 
 
 def _diagnostics(
-    found: Collection[Sequence[Any]], modules: Sequence[Module], catalogues: Catalogues, project: Path | None
+    found: Collection[Sequence[Any]],
+    modules: Sequence[Module],
+    catalogues: Catalogues,
+    project: Path | None,
+    ignored_by: Collection[str],
 ) -> list[Diagnostic]:
     by_key = {module.key: module for module in modules}
     broken = [
@@ -131,7 +148,7 @@ def _diagnostics(
         for key, *position, code, message in [*found, *broken]
         if (module := by_key.get(key)) is not None and module.is_reported
         if not (code in _NOT_IN_TESTS and is_test_module(key))
-        if (diagnostic := locate(module, position, code, message)) is not None
+        if (diagnostic := locate(module, position, code, message, ignored_by)) is not None
     ]
     where = str(project / "pyproject.toml") if project is not None else "d9d"
     diagnostics += [whole_file(where, "d9d-index", problem) for problem in catalogues.problems]

@@ -447,10 +447,11 @@ class _Liveness:
             first = seen.setdefault(key, each)
             if first is not each and first.site != each.site and function is not None:
                 later, other = (each, first) if each.depth <= first.depth else (first, each)
+                where = "" if other.site.module == later.site.module else f" of {other.site.module}"
                 self._facts.report(
                     "d9d-twice",
                     f'Handler "{function.name}" of {event} is subscribed twice on one bus, which is refused: '
-                    f"remove this call or the one in line {other.site.line}",
+                    f"remove this call or the one in line {other.site.line}{where}",
                     later.site,
                 )
 

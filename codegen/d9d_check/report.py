@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,12 +50,14 @@ class Diagnostic:
         return f"{self.path}{cell}{position}"
 
 
-def locate(module: Module, position: Sequence[int], code: str, message: str) -> Diagnostic | None:
+def locate(
+    module: Module, position: Sequence[int], code: str, message: str, ignored_by: Collection[str]
+) -> Diagnostic | None:
     """Return the diagnostic for a place in a file; `None` where a comment on its line ignores the code."""
     line, column, end_line, end_column = position
     lines = module.text.splitlines()
     text = lines[line - 1] if line <= len(lines) else ""
-    if _is_ignored(text, code):
+    if _is_ignored(text, code, ignored_by):
         return None
     last = lines[end_line - 1] if end_line <= len(lines) else ""
     cell, before = next(((number, first - 1) for number, first in reversed(module.cells) if first <= line), (0, 0))
@@ -81,10 +83,10 @@ def _column(line: str, offset: int) -> int:
     return len(line.encode()[: max(offset, 0)].decode(errors="replace")) + 1
 
 
-def _is_ignored(line: str, code: str) -> bool:
+def _is_ignored(line: str, code: str, ignored_by: Collection[str]) -> bool:
     for kind, codes in _IGNORED.findall(line):
         named = {each.strip() for each in codes.split(",")} if codes else set()
-        if code in named or (not named and kind in {"type", "d9d"}):
+        if kind in ignored_by and (not named or code in named):
             return True
     return False
 

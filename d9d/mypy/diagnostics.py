@@ -12,6 +12,8 @@ from mypy.options import Options
 from mypy.semanal import SemanticAnalyzer
 
 from d9d.mypy.catalogues import Indexes
+from d9d_check.codes import CODES as CHECKER_CODES
+from d9d_check.codes import UNCHECKED
 
 T = TypeVar("T")
 TArguments = TypeVarTuple("TArguments")
@@ -35,19 +37,6 @@ FILTER: Final = ErrorCode(
     "d9d-filter", "Check that a handler counts the steps of an event that lies in a step", _GROUP, sub_code_of=MISC
 )
 EMITTER: Final = ErrorCode("d9d-emitter", "Check that an emitter is called", _GROUP, sub_code_of=MISC)
-SCOPE: Final = ErrorCode(
-    "d9d-scope", "Check that a task handles events of the loop that runs it", _GROUP, sub_code_of=MISC
-)
-UNREGISTERED: Final = ErrorCode(
-    "d9d-unregistered", "Check that a task registers its handlers", _GROUP, sub_code_of=MISC
-)
-TARGET: Final = ErrorCode(
-    "d9d-target", "Check that `subscribe_annotated` gets an object that may have handlers", _GROUP, sub_code_of=ARG_TYPE
-)
-TWICE: Final = ErrorCode("d9d-twice", "Check that a task registers its handlers only once", _GROUP, sub_code_of=MISC)
-DROPPED: Final = ErrorCode(
-    "d9d-dropped", "Check that the override of a handler is a handler too", _GROUP, sub_code_of=OVERRIDE
-)
 EVENT_ID: Final = ErrorCode(
     "d9d-event-id", "Check that an event has a valid, unique id and a context type", _GROUP, sub_code_of=MISC
 )
@@ -58,27 +47,20 @@ DEPRECATED: Final = ErrorCode(
     _GROUP,
     sub_code_of=errorcodes.DEPRECATED,
 )
-HOST_SYNC: Final = ErrorCode(
-    "d9d-host-sync",
-    "Report handlers that synchronise with the device in every step",
-    _GROUP,
-    default_enabled=False,
-    sub_code_of=MISC,
-)
-COLLECTIVE: Final = ErrorCode(
-    "d9d-collective",
-    "Report collectives that only some ranks reach",
-    _GROUP,
-    default_enabled=False,
-    sub_code_of=MISC,
-)
-ORDER: Final = ErrorCode(
-    "d9d-order",
-    "Report attributes that a handler reads before a later event's handler assigns them",
-    _GROUP,
-    default_enabled=False,
-    sub_code_of=USED_BEFORE_DEF,
-)
+_BROAD: Final = {
+    "d9d-target": ARG_TYPE,
+    "d9d-dropped": OVERRIDE,
+    "d9d-order": USED_BEFORE_DEF,
+}
+"""The codes of mypy that those of `d9d check` refine; all others refine its code for everything else."""
+_OWN: Final = frozenset({"d9d-handler", "d9d-context", "d9d-pair", "d9d-event-id", "d9d-index"})
+
+CODES: Final = {
+    code: ErrorCode(code, meaning, _GROUP, default_enabled=code != UNCHECKED, sub_code_of=_BROAD.get(code, MISC))
+    for code, meaning in CHECKER_CODES.items()
+    if code not in _OWN
+}
+"""By name: the codes of what `d9d check` finds in the whole program, for which the plugin reports."""
 
 
 @dataclasses.dataclass(frozen=True)

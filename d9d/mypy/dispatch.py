@@ -5,12 +5,12 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 from mypy.checker import TypeChecker
 from mypy.checker_state import checker_state
 from mypy.errorcodes import ErrorCode
-from mypy.nodes import FuncBase, MypyFile
+from mypy.nodes import GDEF, FuncBase, MypyFile, SymbolTableNode, Var
 from mypy.options import Options
 from mypy.plugin import (
     AnalyzeTypeContext,
@@ -24,34 +24,27 @@ from mypy.plugin import (
     ReportConfigContext,
 )
 from mypy.semanal import SemanticAnalyzer
+from mypy.server.trigger import make_trigger
 from mypy.typeanal import TypeAnalyser
 from mypy.types import FunctionLike, Type
 
-import d9d_check
-from d9d.mypy import class_facts, diagnostics, names
+from d9d.mypy import diagnostics, names
 from d9d.mypy.catalogues import Indexes, project_folders
 from d9d.mypy.checks import (
-    collective,
     context,
     deprecated,
-    dropped,
     emitter,
     event_id,
     filters,
     handler,
-    host_sync,
     index,
-    order,
     pair,
     registration,
-    scope,
-    unregistered,
 )
 from d9d.mypy.diagnostics import CheckedClass, CheckedModule, run_check
-from d9d.mypy.handler_bodies import HandlerBody, decorated_body, subscribed_body
-from d9d.mypy.registrations import registrations
-
-TMethodContext = TypeVar("TMethodContext", MethodContext, MethodSigContext)
+from d9d.mypy.program import ProgramFindings, absolute
+from d9d_check.report import Diagnostic
+from d9d_check.store import digest_of_checker
 
 _SignatureCheck: TypeAlias = Callable[[MethodSigContext, Indexes], FunctionLike]
 
@@ -67,31 +60,15 @@ SIGNATURES: Final[dict[str, _SignatureCheck]] = {
 CALLS: Final[dict[str, Callable[[MethodContext, Indexes], None]]] = {
     names.EVENT_BUS_BOUNDED: pair.check_block,
     names.EVENT_BUS_EMITTER: emitter.check_emitter,
+    names.EVENT_BUS_SUBSCRIBE: filters.check_filter,
 }
 """Checks of the call of a method, after mypy's own."""
 
 FUNCTIONS: Final[dict[str, tuple[Callable[[FunctionContext, Indexes], None], ...]]] = {
     names.EVENT: (event_id.check_event,),
-    names.SUBSCRIBE_ANNOTATED: (registration.check_target,),
     names.SUBSCRIBE: (handler.check_bare, filters.check_filter),
 }
 """Checks of the call of a function or a class, after mypy's own."""
-
-BODIES: Final[tuple[tuple[ErrorCode, Callable[[HandlerBody], None]], ...]] = (
-    (diagnostics.HOST_SYNC, host_sync.check_host_sync),
-    (diagnostics.COLLECTIVE, collective.check_collectives),
-)
-"""Checks of the bodies of handlers, where they are subscribed."""
-
-CLASSES: Final[tuple[tuple[ErrorCode, Callable[[CheckedClass], None]], ...]] = (
-    (diagnostics.SCOPE, scope.check_scope),
-    (diagnostics.UNREGISTERED, unregistered.check_unregistered),
-    (diagnostics.TWICE, registration.check_twice),
-    (diagnostics.UNTYPED_HANDLER, registration.check_annotated),
-    (diagnostics.DROPPED, dropped.check_dropped),
-    (diagnostics.ORDER, order.check_order),
-)
-"""Checks of class definitions, once all names are bound and before any type is inferred."""
 
 MODULES: Final[tuple[tuple[ErrorCode, Callable[[CheckedModule], None]], ...]] = (
     (diagnostics.DEPRECATED, deprecated.check_names),
@@ -108,23 +85,18 @@ class D9dPlugin(Plugin):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._indexes = Indexes(project_folders(options))
-        self._modules_seen = _ModuleWatch(self._check_module)
+        self._program = ProgramFindings(options)
+        self._modules_seen = _ModuleWatch(self._check_module, self._program)
         self._resumed = ""
 
     def get_method_signature_hook(self, fullname: str) -> Callable[[MethodSigContext], FunctionLike] | None:
         """Return the check of a method's arguments."""
         self._modules_seen.asked()
         check = SIGNATURES.get(fullname)
-        if check is None:
-            return None
-        # The call is overloaded, and mypy would drop what the other hook of an overloaded method reports.
-        checks_body = fullname == names.SUBSCRIBE_DECORATOR_CALL
-        return functools.partial(self._check_decorated if checks_body else self._check_signature, check)
+        return None if check is None else functools.partial(self._check_signature, check)
 
     def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
         """Return the checks of a method's call."""
-        if fullname == names.EVENT_BUS_SUBSCRIBE:
-            return self._check_subscribed
         check = CALLS.get(fullname)
         return None if check is None else functools.partial(self._check_call, check)
 
@@ -154,20 +126,34 @@ class D9dPlugin(Plugin):
         """Return what schedules the checks of a class; mypy calls no other hook for every class."""
         return self._check_class_later
 
+    def get_additional_deps(self, file: MypyFile) -> list[tuple[int, str, int]]:
+        """Read the program again if the file was edited since, and have mypy's daemon check again what that concerns.
+
+        The daemon checks again what depends on a name that has changed. So the edited module gets a name that is new.
+        """
+        concerned = self._program.refresh(file.path)
+        others = {name for name, module in (self._modules or {}).items() if absolute(module.path) in concerned}
+        if others:
+            name = f"__d9d_{self._program.generation}__"
+            variable = Var(name)
+            variable._fullname = f"{file.fullname}.{name}"  # noqa: SLF001 -- mypy's own plugins set it, too
+            file.names[name] = SymbolTableNode(GDEF, variable, module_public=False, plugin_generated=True)
+            file.plugin_deps.setdefault(make_trigger(variable.fullname), set()).update(others - {file.fullname})
+        return []
+
     def report_config_data(self, ctx: ReportConfigContext) -> Any:
         """Return data that makes mypy check a module and its users again when it changes.
 
         The rules and the owners of namespaces count for two packages, one of which every subscriber imports. An index
-        counts for the modules of its catalogue. So an edit of any of them leaves the rest of the cache valid.
+        counts for the modules of its catalogue, and what is found in the whole program for the module where it is. So
+        an edit of any of them leaves the rest of the cache valid.
         """
         if ctx.id in names.EVENT_PACKAGES:
             return [digest_of_rules(), dict(self._indexes.owners)]
         found = self._indexes.next_to(ctx.path)
-        return found.digest if found.describes(ctx.id) else self._indexes.problem_next_to(ctx.path)
-
-    def _check_decorated(self, check: _SignatureCheck, ctx: MethodSigContext) -> FunctionLike:
-        self._check_body(decorated_body, ctx)
-        return self._check_signature(check, ctx)
+        data = found.digest if found.describes(ctx.id) else self._indexes.problem_next_to(ctx.path)
+        findings = self._program.in_file(ctx.path)
+        return [data, *([each.line, each.code, each.message] for each in findings)] if findings else data
 
     def _check_signature(self, check: _SignatureCheck, ctx: MethodSigContext) -> FunctionLike:
         return run_check(ctx.api.msg.note, ctx.context, check, ctx, self._indexes) or ctx.default_signature
@@ -175,10 +161,6 @@ class D9dPlugin(Plugin):
     def _check_call(self, check: Callable[[MethodContext, Indexes], None], ctx: MethodContext) -> Type:
         run_check(ctx.api.msg.note, ctx.context, check, ctx, self._indexes)
         return ctx.default_return_type
-
-    def _check_subscribed(self, ctx: MethodContext) -> Type:
-        self._check_body(subscribed_body, ctx)
-        return self._check_call(filters.check_filter, ctx)
 
     def _check_function(
         self, checks: tuple[Callable[[FunctionContext, Indexes], None], ...], ctx: FunctionContext
@@ -191,13 +173,6 @@ class D9dPlugin(Plugin):
         return run_check(ctx.api.msg.note, ctx.context, handler.check_event, ctx, self._indexes) or (
             ctx.default_signature
         )
-
-    def _check_body(self, find: Callable[[TMethodContext, Indexes], HandlerBody | None], ctx: TMethodContext) -> None:
-        enabled = [check for code, check in BODIES if ctx.api.msg.errors.is_error_code_enabled(code)]
-        body = run_check(ctx.api.msg.note, ctx.context, find, ctx, self._indexes) if enabled else None
-        if body is not None:
-            for check in enabled:
-                run_check(ctx.api.msg.note, ctx.context, check, body)
 
     def _is_deprecated(self, fullname: str) -> bool:
         return self._indexes.that_deprecates(fullname, self._modules or {}) is not None
@@ -214,6 +189,9 @@ class D9dPlugin(Plugin):
 
     def _check_module(self, tree: MypyFile, options: Options, api: SemanticAnalyzer | TypeChecker) -> None:
         module = CheckedModule(tree, options, api, self._indexes)
+        if self._program.problem:
+            api.note(self._program.problem, tree)
+            self._program.problem = ""  # once is enough
         for code, check in MODULES:
             if api.errors.is_error_code_enabled(code):
                 run_check(api.note, tree, check, module)
@@ -223,20 +201,15 @@ class D9dPlugin(Plugin):
         if not isinstance(api, SemanticAnalyzer):
             return
         self._modules_seen.class_seen(api)
-        registrations.cache_clear()  # the daemon changes a tree in place
-        if api.is_stub_file:
+        if not registration.is_registering(definition.info):
             return
         module, options, around = api.cur_mod_node, api.options, api.scope.function
 
         def check_class() -> None:
             with api.file_context(module, options), _within(around, api):
-                class_facts.record(definition.info, module, api.named_type("builtins.str"))
-                module.module_refs.update(class_facts.modules_behind(definition.info))
-                for trigger in class_facts.triggers(definition.info):
-                    api.add_plugin_dependency(trigger, module.fullname)
-                for code, check in CLASSES:
-                    if api.errors.is_error_code_enabled(code):
-                        run_check(api.note, definition, check, CheckedClass(definition.info, api, self._indexes))
+                if api.errors.is_error_code_enabled(diagnostics.UNTYPED_HANDLER):
+                    checked = CheckedClass(definition.info, api, self._indexes)
+                    run_check(api.note, definition, registration.check_annotated, checked)
 
         api.schedule_patch(_AFTER_ALL_PATCHES, check_class)
 
@@ -249,12 +222,19 @@ class _ModuleWatch:
 
     Args:
         check: Checks a module. It may be called again for the same module.
+        program: What is found in the whole program.
     """
 
-    def __init__(self, check: Callable[[MypyFile, Options, SemanticAnalyzer | TypeChecker], None]) -> None:
+    def __init__(
+        self, check: Callable[[MypyFile, Options, SemanticAnalyzer | TypeChecker], None], program: ProgramFindings
+    ) -> None:
         self._check = check
+        self._program = program
         self._scheduled: set[str] = set()
         self._last: object = None
+        self._generation = -1
+        self._findings: list[Diagnostic] = []
+        self._reports: tuple[object, object] = (None, None)
 
     def class_seen(self, api: SemanticAnalyzer) -> None:
         """Check the module whose names are being bound after that."""
@@ -274,23 +254,62 @@ class _ModuleWatch:
     def asked(self) -> None:
         """Check the module whose types are being inferred, unless that is done; mypy asks very often."""
         api = checker_state.type_checker
-        if api is self._last or not isinstance(api, TypeChecker) or api.tree is self._last:
+        if api is not self._last and isinstance(api, TypeChecker):
+            is_checked = api.tree is self._last
+            self._last, self._generation = api, -1
+            if not is_checked and not _is_muted(api.tree, api):
+                self._check(api.tree, api.options, api)
+        if isinstance(api, TypeChecker):
+            if self._generation != self._program.generation:
+                self._findings = self._enabled(api)
+            if self._findings:
+                self._report(api)
+
+    def _enabled(self, api: TypeChecker) -> list[Diagnostic]:
+        """Return what the program's check has found in a module, as far as mypy is to report it."""
+        self._generation, self._reports = self._program.generation, (None, None)
+        if _is_muted(api.tree, api):
+            return []
+        found = self._program.in_file(api.path)
+        return [each for each in found if api.errors.is_error_code_enabled(diagnostics.CODES[each.code])]
+
+    def _report(self, api: TypeChecker) -> None:
+        """Report what is found in a module, unless mypy's errors still hold it: the daemon drops and keeps some."""
+        errors = api.errors
+        if self._reports[0] is errors.error_info_map and self._reports[1] is errors.error_info_map.get(api.path):
             return
-        self._last = api
-        if not _is_muted(api.tree, api):
-            self._check(api.tree, api.options, api)
+        watchers = errors._watchers  # noqa: SLF001 -- mypy may be trying something out, and would drop the reports
+        set_aside = list(watchers)
+        watchers.clear()
+        # The reports belong to the module and not to the function that happens to be checked.
+        errors.set_file(api.path, api.tree.fullname, api.options)
+        try:
+            for each in self._findings:
+                errors.report(
+                    each.line,
+                    each.column - 1,
+                    each.message,
+                    diagnostics.CODES[each.code],
+                    severity=each.severity,
+                    end_line=each.end_line,
+                    end_column=each.end_column - 1,
+                )
+        finally:
+            errors.set_file(api.path, api.tree.fullname, api.options, scope=api.tscope)
+            watchers.extend(set_aside)
+        self._reports = (errors.error_info_map, errors.error_info_map.get(api.path))
 
 
 @functools.cache
 def digest_of_rules() -> str:
-    """Return a hash of the sources of the plugin and of `d9d check`, whose facts it uses.
+    """Return a hash of the sources of the plugin and of `d9d check`, for which it reports.
 
     mypy itself only looks at the entry file. The hash is computed once per process, for the sources that the process
     has imported.
     """
-    folders = [Path(__file__).parent, Path(d9d_check.__file__).parent]
-    sources = sorted(source for folder in folders for source in folder.rglob("*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    own = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return own + digest_of_checker()
 
 
 def _is_muted(tree: MypyFile, api: SemanticAnalyzer | TypeChecker) -> bool:

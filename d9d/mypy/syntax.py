@@ -39,6 +39,8 @@ from mypy.nodes import (
 )
 from mypy.patterns import AsPattern, ClassPattern, MappingPattern, OrPattern, SequencePattern, ValuePattern
 
+from d9d.mypy import names
+
 _ATTRIBUTES = {
     AssignmentStmt: ("lvalues", "rvalue"),
     ClassDef: ("decorators", "base_type_exprs", "defs"),
@@ -112,6 +114,22 @@ def is_scope(node: Node) -> bool:
 def calls(node: Node) -> Iterator[CallExpr]:
     """Yield the calls below a node."""
     return (each for each in descend(node) if isinstance(each, CallExpr))
+
+
+def argument(call: CallExpr, keyword: str) -> Expression | None:
+    """Return what a call passes by a keyword; `None` if it does not use the keyword."""
+    named = zip(call.arg_names, call.args, strict=True)
+    return next((value for name, value in named if name == keyword), None)
+
+
+def event_of(expression: Expression) -> Expression | None:
+    """Return the event in `subscribe(event)`; `None` for any other expression."""
+    if not (isinstance(expression, CallExpr) and isinstance(expression.callee, RefExpr)):
+        return None
+    if expression.callee.fullname != names.SUBSCRIBE:
+        return None
+    positional = [value for name, value in zip(expression.arg_names, expression.args, strict=True) if name is None]
+    return positional[0] if positional else argument(expression, "event")
 
 
 def _nodes(value: object) -> Iterator[Node]:

@@ -178,7 +178,7 @@ class Listener:
             inference.EVENT_INFERENCE_FORWARD_PRE if self._plan.infers else train.EVENT_TRAIN_FORWARD_BACKWARD_PRE,
             self._act,
         )
-        bus.subscribe(train.EVENT_TRAIN_FAILED, self._close)
+        bus.subscribe(train.EVENT_TRAIN_FAILED, self._close)  # d9d: ignore[d9d-scope]  # it closes training alone
 
     def _close(self, ctx: train.EventTrainFailedContext) -> None:
         self.record("failed", ctx.last_event, repr(ctx.error))

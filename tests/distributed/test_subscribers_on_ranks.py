@@ -57,7 +57,7 @@ class Forgetful(ClassifyTask):
     @subscribe(EVENT_TRAIN_READY)
     def on_ready(self, ctx: EventTrainReadyContext) -> None: ...
 
-    @subscribe(EVENT_TRAIN_STEP_POST)
+    @subscribe(EVENT_TRAIN_STEP_POST)  # type: ignore[d9d-unregistered]  # is tested
     def on_step(self, ctx: EventStepContext) -> None: ...
 
 

@@ -250,10 +250,10 @@ def test_what_is_no_list_of_objects_is_refused(subscribers: Any, reason: str) ->
 class Forgetful(ToyTask):
     """Registers nothing."""
 
-    def register_events(self, ctx: RegisterTaskEventsContext) -> None:  # type: ignore[d9d-unregistered]  # is tested
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         """Forget it."""
 
-    @subscribe(EVENT_TRAIN_READY)
+    @subscribe(EVENT_TRAIN_READY)  # type: ignore[d9d-unregistered]  # is tested
     def on_ready(self, ctx: EventTrainReadyContext) -> None: ...
 
     @subscribe(EVENT_TRAIN_STEP_POST, optional=True)

@@ -28,17 +28,16 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 # Small stubs replace torch: with torch itself, a run takes seven times as long. `no_site_packages` keeps mypy from
 # finding the modules of torch that have no stub. `follow_imports = skip` would do too, but then mypy's daemon (2.4.1)
 # hangs in a check after an edit, even without a plugin and with no more code than `import torch`.
-OPTIONAL_CODES: Final = "enable_error_code = d9d-host-sync, d9d-collective, d9d-order\n"
-CONFIGURATION: Final = f"""
+CONFIGURATION: Final = """
 [mypy]
 plugins = d9d.mypy
 no_site_packages = True
 strict = True
-{OPTIONAL_CODES}disallow_untyped_defs = False
+disallow_untyped_defs = False
 disallow_incomplete_defs = False
 disallow_any_generics = False
 warn_unused_ignores = False
-mypy_path = {{folder}}:{{stubs}}:{{root}}
+mypy_path = {folder}:{stubs}:{root}
 [mypy-d9d.*]
 ignore_errors = True
 """
@@ -98,6 +97,10 @@ class Project:
         text = path.read_text(encoding="utf-8")
         assert old in text
         path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def lines(self, file: str) -> list[tuple[int, str]]:
+        """Return the lines of one file, with their numbers."""
+        return list(enumerate((self.folder / file).read_text(encoding="utf-8").splitlines(), start=1))
 
     def append(self, line: str, file: str) -> None:
         """Add a line at the end of one file."""

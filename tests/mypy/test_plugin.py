@@ -6,11 +6,12 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from case_project import CONFIGURATION, OPTIONAL_CODES, CheckedCases, Copier, copy_cases, expected_reports
+from case_project import CONFIGURATION, CheckedCases, Copier, copy_cases, expected_reports
 
 import d9d.mypy
-from d9d.mypy import diagnostics, dispatch
+from d9d.mypy import diagnostics, dispatch, program
 from d9d.mypy import plugin as entry
+from d9d.mypy.checks import registration
 from d9d.mypy.dispatch import SIGNATURES, D9dPlugin
 
 WRONG_HANDLER = """\
@@ -248,23 +249,35 @@ def test_a_crash_in_a_check_of_a_class_is_a_note_at_the_class(tmp_path: Path, mo
     def crash(*_: object) -> None:
         raise RuntimeError("out of ideas")
 
-    project = copy_cases(tmp_path / "project", "untyped.py")
-    monkeypatch.setattr(dispatch, "CLASSES", ((diagnostics.SCOPE, crash),))
+    project = copy_cases(tmp_path / "project", "unannotated_registration.py")
+    monkeypatch.setattr(registration, "check_annotated", crash)
 
-    reports = [each for each in project.check_in_process() if each.file == "untyped.py"]
+    reports = [each for each in project.check_in_process() if each.file == "unannotated_registration.py"]
 
-    crashes = [each for each in reports if "out of ideas" in each.message]
-    assert len(crashes) == 1
-    assert [each for each in reports if each not in crashes] == [
-        each for each in expected_reports() if each.file == "untyped.py"
-    ]
+    crashes = {each.line for each in reports if "out of ideas" in each.message}
+    lines = project.lines("unannotated_registration.py")
+    assert crashes == {line for line, text in lines if text.endswith(("(TrainTask):", "(ModelProvider):"))}
+
+
+def test_a_crash_of_the_check_of_the_program_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mypy's own rules and those of the plugin go on."""
+
+    def crash(*_: object, **__: object) -> None:
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(program, "check_program", crash)
+
+    reports = copy_cases(tmp_path / "project", "untyped.py").check_in_process()
+
+    crashed = "d9d check could not check this program: RuntimeError: out of ideas. Please report it."
+    assert crashed in {each.message for each in reports}
+    assert {each for each in expected_reports() if each.file == "untyped.py"} <= set(reports)
 
 
 def test_a_wrong_handler_is_found_in_few_files(tmp_path: Path) -> None:
-    """With the codes that are on by default, code of 16 files of the plugin runs: one for each check that may apply."""
+    """Code of 16 files of the plugin runs: one for each check that may apply."""
     project = copy_cases(tmp_path / "project", "own_events.py")
-    configuration = CONFIGURATION.replace(OPTIONAL_CODES, "")
-    assert not project.check_in_process(configuration)
+    assert not project.check_in_process()
     (project.folder / "wrong.py").write_text(WRONG_HANDLER, encoding="utf-8")
     folder = Path(d9d.mypy.__file__).parent
     files: set[Path] = set()
@@ -275,7 +288,7 @@ def test_a_wrong_handler_is_found_in_few_files(tmp_path: Path) -> None:
 
     sys.setprofile(record)
     try:
-        reports = project.check_in_process(configuration)
+        reports = project.check_in_process()
     finally:
         sys.setprofile(None)
 

@@ -113,8 +113,9 @@ def on_event(ctx: Context, *, scale: float = 1.0) -> None: ...
 def on_wrong(ctx: OtherContext) -> None: ...
 
 
-def decorated_handlers_keep_their_type(target: Target) -> None:
+def decorated_handlers_keep_their_type(target: Target, bus: EventBus) -> None:
     assert_type(subscribe(EVENT), SubscribeDecorator[Context])
+    bus.trigger(EVENT_STEP, CONTEXT)
     assert_type(subscribe(EVENT_STEP, every=10, once=True, main_process_only=True), SubscribeDecorator[Context])
     target.on_event(ctx=CONTEXT, scale=2.0)
     target.on_event(CONTEXT, scale="")  # type: ignore[arg-type]

@@ -36,9 +36,9 @@ from mypy.types import (
 
 from d9d.mypy import names, signatures
 from d9d.mypy.catalogues import Indexes
-from d9d.mypy.class_facts import event_of
 from d9d.mypy.diagnostics import HANDLER, UNTYPED_HANDLER
 from d9d.mypy.events import EventName, carried_by_each, constant_of_id, did_you_mean, join, name_event
+from d9d.mypy.syntax import event_of
 
 
 def check_decorated(ctx: MethodSigContext, indexes: Indexes) -> CallableType:

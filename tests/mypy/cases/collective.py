@@ -33,10 +33,13 @@ class WrongMeanLoss:
         loss = ctx.losses.mean()
         if dist.get_rank() == 0:
             # E[d9d-collective]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "all_reduce" on
-            #   some ranks only, because "dist.get_rank() == 0" differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call
+            #   it on every rank, and keep under the condition only what one rank does alone, such as printing or
+            #   writing
             dist.all_reduce(loss)
+            # E[d9d-host-sync]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") logs a tensor in every
+            #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
+            #   or keep the tensor on the device with ".detach()"
             logger.info("sum of the losses: %s", loss)
 
 
@@ -46,6 +49,9 @@ class RightMeanLoss:
         loss = ctx.losses.mean()
         dist.all_reduce(loss)
         if dist.get_rank() == 0:
+            # E[d9d-host-sync]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") logs a tensor in every
+            #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
+            #   or keep the tensor on the device with ".detach()"
             logger.info("sum of the losses: %s", loss)
 
 
@@ -61,15 +67,15 @@ class Wrong:
     def wrong_in_d9d(self, ctx: EventConfigurationStartedContext) -> None:
         if ctx.dist_context.is_main_process:
             # E[d9d-collective]: Handler "wrong_in_d9d" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start")
-            #   calls "barrier" on some ranks only, because "ctx.dist_context.is_main_process" differs between ranks:
-            #   these ranks wait forever for the others. Call it on every rank, and keep under the condition only what
-            #   one rank does alone, such as printing or writing
+            #   calls "barrier" on some ranks only, because "is_main_process" differs between ranks: these ranks wait
+            #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
+            #   alone, such as printing or writing
             dist.barrier()
         if ctx.dist_context.rank > 0:
             # E[d9d-collective]: Handler "wrong_in_d9d" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start")
-            #   calls "new_group" on some ranks only, because "ctx.dist_context.rank > 0" differs between ranks: these
-            #   ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
-            #   rank does alone, such as printing or writing
+            #   calls "new_group" on some ranks only, because "rank" differs between ranks: these ranks wait forever for
+            #   the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
             dist.new_group([0, 1])
 
     # One report, although it handles two events.
@@ -81,53 +87,41 @@ class Wrong:
             return
         logger.info("saving")
         with torch.no_grad():
-            # E[d9d-collective]: Handler "wrong_after_an_early_return" of EVENT_TRIAL_READY ("trial.ready") calls "save"
-            #   on some ranks only, because "rank != 0" differs between ranks: these ranks wait forever for the others.
-            #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
-            #   writing
+            # E[d9d-collective]: Handler "wrong_after_an_early_return" of EVENT_TRIAL_READY ("trial.ready") and
+            #   EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "save" on some ranks only, because "get_rank" differs
+            #   between ranks: these ranks wait forever for the others. Call it on every rank, and keep under the
+            #   condition only what one rank does alone, such as printing or writing
             dcp.save({}, checkpoint_id="last")
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def wrong_in_many_places(self, ctx: EventRoundContext) -> None:
         is_main = self._rank == 0
         losses: list[Any] = []
-        # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-        #   "all_reduce" on some ranks only, because "is_main" differs between ranks: these ranks wait forever for the
-        #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as printing
-        #   or writing
         _ = is_main and all_reduce(ctx.losses)
-        # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-        #   "broadcast" on some ranks only, because "is_main" differs between ranks: these ranks wait forever for the
-        #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as printing
-        #   or writing
         _ = dist.broadcast(ctx.losses, 0) if is_main else None
         if self._is_first:
             # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-            #   "barrier" on some ranks only, because "self._is_first" differs between ranks: these ranks wait forever
-            #   for the others. Call it on every rank, and keep under the condition only what one rank does alone, such
-            #   as printing or writing
+            #   "barrier" on some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the
+            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
             wait()
         # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-        #   "reduce" on some ranks only, because "dist.get_rank() == 0" differs between ranks: these ranks wait forever
-        #   for the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-        #   printing or writing
+        #   "reduce" on some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the
+        #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as printing
+        #   or writing
         losses += [dist.reduce(ctx.losses) for _ in range(3) if dist.get_rank() == 0]
         match dist.get_rank():
             case 0:
                 # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-                #   "all_gather_object" on some ranks only, because "dist.get_rank()" differs between ranks: these ranks
-                #   wait forever for the others. Call it on every rank, and keep under the condition only what one rank
-                #   does alone, such as printing or writing
+                #   "all_gather_object" on some ranks only, because "get_rank" differs between ranks: these ranks wait
+                #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
+                #   alone, such as printing or writing
                 dist.all_gather_object(losses, None)
             case _:
                 logger.info("nothing to gather")
         for _ in range(3):
             if not is_main:
                 continue
-            # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-            #   "broadcast_object_list" on some ranks only, because "not is_main" differs between ranks: these ranks
-            #   wait forever for the others. Call it on every rank, and keep under the condition only what one rank does
-            #   alone, such as printing or writing
             dist.broadcast_object_list(losses, src=0)
 
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -136,25 +130,20 @@ class Wrong:
             logger.info("step %d", ctx.stepper.current_step)
         else:
             # E[d9d-collective]: Handler "wrong_on_the_other_side" of EVENT_TRAIN_STEP_POST ("train.step.post") calls
-            #   "barrier" on some ranks only, because "int(os.environ["LOCAL_RANK"]) == 0" differs between ranks: these
-            #   ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
-            #   rank does alone, such as printing or writing
+            #   "barrier" on some ranks only, because the variable "LOCAL_RANK" differs between ranks: these ranks wait
+            #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
+            #   alone, such as printing or writing
             dist.barrier(group=None)
 
     def register(self, bus: EventBus) -> None:
         bus.subscribe(EVENT_TRAIN_READY, self.wrong_subscribed)
         # E[d9d-collective]: Handler "<lambda>" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "barrier" on some
-        #   ranks only, because "dist.get_rank() == 0" differs between ranks: these ranks wait forever for the others.
-        #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
-        #   writing
+        #   ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call it on
+        #   every rank, and keep under the condition only what one rank does alone, such as printing or writing
         bus.subscribe(EVENT_TRIAL_ROUND_POST, lambda ctx: dist.barrier() if dist.get_rank() == 0 else None)
 
     def wrong_subscribed(self, ctx: EventTrainReadyContext) -> None:
         if not dist.get_rank():
-            # E[d9d-collective]: Handler "wrong_subscribed" of EVENT_TRAIN_READY ("train.ready") calls "barrier" on some
-            #   ranks only, because "not dist.get_rank()" differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
             dist.barrier()
 
 
@@ -163,7 +152,7 @@ def wrong_function(ctx: EventRoundContext) -> None:
     rank = dist.get_rank()
     while rank == 0:
         # E[d9d-collective]: Handler "wrong_function" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "barrier" on
-        #   some ranks only, because "rank == 0" differs between ranks: these ranks wait forever for the others. Call it
+        #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call it
         #   on every rank, and keep under the condition only what one rank does alone, such as printing or writing
         dist.barrier()
 

@@ -22,6 +22,8 @@ EVENT_ALIAS = EVENT_TRAIN_READY
 
 # E[d9d-handler]: Handler "wrong" of EVENT_SAVED ("user.saved") takes "EventReadyContext", but the event carries
 #   "SavedContext": annotate "ctx" with "SavedContext". Did you mean the event EVENT_TRAIN_READY?
+# E[d9d-untriggered]: Nothing triggers EVENT_SAVED ("user.saved"), so its handlers are never called: trigger it where it
+#   happens, with bus.trigger or an emitter
 @subscribe(EVENT_SAVED)
 def wrong(ctx: EventReadyContext) -> None: ...
 
@@ -32,12 +34,16 @@ def right(ctx: SavedContext) -> None: ...
 
 # E[d9d-handler]: Handler "wrong_declared" of EVENT_SAVED_DECLARED ("user.saved_declared") takes "int", but the event
 #   carries "SavedContext": annotate "ctx" with "SavedContext"
+# E[d9d-untriggered]: Nothing triggers EVENT_SAVED_DECLARED ("user.saved_declared"), so its handlers are never called:
+#   trigger it where it happens, with bus.trigger or an emitter
 @subscribe(EVENT_SAVED_DECLARED)
 def wrong_declared(ctx: int) -> None: ...
 
 
 # E[d9d-handler]: Handler "wrong_final" of EVENT_SAVED_FINAL takes "int", but the event carries "SavedContext": annotate
 #   "ctx" with "SavedContext"
+# E[d9d-untriggered]: Nothing triggers EVENT_SAVED_FINAL, so its handlers are never called: trigger it where it happens,
+#   with bus.trigger or an emitter
 @subscribe(EVENT_SAVED_FINAL)
 def wrong_final(ctx: int) -> None: ...
 
@@ -68,6 +74,8 @@ class Owner:
     event = Event[SavedContext](id="user.owned")
 
     def register(self, bus: EventBus) -> None:
+        # E[d9d-untriggered]: Nothing triggers event ("user.owned"), so its handlers are never called: trigger it where
+        #   it happens, with bus.trigger or an emitter
         bus.subscribe(self.event, right)
         # E[d9d-handler]: Handler "wrong" of event takes "EventReadyContext", but the event carries "SavedContext":
         #   annotate "ctx" with "SavedContext". Did you mean the event EVENT_TRAIN_READY?

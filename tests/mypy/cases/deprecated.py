@@ -86,6 +86,7 @@ class Wrong:
         #   EVENT_TRIAL_ROUND_POST instead. Turns are called rounds now.
         bus.subscribe(deprecated_base.EVENT_TRIAL_TURN_POST, self.right)
         bus.subscribe(RIGHT_EVENT_OF_THE_SAME_NAME, self.right_of_the_same_name)
+        bus.trigger(RIGHT_EVENT_OF_THE_SAME_NAME, 1)
 
     # E[d9d-deprecated]: EVENT_TRIAL_TURN_POST ("trial.turn.post") is deprecated since 0.2: use EVENT_TRIAL_ROUND_POST
     #   instead. Turns are called rounds now.

@@ -57,9 +57,9 @@ class ToldOfItsBaseOnce(WrongTimer):
 
 class WrongOfAnotherModule(Log):
     @override
-    # E[d9d-dropped]: "on_step" overrides "Log.on_step", a handler of EVENT_TRAIN_STEP_PRE ("train.step.pre") and
-    #   EVENT_TRAIN_STEP_POST ("train.step.post"), without @subscribe, so it is never called: decorate the override with
-    #   @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another name
+    # E[d9d-dropped]: "on_step" overrides "Log.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post") and
+    #   EVENT_TRAIN_STEP_PRE ("train.step.pre"), without @subscribe, so it is never called: decorate the override with
+    #   @subscribe(EVENT_TRAIN_STEP_POST and EVENT_TRAIN_STEP_PRE) too, or give it another name
     def on_step(self, ctx: EventStepContext) -> None:
         super().on_step(ctx)
 
@@ -79,15 +79,16 @@ class WrongAbstract(AbstractLog):
 
 
 class WrongGeneric(GenericLog[int]):
-    # E[d9d-dropped]: "on_step" overrides "GenericLog.on_step", a handler of an event, without @subscribe, so it is
-    #   never called: decorate the override with @subscribe too, or give it another name
+    # E[d9d-dropped]: "on_step" overrides "GenericLog.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     def on_step(self, ctx: EventStepContext) -> None: ...
 
 
 class WrongUntyped(Log):
-    # E[d9d-dropped]: "on_step" overrides "Log.on_step", a handler of EVENT_TRAIN_STEP_PRE ("train.step.pre") and
-    #   EVENT_TRAIN_STEP_POST ("train.step.post"), without @subscribe, so it is never called: decorate the override with
-    #   @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another name
+    # E[d9d-dropped]: "on_step" overrides "Log.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post") and
+    #   EVENT_TRAIN_STEP_PRE ("train.step.pre"), without @subscribe, so it is never called: decorate the override with
+    #   @subscribe(EVENT_TRAIN_STEP_POST and EVENT_TRAIN_STEP_PRE) too, or give it another name
     def on_step(self, ctx): ...
 
 
@@ -123,17 +124,13 @@ class WrongValues(Timer):
     on_step = lambda self, ctx: None  # noqa: E731
 
 
+# E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), without
+#   @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or give it
+#   another name
 class WrongNothing(Timer):
-    # E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
-    #   give it another name
     on_step: Any = None
 
 
-# E[d9d-dropped]: In "WrongHidden", "Plain.on_step" hides "Log.on_step", a handler of EVENT_TRAIN_STEP_PRE
-#   ("train.step.pre") and EVENT_TRAIN_STEP_POST ("train.step.post"), and has no @subscribe, so neither is called:
-#   override it in "WrongHidden" with @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST), or give
-#   one of the two another name
 class WrongHidden(Plain, Log): ...
 
 
@@ -142,12 +139,15 @@ class ToldOfTheHidden(WrongHidden): ...
 
 def local() -> None:
     class WrongLocal(Log):
-        # E[d9d-dropped]: "on_step" overrides "Log.on_step", a handler of EVENT_TRAIN_STEP_PRE ("train.step.pre") and
-        #   EVENT_TRAIN_STEP_POST ("train.step.post"), without @subscribe, so it is never called: decorate the override
-        #   with @subscribe(EVENT_TRAIN_STEP_PRE) and @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another name
+        # E[d9d-dropped]: "on_step" overrides "Log.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post") and
+        #   EVENT_TRAIN_STEP_PRE ("train.step.pre"), without @subscribe, so it is never called: decorate the override
+        #   with @subscribe(EVENT_TRAIN_STEP_POST and EVENT_TRAIN_STEP_PRE) too, or give it another name
         def on_step(self, ctx: EventStepContext) -> None: ...
 
 
+# E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), without
+#   @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or give it
+#   another name
 class ToldByMypyItself(Timer):
     # E[assignment]: Incompatible types in assignment (expression has type "None", base class "Timer" defined the type
     #   as "Callable[[EventStepContext], None]")
@@ -155,6 +155,9 @@ class ToldByMypyItself(Timer):
 
 
 class ToldByMypyAsWell(Timer):
+    # E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     # E[override]: Return type "int" of "on_step" incompatible with return type "None" in supertype "Timer"
     def on_step(self, ctx: EventStepContext) -> int:
         return 0

@@ -115,8 +115,8 @@ def right_local_of_another_function() -> Event[SavedContext]:
 
 
 def wrong_local_twice() -> tuple[Event[SavedContext], Event[SavedContext]]:
-    # E[d9d-event-id]: The id of an event ("user.twice") is already the id of an event in line 120, and a bus takes
-    #   both for one event: give this event another id, or define the event once and use it in both places
+    # E[d9d-event-id]: The id of an event ("user.twice") is already the id of an event in line 120, and a bus takes both
+    #   for one event: give this event another id, or define the event once and use it in both places
     return Event(id="user.twice"), Event(id="user.twice")
 
 

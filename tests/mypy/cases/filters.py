@@ -63,6 +63,8 @@ class Wrong:
 
     # E[d9d-filter]: "every" counts steps, but EVENT_MIXED_ONCE ("user.mixed_once") does not lie in a step: remove
     #   "every", or create the event with in_step=True if its context has the stepper of the current step
+    # E[d9d-untriggered]: Nothing triggers EVENT_MIXED_ONCE ("user.mixed_once"), so its handlers are never called:
+    #   trigger it where it happens, with bus.trigger or an emitter
     @subscribe(EVENT_MIXED_ONCE, every=10)
     def of_no_catalogue(self, ctx: MixedContext) -> None: ...
 
@@ -96,6 +98,8 @@ class Right:
     @subscribe(every=period(), event=EVENT_TRAIN_STEP_PRE)
     def by_name(self, ctx: EventStepContext) -> None: ...
 
+    # E[d9d-untriggered]: Nothing triggers EVENT_MIXED ("user.mixed"), so its handlers are never called: trigger it
+    #   where it happens, with bus.trigger or an emitter
     @subscribe(EVENT_MIXED, every=10)
     def of_no_catalogue(self, ctx: MixedContext) -> None: ...
 
@@ -116,9 +120,9 @@ def right(bus: EventBus, event: Event[Any], options: dict[str, Any]) -> Subscrip
 class WrongCollective:
     @subscribe(EVENT_TRIAL_ROUND_POST, main_process_only=True)
     def report(self, ctx: EventRoundContext) -> None:
-        # E[d9d-collective]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "all_reduce", but is
-        #   subscribed with main_process_only=True: the main process waits forever for the others. Subscribe it in every
-        #   process, and test the rank where one process does something alone, such as printing or writing
+        # E[d9d-collective]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "all_reduce" on some
+        #   ranks only, because "main_process_only" differs between ranks: these ranks wait forever for the others. Call
+        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
         dist.all_reduce(ctx.losses)
 
 
@@ -155,9 +159,6 @@ class RightHostSync:
 class WrongOrder:
     @subscribe(EVENT_TRAIN_MODEL_STAGES_READY, once=True)
     def count(self, ctx: EventModelStagesReadyContext) -> None:
-        # E[d9d-order]: Handler "count" of EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages") reads
-        #   "self.step", which is assigned only later in the run, by handler "keep" of EVENT_TRAIN_STEP_POST
-        #   ("train.step.post"): assign it in "__init__" too, or in the handler of an earlier event
         show(self.step)
 
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -178,13 +179,14 @@ class RightOrder:
 
 
 class WrongTask(TrainTask):
-    # E[d9d-unregistered]: "WrongTask" never registers its handler "needed" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None: ...
 
     @subscribe(EVENT_TRAIN_STEP_POST, optional=True)
     def spare(self, ctx: EventStepContext) -> None: ...
 
+    # E[d9d-unregistered]: "WrongTask" never registers its handler "needed" of EVENT_TRAIN_STEP_POST ("train.step.post")
+    #   and EVENT_TRAIN_STEP_PRE ("train.step.pre"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self)
+    #   in register_events
     @subscribe(EVENT_TRAIN_STEP_PRE, optional=True)
     @subscribe(EVENT_TRAIN_STEP_POST, optional=False)
     def needed(self, ctx: EventStepContext) -> None: ...

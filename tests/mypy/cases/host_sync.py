@@ -56,9 +56,6 @@ class RightLossLog:
 class DeclaredFields:
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def note(self, ctx: EventRoundContext) -> None:
-        # E[d9d-host-sync]: Handler "note" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "float()" on a tensor in
-        #   every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         logger.info("%f", float(ctx.answer))
         if ctx.counts is not None:
             logger.info("on the host: %f of %s", ctx.counts.mean().item(), ctx.counts.tolist())
@@ -83,7 +80,7 @@ class WrongCalls:
         #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or
         #   keep the tensor on the device with ".detach()"
         print(ctx.index, ctx.losses)
-        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a tensor in every
+        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") formats a tensor in every
         #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or
         #   keep the tensor on the device with ".detach()"
         print(f"step {ctx.index}: {ctx.losses.mean():.3f}")
@@ -134,9 +131,6 @@ class WrongCalls:
         #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         if distributed.get_rank() or loss > 4:
             worse += len(bad)
-        # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
-        #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         between = 0 < loss < 1
         # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
         #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
@@ -198,15 +192,9 @@ class WrongState:
                 #   tensor in every step, so each step waits for the device: do it only every N steps, as under "if
                 #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
                 logger.info("%f", parameter.grad.mean().item())
-        # E[d9d-host-sync]: Handler "wrong" of EVENT_TRAIN_STEP_POST ("train.step.post") tests whether a tensor is true
-        #   in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or write "is not None" if you mean that
         if self._loss:
             self._loss = None
         if self._log is not None and self._verbose:
-            # E[d9d-host-sync]: Handler "wrong" of EVENT_TRAIN_STEP_POST ("train.step.post") prints a tensor in every
-            #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
-            #   or keep the tensor on the device with ".detach()"
             print(self._loss)
 
     # The second event happens in every step.
@@ -214,9 +202,10 @@ class WrongState:
     @subscribe(EVENT_TRAIN_STEP_PRE)
     @subscribe(EVENT_TRAIN_STEP_POST)
     def wrong_for_two_of_three(self, ctx: EventStepContext | EventModelStagesReadyContext) -> None:
-        # E[d9d-host-sync]: Handler "wrong_for_two_of_three" of EVENT_TRAIN_STEP_PRE ("train.step.pre") calls ".item()"
-        #   on a tensor in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "wrong_for_two_of_three" of EVENT_TRAIN_MODEL_STAGES_READY
+        #   ("train.configuration.model_stages") and EVENT_TRAIN_STEP_POST ("train.step.post") and EVENT_TRAIN_STEP_PRE
+        #   ("train.step.pre") calls ".item()" on a tensor in every step, so each step waits for the device: do it only
+        #   every N steps, as under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         torch.zeros(1, device="cuda").item()
 
 
@@ -287,10 +276,14 @@ class RightWhoeverComesFirst:
         self._bus = bus
 
     def even(self, ctx: EventRoundContext) -> None:
+        # E[d9d-late]: "even" runs in every step and subscribes a handler each time, so the handler is called once more
+        #   with every step: subscribe it once, in register_events
         self._bus.subscribe(EVENT_TRIAL_ROUND_POST, self.odd)
         self._sum = self._last
 
     def odd(self, ctx: EventRoundContext) -> None:
+        # E[d9d-late]: "odd" runs in every step and subscribes a handler each time, so the handler is called once more
+        #   with every step: subscribe it once, in register_events
         self._bus.subscribe(EVENT_TRIAL_ROUND_POST, self.even)
         self._sum = self._last
 
@@ -420,6 +413,9 @@ class RightOnTheDevice:
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def right(self, ctx: EventRoundContext, *, verbose: bool = False) -> None:
         self._total = self._total + ctx.losses.detach().mean()
+        # E[d9d-host-sync]: Handler "right" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".to(...)" to move a
+        #   tensor to the host in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         self._total.to("cpu")
         print("round", ctx.index, ctx.losses.shape, ctx.losses.numel())
         print(f"round {ctx.index}, {len(ctx.losses.shape)}")
@@ -432,6 +428,9 @@ class RightOnTheDevice:
         if ctx.losses is not None and len(ctx.losses.shape) > 1 and ctx.losses.shape[0]:
             self._numbers["losses"] = ctx.losses
         anything: Any = ctx.losses
+        # E[d9d-host-sync]: Handler "right" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor is
+        #   true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         if anything > 3:
             print(anything.item())
 
@@ -458,6 +457,12 @@ class RightOnTheDevice:
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def right_for_want_of_annotations(self, ctx: Any) -> None:
+        # E[d9d-host-sync]: Handler "right_for_want_of_annotations" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+        #   ".item()" on a tensor in every step, so each step waits for the device: do it only every N steps, as under
+        #   "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        # E[d9d-host-sync]: Handler "right_for_want_of_annotations" of EVENT_TRIAL_ROUND_POST ("trial.round.post")
+        #   prints a tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         print(ctx.losses, ctx.losses.item())
 
     def right_since_nothing_subscribes_it(self, ctx: EventRoundContext) -> None:
@@ -471,6 +476,9 @@ def right_for_an_event_without_a_catalogue(ctx: SavedElsewhereContext) -> None:
 
 def right_loop(bus: EventBus, handler: Callable[[EventStepContext], None]) -> None:
     def each(ctx: EventStepContext) -> None:
+        # E[d9d-host-sync]: Handler "each" of EVENT_TRAIN_STEP_PRE ("train.step.pre") prints a tensor in every step, so
+        #   each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or keep the
+        #   tensor on the device with ".detach()"
         print(torch.zeros(1, device="cuda"))
 
     for event in (EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST):

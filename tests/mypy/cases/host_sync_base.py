@@ -18,6 +18,9 @@ def every(period: int) -> Callable[[TFunction], TFunction]:
 
 class Average:
     def on_step(self, ctx: EventRoundContext) -> None:
+        # E[d9d-host-sync]: Handler "on_step" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a tensor in every
+        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or
+        #   keep the tensor on the device with ".detach()"
         print(ctx.losses)
 
 
@@ -30,4 +33,7 @@ def wrong_where_it_is_defined(ctx: EventRoundContext) -> None:
 
 
 def on_step_elsewhere(ctx: EventRoundContext) -> None:
+    # E[d9d-host-sync]: Handler "on_step_elsewhere" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a tensor in
+    #   every step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
+    #   or keep the tensor on the device with ".detach()"
     print(ctx.losses)

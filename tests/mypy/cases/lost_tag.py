@@ -71,31 +71,27 @@ def perhaps(function: Handler) -> Handler:
 
 class Wrong:
     @bare
-    # E[d9d-dropped]: The decorator in line 73 replaces "by_function", a handler of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), by something without its tag, so it is never called: put @subscribe above the decorator, or
-    #   use functools.wraps in it
+    # E[d9d-dropped]: The decorator in line 73 loses the tag of "by_function", a handler of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so it is never called: put @subscribe above the decorator, or use functools.wraps in it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def by_function(self, ctx: EventStepContext) -> None: ...
 
     @same
     @named("name")
-    # E[d9d-dropped]: The decorator in line 81 replaces "by_factory", a handler of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), by something without its tag, so it is never called: put @subscribe above the decorator, or
-    #   use functools.wraps in it
+    # E[d9d-dropped]: The decorator in line 80 loses the tag of "by_factory", a handler of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so it is never called: put @subscribe above the decorator, or use functools.wraps in it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def by_factory(self, ctx: EventStepContext) -> None: ...
 
     @Counted
-    # E[d9d-dropped]: The decorator in line 88 replaces "by_class", a handler of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), by something without its tag, so it is never called: put @subscribe above the decorator, or
-    #   use functools.wraps in it
+    # E[d9d-dropped]: The decorator in line 86 loses the tag of "by_class", a handler of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so it is never called: put @subscribe above the decorator, or use functools.wraps in it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def by_class(self, ctx: EventStepContext) -> None: ...
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    # E[d9d-dropped]: The decorator in line 95 replaces "by_cache", a handler of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), by something without its tag, so it is never called: put @subscribe above the decorator, or
-    #   use functools.wraps in it
+    # E[d9d-dropped]: The decorator in line 92 loses the tag of "by_cache", a handler of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so it is never called: put @subscribe above the decorator, or use functools.wraps in it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def by_cache(self, ctx: EventStepContext) -> None: ...
 
@@ -107,6 +103,8 @@ class Right:
     def by_wraps(self, ctx: EventStepContext) -> None: ...
 
     @copied
+    # E[d9d-dropped]: The decorator in line 105 loses the tag of "by_copy", a handler of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so it is never called: put @subscribe above the decorator, or use functools.wraps in it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def by_copy(self, ctx: EventStepContext) -> None: ...
 
@@ -119,6 +117,8 @@ class Right:
     def elsewhere(self, ctx: EventStepContext) -> None: ...
 
     @lost_elsewhere
+    # E[d9d-dropped]: The decorator in line 119 loses the tag of "not_seen", a handler of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so it is never called: put @subscribe above the decorator, or use functools.wraps in it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def not_seen(self, ctx: EventStepContext) -> None: ...
 

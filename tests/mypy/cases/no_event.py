@@ -38,16 +38,16 @@ class Right:
         bus.subscribe(event, subscribe(event)(self.by_keyword))
 
 
+# N: "bare" is decorated with @subscribe without an event: write the event, as in @subscribe(EVENT_TRAIN_READY)
 # E[arg-type]: Argument 1 to "subscribe" has incompatible type "Callable[[EventStepContext], None]"; expected
 #   "Event[Never]"
-# N: "bare" is decorated with @subscribe without an event: write the event, as in @subscribe(EVENT_TRAIN_READY)
 @subscribe
 def bare(ctx: EventStepContext) -> None: ...
 
 
 class Bare:
+    # N: "on_step" is decorated with @subscribe without an event: write the event, as in @subscribe(EVENT_TRAIN_READY)
     # E[arg-type]: Argument 1 to "subscribe" has incompatible type "Callable[[Bare, EventStepContext], None]"; expected
     #   "Event[Never]"
-    # N: "on_step" is decorated with @subscribe without an event: write the event, as in @subscribe(EVENT_TRAIN_READY)
     @subscribe
     def on_step(self, ctx: EventStepContext) -> None: ...

@@ -66,7 +66,7 @@ class WrongFirstStep:
     @subscribe(EVENT_TRIAL_ROUND_PRE)
     def wrong(self, ctx: EventRoundContext) -> None:
         # E[d9d-order]: Handler "wrong" of EVENT_TRIAL_ROUND_PRE ("trial.round.pre") reads "self.losses", which is
-        #   assigned only later in the run, by handler "keep" of EVENT_TRIAL_DRAW_POST ("trial.draw.post") and "keep" of
+        #   assigned only later in the run, by handler "keep" of EVENT_TRIAL_DRAW_POST ("trial.draw.post") and
         #   EVENT_TRIAL_ROUND_POST ("trial.round.post"): assign it in "__init__" too, or in the handler of an earlier
         #   event
         show(self.losses)
@@ -74,10 +74,6 @@ class WrongFirstStep:
 
     @subscribe(EVENT_TRIAL_DRAW_PRE)
     def wrong_as_well(self, ctx: EventRoundContext) -> None:
-        # E[d9d-order]: Handler "wrong_as_well" of EVENT_TRIAL_DRAW_PRE ("trial.draw.pre") reads "self.losses", which is
-        #   assigned only later in the run, by handler "keep" of EVENT_TRIAL_DRAW_POST ("trial.draw.post") and "keep" of
-        #   EVENT_TRIAL_ROUND_POST ("trial.round.post"): assign it in "__init__" too, or in the handler of an earlier
-        #   event
         self.mean = self.losses.mean()
 
     @subscribe(EVENT_TRIAL_DRAW_POST)
@@ -107,17 +103,11 @@ class WrongInAnyStep:
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def wrong(self, ctx: EventRoundContext) -> None:
         if ctx.index % 10 == 0:
-            # E[d9d-order]: Handler "wrong" of EVENT_TRIAL_ROUND_POST ("trial.round.post") reads "self.report", which is
-            #   assigned only later in the run, by handler "begin" of EVENT_TRIAL_REPORT ("trial.report"): assign it in
-            #   "__init__" too, or in the handler of an earlier event
             self.report.append(ctx.index)
 
     @subscribe(EVENT_TRIAL_READY)
     @subscribe(EVENT_TRIAL_REPORT)
     def wrong_for_one_of_two(self, ctx: EventTrialReadyContext | EventTrialReportContext) -> None:
-        # E[d9d-order]: Handler "wrong_for_one_of_two" of EVENT_TRIAL_READY ("trial.ready") reads "self.report", which
-        #   is assigned only later in the run, by handler "begin" of EVENT_TRIAL_REPORT ("trial.report"): assign it in
-        #   "__init__" too, or in the handler of an earlier event
         show(self.report)
 
     @subscribe(EVENT_TRIAL_REPORT)
@@ -152,6 +142,9 @@ class WrongWithABase(KeepsItsTotal, Annotated):
 class RightWithABase(BeginsWithZero, KeepsItsTitle, Annotated):
     @subscribe(EVENT_TRIAL_READY)
     def right(self, ctx: EventTrialReadyContext) -> None:
+        # E[d9d-order]: Handler "right" of EVENT_TRIAL_READY ("trial.ready") reads "self.result", which is assigned only
+        #   later in the run, by handler "finish" of EVENT_TRIAL_REPORT ("trial.report"): assign it in "__init__" too,
+        #   or in the handler of an earlier event
         show(self.total, self.title, self.result)
 
     @subscribe(EVENT_TRIAL_REPORT)

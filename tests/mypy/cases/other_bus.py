@@ -19,8 +19,13 @@ class RightInAHandler(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST, every=1000)
     def evaluate(self, ctx: EventStepContext) -> None:
         inference = Evaluation()
+        # E[d9d-late]: "evaluate" runs in every step and subscribes a handler each time, so the handler is called once
+        #   more with every step: subscribe it once, in register_events
         subscribe_annotated(inference.event_bus, self)
 
+    # E[d9d-scope]: Handler "on_inference_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called:
+    #   the training loop runs "RightInAHandler", and only the inference loop triggers this event. Did you mean
+    #   EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_inference_step(self, ctx: EventStepContext) -> None: ...
 
@@ -35,6 +40,9 @@ class RightKept(TrainTask):
         subscribe_annotated(ctx.event_bus, self)
         subscribe_annotated(self._inference.event_bus, self)
 
+    # E[d9d-scope]: Handler "on_inference_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called:
+    #   the training loop runs "RightKept", and only the inference loop triggers this event. Did you mean
+    #   EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_inference_step(self, ctx: EventStepContext) -> None: ...
 
@@ -43,6 +51,9 @@ class RightByHand(Registering):
     def prepare(self, inference_bus: EventBus) -> None:
         inference_bus.subscribe(EVENT_INFERENCE_STEP_POST, self.on_inference_step)
 
+    # E[d9d-scope]: Handler "on_inference_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called:
+    #   the training loop runs "RightByHand", and only the inference loop triggers this event. Did you mean
+    #   EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_inference_step(self, ctx: EventStepContext) -> None: ...
 
@@ -63,8 +74,6 @@ class WrongByHelper(TrainTask):
     def _register(self, bus: EventBus) -> None:
         subscribe_annotated(bus, self)
 
-    # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
-    #   loop runs "WrongByHelper", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
@@ -73,6 +82,8 @@ class WrongOther(Registering):
     """Another object listens to the inference."""
 
     def evaluate(self, inference_bus: EventBus) -> None:
+        # E[d9d-target]: subscribe_annotated is called with an object of "Evaluation", which has no method with
+        #   @subscribe, so nothing is subscribed: decorate its handlers, or subscribe them with bus.subscribe
         subscribe_annotated(inference_bus, Evaluation())
 
     # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
@@ -87,6 +98,9 @@ class WrongOtherHandler(Registering):
     def evaluate(self, inference_bus: EventBus) -> None:
         inference_bus.subscribe(EVENT_INFERENCE_STEP_POST, self.on_step)
 
+    # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
+    #   loop runs "WrongOtherHandler", and only the inference loop triggers this event. Did you mean
+    #   EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 

@@ -32,29 +32,29 @@ class RightByHand(TrainTask):
 
 
 class WrongForgotten(TrainTask):
-    # E[d9d-unregistered]: "WrongForgotten" never registers its handler "__on_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         self.__register(ctx.event_bus)
 
     def __register(self, bus: EventBus) -> None: ...
 
+    # E[d9d-unregistered]: "WrongForgotten" never registers its handler "__on_step" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     def __on_step(self, ctx: EventStepContext) -> None: ...
 
 
 class WrongOther(RightByHand):
-    # E[d9d-unregistered]: "WrongOther" never registers its handler "__on_step" of EVENT_TRAIN_STEP_PRE
-    #   ("train.step.pre"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         super().register_events(ctx)
 
+    # E[d9d-unregistered]: "WrongOther" never registers its handler "__on_step" of EVENT_TRAIN_STEP_PRE
+    #   ("train.step.pre"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_PRE)
     def __on_step(self, ctx: EventStepContext) -> None: ...
 
 
 class OneName(private_names_base.OneName):
-    # E[d9d-dropped]: "__on_step" overrides "OneName.__on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
-    #   give it another name
+    # E[d9d-dropped]: "_OneName__on_step" overrides "OneName._OneName__on_step", a handler of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), without @subscribe, so it is never called: decorate the override with
+    #   @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another name
     def __on_step(self, ctx: EventStepContext) -> None: ...

@@ -142,4 +142,6 @@ def told_by_mypy_itself(bus: EventBus) -> None:
 
 
 def right(bus: EventBus, context: EventReadyContext) -> None:
+    # E[d9d-recursion]: Handler "<lambda>" of EVENT_TRAIN_READY ("train.ready") triggers this event again, without end:
+    #   trigger another event, or call what it should do
     bus.subscribe(EVENT_TRAIN_READY, lambda ctx: bus.trigger(EVENT_TRAIN_READY, ctx))

@@ -57,6 +57,8 @@ def register(bus: EventBus, task: RightByParameter) -> None:
 
 
 class RightThroughHelper(TrainTask):
+    # E[d9d-unregistered]: "RightThroughHelper" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
@@ -72,12 +74,12 @@ class RightCombined(TrainTask):
         register_all(ctx.event_bus, [self._inner])
 
 
-# E[d9d-unregistered]: "WrongPartly" never registers its handler "on_ready" of EVENT_TRAIN_READY ("train.ready"), so
-#   nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongPartly(TrainTask):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
+    # E[d9d-unregistered]: "WrongPartly" never registers its handler "on_ready" of EVENT_TRAIN_READY ("train.ready"), so
+    #   nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_READY)
     def on_ready(self, ctx: EventTrainReadyContext) -> None: ...
 
@@ -87,9 +89,9 @@ def subscribe_one(bus: EventBus) -> None:
     bus.subscribe(EVENT_TRAIN_STEP_POST, task.on_step)
 
 
-# E[d9d-unregistered]: "WrongOnlyMade" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-#   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongOnlyMade(TrainTask):
+    # E[d9d-unregistered]: "WrongOnlyMade" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 

@@ -15,11 +15,11 @@ class Parts:
 
 # docs: d9d-target
 def wrong(bus: EventBus) -> None:
-    # E[d9d-target]: subscribe_annotated subscribes nothing of "list[Log]", which has no handlers: call it once for each
-    #   object that has some
+    # E[d9d-target]: subscribe_annotated is called with a list, which has no handlers, so nothing is subscribed: call it
+    #   for each object in a for loop
     subscribe_annotated(bus, Parts().parts)
-    # E[d9d-target]: subscribe_annotated is called with a class, and needs an object of it: create the object, or pass
-    #   self
+    # E[d9d-target]: subscribe_annotated is called with the class Log, and raises a TypeError: pass an object, Log(...)
+    #   or self
     subscribe_annotated(bus, Log)
 
 
@@ -33,20 +33,20 @@ def right(bus: EventBus) -> None:
 
 class WrongTargets:
     def attach(self, bus: EventBus) -> None:
-        # E[d9d-target]: subscribe_annotated subscribes nothing of "dict[str, Log]", which has no handlers: call it once
-        #   for each object that has some
+        # E[d9d-target]: subscribe_annotated is called with a dict, which has no handlers, so nothing is subscribed:
+        #   call it for each object in a for loop
         subscribe_annotated(target=Parts().named, bus=bus)
-        # E[d9d-target]: subscribe_annotated subscribes nothing of "tuple[Log, WrongTargets]", which has no handlers:
-        #   call it once for each object that has some
+        # E[d9d-target]: subscribe_annotated is called with a tuple, which has no handlers, so nothing is subscribed:
+        #   call it for each object in a for loop
         subscribe_annotated(bus, (Log(), self))
-        # E[d9d-target]: subscribe_annotated is called with a class, and needs an object of it: create the object, or
-        #   pass self
         subscribe_annotated(bus, type(self))
 
 
 class RightTargets:
     def attach(self, bus: EventBus, other: object, log: Log | None) -> None:
         subscribe_annotated(bus, self)
+        # E[d9d-target]: subscribe_annotated is called with the module registered, which defines no handler itself, so
+        #   nothing is subscribed: pass the module that defines the handlers
         subscribe_annotated(bus, registered)
         subscribe_annotated(bus, other)
         subscribe_annotated(bus, log)
@@ -56,8 +56,8 @@ class RightTargets:
 class WrongTwice(Log, RegisteringTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         super().register_events(ctx)
-        # E[d9d-twice]: "WrongTwice" registers its handlers twice on one bus, which is refused: remove this call,
-        #   because another one in register_events, perhaps of a base class, includes all handlers of the object
+        # E[d9d-twice]: Handler "log_step" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one bus,
+        #   which is refused: remove this call or the one in line 19 of unregistered_base
         subscribe_annotated(ctx.event_bus, self)
 
 
@@ -71,17 +71,17 @@ class RightOnce(Log, RegisteringTask):
 
 class WrongSuperLast(Log, RegisteringTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        # E[d9d-twice]: Handler "log_step" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one bus,
+        #   which is refused: remove this call or the one in line 19 of unregistered_base
         subscribe_annotated(ctx.event_bus, self)
-        # E[d9d-twice]: "WrongSuperLast" registers its handlers twice on one bus, which is refused: remove this call,
-        #   because another one in register_events, perhaps of a base class, includes all handlers of the object
         super().register_events(ctx)
 
 
 class WrongInOne(Log, TrainTask):
     def register_events(self, context: RegisterTaskEventsContext) -> None:
         subscribe_annotated(context.event_bus, self)
-        # E[d9d-twice]: "WrongInOne" registers its handlers twice on one bus, which is refused: remove this call,
-        #   because another one in register_events, perhaps of a base class, includes all handlers of the object
+        # E[d9d-twice]: Handler "log_step" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one bus,
+        #   which is refused: remove this call or the one in line 82
         subscribe_annotated(target=self, bus=context.event_bus)
 
 
@@ -94,8 +94,8 @@ class WrongFurtherUp(Log, Between):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         name = type(self).__name__
         super().register_events(ctx)
-        # E[d9d-twice]: "WrongFurtherUp" registers its handlers twice on one bus, which is refused: remove this call,
-        #   because another one in register_events, perhaps of a base class, includes all handlers of the object
+        # E[d9d-twice]: Handler "log_step" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one bus,
+        #   which is refused: remove this call or the one in line 19 of unregistered_base
         subscribe_annotated(ctx.event_bus, self)
         assert name
 

@@ -98,7 +98,7 @@ class WrongStacked(RegisteringTask):
     @subscribe(EVENT_DONE)
     def on_done(self, ctx: EventInferenceFinishedContext) -> None: ...
 
-    # E[d9d-scope]: Handler "on_forward" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post") is never called: the
+    # E[d9d-scope]: Handler "<lambda>" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post") is never called: the
     #   training loop runs "WrongStacked", and only the inference loop triggers this event. Handle it in a subclass of
     #   InferenceTask
     on_forward = subscribe(inference.EVENT_INFERENCE_FORWARD_POST)(lambda self, ctx: show(ctx.stepper))
@@ -115,19 +115,25 @@ class ToldByAnotherCheck(RegisteringTask):
     # E[d9d-handler]: Handler "on_ready" of EVENT_INFERENCE_READY ("inference.ready") takes "EventTrainReadyContext",
     #   but the event carries "EventInferenceReadyContext": annotate "ctx" with "EventInferenceReadyContext". Did you
     #   mean the event EVENT_TRAIN_READY?
+    # E[d9d-scope]: Handler "on_ready" of EVENT_INFERENCE_READY ("inference.ready") is never called: the training loop
+    #   runs "ToldByAnotherCheck", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_READY?
     @subscribe(EVENT_INFERENCE_READY)
     def on_ready(self, ctx: EventTrainReadyContext) -> None: ...
 
 
-# E[d9d-scope]: Handler "log_forward" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post"), inherited from
-#   "InferenceLog", is never called: the training loop runs "WrongMixin", and only the inference loop triggers this
-#   event. Handle it in a subclass of InferenceTask
-# E[d9d-scope]: Handler "log_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post"), inherited from "InferenceLog",
-#   is never called: the training loop runs "WrongMixin", and only the inference loop triggers this event. Did you mean
-#   EVENT_TRAIN_STEP_POST?
+# E[d9d-scope]: Handler "log_forward" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post") is never called: the
+#   training loop runs "WrongMixin", and only the inference loop triggers this event. Handle it in a subclass of
+#   InferenceTask
+# E[d9d-scope]: Handler "log_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
+#   loop runs "WrongMixin", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_STEP_POST?
 class WrongMixin(InferenceLog, RegisteringTask): ...
 
 
+# E[d9d-scope]: Handler "log_forward" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post") is never called: the
+#   training loop runs "ToldOfItsBase", and only the inference loop triggers this event. Handle it in a subclass of
+#   InferenceTask
+# E[d9d-scope]: Handler "log_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
+#   loop runs "ToldOfItsBase", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_STEP_POST?
 class ToldOfItsBase(WrongMixin):
     @subscribe(EVENT_TRAIN_STEP_PRE)
     def right(self, ctx: EventStepContext) -> None: ...
@@ -145,9 +151,6 @@ class WrongCalls(TrainTask):
         ctx.event_bus.subscribe(handler=lambda ready: show(ready, 1), event=EVENT_INFERENCE_READY)
         bus = ctx.event_bus
         if __debug__:
-            # E[d9d-scope]: Handler "show" of EVENT_INFERENCE_FINISHED ("inference.finished") is never called: the
-            #   training loop runs "WrongCalls", and only the inference loop triggers this event. Did you mean
-            #   EVENT_TRAIN_FINISHED?
             bus.subscribe(EVENT_DONE, show)
         self._register_more(ctx)
 
@@ -212,6 +215,8 @@ class RightOverride(InferenceLog, RegisteringTask):
 
 
 class RightWithOtherEvents(RegisteringTask):
+    # E[d9d-untriggered]: Nothing triggers EVENT_OWN ("user.own"), so its handlers are never called: trigger it where it
+    #   happens, with bus.trigger or an emitter
     @subscribe(EVENT_OWN)
     def on_own(self, ctx: EventStepContext) -> None: ...
 
@@ -239,6 +244,8 @@ class RightWithABusOfItsOwn(TrainTask):
         bus.subscribe(EVENT_INFERENCE_STEP_POST, self.on_evaluated)
         self._evaluation_bus.subscribe(EVENT_INFERENCE_READY, show)
         for event in (EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST):
+            # E[d9d-twice]: Handler "evaluate" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one
+            #   bus, which is refused: remove this call or the one in line 242
             ctx.event_bus.subscribe(event, self.evaluate)
 
     def evaluate(self, ctx: EventStepContext) -> None: ...

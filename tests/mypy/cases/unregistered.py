@@ -50,9 +50,9 @@ def show(*values: object) -> None: ...
 
 
 # docs: d9d-unregistered
-# E[d9d-unregistered]: "WrongForgotten" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-#   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongForgotten(TrainTask):
+    # E[d9d-unregistered]: "WrongForgotten" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
@@ -69,26 +69,31 @@ class RightRegistered(TrainTask):
 
 
 class ToldOfItsBase(WrongForgotten):
+    # E[d9d-unregistered]: "ToldOfItsBase" never registers its handler "on_ready" of EVENT_TRAIN_READY ("train.ready"),
+    #   so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_READY)
     def on_ready(self, ctx: EventTrainReadyContext) -> None: ...
 
 
 class WrongOther(TrainTask):
-    # E[d9d-unregistered]: "WrongOther" never registers its handlers "on_step" of EVENT_TRAIN_STEP_PRE
-    #   ("train.step.pre") and EVENT_TRAIN_STEP_POST ("train.step.post"), "on_ready" of EVENT_TRAIN_READY
-    #   ("train.ready") and "on_event" of an event, so nothing calls them: call subscribe_annotated(ctx.event_bus, self)
-    #   in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         ctx.event_bus.subscribe(EVENT_TRAIN_READY, show)
         ctx.event_bus.subscribe(EVENT_TRAIN_READY, lambda ready: self._note([ready]))
         self._note(type(self))
 
+    # E[d9d-unregistered]: "WrongOther" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post") and EVENT_TRAIN_STEP_PRE ("train.step.pre"), so nothing calls it: call
+    #   subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_PRE)
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
+    # E[d9d-unregistered]: "WrongOther" never registers its handler "<lambda>" of EVENT_TRAIN_READY ("train.ready"), so
+    #   nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     on_ready = subscribe(EVENT_TRAIN_READY)(lambda self, ctx: show(ctx))
 
+    # E[d9d-unregistered]: "WrongOther" never registers its handler "on_event" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe([EVENT_TRAIN_STEP_POST][0])
     def on_event(self, ctx: EventStepContext) -> None: ...
 
@@ -97,31 +102,27 @@ class WrongOther(TrainTask):
 
 class WrongSuper(RegistersNothing):
     @override
-    # E[d9d-unregistered]: "WrongSuper" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         super().register_events(ctx)
 
+    # E[d9d-unregistered]: "WrongSuper" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
 
-# E[d9d-unregistered]: "WrongInherited" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-#   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongInherited(RegistersNothing):
+    # E[d9d-unregistered]: "WrongInherited" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
 
 class WrongHidden(Log, RegisteringTask):
-    # E[d9d-unregistered]: "WrongHidden" never registers its handler "log_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         ctx.event_bus.subscribe(EVENT_TRAIN_READY, show)
 
 
-# E[d9d-unregistered]: "WrongMixed" never registers its handler "log_step" of EVENT_TRAIN_STEP_POST ("train.step.post"),
-#   so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongMixed(Log, RegistersNothing): ...
 
 
@@ -130,33 +131,35 @@ class WrongMixed(Log, RegistersNothing): ...
 class WrongSubclass(BaseOfTasks): ...
 
 
-# E[d9d-unregistered]: "WrongProvider" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-#   ("train.step.post") and EVENT_INFERENCE_STEP_POST ("inference.step.post"), so nothing calls it: call
-#   subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongProvider(ModelProvider):
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
         raise NotImplementedError
 
+    # E[d9d-unregistered]: "WrongProvider" never registers its handler "on_step" of EVENT_INFERENCE_STEP_POST
+    #   ("inference.step.post") and EVENT_TRAIN_STEP_POST ("train.step.post"), so nothing calls it: call
+    #   subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
 
 class WrongPartly(TrainTask):
-    # E[d9d-unregistered]: "WrongPartly" never registers its handler "on_ready" of EVENT_TRAIN_READY ("train.ready"), so
-    #   nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self.on_step)
 
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
+    # E[d9d-unregistered]: "WrongPartly" never registers its handler "on_ready" of EVENT_TRAIN_READY ("train.ready"), so
+    #   nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_READY)
     def on_ready(self, ctx: EventTrainReadyContext) -> None: ...
 
 
 class Meter:
     def attach(self, bus: EventBus) -> None:
+        # E[d9d-target]: subscribe_annotated is called with an object of "Meter", which has no method with @subscribe,
+        #   so nothing is subscribed: decorate its handlers, or subscribe them with bus.subscribe
         subscribe_annotated(bus, self)
 
 
@@ -166,11 +169,11 @@ class WrongOneOfTwo(TrainTask):
     def __init__(self) -> None:
         self._meter = Meter()
 
-    # E[d9d-unregistered]: "WrongOneOfTwo" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         self._meter.attach(ctx.event_bus)
 
+    # E[d9d-unregistered]: "WrongOneOfTwo" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 

@@ -30,33 +30,33 @@ class AbstractiveSummary(OnStep, TrainTask): ...
 class _DataBase(OnStep, TrainTask): ...
 
 
+# E[d9d-unregistered]: "WrongPrinted" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
+#   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongPrinted(OnStep, TrainTask):
-    # E[d9d-unregistered]: "WrongPrinted" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         print(f"{self!r} is registered with {ctx}", self)  # noqa: T201
 
 
+# E[d9d-unregistered]: "WrongLogged" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post"),
+#   so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongLogged(OnStep, TrainTask):
-    # E[d9d-unregistered]: "WrongLogged" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         logger.info("registering %s of %d", self, len([ctx]))
 
 
+# E[d9d-unregistered]: "WrongCompared" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
+#   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongCompared(OnStep, TrainTask):
     main: object = None
 
-    # E[d9d-unregistered]: "WrongCompared" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         if type(self).main is self or self != self.main:
             raise ValueError
 
 
+# E[d9d-unregistered]: "WrongNested" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post"),
+#   so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongNested(OnStep, TrainTask):
-    # E[d9d-unregistered]: "WrongNested" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         def register() -> None:
             subscribe_annotated(ctx.event_bus, self)
