@@ -1,312 +1,294 @@
-"""Mistakes that users make in hooks, as edits of the task in the example `bytes_lm`."""
+"""Thirty mistakes that users make in hooks: the programs in the folder `seeded`, and how each is found.
 
+Most of them were reported to other frameworks. A change of the plugin or of `d9d check` that finds more, or less,
+changes this table, and the page that is made from it.
+"""
+
+import ast
 import dataclasses
+import enum
+from pathlib import Path
 from typing import Final
 
-TASK: Final = "task.py"
-_OWN_EVENTS: Final = (
-    "logger = logging.getLogger(__name__)\n",
-    (
-        "logger = logging.getLogger(__name__)\n"
-        'EVENT_ROUTING_PRE: Event[EventStepContext] = Event(id="routing.report.pre")\n'
-        'EVENT_ROUTING_POST: Event[EventStepContext] = Event(id="routing.report.post")\n'
-        'EVENT_BALANCE_POST: Event[EventStepContext] = Event(id="routing.balance.post")\n'
-    ),
-)
-_IMPORT_EVENT: Final = (
-    "    ComputeLossResult,\n",
-    "    ComputeLossResult,\n    Event,\n",
-)
-_IMPORT_STEP_OF_INFERENCE: Final = (
-    "    EVENT_INFERENCE_FINISHED,\n",
-    "    EVENT_INFERENCE_FINISHED,\n    EVENT_INFERENCE_STEP_POST,\n",
-)
-_REGISTER: Final = "        subscribe_annotated(ctx.event_bus, self)\n\n    def build_forward_inputs"
-_BALANCE: Final = "    def _balance_load(self, ctx: EventStepContext) -> None:\n"
-_REPORT: Final = "    def _report_routing(self, ctx: EventStepContext) -> None:\n"
-_OF_TRAINING: Final = "\n\nclass BitsPerByteTask"
+PROGRAMS: Final = Path(__file__).parent / "seeded"
 
 
-@dataclasses.dataclass(frozen=True)
+class Way(enum.Enum):
+    """How mistakes are found; the value says on the page what is run."""
+
+    MYPY = "mypy with the plugin"
+    CHECK = "`d9d check`"
+    START = "`configure()`"
+
+
+SECONDS: Final = {Way.MYPY: 120, Way.CHECK: 2, Way.START: 20}
+"""The bounds that the page states for the processor time of each way, all thirty programs together."""
+
+
+class Outcome(enum.StrEnum):
+    """What happens if nothing finds a mistake."""
+
+    SILENT = "never called, and nothing says so"
+    HANG = "hangs until the collective times out"
+    SLOW = "each step waits for the device"
+    TWICE = "called twice"
+    WRONG_WEIGHTS = "trains on with the averaged weights"
+    MEMORY = "out of memory, after hours"
+    START = "fails at the start"
+    FIRST_STEP = "fails in the first step"
+    LATER_STEP = "fails in step 1000"
+    END = "fails after the last step"
+    RESUME = "fails when a run resumes"
+    WRONG_EVENT = "handlers of another event are called"
+    COLLISION = "collides with an event of a later version"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SeededMistake:
-    """One edit of the example.
+    """One of the programs.
 
     Attributes:
-        name: The mistake, in a few words.
-        edits: Pairs of an old text and a new one, which replaces the first occurrence of the old one.
-        code: The error code that mypy reports.
-        words: Parts of the message.
+        program: The name of its file, without the suffix. Its docstring says what the mistake is.
+        report: The public report of the same mistake in another framework, as `owner/repository#number`.
+        outcome: What happens if nothing finds it, here or in the framework of the report.
+        named: What every message about it contains.
+        mypy: The error code that mypy reports, if it finds the mistake.
+        check: The code that `d9d check` reports, if it finds the mistake.
+        start: The error that the program raises before `configure()` has returned, if that refuses the mistake.
     """
 
-    name: str
-    edits: tuple[tuple[str, str], ...]
-    code: str
-    words: tuple[str, ...]
+    program: str
+    report: str | None = None
+    outcome: Outcome
+    named: str = ""
+    mypy: str | None = None
+    check: str | None = None
+    start: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What the mistake is, in a sentence."""
+        return ast.get_docstring(ast.parse((PROGRAMS / f"{self.program}.py").read_text(encoding="utf-8"))) or ""
+
+    @property
+    def found_by(self) -> dict[Way, str]:
+        """What each way that finds it reports."""
+        found = {Way.MYPY: self.mypy, Way.CHECK: self.check, Way.START: self.start}
+        return {way: what for way, what in found.items() if what is not None}
 
 
 MISTAKES: Final = (
     SeededMistake(
-        "a handler takes the context of another event",
-        ((_REPORT, _REPORT.replace("EventStepContext", "EventModelStagesReadyContext")),),
-        "d9d-handler",
-        (
-            '"_report_routing"',
-            'EVENT_TRAIN_STEP_POST ("train.step.post")',
-            "Did you mean the event EVENT_TRAIN_MODEL_STAGES_READY",
-        ),
+        program="misspelt_event",
+        report="Lightning-AI/pytorch-lightning#17187",
+        outcome=Outcome.SILENT,
+        named="EVENT_TRAIN_BATCH_END",
+        mypy="attr-defined",
+        start="AttributeError",
     ),
     SeededMistake(
-        "a handler is asynchronous",
-        ((_BALANCE, _BALANCE.replace("def", "async def")),),
-        "d9d-handler",
-        ('"_balance_load"', "EVENT_TRAIN_OPTIMIZER_STEP_POST", "asynchronous"),
+        program="foreign_callback",
+        report="huggingface/transformers#9602",
+        outcome=Outcome.START,
+        named="EarlyStopping",
+        check="d9d-target",
+        start="ConfigurationError",
     ),
     SeededMistake(
-        "a handler requires a second argument",
-        ((_BALANCE, _BALANCE.replace("ctx: EventStepContext", "ctx: EventStepContext, rate: float")),),
-        "d9d-handler",
-        ('"_balance_load"', "EVENT_TRAIN_OPTIMIZER_STEP_POST", '"rate"'),
+        program="nested_list",
+        report="foundation-model-stack/fms-hf-tuning#199",
+        outcome=Outcome.START,
+        named="list",
+        start="ConfigurationError",
     ),
     SeededMistake(
-        "a lambda takes nothing",
-        ((_REGISTER, "        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, lambda: None)\n" + _REGISTER),),
-        "d9d-handler",
-        ("EVENT_TRAIN_STEP_POST", "takes no positional argument"),
+        program="class_for_object",
+        report="fastai/fastai#1084",
+        outcome=Outcome.START,
+        named="Progress",
+        check="d9d-unregistered",
+        start="ConfigurationError",
     ),
     SeededMistake(
-        "a handler does not annotate its context",
-        ((_BALANCE, "    def _balance_load(self, ctx):\n"),),
-        "d9d-untyped-handler",
-        ('"_balance_load"', "EVENT_TRAIN_OPTIMIZER_STEP_POST", '"EventStepContext"'),
+        program="second_argument",
+        report="CompVis/stable-diffusion#776",
+        outcome=Outcome.FIRST_STEP,
+        named="log_images",
+        mypy="d9d-handler",
+        start="TypeError",
     ),
     SeededMistake(
-        "an event is triggered with the context at hand",
-        ((_REGISTER, "        ctx.event_bus.trigger(EVENT_TRAIN_STEP_POST, ctx)\n" + _REGISTER),),
-        "d9d-context",
-        ("EVENT_TRAIN_STEP_POST", '"RegisterTaskEventsContext"', '"EventStepContext"'),
+        program="untriggered_event",
+        report="speechbrain/speechbrain#2721",
+        outcome=Outcome.SILENT,
+        named="EVENT_FIT_BATCH_PRE",
+        check="d9d-untriggered",
     ),
     SeededMistake(
-        "a block ends with the event of another block",
-        (
-            _IMPORT_EVENT,
-            _OWN_EVENTS,
-            (
-                _REGISTER,
-                _REGISTER.replace("self)\n", "self)\n        self._bus = ctx.event_bus\n", 1),
-            ),
-            (
-                _REPORT,
-                _REPORT
-                + "        with self._bus.bounded(EVENT_ROUTING_PRE, EVENT_BALANCE_POST, ctx):\n            pass\n",
-            ),
-        ),
-        "d9d-pair",
-        ("EVENT_ROUTING_PRE", "EVENT_BALANCE_POST", '"routing.report.post"'),
+        program="forgotten_subscriber",
+        report="open-mmlab/mmdetection#7748",
+        outcome=Outcome.SILENT,
+        named="Profiler",
+        check="d9d-unregistered",
     ),
     SeededMistake(
-        "a block is never entered",
-        (
-            _IMPORT_EVENT,
-            _OWN_EVENTS,
-            (_REGISTER, _REGISTER.replace("self)\n", "self)\n        self._bus = ctx.event_bus\n", 1)),
-            (_REPORT, _REPORT + "        self._bus.bounded(EVENT_ROUTING_PRE, EVENT_ROUTING_POST, ctx)\n"),
-        ),
-        "d9d-pair",
-        ("EVENT_ROUTING_PRE", '"with bus.bounded(...):"'),
+        program="registered_twice",
+        report="axolotl-ai-cloud/axolotl#2090",
+        outcome=Outcome.TWICE,
+        named="twice",
+        mypy="d9d-twice",
+        check="d9d-twice",
+        start="ValueError",
     ),
     SeededMistake(
-        "an emitter is never called",
-        (
-            _IMPORT_EVENT,
-            _OWN_EVENTS,
-            (_REGISTER, _REGISTER.replace("self)\n", "self)\n        self._bus = ctx.event_bus\n", 1)),
-            (_REPORT, _REPORT + "        self._bus.emitter(EVENT_ROUTING_PRE)\n"),
-        ),
-        "d9d-emitter",
-        ("EVENT_ROUTING_PRE", "keep the emitter"),
+        program="save_on_main_process",
+        report="huggingface/accelerate#2000",
+        outcome=Outcome.HANG,
+        named='"save"',
+        mypy="d9d-collective",
+        check="d9d-collective",
     ),
     SeededMistake(
-        "a handler counts the steps of an event outside them",
-        (
-            (
-                "@subscribe(EVENT_TRAIN_MODEL_STAGES_READY)",
-                "@subscribe(EVENT_TRAIN_MODEL_STAGES_READY, every=10)",
-            ),
-        ),
-        "d9d-filter",
-        ("EVENT_TRAIN_MODEL_STAGES_READY", "every", "step.pre"),
+        program="gather_on_rank_zero",
+        report="Lightning-AI/pytorch-lightning#16541",
+        outcome=Outcome.HANG,
+        named='"all_gather"',
+        mypy="d9d-collective",
+        check="d9d-collective",
     ),
     SeededMistake(
-        "the main process alone calls a collective",
-        (
-            (
-                "    @subscribe(EVENT_TRAIN_OPTIMIZER_STEP_POST)\n",
-                "    @subscribe(EVENT_TRAIN_OPTIMIZER_STEP_POST, main_process_only=True)\n",
-            ),
-            (
-                "        self._load_balancer.step()\n",
-                "        self._load_balancer.step()\n        torch.distributed.barrier()\n",
-            ),
-        ),
-        "d9d-collective",
-        ("_balance_load", "barrier", "main_process_only"),
+        program="metric_on_rank_zero",
+        report="Lightning-AI/torchmetrics#938",
+        outcome=Outcome.HANG,
+        named='"all_reduce"',
+        check="d9d-collective",
     ),
     SeededMistake(
-        "a training task handles a step of inference",
-        (_IMPORT_STEP_OF_INFERENCE, ("@subscribe(EVENT_TRAIN_STEP_POST)", "@subscribe(EVENT_INFERENCE_STEP_POST)")),
-        "d9d-scope",
-        ("_report_routing", "EVENT_INFERENCE_STEP_POST", "EVENT_TRAIN_STEP_POST"),
+        program="collective_on_main_process",
+        report="deepspeedai/DeepSpeed#801",
+        outcome=Outcome.HANG,
+        named='"barrier"',
+        mypy="d9d-collective",
+        check="d9d-collective",
     ),
     SeededMistake(
-        "an inference task handles the start of training",
-        (("@subscribe(EVENT_INFERENCE_CONFIG_STARTED)", "@subscribe(EVENT_TRAIN_CONFIG_STARTED)"),),
-        "d9d-scope",
-        ("_move_to_device", "EVENT_TRAIN_CONFIG_STARTED", "EVENT_INFERENCE_CONFIG_STARTED"),
+        program="averaged_weights_stay",
+        report="PKU-YuanGroup/Open-Sora-Plan#186",
+        outcome=Outcome.WRONG_WEIGHTS,
     ),
     SeededMistake(
-        "a task forgets to register its handlers",
-        (
-            (
-                _REGISTER,
-                _REGISTER.replace("subscribe_annotated(ctx.event_bus, self)", 'logger.info("registered")'),
-            ),
-        ),
-        "d9d-unregistered",
-        ("LanguageModelTask", "_report_routing", "subscribe_annotated"),
+        program="loss_read_each_step",
+        report="meta-pytorch/torchtune#522",
+        outcome=Outcome.SLOW,
+        named='".item()"',
+        check="d9d-host-sync",
     ),
     SeededMistake(
-        "a task registers its handlers twice",
-        (
-            (
-                _REGISTER,
-                _REGISTER.replace(
-                    "        subscribe_annotated(ctx.event_bus, self)\n",
-                    "        subscribe_annotated(ctx.event_bus, self)\n" * 2,
-                ),
-            ),
-        ),
-        "d9d-twice",
-        ("LanguageModelTask", "twice"),
+        program="debug_log_reads_tensor",
+        report="openvdb/fvdb-reality-capture#308",
+        outcome=Outcome.SLOW,
+        named="formats a tensor",
+        check="d9d-host-sync",
     ),
     SeededMistake(
-        "a task registers its class instead of itself",
-        (
-            (
-                _REGISTER,
-                _REGISTER.replace(
-                    "subscribe_annotated(ctx.event_bus, self)", "subscribe_annotated(ctx.event_bus, type(self))"
-                ),
-            ),
-        ),
-        "d9d-target",
-        ("class",),
+        program="attribute_missing_on_resume",
+        report="fsspec/gcsfs#941",
+        outcome=Outcome.RESUME,
     ),
     SeededMistake(
-        "a task has no method that registers its handlers",
-        (
-            (
-                "    def register_events(self, ctx: RegisterTaskEventsContext)",
-                "    def subscribe_all(self, ctx: RegisterTaskEventsContext)",
-            ),
-        ),
-        "d9d-unregistered",
-        ("LanguageModelTask", "register_events"),
+        program="graph_kept",
+        report="pytorch/pytorch#1840",
+        outcome=Outcome.MEMORY,
     ),
     SeededMistake(
-        "an override is not subscribed",
-        (
-            (
-                _OF_TRAINING,
-                "\n\nclass QuietTask(LanguageModelTask):\n" + _REPORT + "        pass\n" + _OF_TRAINING,
-            ),
-        ),
-        "d9d-dropped",
-        ("_report_routing", "LanguageModelTask", "EVENT_TRAIN_STEP_POST"),
+        program="late_subscription",
+        report="open-edge-platform/anomalib#1642",
+        outcome=Outcome.SILENT,
+        named="EVENT_TRAIN_CONFIG_STARTED",
+        check="d9d-late",
     ),
     SeededMistake(
-        "an event is in the namespace of the loop",
-        (_IMPORT_EVENT, (_OWN_EVENTS[0], _OWN_EVENTS[1].replace("routing.report.pre", "train.routing"))),
-        "d9d-event-id",
-        ("EVENT_ROUTING_PRE", '"train"'),
+        program="decorator_loses_handler",
+        outcome=Outcome.SILENT,
+        named='"report"',
+        mypy="d9d-dropped",
+        check="d9d-dropped",
     ),
     SeededMistake(
-        "an id is a sentence",
-        (_IMPORT_EVENT, (_OWN_EVENTS[0], _OWN_EVENTS[1].replace("routing.report.pre", "Routing is reported"))),
-        "d9d-event-id",
-        ("EVENT_ROUTING_PRE", '"Routing is reported"'),
+        program="override_without_mark",
+        outcome=Outcome.SILENT,
+        named="Progress.report",
+        mypy="d9d-dropped",
+        check="d9d-dropped",
+        start="TypeError",
     ),
     SeededMistake(
-        "an event is named by its deprecated name",
-        (
-            (
-                "from model import Block, BytesLM, ModelConfig\n",
-                (
-                    "from model import Block, BytesLM, ModelConfig\n"
-                    "from lab.events.trial import EVENT_TRIAL_TURN_POST\n"
-                    "from lab.events.trial import EventRoundContext\n"
-                ),
-            ),
-            (
-                "    @subscribe(EVENT_TRAIN_STEP_POST)\n",
-                (
-                    "    @subscribe(EVENT_TRIAL_TURN_POST)\n"
-                    "    def _forget(self, ctx: EventRoundContext) -> None: ...\n\n"
-                    "    @subscribe(EVENT_TRAIN_STEP_POST)\n"
-                ),
-            ),
-        ),
-        "d9d-deprecated",
-        ("EVENT_TRIAL_TURN_POST", "EVENT_TRIAL_ROUND_POST"),
+        program="task_without_registration",
+        outcome=Outcome.SILENT,
+        named="sample",
+        mypy="d9d-unregistered",
+        check="d9d-unregistered",
+        start="ConfigurationError",
     ),
     SeededMistake(
-        "a step branches on a tensor",
-        (
-            (
-                "        self._load_balancer.step()\n",
-                (
-                    "        if self._load_balancer.take_statistics().balance.min() < 1:\n"
-                    "            self._load_balancer.step()\n"
-                ),
-            ),
-        ),
-        "d9d-host-sync",
-        ("_balance_load", "EVENT_TRAIN_OPTIMIZER_STEP_POST"),
+        program="event_of_another_loop",
+        outcome=Outcome.SILENT,
+        named="inference.step.post",
+        mypy="d9d-scope",
+        check="d9d-scope",
+        start="ConfigurationError",
     ),
     SeededMistake(
-        "a report is made in every step",
-        (("        if not ctx.stepper.is_due(self._report_period_steps):\n            return\n", ""),),
-        "d9d-host-sync",
-        ("_report_routing", "EVENT_TRAIN_STEP_POST", "is_due"),
+        program="period_outside_steps",
+        outcome=Outcome.START,
+        named="train.configuration.optimizer",
+        mypy="d9d-filter",
+        start="ValueError",
     ),
     SeededMistake(
-        "only one rank calls a collective",
-        (
-            (
-                "        statistics = self._load_balancer.take_statistics()\n",
-                (
-                    "        statistics = self._load_balancer.take_statistics()\n"
-                    "        if torch.distributed.get_rank() == 0:\n"
-                    "            torch.distributed.all_reduce(statistics.balance)\n"
-                ),
-            ),
-        ),
-        "d9d-collective",
-        ("_report_routing", "EVENT_TRAIN_STEP_POST", "all_reduce"),
+        program="emitter_never_called",
+        outcome=Outcome.SILENT,
+        named="EVENT_SAMPLE",
+        mypy="d9d-emitter",
     ),
     SeededMistake(
-        "a handler reads what a later one assigns",
-        (
-            (
-                "    @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)\n",
-                (
-                    "    @subscribe(EVENT_TRAIN_CONFIG_STARTED)\n"
-                    "    def _tell_balancer(self, ctx: EventConfigurationStartedContext) -> None:\n"
-                    '        logger.info("balanced by %s", self._load_balancer)\n\n'
-                    "    @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)\n"
-                ),
-            ),
-        ),
-        "d9d-order",
-        ("_load_balancer", "EVENT_TRAIN_CONFIG_STARTED", "EVENT_TRAIN_MODEL_STAGES_READY"),
+        program="end_of_another_block",
+        outcome=Outcome.WRONG_EVENT,
+        named="EVENT_SAMPLING_",
+        mypy="d9d-pair",
+        check="d9d-untriggered",
+    ),
+    SeededMistake(
+        program="id_of_the_loop",
+        outcome=Outcome.COLLISION,
+        named="train.warm",
+        mypy="d9d-event-id",
+        start="ConfigurationError",
+    ),
+    SeededMistake(
+        program="context_of_another_event",
+        outcome=Outcome.END,
+        named="EVENT_TRAIN_FINISHED",
+        mypy="d9d-handler",
+        check="d9d-handler",
+    ),
+    SeededMistake(
+        program="context_without_annotation",
+        outcome=Outcome.END,
+        named="EVENT_TRAIN_FINISHED",
+        mypy="d9d-untyped-handler",
+    ),
+    SeededMistake(
+        program="context_at_hand",
+        outcome=Outcome.LATER_STEP,
+        named="EVENT_WARM",
+        mypy="d9d-context",
+    ),
+    SeededMistake(
+        program="read_before_set",
+        outcome=Outcome.RESUME,
+        named="start",
+        mypy="d9d-order",
+        check="d9d-order",
     ),
 )

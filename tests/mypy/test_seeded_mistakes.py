@@ -1,6 +1,9 @@
-"""Mypy with the plugin, on copies of the example's task with one mistake each."""
+"""Thirty programs with one mistake each: what mypy with the plugin, `d9d check` and `configure()` find in them."""
 
+import dataclasses
 import json
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -10,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from case_project import ENVIRONMENT, ROOT
-from seeded_mistakes import MISTAKES, TASK, SeededMistake
-from verification_page import CODES
+from seeded_mistakes import MISTAKES, PROGRAMS, SECONDS, Way
+from verification_page import SHOWN
+
+from d9d.mypy import diagnostics
 
 CONFIGURATION = """
 [mypy]
@@ -19,63 +24,92 @@ plugins = d9d.mypy
 strict = True
 enable_error_code = d9d-host-sync, d9d-collective, d9d-order
 mypy_path = {folder}:{root}
+[mypy-torch.distributed.checkpoint]
+implicit_reexport = True
 """
-Reports = Mapping[str, list[tuple[str, str]]]
+_OF_MYPY_ITSELF = {("context_without_annotation", "no-untyped-def")}
+"""What mypy reports as well, without the plugin."""
 
 
-@pytest.fixture(name="reports", scope="module")
-def _reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
-    """Return the code and the message of each error by file: in the example, and in a copy of its task per mistake.
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What one way finds.
 
-    One run checks them all, with the real torch. A catalogue with deprecated names is added: that of d9d has none.
+    Attributes:
+        reports: What was reported and its message, by program.
+        seconds: The processor time of the whole run.
     """
-    folder = tmp_path_factory.mktemp("seeded") / "bytes_lm"
-    shutil.copytree(ROOT / "examples" / "bytes_lm", folder, ignore=shutil.ignore_patterns("wrong"))
-    shutil.copytree(ROOT / "tests" / "mypy" / "cases" / "lab", folder / "lab")
-    text = (folder / TASK).read_text(encoding="utf-8")
-    for mistake in MISTAKES:
-        (folder / file_of(mistake)).write_text(planted(mistake, text), encoding="utf-8")
+
+    reports: Mapping[str, list[tuple[str, str]]]
+    seconds: float
+
+
+def _run_mypy(folder: Path) -> Findings:
     settings = folder.parent / "mypy.ini"
     settings.write_text(CONFIGURATION.format(folder=folder, root=ROOT), encoding="utf-8")
     options = [f"--config-file={settings}", "--cache-dir=/dev/null", "--output=json"]
-    command = [sys.executable, "-m", "mypy", *options, str(folder)]
-    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (1, "")
-    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for each in map(json.loads, run.stdout.splitlines()):
-        if each["severity"] == "error":
-            found[Path(each["file"]).name].append((each["code"], each["message"]))
-    return found
+    printed, seconds = _run("-m", "mypy", *options, str(folder))
+    reports: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for each in map(json.loads, printed.splitlines()):
+        program = Path(each["file"]).stem
+        if each["severity"] == "error" and (program, each["code"]) not in _OF_MYPY_ITSELF:
+            reports[program].append((each["code"], each["message"]))
+    return Findings(reports, seconds)
 
 
-def file_of(mistake: SeededMistake) -> str:
-    """Return the name of the copy of the task that has a mistake."""
-    return f"task_{MISTAKES.index(mistake)}.py"
+def _run_check(folder: Path) -> Findings:
+    printed, seconds = _run("-m", "d9d_check", "--format=json", "--no-cache", str(folder))
+    reports: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for each in json.loads(printed):
+        reports[Path(each["path"]).stem].append((each["code"], each["message"]))
+    return Findings(reports, seconds)
 
 
-def planted(mistake: SeededMistake, text: str) -> str:
-    """Return a text with a mistake in it."""
-    for old, new in mistake.edits:
-        assert old in text, f"{mistake.name}: the example no longer contains {old!r}"
-        text = text.replace(old, new, 1)
-    return text
+def _start(folder: Path) -> Findings:
+    programs = [mistake.program for mistake in MISTAKES]
+    printed, seconds = _run(str(Path(__file__).with_name("start_programs.py")), str(folder), *programs)
+    raised = json.loads(printed).items()
+    return Findings({program: [(kind, message)] for program, (kind, message) in raised}, seconds)
 
 
-def test_there_are_twenty_five_mistakes_of_all_codes() -> None:
-    """No code is left out, but the one about the file with the catalogues."""
-    assert len(MISTAKES) == 25
-    assert {mistake.code for mistake in MISTAKES} == set(CODES) - {"d9d-index"}
+def _run(*arguments: str) -> tuple[str, float]:
+    """Run Python, and return what it prints and the processor time that it takes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = subprocess.run(
+        [sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.stdout, ended.stderr
+    return ended.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_the_example_itself_has_no_mistake(reports: Reports) -> None:
-    """Everything that is reported comes from the planted mistakes."""
-    assert set(reports) <= set(map(file_of, MISTAKES))
+def test_there_are_thirty_programs_and_ten_are_public_reports() -> None:
+    """Each program is in the table, and no report is there twice."""
+    reports = [mistake.report for mistake in MISTAKES if mistake.report is not None]
+
+    assert len(MISTAKES) == 30
+    assert {mistake.program for mistake in MISTAKES} == {path.stem for path in PROGRAMS.glob("*.py")} - {"parts"}
+    assert len(set(reports)) == len(reports) >= 10
+    assert [report for report in reports if not re.fullmatch(r"[\w.-]+/[\w.-]+#\d+", report)] == []
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_a_planted_mistake_is_reported(reports: Reports, mistake: SeededMistake) -> None:
-    """The report has its code, and the words that its author needs."""
-    messages = [message for code, message in reports[file_of(mistake)] if code == mistake.code]
+def test_no_code_about_mistakes_is_left_out() -> None:
+    """A deprecated name is no mistake."""
+    codes = {code for mistake in MISTAKES for code in mistake.found_by.values()}
 
-    assert messages
-    assert [word for word in mistake.words if word not in messages[0]] == []
+    assert set(SHOWN) - {diagnostics.DEPRECATED.code} - codes == set()
+
+
+@pytest.mark.parametrize("way", Way, ids=lambda way: way.name.lower())
+def test_a_way_finds_what_the_page_says_and_nothing_else(way: Way, tmp_path: Path) -> None:
+    """In one run over all programs: the codes, what each message names, and a time that fits slow machines too."""
+    folder = tmp_path / "programs"
+    shutil.copytree(PROGRAMS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+    found = {Way.MYPY: _run_mypy, Way.CHECK: _run_check, Way.START: _start}[way](folder)
+
+    codes = {program: {code for code, _ in reports} for program, reports in found.reports.items()}
+    assert codes == {each.program: {each.found_by[way]} for each in MISTAKES if way in each.found_by}
+    messages = [(each.named, message) for each in MISTAKES for _, message in found.reports.get(each.program, [])]
+    assert [message for named, message in messages if named not in message] == []
+    assert 0 < found.seconds < SECONDS[way]

@@ -20,7 +20,7 @@ def test_every_code_has_an_example_on_the_page() -> None:
     """The page has a wrong and a right example of each code about code, and no other examples."""
     shown = [match["name"] for match in GENERATED.finditer(PAGE.read_text(encoding="utf-8"))]
 
-    assert shown == ["codes", *SHOWN]
+    assert shown == ["codes", "ways", "mistakes", *SHOWN]
     assert set(examples()) == set(SHOWN)
     for code, example in examples().items():
         assert f"# E[{code}]: " in example

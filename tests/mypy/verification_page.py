@@ -1,4 +1,4 @@
-"""Writes the generated parts of `docs/verification.md`: the table of codes, and an example of each from the cases.
+"""Writes the generated parts of `docs/verification.md`: its tables, and an example of each code.
 
 `python tests/mypy/verification_page.py` writes them; the text around them is written by hand.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mypy.errorcodes import ErrorCode
+from seeded_mistakes import MISTAKES, SECONDS, SeededMistake, Way
 
 from d9d.mypy import diagnostics
 
@@ -39,17 +40,53 @@ def page(text: str) -> str:
     Args:
         text: The current page.
     """
-    parts = {"codes": "\n".join(_table())}
+    parts = {"codes": "\n".join(_codes()), "ways": "\n".join(_ways()), "mistakes": "\n".join(_mistakes())}
     parts |= {code: f"```python\n{example}\n```" for code, example in examples().items()}
     return GENERATED.sub(lambda match: f"{match['head']}{parts[match['name']]}\n{match['foot']}", text)
 
 
-def _table() -> Iterator[str]:
+def _codes() -> Iterator[str]:
     yield from ("| code | meaning | default | refines |", "|---|---|---|---|")
     for code, value in CODES.items():
         default = "on" if value.default_enabled else "off"
         broad = value.sub_code_of.code if value.sub_code_of else ""
         yield f"| [`{code}`](#{code}) | {value.description} | {default} | `{broad}` |"
+
+
+def _ways() -> Iterator[str]:
+    yield from (
+        "| way | finds, of thirty | no other does | when | takes at most, for all thirty |",
+        "|---|---|---|---|---|",
+    )
+    for way in Way:
+        own = [mistake for mistake in MISTAKES if way in mistake.found_by]
+        alone = sum(len(mistake.found_by) == 1 for mistake in own)
+        moment = "as the program starts" if way is Way.START else "before anything runs"
+        yield f"| {way.value} | {len(own)} | {alone} | {moment} | {SECONDS[way]} s |"
+    yield f"| none of them | {sum(not mistake.found_by for mistake in MISTAKES)} | | | |"
+
+
+def _mistakes() -> Iterator[str]:
+    yield from (
+        "| mistake | reported in | if nothing finds it | mypy | `d9d check` | `configure()` | found |",
+        "|---|---|---|---|---|---|---|",
+    )
+    for mistake in MISTAKES:
+        text = f"[{mistake.text.removesuffix('.')}](../tests/mypy/seeded/{mistake.program}.py)"
+        cells = [f"`{found}`" if (found := mistake.found_by.get(way)) else "–" for way in Way]
+        start = f"| {text} | {_link(mistake.report)} | {mistake.outcome} |"
+        yield f"{start} {' | '.join(cells)} | {_moment(mistake)} |"
+
+
+def _moment(mistake: SeededMistake) -> str:
+    if not mistake.found_by:
+        return "**not found**"
+    return "before the first step" if set(mistake.found_by) == {Way.START} else "before anything runs"
+
+
+def _link(report: str | None) -> str:
+    repository, _, number = (report or "").partition("#")
+    return f"[{report}](https://github.com/{repository}/issues/{number})" if report else ""
 
 
 if __name__ == "__main__":
