@@ -44,9 +44,6 @@ from d9d.loop.event.handler import describe_handler
 P = ParamSpec("P")
 TContext = TypeVar("TContext")
 
-# What follows from calls of users too: `evaluate`, `save`, `sleep` and `wake`.
-_AT_ANY_TIME = ("evaluation.", "report.", "checkpoint.start", "checkpoint.saved", "sleep.", "wake.")
-
 logger = logging.getLogger(__name__)
 
 
@@ -162,6 +159,11 @@ class Moments(abc.ABC):
 
     Args:
         event_bus: The bus of the run.
+
+    Attributes:
+        event_bus: The bus of the run.
+        last: The last event that the run has reached; `None` before the first.
+        has_begun: Whether the run has begun, after its configuration.
     """
 
     model_stages_ready: Event[EventModelStagesReadyContext]
@@ -178,6 +180,7 @@ class Moments(abc.ABC):
     def __init__(self, event_bus: EventBus) -> None:
         self.event_bus = event_bus
         self.last: Event[Any] | None = None
+        self.has_begun = False
         self._reached: set[str] = set()
         common = (self.report_ready, self.checkpoint_loaded, self.checkpoint_started, self.checkpoint_saved)
         self._emitters: dict[str, Emitter[Any]] = {
@@ -228,6 +231,15 @@ class Moments(abc.ABC):
         """
         return bool(self._emitters[event.id].handlers)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the run has begun, and has not triggered its last event.
+
+        What the caller of a run does before or after it, such as an evaluation, triggers no events. Otherwise trackers
+        would get numbers before they have opened their files, or after they have closed them.
+        """
+        return self.has_begun and self.closed.id not in self._reached
+
     def has_passed(self, event: Event[Any]) -> bool:
         """Return whether a run that is configured will not trigger an event of its loop again."""
         namespace, _, rest = event.id.partition(".")
@@ -235,8 +247,6 @@ class Moments(abc.ABC):
             return False
         if rest.startswith("configuration."):
             return True
-        if rest.startswith(_AT_ANY_TIME):
-            return False  # the caller of the trainer can have them at any time
         reached = self._reached
         if self.closed.id in reached:
             return True
@@ -299,7 +309,6 @@ class Run:
         self._closing_seconds = timeouts.closing_seconds
         # Other code, such as another configurator, may draw random numbers before the run begins.
         self._random_state = loop.random_state.state_dict()
-        self._has_begun = False
         self._is_in_loop = False
         self._stop_reason: str | None = None
         self._asked_to_stop_because: str | None = None
@@ -325,18 +334,24 @@ class Run:
         """Save a checkpoint; all ranks call this. Does nothing if this step is saved already.
 
         Within a step this is `control.save()`: the checkpoint follows between two steps, where weights and step agree.
-        Between two steps, and outside the loop, it saves at once. With asynchronous checkpoints it then returns when
-        the state is copied.
+        Between two steps it saves at once. With asynchronous checkpoints it then returns when the state is copied.
 
         Raises:
+            RuntimeError: Before the run, whose state is not loaded yet, or after it, if this step is not saved.
             CheckpointError: On all ranks, if this checkpoint or the asynchronous one before cannot be written.
             StateError: On all ranks, if the state holds something that a checkpoint cannot keep.
             NonFiniteGradientsError: On all ranks, if `non_finite_gradients="stop"` has skipped a step.
         """
         if self._is_in_loop:
             self._loop.control.save()
-        else:
+        elif self._loop.moments.is_running:
             self._save()
+        elif self._loop.checkpointer.next_checkpoint is not None:
+            found, remedy = "before the run, and its state is not loaded yet", "call it between two steps"
+            if self._loop.moments.has_begun:
+                found = "after the run, which has released its folder, and whose state may be that within a step"
+                remedy = "call it between two steps, before you leave them"
+            raise RuntimeError(f"save was called {found}: {remedy}, or `ctx.control.save()` in a handler")
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -347,13 +362,13 @@ class Run:
         """
         loop = self._loop
         moments = loop.moments
-        if self._has_begun:
+        if moments.has_begun:
             done = "is complete" if self._is_complete else "has ended early"
             raise RuntimeError(
                 f"this run {done}, after {self.stepper.current_step} of {self.stepper.total_steps} steps, and a run "
                 "cannot begin twice: call configure() again for a new one, which resumes from the newest checkpoint"
             )
-        self._has_begun = True
+        moments.has_begun = True
         loop.random_state.load_state_dict(self._random_state)
         try:
             self._is_in_loop = True

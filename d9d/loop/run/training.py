@@ -97,7 +97,7 @@ from d9d.loop.event.catalogue.train import (
 )
 from d9d.loop.event.handler import describe_handler
 from d9d.loop.run.assembly import Assembly, require_names, require_task
-from d9d.loop.run.loop import Loop, Moments, Outcome, Run
+from d9d.loop.run.loop import Loop, Moments, Outcome, P, Run, TContext
 from d9d.loop.run.subscribers import SubscriberSource
 
 _NUM_NAMED = 5
@@ -227,6 +227,7 @@ class Trainer(Run):
         self._evaluator = evaluator
         self._sleeper = sleeper
         self._has_weights = False
+        self._loaded_best: tuple[int, int] | None = None
         self._loss_ready = self.event_bus.emitter(EVENT_TRAIN_LOSS_READY)
         self._num_micro_batches = config.num_micro_batches
 
@@ -272,7 +273,7 @@ class Trainer(Run):
         self._require_awake("training")
         with self._running():
             resumed_from = self._load_state()
-            self._has_weights = True
+            self._has_weights, self._loaded_best = True, None
             self._gradients.zero()
             for module in self.modules:
                 # A model that is in evaluation mode as a whole, as `from_pretrained` returns it, is to be trained. In
@@ -301,8 +302,9 @@ class Trainer(Run):
     def evaluate(self, *names: str) -> dict[str, dict[str, float]]:
         """Run evaluations now, before or after the training or between two of its `steps`; all ranks call this.
 
-        Each triggers its events, and the weights are those that the model has now. Before `train`, no checkpoint of
-        this run is loaded: they are those of `source_checkpoint`, or else those that the model provider made. The
+        The weights are those that the model has now. Before `train`, no checkpoint of this run is loaded: they are
+        those of `source_checkpoint`, or else those that the model provider made. Between two steps, each evaluation
+        triggers its events and a report. Before and after the training no handler is called: trackers are not open. The
         results are not recorded in checkpoints. A handler of the loop calls `control.evaluate` instead.
 
         Args:
@@ -358,7 +360,7 @@ class Trainer(Run):
         checkpointer = self._loop.checkpointer
         self._announce_saved(checkpointer.wait())
         best = checkpointer.load_best()
-        self._has_weights = True
+        self._has_weights, self._loaded_best = True, (self.stepper.current_step, best.num_steps)
         return best.path
 
     def export(
@@ -386,7 +388,8 @@ class Trainer(Run):
 
         Tensors stay the objects that they are, so the optimizer and FSDP find them again after `wake`. Meanwhile their
         values read as NaN, and what needs them is refused: a step, `save`, `export`, `evaluate`, `load_best`. What is
-        awake can be used. Call this between two of `steps`, before or after the training, on all ranks.
+        awake can be used. Call this on all ranks, between two of `steps`, or before or after the training, where it
+        triggers no events.
 
         Args:
             tags: Some of `parameters`, `gradients`, `optimizer` and `buffers`; all of them by default. Those that sleep
@@ -398,10 +401,9 @@ class Trainer(Run):
         """
         changed = self._known_tags("sleep", tags) - self._sleeper.asleep
         if changed:
-            moments, stepper = self._loop.moments, self.stepper
-            moments.trigger(EVENT_TRAIN_SLEEP_PRE, EventSleepContext, stepper=stepper, tags=changed)
+            self._trigger_in_run(EVENT_TRAIN_SLEEP_PRE, EventSleepContext, stepper=self.stepper, tags=changed)
             self._sleeper.sleep(changed)
-            moments.trigger(EVENT_TRAIN_SLEEP_POST, EventSleepContext, stepper=stepper, tags=changed)
+            self._trigger_in_run(EVENT_TRAIN_SLEEP_POST, EventSleepContext, stepper=self.stepper, tags=changed)
 
     def wake(self, tags: SleepTag | Collection[SleepTag] = SLEEP_TAGS) -> None:
         """Move parts of the state back to the device.
@@ -415,10 +417,9 @@ class Trainer(Run):
         """
         changed = self._known_tags("wake", tags) & self._sleeper.asleep
         if changed:
-            moments, stepper = self._loop.moments, self.stepper
-            moments.trigger(EVENT_TRAIN_WAKE_PRE, EventSleepContext, stepper=stepper, tags=changed)
+            self._trigger_in_run(EVENT_TRAIN_WAKE_PRE, EventSleepContext, stepper=self.stepper, tags=changed)
             self._sleeper.wake(changed)
-            moments.trigger(EVENT_TRAIN_WAKE_POST, EventSleepContext, stepper=stepper, tags=changed)
+            self._trigger_in_run(EVENT_TRAIN_WAKE_POST, EventSleepContext, stepper=self.stepper, tags=changed)
 
     def is_sleeping(self) -> bool:
         """Return whether any part of the state sleeps."""
@@ -559,14 +560,14 @@ class Trainer(Run):
         return any(is_best)
 
     def _evaluate(self, name: str, evaluator: Evaluator) -> dict[str, float]:
-        """Run an evaluation between two steps, with its events."""
+        """Run an evaluation; with its events, if it is between two steps."""
         loop = self._loop
-        moments, stepper, control = loop.moments, loop.stepper, loop.control
-        moments.trigger(
+        stepper, control = loop.stepper, loop.control
+        self._trigger_in_run(
             EVENT_TRAIN_EVALUATION_STARTED, EventEvaluationStartedContext, stepper=stepper, control=control, name=name
         )
         metrics = evaluator.evaluate(name, self._model_runner, self.modules, loop.exchange.ranks)
-        moments.trigger(
+        self._trigger_in_run(
             EVENT_TRAIN_EVALUATION_FINISHED,
             EventEvaluationFinishedContext,
             stepper=stepper,
@@ -574,10 +575,35 @@ class Trainer(Run):
             name=name,
             metrics=dict(metrics),  # what handlers do with it does not change the results that are recorded
         )
-        if metrics:
+        if metrics and loop.moments.is_running:
             numbers = {f"{name}/{number}": value for number, value in metrics.items()}
-            self._report(Report(step=stepper.current_step, time=dt.datetime.now(dt.UTC), metrics=numbers))
+            self._report(Report(step=self._step_of_weights, time=dt.datetime.now(dt.UTC), metrics=numbers))
         return metrics
+
+    @property
+    def _step_of_weights(self) -> int:
+        """The number of steps after which the model had the weights that it has now."""
+        step = self.stepper.current_step
+        if self._loaded_best is not None and self._loaded_best[0] == step:  # no step has changed them since
+            return self._loaded_best[1]
+        return step
+
+    def _trigger_in_run(
+        self, event: Event[TContext], context: Callable[P, TContext], *args: P.args, **fields: P.kwargs
+    ) -> None:
+        """Trigger an event of something that the caller can do before and after the run too, where it has no events."""
+        moments = self._loop.moments
+        if moments.is_running:
+            moments.trigger(event, context, *args, **fields)
+            return
+        handlers = [each.handler for each in self.event_bus.describe() if each.event_id == event.id]
+        # Others may change what is evaluated, such as by loading averages; what waits for results gets none.
+        if handlers and event != EVENT_TRAIN_EVALUATION_FINISHED and self._loop.ranks.is_main:
+            logger.warning(
+                "handlers are called during the run only, so what these do at event %r does not happen now: %s",
+                event.id,
+                ", ".join(handlers),
+            )
 
     def _compute_loss(self, number: int, batch: Any, outputs: Any) -> torch.Tensor:
         """Compute the loss of a micro-batch of a training step, and return it times its weight."""
