@@ -371,14 +371,15 @@ class Trainer(Run):
         A `weight_mapping` gives them the names and shapes that they have in files. A tied weight is written once.
 
         Args:
-            folder: Where to write: a folder of this machine that does not exist yet or is empty, the same on all ranks.
+            folder: Where to write: a folder of this machine, the same on all ranks, that does not exist yet or is
+                empty. If it holds the same weights already, from a run before, it is left as it is.
             config: What to write besides weights: objects with `save_pretrained`, such as a configuration or a
                 tokenizer of transformers, and files to copy.
             trainable_only: Whether to leave out parameters that do not require a gradient, as for an adapter.
             name: The name of the files without number and suffix, such as `adapter_model` for peft.
 
         Raises:
-            CheckpointError: On all ranks, if the weights cannot be written, or the folder is not empty.
+            CheckpointError: On all ranks, if the weights cannot be written, or the folder holds anything else.
         """
         self._require_awake("trainer.export()", ("parameters", "buffers"))
         self._exporter.export(folder, config=config, trainable_only=trainable_only, name=name)
