@@ -65,6 +65,10 @@ class SinkEvents(Protocol):
         """The numbers of a report have arrived."""
 
     @property
+    def checkpoint_loaded(self) -> Event[EventCheckpointContext]:
+        """The run continues from a checkpoint."""
+
+    @property
     def checkpoint_saved(self) -> Event[EventCheckpointContext]:
         """A checkpoint is on disk."""
 
