@@ -408,7 +408,7 @@ class Run:
     @property
     def _is_complete(self) -> bool:
         """Whether the run has no steps left to do."""
-        return self._stop_reason is not None or self.stepper.is_finished
+        return self._stop_reason is not None or self._loop.stepper.is_finished
 
     def _boundary(self) -> None:
         """Do what is due between two steps. This is the one place where the state of the job and the step agree.
@@ -420,9 +420,8 @@ class Run:
         stepper, checkpointer, reporter = loop.stepper, loop.checkpointer, loop.reporter
         stepper.advance()
         agreed = loop.exchange.read()
-        is_heard = loop.moments.is_heard(loop.moments.report_ready)
-        if (report := reporter.take(has_arrived=not agreed.is_reporting, is_heard=is_heard)) is not None:
-            self._report(report)
+        if reporter.has_numbers:
+            self._report(reporter.take(has_arrived=not agreed.is_reporting, is_heard=self._hears_reports))
         if not agreed.is_saving and (saved := checkpointer.take_saved()) is not None:
             self._announce_saved(saved)
         self._announce()
@@ -433,26 +432,31 @@ class Run:
             self._stop()
         is_over = self._is_complete or agreed.signal != 0
         is_best = self._evaluate_due(agreed, is_stopped=agreed.signal != 0)
-        if is_over or is_best or agreed.save or checkpointer.is_due(is_time_to_save=agreed.is_time_to_save):
+        is_saved = is_over or is_best or agreed.save or checkpointer.is_due(is_time_to_save=agreed.is_time_to_save)
+        if is_saved:
             self._save()
-        else:
-            checkpointer.prepare_first_save()
         if self._is_first_step:
-            self._is_first_step = False
-            loop.shutdown.first_step_done()
+            self._first_step_done(is_saved=is_saved)
         for service in loop.housekeeping:
             service.step_done()
         if is_over:
             self._announce_saved(checkpointer.wait())
-            self._report(reporter.take_last(is_heard=is_heard))
+            self._report(reporter.take_last(is_heard=self._hears_reports))
         if agreed.signal and (self._pending_evaluations or not self._is_complete):
             raise self._stop_request(agreed.signal)
+
+    def _first_step_done(self, *, is_saved: bool) -> None:
+        self._is_first_step = False
+        if not is_saved:
+            self._loop.checkpointer.prepare_first_save()
+        self._loop.shutdown.first_step_done()
 
     def _announce(self) -> None:
         """Announce to the other ranks what this one asks for; requests from now on belong to the next step."""
         loop, control = self._loop, self._loop.control
         is_time_to_save, is_saving = loop.checkpointer.announce()
-        is_reporting, signal = loop.reporter.announce(), loop.shutdown.signals.received
+        is_reporting = loop.reporter.has_numbers and loop.reporter.announce()
+        signal = loop.shutdown.signals.received
         has_requests = control.stop_reason is not None or control.is_save_requested or control.requested_evaluations
         if not (has_requests or is_time_to_save or is_saving or is_reporting or signal):
             loop.exchange.begin(NO_FLAGS)
@@ -504,6 +508,10 @@ class Run:
             Whether a save is due because of the results.
         """
         return False
+
+    @property
+    def _hears_reports(self) -> bool:
+        return self._loop.moments.is_heard(self._loop.moments.report_ready)
 
     def _report(self, report: Report | None) -> None:
         """Trigger the event that a report has arrived, if one has."""

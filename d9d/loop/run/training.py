@@ -292,6 +292,7 @@ class Trainer(Run):
                 )
             with self._loop:
                 self._evaluate_before_first_step()
+                self._gradient_listeners.start()
                 try:
                     yield from self._run_steps()
                 except GeneratorExit:
@@ -441,8 +442,7 @@ class Trainer(Run):
         return chosen
 
     def _require_awake(self, what: str, needed: Collection[SleepTag] = SLEEP_TAGS) -> None:
-        if self._sleeper.asleep:
-            self._sleeper.require_awake(what, needed)
+        self._sleeper.require_awake(what, needed)
 
     def _save(self) -> None:
         self._require_awake("trainer.save()", ("parameters", "optimizer", "buffers"))
@@ -459,10 +459,10 @@ class Trainer(Run):
         gradients_ready = self._gradient_listeners.emitter
         optimizer_step_pre = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_PRE)
         optimizer_step_post = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_POST)
-        self._gradient_listeners.start()
         modes = ModuleModes(self.modules)
         while not self._is_complete:
-            self._require_awake("a step")
+            if self._sleeper.asleep:
+                self._require_awake("a step")
             moments.last = EVENT_TRAIN_STEP_PRE
             step_pre.call(context)
             for epoch in () if epochs is None else epochs.started_in(stepper.current_step):
@@ -480,7 +480,10 @@ class Trainer(Run):
             forward_backward_post.call(context)
             if self._tied.names:
                 self._tied.sum_gradients()
-            loss, gradient_norm = gradients.reduce(is_observed=self._gradient_listeners.are_listening())
+            is_reported = loop.reporter.is_due
+            loss, gradient_norm = gradients.reduce(
+                is_observed=self._gradient_listeners.are_listening(), is_reported=is_reported
+            )
             moments.last = EVENT_TRAIN_GRADIENTS_READY
             if gradients_ready.handlers:
                 moments.trigger(
@@ -499,7 +502,8 @@ class Trainer(Run):
             moments.last = EVENT_TRAIN_OPTIMIZER_STEP_POST
             optimizer_step_post.call(context)
             gradients.zero()
-            loop.reporter.record(loss, gradient_norm, self.optimizer, gradients.num_skipped_steps)
+            if is_reported:
+                loop.reporter.record(loss, gradient_norm, self.optimizer, gradients.num_skipped_steps)
             self.lr_scheduler.step()
             moments.last = EVENT_TRAIN_STEP_POST
             step_post.call(context)
