@@ -79,7 +79,7 @@ class Stepper:
         Raises:
             RuntimeError: If all steps are complete already.
         """
-        if self.is_finished:
+        if self._current_step == self._total_steps:
             raise RuntimeError(f"cannot advance: all {self._total_steps} steps are complete")
         self._current_step += 1
 

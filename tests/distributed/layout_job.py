@@ -292,8 +292,8 @@ def record_losses(trainer: Trainer) -> list[torch.Tensor]:
     losses: list[torch.Tensor] = []
     reduce = trainer._gradients.reduce
 
-    def reduce_and_note(*, is_observed: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        loss, norm = reduce(is_observed=is_observed)
+    def reduce_and_note(**settings: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        loss, norm = reduce(**settings)
         losses.append(loss)
         return loss, norm
 

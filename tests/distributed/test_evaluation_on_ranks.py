@@ -263,7 +263,7 @@ def act_on_one_rank(
     return seen
 
 
-BY_HAND = [("two", 6), ("{'two': {'loss': 8.0}}", 6)]
+BY_HAND = [("{'two': {'loss': 8.0}}", 6)]
 
 
 def ask(ctx: EventStepContext) -> None:

@@ -113,7 +113,8 @@ def measure(
             if context.pipeline_rank == mesh.pipeline_parallel - 1:
                 task.measure(values.chunk(mesh.data_parallel_size)[context.data_parallel_rank])
             work_in_step(context.rank, stepper.current_step)
-            reporter.record()
+            if reporter.is_due:
+                reporter.record()
             stepper.advance()
             reports.append(reporter.take(has_arrived=True))
         reports.append(reporter.take_last())

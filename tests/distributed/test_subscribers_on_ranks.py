@@ -90,6 +90,12 @@ def one_more_on_rank_one(bus: EventBus) -> None:
         bus.subscribe(EVENT_TRAIN_STEP_POST, handler)
 
 
+def twice_on_rank_one(bus: EventBus) -> None:
+    on_main = OnMain()
+    for _ in range(distributed.get_rank() + 1):
+        subscribe_annotated(bus, on_main)
+
+
 def refused(task: ClassifyTask) -> str:
     """Return why this rank refuses a task."""
     try:
@@ -109,12 +115,13 @@ def try_everything() -> tuple[list[int], list[int], list[str], list[str]]:
     log.setLevel(logging.INFO)
     tracker, on_main = Tracker(), OnMain()
     configure(LAYOUTS["fsdp"], NUM_RANKS, ClassifyTask(), total_steps=4, subscribers=[tracker, on_main]).train()
-    refusals = [refused(task) for task in (Forgetful(), Listening(in_another_order), Listening(one_more_on_rank_one))]
+    listening = map(Listening, (in_another_order, twice_on_rank_one, one_more_on_rank_one))
+    refusals = [refused(task) for task in (Forgetful(), *listening)]
     return tracker.steps, on_main.steps, refusals, records
 
 
 def test_ranks_compare_their_handlers() -> None:
-    """One rank is enough for a handler; what no rank has subscribed, or in other orders, all of them refuse."""
+    """One rank is enough for a handler; all refuse what no rank has subscribed, or one in another order or twice."""
     (tracked, on_main, refusals, records), (other_tracked, other_on_main, other_refusals, other_records) = run_on_ranks(
         NUM_RANKS, try_everything
     )
@@ -122,11 +129,13 @@ def test_ranks_compare_their_handlers() -> None:
     assert (tracked, other_tracked) == ([1, 3], [])
     assert (on_main, other_on_main) == ([0, 1, 2, 3], [])
     assert refusals == other_refusals
-    unregistered, reordered, allowed = refusals
+    unregistered, reordered, repeated, allowed = refusals
     assert "Forgetful.on_step" in unregistered
     assert "of the task has @subscribe for event 'train.step.post', but no process has subscribed it" in unregistered
     assert "on_ready" not in unregistered
     assert "the handlers of event 'train.step.post' are in another order on rank 1 (" in reordered
+    assert "subscribes the handlers of an object of class" in repeated
+    assert "OnMain" in repeated
     assert allowed == ""
     assert [record for record in records if "Tracker.note" in record and "is on rank 0 only" in record]
     assert other_records == []

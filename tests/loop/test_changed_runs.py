@@ -12,12 +12,14 @@ from torch.optim.lr_scheduler import ExponentialLR
 from d9d.core.protocol import LRSchedulerProtocol
 from d9d.loop.component import LRSchedule, OptimizerBuilder
 from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.checkpoint.state_dict import StateError
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig, ConfigurationError, DataLoadingConfig, ResumeConfig, TrainingConfig
 from d9d.loop.control import (
     ComputeLossContext,
     ComputeLossResult,
     InitializeLRSchedulerContext,
+    InitializeOptimizerContext,
 )
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_DATA_LOADER_READY,
@@ -339,6 +341,30 @@ def test_a_new_run_may_start_with_parts_of_a_checkpoint(parts: Any, has_moments:
     assert at_start[0] == (0, has_moments, 0.25)
     assert steps_saved(tmp_path / "new") == [1, 2]
     assert not same_tensors(before, weights_of(trainer.modules[0]))
+
+
+def test_moments_of_parameters_that_a_new_run_does_not_train_are_refused(tmp_path: Path) -> None:
+    """The parameters were added to the optimizer again, and trained."""
+    trained_for(tmp_path / "main", 3)
+
+    def last_layer(ctx: InitializeOptimizerContext) -> torch.optim.Optimizer:
+        hidden, _, last = next(iter(ctx.modules)).children()
+        hidden.requires_grad_(requires_grad=False)
+        return torch.optim.AdamW(last.parameters())
+
+    def branch(parts: Any) -> Trainer:
+        resume = ResumeConfig(checkpoint=tmp_path / "main" / "step-3", parts=parts)
+        config = training_config(saving_to(tmp_path / parts), total_steps=2, resume=resume)
+        return configure_training(config, optimizer_provider=last_layer)
+
+    refused = branch("weights_and_moments")
+    with pytest.raises(
+        StateError,
+        match=r"moments of 2 parameters that the optimizer of this run does not have, such as '0\.(weight|bias)'",
+    ):
+        refused.train()
+    assert not next(refused.modules[0].parameters()).requires_grad
+    branch("weights").train()
 
 
 def test_a_run_that_must_resume_does_not_start_fresh(tmp_path: Path) -> None:

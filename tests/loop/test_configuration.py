@@ -221,7 +221,8 @@ def test_a_default_run_reports_and_trains(
     first, *lines, last = [record.getMessage() for record in caplog.records if record.name.startswith("d9d.")]
 
     assert first == (
-        "train: 12 steps, 2 samples each, on cpu, 1 process; 21 parameters in float32; reports in runs/metrics.jsonl"
+        "train: 12 steps, 2 samples each, on cpu, 1 process; 21 parameters in float32, weights as the model provider "
+        "made them; reports in runs/metrics.jsonl"
     )
     assert last.startswith("train: finished after 12 of 12 steps, in ")
     assert last.endswith(": all steps are done")

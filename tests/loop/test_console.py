@@ -21,9 +21,16 @@ from d9d.loop.component.console import format_numbers
 from d9d.loop.config import CheckpointingConfig, ReportingConfig
 from d9d.loop.control import ComputeLossContext, ComputeLossResult
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
-from d9d.loop.run import Trainer
+from d9d.loop.run import Inference, Trainer
 
-from .toy_job import StoppedError, ToyTask, configure_training, training_config
+from .toy_job import (
+    StoppedError,
+    ToyTask,
+    configure_inference,
+    configure_training,
+    inference_config,
+    training_config,
+)
 
 ROOT = Path(__file__).parents[2]
 REPORTING = ReportingConfig(progress_bar=False, period_steps=2, json_lines=None)
@@ -82,8 +89,8 @@ def test_a_run_in_a_pipe_says_how_it_starts_what_it_does_and_how_it_ends(command
     checkpoints = tmp_path / "checkpoints"
 
     assert first == (
-        f"train: 12 steps, 4 samples each, on cpu, 1 process; 21 parameters in float32; checkpoints in {checkpoints}; "
-        f"reports in {tmp_path / 'metrics.jsonl'}"
+        f"train: 12 steps, 4 samples each, on cpu, 1 process; 21 parameters in float32, weights as the model "
+        f"provider made them; checkpoints in {checkpoints}; reports in {tmp_path / 'metrics.jsonl'}"
     )
     expected = [
         rf"train: step 4 of 12: loss \d\.\d+, gradient_norm .*, learning_rate 0\.001, {SPEED}",
@@ -189,6 +196,66 @@ def test_a_resumed_run_says_where_it_starts(every_step: CheckpointingConfig, cap
 
     assert re.fullmatch(r"train: failed after 1 of 3 steps, in 00:\d\d: no more", failed)
     assert messages(caplog)[0].startswith("train: resumed after 1 of 3 steps, 4 samples each, on cpu, 1 process; ")
+
+
+def test_the_first_line_says_where_the_weights_come_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that a checkpoint of training has come from there; a checkpoint of inference has none."""
+
+    def said(run: Trainer | Inference) -> str:
+        caplog.clear()
+        run.train() if isinstance(run, Trainer) else run.infer()
+        found = re.search(r"21 parameters in float32, (.*?);", messages(caplog)[0])
+        assert found is not None, messages(caplog)
+        return found[1]
+
+    made = "weights as the model provider made them"
+    trained, exported = CheckpointingConfig(folder=tmp_path / "trained"), tmp_path / "exported"
+    trainer = configure_training(training_config(trained, reporting=REPORTING))
+
+    assert said(trainer) == made
+    trainer.export(exported)
+    assert said(configure_training(training_config(trained, reporting=REPORTING, total_steps=4))) == (
+        f"weights from {trained.folder / 'step-3'}"
+    )
+    branch: dict[str, Any] = {"source_checkpoint": exported, "reporting": REPORTING}
+    only = CheckpointingConfig(folder=tmp_path / "only", trainable_only=True)
+    assert said(configure_training(training_config(only, **branch))) == f"weights from {exported}"
+    assert said(configure_training(training_config(only, **branch, total_steps=4))) == (
+        f"trainable weights from {only.folder / 'step-3'}, other weights from {exported}"
+    )
+    config = inference_config(CheckpointingConfig(folder=tmp_path / "inferred"), reporting=REPORTING)
+    assert said(configure_inference(config)) == made
+
+
+LINES = "".join(f"\n- {number}" for number in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("error", "summary"),
+    [
+        (ValueError("the first line\nand more"), "the first line"),
+        (ValueError("two things are wrong:\n- one\n- two"), "two things are wrong:\n- one\n- two"),
+        (ValueError(f"so much:{LINES}\n- 10\n- 11"), f"so much:{LINES}\n… and 2 more lines"),
+        (KeyError("key"), "KeyError: 'key'"),
+        (EOFError(), "EOFError"),
+        (
+            ExceptionGroup("several", [ValueError("not a number"), KeyError("key")]),
+            "several (2 sub-exceptions)\n- not a number\n- KeyError: 'key'",
+        ),
+    ],
+)
+def test_a_run_that_fails_says_enough_of_the_error(
+    error: Exception, summary: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its first line, or more if that only announces what follows or is no more than a word."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        train(training_config(reporting=REPORTING), ToyTask(lambda bus: bus.subscribe(EVENT_TRAIN_STEP_PRE, fail)))
+
+    assert messages(caplog)[-1] == f"train: failed after 0 of 3 steps: {summary}"
 
 
 def test_numbers_that_are_not_finite_are_a_warning_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from d9d.core.stepper import Stepper
 from d9d.loop.component import data as data_module
-from d9d.loop.component.data import DeviceTransfer, PinnableBatch, build_data_loader, choose_collate, move_to_device
+from d9d.loop.component.data import DeviceTransfer, PinnableBatch, build_data_loader, choose_collate
 from d9d.loop.component.sampler import DataShare, SequentialBatchSampler, SequentialSteps
 from d9d.loop.control import InitializeDatasetResult
 
@@ -37,6 +37,11 @@ def on_cpu() -> torch.Tensor:
     return torch.ones(2)
 
 
+def moved_to(device: torch.device, batch: Any) -> Any:
+    """Move one micro-batch to a device."""
+    return next(iter(DeviceTransfer(device).move([batch])))
+
+
 def test_tensors_are_moved_at_any_depth() -> None:
     """In mappings, lists, tuples, named tuples and dataclasses."""
     batch = {
@@ -47,7 +52,7 @@ def test_tensors_are_moved_at_any_depth() -> None:
         "ordered": OrderedDict(inner=on_cpu()),
     }
 
-    moved = move_to_device(batch, META)
+    moved = moved_to(META, batch)
 
     assert moved["plain"].device == META
     assert moved["listed"][0].device == META
@@ -63,15 +68,15 @@ def test_tensors_are_moved_at_any_depth() -> None:
 def test_anything_but_tensors_is_unchanged() -> None:
     """Strings, numbers, `None`, classes and other objects."""
     for value in ("text", 3, None, Sample, {1, 2}, b"raw"):
-        assert move_to_device(value, META) is value
-    assert move_to_device(Sample(on_cpu(), ["a"]), META).names == ["a"]
+        assert moved_to(META, value) is value
+    assert moved_to(META, Sample(on_cpu(), ["a"])).names == ["a"]
 
 
 def test_tensors_on_the_device_are_not_copied() -> None:
     """On a CPU moving does nothing."""
     tensor = on_cpu()
 
-    assert move_to_device({"tensor": tensor}, torch.device("cpu"))["tensor"] is tensor
+    assert moved_to(torch.device("cpu"), {"tensor": tensor})["tensor"] is tensor
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

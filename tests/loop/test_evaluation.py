@@ -37,7 +37,7 @@ from d9d.loop.control import (
     ModelProvider,
     ProcessOutputsContext,
 )
-from d9d.loop.event import EventBus
+from d9d.loop.event import EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue import train
 
 from .toy_job import (
@@ -464,8 +464,65 @@ def test_trainer_evaluate_before_the_training_has_the_weights_to_start_from(tmp_
     assert same_tensors(weights_of(trainer.modules[0]), weights_of(other.modules[0]))
     trainer.train()
 
-    assert results[1][2] == before["a"]
-    assert results[2][2] != before["a"]
+    assert results[0][2] == before["a"]
+    assert results[1][2] != before["a"]
+
+
+class Tracker:
+    """Opens a file when a run begins, and closes it when the run is over."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] | None = None
+        self.closed: list[Report] = []
+
+    @subscribe(train.EVENT_TRAIN_READY)
+    def open(self, ctx: train.EventTrainReadyContext) -> None:
+        self.reports = []
+
+    @subscribe(train.EVENT_TRAIN_REPORT_READY)
+    def write(self, ctx: train.EventReportReadyContext) -> None:
+        assert self.reports is not None
+        self.reports.append(ctx.report)
+
+    @subscribe(train.EVENT_TRAIN_CLOSED)
+    def close(self, ctx: train.EventTrainClosedContext) -> None:
+        assert self.reports is not None
+        self.closed = self.reports
+        self.reports = None
+
+
+def test_trainer_evaluate_calls_no_tracker_that_is_not_open() -> None:
+    """Before and after the training it returns its results, and triggers nothing."""
+    tracker = Tracker()
+    trainer = configure_training(
+        training_config(),
+        task=ToyTask(lambda bus: subscribe_annotated(bus, tracker)),
+        evaluations={"a": SEVEN},
+    )
+
+    trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+
+    assert [report.metrics for report in tracker.closed] == [{"a/loss": after["a"]["loss"]}]
+
+
+def test_handlers_that_prepare_an_evaluation_are_not_left_out_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    """They may change what is evaluated, such as by loading averages of the weights."""
+    trainer = configure_training(training_config(), evaluations={"a": SEVEN})
+    heard: list[object] = []
+    trainer.event_bus.subscribe(train.EVENT_TRAIN_EVALUATION_STARTED, heard.append)
+    trainer.event_bus.subscribe(train.EVENT_TRAIN_EVALUATION_FINISHED, heard.append)
+    trainer.train()
+    assert len(heard) == 2
+    assert caplog.messages == []
+
+    trainer.evaluate()
+
+    assert len(heard) == 2
+    (message,) = caplog.messages
+    assert message.startswith("handlers are called during the run only, so what these do at event 'train.evaluation.s")
+    assert message.endswith("does not happen now: list.append")
 
 
 def test_trainer_evaluate_refuses_what_it_cannot_do() -> None:

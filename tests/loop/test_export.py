@@ -1,6 +1,7 @@
 """Weights are exported to safetensors files, which other tools and inference load."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -205,17 +206,75 @@ def test_weights_that_cannot_be_read_are_refused(damage: Callable[[Path], None],
     assert str(caught.value).endswith("export or download them again")
 
 
-def test_an_export_replaces_nothing(tmp_path: Path) -> None:
-    """It needs a new or empty folder."""
-    trainer = configure_training(training_config())
-    (tmp_path / "empty").mkdir()
-    trainer.export(tmp_path / "empty")
+def test_an_export_into_a_folder_of_something_else_is_refused_at_once(tmp_path: Path) -> None:
+    """The folder needs to be new or empty."""
+    (tmp_path / "notes.txt").write_text("mine")
 
     with pytest.raises(
-        CheckpointError, match="empty is not empty, or not a directory: choose a new or empty folder for the export"
+        CheckpointError, match=r"is not empty, and holds no export named 'model': choose a new or empty"
     ):
-        trainer.export(tmp_path / "empty")
-    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+        configure_training(training_config()).export(tmp_path)
+    with pytest.raises(CheckpointError, match=r"notes.txt is a link, or not a directory: choose a new or empty folder"):
+        configure_training(training_config()).export(tmp_path / "notes.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_script_that_is_run_again_exports_the_same_weights_again(
+    every_step: CheckpointingConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The export that is there is left as it is, also if files were added to it."""
+    (tmp_path / "config.json").write_text("{}")
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    trained(every_step).export(folder, config=tmp_path / "config.json")
+    (folder / "README.md").write_text("mine")
+    written = (folder / FILE).stat()
+
+    with caplog.at_level(logging.INFO):
+        trained(every_step).export(folder, config=tmp_path / "config.json")
+
+    assert (folder / FILE).stat() == written
+    assert f"{folder} holds these weights already, bit for bit: nothing is written" in caplog.messages
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json", "exported"]
+
+
+def change_weight(folder: Path) -> None:
+    content = bytearray((folder / FILE).read_bytes())
+    content[-1] ^= 1
+    (folder / FILE).write_bytes(content)
+
+
+def change_configuration(folder: Path) -> None:
+    (folder / "config.json").write_text('{"layers": 2}')
+
+
+def add_shard(folder: Path) -> None:
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (change_weight, "model.safetensors"),
+        (change_configuration, "config.json"),
+        (add_shard, "model-00001-of-00002.safetensors"),
+    ],
+)
+def test_an_export_replaces_no_other(change: Callable[[Path], None], name: str, tmp_path: Path) -> None:
+    """It may be the only copy; the error says what to do."""
+    (tmp_path / "config.json").write_text("{}")
+    trainer = configure_training(training_config())
+    trainer.export(tmp_path / "exported", config=tmp_path / "config.json")
+    change(tmp_path / "exported")
+    there = {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()}
+
+    with pytest.raises(
+        CheckpointError,
+        match=f"exported holds another export: {name} differs. .*: move or remove the folder and export",
+    ):
+        trainer.export(tmp_path / "exported", config=tmp_path / "config.json")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()} == there
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "exported"]
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/exported", "hf://model", "file:///tmp/exported"])

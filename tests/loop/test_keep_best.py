@@ -289,6 +289,22 @@ def test_load_best_between_steps_announces_a_save_that_it_waited_for(tmp_path: P
     assert saved == [1, 3]
 
 
+def test_a_report_of_the_best_weights_has_their_step(tmp_path: Path) -> None:
+    """The steps after that have their own again."""
+    trainer = configured(tmp_path, [5, 6, 7])
+    steps: list[tuple[int, int]] = []
+    trainer.event_bus.subscribe(
+        train.EVENT_TRAIN_REPORT_READY, lambda ctx: steps.append((ctx.stepper.current_step, ctx.report.step))
+    )
+
+    for ctx in trainer.steps():
+        if ctx.stepper.current_step == 2:
+            trainer.load_best()
+            trainer.evaluate()
+
+    assert steps == [(1, 1), (2, 2), (2, 1), (3, 3)]
+
+
 def test_the_command_lists_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a column."""
     configured(tmp_path, [5, NAN]).train()

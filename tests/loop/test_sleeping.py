@@ -198,11 +198,13 @@ def test_the_events_name_what_changes() -> None:
 
         trainer.event_bus.subscribe(event, lambda ctx, note=note: note(ctx))
 
+    next(steps := trainer.steps())
     trainer.sleep("parameters")
     trainer.sleep("parameters")
     trainer.sleep(["parameters", "buffers"])
     trainer.wake()
     trainer.wake()
+    steps.close()
 
     assert seen == [
         ("train.sleep.pre", ["parameters"], False),

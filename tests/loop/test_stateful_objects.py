@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from d9d.core.protocol import LRSchedulerProtocol
+from d9d.core.settings import ConfigurationError
 from d9d.loop.component.checkpoint.state_dict import StateError
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.config import CheckpointingConfig
@@ -279,6 +280,37 @@ def test_no_state_is_asked_for_without_checkpointing() -> None:
     TrainingConfigurator(
         config=config,
         task=ToyTask(lambda bus: subscribe_annotated(bus, Private())),
+        model_provider=ToyModelProvider(),
+        dataset_provider=CountingDatasetProvider(),
+    ).configure().train()
+
+
+def test_state_that_a_task_no_longer_takes_is_refused(every_step: CheckpointingConfig) -> None:
+    """With its names, and the name of the method that takes or drops it."""
+
+    class Remembering(ToyTask):
+        def state_dict(self) -> dict[str, Any]:
+            return {"seen": 3}
+
+    class Dropping(ToyTask):
+        def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+            """Drop it."""
+
+    TrainingConfigurator(
+        config=training_config(every_step),
+        task=Remembering(),
+        model_provider=ToyModelProvider(),
+        dataset_provider=CountingDatasetProvider(),
+    ).configure().train()
+
+    with pytest.raises(
+        ConfigurationError, match="has state of the task, 'seen', and ToyTask has no load_state_dict"
+    ) as caught:
+        train(every_step)
+    assert any("raised by load_state_dict of 'task', for its state in" in note for note in caught.value.__notes__)
+    TrainingConfigurator(
+        config=training_config(every_step),
+        task=Dropping(),
         model_provider=ToyModelProvider(),
         dataset_provider=CountingDatasetProvider(),
     ).configure().train()

@@ -1,5 +1,6 @@
 """`subscribers=` of both configurators, and the check that no handler of a run is dead."""
 
+import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -368,6 +369,38 @@ def test_other_dead_handlers_are_all_in_one_error() -> None:
     assert annotated.startswith(
         f"subscribe_annotated in {__file__}:{line} is given an object of class {__name__}.Plain"
     )
+
+
+def test_an_object_that_is_subscribed_twice_is_listed_with_the_other_dead_handlers() -> None:
+    """The error has the places of both calls, or says that one of them is `subscribers=`."""
+
+    def listen(bus: EventBus) -> None:
+        subscribe_annotated(bus, twice)
+        subscribe_annotated(bus, also_passed)
+        subscribe_annotated(bus, twice)
+
+    twice, also_passed = Counter(), Counter()
+    line = listen.__code__.co_firstlineno + 1
+
+    problems = refused(lambda: configure([also_passed, Plain()], task=ToyTask(listen)))
+
+    kind = f"an object of class {__name__}.Counter ({__file__}:{inspect.getsourcelines(Counter)[1]})"
+    with_counter = f"subscribes the handlers of {kind}, which"
+    and_so = "has subscribed already, so they would be called"
+    calls = [f"subscribe_annotated in {__file__}:{line + number}" for number in range(3)]
+    assert problems[0] == f"{calls[2]} {with_counter} {calls[0]} {and_so} twice: remove one of the two"
+    assert problems[1] == f"the argument subscribers= {with_counter} {calls[1]} {and_so} twice: remove one of the two"
+    assert "subscriber 'Plain'" in problems[2]
+    assert len(problems) == 3  # each handler is subscribed once, so none is listed by itself
+
+
+def test_an_object_that_is_subscribed_again_after_configuration_is_refused_at_once() -> None:
+    """There is no later check that could list it."""
+    counter = Counter()
+    trainer = configure([counter])
+
+    with pytest.raises(ValueError, match="are already subscribed on this bus and would run twice per event"):
+        subscribe_annotated(trainer.event_bus, counter)
 
 
 def test_handlers_that_this_configuration_never_calls_are_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:

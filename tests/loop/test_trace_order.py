@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 from declared import declared_ids, declared_run, events_of, record, violation, without_optional
 
+from d9d.loop.component.evaluation import Evaluation
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.event import EventBus
 from d9d.loop.event.catalogue import inference, train
@@ -14,6 +15,7 @@ from d9d.loop.event.catalogue import inference, train
 from .toy_job import (
     Listen,
     StoppedError,
+    ToyDataset,
     ToyInferenceTask,
     ToyTask,
     configure_inference,
@@ -149,3 +151,47 @@ def test_only_failed_and_closed_follow_an_event_whose_handler_raises(
     assert trace[trace.index(event_id) + 1 :] == ending
     is_late = event_id.endswith((".finished", ".closed"))
     assert steps_saved(folder) == ([1, 2, 3] if is_late else [])
+
+
+def test_what_the_caller_does_keeps_the_declared_order(tmp_path: Path) -> None:
+    """Evaluations, saves and sleep between two steps have their events; before and after the run they have none."""
+    trace: list[str] = []
+    trainer = configure_training(
+        training_config(CheckpointingConfig(folder=tmp_path, period_steps=None)),
+        task=ToyTask(lambda bus: record(bus, train, trace)),
+        evaluations={"own": Evaluation(dataset_provider=ToyDataset(), at_end=False)},
+    )
+    called = [f"train.{each}" for each in ("evaluation.start", "evaluation.finished", "report.ready")]
+    called += [f"train.{moment}.{side}" for moment in ("sleep", "wake") for side in ("pre", "post")]
+    saved = ["train.checkpoint.start", "train.checkpoint.saved"]
+
+    def call() -> None:
+        trainer.evaluate()
+        trainer.sleep()
+        trainer.wake()
+
+    call()
+    with pytest.raises(RuntimeError, match="save was called before the run, and its state is not loaded yet"):
+        trainer.save()
+    for ctx in trainer.steps():
+        if ctx.stepper.current_step == 2:
+            call()
+            trainer.save()
+    call()
+    trainer.save()  # does nothing, since the last step is saved
+
+    found = violation("train", trace, complete=True)
+    assert found is None, found
+    extra = [event_id for event_id in trace if event_id in (*called, *saved)]
+    assert extra == [*called, *saved, *saved]
+
+
+def test_a_run_that_its_caller_has_left_cannot_be_saved(tmp_path: Path) -> None:
+    """Another job may use the folder already."""
+    trainer = configure_training(training_config(CheckpointingConfig(folder=tmp_path)))
+    for _ in trainer.steps():
+        break
+
+    with pytest.raises(RuntimeError, match=r"save was called after the run, which has released its folder, .* steps"):
+        trainer.save()
+    assert steps_saved(tmp_path) == []

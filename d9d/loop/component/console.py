@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from torch.nn import Module
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 from d9d.core.dist_context import DistributedContext
 from d9d.core.report import Report
 from d9d.loop.component.best_effort import BestEffort
-from d9d.loop.component.failure import is_secondary_failure
+from d9d.loop.component.failure import is_secondary_failure, summarize
 from d9d.loop.component.sinks import Sink, SinkEvents
 from d9d.loop.config import LoopConfig
 from d9d.loop.event import EventBus
@@ -54,15 +55,18 @@ class Console(Sink):
         self._bar: _ProgressBar | None = None
         self._streams = contextlib.ExitStack()
         self._model = ""
+        self._loaded: Path | None = None
         self._first_step = 0
         self._was_finite = True
         self._num_skipped = 0.0
         self._is_secondary_failure = False
+        self._failure = ""
 
     def subscribe(self, bus: EventBus, events: SinkEvents) -> None:  # noqa: D102 -- inherited
         with self.guard:
             show_messages()
         bus.subscribe(events.model_stages_ready, self.describe_model)
+        bus.subscribe(events.checkpoint_loaded, self.loaded)
         bus.subscribe(events.ready, self.open)
         if self._draws_bar or (self._draws_bar is None and (_IS_NOTEBOOK or _is_terminal(sys.stderr))):
             bus.subscribe(events.step_post, self.step_done)
@@ -79,6 +83,11 @@ class Console(Sink):
                 self._model = f"{self._model} in the stages of this process"
             if self._config.precision == "bf16-autocast":
                 self._model = f"{self._model}, autocast to bfloat16"
+
+    def loaded(self, ctx: EventCheckpointContext) -> None:
+        """Keep the checkpoint for the first line."""
+        with self.guard:
+            self._loaded = ctx.path
 
     def open(self, _: object) -> None:
         """Say what the run is about to do, and draw the bar, before the first step."""
@@ -130,7 +139,20 @@ class Console(Sink):
         named = [str(path) for path in files if path is not None and config.reporting.period_steps is not None]
         if named:
             folders.append(f"reports in {' and '.join(named)}")
-        return "; ".join([place, *([self._model] if self._model else []), *folders])
+        model = ", ".join([*([self._model] if self._model else []), self._weights()])
+        return "; ".join([place, model, *folders])
+
+    def _weights(self) -> str:
+        """Return where the weights come from; a checkpoint of inference has none."""
+        config, source = self._config, self._config.source_checkpoint
+        given = "weights as the model provider made them"
+        if source is not None:
+            given = f"weights from {' and '.join(map(str, [source] if isinstance(source, Path) else source))}"
+        if self._loaded is None or self._loop != "train":
+            return given
+        if config.checkpointing is not None and config.checkpointing.trainable_only:
+            return f"trainable weights from {self._loaded}, other {given}"
+        return f"weights from {self._loaded}"
 
     def step_done(self, _: object) -> None:
         """Show that a step is complete."""
@@ -172,14 +194,15 @@ class Console(Sink):
             logger.info("%s: step %d of %d: saved %s", self._loop, ctx.step, ctx.stepper.total_steps, ctx.path)
 
     def failed(self, ctx: Any) -> None:
-        """Remember whether the error is about this rank at all."""
+        """Keep what the error says, if it is about this rank at all."""
         with self.guard:
             self._is_secondary_failure = is_secondary_failure(ctx.error)
+            self._failure = summarize(ctx.error)
 
     def close(self, ctx: Any) -> None:
         """Leave the bar as it stands, and say how the run has ended."""
         with self.guard:
-            self._close(ctx.outcome, ctx.reason)
+            self._close(ctx.outcome, self._failure or ctx.reason)
 
     def _close(self, outcome: str, reason: str) -> None:
         bar, self._bar = self._bar, None

@@ -289,9 +289,15 @@ def map_tensors(tree: Any, function: Callable[[torch.Tensor], Any]) -> Any:
         case tuple() if hasattr(tree, "_fields"):
             return type(tree)(*(map_tensors(value, function) for value in tree))
         case list() | tuple():
-            return type(tree)([map_tensors(value, function) for value in tree])
+            # Tensors directly, which saves a call for each.
+            return type(tree)(
+                [function(each) if isinstance(each, torch.Tensor) else map_tensors(each, function) for each in tree]
+            )
         case Mapping():
-            return {key: map_tensors(value, function) for key, value in tree.items()}
+            return {
+                key: function(each) if isinstance(each, torch.Tensor) else map_tensors(each, function)
+                for key, each in tree.items()
+            }
         case _ if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
             fields = [field.name for field in dataclasses.fields(tree) if field.init]
             return dataclasses.replace(tree, **{name: map_tensors(getattr(tree, name), function) for name in fields})
@@ -311,23 +317,6 @@ def list_tensors(tree: Any) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     map_tensors(tree, found.append)
     return found
-
-
-def move_to_device(batch: Any, device: torch.device) -> Any:
-    """Move all tensors of a batch to a device; from pinned memory without waiting for the copy.
-
-    Args:
-        batch: Tensors in mappings, lists, tuples and dataclasses, at any depth. Anything else is passed through.
-        device: Where the tensors go.
-
-    Returns:
-        A batch of the same structure.
-    """
-
-    def move(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
-
-    return map_tensors(batch, move)
 
 
 class DeviceTransfer:
@@ -355,11 +344,15 @@ class DeviceTransfer:
         Returns:
             The micro-batches on the device. Use each on the stream that is current when it is requested.
         """
-        return map(self._move, micro_batches)
-
-    def _move(self, micro_batch: Any) -> Any:
         if self._stream is None:
-            return move_to_device(micro_batch, self._device)
+            return (map_tensors(micro_batch, self._moved) for micro_batch in micro_batches)
+        stream = self._stream
+        return (self._move_on(stream, micro_batch) for micro_batch in micro_batches)
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if tensor.device == self._device else tensor.to(self._device, non_blocking=True)
+
+    def _move_on(self, stream: torch.Stream, micro_batch: Any) -> Any:
         copied: list[torch.Tensor] = []
         is_complete = True
 
@@ -373,12 +366,12 @@ class DeviceTransfer:
             copied.append(tensor.to(self._device, non_blocking=True))
             return copied[-1]
 
-        with self._stream:
+        with stream:
             moved = map_tensors(micro_batch, copy)
         computing = torch.accelerator.current_stream(self._device)
-        computing.wait_stream(self._stream)
+        computing.wait_stream(stream)
         for tensor in copied:
             # The memory belongs to the stream of the copies. Without this it could be reused as soon as the host drops
             # the tensor, before the computation that reads it has run.
             tensor.record_stream(computing)
-        return moved if is_complete else move_to_device(moved, self._device)
+        return moved if is_complete else map_tensors(moved, self._moved)

@@ -30,6 +30,7 @@ _CAUSE_SECONDS = 5.0
 _SAME_ERROR_SECONDS = 0.5
 _PARENT_POLL_SECONDS = 0.5
 _AGENT_STORE_SECONDS = 5.0
+_SUMMARY_LINES = 10
 
 
 class FailureStore:
@@ -276,6 +277,27 @@ def print_from_rank(store: FailureStore | None, text: str) -> None:
 def describe(error: BaseException) -> str:
     """Return the type and the message of an error."""
     return traceback.format_exception_only(error)[0].strip()
+
+
+def summarize(error: BaseException) -> str:
+    """Return what an error says: its first line, and the next ones too if that only announces them.
+
+    Args:
+        error: The error.
+
+    Returns:
+        Some lines. A message of one word, such as a missing key, has the type of the error in front.
+    """
+    lines = str(error).splitlines()
+    if isinstance(error, BaseExceptionGroup):
+        lines += [f"- {summarize(each)}" for each in error.exceptions]
+    elif not lines or len(lines[0].split()) == 1:
+        lines = describe(error).splitlines()[:1]
+    elif not lines[0].endswith(":"):
+        lines = lines[:1]
+    if len(lines) > _SUMMARY_LINES:
+        lines = [*lines[:_SUMMARY_LINES], f"… and {len(lines) - _SUMMARY_LINES} more lines"]
+    return "\n".join(lines)
 
 
 def _cause_of(store: FailureStore, error: BaseException) -> str:

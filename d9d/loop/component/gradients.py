@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import distributed, nn
@@ -69,9 +69,7 @@ class Gradients:
         # All parameters: those that are frozen now may be unfrozen later.
         self._parameters = [parameter for module in modules for parameter in module.parameters()]
         self._optimizer = optimizer
-        self._stepper = stepper
         self._max_norm = config.max_gradient_norm
-        self._report_steps = config.reporting.period_steps
         self._measures_every_step = always_measure or is_norm_needed(config)
         self._accumulator = GradientAccumulator(dist_context)
         self._norm = GradientNorm(self._parameters, dist_context, copies)
@@ -118,12 +116,13 @@ class Gradients:
         """
         return self._accumulator.scale_loss(result)
 
-    def reduce(self, *, is_observed: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def reduce(self, *, is_observed: bool, is_reported: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Sum the losses over all processes, scale the gradients, and measure them where that is needed.
 
         Args:
             is_observed: Whether something reads the gradients before `clip`, the same on all processes. If not, `clip`
                 scales them by the weight of the step and by the bound of the norm in one operation.
+            is_reported: Whether this step has a report, which shows the norm.
 
         Returns:
             The loss of the step, and the norm of its gradients before clipping, both over all processes, scalars on
@@ -137,7 +136,7 @@ class Gradients:
             divide_gradients(self._parameters, divisor)
             divisor = 1.0
         norm: torch.Tensor | None = None
-        if self._measures_every_step or self._stepper.is_due(self._report_steps):
+        if self._measures_every_step or is_reported:
             norm = _quotient(self._norm.measure(), divisor)
         self._reduced = _Reduced(norm, divisor)
         return loss, norm
@@ -213,8 +212,7 @@ def is_norm_needed(config: TrainingConfig) -> bool:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reduced:
+class _Reduced(NamedTuple):
     """The norm of the gradients of a step, and the number by which the gradients must still be divided."""
 
     norm: torch.Tensor | None
@@ -246,7 +244,6 @@ def local_gradients(parameters: Iterable[nn.Parameter]) -> list[list[torch.Tenso
     return list(groups.values())
 
 
-@torch.no_grad()
 def divide_gradients(parameters: Iterable[nn.Parameter], divisor: torch.Tensor | float) -> None:
     """Divide gradients by a number, without waiting for the device.
 
@@ -256,12 +253,13 @@ def divide_gradients(parameters: Iterable[nn.Parameter], divisor: torch.Tensor |
     """
     if not isinstance(divisor, torch.Tensor) and divisor == 1.0:
         return
-    for group in local_gradients(parameters):
-        if isinstance(divisor, torch.Tensor) and group[0].dtype in _HALF_PRECISION:
-            _multiply(group, 1.0 / divisor)  # a number of tokens may be larger than the largest number of fp16
-        else:
-            # Torch's own optimizers and clipping use the same function.
-            torch._foreach_div_(group, divisor)
+    with torch.no_grad():
+        for group in local_gradients(parameters):
+            if isinstance(divisor, torch.Tensor) and group[0].dtype in _HALF_PRECISION:
+                _multiply(group, 1.0 / divisor)  # a number of tokens may be larger than the largest number of fp16
+            else:
+                # Torch's own optimizers and clipping use the same function.
+                torch._foreach_div_(group, divisor)
 
 
 def _multiply(group: list[torch.Tensor], factor: torch.Tensor) -> None:
@@ -276,7 +274,6 @@ def _quotient(number: torch.Tensor, divisor: torch.Tensor | float) -> torch.Tens
     return number / divisor if isinstance(divisor, torch.Tensor) or divisor != 1.0 else number
 
 
-@torch.no_grad()
 def clip_gradients(
     parameters: Iterable[nn.Parameter],
     norm: torch.Tensor,
@@ -292,11 +289,13 @@ def clip_gradients(
         max_norm: The largest norm.
         divisor: What the gradients are divided by at the same time.
     """
-    # The formula of `torch.nn.utils.clip_grads_with_norm_`, which does not accept tensors of several meshes.
-    factor = torch.clamp(max_norm / (norm + _EPSILON), max=1.0)
-    factor = _quotient(factor, divisor)
-    for group in local_gradients(parameters):
-        _multiply(group, factor)
+    with torch.no_grad():
+        # The formula of `torch.nn.utils.clip_grads_with_norm_`, which does not accept tensors of several meshes:
+        # max_norm / (norm + epsilon), at most 1. Torch computes such a quotient as a product too.
+        factor = (norm + _EPSILON).reciprocal_().mul_(max_norm).clamp_(max=1.0)
+        factor = _quotient(factor, divisor)
+        for group in local_gradients(parameters):
+            _multiply(group, factor)
 
 
 class GradientSynchronizer:
@@ -478,7 +477,6 @@ class GradientNorm:
         self._first_rank = 0 if self._is_alone else _first_rank_of_stage(dist_context)
         self._counted: dict[tuple[DeviceMesh, tuple[Placement, ...]], bool] = {}
 
-    @torch.no_grad()
     def measure(self) -> torch.Tensor:
         """Return the norm, a scalar on the device, without waiting for the device; every process must call this.
 
@@ -486,8 +484,11 @@ class GradientNorm:
         `torch.nn.utils.get_total_norm` bit for bit. In a job of several processes it is fp32, from a sum of squares in
         fp64, which cannot overflow.
         """
-        if self._is_alone:
-            return self._norm_of(self._parameters)
+        with torch.no_grad():
+            return self._norm_of(self._parameters) if self._is_alone else self._norm_of_job()
+
+    def _norm_of_job(self) -> torch.Tensor:
+        """Return the norm over all processes."""
         for parameter in self._parameters:
             _reduce_partial(parameter)
         counted: list[nn.Parameter] = []

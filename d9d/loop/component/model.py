@@ -363,6 +363,14 @@ def autocast_of(config: LoopConfig, device: torch.device) -> Callable[[], torch.
     return None
 
 
+_NO_CONTEXT = contextlib.nullcontext()
+"""One for all steps: making one takes longer than entering it."""
+
+
+def _no_context() -> contextlib.AbstractContextManager[None]:
+    return _NO_CONTEXT
+
+
 class ModuleModes:
     """Notices changes of the modes of modules, training or evaluation, between two steps.
 
@@ -417,7 +425,7 @@ class ModelRunner(abc.ABC):
         self._task = task
         self._stepper = stepper
         self._autocast: Callable[[], contextlib.AbstractContextManager[object]] = (
-            autocast_of(config, dist_context.device) or contextlib.nullcontext
+            autocast_of(config, dist_context.device) or _no_context
         )
 
     @abc.abstractmethod
@@ -495,7 +503,7 @@ class WholeModelRunner(ModelRunner):
     ) -> None:
         for number, batch in enumerate(batches):
             is_eager = is_within_training and num_samples[number] != self._samples_per_micro_batch
-            with self._autocast(), torch.compiler.set_stance("force_eager") if is_eager else contextlib.nullcontext():
+            with self._autocast(), torch.compiler.set_stance("force_eager") if is_eager else _NO_CONTEXT:
                 outputs = self._run(batch, task)
             use_outputs(number, batch, outputs)
             del outputs  # or they would stay in memory during the next forward pass

@@ -58,6 +58,9 @@ class Reporter:
         task_metrics: Those of them that the task created.
         device: The device of the metrics.
         count_samples: Returns how many samples the steps before a step have.
+
+    Attributes:
+        has_numbers: Whether there are numbers that no report has shown yet.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Reporter:
         device: torch.device,
         count_samples: Callable[[int], int],
     ) -> None:
+        self.has_numbers = False
         self._stepper = stepper
         self._period_steps = period_steps
         self._exchange = exchange
@@ -103,6 +107,11 @@ class Reporter:
             f"{format_numbers(report.metrics)}"
         )
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the current step is reported."""
+        return self._stepper.is_due(self._period_steps)
+
     def record(
         self,
         loss: torch.Tensor | None = None,
@@ -110,7 +119,7 @@ class Reporter:
         optimizer: OptimizerProtocol | None = None,
         num_skipped_steps: torch.Tensor | None = None,
     ) -> None:
-        """Take the numbers of a step if it is reported; call this before the learning rate changes.
+        """Take the numbers of a step that is due; call this before the learning rate changes.
 
         Args:
             loss: The loss of the step over all ranks, if there is one.
@@ -118,13 +127,13 @@ class Reporter:
             optimizer: Holds the learning rates of the step.
             num_skipped_steps: How many steps were skipped so far, where steps may be skipped.
         """
-        if self._stepper.is_due(self._period_steps):
-            self._recorded = {
-                "loss": loss,
-                "gradient_norm": gradient_norm,
-                **_learning_rates(optimizer),
-                "skipped_steps": num_skipped_steps,
-            }
+        self.has_numbers = True
+        self._recorded = {
+            "loss": loss,
+            "gradient_norm": gradient_norm,
+            **_learning_rates(optimizer),
+            "skipped_steps": num_skipped_steps,
+        }
 
     def take(self, *, has_arrived: bool, is_heard: bool = True) -> Report | None:
         """Return an earlier report, once, and start the report of this step if it has one.
@@ -138,7 +147,7 @@ class Reporter:
         report = self.take_last(is_heard=is_heard) if has_arrived or self._recorded is not None else None
         if self._recorded is not None:
             self._pending = self._start(self._recorded)
-            self._recorded = None
+            self._recorded, self.has_numbers = None, True
         return report
 
     def take_last(self, *, is_heard: bool = True) -> Report | None:
@@ -148,6 +157,7 @@ class Reporter:
             is_heard: Whether this rank has a use for the report.
         """
         pending, self._pending = self._pending, None
+        self.has_numbers = self._recorded is not None
         return self._read_report(pending) if is_heard and pending is not None else None
 
     def metrics_set_aside(self) -> contextlib.AbstractContextManager[None]:

@@ -198,6 +198,9 @@ class Epochs:
         num_samples: How many samples the dataset has.
         global_batch_size: How many samples a step takes, in all processes together.
         seed: The seed of all orders.
+
+    Attributes:
+        origin: Where the passes begin: the first step, the pass that runs then, and how much of it was read before.
     """
 
     def __init__(self, num_samples: int, global_batch_size: int, seed: int = 0) -> None:
@@ -207,12 +210,8 @@ class Epochs:
         self._first_step = 0
         self._first_pass = Pass(0, num_samples, seed)
         self._first_offset = 0  # how many samples of the first pass were taken before the first step
+        self.origin: tuple[int, ...] = (0, *self._first_pass, 0)
         self._without_limits = range(0)  # steps in which no pass starts or finishes, as far as was looked ahead
-
-    @property
-    def origin(self) -> tuple[int, ...]:
-        """Where the passes begin: the first step, the pass that runs then, and how much of it was read before."""
-        return self._first_step, *self._first_pass, self._first_offset
 
     def locate(self, position: int) -> tuple[Pass, int]:
         """Find a sample.
@@ -293,6 +292,7 @@ class Epochs:
                 "read: a dataset may grow within a pass, but not shrink. Restore its samples"
             )
         self._first_step, self._first_pass, self._first_offset = position["step"], current, position["offset"]
+        self.origin = (self._first_step, *current, self._first_offset)
         self._without_limits = range(0)
 
     def _started_before(self, step: int) -> int:

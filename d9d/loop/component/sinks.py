@@ -65,6 +65,10 @@ class SinkEvents(Protocol):
         """The numbers of a report have arrived."""
 
     @property
+    def checkpoint_loaded(self) -> Event[EventCheckpointContext]:
+        """The run continues from a checkpoint."""
+
+    @property
     def checkpoint_saved(self) -> Event[EventCheckpointContext]:
         """A checkpoint is on disk."""
 
@@ -119,6 +123,7 @@ class JsonLines(Sink):
         super().__init__(f"reporting.json_lines={path}", "reports are missing there until it can be written again")
         self._loop = loop
         self._path = path
+        self._end = 0
         # Random: a job may start several runs in one second, all with the same seed.
         self._run = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
@@ -143,10 +148,12 @@ class JsonLines(Sink):
         file = self._open()
         try:
             size = os.lseek(file, 0, os.SEEK_END)
-            if size and os.pread(file, 1, size - 1) != b"\n":
+            # A file that ends where this run has last written ends with its line: most of the time is system calls.
+            if size not in (0, self._end) and os.pread(file, 1, size - 1) != b"\n":
                 line = b"\n" + line
             if os.write(file, line) != len(line):
                 raise OSError(errno.ENOSPC, "only a part of the line could be written")
+            self._end = size + len(line)
         finally:
             os.close(file)
 

@@ -10,6 +10,7 @@ import torch
 from d9d.core.dist_context import DistributedContext
 from d9d.core.loop_control import LoopControl
 from d9d.core.metric import Metric
+from d9d.core.settings import ConfigurationError
 from d9d.core.stepper import Stepper
 from d9d.loop.control.provider import wrong_result
 from d9d.loop.event import EventBus
@@ -234,7 +235,16 @@ class BaseTask:
 
         Args:
             state_dict: The state from the checkpoint.
+
+        Raises:
+            ConfigurationError: If there is state, and the task does not override this.
         """
+        if state_dict:
+            raise ConfigurationError(
+                f"the checkpoint has state of the task, {', '.join(map(repr, state_dict))}, and "
+                f"{type(self).__qualname__} has no load_state_dict, so it would be lost: define the method, even if it "
+                "only drops what is no longer needed"
+            )
 
 
 class TrainTask(BaseTask):

@@ -324,6 +324,7 @@ class EventBus:
         "_handlers",
         "_is_main_process",
         "_subscriptions",
+        "_take_repeated_claim",
     )
 
     def __init__(self, *, is_main_process: bool | None = None) -> None:
@@ -336,6 +337,7 @@ class EventBus:
         self._guards: list[Callable[[Event[Any], Callable[[Any], None]], None]] = []
         # By identity, because targets need not be hashable. The values keep the targets alive and their ids unique.
         self._claims: dict[int, Claim] = {}
+        self._take_repeated_claim: Callable[[Claim, Claim], None] | None = None
 
     def subscribe(
         self,
@@ -499,22 +501,39 @@ class EventBus:
         """The calls of `subscribe_annotated`, in their order."""
         return [*self._claims.values()]
 
-    def claim(self, claim: Claim) -> None:
+    def claim(self, claim: Claim) -> bool:
         """Record that `subscribe_annotated` is subscribing the handlers of an object, which it may do once.
 
         Args:
             claim: The object, and where the call is.
 
+        Returns:
+            Whether to subscribe them. Not if they are subscribed already, and a loop lists this with other faults.
+
         Raises:
             ValueError: If its handlers have been subscribed on this bus before.
         """
-        target = claim.target
-        if id(target) in self._claims:
+        first = self._claims.setdefault(id(claim.target), claim)
+        if first is claim:
+            return True
+        if self._take_repeated_claim is None:
             raise ValueError(
-                f"the handlers of {type(target).__qualname__} object {target!r} are already subscribed on this bus and "
-                "would run twice per event. Call subscribe_annotated once per object: it includes inherited handlers."
+                f"the handlers of {type(claim.target).__qualname__} object {claim.target!r} are already subscribed on "
+                "this bus and would run twice per event. Call subscribe_annotated once per object: it includes "
+                "inherited handlers."
             )
-        self._claims[id(target)] = claim
+        self._take_repeated_claim(first, claim)
+        return False
+
+    def collect_repeated_claims(self, take: Callable[[Claim, Claim], None] | None) -> None:
+        """Say what becomes of a second call of `subscribe_annotated` with one object.
+
+        A loop that is being configured lists them with all other faults of its handlers.
+
+        Args:
+            take: Called with the first claim and the repeated one; `None` raises an error, as without this call.
+        """
+        self._take_repeated_claim = take
 
     def _is_called(self, subscription: Subscription) -> bool:
         return self._is_main_process or not subscription.filter.main_process_only

@@ -138,7 +138,8 @@ def subscribe_annotated(bus: EventBus, target: object) -> None:
 
     Raises:
         TypeError: If the target is a class, or if its class overrides a handler without `@subscribe`.
-        ValueError: If the target has been subscribed on this bus before.
+        ValueError: If the target has been subscribed on this bus before. While a loop is configured, this is one of
+            the faults of handlers that its one error lists.
     """
     if isinstance(target, type):
         raise TypeError(
@@ -147,7 +148,9 @@ def subscribe_annotated(bus: EventBus, target: object) -> None:
         )
     tagged = list(tagged_handlers(target))
     caller = sys._getframe(1)  # noqa: SLF001 -- `inspect.currentframe` calls the same, and may return `None`
-    bus.claim(Claim(target=target, has_handlers=bool(tagged), file=caller.f_code.co_filename, line=caller.f_lineno))
+    claim = Claim(target=target, has_handlers=bool(tagged), file=caller.f_code.co_filename, line=caller.f_lineno)
+    if not bus.claim(claim):
+        return
     for each in tagged:
         declared = each.tag.filter
         bus.subscribe(

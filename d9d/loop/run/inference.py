@@ -24,6 +24,7 @@ from d9d.loop.control.provider import (
     require_instance,
 )
 from d9d.loop.event import EventBus
+from d9d.loop.event.bus import Emitter
 from d9d.loop.event.catalogue.inference import (
     EVENT_INFERENCE_CHECKPOINT_LOADED,
     EVENT_INFERENCE_CHECKPOINT_SAVED,
@@ -127,6 +128,7 @@ class Inference(Run):
         context = EventStepContext(stepper=stepper, control=loop.control)
         step_pre, step_post = bus.emitter(EVENT_INFERENCE_STEP_PRE), bus.emitter(EVENT_INFERENCE_STEP_POST)
         forward_pre, forward_post = bus.emitter(EVENT_INFERENCE_FORWARD_PRE), bus.emitter(EVENT_INFERENCE_FORWARD_POST)
+        outputs_ready = bus.emitter(EVENT_INFERENCE_OUTPUTS_READY)
         while not self._is_complete:
             moments.last = EVENT_INFERENCE_STEP_PRE
             step_pre.call(context)
@@ -134,16 +136,22 @@ class Inference(Run):
             batches = loop.next_micro_batches(len(samples))
             moments.last = EVENT_INFERENCE_FORWARD_PRE
             forward_pre.call(context)
-            self._forward(samples, batches)
+            self._forward(samples, batches, outputs_ready)
             moments.last = EVENT_INFERENCE_FORWARD_POST
             forward_post.call(context)
-            loop.reporter.record()
+            if loop.reporter.is_due:
+                loop.reporter.record()
             moments.last = EVENT_INFERENCE_STEP_POST
             step_post.call(context)
             self._boundary()
 
-    def _forward(self, samples: Sequence[MicroBatchSamples], batches: Iterable[Any]) -> None:
-        outputs_ready = self.event_bus.emitter(EVENT_INFERENCE_OUTPUTS_READY)
+    def _forward(
+        self,
+        samples: Sequence[MicroBatchSamples],
+        batches: Iterable[Any],
+        outputs_ready: Emitter[EventInferenceOutputsReadyContext],
+    ) -> None:
+        stepper = self.stepper
 
         def use_outputs(number: int, batch: Any, outputs: Any) -> None:
             own = samples[number]
@@ -152,13 +160,13 @@ class Inference(Run):
                 return
             indices = tuple(own)
             self.task.process_outputs(
-                ProcessOutputsContext(outputs=outputs, batch=batch, stepper=self.stepper, samples=indices)
+                ProcessOutputsContext(outputs=outputs, batch=batch, stepper=stepper, samples=indices)
             )
             self._loop.moments.last = EVENT_INFERENCE_OUTPUTS_READY
             if outputs_ready.handlers:
                 outputs_ready.call(
                     EventInferenceOutputsReadyContext(
-                        stepper=self.stepper,
+                        stepper=stepper,
                         control=self._loop.control,
                         batch=batch,
                         outputs=outputs,

@@ -44,9 +44,6 @@ from d9d.loop.event.handler import describe_handler
 P = ParamSpec("P")
 TContext = TypeVar("TContext")
 
-# What follows from calls of users too: `evaluate`, `save`, `sleep` and `wake`.
-_AT_ANY_TIME = ("evaluation.", "report.", "checkpoint.start", "checkpoint.saved", "sleep.", "wake.")
-
 logger = logging.getLogger(__name__)
 
 
@@ -162,6 +159,11 @@ class Moments(abc.ABC):
 
     Args:
         event_bus: The bus of the run.
+
+    Attributes:
+        event_bus: The bus of the run.
+        last: The last event that the run has reached; `None` before the first.
+        has_begun: Whether the run has begun, after its configuration.
     """
 
     model_stages_ready: Event[EventModelStagesReadyContext]
@@ -178,6 +180,7 @@ class Moments(abc.ABC):
     def __init__(self, event_bus: EventBus) -> None:
         self.event_bus = event_bus
         self.last: Event[Any] | None = None
+        self.has_begun = False
         self._reached: set[str] = set()
         common = (self.report_ready, self.checkpoint_loaded, self.checkpoint_started, self.checkpoint_saved)
         self._emitters: dict[str, Emitter[Any]] = {
@@ -228,6 +231,15 @@ class Moments(abc.ABC):
         """
         return bool(self._emitters[event.id].handlers)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the run has begun, and has not triggered its last event.
+
+        What the caller of a run does before or after it, such as an evaluation, triggers no events. Otherwise trackers
+        would get numbers before they have opened their files, or after they have closed them.
+        """
+        return self.has_begun and self.closed.id not in self._reached
+
     def has_passed(self, event: Event[Any]) -> bool:
         """Return whether a run that is configured will not trigger an event of its loop again."""
         namespace, _, rest = event.id.partition(".")
@@ -235,8 +247,6 @@ class Moments(abc.ABC):
             return False
         if rest.startswith("configuration."):
             return True
-        if rest.startswith(_AT_ANY_TIME):
-            return False  # the caller of the trainer can have them at any time
         reached = self._reached
         if self.closed.id in reached:
             return True
@@ -299,7 +309,6 @@ class Run:
         self._closing_seconds = timeouts.closing_seconds
         # Other code, such as another configurator, may draw random numbers before the run begins.
         self._random_state = loop.random_state.state_dict()
-        self._has_begun = False
         self._is_in_loop = False
         self._stop_reason: str | None = None
         self._asked_to_stop_because: str | None = None
@@ -325,18 +334,24 @@ class Run:
         """Save a checkpoint; all ranks call this. Does nothing if this step is saved already.
 
         Within a step this is `control.save()`: the checkpoint follows between two steps, where weights and step agree.
-        Between two steps, and outside the loop, it saves at once. With asynchronous checkpoints it then returns when
-        the state is copied.
+        Between two steps it saves at once. With asynchronous checkpoints it then returns when the state is copied.
 
         Raises:
+            RuntimeError: Before the run, whose state is not loaded yet, or after it, if this step is not saved.
             CheckpointError: On all ranks, if this checkpoint or the asynchronous one before cannot be written.
             StateError: On all ranks, if the state holds something that a checkpoint cannot keep.
             NonFiniteGradientsError: On all ranks, if `non_finite_gradients="stop"` has skipped a step.
         """
         if self._is_in_loop:
             self._loop.control.save()
-        else:
+        elif self._loop.moments.is_running:
             self._save()
+        elif self._loop.checkpointer.next_checkpoint is not None:
+            found, remedy = "before the run, and its state is not loaded yet", "call it between two steps"
+            if self._loop.moments.has_begun:
+                found = "after the run, which has released its folder, and whose state may be that within a step"
+                remedy = "call it between two steps, before you leave them"
+            raise RuntimeError(f"save was called {found}: {remedy}, or `ctx.control.save()` in a handler")
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -347,13 +362,13 @@ class Run:
         """
         loop = self._loop
         moments = loop.moments
-        if self._has_begun:
+        if moments.has_begun:
             done = "is complete" if self._is_complete else "has ended early"
             raise RuntimeError(
                 f"this run {done}, after {self.stepper.current_step} of {self.stepper.total_steps} steps, and a run "
                 "cannot begin twice: call configure() again for a new one, which resumes from the newest checkpoint"
             )
-        self._has_begun = True
+        moments.has_begun = True
         loop.random_state.load_state_dict(self._random_state)
         try:
             self._is_in_loop = True
@@ -393,7 +408,7 @@ class Run:
     @property
     def _is_complete(self) -> bool:
         """Whether the run has no steps left to do."""
-        return self._stop_reason is not None or self.stepper.is_finished
+        return self._stop_reason is not None or self._loop.stepper.is_finished
 
     def _boundary(self) -> None:
         """Do what is due between two steps. This is the one place where the state of the job and the step agree.
@@ -405,9 +420,8 @@ class Run:
         stepper, checkpointer, reporter = loop.stepper, loop.checkpointer, loop.reporter
         stepper.advance()
         agreed = loop.exchange.read()
-        is_heard = loop.moments.is_heard(loop.moments.report_ready)
-        if (report := reporter.take(has_arrived=not agreed.is_reporting, is_heard=is_heard)) is not None:
-            self._report(report)
+        if reporter.has_numbers:
+            self._report(reporter.take(has_arrived=not agreed.is_reporting, is_heard=self._hears_reports))
         if not agreed.is_saving and (saved := checkpointer.take_saved()) is not None:
             self._announce_saved(saved)
         self._announce()
@@ -418,26 +432,31 @@ class Run:
             self._stop()
         is_over = self._is_complete or agreed.signal != 0
         is_best = self._evaluate_due(agreed, is_stopped=agreed.signal != 0)
-        if is_over or is_best or agreed.save or checkpointer.is_due(is_time_to_save=agreed.is_time_to_save):
+        is_saved = is_over or is_best or agreed.save or checkpointer.is_due(is_time_to_save=agreed.is_time_to_save)
+        if is_saved:
             self._save()
-        else:
-            checkpointer.prepare_first_save()
         if self._is_first_step:
-            self._is_first_step = False
-            loop.shutdown.first_step_done()
+            self._first_step_done(is_saved=is_saved)
         for service in loop.housekeeping:
             service.step_done()
         if is_over:
             self._announce_saved(checkpointer.wait())
-            self._report(reporter.take_last(is_heard=is_heard))
+            self._report(reporter.take_last(is_heard=self._hears_reports))
         if agreed.signal and (self._pending_evaluations or not self._is_complete):
             raise self._stop_request(agreed.signal)
+
+    def _first_step_done(self, *, is_saved: bool) -> None:
+        self._is_first_step = False
+        if not is_saved:
+            self._loop.checkpointer.prepare_first_save()
+        self._loop.shutdown.first_step_done()
 
     def _announce(self) -> None:
         """Announce to the other ranks what this one asks for; requests from now on belong to the next step."""
         loop, control = self._loop, self._loop.control
         is_time_to_save, is_saving = loop.checkpointer.announce()
-        is_reporting, signal = loop.reporter.announce(), loop.shutdown.signals.received
+        is_reporting = loop.reporter.has_numbers and loop.reporter.announce()
+        signal = loop.shutdown.signals.received
         has_requests = control.stop_reason is not None or control.is_save_requested or control.requested_evaluations
         if not (has_requests or is_time_to_save or is_saving or is_reporting or signal):
             loop.exchange.begin(NO_FLAGS)
@@ -489,6 +508,10 @@ class Run:
             Whether a save is due because of the results.
         """
         return False
+
+    @property
+    def _hears_reports(self) -> bool:
+        return self._loop.moments.is_heard(self._loop.moments.report_ready)
 
     def _report(self, report: Report | None) -> None:
         """Trigger the event that a report has arrived, if one has."""

@@ -18,7 +18,7 @@ from d9d.loop.component.checkpoint.job_state import has_state
 from d9d.loop.component.ranks import Ranks
 from d9d.loop.control import RegisterTaskEventsContext
 from d9d.loop.event import Event, EventBus, subscribe_annotated
-from d9d.loop.event.bus import Subscription
+from d9d.loop.event.bus import Claim, Subscription
 from d9d.loop.event.handler import describe_handler, place_of
 from d9d.loop.event.subscription import TaggedHandler, tagged_handlers, tags_of
 
@@ -103,6 +103,14 @@ class Registrations:
         # A handler with `once` may be unsubscribed again before the check. The values keep what is identified alive.
         self._noted: dict[tuple[str, _Identity], object] | None = {}
         event_bus.add_guard(self._note)
+        # Raised at once, this would end one rank while the others wait for it in `verify`.
+        event_bus.collect_repeated_claims(self._refuse_repeated_claim)
+
+    def _refuse_repeated_claim(self, first: Claim, repeated: Claim) -> None:
+        self._problems.append(
+            f"{_place_of_claim(repeated)} subscribes the handlers of {_class_of(repeated.target)}, which "
+            f"{_place_of_claim(first)} has subscribed already, so they would be called twice: remove one of the two"
+        )
 
     def _note(self, event: Event[Any], handler: Callable[[Any], None]) -> None:
         if self._noted is not None:
@@ -134,11 +142,12 @@ class Registrations:
 
         Raises:
             ConfigurationError: If a decorated handler is subscribed by no rank, the loop never triggers the event of a
-                handler, a handler is subscribed twice, an object without handlers is subscribed, or ranks have handlers
-                in different orders.
+                handler, a handler or an object is subscribed twice, an object without handlers is subscribed, or ranks
+                have handlers in different orders.
         """
         everywhere = ranks.gather(self._found(namespace))
         self._noted = None
+        self._event_bus.collect_repeated_claims(None)
         problems = [*_unregistered(everywhere)]
         problems += dict.fromkeys(problem for found in everywhere for problem in found.problems)
         problems += _reordered(everywhere)
@@ -164,7 +173,7 @@ class Registrations:
         subscriptions = [each for each in self._event_bus.subscriptions if each not in self._own]
         problems = [*self._problems, *_foreign(subscriptions, namespace), *_repeated(subscriptions)]
         problems += [
-            f"subscribe_annotated in {claim.file}:{claim.line} is given {_class_of(claim.target)}, which has no "
+            f"{_place_of_claim(claim)} is given {_class_of(claim.target)}, which has no "
             "handlers with @subscribe: decorate them, or remove the call"
             for claim in self._event_bus.claims
             if not claim.has_handlers
@@ -347,6 +356,13 @@ def _named(handler: Callable[..., None]) -> str:
     """Return the name of a handler, and where it is defined."""
     file, line = place_of(handler)
     return describe_handler(handler) if file is None else f"{describe_handler(handler)} ({file}:{line})"
+
+
+def _place_of_claim(claim: Claim) -> str:
+    """Return where the handlers of an object are subscribed."""
+    if claim.file == __file__:  # by `Registrations.register`
+        return "the argument subscribers="
+    return f"subscribe_annotated in {claim.file}:{claim.line}"
 
 
 def _class_of(target: object) -> str:

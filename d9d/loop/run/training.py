@@ -97,7 +97,7 @@ from d9d.loop.event.catalogue.train import (
 )
 from d9d.loop.event.handler import describe_handler
 from d9d.loop.run.assembly import Assembly, require_names, require_task
-from d9d.loop.run.loop import Loop, Moments, Outcome, Run
+from d9d.loop.run.loop import Loop, Moments, Outcome, P, Run, TContext
 from d9d.loop.run.subscribers import SubscriberSource
 
 _NUM_NAMED = 5
@@ -227,6 +227,7 @@ class Trainer(Run):
         self._evaluator = evaluator
         self._sleeper = sleeper
         self._has_weights = False
+        self._loaded_best: tuple[int, int] | None = None
         self._loss_ready = self.event_bus.emitter(EVENT_TRAIN_LOSS_READY)
         self._num_micro_batches = config.num_micro_batches
 
@@ -272,7 +273,7 @@ class Trainer(Run):
         self._require_awake("training")
         with self._running():
             resumed_from = self._load_state()
-            self._has_weights = True
+            self._has_weights, self._loaded_best = True, None
             self._gradients.zero()
             for module in self.modules:
                 # A model that is in evaluation mode as a whole, as `from_pretrained` returns it, is to be trained. In
@@ -291,6 +292,7 @@ class Trainer(Run):
                 )
             with self._loop:
                 self._evaluate_before_first_step()
+                self._gradient_listeners.start()
                 try:
                     yield from self._run_steps()
                 except GeneratorExit:
@@ -301,8 +303,9 @@ class Trainer(Run):
     def evaluate(self, *names: str) -> dict[str, dict[str, float]]:
         """Run evaluations now, before or after the training or between two of its `steps`; all ranks call this.
 
-        Each triggers its events, and the weights are those that the model has now. Before `train`, no checkpoint of
-        this run is loaded: they are those of `source_checkpoint`, or else those that the model provider made. The
+        The weights are those that the model has now. Before `train`, no checkpoint of this run is loaded: they are
+        those of `source_checkpoint`, or else those that the model provider made. Between two steps, each evaluation
+        triggers its events and a report. Before and after the training no handler is called: trackers are not open. The
         results are not recorded in checkpoints. A handler of the loop calls `control.evaluate` instead.
 
         Args:
@@ -358,7 +361,7 @@ class Trainer(Run):
         checkpointer = self._loop.checkpointer
         self._announce_saved(checkpointer.wait())
         best = checkpointer.load_best()
-        self._has_weights = True
+        self._has_weights, self._loaded_best = True, (self.stepper.current_step, best.num_steps)
         return best.path
 
     def export(
@@ -369,14 +372,15 @@ class Trainer(Run):
         A `weight_mapping` gives them the names and shapes that they have in files. A tied weight is written once.
 
         Args:
-            folder: Where to write: a folder of this machine that does not exist yet or is empty, the same on all ranks.
+            folder: Where to write: a folder of this machine, the same on all ranks, that does not exist yet or is
+                empty. If it holds the same weights already, from a run before, it is left as it is.
             config: What to write besides weights: objects with `save_pretrained`, such as a configuration or a
                 tokenizer of transformers, and files to copy.
             trainable_only: Whether to leave out parameters that do not require a gradient, as for an adapter.
             name: The name of the files without number and suffix, such as `adapter_model` for peft.
 
         Raises:
-            CheckpointError: On all ranks, if the weights cannot be written, or the folder is not empty.
+            CheckpointError: On all ranks, if the weights cannot be written, or the folder holds anything else.
         """
         self._require_awake("trainer.export()", ("parameters", "buffers"))
         self._exporter.export(folder, config=config, trainable_only=trainable_only, name=name)
@@ -386,7 +390,8 @@ class Trainer(Run):
 
         Tensors stay the objects that they are, so the optimizer and FSDP find them again after `wake`. Meanwhile their
         values read as NaN, and what needs them is refused: a step, `save`, `export`, `evaluate`, `load_best`. What is
-        awake can be used. Call this between two of `steps`, before or after the training, on all ranks.
+        awake can be used. Call this on all ranks, between two of `steps`, or before or after the training, where it
+        triggers no events.
 
         Args:
             tags: Some of `parameters`, `gradients`, `optimizer` and `buffers`; all of them by default. Those that sleep
@@ -398,10 +403,9 @@ class Trainer(Run):
         """
         changed = self._known_tags("sleep", tags) - self._sleeper.asleep
         if changed:
-            moments, stepper = self._loop.moments, self.stepper
-            moments.trigger(EVENT_TRAIN_SLEEP_PRE, EventSleepContext, stepper=stepper, tags=changed)
+            self._trigger_in_run(EVENT_TRAIN_SLEEP_PRE, EventSleepContext, stepper=self.stepper, tags=changed)
             self._sleeper.sleep(changed)
-            moments.trigger(EVENT_TRAIN_SLEEP_POST, EventSleepContext, stepper=stepper, tags=changed)
+            self._trigger_in_run(EVENT_TRAIN_SLEEP_POST, EventSleepContext, stepper=self.stepper, tags=changed)
 
     def wake(self, tags: SleepTag | Collection[SleepTag] = SLEEP_TAGS) -> None:
         """Move parts of the state back to the device.
@@ -415,10 +419,9 @@ class Trainer(Run):
         """
         changed = self._known_tags("wake", tags) & self._sleeper.asleep
         if changed:
-            moments, stepper = self._loop.moments, self.stepper
-            moments.trigger(EVENT_TRAIN_WAKE_PRE, EventSleepContext, stepper=stepper, tags=changed)
+            self._trigger_in_run(EVENT_TRAIN_WAKE_PRE, EventSleepContext, stepper=self.stepper, tags=changed)
             self._sleeper.wake(changed)
-            moments.trigger(EVENT_TRAIN_WAKE_POST, EventSleepContext, stepper=stepper, tags=changed)
+            self._trigger_in_run(EVENT_TRAIN_WAKE_POST, EventSleepContext, stepper=self.stepper, tags=changed)
 
     def is_sleeping(self) -> bool:
         """Return whether any part of the state sleeps."""
@@ -439,8 +442,7 @@ class Trainer(Run):
         return chosen
 
     def _require_awake(self, what: str, needed: Collection[SleepTag] = SLEEP_TAGS) -> None:
-        if self._sleeper.asleep:
-            self._sleeper.require_awake(what, needed)
+        self._sleeper.require_awake(what, needed)
 
     def _save(self) -> None:
         self._require_awake("trainer.save()", ("parameters", "optimizer", "buffers"))
@@ -457,10 +459,10 @@ class Trainer(Run):
         gradients_ready = self._gradient_listeners.emitter
         optimizer_step_pre = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_PRE)
         optimizer_step_post = bus.emitter(EVENT_TRAIN_OPTIMIZER_STEP_POST)
-        self._gradient_listeners.start()
         modes = ModuleModes(self.modules)
         while not self._is_complete:
-            self._require_awake("a step")
+            if self._sleeper.asleep:
+                self._require_awake("a step")
             moments.last = EVENT_TRAIN_STEP_PRE
             step_pre.call(context)
             for epoch in () if epochs is None else epochs.started_in(stepper.current_step):
@@ -478,7 +480,10 @@ class Trainer(Run):
             forward_backward_post.call(context)
             if self._tied.names:
                 self._tied.sum_gradients()
-            loss, gradient_norm = gradients.reduce(is_observed=self._gradient_listeners.are_listening())
+            is_reported = loop.reporter.is_due
+            loss, gradient_norm = gradients.reduce(
+                is_observed=self._gradient_listeners.are_listening(), is_reported=is_reported
+            )
             moments.last = EVENT_TRAIN_GRADIENTS_READY
             if gradients_ready.handlers:
                 moments.trigger(
@@ -497,7 +502,8 @@ class Trainer(Run):
             moments.last = EVENT_TRAIN_OPTIMIZER_STEP_POST
             optimizer_step_post.call(context)
             gradients.zero()
-            loop.reporter.record(loss, gradient_norm, self.optimizer, gradients.num_skipped_steps)
+            if is_reported:
+                loop.reporter.record(loss, gradient_norm, self.optimizer, gradients.num_skipped_steps)
             self.lr_scheduler.step()
             moments.last = EVENT_TRAIN_STEP_POST
             step_post.call(context)
@@ -559,14 +565,14 @@ class Trainer(Run):
         return any(is_best)
 
     def _evaluate(self, name: str, evaluator: Evaluator) -> dict[str, float]:
-        """Run an evaluation between two steps, with its events."""
+        """Run an evaluation; with its events, if it is between two steps."""
         loop = self._loop
-        moments, stepper, control = loop.moments, loop.stepper, loop.control
-        moments.trigger(
+        stepper, control = loop.stepper, loop.control
+        self._trigger_in_run(
             EVENT_TRAIN_EVALUATION_STARTED, EventEvaluationStartedContext, stepper=stepper, control=control, name=name
         )
         metrics = evaluator.evaluate(name, self._model_runner, self.modules, loop.exchange.ranks)
-        moments.trigger(
+        self._trigger_in_run(
             EVENT_TRAIN_EVALUATION_FINISHED,
             EventEvaluationFinishedContext,
             stepper=stepper,
@@ -574,10 +580,35 @@ class Trainer(Run):
             name=name,
             metrics=dict(metrics),  # what handlers do with it does not change the results that are recorded
         )
-        if metrics:
+        if metrics and loop.moments.is_running:
             numbers = {f"{name}/{number}": value for number, value in metrics.items()}
-            self._report(Report(step=stepper.current_step, time=dt.datetime.now(dt.UTC), metrics=numbers))
+            self._report(Report(step=self._step_of_weights, time=dt.datetime.now(dt.UTC), metrics=numbers))
         return metrics
+
+    @property
+    def _step_of_weights(self) -> int:
+        """The number of steps after which the model had the weights that it has now."""
+        step = self.stepper.current_step
+        if self._loaded_best is not None and self._loaded_best[0] == step:  # no step has changed them since
+            return self._loaded_best[1]
+        return step
+
+    def _trigger_in_run(
+        self, event: Event[TContext], context: Callable[P, TContext], *args: P.args, **fields: P.kwargs
+    ) -> None:
+        """Trigger an event of something that the caller can do before and after the run too, where it has no events."""
+        moments = self._loop.moments
+        if moments.is_running:
+            moments.trigger(event, context, *args, **fields)
+            return
+        handlers = [each.handler for each in self.event_bus.describe() if each.event_id == event.id]
+        # Others may change what is evaluated, such as by loading averages; what waits for results gets none.
+        if handlers and event != EVENT_TRAIN_EVALUATION_FINISHED and self._loop.ranks.is_main:
+            logger.warning(
+                "handlers are called during the run only, so what these do at event %r does not happen now: %s",
+                event.id,
+                ", ".join(handlers),
+            )
 
     def _compute_loss(self, number: int, batch: Any, outputs: Any) -> torch.Tensor:
         """Compute the loss of a micro-batch of a training step, and return it times its weight."""

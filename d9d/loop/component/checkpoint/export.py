@@ -1,6 +1,7 @@
 """Weights for other tools: safetensors files, as `from_pretrained` loads them."""
 
 import ctypes
+import filecmp
 import json
 import logging
 import os
@@ -76,19 +77,19 @@ class WeightExporter:
         and no rank needs memory for more than one tensor.
 
         Args:
-            folder: A folder that does not exist or is empty; the same for all ranks.
+            folder: A folder that does not exist, is empty, or holds the same export; the same for all ranks.
             config: Files to write besides the weights.
             trainable_only: Whether to leave out parameters that do not require a gradient.
             name: The name of the files, without their number and suffix.
 
         Raises:
-            CheckpointError: On all ranks, if the weights cannot be written, or the folder is not empty.
+            CheckpointError: On all ranks, if the weights cannot be written, or the folder holds anything else.
         """
         _list_files(config)
         model = ModelState(self._modules, self._tied, trainable_only=trainable_only)
         state = self._ranks.run_on_all_ranks(lambda: {"model": model.state_dict()})
         may_differ = {f"model/{name}" for name in model.buffer_names()}
-        staging = self._ranks.run_on_rank_zero(lambda: _make_staging_directory(folder))
+        staging = self._ranks.run_on_rank_zero(lambda: _make_staging_directory(folder, name))
         try:
             checkpoint = Checkpoint.write(staging, 0, state, {}, ranks=self._ranks, may_differ=may_differ)
             export_weights(checkpoint, folder, self._ranks, mapping=self._mapping, config=config, name=name)
@@ -115,7 +116,8 @@ def export_weights(
 
     Args:
         checkpoint: A complete checkpoint.
-        folder: A folder that does not exist or is empty. It appears when all of it is on disk.
+        folder: A folder that does not exist, is empty, or holds the same export, which is then left as it is. It
+            appears when all of it is on disk.
         ranks: The ranks that write, each some of the files; all need the same folders.
         mapping: How the weights correspond to those in files; by default they are the same.
         config: Files to write besides the weights.
@@ -123,8 +125,8 @@ def export_weights(
         max_file_bytes: How large a file may become.
 
     Raises:
-        CheckpointError: On all ranks, if the weights cannot be written, the folder is not empty, the checkpoint has no
-            model, the mapping does not fit it, or safetensors files cannot hold the dtype of a weight.
+        CheckpointError: On all ranks, if the weights cannot be written, the folder holds anything else, the checkpoint
+            has no model, the mapping does not fit it, or safetensors files cannot hold the dtype of a weight.
     """
     others_to_write = _list_files(config)
     saved = checkpoint.open(ranks)
@@ -136,7 +138,7 @@ def export_weights(
     if not recipes:
         raise CheckpointError(f"{checkpoint.path} has no weights to export")
     files = _assign_files({key: recipe.info for key, recipe in recipes.items()}, max_file_bytes, name)
-    staging = ranks.run_on_rank_zero(lambda: _make_staging_directory(folder))
+    staging = ranks.run_on_rank_zero(lambda: _make_staging_directory(folder, name))
     try:
         own = list(files.items())[ranks.rank :: ranks.num_ranks]
         ranks.run_on_all_ranks(lambda: _write_files(staging, own, recipes, checkpoint.open()))
@@ -164,19 +166,54 @@ def _list_files(config: ExportedFiles) -> list[SavesPretrained | Path]:
     return files
 
 
-def _make_staging_directory(folder: Path) -> Path:
+def _make_staging_directory(folder: Path, name: str) -> Path:
     try:
         require_local(folder)
     except ValueError as error:
         raise CheckpointError(f"cannot export the weights: {error}") from None
-    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
-        raise CheckpointError(f"{folder} is not empty, or not a directory: choose a new or empty folder for the export")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise CheckpointError(f"{folder} is a link, or not a directory: choose a new or empty folder for the export")
+    if _has_files(folder) and not _weight_files(folder, name):  # others are compared when they are written
+        raise CheckpointError(
+            f"{folder} is not empty, and holds no export named {name!r}: choose a new or empty folder for the export"
+        )
     staging = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
     try:
         staging.mkdir(parents=True)
     except OSError as error:
         raise _export_error(folder, error) from error
     return staging
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _weight_files(folder: Path, name: str) -> set[str]:
+    """Return the names of the files of an export that hold weights, and of their index."""
+    endings = (SUFFIX, INDEX_SUFFIX)
+    return {path.name for path in folder.iterdir() if path.name.startswith(name) and path.name.endswith(endings)}
+
+
+def _require_same(staging: Path, folder: Path, name: str) -> None:
+    """Refuse a folder that does not hold what was just written; other files may be there too.
+
+    A script that is run again exports the same weights, and must not fail because it has succeeded before. Anything
+    else in the folder may be the only copy, so nothing is replaced.
+    """
+    missing = sorted(_weight_files(folder, name) ^ _weight_files(staging, name))
+    missing += [path.name for path in staging.rglob("*") if path.is_file() and not _is_same(path, staging, folder)]
+    if missing:
+        raise CheckpointError(
+            f"{folder} holds another export: {missing[0]} differs. An export replaces nothing: move or remove the "
+            "folder and export again, or choose a new one"
+        )
+    logger.info("%s holds these weights already, bit for bit: nothing is written", folder)
+
+
+def _is_same(path: Path, staging: Path, folder: Path) -> bool:
+    other = folder / path.relative_to(staging)
+    return other.is_file() and filecmp.cmp(path, other, shallow=False)
 
 
 def _assign_files(
@@ -255,6 +292,9 @@ def _complete(
             shutil.copyfile(each, staging / each.name)
         else:
             each.save_pretrained(str(staging))
+    if _has_files(folder):
+        _require_same(staging, folder, name)
+        return
     sync_folder(staging)
     staging.rename(folder)
     sync_folder(folder.parent)

@@ -157,6 +157,7 @@ class JobState:
         optimizer = chosen["optimizer"].stateful if "optimizer" in chosen else None
         if isinstance(optimizer, OptimizerState):
             optimizer.keep_options(None if is_rescheduled else changes.optimizer_options)
+            optimizer.is_new_run = parts is not None
         if is_rescheduled:
             chosen.pop("lr_scheduler", None)
         if changed is not None:
@@ -235,7 +236,14 @@ class JobState:
         if part.distribution is Distribution.REPLICATED_OR_PER_RANK and saved.has(name, _REPLICATED_KEY):
             return (name, _REPLICATED_KEY)
         if saved.num_ranks == self._ranks.num_ranks:
-            return (name, f"rank-{self._ranks.rank}")
+            keys = (name, f"rank-{self._ranks.rank}")
+            if isinstance(part.stateful, _NoState) and saved.metadata_at(*keys)["dict"]:
+                raise CheckpointError(
+                    f"{saved.path} has state of {name!r} for rank {self._ranks.rank}, where this job has no such "
+                    "object, so it would be lost: register the object on all ranks that had it, or under another name "
+                    "to start it fresh"
+                )
+            return keys
         if part.distribution is Distribution.REQUIRED_PER_RANK:
             raise CheckpointError(
                 f"{name!r} was saved per rank by {saved.num_ranks} ranks and this job has {self._ranks.num_ranks}: "

@@ -98,7 +98,6 @@ class Checkpointer:
         self._unannounced: Checkpoint | None = None
         self._is_asked_for = False
         self._is_clock = config is not None and ranks.is_main  # minutes go by the clock of rank 0
-        self._has_memory = False
         self._executor: ThreadPoolExecutor | None = None
         self._running: Future[None] | None = None
         if config is None:
@@ -407,9 +406,8 @@ class Checkpointer:
 
         Later it would stop the device in the middle of the run. Before the first step there is no optimizer state.
         """
-        if self._has_memory or self._config is None or not self._config.asynchronous:
+        if self._config is None or not self._config.asynchronous:
             return
-        self._has_memory = True
         self._snapshot.reserve(self._state.sharded_state())
 
     def _write_in_background(

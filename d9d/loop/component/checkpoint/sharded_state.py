@@ -211,9 +211,13 @@ class OptimizerState(ShardedState):
     Args:
         optimizer: The optimizer.
         model: Names its parameters.
+
+    Attributes:
+        is_new_run: Whether a new run starts with the state that is loaded. Otherwise the run continues.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: ModelState) -> None:
+        self.is_new_run = False
         self._optimizer = optimizer
         self._model = model
         self._kept: Collection[str] | None = ()
@@ -296,6 +300,9 @@ class OptimizerState(ShardedState):
 
         Args:
             saved: The metadata of the options of each parameter, by its name.
+
+        Raises:
+            StateError: If a new run starts, in which no handler has added anything yet.
         """
         by_name = {name: parameter for parameter, name in self._model.parameter_names().items()}
         added: list[tuple[Any, list[torch.Tensor]]] = []
@@ -308,6 +315,13 @@ class OptimizerState(ShardedState):
                 parameters = []
                 added.append((saved[name], parameters))
             parameters.append(by_name[name])
+        if added and self.is_new_run:
+            names = [name for name in saved if name in by_name and name not in own]
+            raise StateError(
+                f"the checkpoint has moments of {len(names)} parameters that the optimizer of this run does not have, "
+                f"such as {names[0]!r}: give them to the optimizer, or take the weights alone with "
+                "resume.parts='weights'"
+            )
         for _, parameters in added:
             for parameter in parameters:
                 parameter.requires_grad_(True)  # noqa: FBT003 -- torch's signature

@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue e09dcadf23faba8c, body 1793b6cce869feae
+# Digests: catalogue e7ce001a6afc56e7, body 842b2b3aaa27462f
 """Events of the training loop."""
 
 import dataclasses
@@ -414,7 +414,8 @@ EVENT_TRAIN_EVALUATION_STARTED: Final[Event[EventEvaluationStartedContext]] = Ev
     id="train.evaluation.start",
     context_name="d9d.loop.event.catalogue.train.EventEvaluationStartedContext",
 )
-"""Triggered before an evaluation, on every process."""
+"""Triggered before an evaluation, on every process. `trainer.evaluate()` before or after the run does not trigger it.
+"""
 
 EVENT_TRAIN_EVALUATION_FINISHED: Final[Event[EventEvaluationFinishedContext]] = Event(
     id="train.evaluation.finished",
@@ -441,7 +442,10 @@ EVENT_TRAIN_SLEEP_PRE: Final[Event[EventSleepContext]] = Event(
     id="train.sleep.pre",
     context_name="d9d.loop.event.catalogue.train.EventSleepContext",
 )
-"""Triggered before `Trainer.sleep` moves state from the device to the host."""
+"""Triggered before `Trainer.sleep` moves state from the device to the host.
+
+A call before or after the run does not trigger it.
+"""
 
 EVENT_TRAIN_SLEEP_POST: Final[Event[EventSleepContext]] = Event(
     id="train.sleep.post",
@@ -453,7 +457,10 @@ EVENT_TRAIN_WAKE_PRE: Final[Event[EventSleepContext]] = Event(
     id="train.wake.pre",
     context_name="d9d.loop.event.catalogue.train.EventSleepContext",
 )
-"""Triggered before `Trainer.wake` moves state from the host to the device."""
+"""Triggered before `Trainer.wake` moves state from the host to the device.
+
+A call before or after the run does not trigger it.
+"""
 
 EVENT_TRAIN_WAKE_POST: Final[Event[EventSleepContext]] = Event(
     id="train.wake.post",
