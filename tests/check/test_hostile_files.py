@@ -335,7 +335,7 @@ def test_a_hostile_cache_is_made_again(tmp_path: Path) -> None:
     (cached,) = (tmp_path / ".d9d_cache").glob("summaries-*.json")
     content = json.loads(cached.read_text())
 
-    no_function = {"body": [], "imports": [], "functions": [{}], "classes": []}
+    no_function: dict[str, object] = {"body": [], "imports": [], "functions": [{}], "classes": []}
     damages: list[object] = [{}, {"functions": [{}]}, no_function, 5]
     for damaged in damages:
         cached.write_text(json.dumps(dict.fromkeys(content, damaged)))
