@@ -3,11 +3,13 @@
 import dataclasses
 import hashlib
 import importlib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from d9d_check.catalogues import Catalogues, read_catalogues, read_settings, strings_in
+from d9d_check.catalogues import Catalogues, read_catalogues, read_settings
+from d9d_check.codes import UNCHECKED
 from d9d_check.parts import parts_of
 from d9d_check.report import Diagnostic, locate, whole_file
 from d9d_check.source import Module, is_test_module, outline_of, python_files, read_modules, summarise
@@ -120,14 +122,18 @@ def _digest(part: Sequence[Module], catalogues: Catalogues, *, configures: bool)
 
 def find_project(paths: Sequence[Path]) -> Path | None:
     """Return the nearest folder with a `pyproject.toml` above the first path."""
-    folder = (paths[0] if paths else Path()).resolve()
-    return next((each for each in [folder, *folder.parents] if (each / "pyproject.toml").is_file()), None)
+    first = paths[0] if paths else Path()
+    try:
+        folder = first.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        folder = first.absolute()
+    # Anything with that name counts: one that is not a file is an error, and not a project further up.
+    return next((each for each in [folder, *folder.parents] if os.path.lexists(each / "pyproject.toml")), None)
 
 
 def named_sources(project: Path) -> list[Path]:
     """Return what belongs to the program, as far as `sources` in the settings of the project names it."""
-    named = (project / name for name in strings_in(read_settings(project), "sources"))
-    return [path for path in named if path.exists()]
+    return list(read_settings(project).sources)
 
 
 def _diagnostics(
@@ -139,7 +145,11 @@ def _diagnostics(
 ) -> list[Diagnostic]:
     by_key = {module.key: module for module in modules}
     broken = [
-        (module.key, module.problem_line, 0, module.problem_line, 0, "d9d-syntax", f"This file {module.problem}")
+        (
+            *(module.key, module.problem_line, 0, module.problem_line, 0),
+            UNCHECKED if module.is_skipped else "d9d-syntax",
+            f"This file {module.problem}{', so it is not checked' if module.is_skipped else ''}",
+        )
         for module in modules
         if module.problem
     ]
@@ -151,5 +161,7 @@ def _diagnostics(
         if (diagnostic := locate(module, position, code, message, ignored_by)) is not None
     ]
     where = str(project / "pyproject.toml") if project is not None else "d9d"
-    diagnostics += [whole_file(where, "d9d-index", problem) for problem in catalogues.problems]
+    diagnostics += [
+        whole_file(where, "d9d-index", problem) for problem in (*read_settings(project).problems, *catalogues.problems)
+    ]
     return sorted(set(diagnostics))

@@ -10,6 +10,7 @@ from typing import Any, Final
 from d9d_check.codes import CODES, UNCHECKED
 from d9d_check.source import Module
 
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _IGNORED: Final = re.compile(r"#\s*(type|d9d):\s*ignore(?:\[([^\]]*)\])?")
 
 
@@ -55,7 +56,7 @@ def locate(
 ) -> Diagnostic | None:
     """Return the diagnostic for a place in a file; `None` where a comment on its line ignores the code."""
     line, column, end_line, end_column = position
-    lines = module.text.splitlines()
+    lines = _LINE_END.split(module.text)  # as Python counts lines
     text = lines[line - 1] if line <= len(lines) else ""
     if _is_ignored(text, code, ignored_by):
         return None

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+from d9d_check.files import read_file
+
 FOLDER: Final = ".d9d_cache"
 _MANY: Final = 4
 """How many times as many summaries as the last check has used may be kept."""
@@ -40,7 +42,7 @@ class Store:
     def outline(self, digest: str) -> dict[str, Any] | None:
         """Return what a file imports, and whether it configures a loop, if it is known."""
         outline = self._outlines.get(digest)
-        if not isinstance(outline, dict) or not isinstance(outline.get("imports"), list):
+        if not _is_outline(outline):
             return None
         self._used[digest] = outline
         return outline
@@ -53,7 +55,7 @@ class Store:
     def findings(self, digest: str) -> list[Any] | None:
         """Return what was found in a part of a program, if it is known."""
         found = self._findings.get(digest)
-        if not isinstance(found, list):
+        if not isinstance(found, list) or not all(map(_is_finding, found)):
             return None
         self._found[digest] = found
         return found
@@ -79,7 +81,7 @@ class Store:
         if self._folder is None:
             return {}
         try:
-            content = json.loads((self._folder / f"{name}.json").read_bytes())
+            content = json.loads(read_file(self._folder / f"{name}.json"))
         except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
@@ -107,3 +109,22 @@ class Store:
             old = [path for path in self._folder.glob("summaries/*.json") if path.stem not in self._used]
             for path in old if len(old) > _MANY * len(self._used) else []:
                 path.unlink(missing_ok=True)
+
+
+def _is_outline(outline: Any) -> bool:
+    """Return whether something has the form of an outline: anybody may have written the files."""
+    return (
+        isinstance(outline, dict)
+        and isinstance(outline.get("imports"), list)
+        and all(_has_types(each, int, str, list) for each in outline["imports"])
+        and isinstance(outline.get("configures"), bool)
+        and isinstance(outline.get("is_empty"), bool)
+    )
+
+
+def _is_finding(found: Any) -> bool:
+    return _has_types(found, str, int, int, int, int, str, str)
+
+
+def _has_types(found: Any, *types: type) -> bool:
+    return isinstance(found, list) and len(found) == len(types) and all(map(isinstance, found, types))
