@@ -62,6 +62,7 @@ class Registration:
         guards: The conditions under which it is done.
         depth: The number of calls that lead to it.
         is_periodic: Whether the handler is called in some steps only.
+        counts_steps: Whether that is because it is called in every N-th step.
         is_on_main_only: Whether the handler is called on the main process only.
     """
 
@@ -75,6 +76,7 @@ class Registration:
     guards: tuple[Guard, ...]
     depth: int
     is_periodic: bool = False
+    counts_steps: bool = False
     is_on_main_only: bool = False
 
 
@@ -124,6 +126,7 @@ class Entry:
         owner: The class whose object stands for all.
         events: The events that a handler is subscribed to.
         is_filtered: Whether the handler is not called each time that its event happens.
+        counts_steps: Whether it is called in every N-th step.
         is_in_every_step: Whether the handler is called in every step.
         is_on_main_only: Whether the handler is called on the main process only.
     """
@@ -133,6 +136,7 @@ class Entry:
     owner: ClassDefinition | None = None
     events: frozenset[EventValue] = frozenset()
     is_filtered: bool = False
+    counts_steps: bool = False
     is_in_every_step: bool = False
     is_on_main_only: bool = False
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from d9d_check.facts import Call, Entry, Frame, Registration, Trigger
 from d9d_check.machine import Machine
+from d9d_check.pairs import check_sides
 from d9d_check.values import (
     NONE,
     NOTHING,
@@ -75,6 +76,7 @@ class Framework:
             call.site,
             is_optional=_is_true(call, "optional"),
             is_periodic=_is_periodic(call),
+            counts_steps=_counts_steps(call),
             is_on_main_only=_is_true(call, "main_process_only"),
         )
         return frozenset({Tagger(tag)})
@@ -150,9 +152,11 @@ class Framework:
             self._use(events, call.site)
             self._trigger(bus, events, call, is_now=name != "emitter")
             if name == "emitter":
-                return frozenset({Emitter(bus, events)})
+                return frozenset({Emitter(bus, events, call.site)})
             if name == "bounded":
-                return frozenset({Bounded()})
+                pre, post = call.get(0, "event_pre"), call.get(1, "event_post")
+                check_sides(self._facts, pre, post, self._run.catalogues.moments, call.site)
+                return frozenset({Bounded(frozenset(each for each in pre if isinstance(each, EventValue)), call.site)})
             self._check_context(events, call.get(1, "context"), call.site)
         return UNKNOWN
 
@@ -201,6 +205,7 @@ class Framework:
                     tuple(call.frame.guards),
                     call.frame.depth,
                     is_periodic=_is_periodic(call),
+                    counts_steps=_counts_steps(call),
                     is_on_main_only=_is_true(call, "main_process_only"),
                 )
             )
@@ -328,8 +333,13 @@ def members_of(definition: ClassDefinition) -> dict[str, Values]:
 
 def _is_periodic(call: Call) -> bool:
     """Return whether a subscription is declared for some steps only."""
+    return _counts_steps(call) or _is_true(call, "once")
+
+
+def _counts_steps(call: Call) -> bool:
+    """Return whether a subscription is declared for every N-th step."""
     every = {value.value if isinstance(value, Constant) else 0 for value in call.named.get("every", NONE)}
-    return not every <= {None, 1} or _is_true(call, "once")
+    return not every <= {None, 1}
 
 
 def _is_true(call: Call, name: str) -> bool:

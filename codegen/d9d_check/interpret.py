@@ -15,6 +15,7 @@ from d9d_check.framework import TASKS, canonical, members_of
 from d9d_check.lower import Node
 from d9d_check.memory import Memory, allocation
 from d9d_check.outside import Outside
+from d9d_check.pairs import check_unused
 from d9d_check.relevance import Relevance
 from d9d_check.source import Module, absolute, parents_of
 from d9d_check.tagging import Tagging
@@ -223,6 +224,8 @@ class Interpreter(Memory):
         ):
             del self.facts.registrations[registrations:]
             del self.facts.triggers[triggers:]
+        if expression[0] == "call":
+            check_unused(self.facts, values, frame.site(expression[-1]))
         if expression[0] in {"name", "attribute"}:
             self._tagging.check_uncalled(values, frame.site(node[2]))
         return FALLS
@@ -232,7 +235,18 @@ class Interpreter(Memory):
         values = self.evaluate(value, frame)
         for target in targets:
             self.assign(target, values, frame, value)
+            self._check_kept(target, value, values, frame)
         return FALLS
+
+    def _check_kept(self, target: Node, source: Node, values: Values, frame: Frame) -> None:
+        """Report what is kept under a local name that nothing reads."""
+        if target[0] == source[0] == "sequence" and len(target[2]) == len(source[2]):
+            for each, part in zip(target[2], source[2], strict=True):
+                self._check_kept(each, part, self.elements(values), frame)
+        elif target[0] == "name" and source[0] == "call":
+            unread = frame.function.definition.facts["unread"] if frame.function is not None else ()
+            if target[1] in unread:
+                check_unused(self.facts, values, frame.site(source[-1]))
 
     def assign(self, target: Node, values: Values, frame: Frame, source: Node | None = None) -> None:
         """Give a target values."""
@@ -771,6 +785,8 @@ class Interpreter(Memory):
     def _attribute(self, node: Node, frame: Frame) -> Values:
         _, owner_node, name, position = node
         owners = self.evaluate(owner_node, frame)
+        if name == "handlers" and owner_node[0] == "call":
+            check_unused(self.facts, owners, frame.site(owner_node[-1]))
         self._demand(owner_node, owners, frame)
         site = frame.site(position)
         found: set[Value] = set()

@@ -192,9 +192,8 @@ def _is_early(entry: Entry, writers: Iterable[Entry], moments: Mapping[str, Mome
     now = [_moment(event, moments) for event in entry.events]
     return (
         entry.kind == "handler"
-        and not entry.is_filtered
-        and bool(now)
-        and all(moment is not None and moment.order and moment.always_before(known) for moment in now)
+        and not entry.counts_steps
+        and any(moment is not None and moment.order and moment.always_before(known) for moment in now)
     )
 
 

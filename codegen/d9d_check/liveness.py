@@ -110,7 +110,7 @@ class _Liveness:
     def _is_by_unknown_caller(self, registration: Registration) -> bool:
         """Return whether only a caller that passes the loop's own context could make this registration happen."""
         bus = registration.bus
-        return registration.entry.kind in {"method", "function"} and bus.site is None and not bus.loop
+        return registration.entry.kind in {"method", "function"} and not bus.is_own and not bus.loop
 
     def _check_task(self, definition: ClassDefinition) -> None:
         missing = self._missing(definition)
@@ -395,10 +395,13 @@ class _Liveness:
     def _check_scope(self) -> None:
         """Report handlers of events that the loop whose bus they are on never triggers."""
         by_tag: dict[tuple[Site, EventValue], list[Registration]] = {}
+        elsewhere = set()  # what is subscribed by hand on a bus that may be that of its loop
         for each in self._counted:
             for event in each.events:
-                if each.tag is not None and not self._is_made_in_view(each):
+                if each.tag is not None and not self._is_made_in_view(each) and not self._is_only_called_here(each):
                     by_tag.setdefault((each.tag.site, event), []).append(each)
+                if each.tag is None and each.bus.loop in {"", self._loop_of(event)}:
+                    elsewhere.add((_definition(each), event))
             loops = {self._loop_of(event) for event in each.events}
             if each.tag is None and each.bus.loop and not each.guards and loops and self._are_of_other(loops, each.bus):
                 event = min(each.events, key=str)
@@ -406,12 +409,24 @@ class _Liveness:
         for (site, event), found in by_tag.items():
             loop = self._loop_of(event)
             if loop and all(self._are_of_other({loop}, each.bus) for each in found):
-                self._check_tag(site, event, found)
+                self._check_tag(site, event, [each for each in found if (_definition(each), event) not in elsewhere])
 
     def _is_made_in_view(self, registration: Registration) -> bool:
         """Return whether a constructor registers an object that the program creates, with a bus that is known there."""
         entry = registration.entry
         return entry.kind == "construct" and entry.owner in self._facts.constructed and not registration.bus.loop
+
+    def _is_only_called_here(self, registration: Registration) -> bool:
+        """Return whether a function of the program makes a registration, and the program itself calls the function.
+
+        What it does when something else calls it is then not what counts.
+        """
+        entry = registration.entry
+        if not self._is_by_unknown_caller(registration):
+            return False
+        members = members_of(entry.owner) if entry.owner is not None else {}
+        functions = [each for each in members.get(entry.name, ()) if isinstance(each, Function)]
+        return any(each.definition in self._facts.called for each in functions)
 
     @staticmethod
     def _are_of_other(loops: set[str], bus: Bus) -> bool:
@@ -423,8 +438,11 @@ class _Liveness:
         return moment.module if moment is not None and is_own else ""
 
     def _check_tag(self, site: Site, event: EventValue, found: list[Registration]) -> None:
+        receivers = {_receiver(each) for each in found}
         for each in found:
             receiver, function = _receiver(each), _definition(each)
+            if receiver is not None and any(is_task(base) and base in receivers for base in receiver.ancestry[1:]):
+                continue  # once is enough, where it begins
             handler = each.handler.function if isinstance(each.handler, Method) else each.handler
             owner = handler.owner if isinstance(handler, Function) else None
             where = site
@@ -506,7 +524,7 @@ class _Liveness:
             is_repeated |= entry.name in _IN_EVERY_STEP and entry.owner is not None and is_task(entry.owner)
             targets = [self._moments.get(event.name) for event in each.events]
             later = [moment for moment in targets if moment is not None]
-            if is_repeated and not each.guards:
+            if is_repeated and not each.guards and not each.bus.is_own:  # a bus of its own may be another each time
                 self._facts.report(
                     "d9d-late",
                     f'"{entry.name}" runs in every step and subscribes a handler each time, so the handler is called '

@@ -40,6 +40,8 @@ class _Lowering:
         self._class_name = ""
         self._yields = False
         self._mentioned: set[str] = set()
+        self._read: set[str] = set()
+        self._bound: set[str] = set()
         self._assigned: set[str] = set()
         self._imports: list[Node] = []
         self._configures = False
@@ -173,12 +175,18 @@ class _Lowering:
 
     def _name(self, node: ast.Name) -> Node:
         self._mentioned.add(node.id)
+        (self._read if isinstance(node.ctx, ast.Load) else self._bound).add(node.id)
         return ["name", self._mangled(node.id), position_of(node)]
 
     def _attribute(self, node: ast.Attribute) -> Node:
         self._mentioned.add(node.attr)
         if not isinstance(node.ctx, ast.Load):
             self._assigned.add(self._mangled(node.attr))
+        elif node.attr == "handlers" and isinstance(node.value, ast.Name) and node.value.id not in self._read:
+            # To look at the handlers of an emitter triggers nothing.
+            owner = self._name(node.value)
+            self._read.discard(node.value.id)
+            return ["attribute", owner, node.attr, position_of(node)]
         return ["attribute", self.expression(node.value), self._mangled(node.attr), position_of(node)]
 
     def _call(self, node: ast.Call) -> Node:
@@ -241,12 +249,15 @@ class _Lowering:
         self._prefix, self._yields = f"{outer}{node.name}.", False
         around, self._mentioned = self._mentioned, set()
         assigned_around, self._assigned = self._assigned, set()
+        bound_around, self._bound = self._bound, set()
+        read_around, self._read = self._read, set()
         body = self.block(node.body)
         is_generator = self._yields
         self._prefix, self._yields = outer, yields
         decorators = [self.expression(decorator) for decorator in node.decorator_list]
         number = self._function(node, node.name, decorators, body)
-        self._functions[number]["generator"] = is_generator
+        self._functions[number] |= {"generator": is_generator, "unread": sorted(self._bound - self._read)}
+        self._bound, self._read = bound_around, self._read | read_around
         self._mentioned |= around
         self._assigned |= assigned_around
         return ["define", number]
@@ -270,6 +281,7 @@ class _Lowering:
                 "assigns": sorted(self._assigned),
                 "async": isinstance(node, ast.AsyncFunctionDef),
                 "generator": False,
+                "unread": [],
                 "position": head,
             }
         )

@@ -157,6 +157,7 @@ class _Runner:
             owner,
             events,
             is_filtered=any(tag.is_periodic or tag.is_on_main_only for tag in function.tags),
+            counts_steps=any(tag.counts_steps for tag in function.tags),
             is_in_every_step=self._repeats(often) and not function.is_opaque,
             is_on_main_only=bool(function.tags) and all(tag.is_on_main_only for tag in function.tags),
         )
@@ -187,6 +188,7 @@ class _Runner:
                 owner,
                 each.events,
                 is_filtered=each.is_periodic or each.is_on_main_only,
+                counts_steps=each.counts_steps,
                 is_in_every_step=self._repeats(each.events) and not (each.is_periodic or function.is_opaque),
                 is_on_main_only=each.is_on_main_only,
             )

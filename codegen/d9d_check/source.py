@@ -25,7 +25,7 @@ _MAX_CHARACTERS: Final = 4_000_000
 _OF_FUNCTIONS: Final = frozenset(
     {
         *("name", "key", "path", "parameters", "decorators", "body", "returns", "mentions", "assigns", "async"),
-        *("generator", "position"),
+        *("generator", "unread", "position"),
     }
 )
 _PYTHON_MAGICS: Final = frozenset({"time", "timeit", "capture", "prun", "debug", "memit", "mprun", "lprun"})

@@ -157,10 +157,12 @@ class Emitter(Value):
     Attributes:
         bus: The bus.
         events: The events that it may trigger.
+        site: Where it is made.
     """
 
     bus: Bus
     events: frozenset[EventValue]
+    site: Site
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +181,7 @@ class Tag:
         site: Where the decorator is.
         is_optional: Whether the handler need not be registered.
         is_periodic: Whether the handler is called in some steps only.
+        counts_steps: Whether that is because it is called in every N-th step.
         is_on_main_only: Whether the handler is called on the main process only.
     """
 
@@ -186,6 +189,7 @@ class Tag:
     site: Site
     is_optional: bool = False
     is_periodic: bool = False
+    counts_steps: bool = False
     is_on_main_only: bool = False
 
 
@@ -387,4 +391,12 @@ class ModuleValue(Value):
 
 @dataclasses.dataclass(frozen=True)
 class Bounded(Value):
-    """What `bus.bounded(...)` returns."""
+    """What `bus.bounded(...)` returns.
+
+    Attributes:
+        events: The events that may begin it.
+        site: Where it is made.
+    """
+
+    events: frozenset[EventValue]
+    site: Site

@@ -30,13 +30,9 @@ UNTYPED_HANDLER: Final = ErrorCode(
 CONTEXT: Final = ErrorCode(
     "d9d-context", "Check that an event is triggered with the context that it carries", _GROUP, sub_code_of=ARG_TYPE
 )
-PAIR: Final = ErrorCode(
-    "d9d-pair", "Check that `bounded` gets the two events of one block, and has a block", _GROUP, sub_code_of=MISC
-)
 FILTER: Final = ErrorCode(
     "d9d-filter", "Check that a handler counts the steps of an event that lies in a step", _GROUP, sub_code_of=MISC
 )
-EMITTER: Final = ErrorCode("d9d-emitter", "Check that an emitter is called", _GROUP, sub_code_of=MISC)
 EVENT_ID: Final = ErrorCode(
     "d9d-event-id", "Check that an event has a valid, unique id and a context type", _GROUP, sub_code_of=MISC
 )
@@ -53,7 +49,7 @@ _BROAD: Final = {
     "d9d-order": USED_BEFORE_DEF,
 }
 """The codes of mypy that those of `d9d check` refine; all others refine its code for everything else."""
-_OWN: Final = frozenset({"d9d-handler", "d9d-context", "d9d-pair", "d9d-event-id", "d9d-index"})
+_OWN: Final = frozenset({"d9d-handler", "d9d-context", "d9d-event-id", "d9d-index", "d9d-syntax"})
 
 CODES: Final = {
     code: ErrorCode(code, meaning, _GROUP, default_enabled=code != UNCHECKED, sub_code_of=_BROAD.get(code, MISC))

@@ -33,12 +33,10 @@ from d9d.mypy.catalogues import Indexes, project_folders
 from d9d.mypy.checks import (
     context,
     deprecated,
-    emitter,
     event_id,
     filters,
     handler,
     index,
-    pair,
     registration,
 )
 from d9d.mypy.diagnostics import CheckedClass, CheckedModule, run_check
@@ -52,14 +50,12 @@ SIGNATURES: Final[dict[str, _SignatureCheck]] = {
     names.SUBSCRIBE_DECORATOR_CALL: handler.check_decorated,
     names.EVENT_BUS_SUBSCRIBE: handler.check_subscribed,
     names.EVENT_BUS_TRIGGER: context.check_triggered,
-    names.EVENT_BUS_BOUNDED: pair.check_sides,
+    names.EVENT_BUS_BOUNDED: context.check_triggered,
     names.EMITTER_CALL: context.check_emitted,
 }
 """Checks of the arguments of a method, before mypy's own. They return the signature with which mypy continues."""
 
 CALLS: Final[dict[str, Callable[[MethodContext, Indexes], None]]] = {
-    names.EVENT_BUS_BOUNDED: pair.check_block,
-    names.EVENT_BUS_EMITTER: emitter.check_emitter,
     names.EVENT_BUS_SUBSCRIBE: filters.check_filter,
 }
 """Checks of the call of a method, after mypy's own."""

@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from mypy.checker import TypeChecker
-from mypy.nodes import CallExpr, Expression, MypyFile, RefExpr
-from mypy.plugin import MethodContext
+from mypy.nodes import Expression, MypyFile, RefExpr
 from mypy.types import Instance, Type, UnionType, get_proper_type
 
 from d9d.mypy import names
 from d9d.mypy.catalogues import Indexes
-from d9d.mypy.syntax import is_unused
-from d9d_check.catalogues import Moment, moment_of
 
 _MAX_ALTERNATIVES: Final = 3
 
@@ -113,12 +110,6 @@ def lies_in_step(full_name: str, modules: Mapping[str, MypyFile], indexes: Index
     return constant in _in_steps(Path(modules[module].path).read_bytes())
 
 
-def carried_by(event: Expression, api: TypeChecker) -> Type | None:
-    """Return the type of the context that an event carries; `None` if the expression is not known to be an event."""
-    kind = get_proper_type(api.get_expression_type(event))
-    return kind.args[0] if isinstance(kind, Instance) and kind.type.fullname == names.EVENT else None
-
-
 def carried_by_each(event: Expression, api: TypeChecker) -> list[Type]:
     """Return the types of the contexts of all events that an expression may be, as where a loop goes over several.
 
@@ -133,23 +124,6 @@ def carried_by_each(event: Expression, api: TypeChecker) -> list[Type]:
     kinds = [get_proper_type(each) for each in kind.items] if isinstance(kind, UnionType) else [kind]
     events = [each for each in kinds if isinstance(each, Instance) and each.type.fullname == names.EVENT]
     return [each.args[0] for each in events] if len(events) == len(kinds) else []
-
-
-def event_of_unused(ctx: MethodContext, indexes: Indexes, *, passive: Collection[str] = ()) -> EventName | None:
-    """Return the event in a call such as `bus.emitter(event)` if nothing uses the result.
-
-    Args:
-        ctx: The call, whose first argument is the event.
-        indexes: The indexes of all catalogues.
-        passive: Attributes of the result; reading them does not count as a use.
-
-    Returns:
-        The event; `None` if the result is used.
-    """
-    api, call = ctx.api, ctx.context
-    if isinstance(api, TypeChecker) and isinstance(call, CallExpr) and is_unused(call, api.tree, passive=passive):
-        return name_event(ctx.args[0][0] if ctx.args[0] else None, api.modules, indexes)
-    return None
 
 
 def did_you_mean(event: EventName, given: Type, api: TypeChecker, indexes: Indexes) -> str:
@@ -188,24 +162,6 @@ def join(items: Collection[str], word: str = "and") -> str:
     """Return a list in words, such as `a, b and c`."""
     *others, last = items
     return f"{', '.join(others)} {word} {last}" if others else last
-
-
-def find_moment(full_name: str, modules: Mapping[str, MypyFile], indexes: Indexes) -> Moment | None:
-    """Find when an event happens, in the index of its catalogue.
-
-    Args:
-        full_name: The full name of its constant.
-        modules: All modules of this run.
-        indexes: The indexes of all catalogues.
-
-    Returns:
-        What the index says; `None` for an event without a catalogue.
-    """
-    declared = indexes.declaration(full_name, modules)
-    if declared is None:
-        return None
-    index, entry = declared
-    return moment_of(entry, index.modules)
 
 
 def _id_in_source(path: str, constant: str) -> str | None:

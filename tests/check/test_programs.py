@@ -14,7 +14,7 @@ from d9d_check.codes import CODES, UNCHECKED
 
 PROGRAMS = sorted((Path(__file__).parent / "programs").glob("*.py"))
 _MARKER = re.compile(r"# E\[(?P<code>[\w-]+)\]: (?P<message>.*)")
-_ELSEWHERE = {"d9d-index", "d9d-syntax", "d9d-pair", "d9d-event-id", UNCHECKED}
+_ELSEWHERE = {"d9d-index", "d9d-syntax", "d9d-event-id", UNCHECKED}
 """Codes of what needs more than one file, or a whole line: other tests have them."""
 
 

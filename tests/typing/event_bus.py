@@ -70,7 +70,7 @@ def bounded_takes_two_events_of_one_context(bus: EventBus) -> None:
         pass
     with bus.bounded(EVENT, EVENT_AFTER, OTHER):  # type: ignore[d9d-context]
         pass
-    with bus.bounded(EVENT, EVENT_OTHER, CONTEXT):  # type: ignore[d9d-pair]
+    with bus.bounded(EVENT, EVENT_OTHER, CONTEXT):  # type: ignore[misc]
         pass
 
 

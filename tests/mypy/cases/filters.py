@@ -159,6 +159,9 @@ class RightHostSync:
 class WrongOrder:
     @subscribe(EVENT_TRAIN_MODEL_STAGES_READY, once=True)
     def count(self, ctx: EventModelStagesReadyContext) -> None:
+        # E[d9d-order]: Handler "count" of EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages") reads
+        #   "self.step", which is assigned only later in the run, by handler "keep" of EVENT_TRAIN_STEP_POST
+        #   ("train.step.post"): assign it in "__init__" too, or in the handler of an earlier event
         show(self.step)
 
     @subscribe(EVENT_TRAIN_STEP_POST)

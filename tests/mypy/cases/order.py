@@ -108,6 +108,9 @@ class WrongInAnyStep:
     @subscribe(EVENT_TRIAL_READY)
     @subscribe(EVENT_TRIAL_REPORT)
     def wrong_for_one_of_two(self, ctx: EventTrialReadyContext | EventTrialReportContext) -> None:
+        # E[d9d-order]: Handler "wrong_for_one_of_two" of EVENT_TRIAL_READY ("trial.ready") and EVENT_TRIAL_REPORT
+        #   ("trial.report") reads "self.report", which is assigned only later in the run, by handler "begin" of
+        #   EVENT_TRIAL_REPORT ("trial.report"): assign it in "__init__" too, or in the handler of an earlier event
         show(self.report)
 
     @subscribe(EVENT_TRIAL_REPORT)

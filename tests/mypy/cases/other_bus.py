@@ -19,8 +19,6 @@ class RightInAHandler(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST, every=1000)
     def evaluate(self, ctx: EventStepContext) -> None:
         inference = Evaluation()
-        # E[d9d-late]: "evaluate" runs in every step and subscribes a handler each time, so the handler is called once
-        #   more with every step: subscribe it once, in register_events
         subscribe_annotated(inference.event_bus, self)
 
     # E[d9d-scope]: Handler "on_inference_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called:
@@ -51,9 +49,6 @@ class RightByHand(Registering):
     def prepare(self, inference_bus: EventBus) -> None:
         inference_bus.subscribe(EVENT_INFERENCE_STEP_POST, self.on_inference_step)
 
-    # E[d9d-scope]: Handler "on_inference_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called:
-    #   the training loop runs "RightByHand", and only the inference loop triggers this event. Did you mean
-    #   EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_inference_step(self, ctx: EventStepContext) -> None: ...
 
@@ -74,6 +69,8 @@ class WrongByHelper(TrainTask):
     def _register(self, bus: EventBus) -> None:
         subscribe_annotated(bus, self)
 
+    # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
+    #   loop runs "WrongByHelper", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 
@@ -98,9 +95,6 @@ class WrongOtherHandler(Registering):
     def evaluate(self, inference_bus: EventBus) -> None:
         inference_bus.subscribe(EVENT_INFERENCE_STEP_POST, self.on_step)
 
-    # E[d9d-scope]: Handler "on_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
-    #   loop runs "WrongOtherHandler", and only the inference loop triggers this event. Did you mean
-    #   EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 

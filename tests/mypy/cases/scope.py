@@ -129,11 +129,6 @@ class ToldByAnotherCheck(RegisteringTask):
 class WrongMixin(InferenceLog, RegisteringTask): ...
 
 
-# E[d9d-scope]: Handler "log_forward" of EVENT_INFERENCE_FORWARD_POST ("inference.forward.post") is never called: the
-#   training loop runs "ToldOfItsBase", and only the inference loop triggers this event. Handle it in a subclass of
-#   InferenceTask
-# E[d9d-scope]: Handler "log_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
-#   loop runs "ToldOfItsBase", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_STEP_POST?
 class ToldOfItsBase(WrongMixin):
     @subscribe(EVENT_TRAIN_STEP_PRE)
     def right(self, ctx: EventStepContext) -> None: ...
@@ -245,7 +240,7 @@ class RightWithABusOfItsOwn(TrainTask):
         self._evaluation_bus.subscribe(EVENT_INFERENCE_READY, show)
         for event in (EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST):
             # E[d9d-twice]: Handler "evaluate" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one
-            #   bus, which is refused: remove this call or the one in line 242
+            #   bus, which is refused: remove this call or the one in line 237
             ctx.event_bus.subscribe(event, self.evaluate)
 
     def evaluate(self, ctx: EventStepContext) -> None: ...
