@@ -321,6 +321,7 @@ class Interpreter(Memory):
             old = self.evaluate(target, frame)
             for owner in old:
                 if isinstance(owner, Container):
+                    self.watcher.method_call(owner, "extend", Call([values], {}, frame, frame.site(target[-1])))
                     self.add_to(owner, self.elements(values))
             containers = frozenset(value for value in old if isinstance(value, Container))
             combined = self._combined([old, values])
@@ -1095,6 +1096,8 @@ class Interpreter(Memory):
         if callee_node[0] == "attribute" and any(isinstance(value, Unknown) for value in callee):
             # A callable that an object keeps may know the object.
             self.escape_all(self.evaluate_again(callee_node[1], frame), frame)
+        if len(arguments) > 1 and arguments[1] == NONE and argument_nodes[-1][0] == "call":
+            self._tagging.check_result(callee, self.evaluate_again(argument_nodes[-1][1], frame), frame.site(position))
         result = self.call_all(callee, arguments, named, frame, frame.site(position))
         self._last[id(node)] = result
         return result
