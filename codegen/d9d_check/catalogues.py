@@ -7,6 +7,7 @@ settings of the project.
 import dataclasses
 import functools
 import json
+import os
 import re
 import sys
 import tomllib
@@ -14,11 +15,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from d9d_check.files import read_file
+
 FILE_NAME: Final = "index.json"
 OWN: Final = "d9d.loop.event.catalogue"
 _GROUP: Final = "[d9d.catalogues]"  # the entry points in which an installed project names its catalogues
 _PACKAGE: Final = re.compile(r"""^package:[ \t]*["']?([\w.]+)""", re.MULTILINE)
 _NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_VERSION: Final = 1
+"""The format of an index that this version reads."""
+_CONSTANT: Final = re.compile(r"^(EVENT_\w+|Event\w+Context)\b[ \t]*[:=]|^class (Event\w+Context)\b", re.MULTILINE)
+"""What a generated module defines at the beginning of a line."""
+_DECLARED: Final = re.compile(r"^[ \t]+[\"']?(EVENT_\w+|Event\w+Context)[\"']?[ \t]*:", re.MULTILINE)
+"""What a catalogue declares: a key of its own line, in any of its modules."""
+_MAX_TYPE: Final = 500
+"""Characters of a type in an index; a longer one is none that a compiler wrote."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +79,10 @@ class Moment:
 
     def _reachable(self, starts: Collection[str], *, avoiding: str = "") -> set[str]:
         found, pending = set[str](), list(starts)
+        after = self.order.get("after", {})
         while pending:
             event = pending.pop()
-            if event not in found and event != avoiding:
+            if event not in found and event != avoiding and not (avoiding and after.get(event) == avoiding):
                 found.add(event)
                 pending += self.order["followers"].get(event, ())
         return found
@@ -122,22 +134,73 @@ def read_catalogues(project: Path | None) -> Catalogues:
     fields: dict[str, Mapping[str, str]] = {}
     device: dict[str, frozenset[str]] = {}
     problems: list[str] = []
-    for package, folder in _packages(project, problems):
+    for package, folder, catalogue in _packages(project, problems):
         content = _read(folder / FILE_NAME, package, problems)
-        modules = _entries(content, "modules")
-        for name, entry in _entries(content, "events").items():
+        events, contexts = _entries(content, "events"), _entries(content, "contexts")
+        if content:
+            problem = _why_stale(package, folder, catalogue, {*events, *contexts}, _entries(content, "aliases"))
+            problems += [problem] if problem else []
+        modules = {name: _with_order(name, module, events) for name, module in _entries(content, "modules").items()}
+        for name, entry in events.items():
             moments[name] = moment_of(entry, modules)
         for name, status in _entries(content, "aliases").items():
             replaced = str(status.get("replaced_by", ""))
             if replaced in moments:
                 moments[name] = moments[replaced]
-        for name, entry in _entries(content, "contexts").items():
+        for name, entry in contexts.items():
             types = _entries(entry, "fields", of=object)
             fields[name] = {field: _type_of(found) for field, found in types.items()}
             device[name] = frozenset(
                 field for field, found in types.items() if isinstance(found, dict) and found.get("device") is True
-            ) | frozenset(field for field in entry.get("device_fields") or () if isinstance(field, str))
+            ) | frozenset(_strings(entry.get("device_fields")))
     return Catalogues(moments, fields, device, tuple(problems))
+
+
+def _with_order(name: str, module: Mapping[str, Any], events: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what an index says of a module, with an order of events that is what it should be."""
+    order = module.get("lifecycle")
+    if not isinstance(order, dict):
+        return {**module, "lifecycle": None}
+    followers = _entries(order, "followers", of=list)
+    after = {
+        str(entry.get("id")): str(events[required].get("id"))
+        for entry in events.values()
+        if entry.get("module") == name and (required := str(entry.get("after"))) in events
+    }
+    lifecycle = {
+        "first": _strings(order.get("first")),
+        "followers": {event: _strings(found) for event, found in followers.items()},
+        "after": after,
+    }
+    return {**module, "lifecycle": lifecycle}
+
+
+def _why_stale(
+    package: str, folder: Path, catalogue: Path | None, known: Collection[str], aliases: Collection[str]
+) -> str | None:
+    """Return why an index does not belong to the modules next to it, or to its catalogue; `None` if it does.
+
+    The names that they define are compared, and not the times of the files, which a fresh clone does not keep.
+    """
+    remedy = "run d9d-catalogue generate" if catalogue else f"install {package} again"
+    for module in sorted({name.rpartition(".")[0] for name in known}):
+        path = folder.joinpath(*module.removeprefix(f"{package}.").split(".")).with_suffix(".py")
+        text = _text(path)
+        defined = {f"{module}.{one or other}" for one, other in _CONSTANT.findall(text)}
+        own = {name for name in known if name.rpartition(".")[0] == module}
+        if text and (differing := (own ^ defined) - set(aliases)):
+            name = min(differing)
+            lacking = path if name in own else "the index"
+            return (
+                f"{folder / FILE_NAME} and {path.name} are not of one age: {lacking} does not have "
+                f"{name.rpartition('.')[2]}. Mend it: {remedy}"
+            )
+    if catalogue is not None:
+        constants = {name.rpartition(".")[2] for name in (*known, *aliases)}
+        missing = set(_DECLARED.findall(_text(catalogue))) - constants
+        if missing:
+            return f"{folder / FILE_NAME} is older than {catalogue}: it does not have {min(missing)}. Mend it: {remedy}"
+    return None
 
 
 def moment_of(entry: Mapping[str, Any], modules: Mapping[str, Mapping[str, Any]]) -> Moment:
@@ -148,9 +211,10 @@ def moment_of(entry: Mapping[str, Any], modules: Mapping[str, Mapping[str, Any]]
         modules: What the index says about each module of the catalogue, by its namespace.
     """
     module = modules.get(str(entry.get("module")), {})
+    declared = module.get("phases")
     phases = [
         phase
-        for phase in module.get("phases") or ()
+        for phase in (declared if isinstance(declared, list) else ())
         if isinstance(phase, dict) and phase.get("name") == entry.get("phase")
     ]
     repeats = any(part.get("repeats") is True for part in (entry, *phases))
@@ -167,22 +231,33 @@ def moment_of(entry: Mapping[str, Any], modules: Mapping[str, Mapping[str, Any]]
 
 
 def _type_of(field: object) -> str:
-    return str(field.get("type", "")) if isinstance(field, dict) else str(field)
+    text = str(field.get("type", "")) if isinstance(field, dict) else str(field)
+    return text if len(text) <= _MAX_TYPE and "\0" not in text else "object"
+
+
+def _strings(found: object) -> list[str]:
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
 
 
 def _read(path: Path, package: str, problems: list[str]) -> Mapping[str, Any]:
+    remedy = f"run d9d-catalogue generate, or install {package} again"
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_file(path))
     except FileNotFoundError:
-        problems.append(
-            f"{package} has no {FILE_NAME} in {path.parent}: run d9d-catalogue generate, or install it again"
-        )
+        problems.append(f"{package} has no {FILE_NAME} in {path.parent}: {remedy}")
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"cannot read {path}: {error}. Run d9d-catalogue generate, or install {package} again")
+        problems.append(f"cannot read {path}: {error}. Mend it: {remedy}")
         return {}
     if not isinstance(content, dict) or not isinstance(content.get("events"), dict):
-        problems.append(f"{path} is not an index of events: run d9d-catalogue generate")
+        problems.append(f"{path} is not an index of events: {remedy}")
+        return {}
+    version = content.get("version", _VERSION)
+    if version != _VERSION:
+        problems.append(
+            f"{path} has the format {str(version)[:20]}, and this version of d9d reads {_VERSION}: install the version "
+            f"of d9d that generated it, or {remedy}"
+        )
         return {}
     return content
 
@@ -193,8 +268,8 @@ def _entries(content: Mapping[str, Any], key: str, of: type = dict) -> dict[str,
     return {name: entry for name, entry in named if isinstance(entry, of)}
 
 
-def _packages(project: Path | None, problems: list[str]) -> Iterator[tuple[str, Path]]:
-    """Yield the packages of catalogues, each with its folder; what cannot be found is a problem."""
+def _packages(project: Path | None, problems: list[str]) -> Iterator[tuple[str, Path, Path | None]]:
+    """Yield the packages of catalogues, each with its folder, and its catalogue; what cannot be found is a problem."""
     roots = [Path(folder or ".") for folder in sys.path]
     here = Path(__file__).resolve().parents[1]
     own = OWN.split(".")
@@ -203,27 +278,46 @@ def _packages(project: Path | None, problems: list[str]) -> Iterator[tuple[str, 
     if found is None:
         problems.append("d9d is not installed next to d9d_check, so its events are not known: install d9d-hooks")
     else:
-        yield OWN, found
+        yield OWN, found, None
     for package in dict.fromkeys(_installed(roots)):
         if package != OWN:
             yield from _find(package, roots, problems)
-    for catalogue in _in_settings(project):
-        line = _PACKAGE.search(_text(catalogue))
-        if line is not None and line[1] != OWN and project is not None:
-            yield from _find(line[1], [project, project / "src", *roots], problems)
+    for catalogue in read_settings(project).catalogues:
+        package = _package_of(catalogue, problems)
+        if package and package != OWN and project is not None:
+            yield from _find(package, [project, project / "src", *roots], problems, catalogue)
 
 
-def _find(package: str, roots: Iterable[Path], problems: list[str]) -> Iterator[tuple[str, Path]]:
+def _package_of(catalogue: Path, problems: list[str]) -> str:
+    """Return the package that a catalogue is compiled into; an empty text, and a problem, if it names none."""
+    try:
+        text = read_file(catalogue).decode()
+    except (OSError, ValueError) as error:
+        problems.append(
+            f"pyproject.toml names the catalogue {catalogue}, which cannot be read: {error}. Correct catalogues in "
+            "[tool.d9d]"
+        )
+        return ""
+    line = _PACKAGE.search(text)
+    if line is None:
+        problems.append(f"{catalogue} names no package: give it a line package: NAME, and run d9d-catalogue generate")
+    return line[1] if line else ""
+
+
+def _find(
+    package: str, roots: Iterable[Path], problems: list[str], catalogue: Path | None = None
+) -> Iterator[tuple[str, Path, Path | None]]:
     """Yield a package with the first folder that exists for it."""
     if _NAME.fullmatch(package) is None:
         problems.append(f"{package!r} is named as the package of a catalogue, but is not the name of a package")
         return
     folders = (root.joinpath(*package.split(".")) for root in roots)
-    folder = next((folder for folder in folders if folder.is_dir()), None)
+    folder = next((folder for folder in folders if os.path.isdir(folder)), None)  # noqa: PTH112 -- a name of any length
     if folder is None:
-        problems.append(f"the catalogue of {package} cannot be found, so its events are not known: install the package")
+        remedy = "run d9d-catalogue generate" if catalogue else "install the package"
+        problems.append(f"the catalogue of {package} cannot be found, so its events are not known: {remedy}")
     else:
-        yield package, folder
+        yield package, folder, catalogue
 
 
 def _installed(folders: Iterable[Path]) -> Iterator[str]:
@@ -237,32 +331,56 @@ def _installed(folders: Iterable[Path]) -> Iterator[str]:
                     yield package.strip()
 
 
-def _in_settings(project: Path | None) -> list[Path]:
-    """Return the catalogues that the settings of the project name."""
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The table `[tool.d9d]` of a project.
+
+    Attributes:
+        catalogues: The catalogues that it names.
+        sources: The files and folders of the program that it names.
+        problems: What is wrong with it, one sentence each.
+    """
+
+    catalogues: tuple[Path, ...] = ()
+    sources: tuple[Path, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def read_settings(project: Path | None) -> Settings:
+    """Return the settings of a project; none if there is no project."""
     if project is None:
-        return []
-    return [project / name for name in strings_in(read_settings(project), "catalogues")]
-
-
-def read_settings(project: Path) -> Mapping[str, Any]:
-    """Return the table `[tool.d9d]` of a project; an empty one if its settings cannot be read."""
+        return Settings()
+    path = project / "pyproject.toml"
     try:
-        settings: Any = tomllib.loads(_text(project / "pyproject.toml"))
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return {}
+        settings: Any = tomllib.loads(read_file(path).decode())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).partition("\n")[0]
+        return Settings(problems=(f"cannot read {path}: {reason}. Its settings decide what is checked: correct it",))
     for key in ("tool", "d9d"):
-        settings = settings.get(key) if isinstance(settings, dict) else None
-    return settings if isinstance(settings, dict) else {}
+        settings = settings.get(key, {}) if isinstance(settings, dict) else None
+    if not isinstance(settings, dict):
+        return Settings(problems=(f"tool.d9d in {path} is not a table: write [tool.d9d]",))
+    problems: list[str] = []
+    catalogues, sources = (_paths(project, settings, key, problems) for key in ("catalogues", "sources"))
+    there = [source for source in sources if os.path.exists(source)]  # noqa: PTH110 -- a name of any length
+    missing = [source for source in sources if source not in there]
+    problems += [f"sources in [tool.d9d] of {path} names {each}, which does not exist: correct it" for each in missing]
+    return Settings(tuple(catalogues), tuple(there), tuple(problems))
 
 
-def strings_in(settings: Mapping[str, Any], key: str) -> list[str]:
-    """Return a list of strings in settings; an empty one for anything else."""
-    found = settings.get(key)
-    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+def _paths(project: Path, settings: Mapping[str, Any], key: str, problems: list[str]) -> list[Path]:
+    found = settings.get(key, [])
+    names = _strings(found)
+    if not isinstance(found, list) or len(names) < len(found) or any("\0" in name for name in names):
+        problems.append(
+            f'{key} in [tool.d9d] of {project / "pyproject.toml"} is not a list of paths: write {key} = ["..."]'
+        )
+        return []
+    return [project / name for name in names]
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_file(path).decode()
     except (OSError, ValueError):
         return ""

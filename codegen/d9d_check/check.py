@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from d9d_check.catalogues import Catalogues, read_catalogues, read_settings, strings_in
+from d9d_check.catalogues import Catalogues, read_catalogues, read_settings
 from d9d_check.codes import UNCHECKED
 from d9d_check.divergence import Divergence
 from d9d_check.effects import Effects
-from d9d_check.facts import Watchers
+from d9d_check.facts import Facts, Watchers
 from d9d_check.lifecycle import Lifecycle
 from d9d_check.liveness import check_liveness, is_test_module
 from d9d_check.program import Program, run_program
@@ -25,6 +27,8 @@ _NOT_IN_TESTS: Final = frozenset(
     }
 )
 """Tests do what is wrong on purpose, and may wait for the device."""
+_DEPTH: Final = 8_000
+"""How deep calls of this package may be nested: modules that import each other in a long line are run in each other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +56,24 @@ def check(paths: Sequence[Path], *, use_cache: bool = True) -> Result:
     files = list(python_files(paths))
     modules = read_modules(files, others, (project or Path()) / CACHE if use_cache else None)
     catalogues = read_catalogues(project)
-    program = apply_rules(modules, catalogues)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _DEPTH))
+    try:
+        program = apply_rules(modules, catalogues)
+    finally:
+        sys.setrecursionlimit(limit)
     return Result(_diagnostics(program, modules, catalogues, project), len(files))
 
 
 def apply_rules(modules: Sequence[Module], catalogues: Catalogues) -> Program:
     """Run a program, and apply all rules to what it does; a fault in one rule does not keep the others from running."""
     effects, divergence, lifecycle = Effects(), Divergence(), Lifecycle()
-    program = run_program(modules, catalogues, Watchers([effects, divergence, lifecycle]))
+    first = next((module for module in modules if module.is_reported), None)
+    start = Site(first.key if first else "", 1, 0, 1, 0)
+    try:
+        program = run_program(modules, catalogues, Watchers([effects, divergence, lifecycle]))
+    except Exception as error:  # noqa: BLE001 -- any fault before the program runs
+        return Program(Facts(), catalogues, [(start, f"{type(error).__name__}: {error}")])
     rules: list[Callable[[], None]] = [
         functools.partial(check_liveness, program),
         functools.partial(effects.report, program.facts),
@@ -70,23 +84,24 @@ def apply_rules(modules: Sequence[Module], catalogues: Catalogues) -> Program:
         try:
             rule()
         except Exception as error:  # noqa: BLE001 -- any fault of the rule
-            first = next((module for module in modules if module.is_reported), None)
-            site = Site(first.key if first else "", 1, 0, 1, 0)
-            program.crashes.append((site, f"{type(error).__name__}: {error}"))
+            program.crashes.append((start, f"{type(error).__name__}: {error}"))
     return program
 
 
 def find_project(paths: Sequence[Path]) -> Path | None:
     """Return the nearest folder with a `pyproject.toml` above the first path."""
-    folder = (paths[0] if paths else Path()).resolve()
-    return next((each for each in [folder, *folder.parents] if (each / "pyproject.toml").is_file()), None)
+    first = paths[0] if paths else Path()
+    try:
+        folder = first.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        folder = first.absolute()
+    # Anything with that name counts: one that is not a file is an error, and not a project further up.
+    return next((each for each in [folder, *folder.parents] if os.path.lexists(each / "pyproject.toml")), None)
 
 
 def _sources(project: Path) -> list[Path]:
     """Return what belongs to the program: the sources that the project names, or else all of its folder."""
-    named = strings_in(read_settings(project), "sources")
-    found = [project / name for name in named]
-    return [path for path in found if path.exists()] or [project]
+    return list(read_settings(project).sources) or [project]
 
 
 def _diagnostics(
@@ -100,7 +115,11 @@ def _diagnostics(
         for site, message in program.crashes
     ]
     found += [
-        (Site(module.key, module.problem_line, 0, module.problem_line, 0), "d9d-syntax", f"This file {module.problem}")
+        (
+            Site(module.key, module.problem_line, 0, module.problem_line, 0),
+            UNCHECKED if module.is_skipped else "d9d-syntax",
+            f"This file {module.problem}{', so it is not checked' if module.is_skipped else ''}",
+        )
         for module in modules
         if module.problem
     ]
@@ -112,5 +131,7 @@ def _diagnostics(
         if (diagnostic := locate(module, site, code, message)) is not None
     ]
     where = str(project / "pyproject.toml") if project is not None else "d9d"
-    diagnostics += [whole_file(where, "d9d-index", problem) for problem in catalogues.problems]
+    diagnostics += [
+        whole_file(where, "d9d-index", problem) for problem in (*read_settings(project).problems, *catalogues.problems)
+    ]
     return sorted(set(diagnostics))

@@ -39,10 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for each in result.diagnostics
         if each.code not in disabled and (each.code != UNCHECKED or options.unchecked)
     ]
-    sys.stdout.write(FORMATS[options.format](shown))
+    _write(FORMATS[options.format](shown))
     if options.format == "text":
-        sys.stdout.write(_summary(result, sum(each.severity == "error" for each in shown)))
+        _write(_summary(result, sum(each.severity == "error" for each in shown)))
     return int(any(each.severity == "error" for each in shown))
+
+
+def _write(text: str) -> None:
+    """Print a text; what the output cannot encode, such as the name of a file that is no text, is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _summary(result: Result, num_errors: int) -> str:

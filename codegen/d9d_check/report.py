@@ -11,6 +11,7 @@ from d9d_check.codes import CODES, UNCHECKED
 from d9d_check.source import Module
 from d9d_check.values import Site
 
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _IGNORED: Final = re.compile(r"#\s*(type|d9d):\s*ignore(?:\[([^\]]*)\])?")
 
 
@@ -53,7 +54,7 @@ class Diagnostic:
 
 def locate(module: Module, site: Site, code: str, message: str) -> Diagnostic | None:
     """Return the diagnostic for a place in a file; `None` where a comment on its line ignores the code."""
-    lines = module.text.splitlines()
+    lines = _LINE_END.split(module.text)  # as Python counts lines
     text = lines[site.line - 1] if site.line <= len(lines) else ""
     if _is_ignored(text, code):
         return None

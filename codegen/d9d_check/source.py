@@ -3,18 +3,33 @@
 import ast
 import dataclasses
 import hashlib
+import io
 import json
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from d9d_check.files import read_file
 from d9d_check.lower import VERSION, lower
 
 CACHE: Final = ".d9d_cache"
 _SKIPPED: Final = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist"})
 _DEPTH: Final = 40_000
+_MAX_CHARACTERS: Final = 4_000_000
+"""What a larger file holds is data, and would take minutes."""
+_OF_FUNCTIONS: Final = frozenset(
+    {
+        *("name", "key", "path", "parameters", "decorators", "body", "returns", "mentions", "assigns", "async"),
+        *("generator", "position"),
+    }
+)
+_PYTHON_MAGICS: Final = frozenset({"time", "timeit", "capture", "prun", "debug", "memit", "mprun", "lprun"})
+"""Cell magics whose cell is Python."""
+_MAGIC: Final = re.compile(r"(?P<indent>\s*)(?P<target>[\w.,\[\]'\" ]+=\s*)?(%|!|\?)|(?P<help>\s*)[\w.]+\?+\s*$")
 
 
 @dataclasses.dataclass
@@ -29,6 +44,7 @@ class Module:
         is_reported: Whether it is one of the files to check, and not only a part of the same program.
         summary: Its summary; `None` if it cannot be parsed.
         problem: Why it cannot be parsed.
+        is_skipped: Whether it is left out on purpose, because it is no source that somebody wrote.
         cells: For a notebook, the number of each cell and the line at which it begins.
     """
 
@@ -42,6 +58,7 @@ class Module:
     summary: dict[str, Any] | None = None
     problem: str = ""
     problem_line: int = 1
+    is_skipped: bool = False
 
 
 def python_files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -68,7 +85,7 @@ def read_modules(checked: Sequence[Path], others: Sequence[Path], cache: Path | 
         cache: The folder of the cache; `None` for no cache.
     """
     modules: dict[str, Module] = {}
-    files = {path.resolve(): (path, False) for path in others} | {path.resolve(): (path, True) for path in checked}
+    files = {_resolved(path): (path, False) for path in others} | {_resolved(path): (path, True) for path in checked}
     for resolved, (path, is_reported) in files.items():
         name, is_package = _name_of(resolved)
         key = name if name not in modules else str(path)
@@ -76,9 +93,11 @@ def read_modules(checked: Sequence[Path], others: Sequence[Path], cache: Path | 
         modules[key] = module
         _read(module)
     store = _Store(cache)
-    for module in modules.values():
-        if not module.problem:
-            _summarise(module, store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the text of the program, which is not what is checked
+        for module in modules.values():
+            if not module.problem:
+                _summarise(module, store)
     store.write()
     return list(modules.values())
 
@@ -94,15 +113,44 @@ def _name_of(path: Path) -> tuple[str, bool]:
     return ".".join(reversed(parts)) or path.parent.name, is_package
 
 
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a link to itself, which cannot be read either
+        return path.absolute()
+
+
 def _read(module: Module) -> None:
     try:
-        data = module.path.read_bytes()
+        data = read_file(module.path)
         if module.path.suffix == ".ipynb":
             module.text, module.cells = _code_of(json.loads(data))
         else:
-            module.text = data.decode("utf-8-sig")
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        module.problem = f"cannot be read: {error}"
+            module.text = _decoded(data)
+        module.text.encode()
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, LookupError) as error:
+        # Notebooks of other formats lack what is looked up here.
+        reason = (
+            error if isinstance(error, OSError | ValueError | RecursionError) else "it is not a notebook of format 4"
+        )
+        module.text, module.cells, module.problem = "", [], f"cannot be read: {reason}"
+    if len(module.text) > _MAX_CHARACTERS:
+        module.is_skipped = True
+        module.problem = f"has more than {_MAX_CHARACTERS:,} characters"
+
+
+def _decoded(data: bytes) -> str:
+    """Return the text of a source: UTF-8, unless its first lines say otherwise."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        import tokenize  # noqa: PLC0415 -- few files are not UTF-8
+
+        try:
+            encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        except SyntaxError:
+            raise error from None
+        return data.decode(encoding)
 
 
 def _code_of(notebook: Any) -> tuple[str, list[tuple[int, int]]]:
@@ -115,11 +163,29 @@ def _code_of(notebook: Any) -> tuple[str, list[tuple[int, int]]]:
         source = cell.get("source", "")
         text = source if isinstance(source, str) else "".join(source)
         cells.append((number, len(lines) + 1))
-        if text.lstrip().startswith("%%"):
-            lines += [""] * len(text.splitlines())
-        else:
-            lines += ["pass" if line.lstrip()[:1] in {"%", "!", "?"} else line for line in text.splitlines()]
+        lines += _without_magic(text.splitlines())
     return "\n".join(lines) + "\n", cells
+
+
+def _without_magic(lines: list[str]) -> list[str]:
+    """Return the lines of a cell as Python: commands of the notebook become `pass`, those of other languages empty."""
+    first = next((line.strip() for line in lines if line.strip()), "")
+    if first.startswith("%%") and first[2:].partition(" ")[0] not in _PYTHON_MAGICS:
+        return [""] * len(lines)
+    found: list[str] = []
+    is_continued = False
+    for line in lines:
+        match = None if is_continued else _MAGIC.match(line)
+        if is_continued:
+            found.append("")
+        elif match is None:
+            found.append(line)
+        elif match["target"]:
+            found.append(f"{match['indent']}{match['target']}None")
+        else:
+            found.append(f"{match['indent'] or match['help'] or ''}pass")
+        is_continued = (is_continued or match is not None) and line.endswith("\\")
+    return found
 
 
 def _summarise(module: Module, store: "_Store") -> None:
@@ -132,8 +198,10 @@ def _summarise(module: Module, store: "_Store") -> None:
             module.summary = lower(ast.parse(module.text))
         except SyntaxError as error:
             module.problem, module.problem_line = f"cannot be parsed: {error.msg}", error.lineno or 1
-        except (ValueError, RecursionError, MemoryError) as error:
-            module.problem = f"cannot be parsed: {type(error).__name__}: {error}"
+        except (RecursionError, MemoryError):
+            module.problem = "cannot be parsed: it is nested too deeply"
+        except ValueError as error:
+            module.problem = f"cannot be parsed: {error}"
         finally:
             sys.setrecursionlimit(limit)
     if module.summary is not None:
@@ -151,7 +219,7 @@ class _Store:
     def get(self, digest: str) -> dict[str, Any] | None:
         """Return the summary of a text, if the last run made it."""
         summary = self._known.get(digest)
-        return summary if isinstance(summary, dict) else None
+        return summary if _is_summary(summary) else None
 
     def keep(self, digest: str, summary: dict[str, Any]) -> None:
         """Keep a summary for the next run."""
@@ -169,14 +237,24 @@ class _Store:
             temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
             temporary.write_text(json.dumps(self._kept, separators=(",", ":")), encoding="utf-8")
             temporary.replace(self._path)
-        except OSError:
+        except (OSError, RecursionError):
             self._path = None  # a folder that cannot be written costs time, and nothing else
 
     def _load(self) -> dict[str, Any]:
         if self._path is None:
             return {}
         try:
-            content = json.loads(self._path.read_bytes())
+            content = json.loads(read_file(self._path))
         except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
+
+
+def _is_summary(summary: Any) -> bool:
+    """Return whether something has the form of a summary: the cache may hold anything."""
+    if not isinstance(summary, dict):
+        return False
+    tables = [summary.get(key) for key in ("body", "imports", "functions", "classes")]
+    return all(isinstance(table, list) for table in tables) and all(
+        isinstance(function, dict) and function.keys() >= _OF_FUNCTIONS for function in summary["functions"]
+    )

@@ -142,7 +142,7 @@ def test_an_unreadable_index_is_an_error_that_names_the_command(check_files: Che
     (found,) = check_files(files)
 
     assert found.code == "d9d-index"
-    assert "Run d9d-catalogue generate" in found.message
+    assert "run d9d-catalogue generate" in found.message
 
 
 def test_an_entry_point_cannot_name_a_path(check_files: Checker) -> None:
