@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from d9d_check.brackets import check_brackets
 from d9d_check.catalogues import Catalogues, read_catalogues, read_settings
 from d9d_check.codes import UNCHECKED
 from d9d_check.divergence import Divergence
 from d9d_check.effects import Effects
 from d9d_check.facts import Facts, Watchers
+from d9d_check.held import Held
 from d9d_check.lifecycle import Lifecycle
 from d9d_check.liveness import check_liveness, is_test_module
+from d9d_check.lookalikes import check_lookalikes
 from d9d_check.program import Program, run_program
 from d9d_check.report import Diagnostic, locate, whole_file
 from d9d_check.source import CACHE, Module, python_files, read_modules
@@ -67,18 +70,21 @@ def check(paths: Sequence[Path], *, use_cache: bool = True) -> Result:
 
 def apply_rules(modules: Sequence[Module], catalogues: Catalogues) -> Program:
     """Run a program, and apply all rules to what it does; a fault in one rule does not keep the others from running."""
-    effects, divergence, lifecycle = Effects(), Divergence(), Lifecycle()
+    effects, divergence, lifecycle, held = Effects(), Divergence(), Lifecycle(), Held(catalogues)
     first = next((module for module in modules if module.is_reported), None)
     start = Site(first.key if first else "", 1, 0, 1, 0)
     try:
-        program = run_program(modules, catalogues, Watchers([effects, divergence, lifecycle]))
+        program = run_program(modules, catalogues, Watchers([effects, divergence, lifecycle, held]))
     except Exception as error:  # noqa: BLE001 -- any fault before the program runs
         return Program(Facts(), catalogues, [(start, f"{type(error).__name__}: {error}")])
     rules: list[Callable[[], None]] = [
         functools.partial(check_liveness, program),
+        functools.partial(check_lookalikes, program.facts, catalogues, modules),
         functools.partial(effects.report, program.facts),
         functools.partial(divergence.report, program.facts),
         functools.partial(lifecycle.report, program.facts, catalogues.moments),
+        functools.partial(held.report, program.facts, modules),
+        functools.partial(check_brackets, program.facts, catalogues, modules),
     ]
     for rule in rules:
         try:

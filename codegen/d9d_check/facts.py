@@ -381,6 +381,7 @@ class Facts:
         tagged: The functions that are tagged anywhere.
         tagged_functions: The tags of functions of modules.
         lost_tags: The functions that have lost their tags to a decorator.
+        nested: Tagged functions within functions, with the runs that define them.
     """
 
     registrations: list[Registration] = dataclasses.field(default_factory=list)
@@ -404,6 +405,7 @@ class Facts:
     tagged: set[Definition] = dataclasses.field(default_factory=set)
     tagged_functions: dict[Definition, tuple[Tag, ...]] = dataclasses.field(default_factory=dict)
     lost_tags: set[Definition] = dataclasses.field(default_factory=set)
+    nested: list[tuple[Function, Entry]] = dataclasses.field(default_factory=list)
 
     def num_calls(self) -> int:
         """Return how many calls of a bus have been seen."""

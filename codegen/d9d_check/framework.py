@@ -181,6 +181,13 @@ class Framework:
         self._use(known, call.site)
         if len(known) < len(events):
             known = frozenset()
+        if handlers == NONE and not call.frame.guards:
+            self._facts.report(
+                "d9d-handler",
+                "bus.subscribe gets None in place of a handler, and raises a TypeError: pass the function itself, and "
+                "do not call it",
+                call.site,
+            )
         for handler in handlers:
             self._facts.registrations.append(
                 Registration(
@@ -251,9 +258,10 @@ class Framework:
         found = ""
         if isinstance(target, Container):
             is_known = target.site is not None and not target.site.module.endswith(":annotation")
-            if is_known and target.kind in {"list", "tuple", "set", "dict"}:
+            article = "an" if target.kind == "iterator" else "a"
+            if is_known and target.kind in {"list", "tuple", "set", "dict", "iterator"}:
                 found = (
-                    f"{called} a {target.kind}, which has no handlers, so nothing is subscribed: call it for "
+                    f"{called} {article} {target.kind}, which has no handlers, so nothing is subscribed: call it for "
                     "each object in a for loop"
                 )
         elif isinstance(target, Method):

@@ -215,19 +215,13 @@ class Interpreter(Memory):
 
     def _expression_statement(self, node: Node, frame: Frame) -> str:
         expression = node[1]
-        if expression[0] == "comprehension" and expression[1] == "generator":
-            registrations, triggers = len(self.facts.registrations), len(self.facts.triggers)
-            self.evaluate(expression, frame)
-            if self.facts.num_calls() > registrations + triggers:
-                del self.facts.registrations[registrations:]
-                del self.facts.triggers[triggers:]
-                self.facts.report(
-                    "d9d-uncalled",
-                    "This generator expression is never consumed, so nothing in it is called: write a for loop",
-                    frame.site(node[2]),
-                )
-            return FALLS
+        registrations, triggers = len(self.facts.registrations), len(self.facts.triggers)
         values = self.evaluate(expression, frame)
+        if self.facts.num_calls() > registrations + triggers and self._tagging.check_consumed(
+            expression, values, self.evaluate_again(expression[1], frame), frame.site(node[2])
+        ):
+            del self.facts.registrations[registrations:]
+            del self.facts.triggers[triggers:]
         if expression[0] in {"name", "attribute"}:
             self._tagging.check_uncalled(values, frame.site(node[2]))
         return FALLS
@@ -251,10 +245,11 @@ class Interpreter(Memory):
             index = self.evaluate(target[2], frame)
             for owner in self.evaluate(target[1], frame):
                 if isinstance(owner, Container):
+                    call = Call([index, values], {}, frame, frame.site(target[3]))
+                    self.watcher.method_call(owner, "__setitem__", call)
                     self.add_to(owner, values)
                 elif not isinstance(owner, Constant):
                     self.escape_all(values, frame)
-            del index
         elif kind == "sequence":
             self._unpack(target[2], values, frame)
         elif kind == "star":
@@ -294,6 +289,8 @@ class Interpreter(Memory):
             self.keep(owner, name, values)
         elif isinstance(owner, ClassValue):
             members = owner.definition.members
+            if not frame.guards:
+                self._tagging.check_replaced(members.get(name, NOTHING), values, site)
             members[name] = members.get(name, NOTHING) | values
         elif isinstance(owner, ModuleValue) and owner.key in self._modules:
             names = self.run_module(owner.key).names
@@ -351,13 +348,16 @@ class Interpreter(Memory):
         position = _position(node[1])
         if position is not None:
             self.watcher.tested(test, frame, frame.site(position))
-        compared = node[1][2] if node[1][0] == "compare" and node[1][1] == ["IsNot"] else []
-        if compared and compared[0][0] == "attribute" and compared[1] == ["constant", None, True]:
-            _, owner, name, place = compared[0]
-            for value in self.evaluate(owner, frame):
-                if isinstance(value, Instance):
-                    self.watcher.demanded(value, name, frame, frame.site(place))
+        for part in _needed(node[1], holds=True):
+            self._demand(part, NONE, frame)
         return FALLS
+
+    def _demand(self, node: Node, values: Values, frame: Frame) -> None:
+        """Show that an attribute must not be `None` here, if it may be."""
+        if node[0] == "attribute" and not values.isdisjoint(NONE):
+            for owner in self.evaluate_again(node[1], frame):
+                if isinstance(owner, Instance):
+                    self.watcher.demanded(owner, node[2], frame, frame.site(node[3]))
 
     def _if(self, node: Node, frame: Frame) -> str:
         _, test, body, orelse, position = node
@@ -368,6 +368,9 @@ class Interpreter(Memory):
         decided = self._decided(test, frame)
         if decided is not None:
             return self.execute(body if decided else orelse, frame)
+        if body and body[-1][0] == "raise" and len(body) == 1:
+            for part in _needed(test, holds=False):
+                self._demand(part, NONE, frame)
         return self._branches(guard, frame, lambda: self.execute(body, frame), lambda: self.execute(orelse, frame))
 
     def _decided(self, test: Node, frame: Frame) -> bool | None:
@@ -468,6 +471,7 @@ class Interpreter(Memory):
     def _for(self, node: Node, frame: Frame) -> str:
         _, target, source, body, orelse, position = node
         values = self.evaluate(source, frame)
+        self._demand(source, values, frame)
         guards = frame.guards
         if source[0] == "choice":  # what is iterated over may be empty in most steps
             frame.guards = [*guards, Guard(UNKNOWN, frame.site(position))]
@@ -600,6 +604,9 @@ class Interpreter(Memory):
             tags = tuple(tag for value in values if isinstance(value, Function) for tag in value.tags)
             if tags and frame.in_class is None:
                 self.facts.tagged_functions[definition] = tags
+        else:
+            tagged = [value for value in values if isinstance(value, Function) and value.tags]
+            self.facts.nested += [(value, frame.entry) for value in tagged]
         frame.scope.names[name] = values
         return FALLS
 
@@ -763,6 +770,7 @@ class Interpreter(Memory):
     def _attribute(self, node: Node, frame: Frame) -> Values:
         _, owner_node, name, position = node
         owners = self.evaluate(owner_node, frame)
+        self._demand(owner_node, owners, frame)
         site = frame.site(position)
         found: set[Value] = set()
         for owner in owners:
@@ -1010,6 +1018,7 @@ class Interpreter(Memory):
     def _item(self, node: Node, frame: Frame) -> Values:
         _, owner_node, index_node, position = node
         owners, index = self.evaluate(owner_node, frame), self.evaluate(index_node, frame)
+        self._demand(owner_node, owners, frame)
         seen = self.watcher.item(owners, index, frame, frame.site(position))
         if seen is not None:
             return seen
@@ -1049,6 +1058,7 @@ class Interpreter(Memory):
     def _call(self, node: Node, frame: Frame) -> Values:
         _, callee_node, argument_nodes, keyword_nodes, position = node
         callee = self.evaluate(callee_node, frame)
+        self._demand(callee_node, callee, frame)
         arguments: list[Values] = []
         for argument in argument_nodes:
             values = self.evaluate(argument, frame)
@@ -1308,6 +1318,18 @@ def _ancestry(definition: ClassDefinition) -> list[ClassDefinition]:
         line.append(head)
         lines = [[each for each in rest if each is not head] for rest in lines]
     return line
+
+
+def _needed(test: Node, *, holds: bool) -> list[Node]:
+    """Return the attributes that are not `None` where a condition holds, or where it does not."""
+    kind = test[0]
+    if kind == "not":
+        return _needed(test[1], holds=not holds)
+    if kind == ("and" if holds else "or"):
+        return [node for part in test[1] for node in _needed(part, holds=holds)]
+    if kind == "compare" and test[1] == ["IsNot" if holds else "Is"] and test[2][1] == ["constant", None, True]:
+        return [test[2][0]]
+    return [test] if kind == "attribute" and holds else []
 
 
 def _position(node: Node) -> Any:

@@ -93,6 +93,8 @@ class _Liveness:
                 self._check_subscriber(definition)
             self._check_dropped(definition)
         self._check_functions()
+        self._check_nested()
+        self._check_register_events()
         self._check_scope()
         self._check_twice()
         self._check_late()
@@ -204,7 +206,7 @@ class _Liveness:
 
     def _is_left_to_subclasses(self, definition: ClassDefinition, missing: dict[Definition, tuple[Tag, ...]]) -> bool:
         """Return whether a class is abstract, or a subclass registers some of its handlers."""
-        if _is_abstract(definition):
+        if is_abstract(definition):
             return True
         below = [each for each in self._classes if definition in each.ancestry[1:]]
         return any(function not in self._missing(each) for each in below for function in missing)
@@ -225,7 +227,7 @@ class _Liveness:
             )
             return
         below = [each for each in self._classes if definition in each.ancestry[1:]]
-        if any(is_task(each) or each.is_opaque for each in below) or _is_abstract(definition):
+        if any(is_task(each) or each.is_opaque for each in below) or is_abstract(definition):
             return
         for function in tagged:
             if self._is_subscriber_dead(definition, function.definition, below):
@@ -329,6 +331,46 @@ class _Liveness:
                 "call subscribe_annotated(ctx.event_bus, ...) with it in register_events",
                 tagged[0].site,
             )
+
+    def _check_nested(self) -> None:
+        """Check tagged functions within functions: only what creates them can register them."""
+        is_open = any(map(self._is_open, self._entries_with_unknown_targets()))
+        escaped = {each.definition for each in self._facts.escaped if isinstance(each, Function)}
+        for function, entry in self._facts.nested:
+            is_used = function.definition in self._registered | self._facts.called | escaped | self._facts.lost_tags
+            is_of_loop = bool(self._facts.configurators) or (entry.owner is not None and is_task(entry.owner))
+            is_left = entry.kind in {"method", "function"} and not self._facts.configurators
+            if is_used or is_open or is_left or not is_of_loop or all(tag.is_optional for tag in function.tags):
+                continue
+            if _is_test(entry) or is_test_module(function.definition.module):
+                continue
+            events = quoted(event for tag in function.tags for event in tag.events)
+            self._facts.report(
+                "d9d-unregistered",
+                f'Nothing registers the function "{function.definition.name}", a handler of {events}, so it is never '
+                "called: call subscribe_annotated(ctx.event_bus, ...) with it where it is defined",
+                function.tags[0].site,
+            )
+
+    def _check_register_events(self) -> None:
+        """Report a registration that only makes a coroutine or a generator, which nothing runs."""
+        for definition in self._classes:
+            for value in definition.members.get("register_events", ()):
+                if not isinstance(value, Function) or value.is_opaque or value.kind or value.owner is not definition:
+                    continue
+                facts = value.definition.facts
+                is_called = is_task(definition) or any(each.kind == "register" for each in self._entries_of(definition))
+                if is_called and (facts["async"] or facts["generator"]):
+                    what, remedy = ("coroutine", "async") if facts["async"] else ("generator", "yield")
+                    self._facts.report(
+                        "d9d-uncalled",
+                        f'"register_events" of "{definition.name}" makes a {what}, which the loop does not run, so '
+                        f"nothing in it is called: remove {remedy}",
+                        value.definition.site,
+                    )
+
+    def _entries_of(self, definition: ClassDefinition) -> Iterator[Entry]:
+        return (each.entry for each in self._facts.registrations if each.entry.owner is definition)
 
     # Overrides
 
@@ -559,7 +601,7 @@ def _contains(outer: Site, inner: Site) -> bool:
     )
 
 
-def _is_abstract(definition: ClassDefinition) -> bool:
+def is_abstract(definition: ClassDefinition) -> bool:
     """Return whether a class is meant to be subclassed: it is declared abstract, or has an abstract method."""
     if any(base in {"abc.ABC", "typing.Protocol"} for base in definition.bases):
         return True

@@ -8,11 +8,13 @@ from d9d_check.machine import Machine
 from d9d_check.values import (
     Attribute,
     Bus,
+    Container,
     Definition,
     Emitter,
     External,
     Function,
     Instance,
+    Method,
     Site,
     Tag,
     Tagger,
@@ -51,6 +53,40 @@ class Tagging:
                 self._facts.report(
                     "d9d-uncalled", f'"{name}" is named here, but not called: nothing happens. Call it', site
                 )
+
+    def check_consumed(self, expression: Node, values: Values, callee: Values, site: Site) -> bool:
+        """Report a statement that makes an iterator or a coroutine of calls of the bus, and does not run it.
+
+        Returns:
+            Whether that is so, and nothing in it happens.
+        """
+        is_iterator = bool(values) and all(isinstance(each, Container) and each.kind == "iterator" for each in values)
+        functions = [each.function if isinstance(each, Method) else each for each in callee]
+        is_coroutine = bool(functions) and all(
+            isinstance(each, Function) and each.definition.facts["async"] and not each.is_opaque for each in functions
+        )
+        if expression[0] == "comprehension" and expression[1] == "generator":
+            what, remedy = "This generator expression is never consumed", "write a for loop"
+        elif expression[0] == "call" and is_coroutine:
+            what, remedy = "This coroutine is never awaited", "await it, or make the function one without async"
+        elif expression[0] == "call" and is_iterator:
+            what, remedy = "This iterator is never consumed", "write a for loop"
+        else:
+            return False
+        self._facts.report("d9d-uncalled", f"{what}, so nothing in it is called: {remedy}", site)
+        return True
+
+    def check_replaced(self, old: Values, new: Values, site: Site) -> None:
+        """Report an assignment to a class that replaces a handler with a function without its tag."""
+        tags = tuple(tag for value in old if isinstance(value, Function) for tag in value.tags)
+        if tags and new and all(isinstance(each, Function) and not (each.tags or each.is_opaque) for each in new):
+            name = next(value.definition.name for value in old if isinstance(value, Function) and value.tags)
+            self._facts.report(
+                "d9d-dropped",
+                f'This replaces "{name}", a handler of {_events(tags)}, by a function without its tag, so it is never '
+                "called: decorate the function with @subscribe, or use functools.wraps in what makes it",
+                site,
+            )
 
     def check_redefined(self, old: Values, new: Values, definition: Definition) -> None:
         """Report a handler that a later method of the same name in the same class replaces."""

@@ -106,13 +106,60 @@ class Task(Registering):
             return
         dist.barrier()
 """,
-    "what is never given back": """
+    "what is given back under the same name": """
+class Average:
+    def swap_in(self) -> None: ...
+    def swap_out(self) -> None: ...
 class Task(Registering):
-    kept: list[Any] = []
+    def __init__(self, other: third_party.Average) -> None:
+        self.average, self.other = Average(), other
+    @subscribe(train.EVENT_TRAIN_EVALUATION_STARTED)
+    def begin(self, ctx: train.EventEvaluationStartedContext) -> None:
+        self.average.swap_in()
+    @subscribe(train.EVENT_TRAIN_EVALUATION_FINISHED)
+    def end(self, ctx: train.EventEvaluationFinishedContext) -> None:
+        self.other.swap_out()
+""",
+    "what is kept out of sight": """
+class Task(Registering):
+    losses: list[Any] = []
+    def compute_loss(self, ctx: Any) -> Any:
+        loss = third_party.loss(ctx.outputs, ctx.batch)
+        self.losses.append(loss)
+        return loss
+    @subscribe(train.EVENT_TRAIN_GRADIENTS_READY)
+    def on_gradients(self, ctx: train.EventGradientsReadyContext) -> None:
+        self.skip = ctx.skip_update
+        third_party.history(self).append(ctx.norm)
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
-        self.kept.append(ctx)
-        third_party.swap_in(self)
+        self.skip(third_party.flag())
+""",
+    "what is deleted, or global": """
+model: torch.nn.Module | None = None
+class Task(Registering):
+    def __init__(self) -> None:
+        self.writer = third_party.writer()
+    @subscribe(train.EVENT_TRAIN_CONFIG_STARTED)
+    def at_first(self, ctx: Any) -> None:
+        assert model is not None
+    @subscribe(train.EVENT_TRAIN_MODEL_STAGES_READY)
+    def on_model(self, ctx: Any) -> None:
+        global model
+        model = ctx.modules[0]
+    @subscribe(EVENT_TRAIN_FINISHED)
+    def end(self, ctx: EventTrainFinishedContext) -> None:
+        del self.writer
+    @subscribe(train.EVENT_TRAIN_CLOSED)
+    def closed(self, ctx: train.EventTrainClosedContext) -> None:
+        self.writer.close()
+""",
+    "a name that the program mentions": """
+class Task(Registering):
+    def on_step_post(self, ctx: EventStepContext) -> None: ...
+def call(others: list[Any], ctx: EventStepContext) -> None:
+    for each in others:
+        each.on_step_post(ctx)
 """,
 }
 
