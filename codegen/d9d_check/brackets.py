@@ -42,7 +42,7 @@ _PAIRS: Final = {
 }
 """Methods that change something for a while, each with the one that changes it back."""
 _OF_OTHERS: Final = frozenset(
-    {*("merge_adapter", "disable_adapters", "disable_adapter_layers", "apply_shadow", "swap_in", "store")}
+    {*("merge_adapter", "disable_adapters", "disable_adapter_layers", "apply_shadow", "swap_in", "store", "__enter__")}
 )
 """Those of classes of other packages; the other names mean too much."""
 _TOGGLE: Final = re.compile(r"(swap|exchange|toggle)(_(weights|parameters|params|ema|averages|model|models|in_place))?")
@@ -107,7 +107,7 @@ class _Brackets:
         for call in [*own, *(part for body in bodies[1:] for part in parts_of(body) if part[0] == "call")]:
             name = last_name(call[1])
             site = Site(definition.module, *call[4]) if call in own else definition.site
-            if name.lstrip("_") in _PAIRS and call[1][0] == "attribute":
+            if self._closers(name) and call[1][0] == "attribute":
                 self._check_pair(definition, name, events, site)
             if _TOGGLE.fullmatch(name.lstrip("_")) and call in own and self._is_its_own_opposite(name):
                 self._check_toggle(definition, name, events, site)
@@ -136,15 +136,17 @@ class _Brackets:
     def _closers(name: str) -> list[str]:
         """Return the names of what takes back what a method does: with its leading underscores, or without."""
         plain = name.lstrip("_")
-        return [f"{prefix}{_PAIRS[plain]}" for prefix in dict.fromkeys((name[: len(name) - len(plain)], ""))]
+        head, separator, tail = plain.partition("_")
+        closer = _PAIRS.get(plain) or (f"{_PAIRS[head]}_{tail}" if separator and head in _PAIRS else "")
+        prefixes = dict.fromkeys((name[: len(name) - len(plain)], ""))
+        return [f"{prefix}{closer}" for prefix in prefixes] if closer else []
 
     def _defines(self, name: str) -> list[ClassDefinition]:
         return [each for each in self._facts.classes if name in each.members]
 
     def _is_its_own_opposite(self, name: str) -> bool:
         """Return whether classes of the program define a method, and no other one that takes back what it does."""
-        closers = self._closers(name) if name.lstrip("_") in _PAIRS else []
-        owners = self._defines(name)
+        closers, owners = self._closers(name), self._defines(name)
         return bool(owners) and not any(closer in members_of(each) for each in owners for closer in closers)
 
     def _check_pair(self, definition: Definition, name: str, events: frozenset[EventValue], site: Site) -> None:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from d9d_check.catalogues import Catalogues
 from d9d_check.facts import Call, Entry, Facts, Frame, Watcher
 from d9d_check.lower import Node
 from d9d_check.source import Module
-from d9d_check.syntax import functions_of, last_name, outside_functions, parts_of
+from d9d_check.syntax import functions_of, kind_of, last_name, outside_functions, parts_of
 from d9d_check.values import (
     NONE,
     ClassDefinition,
@@ -46,7 +46,7 @@ class _Growth:
     what: str
     entry: Entry
     site: Site
-    scope: Scope
+    scopes: tuple[Scope, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Held(Watcher):
             is_key = name == "__setitem__" and Varies() in call.arguments[0]
             what = self._payload(call.arguments[-1]) if is_key or (name in _GROWING and call.arguments) else ""
             if what and owner.kind != "deque":
-                self._growths.append(_Growth(owner, what, frame.entry, call.site, frame.scope))
+                self._growths.append(_Growth(owner, what, frame.entry, call.site, tuple(_scopes_around(frame))))
         elif isinstance(owner, Typed) and owner.name.startswith("torch.nn") and _HOOK.fullmatch(name):
             self._hooks.append((name, frame.entry, call.site))
         return None
@@ -177,10 +177,7 @@ class Held(Watcher):
         names = {name for _, name in self._owners.get(growth.container, ())}
         for definition in facts.classes:
             names |= {name for name, values in definition.members.items() if growth.container in values}
-        scope = growth.scope
-        while scope.outer is not None:
-            scope = scope.outer
-        if scope is not growth.scope:
+        for scope in growth.scopes:
             names |= {name for name, values in scope.names.items() if growth.container in values}
         return names
 
@@ -218,6 +215,18 @@ class Held(Watcher):
             )
 
 
+def _scopes_around(frame: Frame) -> Iterator[Scope]:
+    """Yield the scopes that outlive a call: the module, and those of functions around that have ended."""
+    function = frame.function
+    scope = function.scope if function is not None else None
+    path = "" if function is None else function.definition.path
+    is_running = any(path.startswith(f"{each.path}.") for each in frame.stack)
+    while scope is not None:
+        if not is_running or scope.outer is None:
+            yield scope
+        scope = scope.outer
+
+
 def _subject(entry: Entry) -> str:
     return f'Handler "{entry.name}" of {_events(entry.events)}' if entry.events else f'"{entry.name}"'
 
@@ -250,8 +259,8 @@ def _is_harmless(node: Any, name: str, *, is_first: bool) -> bool:
     """
     if not isinstance(node, list) or not node:
         return True
-    kind = node[0]
-    if not isinstance(kind, str):
+    kind = kind_of(node)
+    if not kind:
         return all(_is_harmless(each, name, is_first=is_first) for each in node)
     if last_name(node) == name or (kind == "constant" and node[1] == name):
         return False
@@ -309,6 +318,7 @@ def _root(node: Node) -> str:
 _OTHERS: Final[dict[str, Callable[[Node, str], list[Any]]]] = {
     "call": _of_call,
     "comprehension": _of_comprehension,
+    "augment": lambda node, name: [_unless_named(node[1], name), node[2]],
     "item": lambda node, name: [_unless_named(node[1], name), node[2]],
     "for": lambda node, name: [node[1], _unless_named(node[2], name), *node[3:]],
     "if": lambda node, name: [_unless_named(node[1], name), *node[2:]],

@@ -306,6 +306,7 @@ class Interpreter(Memory):
             old = self.evaluate(target, frame)
             for owner in old:
                 if isinstance(owner, Container):
+                    self.watcher.method_call(owner, "extend", Call([values], {}, frame, frame.site(target[-1])))
                     self.add_to(owner, self.elements(values))
             containers = frozenset(value for value in old if isinstance(value, Container))
             combined = self._combined([old, values])

@@ -16,6 +16,8 @@ from d9d_check.values import ClassDefinition, Definition, Function, Instance, Me
 _HOOK: Final = re.compile(
     r"_*(on|before|after|at|when|handle|pre|post)_\w+|_*\w+_(pre|post|ready|started|finished|hook)"
 )
+_TASK: Final = re.compile(r"_*(log|record|track|report|collect|measure|watch|monitor)_\w+")
+"""What handlers do. One that is called `run` or `update` may be for callers that are not in view."""
 _REGISTRATION: Final = frozenset({"RegisterTaskEventsContext", "RegisterModelEventsContext"})
 
 
@@ -60,7 +62,9 @@ class _Lookalikes:
 
     def _check_method(self, definition: ClassDefinition, name: str, function: Function, *, is_tagged: bool) -> None:
         taken = _taken(function)
-        is_handler = taken in self._events and _HOOK.fullmatch(name) is not None
+        is_handler = taken in self._events and (
+            _HOOK.fullmatch(name) is not None or (_TASK.fullmatch(name) is not None and _acts(function))
+        )
         is_registration = taken in _REGISTRATION and name != "register_events" and not is_tagged
         if not (is_handler or is_registration) or not self._is_dead(definition, name, function):
             return
@@ -125,7 +129,17 @@ def _taken(function: Function) -> str:
     if not parameters or any(default is None for _, kind, _, default in parameters[1:] if kind in {"plain", "keyword"}):
         return ""
     _, kind, annotation, _ = parameters[0]
+    if annotation is not None and annotation[0] == "operation":  # a union, perhaps with None
+        others = [each for each in annotation[1] if each[0] != "constant"]
+        annotation = others[0] if len(others) == 1 else None
     return last_name(annotation) if kind == "plain" else ""
+
+
+def _acts(function: Function) -> bool:
+    """Return whether a method does something, and returns nothing, as a handler does."""
+    facts = function.definition.facts
+    body = [each for each in facts["body"] if each[0] != "expression" or each[1][0] != "constant"]
+    return bool(body) and facts["returns"] is not None and facts["returns"][:1] == ["constant"]
 
 
 def _is_of_others(

@@ -1,13 +1,40 @@
 """Questions about the text of a program, for rules that must be sure that something is mentioned nowhere."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from d9d_check.lower import Node
 from d9d_check.source import Module
 
-_COMPUTED: frozenset[str] = frozenset({"getmembers", "dir", "vars", "methodcaller", "attrgetter", "__dict__"})
+_COMPUTED: Final = frozenset({"getmembers", "dir", "vars", "methodcaller", "attrgetter", "__dict__"})
 """What finds attributes by names that are not in the text."""
+
+
+_LENGTHS: Final = {
+    "call": 5,
+    "name": 3,
+    "attribute": 4,
+    "constant": 3,
+    "assign": 3,
+    "annotate": 4,
+    "augment": 3,
+    "expression": 3,
+    "item": 4,
+    "comprehension": 5,
+    "for": 6,
+    "if": 5,
+    "compare": 3,
+    "formatted": 3,
+}
+
+
+def kind_of(node: list[Any]) -> str:
+    """Return the kind of an expression or statement; an empty text for any other list.
+
+    A keyword argument is a list of its name and its value, and its name may be that of a kind.
+    """
+    kind = node[0] if node else ""
+    return kind if isinstance(kind, str) and len(node) >= _LENGTHS.get(kind, 1) else ""
 
 
 def parts_of(node: Any) -> Iterator[Node]:
@@ -16,16 +43,15 @@ def parts_of(node: Any) -> Iterator[Node]:
     while pending:
         each = pending.pop()
         if isinstance(each, list):
-            if each and isinstance(each[0], str):
+            if kind_of(each):
                 yield each
             pending += each
 
 
 def last_name(node: Any) -> str:
     """Return the last part of a dotted name; an empty text for any other expression."""
-    if not isinstance(node, list) or not node:
-        return ""
-    return str(node[1]) if node[0] == "name" else str(node[2]) if node[0] == "attribute" else ""
+    kind = kind_of(node) if isinstance(node, list) else ""
+    return str(node[1]) if kind == "name" else str(node[2]) if kind == "attribute" else ""
 
 
 def functions_of(modules: Sequence[Module]) -> Iterator[tuple[Module, dict[str, Any]]]:

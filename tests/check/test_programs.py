@@ -42,6 +42,7 @@ def test_what_is_reported_is_what_the_markers_say(program: Path, tmp_path: Path)
 
     found = check([tmp_path], use_cache=False).diagnostics
 
+    assert [each.message for each in found if "report it" in each.message] == []
     assert sorted((each.line, each.code, each.message) for each in found if each.code != UNCHECKED) == expected(program)
 
 

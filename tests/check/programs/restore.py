@@ -152,6 +152,7 @@ class Right(Registering):
         self.average.unswap()
         self._exchange()
         self.stack.close()
+        show(call=1, attribute=2, assign=3, expression=4, annotate=5)
         self.frozen.load_state_dict(self.original)
         with torch.no_grad():
             print(self.frozen)
@@ -159,3 +160,7 @@ class Right(Registering):
     @subscribe(EVENT_TRAIN_FINISHED)
     def last(self, ctx: EventTrainFinishedContext) -> None:
         self.average.merge()
+
+
+def show(**numbers: int) -> None:
+    print(numbers)
