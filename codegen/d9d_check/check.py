@@ -26,7 +26,7 @@ from d9d_check.values import Site
 _NOT_IN_TESTS: Final = frozenset(
     {
         *("d9d-target", "d9d-twice", "d9d-late", "d9d-scope", "d9d-untriggered", "d9d-recursion"),
-        *("d9d-host-sync", "d9d-collective"),
+        *("d9d-host-sync", "d9d-collective", "d9d-held", "d9d-restore"),
     }
 )
 """Tests do what is wrong on purpose, and may wait for the device."""

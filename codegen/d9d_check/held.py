@@ -110,18 +110,18 @@ class Held(Watcher):
 
     def _payload(self, values: Values, depth: int = 2) -> str:
         """Return what values hold that lives on the device, for messages; an empty text for anything else."""
-        for value in values:
-            if isinstance(value, Tensor) and not value.is_on_host:
-                return "a tensor"
-            if isinstance(value, Unknown) and isinstance(value.owner, Typed):
-                return f'a field of "{value.owner.name.rpartition(".")[2]}"'
-            if self._context(value):
-                return f'the "{self._context(value).rpartition(".")[2]}"'
-            if isinstance(value, Container) and depth:
-                found = self._payload(self.elements(frozenset({value})), depth - 1)
-                if found:
-                    return found
-        return ""
+        found = {what for value in values if (what := self._payload_of(value, depth))}
+        return min(found, default="")
+
+    def _payload_of(self, value: Value, depth: int) -> str:
+        if isinstance(value, Tensor):
+            return "" if value.is_on_host else "a tensor"
+        if isinstance(value, Unknown) and isinstance(value.owner, Typed):
+            return f'a field of "{value.owner.name.rpartition(".")[2]}"'
+        if isinstance(value, Container):
+            return self._payload(self.elements(frozenset({value})), depth - 1) if depth else ""
+        context = self._context(value)
+        return f'the "{context.rpartition(".")[2]}"' if context else ""
 
     def write(self, owner: Instance, name: str, values: Values, frame: Frame, site: Site) -> None:
         """Keep which attribute holds a container, or a context."""

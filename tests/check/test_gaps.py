@@ -123,6 +123,8 @@ class Task(Registering):
     "what is kept out of sight": """
 class Task(Registering):
     losses: list[Any] = []
+    norms: list[torch.Tensor] = []
+    by_name: dict[str, list[torch.Tensor]] = third_party.defaultdict(list)
     def compute_loss(self, ctx: Any) -> Any:
         loss = third_party.loss(ctx.outputs, ctx.batch)
         self.losses.append(loss)
@@ -131,22 +133,27 @@ class Task(Registering):
     def on_gradients(self, ctx: train.EventGradientsReadyContext) -> None:
         self.skip = ctx.skip_update
         third_party.history(self).append(ctx.norm)
+        self.by_name["norm"].append(ctx.norm)
+        self.norms = self.norms + [ctx.norm]
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
         self.skip(third_party.flag())
 """,
-    "what is deleted, or global": """
+    "what is deleted, global, or in a mapping": """
 model: torch.nn.Module | None = None
 class Task(Registering):
     def __init__(self) -> None:
         self.writer = third_party.writer()
+        self.state: dict[str, Any] = {}
     @subscribe(train.EVENT_TRAIN_CONFIG_STARTED)
     def at_first(self, ctx: Any) -> None:
         assert model is not None
+        print(self.state["model"])
     @subscribe(train.EVENT_TRAIN_MODEL_STAGES_READY)
     def on_model(self, ctx: Any) -> None:
         global model
         model = ctx.modules[0]
+        self.state["model"] = model
     @subscribe(EVENT_TRAIN_FINISHED)
     def end(self, ctx: EventTrainFinishedContext) -> None:
         del self.writer
