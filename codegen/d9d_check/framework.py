@@ -181,13 +181,6 @@ class Framework:
         self._use(known, call.site)
         if len(known) < len(events):
             known = frozenset()
-        if handlers == NONE and not call.frame.guards:
-            self._facts.report(
-                "d9d-handler",
-                "bus.subscribe gets None in place of a handler, and raises a TypeError: pass the function itself, and "
-                "do not call it",
-                call.site,
-            )
         for handler in handlers:
             self._facts.registrations.append(
                 Registration(

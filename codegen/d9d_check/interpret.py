@@ -1079,6 +1079,8 @@ class Interpreter(Memory):
         if callee_node[0] == "attribute" and any(isinstance(value, Unknown) for value in callee):
             # A callable that an object keeps may know the object.
             self.escape_all(self.evaluate_again(callee_node[1], frame), frame)
+        if len(arguments) > 1 and arguments[1] == NONE and argument_nodes[-1][0] == "call":
+            self._tagging.check_result(callee, self.evaluate_again(argument_nodes[-1][1], frame), frame.site(position))
         result = self.call_all(callee, arguments, named, frame, frame.site(position))
         self._last[id(node)] = result
         return result

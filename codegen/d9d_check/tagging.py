@@ -25,6 +25,8 @@ from d9d_check.values import (
 )
 
 _BUS_METHODS: Final = frozenset({"subscribe", "trigger", "bounded", "emitter"})
+_LAZY: Final = frozenset({External("builtins.map"), External("builtins.filter")})
+"""Functions that call nothing until somebody takes what they return."""
 
 
 class Tagging:
@@ -61,10 +63,8 @@ class Tagging:
             Whether that is so, and nothing in it happens.
         """
         is_iterator = bool(values) and all(isinstance(each, Container) and each.kind == "iterator" for each in values)
-        functions = [each.function if isinstance(each, Method) else each for each in callee]
-        is_coroutine = bool(functions) and all(
-            isinstance(each, Function) and each.definition.facts["async"] and not each.is_opaque for each in functions
-        )
+        is_iterator &= _are(callee, "generator") or (bool(callee) and callee <= _LAZY)
+        is_coroutine = _are(callee, "async")
         if expression[0] == "comprehension" and expression[1] == "generator":
             what, remedy = "This generator expression is never consumed", "write a for loop"
         elif expression[0] == "call" and is_coroutine:
@@ -75,6 +75,24 @@ class Tagging:
             return False
         self._facts.report("d9d-uncalled", f"{what}, so nothing in it is called: {remedy}", site)
         return True
+
+    def check_result(self, callee: Values, called: Values, site: Site) -> None:
+        """Report a handler that is called where it is subscribed, and returns nothing."""
+        is_subscription = any(
+            isinstance(each, Attribute) and isinstance(each.owner, Bus) and each.name == "subscribe" for each in callee
+        )
+        functions = [each.function if isinstance(each, Method) else each for each in called]
+        if (
+            is_subscription
+            and functions
+            and all(isinstance(each, Function) and _gives_none(each) for each in functions)
+        ):
+            self._facts.report(
+                "d9d-handler",
+                "bus.subscribe gets None in place of a handler, and raises a TypeError: pass the function itself, and "
+                "do not call it",
+                site,
+            )
 
     def check_replaced(self, old: Values, new: Values, site: Site) -> None:
         """Report an assignment to a class that replaces a handler with a function without its tag."""
@@ -180,6 +198,19 @@ class Tagging:
                     )
 
     # Calls
+
+
+def _are(values: Values, kind: str) -> bool:
+    """Return whether all values are functions of a kind, "async" or "generator", that no decorator has changed."""
+    functions = [each.function if isinstance(each, Method) else each for each in values]
+    return bool(functions) and all(
+        isinstance(each, Function) and each.definition.facts[kind] and not (each.is_opaque or each.kind == "manager")
+        for each in functions
+    )
+
+
+def _gives_none(function: Function) -> bool:
+    return function.definition.facts["returns"] == ["constant", None, True] and not function.is_opaque
 
 
 def _is_derived(new: Value, old: Function) -> bool:

@@ -213,3 +213,22 @@ class RightNested(TrainTask):
 
     async def _attach_now(self, bus: EventBus) -> None:
         bus.subscribe(EVENT_TRAIN_STEP_POST, print)
+
+
+class RightFluent(TrainTask):
+    hook: Callable[[EventStepContext], None] | None = None
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        self._subscribed(ctx.event_bus)
+        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self._made())
+        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, self.hook)
+
+    def _subscribed(self, bus: EventBus) -> Iterator[object]:
+        subscribe_annotated(bus, self)
+        return iter([self])
+
+    def _made(self) -> Callable[[EventStepContext], None]:
+        """Return a handler; those that override this do."""
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def note(self, ctx: EventStepContext) -> None: ...
