@@ -64,10 +64,17 @@ class Moment:
 
         A run in which this event never happens does not count.
         """
-        before = self._reachable(self.order.get("first", ()), avoiding=self.id)
+        before = self._reachable(self.order.get("first", ()), avoiding={self.id})
         return self._is_ordered(others) and not any(
             other.id == self.id or (other.id in before and self._reaches(other.id)) for other in others
         )
+
+    def may_come_first(self, others: Collection["Moment"]) -> bool:
+        """Return whether this event may happen in a run that nothing aborts, before any of some other events."""
+        first, followers = self.order.get("first", ()), self.order.get("followers", {})
+        aborting = {event for event in first if any(event in each for each in followers.values())}
+        before = self._reachable(first, avoiding={*aborting, *(other.id for other in others)})
+        return self._is_ordered(others) and self.id in before
 
     def _is_ordered(self, others: Collection["Moment"]) -> bool:
         """Return whether all are events of one loop that have a place in its order."""
@@ -78,12 +85,12 @@ class Moment:
         """Return whether this event may follow another, directly or not."""
         return self.id in self._reachable(self.order["followers"][other])
 
-    def _reachable(self, starts: Collection[str], *, avoiding: str = "") -> set[str]:
+    def _reachable(self, starts: Collection[str], *, avoiding: Collection[str] = ()) -> set[str]:
         found, pending = set[str](), list(starts)
         after = self.order.get("after", {})
         while pending:
             event = pending.pop()
-            if event not in found and event != avoiding and not (avoiding and after.get(event) == avoiding):
+            if event not in found and event not in avoiding and after.get(event) not in avoiding:
                 found.add(event)
                 pending += self.order["followers"].get(event, ())
         return found

@@ -106,7 +106,12 @@ class Lifecycle(Watcher):
                 writers = self._writers(read, facts, is_demand=is_demand)
                 if writers and _is_early(entry, writers, moments):
                     reported.add(key)
-                    _report(read, writers, facts, is_demand=is_demand)
+                    when = "is assigned only later in the run"
+                    _report(read, writers, facts, when, is_demand=is_demand)
+                elif writers and _may_be_first(entry, writers, moments):
+                    reported.add(key)
+                    when = "is assigned only when an event has happened that need not happen before"
+                    _report(read, writers, facts, when, is_demand=is_demand)
         self._report_late(facts)
 
     @staticmethod
@@ -197,6 +202,20 @@ def _is_early(entry: Entry, writers: Iterable[Entry], moments: Mapping[str, Mome
     )
 
 
+def _may_be_first(entry: Entry, writers: Iterable[Entry], moments: Mapping[str, Moment]) -> bool:
+    """Return whether a handler may be called before any of those that assign something: not all events must happen."""
+    before = [_moment(event, moments) for each in writers for event in each.events]
+    now = [_moment(event, moments) for event in entry.events]
+    known = [moment for moment in before if moment is not None]
+    return (
+        entry.kind == "handler"
+        and not entry.counts_steps
+        and bool(known)
+        and len(known) == len(before)
+        and any(moment is not None and moment.order and moment.may_come_first(known) for moment in now)
+    )
+
+
 def _is_called_before(name: str, owner: ClassDefinition, later: list[Moment], moments: Mapping[str, Moment]) -> bool:
     """Return whether a loop calls a method of a task before any of some events."""
     if name == "create_metrics":  # called directly after the first event
@@ -208,7 +227,7 @@ def _is_called_before(name: str, owner: ClassDefinition, later: list[Moment], mo
     return before is not None and before.always_before(later)
 
 
-def _report(read: _Read, writers: set[Entry], facts: Facts, *, is_demand: bool) -> None:
+def _report(read: _Read, writers: set[Entry], facts: Facts, when: str, *, is_demand: bool) -> None:
     entry = read.entry
     events = " and ".join(sorted(map(str, entry.events)))
     subject = f'Handler "{entry.name}" of {events}' if entry.events else f'"{entry.name}"'
@@ -217,8 +236,8 @@ def _report(read: _Read, writers: set[Entry], facts: Facts, *, is_demand: bool) 
     attribute = f'"self.{read.name}"' if is_own else f'"{read.name}" of "{read.owner.definition.name}"'
     facts.report(
         "d9d-order",
-        f"{subject} {'needs' if is_demand else 'reads'} {attribute}, which is assigned only later in the "
-        f'run, by handler {" and ".join(names)}: assign it in "__init__" too, or in the handler of an earlier '
+        f"{subject} {'needs' if is_demand else 'reads'} {attribute}, which {when}, "
+        f'by handler {" and ".join(names)}: assign it in "__init__" too, or in the handler of an earlier '
         "event",
         read.site,
     )

@@ -10,6 +10,8 @@ import enum
 from pathlib import Path
 from typing import Final
 
+from d9d.mypy import diagnostics
+
 PROGRAMS: Final = Path(__file__).parent / "seeded"
 
 
@@ -52,8 +54,9 @@ class SeededMistake:
         report: The public report of the same mistake in another framework, as `owner/repository#number`.
         outcome: What happens if nothing finds it, here or in the framework of the report.
         named: What every message about it contains.
-        mypy: The error code that mypy reports, if it finds the mistake.
-        check: The code that `d9d check` reports, if it finds the mistake.
+        mypy: The error code that mypy reports for types, if it finds the mistake by them.
+        check: The code that `d9d check` reports, if it finds the mistake. The plugin reports it, too, unless it has
+            types to check the same.
         start: The error that the program raises before `configure()` has returned, if that refuses the mistake.
     """
 
@@ -71,10 +74,11 @@ class SeededMistake:
         return ast.get_docstring(ast.parse((PROGRAMS / f"{self.program}.py").read_text(encoding="utf-8"))) or ""
 
     @property
-    def found_by(self) -> dict[Way, str]:
+    def found_by(self) -> dict[Way, set[str]]:
         """What each way that finds it reports."""
-        found = {Way.MYPY: self.mypy, Way.CHECK: self.check, Way.START: self.start}
-        return {way: what for way, what in found.items() if what is not None}
+        of_program = self.check if self.check in diagnostics.CODES else None
+        found = {Way.MYPY: {self.mypy, of_program}, Way.CHECK: {self.check}, Way.START: {self.start}}
+        return {way: known for way, what in found.items() if (known := {each for each in what if each is not None})}
 
 
 MISTAKES: Final = (
@@ -136,16 +140,14 @@ MISTAKES: Final = (
         report="axolotl-ai-cloud/axolotl#2090",
         outcome=Outcome.TWICE,
         named="twice",
-        mypy="d9d-twice",
         check="d9d-twice",
-        start="ValueError",
+        start="ConfigurationError",
     ),
     SeededMistake(
         program="save_on_main_process",
         report="huggingface/accelerate#2000",
         outcome=Outcome.HANG,
         named='"save"',
-        mypy="d9d-collective",
         check="d9d-collective",
     ),
     SeededMistake(
@@ -153,7 +155,6 @@ MISTAKES: Final = (
         report="Lightning-AI/pytorch-lightning#16541",
         outcome=Outcome.HANG,
         named='"all_gather"',
-        mypy="d9d-collective",
         check="d9d-collective",
     ),
     SeededMistake(
@@ -168,7 +169,6 @@ MISTAKES: Final = (
         report="deepspeedai/DeepSpeed#801",
         outcome=Outcome.HANG,
         named='"barrier"',
-        mypy="d9d-collective",
         check="d9d-collective",
     ),
     SeededMistake(
@@ -211,14 +211,12 @@ MISTAKES: Final = (
         program="decorator_loses_handler",
         outcome=Outcome.SILENT,
         named='"report"',
-        mypy="d9d-dropped",
         check="d9d-dropped",
     ),
     SeededMistake(
         program="override_without_mark",
         outcome=Outcome.SILENT,
         named="Progress.report",
-        mypy="d9d-dropped",
         check="d9d-dropped",
         start="TypeError",
     ),
@@ -226,7 +224,6 @@ MISTAKES: Final = (
         program="task_without_registration",
         outcome=Outcome.SILENT,
         named="sample",
-        mypy="d9d-unregistered",
         check="d9d-unregistered",
         start="ConfigurationError",
     ),
@@ -234,7 +231,6 @@ MISTAKES: Final = (
         program="event_of_another_loop",
         outcome=Outcome.SILENT,
         named="inference.step.post",
-        mypy="d9d-scope",
         check="d9d-scope",
         start="ConfigurationError",
     ),
@@ -249,14 +245,13 @@ MISTAKES: Final = (
         program="emitter_never_called",
         outcome=Outcome.SILENT,
         named="EVENT_SAMPLE",
-        mypy="d9d-emitter",
+        check="d9d-emitter",
     ),
     SeededMistake(
         program="end_of_another_block",
         outcome=Outcome.WRONG_EVENT,
         named="EVENT_SAMPLING_",
-        mypy="d9d-pair",
-        check="d9d-untriggered",
+        check="d9d-pair",
     ),
     SeededMistake(
         program="id_of_the_loop",
@@ -288,7 +283,6 @@ MISTAKES: Final = (
         program="read_before_set",
         outcome=Outcome.RESUME,
         named="start",
-        mypy="d9d-order",
         check="d9d-order",
     ),
 )

@@ -1,4 +1,4 @@
-"""Writes the generated parts of `docs/verification.md`: its tables, and an example of each code.
+"""Writes the generated parts of the pages about the mypy plugin and `d9d check`: tables, and an example of each code.
 
 `python tests/mypy/verification_page.py` writes them; the text around them is written by hand.
 """
@@ -12,22 +12,29 @@ from mypy.errorcodes import ErrorCode
 from seeded_mistakes import MISTAKES, SECONDS, SeededMistake, Way
 
 from d9d.mypy import diagnostics
+from d9d_check.codes import CODES as CHECKER_CODES
+from d9d_check.codes import UNCHECKED
 
 CASES = Path(__file__).parent / "cases"
-PAGE = Path(__file__).parents[2] / "docs" / "verification.md"
+PROGRAMS = Path(__file__).parents[1] / "check" / "programs"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = {name: DOCS / f"{name}.md" for name in ("verification", "check")}
 CODES = {
     value.code: value for value in vars(diagnostics).values() if isinstance(value, ErrorCode) and "d9d" in value.code
 }
-SHOWN = [code for code in CODES if code != diagnostics.INDEX.code]
-"""The codes with an example: all but the one that is about a file, and not about code."""
+SHOWN = {
+    "verification": [code for code in CODES if code != diagnostics.INDEX.code],
+    "check": [code for code in diagnostics.CODES if code != UNCHECKED],
+}
+"""By page, the codes with an example: all that are about code."""
 EXAMPLE = re.compile(r"^ *# docs: (?P<code>d9d-[a-z-]+)\n(?P<text>.*?)^ *# docs: end$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(?P<head><!-- generated: (?P<name>[a-z0-9-]+) -->\n).*?(?P<foot><!-- end -->)", re.DOTALL)
 
 
 def examples() -> dict[str, str]:
-    """Return the example of each code, which one of the cases marks with `# docs: CODE` and `# docs: end`."""
+    """Return the example of each code, which one of the programs marks with `# docs: CODE` and `# docs: end`."""
     found: dict[str, str] = {}
-    for path in sorted(CASES.glob("*.py")):
+    for path in sorted([*CASES.glob("*.py"), *PROGRAMS.glob("*.py")]):
         for match in EXAMPLE.finditer(path.read_text(encoding="utf-8")):
             assert match["code"] not in found, f"{path.name} has a second example of {match['code']}"
             found[match["code"]] = textwrap.dedent(match["text"]).strip()
@@ -35,12 +42,13 @@ def examples() -> dict[str, str]:
 
 
 def page(text: str) -> str:
-    """Return the page with its generated parts written again.
+    """Return a page with its generated parts written again.
 
     Args:
         text: The current page.
     """
     parts = {"codes": "\n".join(_codes()), "ways": "\n".join(_ways()), "mistakes": "\n".join(_mistakes())}
+    parts["codes-of-the-program"] = "\n".join(_codes_of_the_program())
     parts |= {code: f"```python\n{example}\n```" for code, example in examples().items()}
     return GENERATED.sub(lambda match: f"{match['head']}{parts[match['name']]}\n{match['foot']}", text)
 
@@ -51,6 +59,13 @@ def _codes() -> Iterator[str]:
         default = "on" if value.default_enabled else "off"
         broad = value.sub_code_of.code if value.sub_code_of else ""
         yield f"| [`{code}`](#{code}) | {value.description} | {default} | `{broad}` |"
+
+
+def _codes_of_the_program() -> Iterator[str]:
+    yield from ("| code | meaning |", "|---|---|")
+    for code, meaning in CHECKER_CODES.items():
+        name = f"[`{code}`](#{code})" if code in SHOWN["check"] else f"`{code}`"
+        yield f"| {name} | {meaning} |"
 
 
 def _ways() -> Iterator[str]:
@@ -73,7 +88,7 @@ def _mistakes() -> Iterator[str]:
     )
     for mistake in MISTAKES:
         text = f"[{mistake.text.removesuffix('.')}](../tests/mypy/seeded/{mistake.program}.py)"
-        cells = [f"`{found}`" if (found := mistake.found_by.get(way)) else "–" for way in Way]
+        cells = [" ".join(f"`{each}`" for each in sorted(mistake.found_by.get(way, ()))) or "–" for way in Way]
         start = f"| {text} | {_link(mistake.report)} | {mistake.outcome} |"
         yield f"{start} {' | '.join(cells)} | {_moment(mistake)} |"
 
@@ -90,4 +105,5 @@ def _link(report: str | None) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in PAGES.values():
+        path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -160,7 +160,7 @@ class Right(Registering):
         empty(self.cleared)
         losses, self.replaced = self.replaced, []
         self.mean = torch.stack(losses).mean()
-        self.total = self.last + len(self.context.modules)
+        self.total = getattr(self, "last", 0.0) + len(self.context.modules)
 
     @subscribe(EVENT_TRAIN_REPORT_READY)
     def on_report(self, ctx: EventReportReadyContext) -> None:

@@ -15,11 +15,23 @@ from d9d.loop.event.catalogue.common import (
 )
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CONFIG_STARTED,
+    EVENT_TRAIN_EPOCH_STARTED,
+    EVENT_TRAIN_EVALUATION_FINISHED,
+    EVENT_TRAIN_EVALUATION_STARTED,
+    EVENT_TRAIN_FAILED,
+    EVENT_TRAIN_LOSS_READY,
     EVENT_TRAIN_MODEL_STAGES_READY,
     EVENT_TRAIN_OPTIMIZER_READY,
+    EVENT_TRAIN_READY,
     EVENT_TRAIN_STEP_POST,
     EVENT_TRAIN_STEP_PRE,
+    EventEpochContext,
+    EventEvaluationFinishedContext,
+    EventEvaluationStartedContext,
+    EventLossReadyContext,
     EventOptimizerReadyContext,
+    EventTrainFailedContext,
+    EventTrainReadyContext,
 )
 
 
@@ -137,3 +149,51 @@ class Right(Registering):
         print(self.optimizer)
         self.counts = {}
         self.seconds = 1.0
+
+
+class WrongForAResume(Registering):
+    """A run that resumes within a pass has no start of this pass, and a rank without the last stage has no loss."""
+
+    @subscribe(EVENT_TRAIN_EPOCH_STARTED)
+    def begin(self, ctx: EventEpochContext) -> None:
+        self.started = ctx.stepper.current_step
+
+    @subscribe(EVENT_TRAIN_LOSS_READY)
+    def keep(self, ctx: EventLossReadyContext) -> None:
+        self.loss = ctx.loss
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None:
+        # E[d9d-order]: Handler "after" of EVENT_TRAIN_STEP_POST ("train.step.post") reads "self.started", which is
+        #   assigned only when an event has happened that need not happen before, by handler "begin" of
+        #   EVENT_TRAIN_EPOCH_STARTED ("train.epoch.start"): assign it in "__init__" too, or in the handler of an
+        #   earlier event
+        print(ctx.stepper.current_step - self.started)
+        if ctx.stepper.is_due(100):
+            print(self.loss.item())
+
+    @subscribe(EVENT_TRAIN_EVALUATION_STARTED)
+    def evaluate(self, ctx: EventEvaluationStartedContext) -> None:
+        # E[d9d-order]: Handler "evaluate" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") reads
+        #   "self.loss", which is assigned only when an event has happened that need not happen before, by handler
+        #   "keep" of EVENT_TRAIN_LOSS_READY ("train.loss.ready"): assign it in "__init__" too, or in the handler of an
+        #   earlier event
+        print(self.loss.item())
+
+
+class RightForAnEvaluation(Registering):
+    @subscribe(EVENT_TRAIN_EVALUATION_STARTED)
+    def begin(self, ctx: EventEvaluationStartedContext) -> None:
+        self.began = ctx.name
+
+    @subscribe(EVENT_TRAIN_EVALUATION_FINISHED)
+    def end(self, ctx: EventEvaluationFinishedContext) -> None:
+        print(self.began)
+
+    @subscribe(EVENT_TRAIN_READY)
+    def ready(self, ctx: EventTrainReadyContext) -> None:
+        self.modules = ctx.modules
+
+    @subscribe(EVENT_TRAIN_FAILED)
+    def failed(self, ctx: EventTrainFailedContext) -> None:
+        print(self.modules)

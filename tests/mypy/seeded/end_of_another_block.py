@@ -15,7 +15,6 @@ class StageContext:
 
 
 EVENT_SAMPLING_PRE: Event[StageContext] = Event(id="generation.sampling.pre")
-EVENT_SAMPLING_POST: Event[StageContext] = Event(id="generation.sampling.post")
 EVENT_SCORING_PRE: Event[StageContext] = Event(id="generation.scoring.pre")
 EVENT_SCORING_POST: Event[StageContext] = Event(id="generation.scoring.post")
 
@@ -34,14 +33,14 @@ class Generating(Sine):
             print("scores")
 
 
-class SamplingTime:
+class StageTime:
     @subscribe(EVENT_SAMPLING_PRE)
     def start(self, ctx: StageContext) -> None:
         print(f"sampling of step {ctx.step} starts")
 
-    @subscribe(EVENT_SAMPLING_POST)
+    @subscribe(EVENT_SCORING_POST)
     def stop(self, ctx: StageContext) -> None:
-        print(f"sampling of step {ctx.step} ends")
+        print(f"step {ctx.step} ends")
 
 
 def configure() -> Trainer:
@@ -50,7 +49,7 @@ def configure() -> Trainer:
         task=Generating(),
         model_provider=build_model,
         dataset_provider=SAMPLES,
-        subscribers=[SamplingTime()],
+        subscribers=[StageTime()],
     ).configure()
 
 
