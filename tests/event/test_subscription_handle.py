@@ -1,8 +1,9 @@
 """The handle that `EventBus.subscribe` returns, the description of a bus, and its guards."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -197,6 +198,35 @@ def test_a_guard_refuses_later_subscriptions(bus: EventBus) -> None:
 
     assert asked[:2] == [(EVENT_B, late), (EVENT_A, late)]
     assert triggered(bus) == ["early"]
+
+
+def test_a_watch_surrounds_each_call_of_a_handler(bus: EventBus) -> None:
+    """Of those that subscribe later too, until it ends. An error still names the handler itself."""
+    seen: list[str] = []
+
+    @contextlib.contextmanager
+    def watch(subscription: Subscription) -> Iterator[None]:
+        seen.append(f"before {subscription.event.id}")
+        yield
+        seen.append("after")
+
+    def fail(ctx: Context) -> None:
+        raise ValueError
+
+    bus.subscribe(EVENT_A, note("early"))
+    bus.watch(watch)
+    bus.subscribe(EVENT_A, note("late"))
+
+    assert triggered(bus) == ["early", "late"]
+    assert seen == [f"before {EVENT_A.id}", "after"] * 2 * 2  # two handlers, triggered in two ways
+    with bus.subscribe(EVENT_A, fail), pytest.raises(ValueError) as caught:  # noqa: PT011 -- its note is what matters
+        triggered(bus)
+    assert fail.__qualname__ in caught.value.__notes__[0]
+
+    bus.watch(None)
+    seen.clear()
+    assert triggered(bus) == ["early", "late"]
+    assert seen == []
 
 
 def test_a_decorated_handler_keeps_its_filter_on_each_bus() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from d9d.core.protocol import OptimizerProtocol
 from d9d.loop.component import OptimizerBuilder
 from d9d.loop.component.checkpoint.files import CheckpointError
+from d9d.loop.component.model import evaluation_mode
 from d9d.loop.config import CheckpointingConfig
 from d9d.loop.control import (
     ComputeLossContext,
@@ -23,6 +24,7 @@ from d9d.loop.event import Event, EventBus
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_GRADIENTS_READY,
     EVENT_TRAIN_MODEL_STAGES_READY,
+    EVENT_TRAIN_OPTIMIZER_STEP_POST,
     EVENT_TRAIN_READY,
     EVENT_TRAIN_STEP_POST,
     EVENT_TRAIN_STEP_PRE,
@@ -169,19 +171,39 @@ def test_a_model_in_evaluation_mode_as_a_whole_is_trained() -> None:
 
 
 def test_a_handler_that_changes_modes_is_noticed_and_named(caplog: pytest.LogCaptureFixture) -> None:
-    """Such as one that evaluates the model and leaves it in evaluation mode; it is said once."""
-    trainer = configure_training(training_config())
+    """Such as one that evaluates the model and leaves it in evaluation mode; it is said once.
+
+    At first all handlers are named that may have done it, then the one that does it again, although the modules are in
+    that mode already. One that gives the modes back is not named.
+    """
+    trainer = configure_training(training_config(total_steps=4))
 
     def leave_in_evaluation_mode(ctx: EventStepContext) -> None:
         trainer.modules[0].eval()
 
+    def evaluate(ctx: EventStepContext) -> None:
+        with evaluation_mode(trainer.modules):
+            heard.append(ctx.stepper.current_step)
+
+    heard: list[int] = []
+    trainer.event_bus.subscribe(EVENT_TRAIN_OPTIMIZER_STEP_POST, evaluate)
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, leave_in_evaluation_mode)
+    set_attribute = nn.Module.__setattr__
     trainer.train()
 
-    (line,) = [record.getMessage() for record in caplog.records if "evaluation mode" in record.getMessage()]
+    line, named = [record.getMessage() for record in caplog.records if "evaluation mode" in record.getMessage()]
     assert line.startswith("before the forward passes of step 2, the task or a handler has switched modules")
     assert "evaluation mode: Sequential, 0, 1, 2." in line
-    assert leave_in_evaluation_mode.__qualname__ in line
+    places = {
+        each: f"{each.__module__}.{each.__qualname__} ({__file__}:{each.__code__.co_firstlineno})"
+        for each in (evaluate, leave_in_evaluation_mode)
+    }
+    assert f"The handlers are: {', '.join(places.values())}. A handler that evaluates" in line
+    assert named.startswith(
+        f"handler {places[leave_in_evaluation_mode]} of event 'train.step.post' has switched modules"
+    )
+    assert heard == [0, 1, 2, 3]
+    assert nn.Module.__setattr__ is set_attribute
 
 
 class Poisoned(ToyTask):

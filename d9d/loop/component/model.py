@@ -1,6 +1,7 @@
 """The model: how its stages are built and checked, and how a model without a pipeline runs."""
 
 import abc
+import collections
 import contextlib
 import copy
 import dataclasses
@@ -372,7 +373,7 @@ def _no_context() -> contextlib.AbstractContextManager[None]:
 
 
 class ModuleModes:
-    """Notices changes of the modes of modules, training or evaluation, between two steps.
+    """Notices changes of the modes of modules, training or evaluation, between two steps, and what makes them.
 
     Args:
         stages: The stages of the model that this process holds.
@@ -382,7 +383,7 @@ class ModuleModes:
         named = [pair for stage in stages for pair in stage.named_modules()]
         self._names = [name or type(module).__name__ for name, module in named]
         self._modules = [module for _, module in named]
-        self._modes = [module.training for module in self._modules]
+        self._modes = self._first = [module.training for module in self._modules]
 
     def take_changes(self) -> list[str]:
         """Return the names of the modules whose mode has changed since the last call."""
@@ -391,6 +392,33 @@ class ModuleModes:
             return []
         before, self._modes = self._modes, modes
         return [name for name, old, new in zip(self._names, before, modes, strict=True) if old != new]
+
+    @contextlib.contextmanager
+    def watch(self, found: Callable[[], None]) -> Iterator[None]:
+        """Make a context that notices if its block switches modules and does not give their modes back.
+
+        What has switched a model once does not change it a second time. So a module counts that the block sets once, to
+        another mode than in the first step, even if it is in that mode already. A block that gives modes back sets them
+        twice.
+
+        Args:
+            found: Called at the end of the block if so.
+        """
+        counts: collections.Counter[nn.Module] = collections.Counter()
+        set_attribute = nn.Module.__setattr__
+
+        def note(module: nn.Module, name: str, value: Any) -> None:
+            counts[module] += name == "training"
+            set_attribute(module, name, value)
+
+        nn.Module.__setattr__ = note  # type: ignore[assignment,method-assign] # `eval` sets the modes one by one, as others do
+        try:
+            yield
+        finally:
+            nn.Module.__setattr__ = set_attribute  # type: ignore[method-assign]
+        modes = zip(self._modules, self._first, strict=True)
+        if any(counts[module] == 1 and module.training != first for module, first in modes):
+            found()
 
 
 ComputeLoss: TypeAlias = Callable[[int, Any, Any], torch.Tensor]

@@ -1,6 +1,7 @@
 """The Event Bus: events, handlers, and the bus that connects them."""
 
 import collections
+import contextlib
 import dataclasses
 import inspect
 import os
@@ -287,6 +288,10 @@ class HandlerDescription:
     filter: Filter
 
 
+Watch: TypeAlias = Callable[[Subscription], contextlib.AbstractContextManager[None]]
+"""Makes a context for a call of a handler."""
+
+
 class BusDescription(tuple[HandlerDescription, ...]):
     """The handlers on a bus, as `EventBus.describe` returns them. `str()` makes a table of it."""
 
@@ -325,6 +330,7 @@ class EventBus:
         "_is_main_process",
         "_subscriptions",
         "_take_repeated_claim",
+        "_watch",
     )
 
     def __init__(self, *, is_main_process: bool | None = None) -> None:
@@ -338,6 +344,7 @@ class EventBus:
         # By identity, because targets need not be hashable. The values keep the targets alive and their ids unique.
         self._claims: dict[int, Claim] = {}
         self._take_repeated_claim: Callable[[Claim, Claim], None] | None = None
+        self._watch: Watch | None = None
 
     def subscribe(
         self,
@@ -379,7 +386,7 @@ class EventBus:
         subscription = Subscription(self, event, handler, declared)
         self._subscriptions.setdefault(event.id, []).append(subscription)
         if self._is_called(subscription):
-            self._set_handlers(event.id, (*self._handlers[event.id], subscription.call))
+            self._set_handlers(event.id, (*self._handlers[event.id], self._call_of(subscription)))
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -391,7 +398,7 @@ class EventBus:
         event_id = subscription.event.id
         remaining = [each for each in self._subscriptions.get(event_id, ()) if each is not subscription]
         self._subscriptions[event_id] = remaining
-        self._set_handlers(event_id, tuple(each.call for each in remaining if self._is_called(each)))
+        self._set_handlers(event_id, tuple(self._call_of(each) for each in remaining if self._is_called(each)))
 
     def is_subscribed(self, subscription: Subscription) -> bool:
         """Return whether a handler is still subscribed on this bus."""
@@ -404,6 +411,16 @@ class EventBus:
             check: Called with the event and the handler before each subscription; it raises to refuse it.
         """
         self._guards.append(check)
+
+    def watch(self, watch: "Watch | None") -> None:
+        """Enter a context around each call of a handler from the next trigger on. A loop does so to find a culprit.
+
+        Args:
+            watch: Returns the context for a subscription; `None` ends the watch.
+        """
+        self._watch = watch
+        for event_id, subscriptions in self._subscriptions.items():
+            self._set_handlers(event_id, tuple(self._call_of(each) for each in subscriptions if self._is_called(each)))
 
     def describe(self) -> BusDescription:
         """Describe who listens to what.
@@ -534,6 +551,19 @@ class EventBus:
             take: Called with the first claim and the repeated one; `None` raises an error, as without this call.
         """
         self._take_repeated_claim = take
+
+    def _call_of(self, subscription: Subscription) -> Callable[[Any], None]:
+        """Return what the bus calls for a subscription."""
+        watch = self._watch
+        if watch is None:
+            return subscription.call
+
+        def call(context: Any) -> None:
+            with watch(subscription):
+                subscription.call(context)
+
+        setattr(call, _FILTERED, subscription.handler)
+        return call
 
     def _is_called(self, subscription: Subscription) -> bool:
         return self._is_main_process or not subscription.filter.main_process_only

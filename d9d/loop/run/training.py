@@ -48,6 +48,7 @@ from d9d.loop.control.provider import (
 )
 from d9d.loop.control.task import as_loss_result
 from d9d.loop.event import Event, EventBus
+from d9d.loop.event.bus import Subscription
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CHECKPOINT_LOADED,
     EVENT_TRAIN_CHECKPOINT_SAVED,
@@ -95,7 +96,7 @@ from d9d.loop.event.catalogue.train import (
     EventTrainFinishedContext,
     EventTrainReadyContext,
 )
-from d9d.loop.event.handler import describe_handler
+from d9d.loop.event.handler import describe_handler, place_of
 from d9d.loop.run.assembly import Assembly, require_names, require_task
 from d9d.loop.run.loop import Loop, Moments, Outcome, P, Run, TContext
 from d9d.loop.run.subscribers import SubscriberSource
@@ -474,7 +475,7 @@ class Trainer(Run):
             moments.last = EVENT_TRAIN_FORWARD_BACKWARD_PRE
             forward_backward_pre.call(context)
             if changed := modes.take_changes():
-                self._warn_of_modes(changed)
+                self._warn_of_modes(changed, modes)
             self._model_runner.forward_backward(batches, self._compute_loss)
             moments.last = EVENT_TRAIN_FORWARD_BACKWARD_POST
             forward_backward_post.call(context)
@@ -516,19 +517,30 @@ class Trainer(Run):
             yield context
             self._is_in_loop = True
 
-    def _warn_of_modes(self, changed: Sequence[str]) -> None:
-        """Log which modules have changed their mode, and which handlers may have done it."""
+    def _warn_of_modes(self, changed: Sequence[str], modes: ModuleModes) -> None:
+        """Log which modules have changed their mode, and which handlers may have done it; from now on, find out."""
         named = ", ".join(changed[:_NUM_NAMED])
         if len(changed) > _NUM_NAMED:
             named += f" and {len(changed) - _NUM_NAMED} more"
-        handlers = sorted({each.handler for each in self.event_bus.describe() if each.event_id.startswith("train.")})
+        handlers = {each.handler: each for each in self.event_bus.describe() if each.event_id.startswith("train.")}
         logger.warning(
             "before the forward passes of step %d, the task or a handler has switched modules between training and "
             "evaluation mode: %s. The handlers are: %s. A handler that evaluates the model should give the modes back; "
             "evaluations={...} of TrainingConfigurator do",
             self.stepper.current_step + 1,
             named,
-            ", ".join(handlers) or "none",
+            ", ".join(f"{name} ({each.file}:{each.line})" for name, each in sorted(handlers.items())) or "none",
+        )
+        # Only now: to look after each handler takes longer than most handlers of a step.
+        self.event_bus.watch(lambda subscription: modes.watch(lambda: self._name_handler_of_modes(subscription)))
+
+    def _name_handler_of_modes(self, subscription: Subscription) -> None:
+        self.event_bus.watch(None)
+        file, line = place_of(subscription.handler)
+        logger.warning(
+            "handler %s (%s:%s) of event %r has switched modules between training and evaluation mode, and has not "
+            "given the modes back",
+            *(describe_handler(subscription.handler), file, line, subscription.event.id),
         )
 
     def _evaluate_before_first_step(self) -> None:
