@@ -179,6 +179,23 @@ def test_ctrl_c_ends_a_job_that_cannot_complete_its_step(tmp_path: Path, two_sec
     assert time.time() - asked_at < 30 + 2 * two_seconds  # torchrun itself included
 
 
+def test_a_second_ctrl_c_ends_a_job_at_once(tmp_path: Path, two_seconds: float) -> None:
+    """A terminal sends it to the launcher alone, which sends SIGTERM to the ranks, and would wait for half a minute."""
+    job = Job(SCRIPT, tmp_path, 2, event="hang")
+    job.wait_for(lambda: any(True for _ in job.notes("at")))
+    ranks = [int(pid) for _, pid in job.notes("pid")]
+    os.killpg(job.process.pid, signal.SIGINT)
+    time.sleep(2)
+    assert all(map(is_running, ranks))
+    asked_at = time.time()
+    os.killpg(job.process.pid, signal.SIGINT)
+    job.end()
+
+    assert time.time() - asked_at < 2 * two_seconds  # torchrun itself included
+    assert not any(map(is_running, ranks))
+    assert steps_saved(tmp_path) == [2]
+
+
 @pytest.mark.slow
 def test_sys_exit_on_one_rank_ends_the_job(tmp_path: Path, two_seconds: float) -> None:
     """No other rank is left waiting; torchrun reports the exit status."""

@@ -50,6 +50,7 @@ class Job:
             stdout=self._output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1", _MARK: str(home)},
+            start_new_session=True,  # so that a test can signal its process group, as a terminal does
         )
 
     def notes(self, kind: str) -> Iterator[tuple[int, str]]:

@@ -293,6 +293,23 @@ def test_the_same_signal_within_a_second_is_the_same_request(
     assert statuses == ([128 + signal.SIGTERM] if ends else [])
 
 
+@pytest.mark.parametrize("has_launcher", [True, False])
+def test_sigterm_after_ctrl_c_is_a_second_ctrl_c_under_a_launcher(
+    has_launcher: bool,  # noqa: FBT001 -- a parameter of pytest
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes from torchrun; in a script without a launcher it is another request to stop."""
+    now, statuses = [100.0], list[int]()
+    monkeypatch.setattr("d9d.loop.component.shutdown.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("d9d.loop.component.shutdown.leave", statuses.append)
+    listener = SignalListener(has_peers=has_launcher)
+    listener._receive(signal.SIGINT)
+    now[0] += 1.0
+    listener._receive(signal.SIGTERM)
+
+    assert statuses == ([128 + signal.SIGTERM] if has_launcher else [])
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -101,8 +101,9 @@ class SignalListener:
 
     Python's own signal handlers do not run while the main thread is in a collective operation. A thread is woken at
     once. It ends the process if the same signal comes again a second or more later, or if another rank has failed: the
-    launcher then means to end all ranks. A second Ctrl-C in a process without a launcher needs no second in between: it
-    raises `KeyboardInterrupt`, as Python does.
+    launcher then means to end all ranks. torchrun passes the first Ctrl-C on, and sends SIGTERM for the second one. A
+    second Ctrl-C in a process without a launcher needs no second in between: it raises `KeyboardInterrupt`, as Python
+    does.
 
     Attributes:
         received: The number of the signal that was received, or 0.
@@ -190,7 +191,10 @@ class SignalListener:
                 "Ctrl-C: the run stops after the next step, with a checkpoint if it has any. Press it again to stop at "
                 "once"
             )
-        is_later = now - self._first_received_at.setdefault(number, now) >= _SAME_REQUEST_SECONDS
+        first_at = self._first_received_at.setdefault(number, now)
+        if number == signal.SIGTERM and self._has_launcher:
+            first_at = min(first_at, self._first_received_at.get(signal.SIGINT, now))
+        is_later = now - first_at >= _SAME_REQUEST_SECONDS
         self._num_received[number] += 1
         # The second Ctrl-C raises KeyboardInterrupt once the main thread is back in Python; the third cannot wait.
         if is_later and (not is_typed or self._num_received[number] > _NUM_INTERRUPTS):
