@@ -1,6 +1,7 @@
 """All tensors of a batch are moved to the device, and everything else is unchanged."""
 
 import dataclasses
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -77,6 +78,21 @@ def test_tensors_on_the_device_are_not_copied() -> None:
     tensor = on_cpu()
 
     assert moved_to(torch.device("cpu"), {"tensor": tensor})["tensor"] is tensor
+
+
+def test_a_micro_batch_that_was_moved_is_gone_from_the_host() -> None:
+    """Also while the next one is not requested yet."""
+    read: list[weakref.ref[torch.Tensor]] = []
+
+    def read_one(_: int) -> list[torch.Tensor]:
+        tensor = on_cpu()
+        read.append(weakref.ref(tensor))
+        return [tensor]
+
+    moved = DeviceTransfer(META).move(map(read_one, range(2)))
+    next(moved)
+
+    assert [each() for each in read] == [None]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

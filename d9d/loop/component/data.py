@@ -1,6 +1,7 @@
 """Reading samples: data loaders, worker processes, and the transfer to the device."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
@@ -344,10 +345,10 @@ class DeviceTransfer:
         Returns:
             The micro-batches on the device. Use each on the stream that is current when it is requested.
         """
+        # A generator would keep the last micro-batch on the host.
         if self._stream is None:
-            return (map_tensors(micro_batch, self._moved) for micro_batch in micro_batches)
-        stream = self._stream
-        return (self._move_on(stream, micro_batch) for micro_batch in micro_batches)
+            return map(functools.partial(map_tensors, function=self._moved), micro_batches)
+        return map(functools.partial(self._move_on, self._stream), micro_batches)
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor if tensor.device == self._device else tensor.to(self._device, non_blocking=True)

@@ -411,7 +411,8 @@ class ModuleModes:
             counts[module] += name == "training"
             set_attribute(module, name, value)
 
-        nn.Module.__setattr__ = note  # type: ignore[assignment,method-assign] # `eval` sets the modes one by one, as others do
+        # `eval` sets the mode of each module, and so do those that give modes back.
+        nn.Module.__setattr__ = note  # type: ignore[assignment,method-assign]
         try:
             yield
         finally:
