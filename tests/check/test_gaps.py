@@ -69,6 +69,13 @@ class Task(Registering):
 """
     + "".join(f"    def call_{n}(self) -> None:\n        self.call_{n + 1}()\n" for n in range(12))
     + "    def call_12(self) -> None:\n        print(self.loss.item())\n",
+    "marks in another package": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if dist.get_rank() == 0:
+            third_party.marked_as_collective()
+""",
     "types": """
 class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -86,25 +93,65 @@ class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext, other: int) -> None: ...
 """,
-    "a barrier in every step": """
+    "ranks in turn": """
 class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
-        dist.barrier()
+        if dist.get_rank() == 0:
+            dist.barrier()
+        else:
+            dist.barrier()
 """,
-    "differences by data": """
+    "overlapped communication": """
 class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
-        if not ctx.stepper.is_due(10):
-            return
-        if self.loss.item() > 3:
-            dist.all_reduce(self.loss)
+        work = dist.all_reduce(self.loss, async_op=True)
+        third_party.sleep()
+        work.wait()
+""",
+    "other tensors": """
+class Task(Registering):
+    hits: torch.Tensor
+    @subscribe(EVENT_TRAIN_STEP_POST, every=10)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if self.hits.item() > 3 or torch.rand(()).item() > 0.5:
+            dist.all_reduce(self.hits)
+""",
+    "other exceptions": """
+class OutOfData(Exception): ...
+
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST, every=10)
+    def on_step(self, ctx: EventStepContext) -> None:
         try:
             third_party.load()
-        except OSError:
+        except (KeyError, OutOfData):
             return
         dist.barrier()
+""",
+    "groups": """
+class Task(Registering):
+    group: dist.ProcessGroup
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if dist.get_rank() == 0:
+            dist.all_reduce(self.loss, group=self.group)
+""",
+    "opposite conditions": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if dist.get_rank() == 0:
+            dist.all_reduce(self.loss)
+        if dist.get_rank() == 1:
+            dist.all_reduce(self.loss)
+""",
+    "arguments": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        dist.all_reduce(self.loss if dist.get_rank() == 0 else torch.zeros(3))
 """,
     "what is never given back": """
 class Task(Registering):

@@ -1,0 +1,138 @@
+"""What a rank chooses early, and what decides about a collective later."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from d9d.core.dist_context import DistributedContext
+from d9d.loop.control import RegisterTaskEventsContext, TrainTask
+from d9d.loop.event import subscribe, subscribe_annotated
+from d9d.loop.event.catalogue.common import EventStepContext
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
+
+
+class Registering(TrainTask):
+    dist_context: DistributedContext
+    value: torch.Tensor
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+
+
+class WrongFlag(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        is_writer = False
+        if self.dist_context.is_main_process:
+            is_writer = True
+        if is_writer:
+            # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
+            #   some ranks only, because "is_main_process" differs between ranks: these ranks wait forever for the
+            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
+            dist.all_reduce(self.value)
+
+
+class WrongAnswer(Registering):
+    def _is_writer(self) -> bool:
+        if dist.get_rank() != 0:
+            print("reads")
+            return False
+        return True
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if self._is_writer():
+            # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
+            #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call
+            #   it on every rank, and keep under the condition only what one rank does alone, such as printing or
+            #   writing
+            dist.all_reduce(self.value)
+
+
+class WrongMatch(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        role = "writer" if dist.get_rank() == 0 else "reader"
+        match role:
+            case "writer":
+                # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce"
+                #   on some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the
+                #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+                #   printing or writing
+                dist.all_reduce(self.value)
+            case "reader":
+                print("reads")
+
+
+class WrongSubscription(TrainTask):
+    value: torch.Tensor
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        if ctx.dist_context.is_main_process:
+            ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self.on_step)
+
+    def on_step(self, ctx: EventStepContext) -> None:
+        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on some
+        #   ranks only, because "is_main_process" differs between ranks: these ranks wait forever for the others. Call
+        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
+        dist.all_reduce(self.value)
+
+
+class WrongRegistration(TrainTask):
+    value: torch.Tensor
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        if ctx.dist_context.rank == 0:
+            subscribe_annotated(ctx.event_bus, self)
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on some
+        #   ranks only, because "rank" differs between ranks: these ranks wait forever for the others. Call it on every
+        #   rank, and keep under the condition only what one rank does alone, such as printing or writing
+        dist.all_reduce(self.value)
+
+
+class Right(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        path = None
+        if self.dist_context.is_main_process:
+            path = Path("notes.txt")
+        dist.all_reduce(self.value)
+        if path is not None:
+            path.write_text("done", encoding="utf-8")
+        value = torch.zeros(1, device=self.dist_context.device)
+        if dist.get_rank() == 0:
+            value = torch.ones(1, device=self.dist_context.device)
+        dist.broadcast(value, src=0)
+        if ctx.stepper.is_due(10) and value.item() > 0:
+            dist.barrier()
+
+    def _from_the_first(self, value: Any) -> Any:
+        box = [value] if dist.get_rank() == 0 else [None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    @subscribe(EVENT_TRAIN_STEP_POST, every=10)
+    def with_answer(self, ctx: EventStepContext) -> None:
+        if self._from_the_first(Path("stop").exists()):
+            dist.barrier()
+
+
+class RightRegistration(TrainTask):
+    value: torch.Tensor
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self.on_step)
+        if ctx.dist_context.is_main_process:
+            ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self.log_step)
+
+    def on_step(self, ctx: EventStepContext) -> None:
+        dist.all_reduce(self.value)
+
+    def log_step(self, ctx: EventStepContext) -> None:
+        print(ctx.stepper.current_step)
