@@ -334,6 +334,8 @@ class Divergence(Watcher):
             return frozenset({local.on_host()})
         if name in _SAME_METHODS | {"size"} or (local.is_whole and name == "values"):
             return UNKNOWN
+        if name in {"cpu", "numpy", "tolist"} or (name == "to" and Constant("cpu") in call.everything()):
+            return frozenset({local.copied()})
         return frozenset({local if name in _VIEWS else local.part(call.site)})
 
     def _typed_method(self, owner: Typed, name: str, call: Call) -> Values | None:
@@ -418,7 +420,12 @@ class Divergence(Watcher):
     def _reach_differently(self, done: list[object], why: Differs | None) -> None:
         for each in done if why is not None else ():
             if isinstance(each, Collective) and each.name != "main_process_first" and why is not None:
-                self._found.setdefault(each.site, (each, why))
+                self._find(each, why)
+
+    def _find(self, collective: Collective, why: Differs) -> None:
+        known = self._found.get(collective.site)
+        if known is None or (not _is_called(known[0].entry) and _is_called(collective.entry)):
+            self._found[collective.site] = (collective, why)
 
     def finished(self, frame: Frame) -> None:
         """Compare what is left when a call ends."""
@@ -433,7 +440,7 @@ class Divergence(Watcher):
             places = {each.site for each in frame.trace if isinstance(each, Collective) and each.name == _PAIR}
             is_paired = collective.name == _PAIR and len(places) > 1
             if num_guards == 1 and not is_paired:
-                self._found.setdefault(collective.site, (collective, why))
+                self._find(collective, why)
         if frame.depth == 1 and frame.function is not None:
             self._done.setdefault(frame.function.definition, []).extend(
                 each for each in frame.trace if isinstance(each, Collective)
@@ -481,10 +488,8 @@ class Divergence(Watcher):
         self._check_registrations(facts)
         for site, (collective, differs) in self._found.items():
             entry, why = collective.entry, differs.why
-            if self._is_same_everywhere(entry, differs):
+            if not _is_called(entry) or self._is_same_everywhere(entry, differs):
                 continue
-            if entry.kind in {"method", "construct"} and entry.name not in _CALLED_BY_LOOPS:
-                continue  # nothing is known to call it
             events = " and ".join(sorted(map(str, entry.events)))
             subject = f'Handler "{entry.name}" of {events}' if entry.events else f'"{entry.name or "this module"}"'
             facts.report(
@@ -494,6 +499,11 @@ class Divergence(Watcher):
                 "rank does alone, such as printing or writing",
                 site,
             )
+
+
+def _is_called(entry: Entry) -> bool:
+    """Return whether something is known to call what has been run from outside."""
+    return entry.kind not in {"method", "construct"} or entry.name in _CALLED_BY_LOOPS
 
 
 def _field(name: str) -> Values:

@@ -176,7 +176,7 @@ class Effects(Watcher):
             return self._tensor_method(owner, name, call)
         if isinstance(owner, Typed):
             return self._typed_method(owner, name, call)
-        if name in {"item", "cpu"} and not call.arguments and isinstance(owner, Local):
+        if name in {"item", "cpu"} and not call.arguments and isinstance(owner, Local) and not owner.is_on_host:
             self._wait(f'calls ".{name}()" on a tensor', call.frame, call.site)
         if name == "item" and not call.arguments and isinstance(owner, Unknown):
             self._wait('calls ".item()" on a tensor', call.frame, call.site)
@@ -285,7 +285,7 @@ class Effects(Watcher):
     def _builtin(self, name: str, call: Call) -> Values | None:
         given = call.everything()
         has_tensor = any(isinstance(value, Tensor) and not value.is_on_host for value in given)
-        computed = given | self._items(given)
+        computed = given if name == "len" else given | self._items(given)
         kept = frozenset(value for value in computed if isinstance(value, Differs | Varies)) | frozenset(
             value.on_host() for value in computed if isinstance(value, Local)
         )

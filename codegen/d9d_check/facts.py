@@ -47,8 +47,8 @@ class Guard:
         """Why it does not hold on all ranks alike."""
         found = [value for value in self.test if isinstance(value, Differs)]
         found += [value.on_host() for value in self.test if isinstance(value, Local) and not value.is_whole]
-        # What differs for certain comes first, and the same one in every run.
-        return min(found, key=lambda each: (each.source is not None, each.why, str(each.source)), default=None)
+        # What differs for certain comes first, then what is computed last, which may have been reduced.
+        return min(found, key=lambda each: (*each.order, each.why), default=None)
 
 
 @dataclasses.dataclass(frozen=True)

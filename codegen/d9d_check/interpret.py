@@ -406,7 +406,8 @@ class Interpreter(Memory):
             values = self._bool(test, frame, is_tested=True)
         else:
             values = self.evaluate(test, frame)
-            self.watcher.tested(values, frame, site)
+            if test[0] != "not":  # which has been seen itself
+                self.watcher.tested(values, frame, site)
         is_either = test[0] == "or" and not all(
             any(isinstance(value, Differs) for value in self._last.get(id(part), NOTHING)) for part in test[1]
         )
@@ -529,8 +530,20 @@ class Interpreter(Memory):
         outcome = self.execute(node[2], frame)
         frame.num_doubts -= suppresses
         self.watcher.enclosed(frozenset(managers), frame.trace)
-        frame.trace = [*trace, *frame.trace]
+        done, frame.trace = frame.trace, [*trace, *frame.trace]
+        if suppresses:
+            self._suppressed(node[1], frame, done, outcome)
         return outcome
+
+    def _suppressed(self, items: list[Node], frame: Frame, done: list[Any], outcome: str) -> None:
+        """Compare what a block has done with its end by an exception that `contextlib.suppress` catches."""
+        given = [
+            self.evaluate(each, frame) for expression, _ in items if expression[0] == "call" for each in expression[2]
+        ]
+        why = self.watcher.caught(frozenset().union(*given), frame, done)
+        if why:
+            guard = Guard(UNKNOWN | why, frame.site([1, 0, 1, 0]))
+            self.watcher.branched(guard, frame, (done, []), (outcome, FALLS))
 
     def _entered(self, values: Values, frame: Frame) -> Values:
         found: set[Value] = set()
@@ -997,6 +1010,7 @@ class Interpreter(Memory):
             stack=frame.stack,
         )  # fmt: skip
         found: list[Values] = []
+        differing: set[Value] = set()  # the number of items differs then
 
         def run(number: int) -> None:
             if number == len(loops):
@@ -1012,7 +1026,9 @@ class Interpreter(Memory):
                 guard = self._guard(test, inner, inner.site(_position(test) or position))
                 self._only_under(guard, inner, lambda: body(passed + 1))
 
-            self._loop(target, self.evaluate(source, inner), inner, body)
+            values = self.evaluate(source, inner)
+            differing.update(value.part() if isinstance(value, Local) else value for value in values if _differs(value))
+            self._loop(target, values, inner, body)
 
         run(0)
         self.watcher.finished(inner)
@@ -1020,7 +1036,8 @@ class Interpreter(Memory):
         union = frozenset().union(*found)
         exact = found if kind == "list" and not any(tests for _, _, tests in loops) else []
         container_kind = "iterator" if kind == "generator" else kind
-        return self.new_container(container_kind, frame.site(position), frame, exact, NOTHING if exact else union)
+        rest = NOTHING if exact else union
+        return self.new_container(container_kind, frame.site(position), frame, exact, rest) | differing
 
     def _item(self, node: Node, frame: Frame) -> Values:
         _, owner_node, index_node, position = node
@@ -1361,6 +1378,10 @@ def _or_unknown(values: Values) -> Values:
 
 def _is_tensor(value: Value) -> bool:
     return isinstance(value, Tensor)
+
+
+def _differs(value: Value) -> bool:
+    return isinstance(value, Differs | Local)
 
 
 def _is_data(value: Value) -> bool:

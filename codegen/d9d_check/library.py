@@ -76,9 +76,8 @@ class Library:
         if name not in {"sorted", "set"} and all(value.kind == "set" for value in containers):
             kind = "set"  # its order is that of the set
         exact = self._run.iterated(source) if len(source) == 1 and kind not in {"set", "iterator"} else []
-        return self._container(
-            kind, call, exact if containers else [], NOTHING if exact else self._run.elements(source)
-        )
+        rest = NOTHING if exact else self._run.elements(source)
+        return self._container(kind, call, exact if containers else [], rest) | _differing(source)
 
     def _container(self, kind: str, call: Call, items: list[Values], rest: Values = NOTHING, number: int = 0) -> Values:
         """Return a new container; those that one call makes differ by their number."""

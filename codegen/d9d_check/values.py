@@ -47,6 +47,7 @@ class Constant(Value):
 
 
 _MAX_PATH: Final = 12
+_ON_HOST: Final = "on the host"
 
 
 UNKNOWN: Final[Values] = frozenset({Unknown()})
@@ -104,6 +105,12 @@ class Differs(Value):
     source: "Local | None" = None
     is_iterated: bool = False
 
+    @property
+    def order(self) -> tuple[bool, int, str]:
+        """Which of several reasons comes first."""
+        path = self.source.path if self.source is not None else ()
+        return self.source is not None, -len(path), str(path)
+
 
 @dataclasses.dataclass(frozen=True)
 class Local(Value):
@@ -129,6 +136,15 @@ class Local(Value):
     def is_from(self, other: "Local") -> bool:
         """Return whether it is some other data, or computed from that."""
         return self.why == other.why and self.path[: len(other.path)] == other.path
+
+    def copied(self) -> "Local":
+        """Return a copy of it on the host."""
+        return self if self.is_on_host else self.part(_ON_HOST)
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether it has been copied to the host."""
+        return _ON_HOST in self.path
 
     def on_host(self) -> "Differs":
         """Return a number that is computed from it."""

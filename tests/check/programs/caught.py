@@ -1,5 +1,6 @@
 """Collectives that a rank skips, or calls alone, because it has caught an exception."""
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -76,6 +77,18 @@ class WrongSkipped(Registering):
             logger.exception("the upload failed")
 
 
+class WrongSuppressed(Registering):
+    @subscribe(EVENT_TRAIN_FINISHED)
+    def at_the_end(self, ctx: EventTrainFinishedContext) -> None:
+        with contextlib.suppress(OSError):
+            Path("notes.txt").unlink()
+            # E[d9d-collective]: Handler "at_the_end" of EVENT_TRAIN_FINISHED ("train.finished") calls "barrier" on some
+            #   ranks only, because whether OSError is raised differs between ranks: these ranks wait forever for the
+            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
+            dist.barrier()
+
+
 class WrongInLoop(Registering):
     @subscribe(EVENT_TRAIN_FINISHED)
     def at_the_end(self, ctx: EventTrainFinishedContext) -> None:
@@ -147,6 +160,18 @@ class Right(Registering):
             logger.exception("a rank hangs")
             return
         dist.barrier()
+
+    @subscribe(EVENT_TRAIN_FINISHED)
+    def in_each_case(self, ctx: EventTrainFinishedContext) -> None:
+        with contextlib.suppress(OSError):
+            Path("notes.txt").unlink()
+        try:
+            Path("notes.txt").write_text("done", encoding="utf-8")
+        except OSError:
+            written = torch.zeros(1)
+        else:
+            written = torch.ones(1)
+        dist.all_reduce(written)
 
     @subscribe(EVENT_TRAIN_FINISHED)
     def at_last(self, ctx: EventTrainFinishedContext) -> None:

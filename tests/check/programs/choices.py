@@ -1,16 +1,23 @@
 """What a rank chooses early, and what decides about a collective later."""
 
+import functools
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from d9d import Trainer
 from d9d.core.dist_context import DistributedContext
 from d9d.loop.control import RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.common import EventStepContext
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Registering(TrainTask):
@@ -65,6 +72,42 @@ class WrongMatch(Registering):
                 dist.all_reduce(self.value)
             case "reader":
                 print("reads")
+
+
+def on_the_first(function: Callable[P, R]) -> Callable[P, R | None]:
+    @functools.wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        if int(os.environ.get("RANK", "0")) != 0:
+            return None
+        return function(*args, **kwargs)
+
+    return inner
+
+
+class WrongDecorated(Registering):
+    @on_the_first
+    def _write(self) -> None:
+        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on some
+        #   ranks only, because the variable "RANK" differs between ranks: these ranks wait forever for the others. Call
+        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
+        dist.all_reduce(self.value)
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        self._write()
+
+
+def export(trainer: Trainer, folder: Path) -> None:
+    # E[d9d-collective]: "wrong_main" calls "export" on some ranks only, because the variable "RANK" differs between
+    #   ranks: these ranks wait forever for the others. Call it on every rank, and keep under the condition only what
+    #   one rank does alone, such as printing or writing
+    trainer.export(folder)
+
+
+def wrong_main(trainer: Trainer) -> None:
+    trainer.train()
+    if os.environ.get("RANK", "0") == "0":
+        export(trainer, Path("out"))
 
 
 class WrongSubscription(TrainTask):

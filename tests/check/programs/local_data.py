@@ -157,6 +157,16 @@ class WrongMachines(Registering):
             #   writing
             dist.all_reduce(self.value)
 
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_found_files(self, ctx: EventStepContext) -> None:
+        names = [path for path in Path("out").iterdir() if path.suffix == ".pt"]
+        for _ in sorted(names):
+            # E[d9d-collective]: Handler "on_found_files" of EVENT_TRAIN_STEP_POST ("train.step.post") calls
+            #   "all_reduce" on some ranks only, because "Path.iterdir" differs between ranks: these ranks wait forever
+            #   for the others. Call it on every rank, and keep under the condition only what one rank does alone, such
+            #   as printing or writing
+            dist.all_reduce(self.value)
+
 
 class WrongSets(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -214,6 +224,32 @@ class RightReduced(Registering):
     def on_gradients(self, ctx: EventGradientsReadyContext) -> None:
         if ctx.norm.item() > 100:
             dist.barrier()
+
+
+class RightHelpers(Registering):
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def _mean(self, value: torch.Tensor) -> torch.Tensor:
+        if not dist.is_initialized():
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @subscribe(EVENT_TRAIN_LOSS_READY, every=10)
+    def on_loss(self, ctx: EventLossReadyContext) -> None:
+        if self._mean(ctx.loss).item() > 3:
+            dist.barrier()
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        self.seconds.append(time.perf_counter())
+        if len(self.seconds) < 20:
+            return
+        mean = torch.tensor(sum(self.seconds) / len(self.seconds))
+        dist.all_reduce(mean)
+        self.seconds.clear()
 
 
 class RightStop(Registering):
