@@ -105,6 +105,9 @@ _SAME_IN_ALL_DATA: Final = frozenset(
 )
 _SAME_METHODS: Final = frozenset({"dim", "ndimension", "stride", "is_contiguous", "element_size", "keys", "items"})
 _VIEWS: Final = frozenset({"to", "copy", "detach", "detach_", "view", "reshape", "squeeze", "flatten", "contiguous"})
+_ONLY_OF_TENSORS: Final = frozenset(
+    {"detach", "float", "bfloat16", "half", "softmax", "log_softmax", "norm", "masked_fill", "clone"}
+)
 _NUMBERS: Final = frozenset({"item", "numel", "any", "all", "equal", "allclose", "is_nonzero"})
 _FAILING: Final = frozenset(
     {
@@ -200,6 +203,9 @@ class Divergence(Watcher):
         self._reduced: set[tuple[ClassDefinition | Entry, Local]] = set()  # data of a rank that a collective reduces
         # Attributes that are assigned something else than data of one rank; of any class if that is not known.
         self._assigned: set[tuple[ClassDefinition | None, str]] = set()
+        self._agreed: set[tuple[ClassDefinition, str]] = (
+            set()
+        )  # attributes that all ranks assign alike, later than first
         self._mappings: set[tuple[Entry, str]] = set()  # batches that are indexed with what iterating over them yields
 
     # What differs
@@ -222,6 +228,9 @@ class Divergence(Watcher):
         """Return variables of the environment, and parts of the data of a rank."""
         if External("os.environ") in owner:
             return self._variable(index)
+        differing = frozenset(value for value in owner if isinstance(value, Differs))
+        if differing and not any(isinstance(value, Container) for value in owner):
+            return differing
         shapes = [value.owner for value in owner if isinstance(value, Attribute) and value.name == "shape"]
         of_local = next((value for value in shapes if isinstance(value, Local)), None)
         if of_local is not None:
@@ -236,6 +245,9 @@ class Divergence(Watcher):
         """See that an attribute is assigned."""
         if not any(isinstance(value, Local) for value in values):
             self._assigned.add((owner.definition, name))
+        is_first = frame.function is not None and frame.function.definition.name in {"__init__", "__post_init__"}
+        if not is_first and not any(isinstance(value, Differs) for value in values):
+            self._agreed.add((owner.definition, name))
 
     def wrote_elsewhere(self, name: str) -> None:
         """See that an attribute of something unknown is assigned."""
@@ -336,7 +348,8 @@ class Divergence(Watcher):
             return UNKNOWN
         if name in {"cpu", "numpy", "tolist"} or (name == "to" and Constant("cpu") in call.everything()):
             return frozenset({local.copied()})
-        return frozenset({local if name in _VIEWS else local.part(call.site)})
+        found = local if name in _VIEWS else local.part(call.site)
+        return frozenset({found, Tensor()}) if name in _ONLY_OF_TENSORS else frozenset({found})
 
     def _typed_method(self, owner: Typed, name: str, call: Call) -> Values | None:
         if owner.name == _CONTEXT:
@@ -476,7 +489,7 @@ class Divergence(Watcher):
         """Return whether a value that seems to differ has been reduced, or is none of one rank."""
         local = why.source
         if local is None:
-            return False
+            return why.attribute is not None and why.attribute in self._agreed
         return (
             any(owner is (entry.owner or entry) and local.is_from(other) for owner, other in self._reduced)
             or self._is_assigned(local)

@@ -160,6 +160,9 @@ class Effects(Watcher):
                 self._wait("selects from a tensor with a mask", frame, site)
             found = Tensor(all(tensor.is_on_host for tensor in tensors))
             return frozenset({found, *(value.part() for value in owner if isinstance(value, Local))})
+        is_device = any(isinstance(value, Tensor) and not value.is_on_host for value in index)
+        if is_device and any(isinstance(value, Container) and value.kind in {"list", "tuple"} for value in owner):
+            self._wait("uses a tensor as an index", frame, site)
         return frozenset({Steady()}) if owner and all(isinstance(value, Steady) for value in owner) else None
 
     # Calls
@@ -271,7 +274,8 @@ class Effects(Watcher):
         tensors = [value for value in given if isinstance(value, Tensor)]
         local = [value.part() for value in given if isinstance(value, Local)]
         if not tensors:
-            return frozenset(local) or None
+            is_on_host = all(each.is_on_host for each in local)
+            return frozenset({Tensor(is_on_host), *local}) if local else None
         is_on_host = all(tensor.is_on_host for tensor in tensors)
         is_search = last in _SEARCHES or (name == "torch.where" and len(call.arguments) == 1)
         if not is_on_host and (is_search or name == "torch.save"):

@@ -6,6 +6,7 @@ followed with the values of its arguments. Both sides of a condition are run. Wh
 of code that is not in view, is recorded: nothing certain is known of it from there.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from d9d_check.facts import Call, Entry, Facts, Frame, Guard, Watcher
 from d9d_check.framework import TASKS, canonical, members_of
 from d9d_check.lower import Node
 from d9d_check.memory import Memory, allocation
-from d9d_check.outside import Outside
+from d9d_check.outside import ONE_RANK, Outside
 from d9d_check.relevance import Relevance, absolute
 from d9d_check.source import Module
 from d9d_check.tagging import Tagging
@@ -293,6 +294,10 @@ class Interpreter(Memory):
     def set_attribute(self, owner: Value, name: str, values: Values, frame: Frame, site: Site) -> None:
         """Assign an attribute."""
         if isinstance(owner, Instance):
+            why = next((each.differs for each in frame.guards if each.differs is not None), None)
+            if why is not None and why.attribute is None:
+                why = dataclasses.replace(why, attribute=(owner.definition, name))
+            values = _chosen(values, why)
             self.watcher.write(owner, name, values, frame, site)
             self._tagging.check_hidden(owner, name, values, site)
             self.keep(owner, name, values)
@@ -1208,6 +1213,8 @@ class Interpreter(Memory):
         )
         self._bind_parameters(function, arguments, named, inner, is_root=frame.depth == 0)
         self.execute(definition.facts["body"], inner)
+        if ONE_RANK in marks:
+            self.watcher.enclosed(frozenset({Differs("the rank on which its decorator calls it")}), inner.trace)
         self.watcher.finished(inner)
         frame.trace += inner.trace if "collective" not in marks else []
         if definition.facts["generator"]:
@@ -1390,7 +1397,7 @@ def _is_data(value: Value) -> bool:
 
 def _chosen(values: Values, why: Differs | None) -> Values:
     """Return values with the mark that ranks choose differently among them and others; tensors may be sent later."""
-    is_plain = not any(isinstance(value, Tensor | Container | Local) for value in values)
+    is_plain = all(isinstance(value, Constant | Steady | Unknown | Typed | Varies | Differs) for value in values)
     return values | {why} if why is not None and is_plain else values
 
 

@@ -81,6 +81,11 @@ _SEQUENCE_TYPES: Final = frozenset(
     }
 )
 _MAPPING_TYPES: Final = frozenset({"dict", "Mapping", "Dict", "MutableMapping", "defaultdict", "OrderedDict"})
+ONE_RANK: Final = "one_rank"
+"""The mark of functions that a decorator from outside the program calls on one rank only."""
+_FOR_ONE_RANK: Final = frozenset(
+    {"rank_zero_only", "rank_zero_experiment", "main_process_only", "on_main_process", "master_only", "main_only"}
+)
 _OF_ONE_RANK: Final = frozenset(
     {"loss", "losses", "local_loss", "train_loss", "step_loss", "batch_loss", "logits", "outputs", "batch"}
 )
@@ -380,6 +385,12 @@ class Outside:
 
     def _decorated_outside(self, name: str, functions: Values, frame: Frame) -> Values:
         """Return what a decorator from outside makes of functions: the same, as far as one can know."""
+        if name.rpartition(".")[2] in _FOR_ONE_RANK:
+            self._facts.marked.update(value.definition.name for value in functions if isinstance(value, Function))
+            return frozenset(
+                changed(value, marks=value.marks | {ONE_RANK}, is_opaque=True) if isinstance(value, Function) else value
+                for value in functions
+            )
         if name.startswith((*INERT, "functools.", "contextlib.", "typing_extensions.", "atexit.")):
             return functions
         self._run.escape_all(functions, frame)
@@ -413,7 +424,9 @@ class Outside:
                 return frozenset({Typed(_CONFIGURED[canonical(owner.name)])})
             if name == "register_events":
                 self._run.escape_all(call.everything(), call.frame)
-        elif is_module(owner):
+            if name == "state_dict" and canonical(owner.name) == "OptimizerProtocol":
+                return self._call_module(owner, name, call)
+        elif is_module(owner) or owner.name.startswith("torch.optim."):
             return self._call_module(owner, name, call)
         elif owner.name in _STACKS:
             return self._call_stack(name, call)

@@ -98,18 +98,20 @@ class Differs(Value):
         is_steady: Whether it is the same in every step, as a rank is.
         source: The data of this rank that it is computed from.
         is_iterated: Whether it is how often a loop over that data is run.
+        attribute: The class and the name of an attribute that ranks have chosen differently.
     """
 
     why: str
     is_steady: bool = True
     source: "Local | None" = None
     is_iterated: bool = False
+    attribute: "tuple[ClassDefinition, str] | None" = None
 
     @property
     def order(self) -> tuple[bool, int, str]:
         """Which of several reasons comes first."""
         path = self.source.path if self.source is not None else ()
-        return self.source is not None, -len(path), str(path)
+        return self.source is not None or self.attribute is not None, -len(path), str(path)
 
 
 @dataclasses.dataclass(frozen=True)

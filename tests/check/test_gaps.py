@@ -7,6 +7,7 @@ import pytest
 from d9d_check.check import check
 
 _HEAD = """
+import random
 import time
 from typing import Any
 
@@ -20,6 +21,7 @@ from d9d.loop.event.catalogue import train
 from d9d.loop.event.catalogue.common import EventStepContext
 from d9d.loop.event.catalogue.inference import EVENT_INFERENCE_STEP_POST
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_FINISHED, EVENT_TRAIN_STEP_POST, EventTrainFinishedContext
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE
 
 class Registering(TrainTask):
     loss: torch.Tensor
@@ -129,6 +131,29 @@ class Task(Registering):
         except (KeyError, OutOfData):
             return
         dist.barrier()
+""",
+    "attributes that are assigned again": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_PRE)
+    def before(self, ctx: EventStepContext) -> None:
+        self.is_writer = False
+        if dist.get_rank() == 0:
+            self.is_writer = True
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None:
+        if self.is_writer:
+            dist.all_reduce(self.loss)
+""",
+    "order and choice": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        names = ["loss", "value"]
+        random.shuffle(names)
+        for name in names:
+            dist.broadcast(getattr(self, name), src=0)
+        operation = dist.reduce if dist.get_rank() == 0 else dist.all_reduce
+        operation(self.loss)
 """,
     "groups": """
 class Task(Registering):

@@ -8,13 +8,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
 
 from d9d import Trainer
 from d9d.core.dist_context import DistributedContext
 from d9d.loop.control import RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.common import EventStepContext
-from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_READY, EVENT_TRAIN_STEP_POST, EventTrainReadyContext
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,6 +83,38 @@ def on_the_first(function: Callable[P, R]) -> Callable[P, R | None]:
         return function(*args, **kwargs)
 
     return inner
+
+
+class WrongAttribute(Registering):
+    is_writer = False
+
+    @subscribe(EVENT_TRAIN_READY)
+    def begin(self, ctx: EventTrainReadyContext) -> None:
+        if self.dist_context.is_main_process:
+            self.is_writer = True
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if self.is_writer:
+            # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
+            #   some ranks only, because "is_main_process" differs between ranks: these ranks wait forever for the
+            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
+            dist.all_reduce(self.value)
+
+
+class WrongDecoratedOutside(Registering):
+    @rank_zero_only
+    def _write(self) -> None:
+        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on some
+        #   ranks only, because the rank on which its decorator calls it differs between ranks: these ranks wait forever
+        #   for the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+        #   printing or writing
+        dist.all_reduce(self.value)
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        self._write()
 
 
 class WrongDecorated(Registering):
@@ -154,6 +187,20 @@ class Right(Registering):
         dist.broadcast(value, src=0)
         if ctx.stepper.is_due(10) and value.item() > 0:
             dist.barrier()
+
+    @subscribe(EVENT_TRAIN_READY)
+    def begin(self, ctx: EventTrainReadyContext) -> None:
+        self.number = None
+        if self.dist_context.is_main_process:
+            self.number = 3
+        self.number = self._from_the_first(self.number)
+        if self.number is not None:
+            dist.all_reduce(self.value)
+        self._log("ready")
+
+    @rank_zero_only
+    def _log(self, text: str) -> None:
+        print(text)
 
     def _from_the_first(self, value: Any) -> Any:
         box = [value] if dist.get_rank() == 0 else [None]

@@ -24,9 +24,11 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CONFIG_STARTED,
     EVENT_TRAIN_EPOCH_FINISHED,
     EVENT_TRAIN_LOSS_READY,
+    EVENT_TRAIN_OPTIMIZER_READY,
     EVENT_TRAIN_STEP_POST,
     EventEpochContext,
     EventLossReadyContext,
+    EventOptimizerReadyContext,
 )
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,21 @@ class WrongThroughMetric(TrainTask):
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
         loss = torch.nn.functional.cross_entropy(torch.rand(3, device="meta"), ctx.batch["labels"])
         self.metrics["perplexity"].add(loss)
+        return ComputeLossResult(loss=loss)
+
+
+class WrongLoss(TrainTask):
+    names = ("low", "high")
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        loss = torch.nn.functional.cross_entropy(ctx.outputs, ctx.batch["labels"])
+        # E[d9d-host-sync]: "compute_loss" formats a tensor in every step, so each step waits for the device: do it only
+        #   every N steps, as under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        print(f"loss {loss}")
+        # E[d9d-host-sync]: "compute_loss" uses a tensor as an index in every step, so each step waits for the device:
+        #   do it only every N steps, as under "if ctx.stepper.is_due(N):", or keep the tensor on the device with
+        #   ".detach()"
+        self.name = self.names[(loss > 3).long()]
         return ComputeLossResult(loss=loss)
 
 
@@ -144,6 +161,22 @@ class WrongTools(TrainTask):
         #   in every step, so each step waits for the device: do it only every N steps, as under "if
         #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         self.scale = float(model.logit_scale)
+
+
+class WrongOptimizer(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+
+    @subscribe(EVENT_TRAIN_OPTIMIZER_READY)
+    def on_optimizer(self, ctx: EventOptimizerReadyContext) -> None:
+        self.optimizer = ctx.optimizer
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "torch.save" on a
+        #   tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        torch.save(self.optimizer.state_dict(), "optimizer.pt")
 
 
 class RightMetric:
