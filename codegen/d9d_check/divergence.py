@@ -423,6 +423,8 @@ class Divergence(Watcher):
         names = {value.name.rpartition(".")[2] for value in kinds if isinstance(value, External)}
         alone = sorted(names & _RAISED_ALONE) if kinds else ["an exception"]
         number = next((number for number, each in enumerate(done) if isinstance(each, _MayFail | _MayBeAny)), None)
+        if "OutOfMemoryError" in alone:  # which anything may raise
+            number = -1
         if not alone or number is None:
             return None
         # All ranks have done what comes before.

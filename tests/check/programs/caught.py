@@ -77,6 +77,23 @@ class WrongSkipped(Registering):
             logger.exception("the upload failed")
 
 
+class WrongMemory(Registering):
+    model: torch.nn.Module
+
+    @subscribe(EVENT_TRAIN_FINISHED)
+    def at_the_end(self, ctx: EventTrainFinishedContext) -> None:
+        try:
+            outputs = self.model(self.value)
+        except torch.OutOfMemoryError:
+            logger.warning("too large")
+            return
+        # E[d9d-collective]: Handler "at_the_end" of EVENT_TRAIN_FINISHED ("train.finished") calls "all_reduce" on some
+        #   ranks only, because whether OutOfMemoryError is raised differs between ranks: these ranks wait forever for
+        #   the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+        #   printing or writing
+        dist.all_reduce(outputs)
+
+
 class WrongSuppressed(Registering):
     @subscribe(EVENT_TRAIN_FINISHED)
     def at_the_end(self, ctx: EventTrainFinishedContext) -> None:
