@@ -32,6 +32,7 @@ generate: setup ## write all generated files, from catalogue.yaml and others
 	$(BIN)/python tests/mypy/verification_page.py
 	$(BIN)/python tests/typing/checker_page.py > docs/type-checkers.md
 	$(BIN)/python tests/docs/config_page.py > docs/config.md
+	$(BIN)/python tests/check/marked_table.py > codegen/d9d_check/marked.py
 
 check: setup ## fail if a generated file or a loop does not match catalogue.yaml
 	$(BIN)/d9d-catalogue check --import

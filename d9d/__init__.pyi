@@ -6,6 +6,8 @@ from d9d.core.dist_context import DeviceMeshParameters as DeviceMeshParameters
 from d9d.core.dist_context import DistributedContext as DistributedContext
 from d9d.core.dist_context import MeshName as MeshName
 from d9d.core.loop_control import LoopControl as LoopControl
+from d9d.core.marks import collective as collective
+from d9d.core.marks import waits_for_device as waits_for_device
 from d9d.core.metric import MaxMetric as MaxMetric
 from d9d.core.metric import Metric as Metric
 from d9d.core.metric import MetricValue as MetricValue

@@ -4,14 +4,17 @@ import dataclasses
 from typing import Final
 
 from d9d_check.facts import Call, Entry, Facts, Frame, Watcher
+from d9d_check.marks import marks_of, marks_of_method
 from d9d_check.values import (
     NONE,
     NOTHING,
     UNKNOWN,
     Attribute,
+    ClassDefinition,
     Constant,
     Container,
     Differs,
+    Local,
     Site,
     Steady,
     Tensor,
@@ -20,11 +23,16 @@ from d9d_check.values import (
     Value,
     Values,
     Varies,
+    is_module,
 )
 
-_MODULE: Final = "torch.nn.Module"
 _WAITING_METHODS: Final = frozenset({"item", "tolist", "cpu", "numpy"})
-_SEARCHES: Final = frozenset({"nonzero", "unique", "masked_select", "allclose", "equal", "argwhere", "is_nonzero"})
+_SEARCHES: Final = frozenset(
+    {
+        *("nonzero", "unique", "unique_consecutive", "masked_select", "allclose", "equal", "argwhere", "is_nonzero"),
+        "bincount",
+    }
+)
 """Functions and methods whose result depends on what is in the tensor, so that the host must see it."""
 _STEADY_ATTRIBUTES: Final = frozenset(
     {"shape", "ndim", "device", "dtype", "requires_grad", "is_leaf", "is_cuda", "layout", "names"}
@@ -38,6 +46,10 @@ _FACTORIES: Final = frozenset(
 )
 _CONVERSIONS: Final = frozenset({"float", "int", "bool", "str", "repr", "format"})
 _LOG_METHODS: Final = frozenset({"info", "warning", "error", "critical", "exception", "log"})
+_LOGGERS: Final = frozenset({"logging.Logger", "logging.LoggerAdapter", "d9d.core.dist_context.RankLogger"})
+_TRACKERS: Final = frozenset({"wandb", "mlflow", "swanlab", "trackio", "comet_ml", "neptune", "aim"})
+"""Packages whose functions that begin with `log` turn tensors into numbers."""
+_PROGRESS_METHODS: Final = frozenset({"set_postfix", "set_description", "set_postfix_str", "set_description_str"})
 _WRITER_METHODS: Final = frozenset({"add_scalar", "add_scalars", "add_histogram", "add_image", "add_text"})
 _METHODS_OF_MODULES: Final = frozenset(
     {
@@ -58,6 +70,27 @@ _RETURNED: Final[dict[str, Values]] = {
     "torch.accelerator.current_stream": frozenset({Typed("torch.Stream")}),
 }
 _IN_EVERY_STEP: Final = frozenset({"compute_loss", "build_forward_inputs"})
+_READING_ALLOWED: Final = frozenset({"process_outputs"})
+"""What loops call in every step to bring tensors to the host."""
+_OF_METRICS: Final = frozenset({"update", "accumulate", "share", "reset"})
+"""Methods of metrics that must not wait: their values are read when they have reached the host."""
+_WORK: Final = "torch.distributed.Work"
+_ON_HOST: Final = frozenset(
+    {
+        *("barrier", "monitored_barrier", "all_gather_object", "gather_object", "broadcast_object_list"),
+        *("scatter_object_list", "send_object_list", "recv_object_list"),
+    }
+)
+"""Functions of `torch.distributed` for which the host waits: for other ranks, or for pickled objects."""
+_CHECKPOINTS: Final = frozenset({"save", "async_save", "load"})
+_READ: Final = (
+    'do it only every N steps, as under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"'
+)
+_MET: Final = (
+    'do it only every N steps, as under "if ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no '
+    "waiting of the host"
+)
+_MARKED: Final = 'do it only every N steps, as under "if ctx.stepper.is_due(N):"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +102,14 @@ class Wait:
         site: Where.
         entry: What was run from outside.
         is_certain: Whether it does so each time that the handler is called.
+        remedy: What to do, for messages.
     """
 
     what: str
     site: Site
     entry: Entry
     is_certain: bool
+    remedy: str = _READ
 
 
 class Effects(Watcher):
@@ -84,16 +119,22 @@ class Effects(Watcher):
         {
             *(_WAITING_METHODS | _SEARCHES | _WRITER_METHODS | {"synchronize", "to", "is_due"}),
             *("info", "warning", "error", "print", "format", "float", "int"),
+            *_ON_HOST,
+            *("wait", "async_op", "collective", "waits_for_device", "process_outputs"),
+            *_PROGRESS_METHODS,
         }
     )
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[Wait] = []
+        self._started: Entry | None = None  # the run whose last call has started a collective
 
-    def _wait(self, what: str, frame: Frame, site: Site) -> None:
+    def _wait(self, what: str, frame: Frame, site: Site, remedy: str = _READ) -> None:
         is_certain = all(guard.is_steady for guard in frame.guards)
-        self.waits.append(Wait(what, site, frame.entry, is_certain))
+        if remedy != _READ:  # ranks that wait for each other in turn do so on purpose
+            is_certain &= not any(guard.differs for guard in frame.guards) and not frame.entry.is_on_main_only
+        self.waits.append(Wait(what, site, frame.entry, is_certain, remedy))
 
     # Attributes and items
 
@@ -107,7 +148,7 @@ class Effects(Watcher):
             return _OF_STEPPER.get(name)
         # A submodule, a parameter or a buffer; what it really is cannot be seen.
         module = owner.owner if isinstance(owner, Attribute) else owner
-        is_part = isinstance(module, Typed) and _is_module(module) and name not in _METHODS_OF_MODULES
+        is_part = is_module(module) and name not in _METHODS_OF_MODULES
         return frozenset({Attribute(module, name)}) if is_part else None
 
     def item(self, owner: Values, index: Values, frame: Frame, site: Site) -> Values | None:
@@ -117,17 +158,29 @@ class Effects(Watcher):
             is_masked = any(isinstance(value, Tensor) and value.is_mask for value in index)
             if is_masked and not all(tensor.is_on_host for tensor in tensors):
                 self._wait("selects from a tensor with a mask", frame, site)
-            return frozenset({Tensor(all(tensor.is_on_host for tensor in tensors))})
+            found = Tensor(all(tensor.is_on_host for tensor in tensors))
+            return frozenset({found, *(value.part() for value in owner if isinstance(value, Local))})
+        is_device = any(isinstance(value, Tensor) and not value.is_on_host for value in index)
+        if is_device and any(isinstance(value, Container) and value.kind in {"list", "tuple"} for value in owner):
+            self._wait("uses a tensor as an index", frame, site)
         return frozenset({Steady()}) if owner and all(isinstance(value, Steady) for value in owner) else None
 
     # Calls
 
     def method_call(self, owner: Value, name: str, call: Call) -> Values | None:
         """See a call of a method of a tensor, a module, a logger or a writer."""
+        started, self._started = self._started, None
+        if name == "wait" and started is call.frame.entry and owner == Typed(_WORK):
+            self._started = started  # the next of several
+            what = 'calls ".wait()" right after it has started a collective'
+            self._wait(what, call.frame, call.site, _MET)
+        self.marked(marks_of_method(owner, name), name, call)
         if isinstance(owner, Tensor):
             return self._tensor_method(owner, name, call)
         if isinstance(owner, Typed):
             return self._typed_method(owner, name, call)
+        if name in {"item", "cpu"} and not call.arguments and isinstance(owner, Local) and not owner.is_on_host:
+            self._wait(f'calls ".{name}()" on a tensor', call.frame, call.site)
         if name == "item" and not call.arguments and isinstance(owner, Unknown):
             self._wait('calls ".item()" on a tensor', call.frame, call.site)
             return UNKNOWN
@@ -159,12 +212,18 @@ class Effects(Watcher):
                 if call.get(0, "period_steps") == frozenset({Constant(1)})
                 else frozenset({Varies()})
             )
-        if _is_module(owner) and name in {"item", "tolist"}:  # a parameter or a buffer of it
+        if is_module(owner) and name in {"item", "tolist"}:  # a parameter or a buffer of it
             self._wait(f'calls ".{name}()" on a tensor', call.frame, call.site)
         if name == "synchronize" and owner.name.startswith("torch."):
             self._wait('calls ".synchronize()"', call.frame, call.site)
-        if owner.name == "logging.Logger" and name in _LOG_METHODS:
+        if owner.name in _LOGGERS and name in _LOG_METHODS:
             self._shown(call, "logs a tensor")
+        if owner.name.partition(".")[0] in _TRACKERS and name.startswith("log"):
+            self._shown(call, f'passes a tensor to ".{name}()"')
+        if owner.name.startswith("tqdm.") and name in _PROGRESS_METHODS:
+            self._shown(call, f'passes a tensor to ".{name}()"')
+        if owner.name.endswith("dist_context.DistributedContext") and name == "logger":
+            return frozenset({Typed("logging.Logger")})
         if owner.name.rpartition(".")[2] == "SummaryWriter" and name in _WRITER_METHODS:
             self._shown(call, f'passes a tensor to ".{name}()"')
         return None
@@ -172,17 +231,38 @@ class Effects(Watcher):
     def external_call(self, name: str, call: Call) -> Values | None:
         """See a call of a function of torch, of logging, or of Python itself."""
         module, _, last = name.rpartition(".")
+        self._started = None
+        self.marked(marks_of(name), last, call)
         if module == "builtins":
             return self._builtin(last, call)
         if module == "logging" and last in _LOG_METHODS:
             self._shown(call, "logs a tensor")
         if name in _RETURNED or name == "torch.device":
             return _RETURNED.get(name, call.get(0, "type"))
-        if module in {"numpy", "math"}:
+        if module in {"numpy", "math"} or (module in _TRACKERS and last.startswith("log")):
             self._shown(call, f'passes a tensor to "{name}"')
-        if not name.startswith("torch.") or module.startswith("torch.distributed"):
+        if module.startswith("torch.distributed"):
+            return self._distributed(name, call)
+        if not name.startswith("torch."):
             return None
         return self._torch_function(name, last, call)
+
+    def _distributed(self, name: str, call: Call) -> Values | None:
+        """See a function for which the host waits."""
+        module, _, last = name.rpartition(".")
+        if last in _ON_HOST:
+            self._wait(f'calls "{last}"', call.frame, call.site, _MET)
+        elif module.startswith("torch.distributed.checkpoint") and last in _CHECKPOINTS:
+            self._wait(f'calls "{last}" of torch.distributed.checkpoint', call.frame, call.site, _MARKED)
+        elif last in {"isend", "irecv"} or Constant(value=True) in call.named.get("async_op", NOTHING):
+            self._started = call.frame.entry
+            return frozenset({Typed(_WORK)})
+        return None
+
+    def marked(self, marks: frozenset[str], name: str, call: Call) -> None:
+        """See a call of a function that is marked."""
+        if "waits_for_device" in marks:
+            self._wait(f'calls "{name}"', call.frame, call.site, _MARKED)
 
     def _torch_function(self, name: str, last: str, call: Call) -> Values | None:
         if last == "synchronize":
@@ -190,29 +270,37 @@ class Effects(Watcher):
             return NONE
         if name == f"torch.{last}" and last in _FACTORIES:
             return frozenset({Tensor(is_on_host="device" not in call.named)})
-        tensors = [value for value in call.everything() if isinstance(value, Tensor)]
+        given = self._everything_in(call.everything())
+        tensors = [value for value in given if isinstance(value, Tensor)]
+        local = [value.part() for value in given if isinstance(value, Local)]
         if not tensors:
-            return None
+            is_on_host = all(each.is_on_host for each in local)
+            return frozenset({Tensor(is_on_host), *local}) if local else None
         is_on_host = all(tensor.is_on_host for tensor in tensors)
-        if not is_on_host and (last in _SEARCHES or name == "torch.save"):
+        is_search = last in _SEARCHES or (name == "torch.where" and len(call.arguments) == 1)
+        if not is_on_host and (is_search or name == "torch.save"):
             self._wait(f'calls "{name}" on a tensor', call.frame, call.site)
         if last in {"is_tensor", "is_floating_point", "numel"}:
             return frozenset({Steady()})
-        return UNKNOWN if last in {"equal", "allclose", "save"} else frozenset({Tensor(is_on_host)})
+        if last in {"equal", "allclose", "save"}:
+            return frozenset(each.on_host() for each in local) or UNKNOWN
+        return frozenset({Tensor(is_on_host), *local})
 
     def _builtin(self, name: str, call: Call) -> Values | None:
         given = call.everything()
         has_tensor = any(isinstance(value, Tensor) and not value.is_on_host for value in given)
-        computed = given | self._items(given)
-        kept = frozenset(value for value in computed if isinstance(value, Differs | Varies))
+        computed = given if name == "len" else given | self._items(given)
+        kept = frozenset(value for value in computed if isinstance(value, Differs | Varies)) | frozenset(
+            value.on_host() for value in computed if isinstance(value, Local)
+        )
         if name == "print":
             self._shown(call, "prints a tensor")
-        elif name in _CONVERSIONS and has_tensor:
+        elif name in _CONVERSIONS | {"range"} and (has_tensor or (name in {"float", "int"} and _is_parameter(given))):
             self._wait(f'calls "{name}()" on a tensor', call.frame, call.site)
         elif name in {"max", "min"} and self._has_device_tensors(call):
             self._wait(f'calls "{name}()" on tensors, which compares them', call.frame, call.site)
         elif name in {"abs", "sum", "round", "pow"} and has_tensor:
-            return frozenset({Tensor()})
+            return frozenset({Tensor(), *(value.part() for value in computed if isinstance(value, Local))})
         if name in {"isinstance", "hasattr", "callable", "issubclass"}:
             return frozenset({Steady()})
         if name in _CONVERSIONS | {"max", "min", "abs", "len", "sum", "round", "any", "all", "range"}:
@@ -220,13 +308,18 @@ class Effects(Watcher):
         return None
 
     def _shown(self, call: Call, what: str) -> None:
-        given = call.everything()
-        if any(isinstance(value, Tensor) and not value.is_on_host for value in given | self._items(given)):
+        given = self._everything_in(call.everything())
+        if any(isinstance(value, Tensor) and not value.is_on_host for value in given):
             self._wait(what, call.frame, call.site)
 
     def _items(self, values: Values) -> Values:
         """Return the items of containers among values."""
         return self.elements(frozenset(value for value in values if isinstance(value, Container)))
+
+    def _everything_in(self, values: Values) -> Values:
+        """Return values, the items of containers among them, and theirs."""
+        items = self._items(values)
+        return values | items | self._items(items) | self._items(self._items(items)) if items else values
 
     def _has_device_tensors(self, call: Call) -> bool:
         """Return whether a function compares tensors: its arguments, or the items of its only one."""
@@ -252,22 +345,36 @@ class Effects(Watcher):
         seen: set[Site] = set()
         for wait in self.waits:
             entry = wait.entry
-            is_method = entry.kind == "method" and entry.name in _IN_EVERY_STEP and entry.owner in facts.subscribers
-            if not (wait.is_certain and (entry.is_in_every_step or is_method)) or wait.site in seen:
+            is_called = entry.is_in_every_step or _is_called_in_every_step(entry, facts, wait)
+            if not (wait.is_certain and is_called) or wait.site in seen:
                 continue
             seen.add(wait.site)
             events = " and ".join(sorted(map(str, entry.events)))
             subject = f'Handler "{entry.name}" of {events}' if entry.events else f'"{entry.name}"'
             facts.report(
                 "d9d-host-sync",
-                f"{subject} {wait.what} in every step, so each step waits for the device: do it only every N steps, as "
-                'under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"',
+                f"{subject} {wait.what} in every step, so each step waits for the device: {wait.remedy}",
                 wait.site,
             )
 
 
-def _is_module(value: Typed) -> bool:
-    return value.name in {_MODULE, "torch.nn.modules.module.Module"}
+def _is_called_in_every_step(entry: Entry, facts: Facts, wait: Wait) -> bool:
+    """Return whether a loop calls a method of a task in every step, or a task that of a metric."""
+    if entry.kind != "method" or entry.owner is None:
+        return False
+    if entry.owner in facts.subscribers:
+        return entry.name in _IN_EVERY_STEP or (entry.name in _READING_ALLOWED and wait.remedy != _READ)
+    return entry.name in _OF_METRICS and is_metric(entry.owner)
+
+
+def is_metric(definition: ClassDefinition) -> bool:
+    """Return whether objects of a class are metrics: it has what the protocol `Metric` asks for."""
+    return all(definition.find(name) is not None for name in ("share", "compute", "reset"))
+
+
+def _is_parameter(values: Values) -> bool:
+    """Return whether something is read from a module: only a parameter or a buffer becomes a number."""
+    return any(isinstance(value, Attribute) and is_module(value.owner) for value in values)
 
 
 def _names_the_host(call: Call) -> bool:

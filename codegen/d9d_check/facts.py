@@ -15,6 +15,7 @@ from d9d_check.values import (
     EventValue,
     Function,
     Instance,
+    Local,
     Scope,
     Site,
     Tag,
@@ -44,7 +45,10 @@ class Guard:
     @property
     def differs(self) -> Differs | None:
         """Why it does not hold on all ranks alike."""
-        return next((value for value in self.test if isinstance(value, Differs)), None)
+        found = [value for value in self.test if isinstance(value, Differs)]
+        found += [value.on_host() for value in self.test if isinstance(value, Local) and not value.is_whole]
+        # What differs for certain comes first, then what is computed last, which may have been reduced.
+        return min(found, key=lambda each: (*each.order, each.why), default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +157,7 @@ class Frame:
         depth: The number of calls around it.
         guards: The conditions that hold here.
         num_doubts: The loops and attempts around, whose body may not be run to its end.
+        num_guards_around: How many of the conditions are those of the call itself.
         returns: What it may return.
         yields: What it may yield.
         calls: Where the calls around it are, the outermost first.
@@ -166,6 +171,7 @@ class Frame:
     depth: int = 0
     guards: list[Guard] = dataclasses.field(default_factory=list)
     num_doubts: int = 0
+    num_guards_around: int = 0
     returns: set[Value] = dataclasses.field(default_factory=set)
     yields: set[Value] = dataclasses.field(default_factory=set)
     calls: tuple[Site, ...] = ()
@@ -256,6 +262,18 @@ class Watcher:
     def enclosed(self, managers: Values, done: list[Any]) -> None:
         """See what a `with` block has done."""
 
+    def marked(self, marks: frozenset[str], name: str, call: Call) -> None:
+        """See a call of a function that `d9d.collective` or `d9d.waits_for_device` marks."""
+
+    def caught(self, kinds: Values, frame: Frame, done: list[Any]) -> Values | None:
+        """See exceptions that are caught after a block; return what says whether it was left, if that may differ.
+
+        Args:
+            kinds: The classes of the exceptions; empty for all.
+            frame: Where they are caught.
+            done: What the block has done; what all ranks have surely done is removed.
+        """
+
     def finished(self, frame: Frame) -> None:
         """See that a call has ended."""
 
@@ -344,6 +362,15 @@ class Watchers(Watcher):
         for each in self._watchers:
             each.enclosed(managers, done)
 
+    def marked(self, marks: frozenset[str], name: str, call: Call) -> None:
+        """Show all of them a call of a marked function."""
+        for each in self._watchers:
+            each.marked(marks, name, call)
+
+    def caught(self, kinds: Values, frame: Frame, done: list[Any]) -> Values | None:
+        """Show all of them exceptions that are caught."""
+        return _first([each.caught(kinds, frame, done) for each in self._watchers])
+
     def finished(self, frame: Frame) -> None:
         """Show all of them that a call has ended."""
         for each in self._watchers:
@@ -386,6 +413,7 @@ class Facts:
         tagged_functions: The tags of functions of modules.
         lost_tags: The functions that have lost their tags to a decorator.
         nested: Tagged functions within functions, with the runs that define them.
+        marked: The names of the functions that a mark of d9d describes.
     """
 
     registrations: list[Registration] = dataclasses.field(default_factory=list)
@@ -410,6 +438,7 @@ class Facts:
     tagged_functions: dict[Definition, tuple[Tag, ...]] = dataclasses.field(default_factory=dict)
     lost_tags: set[Definition] = dataclasses.field(default_factory=set)
     nested: list[tuple[Function, Entry]] = dataclasses.field(default_factory=list)
+    marked: set[str] = dataclasses.field(default_factory=set)
 
     def num_calls(self) -> int:
         """Return how many calls of a bus have been seen."""

@@ -1,5 +1,6 @@
 """What d9d does with what a program gives it: tags, buses, configurators."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Final
@@ -59,6 +60,8 @@ class Framework:
             "subscribe": self._tagger,
             "subscribe_annotated": self._annotated,
             "Event": self.event,
+            "collective": functools.partial(self._marked, "collective"),
+            "waits_for_device": functools.partial(self._marked, "waits_for_device"),
             "EventBus": lambda call: frozenset({Bus(site=call.site, is_own=True)}),
             **{name: functools.partial(self._configure, loop) for name, loop in _CONFIGURATORS.items()},
         }
@@ -81,6 +84,16 @@ class Framework:
         )
         return frozenset({Tagger(tag)})
 
+    def _marked(self, mark: str, call: Call) -> Values:
+        found: set[Value] = set()
+        for value in call.get(0, "function"):
+            if isinstance(value, Function):
+                self._facts.marked.add(value.definition.name)
+                found.add(dataclasses.replace(value, marks=value.marks | {mark}))
+            else:
+                found.add(value)
+        return frozenset(found)
+
     def _annotated(self, call: Call) -> Values:
         self._subscribe_annotated(call.get(0, "bus"), call.get(1, "target"), call.frame, call.site)
         return NONE
@@ -94,7 +107,6 @@ class Framework:
 
     def _configure(self, loop: str, call: Call) -> Values:
         """Do what the configuration of a loop does to what it is given."""
-        run = "d9d.Trainer" if loop == "train" else "d9d.Inference"
         bus = Bus(loop)
         self._facts.configures = True
         for name, values in [*(("", each) for each in call.arguments), *call.named.items()]:
@@ -106,7 +118,7 @@ class Framework:
                     self._register_tags(bus, value, frozenset({value}), call.frame, call.site)
             if is_subscribers and not self._is_exact(values):
                 self._facts.open_registrations.append((call.frame.entry, call.site))
-        return frozenset({Typed(f"{run}Configurator")})
+        return frozenset({Typed("d9d.TrainingConfigurator" if loop == "train" else "d9d.InferenceConfigurator")})
 
     def _is_exact(self, values: Values) -> bool:
         """Return whether all items of a container are known."""

@@ -16,6 +16,7 @@ from d9d_check.values import (
     Container,
     EventValue,
     Instance,
+    Local,
     Scope,
     Site,
     Tensor,
@@ -116,6 +117,8 @@ class Held(Watcher):
     def _payload_of(self, value: Value, depth: int) -> str:
         if isinstance(value, Tensor):
             return "" if value.is_on_host else "a tensor"
+        if isinstance(value, Local) and value.is_whole:
+            return value.why
         if isinstance(value, Unknown) and isinstance(value.owner, Typed):
             return f'a field of "{value.owner.name.rpartition(".")[2]}"'
         if isinstance(value, Container):

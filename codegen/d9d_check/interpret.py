@@ -6,6 +6,7 @@ followed with the values of its arguments. Both sides of a condition are run. Wh
 of code that is not in view, is recorded: nothing certain is known of it from there.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from d9d_check.facts import Call, Entry, Facts, Frame, Guard, Watcher
 from d9d_check.framework import TASKS, canonical, members_of
 from d9d_check.lower import Node
 from d9d_check.memory import Memory, allocation
-from d9d_check.outside import Outside
+from d9d_check.outside import ONE_RANK, Outside
 from d9d_check.pairs import check_unused
 from d9d_check.relevance import Relevance
 from d9d_check.source import Module, absolute, parents_of
@@ -35,6 +36,7 @@ from d9d_check.values import (
     External,
     Function,
     Instance,
+    Local,
     Method,
     ModuleValue,
     Partial,
@@ -67,7 +69,10 @@ _HARMLESS_BASES: Final = frozenset(
 _HARMLESS_METACLASSES: Final = frozenset({"ABCMeta", "type"})
 _HARMLESS_CLASS_DECORATORS: Final = frozenset({"dataclass", "final", "total_ordering", "runtime_checkable"})
 
-_INDIFFERENT: Final = (Constant, Unknown, External, Typed, Steady, Varies, Differs, ClassValue, ModuleValue, Attribute)
+_PATH: Final = Typed("pathlib.Path")
+_INDIFFERENT: Final = (
+    *(Constant, Unknown, External, Typed, Steady, Varies, Differs, Local, ClassValue, ModuleValue, Attribute),
+)
 """Values that no bus can receive."""
 
 FALLS, BREAKS, RAISES, RETURNS = "", "break", "raise", "return"
@@ -299,6 +304,10 @@ class Interpreter(Memory):
     def set_attribute(self, owner: Value, name: str, values: Values, frame: Frame, site: Site) -> None:
         """Assign an attribute."""
         if isinstance(owner, Instance):
+            why = next((each.differs for each in frame.guards if each.differs is not None), None)
+            if why is not None and why.attribute is None:
+                why = dataclasses.replace(why, attribute=(owner.definition, name))
+            values = _chosen(values, why)
             self.watcher.write(owner, name, values, frame, site)
             self._tagging.check_hidden(owner, name, values, site)
             self.keep(owner, name, values)
@@ -351,7 +360,9 @@ class Interpreter(Memory):
         return FALLS
 
     def _return(self, node: Node, frame: Frame) -> str:
-        frame.returns |= _or_unknown(self.evaluate(node[1], frame)) if node[1] is not None else NONE
+        values = _or_unknown(self.evaluate(node[1], frame)) if node[1] is not None else NONE
+        inner = frame.guards[frame.num_guards_around :]
+        frame.returns |= _chosen(values, next((each.differs for each in inner if each.differs is not None), None))
         return RETURNS
 
     def _raise(self, node: Node, frame: Frame) -> str:
@@ -419,7 +430,8 @@ class Interpreter(Memory):
             values = self._bool(test, frame, is_tested=True)
         else:
             values = self.evaluate(test, frame)
-            self.watcher.tested(values, frame, site)
+            if test[0] != "not":  # which has been seen itself
+                self.watcher.tested(values, frame, site)
         is_either = test[0] == "or" and not all(
             any(isinstance(value, Differs) for value in self._last.get(id(part), NOTHING)) for part in test[1]
         )
@@ -472,7 +484,7 @@ class Interpreter(Memory):
             frame.trace += trace
         live = [names for names, outcome in zip(results, outcomes, strict=True) if not outcome]
         scope.names.clear()
-        scope.names.update(_joined(live or results))
+        scope.names.update(_joined([_chosen_names(names, before, guard.differs) for names in live or results]))
         for trace, outcome in zip(traces[1:], outcomes[1:], strict=True):
             self.watcher.branched(guard, frame, (traces[0], trace), (outcomes[0], outcome))
         if not live:
@@ -543,8 +555,20 @@ class Interpreter(Memory):
         outcome = self.execute(node[2], frame)
         frame.num_doubts -= suppresses
         self.watcher.enclosed(frozenset(managers), frame.trace)
-        frame.trace = [*trace, *frame.trace]
+        done, frame.trace = frame.trace, [*trace, *frame.trace]
+        if suppresses:
+            self._suppressed(node[1], frame, done, outcome)
         return outcome
+
+    def _suppressed(self, items: list[Node], frame: Frame, done: list[Any], outcome: str) -> None:
+        """Compare what a block has done with its end by an exception that `contextlib.suppress` catches."""
+        given = [
+            self.evaluate(each, frame) for expression, _ in items if expression[0] == "call" for each in expression[2]
+        ]
+        why = self.watcher.caught(frozenset().union(*given), frame, done)
+        if why:
+            guard = Guard(UNKNOWN | why, frame.site([1, 0, 1, 0]))
+            self.watcher.branched(guard, frame, (done, []), (outcome, FALLS))
 
     def _entered(self, values: Values, frame: Frame) -> Values:
         found: set[Value] = set()
@@ -562,24 +586,31 @@ class Interpreter(Memory):
     def _try(self, node: Node, frame: Frame) -> str:
         _, body, handlers, orelse, final = node
         before = dict(frame.scope.names)
+        trace, frame.trace = frame.trace, []
         frame.num_doubts += 1 if handlers else 0
         outcome = self.execute(body, frame) or self.execute(orelse, frame)
         frame.num_doubts -= 1 if handlers else 0
         ends = [dict(frame.scope.names)] if not outcome else []
         outcomes = [outcome]
+        done, frame.trace = frame.trace, [*trace, *frame.trace]
         for kind, name, block in handlers:
             frame.scope.names.clear()
             frame.scope.names.update(_joined([before, *ends]))
-            if kind is not None:
-                self.evaluate(kind, frame)
+            kinds = self.evaluate(kind, frame) if kind is not None else NOTHING
             if name:
                 frame.scope.names[name] = UNKNOWN
-            guards = frame.guards
-            frame.guards = [*guards, Guard(UNKNOWN, frame.site([1, 0, 1, 0]))]
+            missed = list(done)
+            why = self.watcher.caught(kinds | self.elements(kinds), frame, missed)
+            guard = Guard(UNKNOWN | (why or NOTHING), frame.site([1, 0, 1, 0]))
+            guards, trace, frame.trace = frame.guards, frame.trace, []
+            frame.guards = [*guards, guard]
             outcomes.append(self.execute(block, frame))
+            handled, frame.trace = frame.trace, [*trace, *frame.trace]
             frame.guards = guards
+            if why:
+                self.watcher.branched(guard, frame, (missed, handled), (outcome, outcomes[-1]))
             if not outcomes[-1]:
-                ends.append(dict(frame.scope.names))
+                ends.append(_chosen_names(dict(frame.scope.names), before, guard.differs))
         if ends:
             frame.scope.names.clear()
             frame.scope.names.update(_joined(ends))
@@ -839,7 +870,7 @@ class Interpreter(Memory):
             values |= self._bound(found[1], owner, frame, site)
         declared = self._declared_attribute(owner.definition, name) if not values or found is not None else NOTHING
         if declared or values:  # an attribute that the class declares may be given another value
-            return values | declared
+            return values | declared if values else self._outside.unassigned(owner.definition, name, declared)
         if name == "__dict__":
             self.watcher.write(owner, "", UNKNOWN, frame, site)  # any of its attributes
         getter = owner.definition.find("__getattr__")
@@ -977,7 +1008,7 @@ class Interpreter(Memory):
                 frozenset({Typed("builtins.bool")})
             )
         if all(operator in {"In", "NotIn"} for operator in node[1]):
-            return self._combined([part - frozenset(each for each in part if _is_tensor(each)) for part in parts])
+            return self._combined([frozenset(each for each in part if not _is_data(each)) for part in parts])
         return frozenset(
             Tensor(value.is_on_host, is_mask=True) if isinstance(value, Tensor) else value
             for value in self._combined(parts)
@@ -989,6 +1020,8 @@ class Interpreter(Memory):
         is_known = True
         for part in parts:
             found |= {value for value in part if isinstance(value, Differs | Varies) or _is_tensor(value)}
+            found |= {value.part() for value in part if isinstance(value, Local)}
+            found |= {value for value in part if value == _PATH or getattr(value, "kind", "") == "set"}
             is_known &= bool(part) and all(isinstance(value, Constant | Steady | Differs) for value in part)
         if not found:
             return frozenset({Steady()}) if is_known else UNKNOWN
@@ -1008,6 +1041,7 @@ class Interpreter(Memory):
             stack=frame.stack,
         )  # fmt: skip
         found: list[Values] = []
+        differing: set[Value] = set()  # the number of items differs then
 
         def run(number: int) -> None:
             if number == len(loops):
@@ -1023,7 +1057,9 @@ class Interpreter(Memory):
                 guard = self._guard(test, inner, inner.site(_position(test) or position))
                 self._only_under(guard, inner, lambda: body(passed + 1))
 
-            self._loop(target, self.evaluate(source, inner), inner, body)
+            values = self.evaluate(source, inner)
+            differing.update(value.part() if isinstance(value, Local) else value for value in values if _differs(value))
+            self._loop(target, values, inner, body)
 
         run(0)
         self.watcher.finished(inner)
@@ -1031,7 +1067,8 @@ class Interpreter(Memory):
         union = frozenset().union(*found)
         exact = found if kind == "list" and not any(tests for _, _, tests in loops) else []
         container_kind = "iterator" if kind == "generator" else kind
-        return self.new_container(container_kind, frame.site(position), frame, exact, NOTHING if exact else union)
+        rest = NOTHING if exact else union
+        return self.new_container(container_kind, frame.site(position), frame, exact, rest) | differing
 
     def _item(self, node: Node, frame: Frame) -> Values:
         _, owner_node, index_node, position = node
@@ -1176,6 +1213,10 @@ class Interpreter(Memory):
         definition = function.definition
         if frame.depth and not frame.entry.name.startswith("test"):
             self.facts.called.add(definition)
+        marks = function.all_marks() if definition.name in self.facts.marked else frozenset()
+        if marks:
+            place = site if frame.depth else definition.site
+            self.watcher.marked(marks, definition.name, Call(arguments, named, frame, place))
         is_short = definition.name == "__init__" or len(definition.facts["body"]) <= _SHORT
         is_followed = (
             is_short or self._num_decorating or self.relevance.has(definition) or self._matters(_all(arguments, named))
@@ -1186,21 +1227,26 @@ class Interpreter(Memory):
             self.escape_all(frozenset().union(*arguments, *named.values()), frame)
             return UNKNOWN
         scope = Scope({}, function.scope, definition.module)
+        # That a marked function waits is said where it is called, and not of what it does inside.
+        guards = [*frame.guards, Guard(UNKNOWN, site)] if "waits_for_device" in marks else frame.guards
         inner = Frame(
             scope,
             frame.entry,
             function,
             _first(arguments[0]) if arguments and function.owner is not None else frame.receiver,
             frame.depth + 1,
-            frame.guards,
+            guards,
             frame.num_doubts,
+            num_guards_around=len(guards),
             calls=(*frame.calls, site),
             stack=(*frame.stack, definition),
         )
         self._bind_parameters(function, arguments, named, inner, is_root=frame.depth == 0)
         self.execute(definition.facts["body"], inner)
+        if ONE_RANK in marks:
+            self.watcher.enclosed(frozenset({Differs("the rank on which its decorator calls it")}), inner.trace)
         self.watcher.finished(inner)
-        frame.trace += inner.trace
+        frame.trace += inner.trace if "collective" not in marks else []
         if definition.facts["generator"]:
             kind = "manager" if function.kind == "manager" else "iterator"
             return self.new_container(kind, definition.site, frame, [], frozenset(inner.yields))
@@ -1271,7 +1317,7 @@ class Interpreter(Memory):
 
     def escape(self, value: Value, frame: Frame) -> None:
         """Record that a value leaves the program: code that is not in view may do anything with it."""
-        if isinstance(value, Constant | Unknown | External | Typed | Steady | Varies | Differs):
+        if isinstance(value, Constant | Unknown | External | Typed | Steady | Varies | Differs | Local):
             return
         if isinstance(value, Bus | RegistrationContext):
             bus = value.bus if isinstance(value, RegistrationContext) else value
@@ -1381,6 +1427,27 @@ def _or_unknown(values: Values) -> Values:
 
 def _is_tensor(value: Value) -> bool:
     return isinstance(value, Tensor)
+
+
+def _differs(value: Value) -> bool:
+    return isinstance(value, Differs | Local)
+
+
+def _is_data(value: Value) -> bool:
+    return isinstance(value, Tensor | Local)
+
+
+def _chosen(values: Values, why: Differs | None) -> Values:
+    """Return values with the mark that ranks choose differently among them and others; tensors may be sent later."""
+    is_plain = all(isinstance(value, Constant | Steady | Unknown | Typed | Varies | Differs) for value in values)
+    return values | {why} if why is not None and is_plain else values
+
+
+def _chosen_names(names: dict[str, Values], before: dict[str, Values], why: Differs | None) -> dict[str, Values]:
+    """Return the names after a side of a condition; what it assigned is marked if ranks choose sides differently."""
+    if why is None:
+        return names
+    return {name: values if values is before.get(name) else _chosen(values, why) for name, values in names.items()}
 
 
 def _first(values: Values) -> Value | None:

@@ -12,9 +12,11 @@ from d9d_check.values import (
     UNKNOWN,
     Constant,
     Container,
+    Differs,
     External,
     Function,
     Instance,
+    Local,
     Partial,
     Site,
     Steady,
@@ -28,6 +30,8 @@ from d9d_check.values import (
 _COPIES: Final = frozenset(
     f"builtins.{name}" for name in ("list", "tuple", "set", "frozenset", "sorted", "reversed", "iter")
 ) | {"collections.deque", "itertools.chain", "copy.copy"}
+
+_SET_METHODS: Final = frozenset({"union", "difference", "intersection", "symmetric_difference"})
 
 
 class Library:
@@ -60,19 +64,20 @@ class Library:
         known = self._functions.get(name)
         return None if known is None else known(call)
 
-    def _copied(self, kind: str, call: Call, arguments: list[Values]) -> Values:
+    def _copied(self, name: str, call: Call, arguments: list[Values]) -> Values:
         """Return a container with the items of another."""
         source = arguments[0] if arguments else NOTHING
-        kind = {"sorted": "list", "reversed": "iterator", "iter": "iterator", "frozenset": "set"}.get(kind, kind)
+        kind = {"sorted": "list", "reversed": "iterator", "iter": "iterator", "frozenset": "set"}.get(name, name)
         if kind == "chain":
             return self._container("iterator", call, [], frozenset().union(*map(self._run.elements, arguments)))
         containers = [value for value in source if isinstance(value, Container)]
         if arguments and not containers:
-            return UNKNOWN
+            return _differing(source) or UNKNOWN
+        if containers and name not in {"sorted", "set"} and all(value.kind == "set" for value in containers):
+            kind = "set"  # its order is that of the set
         exact = self._run.iterated(source) if len(source) == 1 and kind not in {"set", "iterator"} else []
-        return self._container(
-            kind, call, exact if containers else [], NOTHING if exact else self._run.elements(source)
-        )
+        rest = NOTHING if exact else self._run.elements(source)
+        return self._container(kind, call, exact if containers else [], rest) | _differing(source)
 
     def _container(self, kind: str, call: Call, items: list[Values], rest: Values = NOTHING, number: int = 0) -> Values:
         """Return a new container; those that one call makes differ by their number."""
@@ -88,8 +93,10 @@ class Library:
         if name in {"extend", "update"} and call.arguments:
             self._run.add_to(owner, self._run.elements(call.arguments[0]) | frozenset().union(*call.named.values()))
             return NONE
-        if name in {"values", "copy", "__iter__"}:
-            return self._container(owner.kind if name == "copy" else "iterator", call, [], elements)
+        if name in {"values", "copy", "__iter__", *_SET_METHODS}:
+            kind = {"copy": owner.kind, "values": "iterator", "__iter__": "iterator"}.get(name, "set")
+            items = elements | self._run.elements(call.everything())
+            return self._container(kind, call, [], items)
         if name == "items":
             return self._container("iterator", call, [], self._container("tuple", call, [UNKNOWN, elements], number=1))
         if name in {"get", "pop", "popleft"}:
@@ -104,12 +111,12 @@ class Library:
             self._container("tuple", call, [frozenset({Steady()}), item], number=number)
             for number, item in enumerate(items, start=1)
         ]
-        return self._container("iterator", call, pairs)
+        return self._container("iterator", call, pairs) | _differing(call.get(0, "iterable"))
 
     def _zip(self, call: Call) -> Values:
         rows = zip(*map(self._run.iterated, call.arguments), strict=False)
         tuples = [self._container("tuple", call, list(row), number=number) for number, row in enumerate(rows, start=1)]
-        return self._container("iterator", call, tuples)
+        return self._container("iterator", call, tuples) | _differing(call.everything())
 
     def _map(self, call: Call) -> Values:
         found = [
@@ -172,6 +179,11 @@ class Library:
         given = self._run.iterated(call.named["args"]) if "args" in call.named else []
         self._run.call_all(call.get(1, "target"), given, {}, call.frame, call.site)
         return frozenset({Typed("threading.Thread")})
+
+
+def _differing(values: Values) -> Values:
+    """Return what of some values differs between ranks: so does the number of their items."""
+    return frozenset(value for value in values if isinstance(value, Differs | Local))
 
 
 def changed(function: Function, **changes: Any) -> Function:

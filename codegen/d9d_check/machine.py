@@ -51,6 +51,9 @@ class Machine(Protocol):
     def add_to(self, container: Container, values: Values) -> None:
         """Add what some items of a container may be."""
 
+    def forget(self, container: Container) -> None:
+        """Forget what the items of a container are; their number stays."""
+
     def elements(self, values: Values) -> Values:
         """Return what the items of containers may be; nothing where that is not known."""
 

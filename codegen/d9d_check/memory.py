@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from d9d_check.facts import Frame
-from d9d_check.values import NOTHING, UNKNOWN, Container, Site, Tensor, Unknown, Value, Values
+from d9d_check.values import NOTHING, UNKNOWN, Container, Local, Site, Tensor, Unknown, Value, Values
 
 _MAX_ITEMS: Final = 40
 
@@ -45,6 +45,13 @@ class Memory:
         """Set the items that are known one by one; those that are added later are kept."""
         self._items[container] = items
 
+    def forget(self, container: Container) -> None:
+        """Forget what the items of a container are; their number stays."""
+        self._items[container] = [UNKNOWN] * len(self._items.get(container, []))
+        if self._rest.get(container):
+            self._rest[container] = UNKNOWN
+        self._attributes.pop(container, None)
+
     def add_to(self, container: Container, values: Values) -> None:
         """Add what some items of a container may be."""
         self._rest[container] = self._rest.get(container, NOTHING) | values
@@ -59,6 +66,8 @@ class Memory:
         for value in values:
             if isinstance(value, Container):
                 found.update(*self._items.get(value, []), self._rest.get(value, NOTHING))
+            elif isinstance(value, Local):
+                found.add(value.part())
             elif isinstance(value, Tensor) or (isinstance(value, Unknown) and value.owner is not None):
                 found.add(value)
         return frozenset(found)

@@ -18,6 +18,7 @@ from d9d_check.values import (
     Attribute,
     Bounded,
     Bus,
+    ClassDefinition,
     ClassValue,
     Constant,
     Container,
@@ -28,6 +29,7 @@ from d9d_check.values import (
     External,
     Function,
     Instance,
+    Local,
     Method,
     ModuleValue,
     RegistrationContext,
@@ -43,11 +45,14 @@ from d9d_check.values import (
     Value,
     Values,
     Varies,
+    is_module,
 )
 
-_MODULES: Final = frozenset({"torch.nn.Module", "torch.nn.modules.module.Module"})
+_MODULE: Final = Typed("torch.nn.Module")
 _STACKS: Final = frozenset({"contextlib.ExitStack", "contextlib.AsyncExitStack"})
 _TENSORS_OF_MODULES: Final = frozenset({"parameters", "buffers", "named_parameters", "named_buffers"})
+_PARTS_OF_MODULES: Final = _TENSORS_OF_MODULES | {"modules", "children", "state_dict"}
+_CONFIGURED: Final = {"TrainingConfigurator": "d9d.Trainer", "InferenceConfigurator": "d9d.Inference"}
 _RUNS: Final = {"Trainer": "train", "Inference": "inference"}
 _REGISTRATION_CONTEXTS: Final = frozenset({"RegisterTaskEventsContext", "RegisterModelEventsContext"})
 _NOT_FUNCTIONS: Final = frozenset(
@@ -76,6 +81,15 @@ _SEQUENCE_TYPES: Final = frozenset(
     }
 )
 _MAPPING_TYPES: Final = frozenset({"dict", "Mapping", "Dict", "MutableMapping", "defaultdict", "OrderedDict"})
+ONE_RANK: Final = "one_rank"
+"""The mark of functions that a decorator from outside the program calls on one rank only."""
+_FOR_ONE_RANK: Final = frozenset(
+    {"rank_zero_only", "rank_zero_experiment", "main_process_only", "on_main_process", "master_only", "main_only"}
+)
+_OF_ONE_RANK: Final = frozenset(
+    {"loss", "losses", "local_loss", "train_loss", "step_loss", "batch_loss", "logits", "outputs", "batch"}
+)
+"""Names of tensors of which each rank has its own, until a collective has reduced them."""
 _TRANSPARENT_TYPES: Final = frozenset({"Annotated", "Final", "ClassVar", "Required", "NotRequired", "ReadOnly"})
 _TENSOR_TYPES: Final = frozenset({"Tensor", "Parameter", "DTensor", "FloatTensor", "LongTensor"})
 _UNKNOWN_TYPES: Final = frozenset({"Any", "Callable", "object", "Self", "type", "Type", "Event", "TypeVar"})
@@ -234,6 +248,8 @@ class Outside:
 
     def inherited(self, owner: Instance, name: str) -> Values:
         """Return an attribute that an object has from a class outside the program."""
+        if name in _PARTS_OF_MODULES and any(is_module(Typed(each)) for each in owner.definition.outside):
+            return frozenset({Attribute(_MODULE, name)})
         outside = {canonical(each) for each in owner.definition.outside}
         if outside & TASKS.keys() or not outside:
             return UNKNOWN if name not in {"register_events", "__init__"} else frozenset({External("builtins.object")})
@@ -258,9 +274,18 @@ class Outside:
         """Return what iterating over something yields."""
         if isinstance(value, Tensor):
             return frozenset({value})
+        if isinstance(value, Local):
+            return frozenset({value.part()})
         if isinstance(value, Unknown) and value.owner is not None:
             return frozenset({value})
         return NOTHING
+
+    @staticmethod
+    def unassigned(owner: ClassDefinition, name: str, declared: Values) -> Values:
+        """Return what an attribute holds that is declared and that nothing has assigned so far."""
+        if name.strip("_") in _OF_ONE_RANK and any(isinstance(value, Tensor) for value in declared):
+            return declared | {Local(f'the "{name}" of each rank', attribute=(owner, name))}
+        return declared
 
     def super_of(self, frame: Frame, arguments: list[Values]) -> Values:
         """Return what `super()` stands for in a method."""
@@ -314,7 +339,7 @@ class Outside:
         if is_manager and call.arguments and _are_functions(call.arguments[0]):
             return call.arguments[0]  # a context manager as a decorator keeps the tags
         self._run.escape_all(call.everything(), call.frame)
-        return UNKNOWN
+        return NOTHING if isinstance(callee, Local | Differs) else UNKNOWN  # their methods stand next to them
 
     def _tagged(self, tag: Tag, call: Call) -> Values:
         tag = dataclasses.replace(tag, site=call.site)
@@ -333,6 +358,10 @@ class Outside:
         own = self._framework.call(canonical(name), call) if name.startswith("d9d.") else None
         known = own if own is not None else self._library.call(name, call)
         seen = known if known is not None else self._run.watcher.external_call(name, call)
+        if name.startswith("torch.distributed."):
+            for value in call.everything():
+                if isinstance(value, Container):
+                    self._run.forget(value)  # a collective writes into it what other ranks have
         if seen is not None:
             return seen
         if name in _NOT_FUNCTIONS or name in _KIND_OF_DECORATOR:
@@ -356,6 +385,12 @@ class Outside:
 
     def _decorated_outside(self, name: str, functions: Values, frame: Frame) -> Values:
         """Return what a decorator from outside makes of functions: the same, as far as one can know."""
+        if name.rpartition(".")[2] in _FOR_ONE_RANK:
+            self._facts.marked.update(value.definition.name for value in functions if isinstance(value, Function))
+            return frozenset(
+                changed(value, marks=value.marks | {ONE_RANK}, is_opaque=True) if isinstance(value, Function) else value
+                for value in functions
+            )
         if name.startswith((*INERT, "functools.", "contextlib.", "typing_extensions.", "atexit.")):
             return functions
         self._run.escape_all(functions, frame)
@@ -374,7 +409,7 @@ class Outside:
             return self._library.container_method(owner, name, call)
         if isinstance(owner, Typed):
             return self._call_typed(owner, name, call)
-        if isinstance(owner, Constant | Tensor):
+        if isinstance(owner, Constant | Tensor | Local):
             return UNKNOWN
         self._run.escape_all(call.everything(), call.frame)
         if isinstance(owner, Instance) or (isinstance(owner, Unknown) and isinstance(owner.owner, Instance)):
@@ -385,11 +420,13 @@ class Outside:
 
     def _call_typed(self, owner: Typed, name: str, call: Call) -> Values:
         if owner.name.startswith("d9d."):
-            if name == "configure" and owner.name.endswith("Configurator"):
-                return frozenset({Typed(owner.name.removesuffix("Configurator"))})
+            if name == "configure" and canonical(owner.name) in _CONFIGURED:
+                return frozenset({Typed(_CONFIGURED[canonical(owner.name)])})
             if name == "register_events":
                 self._run.escape_all(call.everything(), call.frame)
-        elif owner.name in _MODULES:
+            if name == "state_dict" and canonical(owner.name) == "OptimizerProtocol":
+                return self._call_module(owner, name, call)
+        elif is_module(owner) or owner.name.startswith("torch.optim."):
             return self._call_module(owner, name, call)
         elif owner.name in _STACKS:
             return self._call_stack(name, call)
@@ -401,9 +438,11 @@ class Outside:
         """Call a method of a module of torch."""
         if name in {"modules", "children"}:
             return self._run.new_container("iterator", call.site, call.frame, [], frozenset({module}))
+        tensor: Values = frozenset({Tensor()})
+        if name == "state_dict":
+            return self._run.new_container("dict", call.site, call.frame, [], tensor)
         if name not in _TENSORS_OF_MODULES:
             return UNKNOWN
-        tensor: Values = frozenset({Tensor()})
         if name.startswith("named"):
             texts: Values = frozenset({Typed("builtins.str")})
             tensor = self._run.new_container("tuple", Site(*call.site[:4], -1), call.frame, [texts, tensor], NOTHING)

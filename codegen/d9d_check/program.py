@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from d9d_check.catalogues import Catalogues
+from d9d_check.effects import is_metric
 from d9d_check.facts import Entry, Facts, Watcher
 from d9d_check.framework import is_task, loop_of, members_of
 from d9d_check.interpret import Interpreter
@@ -25,6 +27,9 @@ from d9d_check.values import (
     Typed,
     Values,
 )
+
+_RARE: Final = frozenset({"train.epoch.start", "train.epoch.finished"})
+"""Events that lie in a step, but happen in few of them."""
 
 
 @dataclasses.dataclass
@@ -145,7 +150,7 @@ class _Runner:
 
     def _is_run(self, function: Function, owner: ClassDefinition | None) -> bool:
         """Return whether a function is worth a run from outside."""
-        is_own = owner is not None and owner in self.interpreter.facts.subscribers
+        is_own = owner is not None and (owner in self.interpreter.facts.subscribers or is_metric(owner))
         return is_own or self.interpreter.relevance.leads(function.definition)
 
     def _run_handler(self, handler: Function | Method, owner: ClassDefinition | None, function: Function) -> None:
@@ -158,15 +163,15 @@ class _Runner:
             events,
             is_filtered=any(tag.is_periodic or tag.is_on_main_only for tag in function.tags),
             counts_steps=any(tag.counts_steps for tag in function.tags),
-            is_in_every_step=self._repeats(often) and not function.is_opaque,
+            is_in_every_step=self._is_in_every_step(often) and not function.is_opaque,
             is_on_main_only=bool(function.tags) and all(tag.is_on_main_only for tag in function.tags),
         )
         self.interpreter.run(handler, entry, [self._context_of(events)])
 
-    def _repeats(self, events: frozenset[EventValue]) -> bool:
+    def _is_in_every_step(self, events: frozenset[EventValue]) -> bool:
         """Return whether one of some events happens in every step."""
         moments = [self._catalogues.moments.get(event.name) for event in events]
-        return any(moment is not None and moment.repeats for moment in moments)
+        return any(moment is not None and moment.fires_in_every_step and moment.id not in _RARE for moment in moments)
 
     def _run_subscribed(self) -> None:
         """Run the handlers that are subscribed by hand, as the bus calls them."""
@@ -189,7 +194,7 @@ class _Runner:
                 each.events,
                 is_filtered=each.is_periodic or each.is_on_main_only,
                 counts_steps=each.counts_steps,
-                is_in_every_step=self._repeats(each.events) and not (each.is_periodic or function.is_opaque),
+                is_in_every_step=self._is_in_every_step(each.events) and not (each.is_periodic or function.is_opaque),
                 is_on_main_only=each.is_on_main_only,
             )
             run = functools.partial(self.interpreter.run, handler, entry, [self._context_of(each.events)])

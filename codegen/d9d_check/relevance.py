@@ -9,7 +9,7 @@ from d9d_check.values import Definition
 _OF_THE_BUS: Final = frozenset(
     {
         *("subscribe", "subscribe_annotated", "register_events", "event_bus", "EventBus", "Event"),
-        *("trigger", "bounded", "emitter", "TrainingConfigurator", "InferenceConfigurator"),
+        *("trigger", "bounded", "emitter", "TrainingConfigurator", "InferenceConfigurator", "Trainer", "Inference"),
     }
 )
 

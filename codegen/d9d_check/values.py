@@ -46,6 +46,10 @@ class Constant(Value):
     value: str | int | float | bool | None
 
 
+_MAX_PATH: Final = 12
+_ON_HOST: Final = "on the host"
+
+
 UNKNOWN: Final[Values] = frozenset({Unknown()})
 NONE: Final[Values] = frozenset({Constant(None)})
 
@@ -62,6 +66,14 @@ class Typed(Value):
     """An instance of a class outside the program, by the full name of the class."""
 
     name: str
+
+
+def is_module(value: Value) -> bool:
+    """Return whether a value is a module of torch."""
+    if not isinstance(value, Typed) or not value.name.startswith("torch.nn."):
+        return False
+    last = value.name.rpartition(".")[2]
+    return last[:1].isupper() and last not in {"Parameter", "Buffer"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +96,61 @@ class Differs(Value):
     Attributes:
         why: What it depends on, for messages.
         is_steady: Whether it is the same in every step, as a rank is.
+        source: The data of this rank that it is computed from.
+        is_iterated: Whether it is how often a loop over that data is run.
+        attribute: The class and the name of an attribute that ranks have chosen differently.
     """
 
     why: str
     is_steady: bool = True
+    source: "Local | None" = None
+    is_iterated: bool = False
+    attribute: "tuple[ClassDefinition, str] | None" = None
+
+    @property
+    def order(self) -> tuple[bool, int, str]:
+        """Which of several reasons comes first."""
+        path = self.source.path if self.source is not None else ()
+        return self.source is not None or self.attribute is not None, -len(path), str(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Local(Value):
+    """Data of which each rank has its own, such as a batch or its loss; what is computed from it differs.
+
+    Attributes:
+        why: What it is, for messages.
+        is_whole: Whether it is the batch or the outputs as a whole, which have the same form on all ranks.
+        attribute: The class and the name of an attribute that is taken for such data by its name alone.
+        path: How it is computed: parts that are taken, and calls by their place.
+    """
+
+    why: str
+    is_whole: bool = False
+    attribute: "tuple[ClassDefinition, str] | None" = None
+    path: tuple[object, ...] = ()
+
+    def part(self, *steps: object) -> "Local":
+        """Return what is computed from it, or taken out of it."""
+        path = (*self.path, *steps)[:_MAX_PATH]
+        return dataclasses.replace(self, is_whole=False, path=path) if self.is_whole or steps else self
+
+    def is_from(self, other: "Local") -> bool:
+        """Return whether it is some other data, or computed from that."""
+        return self.why == other.why and self.path[: len(other.path)] == other.path
+
+    def copied(self) -> "Local":
+        """Return a copy of it on the host."""
+        return self if self.is_on_host else self.part(_ON_HOST)
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether it has been copied to the host."""
+        return _ON_HOST in self.path
+
+    def on_host(self) -> "Differs":
+        """Return a number that is computed from it."""
+        return Differs(self.why, is_steady=False, source=self.part())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +317,7 @@ class Function(Value):
         kind: "", "static", "class", "property" or "manager" (a context manager made of a generator).
         owner: The class that defines it.
         is_opaque: Whether a decorator that is not in view may have replaced it.
+        marks: What `d9d.collective` and `d9d.waits_for_device` say of it.
     """
 
     definition: Definition
@@ -262,6 +326,15 @@ class Function(Value):
     kind: str = ""
     owner: "ClassDefinition | None" = None
     is_opaque: bool = False
+    marks: frozenset[str] = frozenset()
+
+    def all_marks(self) -> frozenset[str]:
+        """Return its marks, and those of the methods that it overrides."""
+        found = self.marks
+        for kind in self.owner.ancestry[1:] if self.owner is not None else ():
+            for value in kind.members.get(self.definition.name, ()):
+                found |= value.marks if isinstance(value, Function) else frozenset()
+        return found
 
 
 @dataclasses.dataclass(eq=False)

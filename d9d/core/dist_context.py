@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from d9d.core.device import choose_device, identify
+from d9d.core.marks import collective, waits_for_device
 from d9d.core.mesh import DeviceMeshParameters, MeshName, num_launched
 from d9d.core.settings import ConfigurationError
 
@@ -47,6 +48,7 @@ class DistributedContext:
     _host_groups: list[ProcessGroup] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
+    @collective
     def start(
         cls,
         device: str | None = None,
@@ -121,12 +123,15 @@ class DistributedContext:
             self._meshes[name] = init_device_mesh(self.device.type, tuple(shape.values()), mesh_dim_names=tuple(shape))
         return self._meshes[name]
 
+    @collective
+    @waits_for_device
     def wait_world(self) -> None:
         """Wait until all processes have called this."""
         if self.world_size > 1:
             distributed.barrier()
 
     @contextlib.contextmanager
+    @collective
     def main_process_first(self) -> Iterator[None]:
         """Make a context that the main process runs before all others, for example to download data.
 
@@ -138,6 +143,7 @@ class DistributedContext:
         if self.is_main_process:
             self.wait_world()
 
+    @collective
     def new_host_group(self) -> ProcessGroup:
         """Make a process group of all processes for tensors on the host, for operations at the same time as others.
 

@@ -28,6 +28,7 @@ D9D_ALL: list[str] = importlib.import_module("d9d").__all__
 
 PUBLIC_NAMES = {
     "d9d.core.dist_context": {"DeviceMeshParameters", "DistributedContext", "MeshName"},
+    "d9d.core.marks": {"collective", "waits_for_device"},
     "d9d.core.parallel": {"shard_data_parallel", "shard_experts"},
     "d9d.core.metric": {"MaxMetric", "Metric", "MetricValue", "Reduction", "SumMetric", "WeightedMeanMetric"},
     "d9d.core.protocol": {"LRSchedulerProtocol", "OptimizerProtocol", "Stateful"},

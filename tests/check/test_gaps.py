@@ -7,6 +7,7 @@ import pytest
 from d9d_check.check import check
 
 _HEAD = """
+import random
 import time
 from typing import Any
 
@@ -20,6 +21,7 @@ from d9d.loop.event.catalogue import train
 from d9d.loop.event.catalogue.common import EventStepContext
 from d9d.loop.event.catalogue.inference import EVENT_INFERENCE_STEP_POST
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_FINISHED, EVENT_TRAIN_STEP_POST, EventTrainFinishedContext
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE
 
 class Registering(TrainTask):
     loss: torch.Tensor
@@ -69,6 +71,13 @@ class Task(Registering):
 """
     + "".join(f"    def call_{n}(self) -> None:\n        self.call_{n + 1}()\n" for n in range(12))
     + "    def call_12(self) -> None:\n        print(self.loss.item())\n",
+    "marks in another package": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if dist.get_rank() == 0:
+            third_party.marked_as_collective()
+""",
     "types": """
 class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -86,25 +95,88 @@ class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext, other: int) -> None: ...
 """,
-    "a barrier in every step": """
+    "ranks in turn": """
 class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
-        dist.barrier()
+        if dist.get_rank() == 0:
+            dist.barrier()
+        else:
+            dist.barrier()
 """,
-    "differences by data": """
+    "overlapped communication": """
 class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
-        if not ctx.stepper.is_due(10):
-            return
-        if self.loss.item() > 3:
-            dist.all_reduce(self.loss)
+        work = dist.all_reduce(self.loss, async_op=True)
+        third_party.sleep()
+        work.wait()
+""",
+    "other tensors": """
+class Task(Registering):
+    hits: torch.Tensor
+    @subscribe(EVENT_TRAIN_STEP_POST, every=10)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if self.hits.item() > 3 or torch.rand(()).item() > 0.5:
+            dist.all_reduce(self.hits)
+""",
+    "other exceptions": """
+class OutOfData(Exception): ...
+
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST, every=10)
+    def on_step(self, ctx: EventStepContext) -> None:
         try:
             third_party.load()
-        except OSError:
+        except (KeyError, OutOfData):
             return
         dist.barrier()
+""",
+    "attributes that are assigned again": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_PRE)
+    def before(self, ctx: EventStepContext) -> None:
+        self.is_writer = False
+        if dist.get_rank() == 0:
+            self.is_writer = True
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None:
+        if self.is_writer:
+            dist.all_reduce(self.loss)
+""",
+    "order and choice": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        names = ["loss", "value"]
+        random.shuffle(names)
+        for name in names:
+            dist.broadcast(getattr(self, name), src=0)
+        operation = dist.reduce if dist.get_rank() == 0 else dist.all_reduce
+        operation(self.loss)
+""",
+    "groups": """
+class Task(Registering):
+    group: dist.ProcessGroup
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if dist.get_rank() == 0:
+            dist.all_reduce(self.loss, group=self.group)
+""",
+    "opposite conditions": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if dist.get_rank() == 0:
+            dist.all_reduce(self.loss)
+        if dist.get_rank() == 1:
+            dist.all_reduce(self.loss)
+""",
+    "arguments": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        dist.all_reduce(self.loss if dist.get_rank() == 0 else torch.zeros(3))
 """,
     "what is given back under the same name": """
 class Average:

@@ -47,6 +47,24 @@ def test_two_events_with_one_id_on_one_bus(check_files: Checker) -> None:
     assert codes(check_files({"use.py": same})) == ["d9d-event-id"]
 
 
+def test_marks_are_seen_through_imports(check_files: Checker) -> None:
+    """Of functions, and of methods that a class of a further module overrides."""
+    marked = "from d9d import collective as on_all_ranks\nclass Store:\n    @on_all_ranks\n"
+    marked += "    def flush(self) -> None: ...\n"
+    marked += "@on_all_ranks\ndef meet() -> None: ...\n"
+    use = f"{_HEAD}import torch.distributed as dist\nfrom tools import meet as wait, stores\n"
+    use += "class Disk(stores.Store):\n    def flush(self) -> None: ...\nclass Task(TrainTask):\n"
+    use += "    def register_events(self, ctx: RegisterTaskEventsContext) -> None:\n"
+    use += "        subscribe_annotated(ctx.event_bus, self)\n    @subscribe(EVENT_TRAIN_STEP_POST)\n"
+    use += "    def on_step(self, ctx: EventStepContext) -> None:\n"
+    use += "        if dist.get_rank() == 0:\n            {call}\n"
+
+    files = {"tools/__init__.py": "from .stores import meet\n", "tools/stores.py": marked}
+    assert codes(check_files({**files, "use.py": use.format(call="wait()")})) == ["d9d-collective"]
+    assert codes(check_files({"use.py": use.format(call="Disk().flush()")})) == ["d9d-collective"]
+    assert codes(check_files({"use.py": use.format(call="print(wait)")})) == []
+
+
 def test_a_package_that_re_exports_handlers_has_none_itself(check_files: Checker) -> None:
     """`subscribe_annotated` takes a module's own functions only."""
     handlers = f"{_HEAD}@subscribe(EVENT_TRAIN_STEP_POST)\ndef on_step(ctx: EventStepContext) -> None: ...\n"

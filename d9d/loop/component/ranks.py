@@ -8,6 +8,7 @@ from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
 from d9d.core.dist_context import DistributedContext
+from d9d.core.marks import collective, waits_for_device
 
 TValue = TypeVar("TValue")
 
@@ -33,6 +34,7 @@ class Ranks:
         """Return all ranks of a job."""
         return cls(dist_context.rank, dist_context.world_size)
 
+    @collective
     def with_own_group(self) -> Self:
         """Return the same ranks with a new process group, for use at the same time as other collective operations."""
         if self.is_alone:
@@ -49,6 +51,8 @@ class Ranks:
         """Whether this is rank 0, which writes what is written once."""
         return self.rank == 0
 
+    @collective
+    @waits_for_device
     def gather(self, value: TValue) -> list[TValue]:
         """Return the values of all ranks, by rank.
 
@@ -61,6 +65,8 @@ class Ranks:
         distributed.all_gather_object(values, value, group=self.group)
         return values
 
+    @collective
+    @waits_for_device
     def run_on_all_ranks(self, work: Callable[[], TValue]) -> TValue:
         """Call a function on each rank.
 
@@ -81,6 +87,8 @@ class Ranks:
                 _raise(error, rank, own_error if rank == self.rank else None)
         return result  # type: ignore[return-value] # no rank failed, so there is a result
 
+    @collective
+    @waits_for_device
     def run_on_rank_zero(self, work: Callable[[], TValue]) -> TValue:
         """Call a function on rank 0 and broadcast its result.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from d9d.core.dist_context import is_launched_as_main
+from d9d.core.marks import collective
 from d9d.core.mesh import num_launched
 from d9d.core.protocol import Stateful
 from d9d.core.stepper import Stepper
@@ -101,6 +102,7 @@ class Inference(Run):
         self._model_runner = model_runner
         self._batch_sampler = batch_sampler
 
+    @collective
     def infer(self) -> None:
         """Run the model over all samples, from the newest checkpoint of this run if there is one.
 
@@ -222,6 +224,7 @@ class InferenceConfigurator:
         self._stateful = stateful
         self._weight_mapping = weight_mapping or WeightMapping()
 
+    @collective
     def configure(self) -> Inference:
         """Build everything that inference needs. The global random number generators are afterwards as before.
 

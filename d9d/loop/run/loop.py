@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from d9d.core.loop_control import LoopControl
+from d9d.core.marks import collective
 from d9d.core.report import Report
 from d9d.core.stepper import Stepper
 from d9d.loop.component.best_effort import BestEffort
@@ -330,6 +331,7 @@ class Run:
         """The stages of the model that this process holds, in pipeline order: one, unless there is a pipeline."""
         return self._loop.modules
 
+    @collective
     def save(self) -> None:
         """Save a checkpoint; all ranks call this. Does nothing if this step is saved already.
 

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from d9d.core.dist_context import is_launched_as_main
+from d9d.core.marks import collective, waits_for_device
 from d9d.core.mesh import num_launched
 from d9d.core.protocol import LRSchedulerProtocol, OptimizerProtocol, Stateful
 from d9d.core.report import Report
@@ -240,6 +241,7 @@ class Trainer(Run):
         """
         return self._gradients.num_skipped_steps
 
+    @collective
     def train(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one.
 
@@ -253,6 +255,7 @@ class Trainer(Run):
         for _ in self.steps():
             pass
 
+    @collective
     def steps(self) -> Generator[EventStepContext]:
         """Train step by step, driven by the caller: reinforcement learning, a notebook, a debugger.
 
@@ -301,6 +304,8 @@ class Trainer(Run):
                     raise
             self._loop.moments.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext)
 
+    @collective
+    @waits_for_device
     def evaluate(self, *names: str) -> dict[str, dict[str, float]]:
         """Run evaluations now, before or after the training or between two of its `steps`; all ranks call this.
 
@@ -339,6 +344,8 @@ class Trainer(Run):
         self._has_weights = True
         return {name: self._evaluate(name, evaluator) for name in evaluator.names if name in names or not names}
 
+    @collective
+    @waits_for_device
     def load_best(self) -> Path:
         """Load the weights of the best checkpoint into the model, and nothing else; all ranks call this.
 
@@ -365,6 +372,8 @@ class Trainer(Run):
         self._has_weights, self._loaded_best = True, (self.stepper.current_step, best.num_steps)
         return best.path
 
+    @collective
+    @waits_for_device
     def export(
         self, folder: Path, *, config: ExportedFiles = (), trainable_only: bool = False, name: str = "model"
     ) -> None:
@@ -386,6 +395,7 @@ class Trainer(Run):
         self._require_awake("trainer.export()", ("parameters", "buffers"))
         self._exporter.export(folder, config=config, trainable_only=trainable_only, name=name)
 
+    @waits_for_device
     def sleep(self, tags: SleepTag | Collection[SleepTag] = SLEEP_TAGS) -> None:
         """Move parts of the state from the device to the host, to free the device for something else.
 
@@ -408,6 +418,7 @@ class Trainer(Run):
             self._sleeper.sleep(changed)
             self._trigger_in_run(EVENT_TRAIN_SLEEP_POST, EventSleepContext, stepper=self.stepper, tags=changed)
 
+    @waits_for_device
     def wake(self, tags: SleepTag | Collection[SleepTag] = SLEEP_TAGS) -> None:
         """Move parts of the state back to the device.
 
@@ -710,6 +721,7 @@ class TrainingConfigurator:
         self._weight_mapping = weight_mapping or WeightMapping()
         self._resume_mapping = resume_mapping
 
+    @collective
     def configure(self) -> Trainer:
         """Build everything that training needs.
 

@@ -64,9 +64,9 @@ class WrongRowsThroughHelper(Registering):
         self._keep(ctx.stepper.current_step, ctx.outputs)
 
     def _keep(self, step: int, outputs: Any) -> None:
-        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds a field of
-        #   "EventLossReadyContext" to "wrong_rows" in every step, and nothing empties it, so memory of the device fills
-        #   up: add a number with .item() every N steps, use a deque with maxlen, or clear it
+        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds the "outputs" of each rank
+        #   to "wrong_rows" in every step, and nothing empties it, so memory of the device fills up: add a number with
+        #   .item() every N steps, use a deque with maxlen, or clear it
         self.wrong_rows.append((step, outputs))
 
 

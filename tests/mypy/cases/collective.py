@@ -144,6 +144,9 @@ class Wrong:
 
     def wrong_subscribed(self, ctx: EventTrainReadyContext) -> None:
         if not dist.get_rank():
+            # E[d9d-collective]: Handler "wrong_subscribed" of EVENT_TRAIN_READY ("train.ready") calls "barrier" on some
+            #   ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call it
+            #   on every rank, and keep under the condition only what one rank does alone, such as printing or writing
             dist.barrier()
 
 
@@ -170,8 +173,14 @@ class Right:
         objects: list[Any] = [None]
         if self._rank == 0:
             objects = [ctx.index]
+            # E[d9d-host-sync]: Handler "right_on_both_sides" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+            #   "broadcast_object_list" in every step, so each step waits for the device: do it only every N steps, as
+            #   under "if ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.broadcast_object_list(objects)
         else:
+            # E[d9d-host-sync]: Handler "right_on_both_sides" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+            #   "broadcast_object_list" in every step, so each step waits for the device: do it only every N steps, as
+            #   under "if ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.broadcast_object_list(objects)
         if dist.get_rank() != 0:
             dist.barrier()
@@ -182,14 +191,23 @@ class Right:
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def right_with_an_early_return(self, ctx: EventRoundContext) -> None:
         if self._rank != 0:
+            # E[d9d-host-sync]: Handler "right_with_an_early_return" of EVENT_TRIAL_ROUND_POST ("trial.round.post")
+            #   calls "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
+            #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.barrier()
             return
         logger.info("saving")
+        # E[d9d-host-sync]: Handler "right_with_an_early_return" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+        #   "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
         dist.barrier()
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def right_through_functions(self, ctx: EventRoundContext) -> None:
         if self._rank == 0:
+            # E[d9d-host-sync]: Handler "right_through_functions" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+            #   "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
+            #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.barrier()
         else:
             self._wait()
@@ -207,6 +225,9 @@ class Right:
         self._wait_quietly()
 
     def _wait_quietly(self) -> None:
+        # E[d9d-host-sync]: Handler "right_through_functions" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+        #   "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
         wait()
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
@@ -219,6 +240,9 @@ class Right:
             dist.barrier()
         if self._rank == 0:
             self._group = dist.new_group([0], use_local_synchronization=True)
+            # E[d9d-host-sync]: Handler "right_in_a_group" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "save"
+            #   of torch.distributed.checkpoint in every step, so each step waits for the device: do it only every N
+            #   steps, as under "if ctx.stepper.is_due(N):"
             dcp.save({}, no_dist=True)
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
@@ -235,8 +259,14 @@ class Right:
                 dist.barrier()
             if rank == dist.get_rank():
                 logger.info("my turn")
+            # E[d9d-host-sync]: Handler "right_for_all_ranks" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+            #   "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
+            #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.barrier()
         if dist.get_world_size() > 1 and dist.is_initialized():
+            # E[d9d-host-sync]: Handler "right_for_all_ranks" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+            #   "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
+            #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.barrier()
         if self.rank > 0:
             dist.all_reduce(ctx.losses)
