@@ -105,6 +105,8 @@ class Catalogues:
         fields: The types of the fields of each context, by the full name of its class.
         device_fields: The fields of each context whose values live on the device.
         problems: What could not be read, one sentence each.
+        problem_in: What is wrong with an index, by the folder in which it is or should be.
+        owners: The package of the catalogue that owns each namespace.
         digest: A hash of all indexes.
     """
 
@@ -112,6 +114,8 @@ class Catalogues:
     fields: Mapping[str, Mapping[str, str]]
     device_fields: Mapping[str, frozenset[str]]
     problems: tuple[str, ...]
+    problem_in: Mapping[str, str]
+    owners: Mapping[str, str]
     digest: str
 
     @functools.cached_property
@@ -144,14 +148,20 @@ def read_catalogues(project: Path | None) -> Catalogues:
     fields: dict[str, Mapping[str, str]] = {}
     device: dict[str, frozenset[str]] = {}
     problems: list[str] = []
+    problem_in: dict[str, str] = {}
+    owners: dict[str, str] = {}
     digest = hashlib.sha256()
     for package, folder, catalogue in _packages(project, problems):
+        num_problems = len(problems)
         digest.update(_text(folder / FILE_NAME).encode())
         content = _read(folder / FILE_NAME, package, problems)
         events, contexts = _entries(content, "events"), _entries(content, "contexts")
         if content:
             problem = _why_stale(package, folder, catalogue, {*events, *contexts}, _entries(content, "aliases"))
             problems += [problem] if problem else []
+        if problems[num_problems:]:
+            problem_in[os.path.realpath(folder)] = " ".join(problems[num_problems:])
+        owners |= dict.fromkeys(_entries(content, "modules"), package)
         modules = {name: _with_order(name, module, events) for name, module in _entries(content, "modules").items()}
         for name, entry in events.items():
             moments[name] = moment_of(entry, modules)
@@ -165,7 +175,7 @@ def read_catalogues(project: Path | None) -> Catalogues:
             device[name] = frozenset(
                 field for field, found in types.items() if isinstance(found, dict) and found.get("device") is True
             ) | frozenset(_strings(entry.get("device_fields")))
-    return Catalogues(moments, fields, device, tuple(problems), digest.hexdigest())
+    return Catalogues(moments, fields, device, tuple(problems), problem_in, owners, digest.hexdigest())
 
 
 def _with_order(name: str, module: Mapping[str, Any], events: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

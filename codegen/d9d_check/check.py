@@ -56,7 +56,9 @@ def check_program(
     sources: Sequence[Path],
     project: Path | None,
     cache: Path | None,
+    *,
     ignored_by: Collection[str] = ("d9d", "type"),
+    catalogues: Catalogues | None = None,
 ) -> Result:
     """Check files of a program.
 
@@ -66,10 +68,11 @@ def check_program(
         project: The folder of its `pyproject.toml`, if it has one.
         cache: A folder for what is found, to save time in the next run; `None` to keep nothing.
         ignored_by: The comments that count: `# d9d: ignore` and `# type: ignore`.
+        catalogues: The declared events; they are read if not given.
     """
     files = list(python_files(paths))
     modules = read_modules(files, list(python_files(sources)))
-    catalogues = read_catalogues(project)
+    catalogues = catalogues or read_catalogues(project)
     store = Store(cache)
     found = _find(modules, catalogues, store)
     store.close()

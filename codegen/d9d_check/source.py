@@ -78,6 +78,20 @@ def python_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
+def would_be_found(path: str, root: str) -> bool:
+    """Return whether a file is among the Python files of a file or folder; both paths are absolute."""
+    if path == root:
+        return True
+    if not path.endswith((".py", ".ipynb")) or not Path(path).is_relative_to(root):
+        return False
+    folder = Path(root)
+    for name in Path(path).parent.relative_to(root).parts:
+        if _is_skipped(str(folder), name):
+            return False
+        folder /= name
+    return True
+
+
 def _is_skipped(folder: str, name: str) -> bool:
     return name.startswith(".") or name in _SKIPPED or os.path.exists(os.path.join(folder, name, "pyvenv.cfg"))  # noqa: PTH110, PTH118 -- called for every folder, and `Path` is slow
 

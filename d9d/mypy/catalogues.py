@@ -6,24 +6,14 @@ import hashlib
 import itertools
 import json
 import os
-import re
-import sys
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from mypy.nodes import MypyFile
-from mypy.options import Options
 
-FILE_NAME: Final = "index.json"
-_OWN: Final = "d9d.loop.event.catalogue"
-_GROUP: Final = "[d9d.catalogues]"  # the entry points in which an installed project names its catalogues
-_NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_VERSION: Final = 1
-"""The format of an index that this version reads."""
-_PACKAGE: Final = re.compile(r"""^package:[ \t]*["']?([\w.]+)""", re.MULTILINE)
+from d9d_check.catalogues import FILE_NAME, Catalogues
+from d9d_check.files import read_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +70,21 @@ class Indexes:
     An index is found next to the module that defines an event or a context, so catalogues need no configuration.
     """
 
-    def __init__(self, projects: Iterable[Path] = ()) -> None:
+    def __init__(self, catalogues: Callable[[], Catalogues]) -> None:
         """Construct indexes of which none is read yet.
 
         Args:
-            projects: The folders that may be the root of the checked project, the likeliest first.
+            catalogues: Returns what `d9d check` knows of the catalogues of d9d, of installed projects, and of the
+                checked project.
         """
-        self._projects = tuple(projects)
+        self._catalogues = catalogues
         self._by_folder: dict[str, Index] = {}
         self._by_module: dict[str, Index] = {}
+
+    def forget(self) -> None:
+        """Read each index again when it is asked for next."""
+        self._by_folder.clear()
+        self._by_module.clear()
 
     def next_to(self, module_path: str) -> Index:
         """Return the index in the folder of a module; an empty one if there is none.
@@ -133,13 +129,10 @@ class Indexes:
                 return index if name in index.deprecated else None
         return None
 
-    @functools.cached_property
+    @property
     def owners(self) -> Mapping[str, str]:
         """The package of the catalogue that owns each namespace, by the namespace, for all catalogues that exist."""
-        owners: dict[str, str] = {}
-        for package, folder in self._packages:
-            owners |= dict.fromkeys(self._within(str(folder)).modules, package)
-        return owners
+        return self._catalogues().owners
 
     def problem_next_to(self, module_path: str) -> str | None:
         """Return why the index of the catalogue that a module belongs to cannot be used; `None` if it can.
@@ -147,17 +140,8 @@ class Indexes:
         Args:
             module_path: The source file of the module.
         """
-        return self._problems.get(os.path.realpath(os.path.dirname(module_path))) if self._problems else None  # noqa: PTH120
-
-    @functools.cached_property
-    def _packages(self) -> Sequence[tuple[str, Path]]:
-        return list(_packages(self._projects))
-
-    @functools.cached_property
-    def _problems(self) -> Mapping[str, str]:
-        """What is wrong with an index, by the folder in which it is or should be."""
-        found = ((folder, _problem(package, folder / FILE_NAME)) for package, folder in self._packages)
-        return {os.path.realpath(folder): problem for folder, problem in found if problem is not None}
+        problem_in = self._catalogues().problem_in
+        return problem_in.get(os.path.realpath(os.path.dirname(module_path))) if problem_in else None  # noqa: PTH120
 
     def _within(self, folder: str) -> Index:
         if folder not in self._by_folder:
@@ -165,16 +149,10 @@ class Indexes:
         return self._by_folder[folder]
 
 
-def project_folders(options: Options) -> list[Path]:
-    """Return the folders that may be the root of the checked project: that of mypy's settings, and the current one."""
-    config_folders = [Path(options.config_file).parent] if options.config_file else []
-    return [*config_folders, Path()]
-
-
 def _read(path: Path) -> Index:
     """Read an index; a file that is no index, or belongs to another program, counts as an empty one."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         content = json.loads(data)
     except (OSError, ValueError, RecursionError):
         return EMPTY
@@ -189,91 +167,7 @@ def _read(path: Path) -> Index:
     )
 
 
-def _problem(package: str, path: Path) -> str | None:
-    """Return why an index cannot be used, and what to do; `None` if it can."""
-    remedy = "run d9d-catalogue generate, or install the package again"
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return f"{package} has no {FILE_NAME}, so its events cannot be verified: {remedy}"
-    except (OSError, ValueError, RecursionError) as error:
-        return f"{FILE_NAME} of {package} cannot be read ({type(error).__name__}: {error}): {remedy}"
-    if not isinstance(content, dict) or not isinstance(content.get("events"), dict):
-        return f"{FILE_NAME} of {package} is no index of events: {remedy}"
-    if content.get("version", _VERSION) != _VERSION:
-        return (
-            f"{FILE_NAME} of {package} has the format {content['version']!r}, and this version of d9d reads "
-            f"{_VERSION}: install the version of d9d that the catalogue is generated with, or {remedy}"
-        )
-    return None
-
-
 def _entries(content: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
     entries = content.get(key)
     named = entries.items() if isinstance(entries, dict) else ()
     return {name: entry for name, entry in named if isinstance(entry, dict)}
-
-
-def _packages(projects: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield the packages of the catalogues of d9d, of what is installed, and of the checked project.
-
-    Nothing is imported. A package that cannot be found is left out.
-
-    Args:
-        projects: The folders that may be the root of the checked project, the likeliest first.
-
-    Yields:
-        The name of each package, and its folder.
-    """
-    yield _OWN, Path(__file__).parents[1].joinpath(*_OWN.split(".")[1:])
-    roots = [Path(folder or ".") for folder in sys.path]
-    for package in _installed(roots):
-        yield from _found(package, roots)
-    for root, catalogues in _in_settings(projects):
-        for package in filter(None, map(_package_of, catalogues)):
-            yield from _found(package, [root, root / "src"])
-
-
-def _found(package: str, roots: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield a package with the first folder that exists for it; nothing for what is not the name of a package."""
-    if _NAME.fullmatch(package) is None:
-        return
-    folders = (root.joinpath(*package.split(".")) for root in roots)
-    yield from ((package, folder) for folder in list(filter(Path.is_dir, folders))[:1])
-
-
-def _installed(folders: Iterable[Path]) -> Iterator[str]:
-    """Yield the packages that entry points name; importlib.metadata would take many times as long."""
-    for folder in folders:
-        for path in sorted(folder.glob("*.dist-info/entry_points.txt")):
-            _, _, entries = _text(path).partition(_GROUP)
-            for line in entries.partition("\n[")[0].splitlines():
-                _, equals, package = line.partition("=")
-                if equals:
-                    yield package.strip()
-
-
-def _in_settings(projects: Iterable[Path]) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield the first of some folders whose `pyproject.toml` names catalogues, and those catalogues."""
-    for root in projects:
-        settings: Any = {}
-        with suppress(tomllib.TOMLDecodeError, RecursionError):
-            settings = tomllib.loads(_text(root / "pyproject.toml"))
-        for key in ("tool", "d9d", "catalogues"):
-            settings = settings.get(key) if isinstance(settings, dict) else None
-        if isinstance(settings, list):
-            yield root, [root / name for name in settings if isinstance(name, str)]
-            return
-
-
-def _package_of(catalogue: Path) -> str | None:
-    """Return the package that a catalogue is compiled into: one line of it, which is found without a YAML parser."""
-    line = _PACKAGE.search(_text(catalogue))
-    return line and line[1]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return ""

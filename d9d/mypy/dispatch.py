@@ -29,7 +29,7 @@ from mypy.typeanal import TypeAnalyser
 from mypy.types import FunctionLike, Type
 
 from d9d.mypy import diagnostics, names
-from d9d.mypy.catalogues import Indexes, project_folders
+from d9d.mypy.catalogues import Indexes
 from d9d.mypy.checks import (
     context,
     deprecated,
@@ -80,8 +80,8 @@ class D9dPlugin(Plugin):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._indexes = Indexes(project_folders(options))
         self._program = ProgramFindings(options)
+        self._indexes = Indexes(lambda: self._program.catalogues)
         self._modules_seen = _ModuleWatch(self._check_module, self._program)
         self._resumed = ""
 
@@ -127,7 +127,7 @@ class D9dPlugin(Plugin):
 
         The daemon checks again what depends on a name that has changed. So the edited module gets a name that is new.
         """
-        concerned = self._program.refresh(file.path)
+        concerned = self._program.refresh(file.path, self._indexes.forget)
         others = {name for name, module in (self._modules or {}).items() if absolute(module.path) in concerned}
         if others:
             name = f"__d9d_{self._program.generation}__"

@@ -194,11 +194,13 @@ MISTAKES: Final = (
         program="attribute_missing_on_resume",
         report="fsspec/gcsfs#941",
         outcome=Outcome.RESUME,
+        check="d9d-order",
     ),
     SeededMistake(
         program="graph_kept",
         report="pytorch/pytorch#1840",
         outcome=Outcome.MEMORY,
+        check="d9d-held",
     ),
     SeededMistake(
         program="late_subscription",

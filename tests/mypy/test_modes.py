@@ -25,6 +25,25 @@ edited_files = pytest.mark.parametrize(
 )
 
 
+LISTENER: Final = """
+from d9d.loop.event import subscribe
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EventStepContext
+
+class Listener:
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+"""
+SCRIPT: Final = """
+from typing import Any
+
+from d9d import TrainingConfigurator
+from listener import Listener
+
+def run(parts: dict[str, Any]) -> None:
+    TrainingConfigurator(**parts, subscribers=[Listener()])
+"""
+
+
 class Daemon:
     """A daemon of mypy that checks one project.
 
@@ -131,6 +150,38 @@ def test_a_daemon_sees_an_edited_body_of_a_base_class(daemon_project: Project, d
 
     daemon_project.edit("chain_base.py", wrong, right)
     assert daemon.check() == expected_reports()
+
+
+def test_a_daemon_sees_an_edited_index(daemon_project: Project, daemon: Daemon) -> None:
+    """When it next reads a file: it looks at no others."""
+    daemon_project.edit("lab/events/index.json", '"version": 1', '"version": 2')
+    daemon_project.append("EDITED = True", "own_events.py")
+
+    assert "d9d-index" in {each.code for each in daemon.check()}
+
+    daemon_project.edit("lab/events/index.json", '"version": 2', '"version": 1')
+    daemon_project.append("EDITED = True", "own_events.py")
+    assert daemon.check() == expected_reports()
+
+
+def test_a_daemon_sees_what_another_module_does_to_a_handler(tmp_path: Path) -> None:
+    """The module where it is reported neither imports the edited one, nor is it edited."""
+    project = copy_cases(tmp_path / "project", "own_events.py")
+    (project.folder / "listener.py").write_text(LISTENER, encoding="utf-8")
+    (project.folder / "script.py").write_text(SCRIPT, encoding="utf-8")
+    daemon = Daemon(project)
+    try:
+        assert daemon.check() == []
+
+        project.edit("script.py", "[Listener()]", "[]")
+        (report,) = daemon.check()
+        assert (report.file, report.code) == ("listener.py", "d9d-unregistered")
+        assert daemon.check() == [report]
+
+        project.edit("script.py", "[]", "[Listener()]")
+        assert daemon.check() == []
+    finally:
+        daemon.kill()
 
 
 def test_a_daemon_starts_from_a_cache(project: Project) -> None:

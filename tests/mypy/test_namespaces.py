@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from d9d.mypy.catalogues import Indexes
 from d9d.mypy.checks import event_id
+from d9d_check.catalogues import read_catalogues
 from d9d_codegen.rules import names
 
 
@@ -29,7 +29,7 @@ def test_the_checker_and_the_compiler_accept_the_same_ids() -> None:
 
 def test_d9d_owns_the_namespaces_of_its_loops() -> None:
     """Without a project, and with no other installed catalogue."""
-    assert Indexes().owners == dict.fromkeys(("common", "train", "inference"), "d9d.loop.event.catalogue")
+    assert read_catalogues(None).owners == dict.fromkeys(("common", "train", "inference"), "d9d.loop.event.catalogue")
 
 
 def test_an_installed_catalogue_owns_its_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,8 +39,8 @@ def test_an_installed_catalogue_owns_its_namespaces(tmp_path: Path, monkeypatch:
     write(tmp_path / "shop-1.0.dist-info" / "entry_points.txt", entries)
     monkeypatch.syspath_prepend(tmp_path)
 
-    assert Indexes().owners["shop"] == "shop.events"
-    assert set(Indexes().owners.values()) == {"shop.events", "d9d.loop.event.catalogue"}
+    assert read_catalogues(None).owners["shop"] == "shop.events"
+    assert set(read_catalogues(None).owners.values()) == {"shop.events", "d9d.loop.event.catalogue"}
 
 
 @pytest.mark.parametrize("folder", ["", "src"])
@@ -51,7 +51,7 @@ def test_the_catalogues_of_the_project_own_their_namespaces(tmp_path: Path, fold
     write(tmp_path / "events.yaml", f"# The shop's.\nversion: 1\n{line}\nmodules: {{}}\n")
     write_package(tmp_path / folder, "shop.events", "shop")
 
-    assert Indexes([tmp_path / "elsewhere", tmp_path]).owners["shop"] == "shop.events"
+    assert read_catalogues(tmp_path).owners["shop"] == "shop.events"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_settings_that_name_no_catalogue_add_no_owner(tmp_path: Path, settings: 
     """The catalogue compiler reports what is wrong with them."""
     write(tmp_path / "pyproject.toml", settings)
 
-    assert Indexes([tmp_path]).owners == Indexes().owners
+    assert read_catalogues(tmp_path).owners == read_catalogues(None).owners
 
 
 @pytest.mark.parametrize("package", ["../outside", "/outside", "..", "outside/events", "outside-events", "a..b"])
@@ -76,11 +76,11 @@ def test_an_entry_point_names_a_package_and_no_path(
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.syspath_prepend(tmp_path)
 
-    assert "stolen" not in Indexes().owners
+    assert "stolen" not in read_catalogues(None).owners
 
 
 def test_deeply_nested_settings_name_no_catalogue(tmp_path: Path) -> None:
     """The reader of TOML gives up on them; mypy itself continues."""
     write(tmp_path / "pyproject.toml", f"deep = {'[' * 100_000}\n[tool.d9d]\ncatalogues = []\n")
 
-    assert Indexes([tmp_path]).owners == Indexes().owners
+    assert read_catalogues(tmp_path).owners == read_catalogues(None).owners
