@@ -71,7 +71,7 @@ def check_program(
         catalogues: The declared events; they are read if not given.
     """
     files = list(python_files(paths))
-    modules = read_modules(files, list(python_files(sources)))
+    modules = read_modules(files, [] if sources is paths else list(python_files(sources)))
     catalogues = catalogues or read_catalogues(project)
     store = Store(cache)
     found = _find(modules, catalogues, store)

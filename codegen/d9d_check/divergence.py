@@ -28,6 +28,8 @@ from d9d_check.values import (
     Unknown,
     Value,
     Values,
+    immutable,
+    individual,
 )
 
 _COLLECTIVES: Final = frozenset(
@@ -146,7 +148,7 @@ _QUIET: Final = frozenset(
 """Methods of unknown objects that call no collectives of the program."""
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Collective:
     """A collective that is called.
 
@@ -161,17 +163,17 @@ class Collective:
     entry: Entry
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class _MayFail:
     """Something that may raise an exception on one rank alone."""
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class _MayBeAny:
     """A call of something unknown, which may call collectives."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@individual
 class _LeftEarly:
     """Some ranks leave a function or a loop here.
 

@@ -1,6 +1,5 @@
 """What tensors do, and what makes the host wait for the device: a handler of every step must not."""
 
-import dataclasses
 from typing import Final
 
 from d9d_check.facts import Call, Entry, Facts, Frame, Watcher
@@ -23,6 +22,7 @@ from d9d_check.values import (
     Value,
     Values,
     Varies,
+    immutable,
     is_module,
 )
 
@@ -93,7 +93,7 @@ _MET: Final = (
 _MARKED: Final = 'do it only every N steps, as under "if ctx.stepper.is_due(N):"'
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Wait:
     """A place where the host waits for the device.
 

@@ -21,10 +21,12 @@ from d9d_check.values import (
     Tag,
     Value,
     Values,
+    immutable,
+    individual,
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@individual
 class Guard:
     """A condition under which code runs.
 
@@ -51,7 +53,7 @@ class Guard:
         return min(found, key=lambda each: (*each.order, each.why), default=None)
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Registration:
     """A handler that is subscribed on a bus.
 
@@ -84,7 +86,7 @@ class Registration:
     is_on_main_only: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Trigger:
     """A call that triggers an event, or makes an emitter, which may.
 
@@ -105,7 +107,7 @@ class Trigger:
     is_now: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Finding:
     """Something that a rule reports.
 
@@ -120,7 +122,7 @@ class Finding:
     site: Site
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@individual
 class Entry:
     """One run from outside.
 
@@ -145,7 +147,7 @@ class Entry:
     is_on_main_only: bool = False
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Frame:
     """One call, or the body of a module or class.
 
@@ -185,7 +187,7 @@ class Frame:
         return Site(self.scope.module, *position)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@individual
 class Call:
     """A call of something.
 

@@ -1,6 +1,5 @@
 """What handlers of every step keep for ever: lists of tensors that only grow, contexts, hooks."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -25,6 +24,7 @@ from d9d_check.values import (
     Value,
     Values,
     Varies,
+    immutable,
 )
 
 _GROWING: Final = frozenset({"append", "add", "appendleft", "insert", "extend", "setdefault", "update"})
@@ -41,7 +41,7 @@ _PAYLOAD: Final = re.compile(r"typing\.Any|Any")
 _PAYLOAD_OF_TASKS: Final = {"ComputeLossContext": frozenset({"outputs", "batch"})}
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class _Growth:
     container: Container
     what: str
@@ -50,7 +50,7 @@ class _Growth:
     scopes: tuple[Scope, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class _Kept:
     definition: ClassDefinition
     name: str

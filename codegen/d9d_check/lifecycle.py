@@ -1,13 +1,23 @@
 """Attributes that are read before a later event assigns them, and subscriptions after the run."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias
 
 from d9d_check.catalogues import Moment
 from d9d_check.facts import Call, Entry, Facts, Frame, Watcher
 from d9d_check.framework import TASKS, canonical, is_task
-from d9d_check.values import NONE, ClassDefinition, Definition, EventValue, Instance, Site, Typed, Value, Values
+from d9d_check.values import (
+    NONE,
+    ClassDefinition,
+    Definition,
+    EventValue,
+    Instance,
+    Site,
+    Typed,
+    Value,
+    Values,
+    immutable,
+)
 
 _PLAIN: Final = frozenset({*TASKS, "builtins.object", "abc.ABC", "typing.Protocol", "typing.Generic"})
 _RUNS: Final = {
@@ -25,7 +35,7 @@ _CALLED_AFTER: Final = {
 """Methods of tasks: by loop, the event after which it calls them for the first time, before any event that follows."""
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class _Read:
     entry: Entry
     owner: Instance

@@ -4,7 +4,7 @@ The interpreter gives each expression a set of these values. An empty set means 
 """
 
 import dataclasses
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, dataclass_transform
 
 from d9d_check.lower import Node
 
@@ -19,7 +19,25 @@ class Site(NamedTuple):
     end_column: int
 
 
-@dataclasses.dataclass(frozen=True)
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def immutable(kind: type[_T]) -> type[_T]:
+    """Make a class one of immutable values that are equal if their fields are.
+
+    Type checkers refuse changes. Python does not: making its own check for all these classes takes as long as a run.
+    """
+    return dataclasses.dataclass(unsafe_hash=True, repr=False)(kind)
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
+def individual(kind: type[_T]) -> type[_T]:
+    """Make a class one of immutable objects that are equal only to themselves."""
+    return dataclasses.dataclass(eq=False, repr=False)(kind)
+
+
+@immutable
 class Value:
     """Anything that an expression may stand for."""
 
@@ -28,7 +46,7 @@ Values: TypeAlias = frozenset[Value]
 NOTHING: Final[Values] = frozenset()
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Unknown(Value):
     """A value about which nothing is known but where it came from.
 
@@ -39,7 +57,7 @@ class Unknown(Value):
     owner: Value | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Constant(Value):
     """A literal, or `None`."""
 
@@ -54,14 +72,14 @@ UNKNOWN: Final[Values] = frozenset({Unknown()})
 NONE: Final[Values] = frozenset({Constant(None)})
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class External(Value):
     """Something that a module outside the program defines, by its full name."""
 
     name: str
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Typed(Value):
     """An instance of a class outside the program, by the full name of the class."""
 
@@ -76,7 +94,7 @@ def is_module(value: Value) -> bool:
     return last[:1].isupper() and last not in {"Parameter", "Buffer"}
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Tensor(Value):
     """A tensor.
 
@@ -89,7 +107,7 @@ class Tensor(Value):
     is_mask: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Differs(Value):
     """A value that is not the same on all ranks.
 
@@ -114,7 +132,7 @@ class Differs(Value):
         return self.source is not None or self.attribute is not None, -len(path), str(path)
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Local(Value):
     """Data of which each rank has its own, such as a batch or its loss; what is computed from it differs.
 
@@ -153,17 +171,17 @@ class Local(Value):
         return Differs(self.why, is_steady=False, source=self.part())
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Steady(Value):
     """A value that is the same in every step and on all ranks, such as the number of processes."""
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Varies(Value):
     """A value that is not the same in every step, such as that of `is_due`."""
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class EventValue(Value):
     """An event.
 
@@ -189,14 +207,14 @@ class EventValue(Value):
         return f'{self.constant} ("{self.id}")' if self.id else self.constant
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class EventType(Value):
     """The class `Event` with the class of its context, as in `Event[SavedContext]`."""
 
     context: Value
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Bus(Value):
     """An Event Bus.
 
@@ -213,7 +231,7 @@ class Bus(Value):
     is_configured: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Emitter(Value):
     """What `bus.emitter(event)` returns.
 
@@ -228,14 +246,14 @@ class Emitter(Value):
     site: Site
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class RegistrationContext(Value):
     """The context that the loop passes to `register_events`."""
 
     bus: Bus
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Tag:
     """One `@subscribe(event)` on a function.
 
@@ -256,14 +274,14 @@ class Tag:
     is_on_main_only: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Tagger(Value):
     """What `subscribe(event)` returns."""
 
     tag: Tag
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@individual
 class Scope:
     """The names of a module, a class body or a call of a function.
 
@@ -282,7 +300,7 @@ class Scope:
     shared: set[str] = dataclasses.field(default_factory=set)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@individual
 class Definition:
     """A function of the program as its module defines it: one for each `def` and `lambda`."""
 
@@ -306,7 +324,7 @@ class Definition:
         return Site(self.module, *self.facts["position"])
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Function(Value):
     """A function with what its names stand for.
 
@@ -337,7 +355,7 @@ class Function(Value):
         return found
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class ClassDefinition:
     """A class of the program.
 
@@ -388,14 +406,14 @@ class ClassDefinition:
         return next(((each, each.members[name]) for each in line if name in each.members), None)
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class ClassValue(Value):
     """A class of the program, used as a value."""
 
     definition: ClassDefinition
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Instance(Value):
     """An object of a class of the program.
 
@@ -408,7 +426,7 @@ class Instance(Value):
     site: Site | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Method(Value):
     """A function bound to an object."""
 
@@ -416,7 +434,7 @@ class Method(Value):
     function: Function
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class SuperOf(Value):
     """What `super()` returns."""
 
@@ -425,7 +443,7 @@ class SuperOf(Value):
     beyond: ClassDefinition
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Attribute(Value):
     """An attribute of something from outside the program, or of a container, before it is called."""
 
@@ -433,7 +451,7 @@ class Attribute(Value):
     name: str
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Partial(Value):
     """A callable with some of its arguments."""
 
@@ -442,7 +460,7 @@ class Partial(Value):
     named: tuple[tuple[str, Values], ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Container(Value):
     """A list, tuple, set or dict, or an iterator over one, by where it is created.
 
@@ -455,14 +473,14 @@ class Container(Value):
     site: Site | None
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class ModuleValue(Value):
     """A module of the program, or a package that contains some."""
 
     key: str
 
 
-@dataclasses.dataclass(frozen=True)
+@immutable
 class Bounded(Value):
     """What `bus.bounded(...)` returns.
 
