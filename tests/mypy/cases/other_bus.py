@@ -21,9 +21,6 @@ class RightInAHandler(Registering):
         inference = Evaluation()
         subscribe_annotated(inference.event_bus, self)
 
-    # E[d9d-scope]: Handler "on_inference_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called:
-    #   the training loop runs "RightInAHandler", and only the inference loop triggers this event. Did you mean
-    #   EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_inference_step(self, ctx: EventStepContext) -> None: ...
 
@@ -38,9 +35,6 @@ class RightKept(TrainTask):
         subscribe_annotated(ctx.event_bus, self)
         subscribe_annotated(self._inference.event_bus, self)
 
-    # E[d9d-scope]: Handler "on_inference_step" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called:
-    #   the training loop runs "RightKept", and only the inference loop triggers this event. Did you mean
-    #   EVENT_TRAIN_STEP_POST?
     @subscribe(EVENT_INFERENCE_STEP_POST)
     def on_inference_step(self, ctx: EventStepContext) -> None: ...
 
