@@ -108,7 +108,7 @@ _VIEWS: Final = frozenset({"to", "copy", "detach", "detach_", "view", "reshape",
 _ONLY_OF_TENSORS: Final = frozenset(
     {"detach", "float", "bfloat16", "half", "softmax", "log_softmax", "norm", "masked_fill", "clone"}
 )
-_NUMBERS: Final = frozenset({"item", "numel", "any", "all", "equal", "allclose", "is_nonzero"})
+_NUMBERS: Final = frozenset({"item", "numel", "equal", "allclose", "is_nonzero"})
 _FAILING: Final = frozenset(
     {
         *("builtins.open", "builtins.next", "torch.load", "torch.save", "json.load", "json.loads", "os.remove"),
@@ -348,7 +348,7 @@ class Divergence(Watcher):
             return UNKNOWN
         if name in {"cpu", "numpy", "tolist"} or (name == "to" and Constant("cpu") in call.everything()):
             return frozenset({local.copied()})
-        found = local if name in _VIEWS else local.part(call.site)
+        found = local if name in _VIEWS else local.part((name, call.site))
         return frozenset({found, Tensor()}) if name in _ONLY_OF_TENSORS else frozenset({found})
 
     def _typed_method(self, owner: Typed, name: str, call: Call) -> Values | None:

@@ -44,7 +44,7 @@ def find_in(modules: Sequence[Module], catalogues: Catalogues, *, configures: bo
     rules: list[Callable[[], None]] = [
         functools.partial(check_liveness, program),
         functools.partial(check_lookalikes, program.facts, catalogues, modules),
-        functools.partial(effects.report, program.facts),
+        functools.partial(effects.report, program.facts, modules),
         functools.partial(divergence.report, program.facts),
         functools.partial(lifecycle.report, program.facts, catalogues.moments),
         functools.partial(held.report, program.facts, modules),

@@ -48,6 +48,14 @@ class Constant(Value):
 
 _MAX_PATH: Final = 12
 _ON_HOST: Final = "on the host"
+COMPARED: Final = "compared"
+_REDUCTIONS: Final = frozenset(
+    {
+        *("max", "min", "amax", "amin", "argmax", "argmin", "sum", "mean", "prod", "std", "var", "cumsum"),
+        *("any", "all", "count_nonzero", "logsumexp"),
+    }
+)
+"""Methods that only tensors have, among what batches hold; and arrays, where a program collates by itself."""
 
 
 UNKNOWN: Final[Values] = frozenset({Unknown()})
@@ -147,6 +155,16 @@ class Local(Value):
     def is_on_host(self) -> bool:
         """Whether it has been copied to the host."""
         return _ON_HOST in self.path
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether it is a tensor on the device: a method has computed it that nothing else in a batch has."""
+        return not self.is_on_host and any(isinstance(step, tuple) and step[0] in _REDUCTIONS for step in self.path)
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether a comparison has computed it."""
+        return bool(self.path) and self.path[-1] == COMPARED
 
     def on_host(self) -> "Differs":
         """Return a number that is computed from it."""

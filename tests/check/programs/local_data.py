@@ -100,6 +100,9 @@ class WrongBatches(Registering):
             #   the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
             #   printing or writing
             dist.all_reduce(document.scores)
+        # E[d9d-host-sync]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") tests whether a tensor is
+        #   true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         if not ctx.batch["mask"].any():
             return
         # E[d9d-collective]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") calls "all_reduce" on some
