@@ -54,7 +54,8 @@ class Guard:
         found = [value for value in self.test if isinstance(value, Differs)]
         found += [value.on_host() for value in self.test if isinstance(value, Local) and not value.is_whole]
         # What differs for certain comes first, then what is computed last, which may have been reduced.
-        return min(found, key=lambda each: (*each.order, each.why), default=None)
+        why = min(found, key=lambda each: (*each.order, each.why), default=None)
+        return None if why is None else dataclasses.replace(why, condition=self.site)
 
 
 @dataclasses.dataclass(frozen=True)

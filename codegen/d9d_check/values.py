@@ -107,6 +107,7 @@ class Differs(Value):
         source: The data of this rank that it is computed from.
         is_iterated: Whether it is how often a loop over that data is run.
         attribute: The class and the name of an attribute that ranks have chosen differently.
+        condition: Where the condition is that it decides, for messages.
     """
 
     why: str
@@ -114,6 +115,7 @@ class Differs(Value):
     source: "Local | None" = None
     is_iterated: bool = False
     attribute: "tuple[ClassDefinition, str] | None" = None
+    condition: Site | None = dataclasses.field(default=None, compare=False)
 
     @property
     def order(self) -> tuple[bool, int, str]:

@@ -235,12 +235,13 @@ class WrongCachedRank(Registering):
     def finish(self, ctx: EventTrainFinishedContext) -> None:
         if self.process.rank == 0:
             # E[d9d-collective]: Handler "finish" of EVENT_TRAIN_FINISHED ("train.finished") calls "barrier" on some
-            #   ranks only, because the variable "RANK" differs between ranks: these ranks wait forever for the others.
-            #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
-            #   writing
+            #   ranks only, because "self.process.rank == 0" depends on the variable "RANK", which differs between
+            #   ranks: these ranks wait forever for the others. Call it on every rank, and keep under the condition only
+            #   what one rank does alone, such as printing or writing
             dist.barrier()
         if is_first():
             # E[d9d-collective]: Handler "finish" of EVENT_TRAIN_FINISHED ("train.finished") calls "all_reduce" on some
-            #   ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call it
-            #   on every rank, and keep under the condition only what one rank does alone, such as printing or writing
+            #   ranks only, because "is_first()" depends on "get_rank", which differs between ranks: these ranks wait
+            #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
+            #   alone, such as printing or writing
             dist.all_reduce(torch.ones(()))
