@@ -1,12 +1,15 @@
 """Which conditions differ between ranks, and whether all ranks reach the same collectives."""
 
 import dataclasses
+import re
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from d9d_check.facts import Call, Entry, Facts, Frame, Guard, Watcher
 from d9d_check.framework import canonical
 from d9d_check.marked import MARKED
 from d9d_check.marks import marks_of, marks_of_method
+from d9d_check.source import Module
 from d9d_check.values import (
     NONE,
     UNKNOWN,
@@ -110,7 +113,7 @@ _VIEWS: Final = frozenset({"to", "copy", "detach", "detach_", "view", "reshape",
 _ONLY_OF_TENSORS: Final = frozenset(
     {"detach", "float", "bfloat16", "half", "softmax", "log_softmax", "norm", "masked_fill", "clone"}
 )
-_NUMBERS: Final = frozenset({"item", "numel", "any", "all", "equal", "allclose", "is_nonzero"})
+_NUMBERS: Final = frozenset({"item", "numel", "equal", "allclose", "is_nonzero"})
 _FAILING: Final = frozenset(
     {
         *("builtins.open", "builtins.next", "torch.load", "torch.save", "json.load", "json.loads", "os.remove"),
@@ -138,6 +141,8 @@ _RAISED_ALONE: Final = frozenset(
     }
 )
 """Exceptions that one rank may meet and another not, by the name of their class."""
+_MAX_CONDITION: Final = 60
+_QUOTED: Final = re.compile('"(.+?)"')
 _CONTEXT: Final = "d9d.core.dist_context.DistributedContext"
 _QUIET: Final = frozenset(
     {
@@ -350,7 +355,7 @@ class Divergence(Watcher):
             return UNKNOWN
         if name in {"cpu", "numpy", "tolist"} or (name == "to" and Constant("cpu") in call.everything()):
             return frozenset({local.copied()})
-        found = local if name in _VIEWS else local.part(call.site)
+        found = local if name in _VIEWS else local.part((name, call.site))
         return frozenset({found, Tensor()}) if name in _ONLY_OF_TENSORS else frozenset({found})
 
     def _typed_method(self, owner: Typed, name: str, call: Call) -> Values | None:
@@ -500,22 +505,46 @@ class Divergence(Watcher):
             or (why.is_iterated and (entry, local.why) in self._mappings)
         )
 
-    def report(self, facts: Facts) -> None:
+    def report(self, facts: Facts, modules: Sequence[Module]) -> None:
         """Report collectives that some ranks reach and others do not."""
+        texts = {module.key: module.text for module in modules}
         self._check_registrations(facts)
         for site, (collective, differs) in self._found.items():
-            entry, why = collective.entry, differs.why
+            entry = collective.entry
             if not _is_called(entry) or self._is_same_everywhere(entry, differs):
                 continue
             events = " and ".join(sorted(map(str, entry.events)))
             subject = f'Handler "{entry.name}" of {events}' if entry.events else f'"{entry.name or "this module"}"'
             facts.report(
                 "d9d-collective",
-                f'{subject} calls "{collective.name}" on some ranks only, because {why} differs between ranks: these '
+                f'{subject} calls "{collective.name}" on some ranks only, because {_reason(differs, texts)}: these '
                 "ranks wait forever for the others. Call it on every rank, and keep under the condition only what one "
                 "rank does alone, such as printing or writing",
                 site,
             )
+
+
+def _reason(differs: Differs, texts: Mapping[str, str]) -> str:
+    """Return why ranks differ: the condition as it stands in the source if it is short, and what it depends on."""
+    text = _source_of(differs.condition, texts)
+    if not text:
+        return f"{differs.why} differs between ranks"
+    named = _QUOTED.search(differs.why)
+    is_named = named is not None and named[1].rpartition(".")[2] in re.findall(r"\w+", text)
+    return (
+        f'"{text}" differs between ranks'
+        if is_named
+        else f'"{text}" depends on {differs.why}, which differs between ranks'
+    )
+
+
+def _source_of(site: Site | None, texts: Mapping[str, str]) -> str:
+    """Return what stands at a place, if it is one short line."""
+    if site is None or site.line != site.end_line or not 0 < site.end_column - site.column <= _MAX_CONDITION:
+        return ""
+    lines = texts.get(site.module, "").splitlines()[site.line - 1 : site.line]
+    found = lines[0].encode(errors="replace")[site.column : site.end_column] if lines else b""
+    return found.decode(errors="replace").replace('"', "'")
 
 
 def _is_called(entry: Entry) -> bool:

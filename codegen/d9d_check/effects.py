@@ -1,9 +1,11 @@
 """What tensors do, and what makes the host wait for the device: a handler of every step must not."""
 
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from d9d_check.facts import Call, Entry, Facts, Frame, Watcher
+from d9d_check.facts import Assigned, Call, Entry, Facts, Frame, Watcher
 from d9d_check.marks import marks_of, marks_of_method
+from d9d_check.source import Module
 from d9d_check.values import (
     NONE,
     NOTHING,
@@ -12,7 +14,9 @@ from d9d_check.values import (
     ClassDefinition,
     Constant,
     Container,
+    Definition,
     Differs,
+    Instance,
     Local,
     Site,
     Steady,
@@ -57,6 +61,10 @@ _METHODS_OF_MODULES: Final = frozenset(
         *("modules", "children", "named_modules", "named_children", "state_dict", "forward"),
     }
 )
+_OF_TENSORS: Final = frozenset({"item", "cpu", "tolist", "nonzero", "unique", "unique_consecutive"})
+_MASKED: Final = "selects from a tensor with a mask"
+_CONSTRUCTORS: Final = frozenset({"__init__", "__post_init__", "__new__"})
+_OUTPUTS_READY: Final = "inference.outputs.ready"
 _STEPPER: Final = "d9d.core.stepper.Stepper"
 _OF_STEPPER: Final[dict[str, Values]] = {
     "current_step": frozenset({Varies()}),
@@ -103,6 +111,8 @@ class Wait:
         entry: What was run from outside.
         is_certain: Whether it does so each time that the handler is called.
         remedy: What to do, for messages.
+        needs: The attributes that must have been assigned, and not been reset, for it to happen.
+        is_of_array: Whether what is read may be an array, in a program that collates by itself.
     """
 
     what: str
@@ -110,6 +120,8 @@ class Wait:
     entry: Entry
     is_certain: bool
     remedy: str = _READ
+    needs: Assigned = frozenset()
+    is_of_array: bool = False
 
 
 class Effects(Watcher):
@@ -129,14 +141,33 @@ class Effects(Watcher):
         super().__init__()
         self.waits: list[Wait] = []
         self._started: Entry | None = None  # the run whose last call has started a collective
+        # Attributes that may become `None` again; of any class if that is not known.
+        self._reset: set[tuple[ClassDefinition | None, str]] = set()
+        self._run: set[Definition] = set()
 
-    def _wait(self, what: str, frame: Frame, site: Site, remedy: str = _READ) -> None:
-        is_certain = all(guard.is_steady for guard in frame.guards)
+    def _wait(self, what: str, frame: Frame, site: Site, remedy: str = _READ, *, is_of_array: bool = False) -> None:
+        is_certain = all(guard.is_steady or guard.lasts_with is not None for guard in frame.guards)
+        needs: Assigned = frozenset().union(*(guard.lasts_with or () for guard in frame.guards if not guard.is_steady))
         if remedy != _READ:  # ranks that wait for each other in turn do so on purpose
             is_certain &= not any(guard.differs for guard in frame.guards) and not frame.entry.is_on_main_only
-        self.waits.append(Wait(what, site, frame.entry, is_certain, remedy))
+        self.waits.append(Wait(what, site, frame.entry, is_certain, remedy, needs, is_of_array))
 
     # Attributes and items
+
+    def write(self, owner: Instance, name: str, values: Values, frame: Frame, site: Site) -> None:  # noqa: ARG002 -- the signature of Watcher
+        """See that an attribute may become `None` again."""
+        is_first = frame.function is not None and frame.function.definition.name in _CONSTRUCTORS
+        if not is_first and any(isinstance(value, Unknown) or value == Constant(None) for value in values):
+            self._reset.add((owner.definition, name))
+
+    def finished(self, frame: Frame) -> None:
+        """See that a function has been followed, with all that it assigns."""
+        if frame.function is not None:
+            self._run.add(frame.function.definition)
+
+    def wrote_elsewhere(self, name: str) -> None:
+        """See that an attribute of something unknown is assigned."""
+        self._reset.add((None, name))
 
     def attribute(self, owner: Value, name: str, frame: Frame, site: Site) -> Values | None:  # noqa: ARG002 -- the signature of Watcher
         """Return attributes of tensors, modules and steppers."""
@@ -157,9 +188,12 @@ class Effects(Watcher):
         if tensors:
             is_masked = any(isinstance(value, Tensor) and value.is_mask for value in index)
             if is_masked and not all(tensor.is_on_host for tensor in tensors):
-                self._wait("selects from a tensor with a mask", frame, site)
+                self._wait(_MASKED, frame, site)
             found = Tensor(all(tensor.is_on_host for tensor in tensors))
             return frozenset({found, *(value.part() for value in owner if isinstance(value, Local))})
+        is_data = any(isinstance(value, Local) and not value.is_on_host for value in owner)
+        if is_data and any(isinstance(value, Tensor | Local) and value.is_mask for value in index):
+            self._wait(_MASKED, frame, site, is_of_array=True)
         is_device = any(isinstance(value, Tensor) and not value.is_on_host for value in index)
         if is_device and any(isinstance(value, Container) and value.kind in {"list", "tuple"} for value in owner):
             self._wait("uses a tensor as an index", frame, site)
@@ -179,8 +213,10 @@ class Effects(Watcher):
             return self._tensor_method(owner, name, call)
         if isinstance(owner, Typed):
             return self._typed_method(owner, name, call)
-        if name in {"item", "cpu"} and not call.arguments and isinstance(owner, Local) and not owner.is_on_host:
-            self._wait(f'calls ".{name}()" on a tensor', call.frame, call.site)
+        local = owner.owner if isinstance(owner, Attribute) else owner
+        if name in _OF_TENSORS and not call.arguments and isinstance(local, Local) and not local.is_on_host:
+            is_of_array = name in {"tolist", "nonzero"}
+            self._wait(f'calls ".{name}()" on a tensor', call.frame, call.site, is_of_array=is_of_array)
         if name == "item" and not call.arguments and isinstance(owner, Unknown):
             self._wait('calls ".item()" on a tensor', call.frame, call.site)
             return UNKNOWN
@@ -273,11 +309,13 @@ class Effects(Watcher):
         given = self._everything_in(call.everything())
         tensors = [value for value in given if isinstance(value, Tensor)]
         local = [value.part() for value in given if isinstance(value, Local)]
+        is_search = last in _SEARCHES or (name == "torch.where" and len(call.arguments) == 1)
         if not tensors:
+            if is_search and any(not each.is_on_host for each in local):
+                self._wait(f'calls "{name}" on a tensor', call.frame, call.site)
             is_on_host = all(each.is_on_host for each in local)
             return frozenset({Tensor(is_on_host), *local}) if local else None
         is_on_host = all(tensor.is_on_host for tensor in tensors)
-        is_search = last in _SEARCHES or (name == "torch.where" and len(call.arguments) == 1)
         if not is_on_host and (is_search or name == "torch.save"):
             self._wait(f'calls "{name}" on a tensor', call.frame, call.site)
         if last in {"is_tensor", "is_floating_point", "numel"}:
@@ -289,16 +327,21 @@ class Effects(Watcher):
     def _builtin(self, name: str, call: Call) -> Values | None:
         given = call.everything()
         has_tensor = any(isinstance(value, Tensor) and not value.is_on_host for value in given)
+        is_data = not has_tensor and any(map(_is_data_on_device, given))
         computed = given if name == "len" else given | self._items(given)
         kept = frozenset(value for value in computed if isinstance(value, Differs | Varies)) | frozenset(
             value.on_host() for value in computed if isinstance(value, Local)
         )
         if name == "print":
             self._shown(call, "prints a tensor")
-        elif name in _CONVERSIONS | {"range"} and (has_tensor or (name in {"float", "int"} and _is_parameter(given))):
-            self._wait(f'calls "{name}()" on a tensor', call.frame, call.site)
-        elif name in {"max", "min"} and self._has_device_tensors(call):
+        elif name in _CONVERSIONS | {"range"} and (
+            has_tensor or is_data or (name in {"float", "int"} and _is_parameter(given))
+        ):
+            self._wait(f'calls "{name}()" on a tensor', call.frame, call.site, is_of_array=is_data)
+        elif name in {"max", "min", "sorted"} and "key" not in call.named and self._has_device_tensors(call):
             self._wait(f'calls "{name}()" on tensors, which compares them', call.frame, call.site)
+        elif name in {"any", "all"} and self._has_device_tensors(call):
+            self._wait(f'calls "{name}()" on tensors, which tests whether they are true', call.frame, call.site)
         elif name in {"abs", "sum", "round", "pow"} and has_tensor:
             return frozenset({Tensor(), *(value.part() for value in computed if isinstance(value, Local))})
         if name in {"isinstance", "hasattr", "callable", "issubclass"}:
@@ -309,8 +352,13 @@ class Effects(Watcher):
 
     def _shown(self, call: Call, what: str) -> None:
         given = self._everything_in(call.everything())
-        if any(isinstance(value, Tensor) and not value.is_on_host for value in given):
-            self._wait(what, call.frame, call.site)
+        self._see(given, what, call.frame, call.site)
+
+    def _see(self, values: Values, what: str, frame: Frame, site: Site) -> None:
+        """See that the host reads values, if one of them is a tensor."""
+        is_certain = any(isinstance(value, Tensor) and not value.is_on_host for value in values)
+        if is_certain or any(map(_is_data_on_device, values)):
+            self._wait(what, frame, site, is_of_array=not is_certain)
 
     def _items(self, values: Values) -> Values:
         """Return the items of containers among values."""
@@ -323,30 +371,43 @@ class Effects(Watcher):
 
     def _has_device_tensors(self, call: Call) -> bool:
         """Return whether a function compares tensors: its arguments, or the items of its only one."""
-        compared = call.everything() if len(call.arguments) > 1 else self._items(call.everything())
+        given = call.everything()
+        if any(isinstance(value, Container) and value.kind == "dict" for value in given):  # its keys are compared
+            return False
+        compared = given if len(call.arguments) > 1 else self._items(given)
         return any(isinstance(value, Tensor) and not value.is_on_host for value in compared)
 
     # What Python does by itself
 
     def tested(self, test: Values, frame: Frame, site: Site) -> None:
         """See that the truth of a tensor is tested."""
-        if any(isinstance(value, Tensor) and not value.is_on_host for value in test):
-            self._wait("tests whether a tensor is true", frame, site)
+        self._see(test, "tests whether a tensor is true", frame, site)
 
     def shown(self, values: Values, frame: Frame, site: Site) -> None:
         """See that a tensor is put into a text."""
-        if any(isinstance(value, Tensor) and not value.is_on_host for value in values):
-            self._wait("formats a tensor", frame, site)
+        self._see(values, "formats a tensor", frame, site)
 
     # The rule
 
-    def report(self, facts: Facts) -> None:
+    def _is_reset(self, needs: Assigned) -> bool:
+        return any(
+            reset == name and (owner is None or owner in kind.ancestry or kind in owner.ancestry)
+            for kind, name in needs
+            for owner, reset in self._reset
+        )
+
+    def report(self, facts: Facts, modules: Sequence[Module]) -> None:
         """Report the waits of handlers of events that happen in every step, and of what a task does in every step."""
         seen: set[Site] = set()
+        followed = {(definition.module, definition.number) for definition in self._run}
+        self._reset.update((None, name) for name in _assigned_elsewhere(modules, followed))
+        may_hold_arrays = any(wait.is_of_array for wait in self.waits) and _collates_arrays(modules)
         for wait in self.waits:
             entry = wait.entry
             is_called = entry.is_in_every_step or _is_called_in_every_step(entry, facts, wait)
-            if not (wait.is_certain and is_called) or wait.site in seen:
+            if not (wait.is_certain and is_called) or wait.site in seen or self._is_reset(wait.needs):
+                continue
+            if (wait.is_of_array and may_hold_arrays) or (wait.remedy == _READ and _is_of_outputs(entry)):
                 continue
             seen.add(wait.site)
             events = " and ".join(sorted(map(str, entry.events)))
@@ -365,6 +426,32 @@ def _is_called_in_every_step(entry: Entry, facts: Facts, wait: Wait) -> bool:
     if entry.owner in facts.subscribers:
         return entry.name in _IN_EVERY_STEP or (entry.name in _READING_ALLOWED and wait.remedy != _READ)
     return entry.name in _OF_METRICS and is_metric(entry.owner)
+
+
+def _is_of_outputs(entry: Entry) -> bool:
+    """Return whether a handler is there to bring outputs to the host, as `process_outputs` is."""
+    return bool(entry.events) and all(event.id == _OUTPUTS_READY for event in entry.events)
+
+
+def _collates_arrays(modules: Sequence[Module]) -> bool:
+    """Return whether batches may hold arrays of NumPy: those of a program do that makes them by itself."""
+    summaries = [module.summary for module in modules if module.summary is not None]
+    collates = any("collat" in str(each["path"]).lower() for summary in summaries for each in summary["functions"])
+    imported = (name for summary in summaries for _, name, _ in summary["imports"])
+    return collates and any(name.partition(".")[0] == "numpy" for name in imported)
+
+
+def _assigned_elsewhere(modules: Sequence[Module], followed: Collection[tuple[str, int]]) -> Iterator[str]:
+    """Yield the names of the attributes that functions assign which have not been followed."""
+    for module in modules:
+        for number, function in enumerate((module.summary or {}).get("functions", ())):
+            if (module.key, number) not in followed and function["name"] not in _CONSTRUCTORS:
+                yield from function["assigns"]
+
+
+def _is_data_on_device(value: Value) -> bool:
+    """Return whether something of a batch or of outputs is a tensor, as what has been done with it shows."""
+    return isinstance(value, Local) and value.is_on_device
 
 
 def is_metric(definition: ClassDefinition) -> bool:

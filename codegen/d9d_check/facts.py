@@ -5,7 +5,7 @@ Also what a run looks like while it happens: the calls, the conditions, and what
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from d9d_check.values import (
     Bus,
@@ -25,6 +25,9 @@ from d9d_check.values import (
     individual,
 )
 
+Assigned: TypeAlias = frozenset[tuple[ClassDefinition, str]]
+"""Attributes that are not `None`, by their class and name."""
+
 
 @individual
 class Guard:
@@ -36,6 +39,8 @@ class Guard:
         is_steady: Whether it is the same in every step.
         is_either: Whether it may hold for another reason than the one that differs between ranks.
         ends_with_loop: Whether it only holds until the end of a loop.
+        lasts_with: The attributes that are not `None` where it holds; it goes on to hold if none of them is reset.
+            `None` if it depends on anything else.
     """
 
     test: Values
@@ -43,6 +48,7 @@ class Guard:
     is_steady: bool = False
     ends_with_loop: bool = False
     is_either: bool = False
+    lasts_with: Assigned | None = None
 
     @property
     def differs(self) -> Differs | None:
@@ -50,7 +56,8 @@ class Guard:
         found = [value for value in self.test if isinstance(value, Differs)]
         found += [value.on_host() for value in self.test if isinstance(value, Local) and not value.is_whole]
         # What differs for certain comes first, then what is computed last, which may have been reduced.
-        return min(found, key=lambda each: (*each.order, each.why), default=None)
+        why = min(found, key=lambda each: (*each.order, each.why), default=None)
+        return None if why is None else dataclasses.replace(why, condition=self.site)
 
 
 @immutable

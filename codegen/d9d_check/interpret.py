@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from d9d_check.catalogues import Catalogues
-from d9d_check.facts import Call, Entry, Facts, Frame, Guard, Watcher
+from d9d_check.facts import Assigned, Call, Entry, Facts, Frame, Guard, Watcher
 from d9d_check.framework import TASKS, canonical, members_of
 from d9d_check.lower import Node
 from d9d_check.memory import Memory, allocation
@@ -21,6 +21,7 @@ from d9d_check.relevance import Relevance
 from d9d_check.source import Module, absolute, parents_of
 from d9d_check.tagging import Tagging
 from d9d_check.values import (
+    COMPARED,
     NONE,
     NOTHING,
     UNKNOWN,
@@ -70,6 +71,8 @@ _HARMLESS_METACLASSES: Final = frozenset({"ABCMeta", "type"})
 _HARMLESS_CLASS_DECORATORS: Final = frozenset({"dataclass", "final", "total_ordering", "runtime_checkable"})
 
 _PATH: Final = Typed("pathlib.Path")
+_TRUE: Final = ("tqdm.", "wandb.", "mlflow.", "torch.utils.tensorboard.", "tensorboardX.")
+"""Packages whose objects are true; one from elsewhere may be a collection, which is false while it is empty."""
 _INDIFFERENT: Final = (
     *(Constant, Unknown, External, Typed, Steady, Varies, Differs, Local, ClassValue, ModuleValue, Attribute),
 )
@@ -398,7 +401,40 @@ class Interpreter(Memory):
         if body and body[-1][0] == "raise" and len(body) == 1:
             for part in _needed(test, holds=False):
                 self._demand(part, NONE, frame)
-        return self._branches(guard, frame, lambda: self.execute(body, frame), lambda: self.execute(orelse, frame))
+        first, second = (
+            self._lasting(test, frame, holds=holds) if _needed(test, holds=holds) else None for holds in (True, False)
+        )
+        return self._branches(
+            guard,
+            frame,
+            lambda: self.execute(body, frame),
+            lambda: self.execute(orelse, frame),
+            lasting=(first, second),
+        )
+
+    def _lasting(self, test: Node, frame: Frame, *, holds: bool) -> Assigned | None:
+        """Return the attributes that must have been assigned for a condition to hold, or not to.
+
+        It then lasts as long as none of them is reset. Nothing is returned if it depends on anything else.
+        """
+        kind = test[0]
+        if kind == "not":
+            return self._lasting(test[1], frame, holds=not holds)
+        if kind == ("and" if holds else "or"):
+            parts = [self._lasting(part, frame, holds=holds) for part in test[1]]
+            known = [part for part in parts if part is not None]
+            return frozenset().union(*known) if len(known) == len(parts) else None
+        needed = _needed(test, holds=holds)
+        if needed and needed[0][0] == "attribute" and (kind == "compare" or self._is_object(test, frame)):
+            owners = self.evaluate_again(needed[0][1], frame)
+            if owners and all(isinstance(owner, Instance) for owner in owners):
+                return frozenset((owner.definition, needed[0][2]) for owner in owners if isinstance(owner, Instance))
+        return frozenset() if self.is_steady(test, self.evaluate_again(test, frame), frame) else None
+
+    def _is_object(self, node: Node, frame: Frame) -> bool:
+        """Return whether an attribute is `None` or an object that is always true, such as a writer."""
+        values = self.evaluate_again(node, frame) - NONE
+        return bool(values) and all(isinstance(value, Typed) and value.name.startswith(_TRUE) for value in values)
 
     def _decided(self, test: Node, frame: Frame) -> bool | None:
         """Return whether a condition on the arguments of this very call holds, if that is certain."""
@@ -464,7 +500,13 @@ class Interpreter(Memory):
             return self.evaluate(node, frame)
         return self._last.get(id(node), NOTHING)
 
-    def _branches(self, guard: Guard, frame: Frame, *sides: Callable[[], str]) -> str:
+    def _branches(
+        self,
+        guard: Guard,
+        frame: Frame,
+        *sides: Callable[[], str],
+        lasting: tuple[Assigned | None, Assigned | None] = (None, None),
+    ) -> str:
         """Run the sides of a condition, each from the same names, and join what they leave."""
         scope = frame.scope
         before = dict(scope.names)
@@ -472,10 +514,12 @@ class Interpreter(Memory):
         results: list[dict[str, Values]] = []
         traces: list[list[Any]] = []
         outer_trace, outer_guards = frame.trace, frame.guards
-        for side in sides:
+        for number, side in enumerate(sides):
             scope.names.clear()
             scope.names.update(before)
-            frame.trace, frame.guards = [], [*outer_guards, guard]
+            last = lasting[min(number, 1)]
+            here = guard if last is None else dataclasses.replace(guard, lasts_with=last)
+            frame.trace, frame.guards = [], [*outer_guards, here]
             outcomes.append(side())
             traces.append(frame.trace)
             results.append(dict(scope.names))
@@ -492,7 +536,12 @@ class Interpreter(Memory):
         ended = {outcome for outcome in outcomes if outcome in {BREAKS, RETURNS}}
         if ended:
             # What follows runs only where the side that ended was not taken.
-            rest = Guard(guard.test, guard.site, is_steady=guard.is_steady, ends_with_loop=RETURNS not in ended)
+            rest = dataclasses.replace(
+                guard,
+                ends_with_loop=RETURNS not in ended,
+                is_either=False,
+                lasts_with=lasting[1] if outcomes[0] else lasting[0],
+            )
             frame.guards = [*frame.guards, rest]
         return FALLS
 
@@ -1009,10 +1058,7 @@ class Interpreter(Memory):
             )
         if all(operator in {"In", "NotIn"} for operator in node[1]):
             return self._combined([frozenset(each for each in part if not _is_data(each)) for part in parts])
-        return frozenset(
-            Tensor(value.is_on_host, is_mask=True) if isinstance(value, Tensor) else value
-            for value in self._combined(parts)
-        )
+        return frozenset(map(_compared, self._combined(parts)))
 
     def _combined(self, parts: Iterable[Values]) -> Values:
         """Return what is computed from values: it differs or varies as they do, and tensors give tensors."""
@@ -1427,6 +1473,13 @@ def _or_unknown(values: Values) -> Values:
 
 def _is_tensor(value: Value) -> bool:
     return isinstance(value, Tensor)
+
+
+def _compared(value: Value) -> Value:
+    """Return what a comparison makes of a value."""
+    if isinstance(value, Tensor):
+        return Tensor(value.is_on_host, is_mask=True)
+    return value.part(COMPARED) if isinstance(value, Local) else value
 
 
 def _differs(value: Value) -> bool:

@@ -50,6 +50,7 @@ class Library:
             "builtins.filter": lambda call: self._copied("iter", call, call.arguments[1:]),
             "builtins.getattr": self._getattr,
             "builtins.setattr": self._setattr,
+            "dataclasses.field": self._field,
             "functools.partial": self._partial,
             "functools.wraps": self._wraps,
             "functools.update_wrapper": self._update_wrapper,
@@ -76,7 +77,8 @@ class Library:
         if containers and name not in {"sorted", "set"} and all(value.kind == "set" for value in containers):
             kind = "set"  # its order is that of the set
         exact = self._run.iterated(source) if len(source) == 1 and kind not in {"set", "iterator"} else []
-        rest = NOTHING if exact else self._run.elements(source)
+        is_of_keys = name != "copy" and any(value.kind == "dict" for value in containers)
+        rest = NOTHING if exact else UNKNOWN if is_of_keys else self._run.elements(source)
         return self._container(kind, call, exact if containers else [], rest) | _differing(source)
 
     def _container(self, kind: str, call: Call, items: list[Values], rest: Values = NOTHING, number: int = 0) -> Values:
@@ -161,6 +163,11 @@ class Library:
             )
             or UNKNOWN
         )
+
+    def _field(self, call: Call) -> Values:
+        """Return what the default of a field of a dataclass says of ranks: of all else, its annotation says it."""
+        made = self._run.call_all(call.named.get("default_factory", NOTHING), [], {}, call.frame, call.site)
+        return _differing(made | call.named.get("default", NOTHING)) or UNKNOWN
 
     def _wraps(self, call: Call) -> Values:
         tags = tuple(tag for value in call.get(0, "wrapped") if isinstance(value, Function) for tag in value.tags)

@@ -75,6 +75,9 @@ class Memory:
     def iterated(self, source: Values) -> list[Values]:
         """Return the items of an iterable one by one, or all of them as one where they are not known."""
         containers = [value for value in source if isinstance(value, Container)]
+        if any(each.kind == "dict" for each in containers):  # which yields its keys
+            rest = frozenset(value for value in source if not (isinstance(value, Container) and value.kind == "dict"))
+            return [self.elements(rest) | UNKNOWN]
         if len(source) == 1 and containers:
             items, rest = self._items.get(containers[0], []), self._rest.get(containers[0], NOTHING)
             if len(items) <= _MAX_ITEMS:

@@ -62,6 +62,7 @@ _NOT_FUNCTIONS: Final = frozenset(
     }
 )
 """Decorators whose result is no function, so that it has no tag."""
+_CACHES: Final = frozenset({"functools.lru_cache", "functools.cache"})
 _KIND_OF_DECORATOR: Final = {
     "builtins.staticmethod": "static",
     "builtins.classmethod": "class",
@@ -358,6 +359,8 @@ class Outside:
         own = self._framework.call(canonical(name), call) if name.startswith("d9d.") else None
         known = own if own is not None else self._library.call(name, call)
         seen = known if known is not None else self._run.watcher.external_call(name, call)
+        if name == "builtins.sorted":  # which compares what it is given
+            self._run.watcher.external_call(name, call)
         if name.startswith("torch.distributed."):
             for value in call.everything():
                 if isinstance(value, Container):
@@ -377,7 +380,10 @@ class Outside:
     def _special(name: str, call: Call) -> Values:
         """Return what a decorator makes of a method whose result is no plain function."""
         if not call.arguments or not _are_functions(call.arguments[0]):
-            return frozenset({External("functools.cached_property")})  # called first with its own arguments
+            # Called first with its own arguments.
+            return frozenset({External(name if name in _CACHES else "functools.cached_property")})
+        if name in _CACHES and not any(isinstance(value, Function) and value.tags for value in call.arguments[0]):
+            return call.arguments[0]
         if name not in _KIND_OF_DECORATOR:
             return frozenset({Typed(name)})
         changes: dict[str, Any] = {"kind": _KIND_OF_DECORATOR[name], **({"tags": ()} if name in _NOT_FUNCTIONS else {})}

@@ -44,8 +44,8 @@ def find_in(modules: Sequence[Module], catalogues: Catalogues, *, configures: bo
     rules: list[Callable[[], None]] = [
         functools.partial(check_liveness, program),
         functools.partial(check_lookalikes, program.facts, catalogues, modules),
-        functools.partial(effects.report, program.facts),
-        functools.partial(divergence.report, program.facts),
+        functools.partial(effects.report, program.facts, modules),
+        functools.partial(divergence.report, program.facts, modules),
         functools.partial(lifecycle.report, program.facts, catalogues.moments),
         functools.partial(held.report, program.facts, modules),
         functools.partial(check_brackets, program.facts, catalogues, modules),

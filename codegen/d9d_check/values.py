@@ -66,6 +66,14 @@ class Constant(Value):
 
 _MAX_PATH: Final = 12
 _ON_HOST: Final = "on the host"
+COMPARED: Final = "compared"
+_REDUCTIONS: Final = frozenset(
+    {
+        *("max", "min", "amax", "amin", "argmax", "argmin", "sum", "mean", "prod", "std", "var", "cumsum"),
+        *("any", "all", "count_nonzero", "logsumexp"),
+    }
+)
+"""Methods that only tensors have, among what batches hold; and arrays, where a program collates by itself."""
 
 
 UNKNOWN: Final[Values] = frozenset({Unknown()})
@@ -117,6 +125,7 @@ class Differs(Value):
         source: The data of this rank that it is computed from.
         is_iterated: Whether it is how often a loop over that data is run.
         attribute: The class and the name of an attribute that ranks have chosen differently.
+        condition: Where the condition is that it decides, for messages.
     """
 
     why: str
@@ -124,6 +133,7 @@ class Differs(Value):
     source: "Local | None" = None
     is_iterated: bool = False
     attribute: "tuple[ClassDefinition, str] | None" = None
+    condition: Site | None = dataclasses.field(default=None, compare=False)
 
     @property
     def order(self) -> tuple[bool, int, str]:
@@ -165,6 +175,16 @@ class Local(Value):
     def is_on_host(self) -> bool:
         """Whether it has been copied to the host."""
         return _ON_HOST in self.path
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether it is a tensor on the device: a method has computed it that nothing else in a batch has."""
+        return not self.is_on_host and any(isinstance(step, tuple) and step[0] in _REDUCTIONS for step in self.path)
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether a comparison has computed it."""
+        return bool(self.path) and self.path[-1] == COMPARED
 
     def on_host(self) -> "Differs":
         """Return a number that is computed from it."""

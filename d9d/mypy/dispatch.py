@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 from mypy.checker import TypeChecker
 from mypy.checker_state import checker_state
 from mypy.errorcodes import ErrorCode
-from mypy.nodes import GDEF, FuncBase, MypyFile, SymbolTableNode, Var
+from mypy.nodes import GDEF, FuncBase, Import, MypyFile, SymbolTableNode, Var
 from mypy.options import Options
 from mypy.plugin import (
     AnalyzeTypeContext,
@@ -185,7 +185,7 @@ class D9dPlugin(Plugin):
 
     def _check_module(self, tree: MypyFile, options: Options, api: SemanticAnalyzer | TypeChecker) -> None:
         module = CheckedModule(tree, options, api, self._indexes)
-        if self._program.problem:
+        if self._program.problem and _uses_events(tree):
             api.note(self._program.problem, tree)
             self._program.problem = ""  # once is enough
         for code, check in MODULES:
@@ -306,6 +306,12 @@ def digest_of_rules() -> str:
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     own = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     return own + digest_of_checker()
+
+
+def _uses_events(tree: MypyFile) -> bool:
+    """Return whether a module imports d9d, so that mypy checks it again when the plugin has changed."""
+    names_of = (each.ids if isinstance(each, Import) else [(getattr(each, "id", ""), None)] for each in tree.imports)
+    return any(name.partition(".")[0] == "d9d" for ids in names_of for name, _ in ids)
 
 
 def _is_muted(tree: MypyFile, api: SemanticAnalyzer | TypeChecker) -> bool:

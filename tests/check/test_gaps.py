@@ -104,6 +104,20 @@ class Task(Registering):
         else:
             dist.barrier()
 """,
+    "arrays in batches": """
+import numpy
+from d9d import ComputeLossContext, ComputeLossResult
+def collate(samples: list[Any]) -> Any: ...
+class Task(TrainTask):
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        return ComputeLossResult(loss=ctx.outputs.mean(), loss_weight=float(ctx.batch["mask"].sum()))
+""",
+    "bounds of slices": """
+class Task(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        self.first = self.loss[: self.loss.long()]
+""",
     "overlapped communication": """
 class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -154,6 +168,19 @@ class Task(Registering):
             dist.broadcast(getattr(self, name), src=0)
         operation = dist.reduce if dist.get_rank() == 0 else dist.all_reduce
         operation(self.loss)
+""",
+    "signals": """
+import signal
+class Task(Registering):
+    def __init__(self) -> None:
+        self.is_asked = False
+        signal.signal(signal.SIGUSR1, self.ask)
+    def ask(self, number: int, frame: object) -> None:
+        self.is_asked = True
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if self.is_asked:
+            dist.barrier()
 """,
     "groups": """
 class Task(Registering):

@@ -131,9 +131,9 @@ class WrongFlag(Registering):
             is_written = False
         if is_written:
             # E[d9d-collective]: Handler "at_the_end" of EVENT_TRAIN_FINISHED ("train.finished") calls "barrier" on some
-            #   ranks only, because whether OSError is raised differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   ranks only, because "is_written" depends on whether OSError is raised, which differs between ranks:
+            #   these ranks wait forever for the others. Call it on every rank, and keep under the condition only what
+            #   one rank does alone, such as printing or writing
             dist.barrier()
 
 

@@ -37,9 +37,9 @@ class WrongFlag(Registering):
             is_writer = True
         if is_writer:
             # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
-            #   some ranks only, because "is_main_process" differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   some ranks only, because "is_writer" depends on "is_main_process", which differs between ranks: these
+            #   ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
+            #   rank does alone, such as printing or writing
             dist.all_reduce(self.value)
 
 
@@ -54,9 +54,9 @@ class WrongAnswer(Registering):
     def on_step(self, ctx: EventStepContext) -> None:
         if self._is_writer():
             # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
-            #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call
-            #   it on every rank, and keep under the condition only what one rank does alone, such as printing or
-            #   writing
+            #   some ranks only, because "self._is_writer()" depends on "get_rank", which differs between ranks: these
+            #   ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
+            #   rank does alone, such as printing or writing
             dist.all_reduce(self.value)
 
 
@@ -67,9 +67,9 @@ class WrongMatch(Registering):
         match role:
             case "writer":
                 # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce"
-                #   on some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the
-                #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-                #   printing or writing
+                #   on some ranks only, because "role" depends on "get_rank", which differs between ranks: these ranks
+                #   wait forever for the others. Call it on every rank, and keep under the condition only what one rank
+                #   does alone, such as printing or writing
                 dist.all_reduce(self.value)
             case "reader":
                 print("reads")
@@ -97,9 +97,9 @@ class WrongAttribute(Registering):
     def on_step(self, ctx: EventStepContext) -> None:
         if self.is_writer:
             # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
-            #   some ranks only, because "is_main_process" differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   some ranks only, because "self.is_writer" depends on "is_main_process", which differs between ranks:
+            #   these ranks wait forever for the others. Call it on every rank, and keep under the condition only what
+            #   one rank does alone, such as printing or writing
             dist.all_reduce(self.value)
 
 
@@ -121,8 +121,9 @@ class WrongDecorated(Registering):
     @on_the_first
     def _write(self) -> None:
         # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on some
-        #   ranks only, because the variable "RANK" differs between ranks: these ranks wait forever for the others. Call
-        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
+        #   ranks only, because "int(os.environ.get('RANK', '0')) != 0" differs between ranks: these ranks wait forever
+        #   for the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+        #   printing or writing
         dist.all_reduce(self.value)
 
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -131,9 +132,9 @@ class WrongDecorated(Registering):
 
 
 def export(trainer: Trainer, folder: Path) -> None:
-    # E[d9d-collective]: "wrong_main" calls "export" on some ranks only, because the variable "RANK" differs between
-    #   ranks: these ranks wait forever for the others. Call it on every rank, and keep under the condition only what
-    #   one rank does alone, such as printing or writing
+    # E[d9d-collective]: "wrong_main" calls "export" on some ranks only, because "os.environ.get('RANK', '0') == '0'"
+    #   differs between ranks: these ranks wait forever for the others. Call it on every rank, and keep under the
+    #   condition only what one rank does alone, such as printing or writing
     trainer.export(folder)
 
 
@@ -152,8 +153,9 @@ class WrongSubscription(TrainTask):
 
     def on_step(self, ctx: EventStepContext) -> None:
         # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on some
-        #   ranks only, because "is_main_process" differs between ranks: these ranks wait forever for the others. Call
-        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
+        #   ranks only, because "ctx.dist_context.is_main_process" differs between ranks: these ranks wait forever for
+        #   the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+        #   printing or writing
         dist.all_reduce(self.value)
 
 
@@ -167,8 +169,9 @@ class WrongRegistration(TrainTask):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
         # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on some
-        #   ranks only, because "rank" differs between ranks: these ranks wait forever for the others. Call it on every
-        #   rank, and keep under the condition only what one rank does alone, such as printing or writing
+        #   ranks only, because "ctx.dist_context.rank == 0" differs between ranks: these ranks wait forever for the
+        #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as printing
+        #   or writing
         dist.all_reduce(self.value)
 
 

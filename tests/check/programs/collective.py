@@ -38,10 +38,10 @@ class WrongBehindProperty(Registering):
 
     def _mean(self) -> torch.Tensor:
         total = self.loss.clone()
-        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
-        #   some ranks only, because the variable "RANK" differs between ranks: these ranks wait forever for the
-        #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-        #   printing or writing
+        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on some
+        #   ranks only, because "self.is_first" depends on the variable "RANK", which differs between ranks: these ranks
+        #   wait forever for the others. Call it on every rank, and keep under the condition only what one rank does
+        #   alone, such as printing or writing
         dist.all_reduce(total)
         return total
 
@@ -54,8 +54,9 @@ class WrongEarlyReturn(Registering):
             return
         print("exporting")
         # E[d9d-collective]: Handler "at_the_end" of EVENT_TRAIN_FINISHED ("train.finished") calls "export" on some
-        #   ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call it on
-        #   every rank, and keep under the condition only what one rank does alone, such as printing or writing
+        #   ranks only, because "rank != 0" depends on "get_rank", which differs between ranks: these ranks wait forever
+        #   for the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+        #   printing or writing
         self.trainer.export(Path("out"))
 
 
@@ -64,7 +65,7 @@ class WrongRandom(Registering):
     def on_step(self, ctx: EventStepContext) -> None:
         if random.random() < 0.1:
             # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "broadcast" on
-            #   some ranks only, because "random.random" differs between ranks: these ranks wait forever for the
+            #   some ranks only, because "random.random() < 0.1" differs between ranks: these ranks wait forever for the
             #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
             #   printing or writing
             dist.broadcast(self.loss, src=0)
@@ -75,9 +76,9 @@ class WrongOrder(Registering):
     def on_step(self, ctx: EventStepContext) -> None:
         if self.dist_context.is_main_process:
             # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "broadcast" on
-            #   some ranks only, because "is_main_process" differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   some ranks only, because "self.dist_context.is_main_process" differs between ranks: these ranks wait
+            #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
+            #   alone, such as printing or writing
             dist.broadcast(self.loss, src=0)
             dist.all_reduce(self.loss)
         else:
@@ -89,9 +90,8 @@ class WrongFilter(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST, main_process_only=True)
     def on_step(self, ctx: EventStepContext) -> None:
         # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "barrier" on some
-        #   ranks only, because "main_process_only" differs between ranks: these ranks wait forever for the others.
-        #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
-        #   writing
+        #   ranks only, because "main_process_only" differs between ranks: these ranks wait forever for the others. Call
+        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
         dist.barrier()
 
 
@@ -100,8 +100,8 @@ class WrongState(Registering):
         names = {"loss", "weight"}
         for name in names:
             # E[d9d-collective]: "state_dict" calls "all_reduce" on some ranks only, because the order of a set of
-            #   strings differs between ranks: these ranks wait forever for the others. Call it on every rank, and
-            #   keep under the condition only what one rank does alone, such as printing or writing
+            #   strings differs between ranks: these ranks wait forever for the others. Call it on every rank, and keep
+            #   under the condition only what one rank does alone, such as printing or writing
             dist.all_reduce(getattr(self, name))
         return {}
 
@@ -114,29 +114,50 @@ class WrongInExpressions(Registering):
         for module in self.modules:
             if dist.get_rank() != 0:
                 continue
-            # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "barrier" on
-            #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others.
-            #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
-            #   writing
+            # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "barrier" on some
+            #   ranks only, because "dist.get_rank() != 0" differs between ranks: these ranks wait forever for the
+            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
             dist.barrier()
-        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
-        #   some ranks only, because "is_main_process" differs between ranks: these ranks wait forever for the others.
-        #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
-        #   writing
+        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on some
+        #   ranks only, because "self.dist_context.is_main_process" differs between ranks: these ranks wait forever for
+        #   the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+        #   printing or writing
         self.sums = [dist.all_reduce(module.bias) for module in self.modules if self.dist_context.is_main_process]
-        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "wait_world" on
-        #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call
+        # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "wait_world" on some
+        #   ranks only, because "dist.get_rank()" differs between ranks: these ranks wait forever for the others. Call
         #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
         dist.get_rank() == 0 and self.dist_context.wait_world()
         match dist.get_rank():
             case 0:
                 # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls
-                #   "monitored_barrier" on some ranks only, because "get_rank" differs between ranks: these ranks wait
-                #   forever for the others. Call it on every rank, and keep under the condition only what one rank
+                #   "monitored_barrier" on some ranks only, because "dist.get_rank()" differs between ranks: these ranks
+                #   wait forever for the others. Call it on every rank, and keep under the condition only what one rank
                 #   does alone, such as printing or writing
                 dist.monitored_barrier()
             case _:
                 print("the others")
+
+
+class WrongLongCondition(Registering):
+    """A condition that is long, or of several lines, is not repeated in the message."""
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None:
+        if dist.get_rank() == 0 and ctx.stepper.current_step % 1000 == 0 and ctx.stepper.total_steps > 1:
+            # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "new_group" on
+            #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call
+            #   it on every rank, and keep under the condition only what one rank does alone, such as printing or
+            #   writing
+            dist.new_group([0, 1])
+        if (
+            dist.get_rank() == 0
+            and ctx.stepper.is_due(10)
+        ):  # fmt: skip
+            # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "barrier" on some
+            #   ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call it
+            #   on every rank, and keep under the condition only what one rank does alone, such as printing or writing
+            dist.barrier()
 
 
 class Right(Registering):

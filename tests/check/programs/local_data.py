@@ -41,7 +41,7 @@ class WrongLoss(Registering):
     def on_loss(self, ctx: EventLossReadyContext) -> None:
         if ctx.loss.item() > 100:
             # E[d9d-collective]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") calls "barrier" on
-            #   some ranks only, because the "loss" of each rank differs between ranks: these ranks wait forever for the
+            #   some ranks only, because "ctx.loss.item() > 100" differs between ranks: these ranks wait forever for the
             #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
             #   printing or writing
             dist.barrier()
@@ -58,9 +58,9 @@ class WrongThroughAttribute(Registering):
         if value < self.best:
             self.best = value
             # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "save" on some
-            #   ranks only, because the "loss" of each rank differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   ranks only, because "value < self.best" depends on the "loss" of each rank, which differs between ranks:
+            #   these ranks wait forever for the others. Call it on every rank, and keep under the condition only what
+            #   one rank does alone, such as printing or writing
             self.trainer.save()
 
 
@@ -69,7 +69,7 @@ class WrongDeclared(Registering):
     def on_step(self, ctx: EventStepContext) -> None:
         if self.loss.item() > 3:
             # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
-            #   some ranks only, because the "loss" of each rank differs between ranks: these ranks wait forever for the
+            #   some ranks only, because "self.loss.item() > 3" differs between ranks: these ranks wait forever for the
             #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
             #   printing or writing
             dist.all_reduce(self.loss)
@@ -80,7 +80,7 @@ class WrongBatches(Registering):
         loss = ctx.outputs.mean()
         if ctx.batch["x"].shape[0] < 8:
             return ComputeLossResult(loss=loss)
-        # E[d9d-collective]: "compute_loss" calls "all_reduce" on some ranks only, because the "batch" of each rank
+        # E[d9d-collective]: "compute_loss" calls "all_reduce" on some ranks only, because "ctx.batch['x'].shape[0] < 8"
         #   differs between ranks: these ranks wait forever for the others. Call it on every rank, and keep under the
         #   condition only what one rank does alone, such as printing or writing
         dist.all_reduce(self.value)
@@ -100,12 +100,15 @@ class WrongBatches(Registering):
             #   the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
             #   printing or writing
             dist.all_reduce(document.scores)
+        # E[d9d-host-sync]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") tests whether a tensor is
+        #   true in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         if not ctx.batch["mask"].any():
             return
         # E[d9d-collective]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") calls "all_reduce" on some
-        #   ranks only, because the "batch" of each rank differs between ranks: these ranks wait forever for the others.
-        #   Call it on every rank, and keep under the condition only what one rank does alone, such as printing or
-        #   writing
+        #   ranks only, because "not ctx.batch['mask'].any()" differs between ranks: these ranks wait forever for the
+        #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as printing
+        #   or writing
         dist.all_reduce(self.value)
 
 
@@ -116,18 +119,18 @@ class WrongMachines(Registering):
     def on_memory(self, ctx: EventStepContext) -> None:
         if torch.accelerator.memory_allocated() > 10_000:
             # E[d9d-collective]: Handler "on_memory" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
-            #   some ranks only, because "torch.accelerator.memory_allocated" differs between ranks: these ranks wait
-            #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
-            #   alone, such as printing or writing
+            #   some ranks only, because "torch.accelerator.memory_allocated() > 10_000" differs between ranks: these
+            #   ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
+            #   rank does alone, such as printing or writing
             dist.all_reduce(self.value)
 
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_name(self, ctx: EventStepContext) -> None:
         if socket.gethostname().startswith("node-0"):
             # E[d9d-collective]: Handler "on_name" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
-            #   some ranks only, because "socket.gethostname" differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   some ranks only, because "socket.gethostname().startswith('node-0')" differs between ranks: these ranks
+            #   wait forever for the others. Call it on every rank, and keep under the condition only what one rank does
+            #   alone, such as printing or writing
             dist.all_reduce(self.value)
 
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -143,8 +146,8 @@ class WrongMachines(Registering):
     def on_draw(self, ctx: EventStepContext) -> None:
         if np.random.rand() < 0.5:
             # E[d9d-collective]: Handler "on_draw" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "all_reduce" on
-            #   some ranks only, because "numpy.random.rand" differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   some ranks only, because "np.random.rand() < 0.5" differs between ranks: these ranks wait forever for
+            #   the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
             #   printing or writing
             dist.all_reduce(self.value)
 

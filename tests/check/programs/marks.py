@@ -39,9 +39,9 @@ class WrongFunction(Registering):
     def on_step(self, ctx: EventStepContext) -> None:
         if self.dist_context.is_main_process:
             # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "mean_over_ranks"
-            #   on some ranks only, because "is_main_process" differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   on some ranks only, because "self.dist_context.is_main_process" differs between ranks: these ranks wait
+            #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
+            #   alone, such as printing or writing
             self.mean = mean_over_ranks(self.value)
 
 
@@ -64,9 +64,9 @@ class WrongOverride(Registering):
     def on_step(self, ctx: EventStepContext) -> None:
         if dist.get_rank() == 0:
             # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "synchronize" on
-            #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call
-            #   it on every rank, and keep under the condition only what one rank does alone, such as printing or
-            #   writing
+            #   some ranks only, because "dist.get_rank() == 0" differs between ranks: these ranks wait forever for the
+            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
             self.store.synchronize()
 
 
@@ -83,9 +83,9 @@ class WrongProperty(Registering):
     def on_step(self, ctx: EventStepContext) -> None:
         if self.dist_context.pipeline_rank == 1:
             # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "total" on some
-            #   ranks only, because "pipeline_rank" differs between ranks: these ranks wait forever for the others. Call
-            #   it on every rank, and keep under the condition only what one rank does alone, such as printing or
-            #   writing
+            #   ranks only, because "self.dist_context.pipeline_rank == 1" differs between ranks: these ranks wait
+            #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
+            #   alone, such as printing or writing
             print(self.counter.total)
 
 
@@ -94,18 +94,18 @@ class WrongOwn(Registering):
     def on_start(self, ctx: EventConfigurationStartedContext) -> None:
         if ctx.dist_context.rank > 0:
             # E[d9d-collective]: Handler "on_start" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") calls
-            #   "new_host_group" on some ranks only, because "rank" differs between ranks: these ranks wait forever for
-            #   the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   "new_host_group" on some ranks only, because "ctx.dist_context.rank > 0" differs between ranks: these
+            #   ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
+            #   rank does alone, such as printing or writing
             self.group = ctx.dist_context.new_host_group()
 
 
 def wrong_main(configurator: TrainingConfigurator) -> None:
     trainer = configurator.configure()
     if dist.get_rank() == 0:
-        # E[d9d-collective]: "wrong_main" calls "train" on some ranks only, because "get_rank" differs between ranks:
-        #   these ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
-        #   rank does alone, such as printing or writing
+        # E[d9d-collective]: "wrong_main" calls "train" on some ranks only, because "dist.get_rank() == 0" differs
+        #   between ranks: these ranks wait forever for the others. Call it on every rank, and keep under the condition
+        #   only what one rank does alone, such as printing or writing
         trainer.train()
 
 

@@ -101,9 +101,9 @@ class WrongState(TrainTask):
 
     def state_dict(self) -> dict[str, Any]:
         if dist.get_rank() == 0:
-            # E[d9d-collective]: "state_dict" calls "all_reduce" on some ranks only, because "get_rank" differs between
-            #   ranks: these ranks wait forever for the others. Call it on every rank, and keep under the condition only
-            #   what one rank does alone, such as printing or writing
+            # E[d9d-collective]: "state_dict" calls "all_reduce" on some ranks only, because "dist.get_rank() == 0"
+            #   differs between ranks: these ranks wait forever for the others. Call it on every rank, and keep under
+            #   the condition only what one rank does alone, such as printing or writing
             dist.all_reduce(self.value)
         return {"value": self.value}
 
@@ -113,9 +113,9 @@ class WrongOfEvaluation(InferenceTask):
         if ctx.batch["documents"].size(0) == 0:
             return
         gathered: list[Any] = []
-        # E[d9d-collective]: "process_outputs" calls "all_gather" on some ranks only, because the "batch" of each rank
-        #   differs between ranks: these ranks wait forever for the others. Call it on every rank, and keep under the
-        #   condition only what one rank does alone, such as printing or writing
+        # E[d9d-collective]: "process_outputs" calls "all_gather" on some ranks only, because
+        #   "ctx.batch['documents'].size(0) == 0" differs between ranks: these ranks wait forever for the others. Call
+        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
         dist.all_gather(gathered, ctx.outputs)
 
 

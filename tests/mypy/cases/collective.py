@@ -33,9 +33,9 @@ class WrongMeanLoss:
         loss = ctx.losses.mean()
         if dist.get_rank() == 0:
             # E[d9d-collective]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "all_reduce" on
-            #   some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call
-            #   it on every rank, and keep under the condition only what one rank does alone, such as printing or
-            #   writing
+            #   some ranks only, because "dist.get_rank() == 0" differs between ranks: these ranks wait forever for the
+            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
             dist.all_reduce(loss)
             # E[d9d-host-sync]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") logs a tensor in every
             #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
@@ -67,15 +67,15 @@ class Wrong:
     def wrong_in_d9d(self, ctx: EventConfigurationStartedContext) -> None:
         if ctx.dist_context.is_main_process:
             # E[d9d-collective]: Handler "wrong_in_d9d" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start")
-            #   calls "barrier" on some ranks only, because "is_main_process" differs between ranks: these ranks wait
-            #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
-            #   alone, such as printing or writing
+            #   calls "barrier" on some ranks only, because "ctx.dist_context.is_main_process" differs between ranks:
+            #   these ranks wait forever for the others. Call it on every rank, and keep under the condition only what
+            #   one rank does alone, such as printing or writing
             dist.barrier()
         if ctx.dist_context.rank > 0:
             # E[d9d-collective]: Handler "wrong_in_d9d" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start")
-            #   calls "new_group" on some ranks only, because "rank" differs between ranks: these ranks wait forever for
-            #   the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   calls "new_group" on some ranks only, because "ctx.dist_context.rank > 0" differs between ranks: these
+            #   ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
+            #   rank does alone, such as printing or writing
             dist.new_group([0, 1])
 
     # One report, although it handles two events.
@@ -88,9 +88,9 @@ class Wrong:
         logger.info("saving")
         with torch.no_grad():
             # E[d9d-collective]: Handler "wrong_after_an_early_return" of EVENT_TRIAL_READY ("trial.ready") and
-            #   EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "save" on some ranks only, because "get_rank" differs
-            #   between ranks: these ranks wait forever for the others. Call it on every rank, and keep under the
-            #   condition only what one rank does alone, such as printing or writing
+            #   EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "save" on some ranks only, because "rank != 0" depends
+            #   on "get_rank", which differs between ranks: these ranks wait forever for the others. Call it on every
+            #   rank, and keep under the condition only what one rank does alone, such as printing or writing
             dcp.save({}, checkpoint_id="last")
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
@@ -101,21 +101,21 @@ class Wrong:
         _ = dist.broadcast(ctx.losses, 0) if is_main else None
         if self._is_first:
             # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-            #   "barrier" on some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the
-            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
-            #   printing or writing
+            #   "barrier" on some ranks only, because "self._is_first" depends on "get_rank", which differs between
+            #   ranks: these ranks wait forever for the others. Call it on every rank, and keep under the condition only
+            #   what one rank does alone, such as printing or writing
             wait()
         # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-        #   "reduce" on some ranks only, because "get_rank" differs between ranks: these ranks wait forever for the
-        #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as printing
-        #   or writing
+        #   "reduce" on some ranks only, because "dist.get_rank()" differs between ranks: these ranks wait forever for
+        #   the others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+        #   printing or writing
         losses += [dist.reduce(ctx.losses) for _ in range(3) if dist.get_rank() == 0]
         match dist.get_rank():
             case 0:
                 # E[d9d-collective]: Handler "wrong_in_many_places" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
-                #   "all_gather_object" on some ranks only, because "get_rank" differs between ranks: these ranks wait
-                #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
-                #   alone, such as printing or writing
+                #   "all_gather_object" on some ranks only, because "dist.get_rank()" differs between ranks: these ranks
+                #   wait forever for the others. Call it on every rank, and keep under the condition only what one rank
+                #   does alone, such as printing or writing
                 dist.all_gather_object(losses, None)
             case _:
                 logger.info("nothing to gather")
@@ -130,23 +130,24 @@ class Wrong:
             logger.info("step %d", ctx.stepper.current_step)
         else:
             # E[d9d-collective]: Handler "wrong_on_the_other_side" of EVENT_TRAIN_STEP_POST ("train.step.post") calls
-            #   "barrier" on some ranks only, because the variable "LOCAL_RANK" differs between ranks: these ranks wait
-            #   forever for the others. Call it on every rank, and keep under the condition only what one rank does
-            #   alone, such as printing or writing
+            #   "barrier" on some ranks only, because "int(os.environ['LOCAL_RANK']) == 0" differs between ranks: these
+            #   ranks wait forever for the others. Call it on every rank, and keep under the condition only what one
+            #   rank does alone, such as printing or writing
             dist.barrier(group=None)
 
     def register(self, bus: EventBus) -> None:
         bus.subscribe(EVENT_TRAIN_READY, self.wrong_subscribed)
         # E[d9d-collective]: Handler "<lambda>" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "barrier" on some
-        #   ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call it on
-        #   every rank, and keep under the condition only what one rank does alone, such as printing or writing
+        #   ranks only, because "dist.get_rank()" differs between ranks: these ranks wait forever for the others. Call
+        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
         bus.subscribe(EVENT_TRIAL_ROUND_POST, lambda ctx: dist.barrier() if dist.get_rank() == 0 else None)
 
     def wrong_subscribed(self, ctx: EventTrainReadyContext) -> None:
         if not dist.get_rank():
             # E[d9d-collective]: Handler "wrong_subscribed" of EVENT_TRAIN_READY ("train.ready") calls "barrier" on some
-            #   ranks only, because "get_rank" differs between ranks: these ranks wait forever for the others. Call it
-            #   on every rank, and keep under the condition only what one rank does alone, such as printing or writing
+            #   ranks only, because "not dist.get_rank()" differs between ranks: these ranks wait forever for the
+            #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
+            #   printing or writing
             dist.barrier()
 
 
