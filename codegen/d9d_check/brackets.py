@@ -47,6 +47,9 @@ _OF_OTHERS: Final = frozenset(
 _TOGGLE: Final = re.compile(r"(swap|exchange|toggle)(_(weights|parameters|params|ema|averages|model|models|in_place))?")
 _BACKUP: Final = re.compile(r"_*(backup|back_up|saved|stored|original|originals|orig|kept|previous|live|before)(_\w+)?")
 _OVER: Final = (".finished", ".closed", ".failed")
+_REPLACING: Final = re.compile(r"_*(swap|apply)(_\w+)?")
+"""Names of handlers that put other weights into a model."""
+_LOADING: Final = frozenset({"copy_", "load_state_dict"})
 _OVERWRITING: Final = frozenset({"copy_", "load_state_dict", "data"})
 
 
@@ -115,6 +118,7 @@ class _Brackets:
                 if is_only_one and any(["expression", call] == part[:2] for body in bodies for part in parts_of(body)):
                     self._report(definition, events, f'switches gradients off with "{name}(False)"', site)
         self._check_backup(definition, bodies, events)
+        self._check_replacing(definition, bodies, events)
 
     def _bodies(self, definition: Definition, owner: ClassDefinition | None) -> Iterator[list[Node]]:
         """Yield the body of a handler, and those of methods of its own object that it calls."""
@@ -198,10 +202,32 @@ class _Brackets:
                     )
                     return
 
+    def _check_replacing(self, definition: Definition, bodies: list[list[Node]], events: frozenset[EventValue]) -> None:
+        """Report a handler that by its name and its calls puts weights into a model, and that no other one follows."""
+        closers = self._closers(definition.name)
+        if not (closers and _REPLACING.fullmatch(definition.name) and any(map(_loads_weights, bodies))):
+            return
+        is_mentioned = any(self._defines(closer) or any(self._mentioning(closer)) for closer in closers)
+        if not is_mentioned and not any(self._may_put_back(each) for each in self._handlers if each is not definition):
+            self._report(
+                definition,
+                events,
+                "puts other weights into the model, and no handler puts its own back",
+                definition.site,
+            )
+
+    def _may_put_back(self, definition: Definition) -> bool:
+        """Return whether a handler loads weights when something has ended, and not to average them after each step."""
+        _, owner, events = self._handlers[definition]
+        moments = self._moments_of(events)
+        is_averaging = bool(moments) and all(each.fires_in_every_step and each.id.endswith(".post") for each in moments)
+        is_beginning = bool(moments) and all(map(self._begins, moments))
+        return not (is_averaging or is_beginning) and any(map(_loads_weights, self._bodies(definition, owner)))
+
     def _is_read(self, name: str) -> bool:
         """Return whether a program uses an attribute other than by assigning it or its items."""
         for module in self._modules:
-            if name in module.text:
+            if module.may_mention(name):
                 functions = (module.summary or {}).get("functions", ())
                 everything = [*outside_functions(module), *(function["body"] for function in functions)]
                 uses = sum(last_name(part) == name for each in everything for part in parts_of(each))
@@ -216,7 +242,7 @@ class _Brackets:
             if name in function["mentions"]:
                 yield function
         for module in self._modules:
-            if name in module.text:
+            if module.may_mention(name):
                 texts = [function["body"] for function in (module.summary or {}).get("functions", ())]
                 is_named = any(last_name(part) == name for each in outside_functions(module) for part in parts_of(each))
                 is_text = any(part[:2] == ["constant", name] for each in texts for part in parts_of(each))
@@ -242,6 +268,18 @@ class _Brackets:
                 if stem.endswith(begin) and other in self._moments:
                     return other.rpartition(".")[2]
         return "the event that ends it"
+
+
+def _loads_weights(body: list[Node]) -> bool:
+    """Return whether statements load a state into something, or copy into what a loop goes over."""
+    for part in parts_of(body):
+        if part[0] == "call" and part[1][0] == "attribute" and part[1][2] in _LOADING:
+            target = part[1][1]
+            while target[0] in {"attribute", "item"}:
+                target = target[1]
+            if part[1][2] == "load_state_dict" or target[:2] != ["name", "self"]:
+                return True
+    return False
 
 
 def _num_assigned(part: Node, name: str) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from d9d_check.source import MANGLED
 from d9d_check.values import (
     Bus,
     ClassDefinition,
@@ -420,6 +421,7 @@ class Facts:
         attempted: Classes whose objects are given to `subscribe_annotated` in a way that fails.
         tagged: The functions that are tagged anywhere.
         tagged_functions: The tags of functions of modules.
+        given_attributes: The functions whose attributes are written all at once, as in `call.__dict__.update(...)`.
         lost_tags: The functions that have lost their tags to a decorator.
         nested: Tagged functions within functions, with the runs that define them.
         marked: The names of the functions that a mark of d9d describes.
@@ -446,6 +448,7 @@ class Facts:
     tagged: set[Definition] = dataclasses.field(default_factory=set)
     tagged_functions: dict[Definition, tuple[Tag, ...]] = dataclasses.field(default_factory=dict)
     lost_tags: set[Definition] = dataclasses.field(default_factory=set)
+    given_attributes: set[Definition] = dataclasses.field(default_factory=set)
     nested: list[tuple[Function, Entry]] = dataclasses.field(default_factory=list)
     marked: set[str] = dataclasses.field(default_factory=set)
 
@@ -454,7 +457,9 @@ class Facts:
         return len(self.registrations) + len(self.triggers)
 
     def report(self, code: str, message: str, site: Site) -> None:
-        """Add a finding, once."""
-        found = Finding(code, message, site)
+        """Add a finding, once. Private names are those of the source."""
+        classes = {definition.name.lstrip("_") for definition in self.classes}
+        plain = MANGLED.sub(lambda found: found[2] if found[1] in classes else found[0], message)
+        found = Finding(code, plain, site)
         if found not in self.findings:
             self.findings.append(found)

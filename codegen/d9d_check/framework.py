@@ -25,6 +25,7 @@ from d9d_check.values import (
     Instance,
     Method,
     ModuleValue,
+    Partial,
     RegistrationContext,
     Site,
     Tag,
@@ -74,6 +75,14 @@ class Framework:
     def _tagger(self, call: Call) -> Values:
         events = frozenset(value for value in call.get(0, "event") if isinstance(value, EventValue))
         self._use(events, call.site)
+        for value in call.get(0, "event"):
+            if isinstance(value, Function):
+                self._facts.report(
+                    "d9d-handler",
+                    f'@subscribe is used on "{value.definition.name}" without an event, and raises a TypeError: name '
+                    "the event, as in @subscribe(EVENT_TRAIN_STEP_POST)",
+                    call.site,
+                )
         tag = Tag(
             events,
             call.site,
@@ -111,6 +120,8 @@ class Framework:
         self._facts.configures = True
         for name, values in [*(("", each) for each in call.arguments), *call.named.items()]:
             is_subscribers = name == "subscribers"
+            if is_subscribers:
+                self._check_subscribers(values, call)
             for value in self._run.elements(values) if is_subscribers else values:
                 if isinstance(value, Instance):
                     self.registered_by_loop(value, bus, call.frame, call.site, is_subscriber=is_subscribers)
@@ -119,6 +130,26 @@ class Framework:
             if is_subscribers and not self._is_exact(values):
                 self._facts.open_registrations.append((call.frame.entry, call.site))
         return frozenset({Typed("d9d.TrainingConfigurator" if loop == "train" else "d9d.InferenceConfigurator")})
+
+    def _check_subscribers(self, values: Values, call: Call) -> None:
+        """Report items of `subscribers=` that are no objects with handlers, and the task among them."""
+        items = [item for value in values for item in self._items_of_subscribers(value)]
+        for item in items:
+            if not any(isinstance(value, Instance) for value in item):  # what loops do with these, they do themselves
+                self._check_targets(item, call, "subscribers= has")
+            for value in item & call.named.get("task", NOTHING):
+                if len(item) == 1 and isinstance(value, Instance) and is_task(value.definition):
+                    self._facts.report(
+                        "d9d-twice",
+                        f'The object of "{value.definition.name}" is the task and one of the subscribers, so it '
+                        "registers its handlers twice, which is refused: remove it from subscribers=",
+                        call.site,
+                    )
+
+    def _items_of_subscribers(self, value: Value) -> list[Values]:
+        if isinstance(value, Container) and value.kind == "dict":
+            return [self._run.elements(frozenset({value}))]
+        return self._run.iterated(frozenset({value})) if isinstance(value, Container) else []
 
     def _is_exact(self, values: Values) -> bool:
         """Return whether all items of a container are known."""
@@ -140,7 +171,8 @@ class Framework:
             method = self._run.get_attribute(value, "register_events", inner, site)
             self._run.call_all(method, [context], {}, inner, site)
         elif is_subscriber:
-            self._subscribe_annotated(frozenset({bus}), frozenset({value}), frame, site)
+            self._subscribe_target(bus, value, frame, site)
+            self._check_targets(frozenset({value}), Call([], {}, frame, site), "subscribers= has")
 
     def _use(self, events: frozenset[EventValue], site: Site) -> None:
         for event in events:
@@ -178,6 +210,8 @@ class Framework:
 
     def _check_context(self, events: frozenset[EventValue], given: Values, site: Site) -> None:
         """Report an event that carries an object of a class, and is triggered with a number or a text."""
+        if given and all(isinstance(value, Instance | Typed) for value in given):
+            self._check_class(events, given, site)
         if not given or not all(isinstance(value, Constant) for value in given):
             return
         found = " or ".join(sorted({type(value.value).__name__ for value in given if isinstance(value, Constant)}))
@@ -189,6 +223,43 @@ class Framework:
                     f'{event} is triggered with "{found}", but carries "{context}": pass an object of type "{context}"',
                     site,
                 )
+
+    def _check_class(self, events: frozenset[EventValue], given: Values, site: Site) -> None:
+        """Report an event that is triggered with an object of a class that has nothing to do with its context."""
+        for event in events:
+            names = [self._other_class(value, event.context) for value in given]
+            if names and all(names) and event.context is not None:
+                found, wanted = min(names), _class_name(event.context)
+                self._facts.report(
+                    "d9d-context",
+                    f'{event} is triggered with "{found}", but carries "{wanted}": pass an object of type "{wanted}"',
+                    site,
+                )
+
+    def _other_class(self, value: Value, context: Value | None) -> str:
+        """Return the name of the class of an object if that is certainly not the one that an event carries."""
+        resolve = self._run.catalogues.resolve
+        carried = resolve(context.name) if isinstance(context, External) else None
+        wanted = context.definition if isinstance(context, ClassValue) else None
+        if wanted is None and carried not in self._run.catalogues.fields:
+            return ""
+        if wanted is not None and (wanted.is_opaque or any(each.endswith("Protocol") for each in wanted.outside)):
+            return ""
+        if isinstance(value, Typed):
+            found = resolve(value.name) or ""
+            is_context = found in self._run.catalogues.fields
+            name = found.rpartition(".")[2]
+            is_other = found != carried if wanted is None else name not in wanted.outside
+            return name if is_context and is_other else ""
+        if not isinstance(value, Instance) or value.definition.is_opaque:
+            return ""
+        names = [*value.definition.outside, *(each.name for each in value.definition.ancestry)]
+        lines = {*value.definition.ancestry, *(each.rpartition(".")[2] for each in names)}
+        if wanted is not None:
+            is_other = wanted not in lines and value.definition not in wanted.ancestry
+        else:
+            is_other = str(carried).rpartition(".")[2] not in lines
+        return value.definition.name if is_other else ""
 
     def _subscribe(self, bus: Bus, call: Call) -> None:
         events = call.get(0, "event")
@@ -223,8 +294,7 @@ class Framework:
         for bus in known:
             for target in targets:
                 self._subscribe_target(bus, target, frame, site)
-        if not frame.entry.name.startswith("test"):  # a test may try what is refused
-            self._check_targets(targets, site)
+        self._check_targets(targets, Call([], {}, frame, site), "subscribe_annotated is called with")
 
     def _subscribe_target(self, bus: Bus, target: Value, frame: Frame, site: Site) -> None:
         if isinstance(target, Instance):
@@ -240,6 +310,8 @@ class Framework:
                 self._register_tags(bus, target, frozenset(own), frame, site)
         elif not isinstance(target, Constant | Container | ClassValue | Method):
             self._facts.open_registrations.append((frame.entry, site))
+            if isinstance(target, Unknown) and isinstance(target.owner, Instance):
+                self._run.escape(target.owner, frame)  # it may be any of its attributes
 
     def _register_tags(self, bus: Bus, target: Value, member: Values, frame: Frame, site: Site) -> None:
         for value in member:
@@ -253,39 +325,50 @@ class Framework:
                     )
                 )
 
-    def _check_targets(self, targets: Values, site: Site) -> None:
-        """Report a call of `subscribe_annotated` on what cannot have handlers."""
-        found = [self._why_without_handlers(target) for target in targets if target != Constant(None)]
-        if found and all(found):
-            self._facts.report("d9d-target", found[0], site)
+    def _check_targets(self, targets: Values, call: Call, given: str) -> None:
+        """Report what is to be subscribed and cannot have handlers."""
+        if call.frame.entry.name.startswith("test"):  # a test may try what is refused
+            return
+        is_chosen = bool(call.frame.guards)
+        whys = [self._why_without_handlers(each, is_chosen=is_chosen) for each in targets if each != Constant(None)]
+        if whys and all(whys):
+            self._facts.report("d9d-target", f"{given} {min(whys)}", call.site)
             for value in targets | self._run.elements(targets):
                 if isinstance(value, ClassValue | Instance):
                     self._facts.attempted.add(value.definition)
 
-    def _why_without_handlers(self, target: Value) -> str:
-        """Return why an object has no handlers; empty if it may have some."""
-        called = "subscribe_annotated is called with"
+    def _why_without_handlers(self, target: Value, *, is_chosen: bool) -> str:
+        """Return why an object has no handlers, and what to do; empty if it may have some."""
         found = ""
         if isinstance(target, Container):
             is_known = target.site is not None and not target.site.module.endswith(":annotation")
             article = "an" if target.kind == "iterator" else "a"
             if is_known and target.kind in {"list", "tuple", "set", "dict", "iterator"}:
                 found = (
-                    f"{called} {article} {target.kind}, which has no handlers, so nothing is subscribed: call it for "
-                    "each object in a for loop"
+                    f"{article} {target.kind}, which has no handlers, so nothing is subscribed: pass each object in it "
+                    "by itself, in a for loop or with a star"
                 )
         elif isinstance(target, Method):
             found = (
-                f'{called} the method "{target.function.definition.name}", so nothing is subscribed: pass its object, '
-                "or use bus.subscribe"
+                f'the method "{target.function.definition.name}", so nothing is subscribed: pass its object, or use '
+                "bus.subscribe"
             )
         elif isinstance(target, ClassValue):
             name = target.definition.name
-            found = f"{called} the class {name}, and raises a TypeError: pass an object, {name}(...) or self"
+            found = f"the class {name}, which is refused: pass an object, {name}(...) or self"
+        elif isinstance(target, Partial) and isinstance(target.callee, ClassValue | Function):
+            found = "a function that makes an object, and not the object, so nothing is subscribed: call it"
         elif isinstance(target, ModuleValue):
             found = self._why_without_functions(target)
-        elif isinstance(target, Instance):
+        elif isinstance(target, Instance) and not (is_chosen and target.definition.find("register_events")):
             found = self._why_without_methods(target)
+        elif isinstance(target, Function) and not (is_chosen or target.tags or target.is_opaque or target.kind):
+            name = target.definition.name
+            if target.definition not in self._facts.lost_tags:
+                found = (
+                    f'the function "{name}", which has no @subscribe, so nothing is subscribed: decorate it if it is a '
+                    "handler, or call it if it makes an object"
+                )
         return found
 
     def _why_without_functions(self, target: ModuleValue) -> str:
@@ -294,8 +377,8 @@ class Framework:
             own = [each for values in names.values() for each in values if isinstance(each, Function)]
             if not any(each.tags and each.definition.module == target.key for each in own):
                 return (
-                    f"subscribe_annotated is called with the module {target.key}, which defines no handler itself, so "
-                    "nothing is subscribed: pass the module that defines the handlers"
+                    f"the module {target.key}, which defines no handler itself, so nothing is subscribed: pass the "
+                    "module that defines the handlers"
                 )
         return ""
 
@@ -308,9 +391,8 @@ class Framework:
             lost = any(isinstance(each, Function) and each.definition in self._facts.lost_tags for each in functions)
             if not has_tags and not lost and functions:
                 return (
-                    f'subscribe_annotated is called with an object of "{target.definition.name}", which has no method '
-                    "with @subscribe, so nothing is subscribed: decorate its handlers, or subscribe them with "
-                    "bus.subscribe"
+                    f'an object of "{target.definition.name}", which has no method with @subscribe, so nothing is '
+                    "subscribed: decorate its handlers, or subscribe them with bus.subscribe"
                 )
         return ""
 

@@ -14,6 +14,7 @@ from d9d_check.values import (
     ClassDefinition,
     Container,
     EventValue,
+    Function,
     Instance,
     Local,
     Scope,
@@ -163,6 +164,7 @@ class Held(Watcher):
                     "maxlen, or clear it",
                     growth.site,
                 )
+        self._report_losses(facts, modules, done)
         self._report_contexts(facts)
         self._report_hooks(facts, modules)
 
@@ -183,6 +185,29 @@ class Held(Watcher):
         for scope in growth.scopes:
             names |= {name for name, values in scope.names.items() if growth.container in values}
         return names
+
+    def _report_losses(self, facts: Facts, modules: Sequence[Module], done: set[Site]) -> None:
+        """Report what a task returns as its loss and adds to a list, whatever has computed it."""
+        for definition in facts.classes:
+            for value in definition.members.get("compute_loss", ()) if definition in facts.subscribers else ():
+                for name, position in (
+                    _kept_losses(value.definition.facts["body"]) if isinstance(value, Function) else ()
+                ):
+                    site = Site(definition.module, *position)
+                    owners = {(each, name) for each in definition.ancestry}
+                    kinds = {
+                        each.kind
+                        for each, keys in self._owners.items()
+                        if keys & owners and isinstance(each, Container)
+                    }
+                    if site not in done and kinds == {"list"} and _only_grows(name, modules):
+                        facts.report(
+                            "d9d-held",
+                            f'"compute_loss" adds the loss to "{name}" in every step, with the graph that has computed '
+                            "it, and nothing empties it, so memory of the device fills up: add loss.detach() and clear "
+                            "the list, or use a deque with maxlen",
+                            site,
+                        )
 
     def _report_contexts(self, facts: Facts) -> None:
         done: set[tuple[ClassDefinition, str]] = set()
@@ -218,6 +243,35 @@ class Held(Watcher):
             )
 
 
+def _kept_losses(body: list[Node]) -> Iterator[tuple[str, list[int]]]:
+    """Yield the attributes to which `compute_loss` adds the very name that it returns as the loss, and where."""
+    losses = {
+        _owner_of_call(value)
+        for call in parts_of(body)
+        if call[0] == "call" and last_name(call[1]) == "ComputeLossResult"
+        for name, value in call[3]
+        if name == "loss"
+    }
+    assigned = [
+        target[1] for part in parts_of(body) if part[0] == "assign" for target in part[1] if target[0] == "name"
+    ]
+    for statement in body:
+        if statement[0] == "expression" and statement[1][0] == "call":
+            _, callee, given, _, position = statement[1]
+            kept = given[0][1] if len(given) == 1 and given[0][0] == "name" else ""
+            is_list = callee[0] == "attribute" and callee[2] == "append" and callee[1][0] == "attribute"
+            is_own = is_list and callee[1][1][:2] == ["name", "self"]
+            if is_own and kept in losses and assigned.count(kept) == 1:
+                yield callee[1][2], position
+
+
+def _owner_of_call(node: Node) -> str:
+    """Return the name that an expression is, or whose method it calls, such as `loss` of `loss.mean()`."""
+    is_method = node[0] == "call" and node[1][0] == "attribute"
+    owner = node[1][1] if is_method else node
+    return last_name(owner) if owner[0] == "name" else ""
+
+
 def _scopes_around(frame: Frame) -> Iterator[Scope]:
     """Yield the scopes that outlive a call: the module, and those of functions around that have ended."""
     function = frame.function
@@ -241,7 +295,7 @@ def _events(events: Iterable[EventValue]) -> str:
 def _only_grows(name: str, modules: Sequence[Module]) -> bool:
     """Return whether nothing in a program may empty what an attribute or a global name holds, or replace it."""
     for module in modules:
-        if name not in module.text:
+        if not module.may_mention(name):
             continue
         if not all(_is_harmless(each, name, is_first=True) for each in outside_functions(module)):
             return False

@@ -270,7 +270,7 @@ class Interpreter(Memory):
                 if isinstance(owner, Container):
                     call = Call([index, values], {}, frame, frame.site(target[3]))
                     self.watcher.method_call(owner, "__setitem__", call)
-                    self.add_to(owner, values)
+                    self.add_key(owner, index or UNKNOWN, values)
                 elif not isinstance(owner, Constant):
                     self.escape_all(values, frame)
         elif kind == "sequence":
@@ -349,7 +349,7 @@ class Interpreter(Memory):
             if frame.in_class is None and target[0] == "name" and target[1] not in frame.scope.names:
                 self._bind(target[1], self.annotated(annotation, frame.scope), frame)
             return FALLS
-        values = self.evaluate(value, frame)
+        values = self._outside.event_of_type(self.evaluate(value, frame), annotation, frame.scope)
         declared = self.annotated(annotation, frame.scope)
         containers = [each for each in values if isinstance(each, Container)]
         if containers:
@@ -593,6 +593,7 @@ class Interpreter(Memory):
     def _with(self, node: Node, frame: Frame) -> str:
         trace, frame.trace = frame.trace, []
         managers: set[Value] = set()
+        num_triggers = len(self.facts.triggers)
         for expression, target in node[1]:
             values = self.evaluate(expression, frame)
             managers |= values
@@ -603,6 +604,8 @@ class Interpreter(Memory):
         frame.num_doubts += suppresses
         outcome = self.execute(node[2], frame)
         frame.num_doubts -= suppresses
+        if len(self.facts.triggers) == num_triggers:
+            self._tagging.check_ended(managers, frame, frame.site(_position(node[1][0][0]) or [1, 0, 1, 0]))
         self.watcher.enclosed(frozenset(managers), frame.trace)
         done, frame.trace = frame.trace, [*trace, *frame.trace]
         if suppresses:
@@ -722,6 +725,7 @@ class Interpreter(Memory):
             before = values
             self._num_decorating += 1
             values = self.call_all(decorator, [values], {}, frame, frame.site(position)) or UNKNOWN
+            values = self._tagging.with_copied(values, tags)
             self._num_decorating -= 1
             tags = self._tagging.check_decorator(decorator, (before, values), tags, function, frame.site(position))
         self._tagging.check_handler(function, values)
@@ -758,7 +762,8 @@ class Interpreter(Memory):
         value: Values = frozenset({ClassValue(definition)})
         for decorator in reversed(facts["decorators"]):
             called = self.evaluate(decorator, frame)
-            names = {each.name for each in called if isinstance(each, External)}
+            named = self.evaluate_again(decorator[1], frame) if decorator[0] == "call" else called
+            names = {each.name for each in named if isinstance(each, External)}
             definition.decorators += [name.rpartition(".")[2] for name in names]
             if not (names and {name.rpartition(".")[2] for name in names} <= _HARMLESS_CLASS_DECORATORS):
                 definition.is_opaque = True
@@ -978,16 +983,20 @@ class Interpreter(Memory):
     def _dict(self, node: Node, frame: Frame) -> Values:
         _, keys, values, position = node
         container = Container("dict", allocation(frame.site(position), frame))
+        known: list[Values] = []
         for key, value in zip(keys, values, strict=True):
             found = self.evaluate(value, frame)
             if key is None:
                 self.add_to(container, self.elements(found))
                 continue
             named = self.evaluate(key, frame)
+            known.append(named)
             self.add_to(container, found)
             text = next((each.value for each in named if isinstance(each, Constant)), None)
             if isinstance(text, str):
                 self.keep(container, text, found)
+        if None not in keys:
+            self.set_keys(container, known)
         return frozenset({container})
 
     def _lambda(self, node: Node, frame: Frame) -> Values:

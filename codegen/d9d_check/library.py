@@ -10,6 +10,7 @@ from d9d_check.values import (
     NONE,
     NOTHING,
     UNKNOWN,
+    ClassValue,
     Constant,
     Container,
     Differs,
@@ -31,6 +32,7 @@ _COPIES: Final = frozenset(
     f"builtins.{name}" for name in ("list", "tuple", "set", "frozenset", "sorted", "reversed", "iter")
 ) | {"collections.deque", "itertools.chain", "copy.copy"}
 
+_DICT: Final = frozenset({Constant("__dict__")})
 _SET_METHODS: Final = frozenset({"union", "difference", "intersection", "symmetric_difference"})
 
 
@@ -43,7 +45,7 @@ class Library:
 
     def __init__(self, interpreter: Machine) -> None:
         self._run = interpreter
-        self._functions: dict[str, Callable[[Call], Values]] = {
+        self._functions: dict[str, Callable[[Call], Values | None]] = {
             "builtins.enumerate": self._enumerate,
             "builtins.zip": self._zip,
             "builtins.map": self._map,
@@ -51,9 +53,12 @@ class Library:
             "builtins.getattr": self._getattr,
             "builtins.setattr": self._setattr,
             "dataclasses.field": self._field,
+            "dataclasses.replace": self._replace,
             "functools.partial": self._partial,
             "functools.wraps": self._wraps,
             "functools.update_wrapper": self._update_wrapper,
+            "builtins.type": self._type,
+            "builtins.vars": lambda call: self._getattr(dataclasses.replace(call, arguments=[*call.arguments, _DICT])),
             "typing.cast": lambda call: call.get(1, "val"),
             "threading.Thread": self._thread,
         }
@@ -77,8 +82,8 @@ class Library:
         if containers and name not in {"sorted", "set"} and all(value.kind == "set" for value in containers):
             kind = "set"  # its order is that of the set
         exact = self._run.iterated(source) if len(source) == 1 and kind not in {"set", "iterator"} else []
-        is_of_keys = name != "copy" and any(value.kind == "dict" for value in containers)
-        rest = NOTHING if exact else UNKNOWN if is_of_keys else self._run.elements(source)
+        items = self._run.elements(source) if name == "copy" else frozenset().union(*self._run.iterated(source))
+        rest = NOTHING if exact else items
         return self._container(kind, call, exact if containers else [], rest) | _differing(source)
 
     def _container(self, kind: str, call: Call, items: list[Values], rest: Values = NOTHING, number: int = 0) -> Values:
@@ -149,10 +154,25 @@ class Library:
                 self._run.set_attribute(owner, str(name), call.get(2, "value"), call.frame, call.site)
         if not names:
             for owner in call.get(0, "object"):
-                if isinstance(owner, Instance):
+                if isinstance(owner, Function):
+                    self._run.facts.given_attributes.add(owner.definition)
+                elif isinstance(owner, Instance):
                     self._run.watcher.write(owner, "", UNKNOWN, call.frame, call.site)  # any of its attributes
             self._run.escape_all(call.get(2, "value"), call.frame)
         return NONE
+
+    def _replace(self, call: Call) -> Values:
+        """Return what `dataclasses.replace` copies: the same objects, which may have the other values, too."""
+        for owner in call.get(0, "obj"):
+            for name, values in call.named.items():
+                self._run.set_attribute(owner, name, values, call.frame, call.site)
+        return call.get(0, "obj") or UNKNOWN
+
+    def _type(self, call: Call) -> Values | None:
+        """Return the classes of objects; nothing if one is not known."""
+        values = call.get(0, "object")
+        found: set[Value] = {ClassValue(value.definition) for value in values if isinstance(value, Instance)}
+        return frozenset(found) if values and len(call.arguments) == 1 and len(found) == len(values) else None
 
     def _partial(self, call: Call) -> Values:
         callees = call.get(0, "func")

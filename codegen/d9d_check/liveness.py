@@ -74,6 +74,7 @@ class _Liveness:
             if definition is not None:
                 self._of_function.setdefault(definition, []).append(each)
         self._registered = set(self._of_function)
+        self._hidden: set[Definition] = set()
         self._dead = {
             definition
             for each in self._facts.registrations
@@ -82,11 +83,13 @@ class _Liveness:
 
     def check(self) -> None:
         for definition in self._classes:
+            self._check_dropped(definition)
+            self._check_shadowed(definition)
+        for definition in self._classes:
             if is_task(definition):
                 self._check_task(definition)
             else:
                 self._check_subscriber(definition)
-            self._check_dropped(definition)
         self._check_functions()
         self._check_nested()
         self._check_register_events()
@@ -113,7 +116,7 @@ class _Liveness:
         return registration.entry.kind in {"method", "function"} and not bus.is_own and not bus.loop
 
     def _check_task(self, definition: ClassDefinition) -> None:
-        missing = self._missing(definition)
+        missing = self._missing(definition) if definition not in self._facts.attempted else {}
         if not missing or self._is_left_to_subclasses(definition, missing):
             return
         known = {
@@ -239,7 +242,11 @@ class _Liveness:
 
     def _report_subscriber(self, definition: ClassDefinition, function: Function) -> None:
         events = quoted(event for tag in function.tags for event in tag.events)
-        if definition in self._facts.attempted or all(tag.is_optional for tag in function.tags):
+        if (
+            definition in self._facts.attempted
+            or function.definition in self._hidden
+            or all(tag.is_optional for tag in function.tags)
+        ):
             return
         if function.definition in self._dead:
             self._report_unregistered(definition, function.definition, function.tags, function.tags[0].site)
@@ -385,10 +392,32 @@ class _Liveness:
                         "d9d-dropped",
                         f'"{name}" overrides "{base.name}.{name}", a handler of {event}, without @subscribe, so it is '
                         f"never called: decorate the override with @subscribe({constant}) too, or give it another name",
-                        functions[0].definition.site if functions else definition.site,
+                        functions[0].definition.site if functions else _place_of(name, definition),
                     )
+                    self._hidden |= {each.definition for each in hidden}
                 if hidden:
                     break
+
+    def _check_shadowed(self, definition: ClassDefinition) -> None:
+        """Report a base of a class that hides a handler of another base, of which it knows nothing."""
+        for name in {name: None for base in definition.ancestry for name in base.members}:
+            first, values = definition.find(name) or (definition, NONE)
+            is_plain = all(isinstance(each, Function) and not (each.tags or each.is_opaque) for each in values)
+            if first is definition or not is_plain:
+                continue
+            lines = [base.ancestry for base in definition.bases if isinstance(base, ClassDefinition)]
+            for base in definition.ancestry:
+                hidden = [each for each in base.members.get(name, ()) if isinstance(each, Function) and each.tags]
+                if hidden and not any(first in line and base in line for line in lines):
+                    event = quoted(event for each in hidden for tag in each.tags for event in tag.events)
+                    self._facts.report(
+                        "d9d-dropped",
+                        f'"{definition.name}" has "{name}" from its base "{first.name}", which comes before '
+                        f'"{base.name}" and hides "{base.name}.{name}", a handler of {event}, so it is never called: '
+                        f'name "{base.name}" first, or give one of the two another name',
+                        definition.site,
+                    )
+                    self._hidden |= {each.definition for each in hidden}
 
     # Loops
 
@@ -398,7 +427,13 @@ class _Liveness:
         elsewhere = set()  # what is subscribed by hand on a bus that may be that of its loop
         for each in self._counted:
             for event in each.events:
-                if each.tag is not None and not self._is_made_in_view(each) and not self._is_only_called_here(each):
+                is_for_both = each.tag is not None and each.tag.is_optional
+                if (
+                    each.tag is not None
+                    and not is_for_both
+                    and not self._is_made_in_view(each)
+                    and not self._is_only_called_here(each)
+                ):
                     by_tag.setdefault((each.tag.site, event), []).append(each)
                 if each.tag is None and each.bus.loop in {"", self._loop_of(event)}:
                     elsewhere.add((_definition(each), event))
@@ -602,6 +637,16 @@ class _Liveness:
                         "another event, or call what it should do",
                         trigger.site,
                     )
+
+
+def _place_of(name: str, definition: ClassDefinition) -> Site:
+    """Return where the body of a class assigns a name."""
+    for node in definition.facts["body"]:
+        targets = node[1] if node[0] == "assign" else [node[1]] if node[0] == "annotate" else []
+        for target in targets:
+            if target[:2] == ["name", name]:
+                return Site(definition.module, *target[2])
+    return definition.site
 
 
 def _contains(outer: Site, inner: Site) -> bool:

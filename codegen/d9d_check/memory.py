@@ -20,6 +20,7 @@ class Memory:
         self._attributes: dict[Value, dict[str, Values]] = {}
         self._items: dict[Container, list[Values]] = {}
         self._rest: dict[Container, Values] = {}
+        self._keys: dict[Container, list[Values]] = {}
 
     def kept(self, owner: Value, name: str) -> Values:
         """Return what has been assigned to an attribute or a key."""
@@ -54,7 +55,18 @@ class Memory:
 
     def add_to(self, container: Container, values: Values) -> None:
         """Add what some items of a container may be."""
+        self._keys.pop(container, None)
         self._rest[container] = self._rest.get(container, NOTHING) | values
+
+    def add_key(self, container: Container, key: Values, values: Values) -> None:
+        """Add an item of a mapping under a key."""
+        keys = self._keys.get(container, [UNKNOWN])
+        self.add_to(container, values)
+        self.set_keys(container, keys if key in keys else [*keys, key])
+
+    def set_keys(self, container: Container, keys: list[Values]) -> None:
+        """Set the keys of a mapping; those of one that gets further items are not known."""
+        self._keys[container] = keys
 
     def items_of(self, container: Container) -> list[Values] | None:
         """Return the items of a container if all are known one by one."""
@@ -75,9 +87,13 @@ class Memory:
     def iterated(self, source: Values) -> list[Values]:
         """Return the items of an iterable one by one, or all of them as one where they are not known."""
         containers = [value for value in source if isinstance(value, Container)]
-        if any(each.kind == "dict" for each in containers):  # which yields its keys
-            rest = frozenset(value for value in source if not (isinstance(value, Container) and value.kind == "dict"))
-            return [self.elements(rest) | UNKNOWN]
+        if any(each.kind == "dict" for each in containers):
+            others = frozenset(each for each in source if each not in containers or each.kind != "dict")
+            keys = [self._keys.get(each, [UNKNOWN]) for each in containers if each.kind == "dict"]
+            exact = keys[0] if len(source) == 1 and len(keys[0]) <= _MAX_ITEMS else None
+            return (
+                exact if exact is not None else [self.elements(others).union(*(key for each in keys for key in each))]
+            )
         if len(source) == 1 and containers:
             items, rest = self._items.get(containers[0], []), self._rest.get(containers[0], NOTHING)
             if len(items) <= _MAX_ITEMS:

@@ -239,6 +239,25 @@ class Outside:
             return None
         return self._annotated_text(text, _ABSOLUTE)
 
+    def event_of_type(self, values: Values, annotation: Node | None, scope: Scope) -> Values:
+        """Return values in which events that the program creates carry the context of their annotation."""
+        while annotation is not None and annotation[0] == "item":
+            names = [value.name for value in self._named_type(annotation[1], scope) if isinstance(value, External)]
+            if any(name.rpartition(".")[2] in _TRANSPARENT_TYPES for name in names):
+                annotation = annotation[2]
+                continue
+            contexts = self._named_type(annotation[2], scope)
+            if [canonical(name) for name in names] == ["Event"] and len(contexts) == 1:
+                (context,) = contexts
+                return frozenset(
+                    dataclasses.replace(value, context=context)
+                    if isinstance(value, EventValue) and value.site is not None and value.context is None
+                    else value
+                    for value in values
+                )
+            break
+        return values
+
     # Attributes
 
     def of_registration_context(self, owner: RegistrationContext, name: str) -> Values:
@@ -266,7 +285,9 @@ class Outside:
                 loop = _RUNS.get(canonical(owner.name), "")
                 return frozenset({Bus(loop, is_configured=bool(loop))})
         if isinstance(owner, Function):
-            return UNKNOWN if name == "__wrapped__" else frozenset({Constant(owner.definition.name)})
+            if name == "__dict__":
+                self._facts.given_attributes.add(owner.definition)
+            return UNKNOWN if name in {"__wrapped__", "__dict__"} else frozenset({Constant(owner.definition.name)})
         if isinstance(owner, Unknown | Constant):
             return frozenset({Attribute(owner, name)})
         return frozenset({Attribute(owner, name)})
@@ -294,10 +315,11 @@ class Outside:
         receivers = arguments[1] if len(arguments) > 1 else frozenset({frame.receiver} if frame.receiver else ())
         if function is None or function.owner is None:
             return UNKNOWN
+        named = [value.definition for value in arguments[0] if isinstance(value, ClassValue)] if arguments else []
         found: set[Value] = set()
         for receiver in receivers:
             if isinstance(receiver, Instance | ClassValue):
-                found.add(SuperOf(receiver, receiver.definition, function.owner))
+                found |= {SuperOf(receiver, receiver.definition, beyond) for beyond in named or [function.owner]}
         return frozenset(found) or UNKNOWN
 
     def is_steady(self, values: Values) -> bool:

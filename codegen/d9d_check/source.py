@@ -33,6 +33,10 @@ _PYTHON_MAGICS: Final = frozenset({"time", "timeit", "capture", "prun", "debug",
 _MAGIC: Final = re.compile(r"(?P<indent>\s*)(?P<target>[\w.,\[\]'\" ]+=\s*)?(%|!|\?)|(?P<help>\s*)[\w.]+\?+\s*$")
 
 
+MANGLED: Final = re.compile(r"(?<!\w)_([^\W_]\w*?)(__\w+)")
+"""The name that Python gives to a private attribute: that of its class, and its own."""
+
+
 @dataclasses.dataclass
 class Module:
     """One file of the program.
@@ -60,6 +64,10 @@ class Module:
     problem: str = ""
     problem_line: int = 1
     is_skipped: bool = False
+
+    def may_mention(self, name: str) -> bool:
+        """Return whether a name is in the text; a private one is there without the name of its class."""
+        return MANGLED.sub(r"\2", name) in self.text
 
     @functools.cached_property
     def digest(self) -> str:

@@ -80,7 +80,7 @@ def is_mentioned(name: str, modules: Sequence[Module], ignores: Callable[[Module
         ignores: Whether a mention in a function does not count.
     """
     for module in modules:
-        if name in module.text and any(
+        if module.may_mention(name) and any(
             _is_mention(part, name) for each in outside_functions(module) for part in parts_of(each)
         ):
             return True
@@ -88,7 +88,7 @@ def is_mentioned(name: str, modules: Sequence[Module], ignores: Callable[[Module
         mentioned = function["mentions"]
         if not _COMPUTED.isdisjoint(mentioned) or ("getattr" in mentioned and _has_computed_name(function)):
             return True
-        if name in module.text:
+        if module.may_mention(name):
             parts = [part for part in parts_of(function["body"]) if _is_mention(part, name)]
             if any(not ignores(module, function, part) for part in parts):
                 return True

@@ -1,7 +1,9 @@
 """Rules about one handler: what decorators, overrides and attributes do to its tag, and the context that it takes."""
 
+import dataclasses
 from typing import Final
 
+from d9d_check.facts import Frame
 from d9d_check.framework import canonical
 from d9d_check.lower import Node
 from d9d_check.machine import Machine
@@ -76,6 +78,17 @@ class Tagging:
         self._facts.report("d9d-uncalled", f"{what}, so nothing in it is called: {remedy}", site)
         return True
 
+    def check_ended(self, managers: set[Value], frame: Frame, site: Site) -> None:
+        """Report a subscription that a block ends before the loop triggers anything."""
+        is_generator = frame.function is not None and frame.function.definition.facts["generator"]
+        if frame.entry.kind == "register" and Typed("d9d.loop.event.Subscription") in managers and not is_generator:
+            self._facts.report(
+                "d9d-late",
+                'This subscription ends with the "with" block, before the loop triggers an event, so the handler is '
+                'never called: remove the "with"',
+                site,
+            )
+
     def check_result(self, callee: Values, called: Values, site: Site) -> None:
         """Report a handler that is called where it is subscribed, and returns nothing."""
         is_subscription = any(
@@ -130,6 +143,15 @@ class Tagging:
                 site,
             )
 
+    def with_copied(self, decorated: Values, tags: tuple[Tag, ...]) -> Values:
+        """Return what a decorator returns with the tags that it may have copied, with all attributes of a function."""
+        return frozenset(
+            dataclasses.replace(value, tags=value.tags or tags)
+            if isinstance(value, Function) and value.definition in self._facts.given_attributes
+            else value
+            for value in decorated
+        )
+
     def check_decorator(
         self, decorator: Values, sides: tuple[Values, Values], tags: tuple[Tag, ...], function: Function, site: Site
     ) -> tuple[Tag, ...]:
@@ -176,6 +198,14 @@ class Tagging:
                 parameter = _context_parameter(value)
                 if parameter is None or parameter[1] != "plain":
                     parameter = _context_parameter(function)
+                what = _not_run(value)
+                if what and value.definition is function.definition:
+                    self._facts.report(
+                        "d9d-handler",
+                        f'Handler "{function.definition.name}" of {_events(value.tags)} makes a {what} when it is '
+                        "called, and nothing runs that: make it a plain function",
+                        value.tags[0].site,
+                    )
                 if parameter is not None and parameter[2] is not None:
                     taken = self._run.annotated(parameter[2], function.scope)
                     self._check_taken(function.definition, value.tags, taken, str(parameter[0]))
@@ -207,6 +237,14 @@ def _are(values: Values, kind: str) -> bool:
         isinstance(each, Function) and each.definition.facts[kind] and not (each.is_opaque or each.kind == "manager")
         for each in functions
     )
+
+
+def _not_run(function: Function) -> str:
+    """Return what a call of a function only makes, in place of running its body; an empty text if it runs it."""
+    facts = function.definition.facts
+    if function.is_opaque or not (facts["async"] or facts["generator"]):
+        return ""
+    return "context manager" if function.kind == "manager" else "coroutine" if facts["async"] else "generator"
 
 
 def _gives_none(function: Function) -> bool:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import third_party
 
+from d9d import TrainingConfigurator
 from d9d.loop.control import RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue import train
@@ -22,6 +23,10 @@ from d9d.loop.event.catalogue.common import EventStepContext
 from d9d.loop.event.catalogue.inference import EVENT_INFERENCE_STEP_POST
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_FINISHED, EVENT_TRAIN_STEP_POST, EventTrainFinishedContext
 from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE
+
+class Log:
+    @subscribe(EVENT_TRAIN_STEP_POST, optional=True)
+    def on_step(self, ctx: EventStepContext) -> None: ...
 
 class Registering(TrainTask):
     loss: torch.Tensor
@@ -63,6 +68,13 @@ class Task(TrainTask):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 """,
+    "one object in two places": """
+LOG = Log()
+class Task(Registering):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, LOG)
+TrainingConfigurator(task=Task(), subscribers=[LOG, LOG])
+""",
     "depth": """
 class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -83,6 +95,10 @@ class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
         print(third_party.mean_loss())
+class HoldsAnything(TrainTask):
+    log: Any = Log
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self.log)
 """,
     "what mypy finds with the plugin": """
 class Task(Registering):
@@ -94,6 +110,12 @@ class Task(Registering):
     def on_string(self, ctx: EventStepContext) -> None: ...
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext, other: int) -> None: ...
+class Other(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, lambda step: self.note)
+        for event in (EVENT_TRAIN_STEP_POST, EVENT_TRAIN_FINISHED):
+            ctx.event_bus.subscribe(event, self.note)
+    def note(self, ctx: EventStepContext) -> None: ...
 """,
     "ranks in turn": """
 class Task(Registering):

@@ -22,7 +22,7 @@ STUBS = Path(__file__).parent / "stubs"
 ROOT = Path(__file__).parents[2]
 MARKER = re.compile(r"# (?:E\[(?P<code>[\w-]+)\]|N): (?P<message>.*)")
 PRINTED = re.compile(r"(?P<file>.+?):(?P<line>\d+): (?:error|note): (?P<message>.*?)(?:  \[(?P<code>[\w-]+)\])?")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "codegen")))}
 
 # Strict, except for mypy's own errors about functions without annotations: the cases are about the plugin's errors.
 # Small stubs replace torch: with torch itself, a run takes seven times as long. `no_site_packages` keeps mypy from

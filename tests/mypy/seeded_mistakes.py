@@ -103,6 +103,7 @@ MISTAKES: Final = (
         report="foundation-model-stack/fms-hf-tuning#199",
         outcome=Outcome.START,
         named="list",
+        check="d9d-target",
         start="ConfigurationError",
     ),
     SeededMistake(
@@ -110,7 +111,7 @@ MISTAKES: Final = (
         report="fastai/fastai#1084",
         outcome=Outcome.START,
         named="Progress",
-        check="d9d-unregistered",
+        check="d9d-target",
         start="ConfigurationError",
     ),
     SeededMistake(
@@ -175,6 +176,8 @@ MISTAKES: Final = (
         program="averaged_weights_stay",
         report="PKU-YuanGroup/Open-Sora-Plan#186",
         outcome=Outcome.WRONG_WEIGHTS,
+        named="swap_in",
+        check="d9d-restore",
     ),
     SeededMistake(
         program="loss_read_each_step",
@@ -194,12 +197,14 @@ MISTAKES: Final = (
         program="attribute_missing_on_resume",
         report="fsspec/gcsfs#941",
         outcome=Outcome.RESUME,
+        named="start_time",
         check="d9d-order",
     ),
     SeededMistake(
         program="graph_kept",
         report="pytorch/pytorch#1840",
         outcome=Outcome.MEMORY,
+        named="_losses",
         check="d9d-held",
     ),
     SeededMistake(
@@ -280,6 +285,7 @@ MISTAKES: Final = (
         outcome=Outcome.LATER_STEP,
         named="EVENT_WARM",
         mypy="d9d-context",
+        check="d9d-context",
     ),
     SeededMistake(
         program="read_before_set",

@@ -107,10 +107,10 @@ class WrongAttribute(RightDecorators):
         self.one = lambda ctx: print(ctx)
 
 
-# E[d9d-dropped]: "one" overrides "RightDecorators.one", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-#   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
-#   give it another name
 class WrongNone(RightDecorators):
+    # E[d9d-dropped]: "one" overrides "RightDecorators.one", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
+    #   or give it another name
     one = None
 
 
@@ -146,3 +146,83 @@ class RightContexts(Registering):
 
     @subscribe(EVENT_TRAIN_STEP_POST)
     def two(self, ctx: object) -> None: ...
+
+
+class Plain:
+    def one(self, ctx: EventStepContext) -> None: ...
+
+
+# E[d9d-dropped]: "WrongOrderOfBases" has "one" from its base "Plain", which comes before "RightDecorators" and
+#   hides "RightDecorators.one", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), so it is never called: name
+#   "RightDecorators" first, or give one of the two another name
+class WrongOrderOfBases(Plain, RightDecorators): ...
+
+
+class RightOrderOfBases(RightDecorators, Plain): ...
+
+
+class RightOverrideOfBoth(Plain, RightDecorators):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def one(self, ctx: EventStepContext) -> None: ...
+
+
+class WrongAnnotated(RightDecorators):
+    name: str = "annotated"
+    # E[d9d-dropped]: "two" overrides "RightDecorators.two", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
+    #   or give it another name
+    two: Any = None
+
+
+def updating(function: Callable[..., None]) -> Callable[..., None]:
+    def call(*arguments: Any) -> None:
+        function(*arguments)
+
+    call.__dict__.update(function.__dict__)
+    return call
+
+
+def setting(function: Callable[..., None]) -> Callable[..., None]:
+    def call(*arguments: Any) -> None:
+        function(*arguments)
+
+    for name, value in vars(function).items():
+        setattr(call, name, value)
+    return call
+
+
+class RightCopied(Registering):
+    @updating
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def one(self, ctx: EventStepContext) -> None: ...
+
+    @setting
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def two(self, ctx: EventStepContext) -> None: ...
+
+
+class WrongUnrun(Registering):
+    # E[d9d-handler]: Handler "one" of EVENT_TRAIN_STEP_POST ("train.step.post") makes a coroutine when it is
+    #   called, and nothing runs that: make it a plain function
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    async def one(self, ctx: EventStepContext) -> None: ...
+
+    # E[d9d-handler]: Handler "two" of EVENT_TRAIN_STEP_POST ("train.step.post") makes a generator when it is
+    #   called, and nothing runs that: make it a plain function
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def two(self, ctx: EventStepContext) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    # E[d9d-handler]: Handler "three" of EVENT_TRAIN_STEP_POST ("train.step.post") makes a context manager when it
+    #   is called, and nothing runs that: make it a plain function
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def three(self, ctx: EventStepContext) -> Iterator[None]:
+        yield
+
+
+class WrongBare(Registering):
+    # E[d9d-handler]: @subscribe is used on "one" without an event, and raises a TypeError: name the event, as in
+    #   @subscribe(EVENT_TRAIN_STEP_POST)
+    @subscribe
+    def one(self, ctx: EventStepContext) -> None: ...

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from d9d.loop.control import RegisterTaskEventsContext, TrainTask
+from d9d.loop.control import ComputeLossContext, ComputeLossResult, RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.common import EventStepContext
 from d9d.loop.event.catalogue.train import (
@@ -39,8 +39,8 @@ class WrongList(Registering):
     @subscribe(EVENT_TRAIN_LOSS_READY)
     def on_loss(self, ctx: EventLossReadyContext) -> None:
         # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds a tensor to
-        #   "wrong_losses" in every step, and nothing empties it, so memory of the device fills up: add a number with
-        #   .item() every N steps, use a deque with maxlen, or clear it
+        #   "wrong_losses" in every step, and nothing empties it, so memory of the device fills up: add a number
+        #   with .item() every N steps, use a deque with maxlen, or clear it
         self.wrong_losses.append(ctx.loss)
         if ctx.stepper.is_due(100):
             print(torch.stack(self.wrong_losses).mean().item(), len(self.wrong_losses))
@@ -64,9 +64,9 @@ class WrongRowsThroughHelper(Registering):
         self._keep(ctx.stepper.current_step, ctx.outputs)
 
     def _keep(self, step: int, outputs: Any) -> None:
-        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds the "outputs" of each rank
-        #   to "wrong_rows" in every step, and nothing empties it, so memory of the device fills up: add a number with
-        #   .item() every N steps, use a deque with maxlen, or clear it
+        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds the "outputs" of each
+        #   rank to "wrong_rows" in every step, and nothing empties it, so memory of the device fills up: add a
+        #   number with .item() every N steps, use a deque with maxlen, or clear it
         self.wrong_rows.append((step, outputs))
 
 
@@ -89,8 +89,8 @@ class WrongContexts(Registering):
     @subscribe(EVENT_TRAIN_LOSS_READY)
     def on_loss(self, ctx: EventLossReadyContext) -> None:
         # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds the
-        #   "EventLossReadyContext" to "wrong_contexts" in every step, and nothing empties it, so memory of the device
-        #   fills up: add a number with .item() every N steps, use a deque with maxlen, or clear it
+        #   "EventLossReadyContext" to "wrong_contexts" in every step, and nothing empties it, so memory of the
+        #   device fills up: add a number with .item() every N steps, use a deque with maxlen, or clear it
         self.wrong_contexts.append(ctx)
 
 
@@ -99,8 +99,8 @@ class WrongContextOfOtherEvent(Registering):
     def on_gradients(self, ctx: EventGradientsReadyContext) -> None:
         # E[d9d-held]: Handler "on_gradients" of EVENT_TRAIN_GRADIENTS_READY ("train.gradients.ready") keeps the
         #   whole "EventGradientsReadyContext" for handler "before" of EVENT_TRAIN_OPTIMIZER_STEP_PRE
-        #   ("train.optimizer_step.pre"), and with it everything that it holds on the device: keep only the fields that
-        #   are read later, such as norm
+        #   ("train.optimizer_step.pre"), and with it everything that it holds on the device: keep only the fields
+        #   that are read later, such as norm
         self.gradients = ctx
 
     @subscribe(EVENT_TRAIN_OPTIMIZER_STEP_PRE)
@@ -113,8 +113,8 @@ class WrongHooks(Registering):
     def before(self, ctx: EventStepContext) -> None:
         for module in self.modules:
             # E[d9d-held]: Handler "before" of EVENT_TRAIN_STEP_PRE ("train.step.pre") calls "register_forward_hook"
-            #   in every step, and nothing removes the hooks, so there is one more with each step: register it once, or
-            #   call remove() on what it returns
+            #   in every step, and nothing removes the hooks, so there is one more with each step: register it once,
+            #   or call remove() on what it returns
             module.register_forward_hook(print)
 
 
@@ -187,3 +187,56 @@ class RightContext(Registering):
         if self.gradients is not None:
             self.norm = self.gradients.norm
         self.gradients = None
+
+
+class WrongReturnedLoss(Registering):
+    def __init__(self, criterion: Any) -> None:
+        self.criterion = criterion
+        self.wrong_returned: list[Any] = []
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        loss = self.criterion(ctx.outputs, ctx.batch)
+        # E[d9d-held]: "compute_loss" adds the loss to "wrong_returned" in every step, with the graph that has
+        #   computed it, and nothing empties it, so memory of the device fills up: add loss.detach() and clear the
+        #   list, or use a deque with maxlen
+        self.wrong_returned.append(loss)
+        return ComputeLossResult(loss=loss.mean(), loss_weight=len(ctx.batch))
+
+
+class RightReturnedLoss(Registering):
+    def __init__(self, criterion: Any) -> None:
+        self.criterion = criterion
+        self.right_recent: deque[Any] = deque(maxlen=10)
+        self.right_numbers: list[Any] = []
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        count = len(ctx.batch)
+        loss = self.criterion(ctx.outputs, ctx.batch)
+        self.right_recent.append(loss)
+        self.right_numbers.append(count)
+        return ComputeLossResult(loss=loss / count)
+
+
+class WrongPrivate(Registering):
+    def __init__(self) -> None:
+        self.__wrong: list[torch.Tensor] = []
+
+    @subscribe(EVENT_TRAIN_LOSS_READY)
+    def on_loss(self, ctx: EventLossReadyContext) -> None:
+        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds a tensor to "__wrong"
+        #   in every step, and nothing empties it, so memory of the device fills up: add a number with .item() every
+        #   N steps, use a deque with maxlen, or clear it
+        self.__wrong.append(ctx.loss)
+
+
+class RightPrivate(Registering):
+    def __init__(self) -> None:
+        self.__right: list[torch.Tensor] = []
+
+    @subscribe(EVENT_TRAIN_LOSS_READY)
+    def on_loss(self, ctx: EventLossReadyContext) -> None:
+        self.__right.append(ctx.loss)
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def clear(self, ctx: EventStepContext) -> None:
+        self.__right.clear()

@@ -155,3 +155,30 @@ class Right(Registering):
         self.copy = self.mean.to("cpu", non_blocking=True)
         for name, count in {"a": 1}.items():
             print(name, float(count))
+
+
+class RightKeys(Registering):
+    means: dict[str, torch.Tensor]
+
+    @subscribe(EVENT_TRAIN_LOSS_READY)
+    def on_loss(self, ctx: EventTrainLossReadyContext) -> None:
+        parts = {"loss": ctx.loss, "outputs": ctx.outputs}
+        for name in parts:
+            logger.info("has %s", name)
+        for name in self.model.state_dict():
+            if name.endswith("bias"):
+                logger.info("has %s", name)
+        for name in sorted(self.means):
+            logger.info("has %s", name)
+
+
+class WrongKeys(Registering):
+    means: dict[str, torch.Tensor]
+
+    @subscribe(EVENT_TRAIN_LOSS_READY)
+    def on_loss(self, ctx: EventTrainLossReadyContext) -> None:
+        for name in self.means:
+            # E[d9d-host-sync]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") logs a tensor in
+            #   every step, so each step waits for the device: do it only every N steps, as under "if
+            #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+            logger.info("%s %s", name, self.means[name])

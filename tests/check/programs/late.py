@@ -2,8 +2,12 @@
 
 from d9d import TrainingConfigurator
 from d9d.loop.control import ComputeLossContext, RegisterTaskEventsContext, TrainTask
-from d9d.loop.event import EventBus, subscribe, subscribe_annotated
-from d9d.loop.event.catalogue.common import EventModelStagesReadyContext, EventStepContext
+from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
+from d9d.loop.event.catalogue.common import (
+    EventConfigurationStartedContext,
+    EventModelStagesReadyContext,
+    EventStepContext,
+)
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CONFIG_STARTED,
     EVENT_TRAIN_FINISHED,
@@ -12,6 +16,12 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_STEP_POST,
     EventTrainReadyContext,
 )
+
+
+class OwnContext: ...
+
+
+EVENT_OWN = Event[OwnContext](id="user.own")
 
 
 class Registering(TrainTask):
@@ -72,7 +82,22 @@ class RightOnce(Registering):
         self._bus.subscribe(EVENT_TRAIN_READY, self.note)
 
 
-def right_own_bus(ctx: EventTrainReadyContext) -> None:
+def right_own_bus(ctx: EventConfigurationStartedContext) -> None:
     bus = EventBus()
     bus.subscribe(EVENT_TRAIN_CONFIG_STARTED, print)
     bus.trigger(EVENT_TRAIN_CONFIG_STARTED, ctx)
+
+
+class WrongBlock(Registering):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        # E[d9d-late]: This subscription ends with the "with" block, before the loop triggers an event, so the
+        #   handler is never called: remove the "with"
+        with ctx.event_bus.subscribe(EVENT_TRAIN_READY, print):
+            super().register_events(ctx)
+
+
+class RightBlock(Registering):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        super().register_events(ctx)
+        with ctx.event_bus.subscribe(EVENT_OWN, print):
+            ctx.event_bus.trigger(EVENT_OWN, OwnContext())

@@ -40,8 +40,8 @@ class WrongPair(Registering):
     @subscribe(EVENT_TRAIN_EVALUATION_STARTED)
     def begin(self, ctx: EventEvaluationStartedContext) -> None:
         # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") calls
-        #   "swap_in", and nothing calls "swap_out", so the training goes on with what it has changed: change it back in
-        #   a handler of EVENT_TRAIN_EVALUATION_FINISHED
+        #   "swap_in", and nothing calls "swap_out", so the training goes on with what it has changed: change it
+        #   back in a handler of EVENT_TRAIN_EVALUATION_FINISHED
         self.average.swap_in()
 
 
@@ -57,8 +57,8 @@ class WrongMoment(Registering):
     @subscribe(EVENT_TRAIN_CHECKPOINT_STARTED)
     def begin(self, ctx: EventCheckpointContext) -> None:
         # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_CHECKPOINT_STARTED ("train.checkpoint.start") calls
-        #   "apply", and only "end" calls "restore", when the run has ended, so the training goes on with what it has
-        #   changed: change it back in a handler of EVENT_TRAIN_CHECKPOINT_SAVED
+        #   "apply", and only "end" calls "restore", when the run has ended, so the training goes on with what it
+        #   has changed: change it back in a handler of EVENT_TRAIN_CHECKPOINT_SAVED
         self.average.apply()
 
     @subscribe(EVENT_TRAIN_FINISHED)
@@ -72,8 +72,8 @@ class WrongToggle(Registering):
     @subscribe(EVENT_TRAIN_SLEEP_PRE)
     def begin(self, ctx: EventSleepContext) -> None:
         # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_SLEEP_PRE ("train.sleep.pre") calls "_swap_weights" once,
-        #   and nothing calls it again, so the training goes on with what it has changed: change it back in a handler of
-        #   EVENT_TRAIN_SLEEP_POST
+        #   and nothing calls it again, so the training goes on with what it has changed: change it back in a
+        #   handler of EVENT_TRAIN_SLEEP_POST
         self._swap_weights()
 
 
@@ -97,8 +97,8 @@ class WrongGradients(Registering):
     @subscribe(EVENT_TRAIN_EVALUATION_STARTED)
     def begin(self, ctx: EventEvaluationStartedContext) -> None:
         # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") switches
-        #   gradients off with "set_grad_enabled(False)", so the training goes on with what it has changed: change it
-        #   back in a handler of EVENT_TRAIN_EVALUATION_FINISHED
+        #   gradients off with "set_grad_enabled(False)", so the training goes on with what it has changed: change
+        #   it back in a handler of EVENT_TRAIN_EVALUATION_FINISHED
         torch.set_grad_enabled(False)
 
 
@@ -108,8 +108,8 @@ class WrongOwnMethods(TrainTask):
 
     def begin(self, ctx: EventEvaluationStartedContext) -> None:
         # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") calls
-        #   "_enter", and nothing calls "_exit", so the training goes on with what it has changed: change it back in a
-        #   handler of EVENT_TRAIN_EVALUATION_FINISHED
+        #   "_enter", and nothing calls "_exit", so the training goes on with what it has changed: change it back in
+        #   a handler of EVENT_TRAIN_EVALUATION_FINISHED
         self._enter()
 
     def _enter(self) -> None: ...
@@ -164,3 +164,18 @@ class Right(Registering):
 
 def show(**numbers: int) -> None:
     print(numbers)
+
+
+class RightByName(Registering):
+    def __init__(self) -> None:
+        self.averages: dict[str, torch.Tensor] = {}
+        self.live: dict[str, torch.Tensor] = {}
+
+    @subscribe(EVENT_TRAIN_EVALUATION_STARTED)
+    def apply_ema(self, ctx: EventEvaluationStartedContext) -> None:
+        self.live = {name: value.clone() for name, value in self.modules[0].state_dict().items()}
+        self.modules[0].load_state_dict(self.averages)
+
+    @subscribe(EVENT_TRAIN_EVALUATION_FINISHED)
+    def put_back(self, ctx: EventEvaluationFinishedContext) -> None:
+        self.modules[0].load_state_dict(self.live)

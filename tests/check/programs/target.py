@@ -21,13 +21,13 @@ class Plain:
 def wrong_tuple(bus: EventBus) -> None:
     meters = (Meter(), Meter())
     # E[d9d-target]: subscribe_annotated is called with a tuple, which has no handlers, so nothing is subscribed:
-    #   call it for each object in a for loop
+    #   pass each object in it by itself, in a for loop or with a star
     subscribe_annotated(bus, meters)
 
 
 def wrong_class(bus: EventBus) -> None:
     for kind in (Meter,):
-        # E[d9d-target]: subscribe_annotated is called with the class Meter, and raises a TypeError: pass an object,
+        # E[d9d-target]: subscribe_annotated is called with the class Meter, which is refused: pass an object,
         #   Meter(...) or self
         subscribe_annotated(bus, kind)
 
@@ -39,7 +39,7 @@ class WrongTask(TrainTask):
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         # E[d9d-target]: subscribe_annotated is called with a dict, which has no handlers, so nothing is subscribed:
-        #   call it for each object in a for loop
+        #   pass each object in it by itself, in a for loop or with a star
         subscribe_annotated(ctx.event_bus, self.by_name)
         # E[d9d-target]: subscribe_annotated is called with an object of "Plain", which has no method with
         #   @subscribe, so nothing is subscribed: decorate its handlers, or subscribe them with bus.subscribe
@@ -60,3 +60,17 @@ def right(bus: EventBus, target: object, module: types.ModuleType, meter: Meter 
         subscribe_annotated(bus, meter)
     for each in [Meter(), Meter()]:
         subscribe_annotated(bus, each)
+
+
+class WrongType(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        # E[d9d-target]: subscribe_annotated is called with the class WrongType, which is refused: pass an object,
+        #   WrongType(...) or self
+        subscribe_annotated(ctx.event_bus, type(self))
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def stop(self, ctx: EventStepContext) -> None: ...
+
+
+def right_type(bus: EventBus, meter: Meter) -> None:
+    subscribe_annotated(bus, type(meter)())

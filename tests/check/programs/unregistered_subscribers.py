@@ -9,8 +9,8 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EVENT_TRAIN_ST
 
 class WrongKeptInAttribute:
     # E[d9d-unregistered]: Nothing registers the handler "start" of EVENT_TRAIN_STEP_PRE ("train.step.pre"), so it
-    #   is never called: pass an object of "WrongKeptInAttribute" to the configurator with subscribers=[...], or call
-    #   subscribe_annotated(ctx.event_bus, ...) with it
+    #   is never called: pass an object of "WrongKeptInAttribute" to the configurator with subscribers=[...], or
+    #   call subscribe_annotated(ctx.event_bus, ...) with it
     @subscribe(EVENT_TRAIN_STEP_PRE)
     def start(self, ctx: EventStepContext) -> None: ...
 
@@ -57,8 +57,23 @@ class RightWithMethod:
 def right_function(ctx: EventStepContext) -> None: ...
 
 
+class WrongByKey:
+    # E[d9d-unregistered]: Nothing registers the handler "stop" of EVENT_TRAIN_STEP_POST ("train.step.post"), so it
+    #   is never called: pass an object of "WrongByKey" to the configurator with subscribers=[...], or call
+    #   subscribe_annotated(ctx.event_bus, ...) with it
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def stop(self, ctx: EventStepContext) -> None: ...
+
+
+class RightGivenByName:
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def stop(self, ctx: EventStepContext) -> None: ...
+
+
 class Task(TrainTask):
     def __init__(self, callback: object) -> None:
+        self.wrong_by_name = {"stop": WrongByKey()}
+        self.right_by_name = {"stop": RightGivenByName()}
         self.timer = WrongKeptInAttribute()
         self.meters = [RightInList()]
         self.callback = callback
@@ -66,6 +81,10 @@ class Task(TrainTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         for meter in self.meters:
             subscribe_annotated(ctx.event_bus, meter)
+        for name in self.wrong_by_name:
+            subscribe_annotated(ctx.event_bus, name)
+        for name in self.right_by_name:
+            subscribe_annotated(ctx.event_bus, self.right_by_name[name])
         subscribe_annotated(ctx.event_bus, self.callback)
         subscribe_annotated(ctx.event_bus, right_function)
 

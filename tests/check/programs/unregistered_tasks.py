@@ -1,5 +1,6 @@
 """Tasks and providers whose handlers the loop's call of `register_events` does not reach."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 
 from d9d.loop.control import (
@@ -126,3 +127,48 @@ def every_other(handler: Callable[[EventStepContext], None]) -> Callable[[EventS
             handler(ctx)
 
     return call
+
+
+# E[d9d-unregistered]: "WrongSuper" never registers its handler "greet" of EVENT_TRAIN_READY ("train.ready"), so
+#   nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+class WrongSuper(Parent):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        super(Parent, self).register_events(ctx)
+
+    # E[d9d-unregistered]: "WrongSuper" never registers its handler "count" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class RightSuperOfCell(Parent):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        super(__class__, self).register_events(ctx)  # noqa: UP008 -- what is tested
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class RightSuper(Parent):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        super(RightSuper, self).register_events(ctx)  # noqa: UP008 -- what is tested
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+@dataclasses.dataclass(kw_only=True)
+class WrongDataclass(TrainTask):
+    period_steps: int = 10
+
+    # E[d9d-unregistered]: "WrongDataclass" never registers its handler "count" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class WrongPrivate(TrainTask):
+    # E[d9d-unregistered]: "WrongPrivate" never registers its handler "__count" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def __count(self, ctx: EventStepContext) -> None: ...

@@ -124,13 +124,16 @@ class WrongValues(Timer):
     on_step = lambda self, ctx: None  # noqa: E731
 
 
-# E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), without
-#   @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or give it
-#   another name
 class WrongNothing(Timer):
+    # E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     on_step: Any = None
 
 
+# E[d9d-dropped]: "WrongHidden" has "on_step" from its base "Plain", which comes before "Log" and hides "Log.on_step", a
+#   handler of EVENT_TRAIN_STEP_POST ("train.step.post") and EVENT_TRAIN_STEP_PRE ("train.step.pre"), so it is never
+#   called: name "Log" first, or give one of the two another name
 class WrongHidden(Plain, Log): ...
 
 
@@ -145,12 +148,12 @@ def local() -> None:
         def on_step(self, ctx: EventStepContext) -> None: ...
 
 
-# E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), without
-#   @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or give it
-#   another name
 class ToldByMypyItself(Timer):
     # E[assignment]: Incompatible types in assignment (expression has type "None", base class "Timer" defined the type
     #   as "Callable[[EventStepContext], None]")
+    # E[d9d-dropped]: "on_step" overrides "Timer.on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     on_step = None
 
 

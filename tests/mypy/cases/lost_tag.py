@@ -103,8 +103,6 @@ class Right:
     def by_wraps(self, ctx: EventStepContext) -> None: ...
 
     @copied
-    # E[d9d-dropped]: The decorator in line 105 loses the tag of "by_copy", a handler of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), so it is never called: put @subscribe above the decorator, or use functools.wraps in it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def by_copy(self, ctx: EventStepContext) -> None: ...
 
@@ -117,7 +115,7 @@ class Right:
     def elsewhere(self, ctx: EventStepContext) -> None: ...
 
     @lost_elsewhere
-    # E[d9d-dropped]: The decorator in line 119 loses the tag of "not_seen", a handler of EVENT_TRAIN_STEP_POST
+    # E[d9d-dropped]: The decorator in line 117 loses the tag of "not_seen", a handler of EVENT_TRAIN_STEP_POST
     #   ("train.step.post"), so it is never called: put @subscribe above the decorator, or use functools.wraps in it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def not_seen(self, ctx: EventStepContext) -> None: ...

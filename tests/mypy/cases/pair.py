@@ -96,6 +96,9 @@ def wrong_own_events(bus: EventBus, context: EventStepContext) -> None:
 
 
 def wrong_contexts(bus: EventBus, context: EventStepContext) -> None:
+    # E[d9d-pair]: EVENT_UPLOAD_BEGUN ("user.upload.begun") carries "EventStepContext", but EVENT_UPLOAD_LOGGED
+    #   ("user.upload.logged") carries "str": "bounded" passes one context to the handlers of both, so use two events
+    #   that carry the same context
     # E[misc]: Cannot infer value of type parameter "TContext" of "bounded" of "EventBus"
     with bus.bounded(EVENT_UPLOAD_BEGUN, EVENT_UPLOAD_LOGGED, context):
         pass

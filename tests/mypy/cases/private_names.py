@@ -54,7 +54,7 @@ class WrongOther(RightByHand):
 
 
 class OneName(private_names_base.OneName):
-    # E[d9d-dropped]: "_OneName__on_step" overrides "OneName._OneName__on_step", a handler of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post"), without @subscribe, so it is never called: decorate the override with
-    #   @subscribe(EVENT_TRAIN_STEP_POST) too, or give it another name
+    # E[d9d-dropped]: "__on_step" overrides "OneName.__on_step", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     def __on_step(self, ctx: EventStepContext) -> None: ...

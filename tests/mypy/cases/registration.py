@@ -15,11 +15,11 @@ class Parts:
 
 # docs: d9d-target
 def wrong(bus: EventBus) -> None:
-    # E[d9d-target]: subscribe_annotated is called with a list, which has no handlers, so nothing is subscribed: call it
-    #   for each object in a for loop
+    # E[d9d-target]: subscribe_annotated is called with a list, which has no handlers, so nothing is subscribed: pass
+    #   each object in it by itself, in a for loop or with a star
     subscribe_annotated(bus, Parts().parts)
-    # E[d9d-target]: subscribe_annotated is called with the class Log, and raises a TypeError: pass an object, Log(...)
-    #   or self
+    # E[d9d-target]: subscribe_annotated is called with the class Log, which is refused: pass an object, Log(...) or
+    #   self
     subscribe_annotated(bus, Log)
 
 
@@ -34,11 +34,13 @@ def right(bus: EventBus) -> None:
 class WrongTargets:
     def attach(self, bus: EventBus) -> None:
         # E[d9d-target]: subscribe_annotated is called with a dict, which has no handlers, so nothing is subscribed:
-        #   call it for each object in a for loop
+        #   pass each object in it by itself, in a for loop or with a star
         subscribe_annotated(target=Parts().named, bus=bus)
         # E[d9d-target]: subscribe_annotated is called with a tuple, which has no handlers, so nothing is subscribed:
-        #   call it for each object in a for loop
+        #   pass each object in it by itself, in a for loop or with a star
         subscribe_annotated(bus, (Log(), self))
+        # E[d9d-target]: subscribe_annotated is called with the class WrongTargets, which is refused: pass an object,
+        #   WrongTargets(...) or self
         subscribe_annotated(bus, type(self))
 
 
@@ -81,7 +83,7 @@ class WrongInOne(Log, TrainTask):
     def register_events(self, context: RegisterTaskEventsContext) -> None:
         subscribe_annotated(context.event_bus, self)
         # E[d9d-twice]: Handler "log_step" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one bus,
-        #   which is refused: remove this call or the one in line 82
+        #   which is refused: remove this call or the one in line 84
         subscribe_annotated(target=self, bus=context.event_bus)
 
 

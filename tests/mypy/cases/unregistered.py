@@ -244,7 +244,7 @@ class RightByPartial(OnStep, TrainTask):
 
 class RightByHelper(OnStep, TrainTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
-        register(ctx.event_bus, show, self)
+        register(ctx.event_bus, Log(), self)
 
 
 class RightByMethod(OnStep, TrainTask):
