@@ -191,6 +191,13 @@ class Invocation(Step):
 
 
 @dataclasses.dataclass(eq=False)
+class Handed(Step):
+    """A function that is handed to code that is not in view, which may call it from here on."""
+
+    definition: Definition
+
+
+@dataclasses.dataclass(eq=False)
 class _Pass(Step):
     steps: Steps
 
@@ -316,8 +323,9 @@ def _grouped(trace: Steps) -> Steps:
     call: Invocation | None = None
     for step in trace:
         if isinstance(step, Made) and not step.is_kept:
-            # Anything else is a property, or what code that is not in view may call.
-            if call is not None and step.site == call.site and leads(step.steps):
+            if step.site == step.definition.site and leads(step.steps):
+                found.append(Handed(step.definition))
+            elif call is not None and step.site == call.site and leads(step.steps):
                 step.is_kept = True
                 if not step.is_later:
                     call.ways.append(step)
@@ -325,7 +333,7 @@ def _grouped(trace: Steps) -> Steps:
                     found[-1] = step
                 else:
                     found.append(step)
-            continue
+            continue  # anything else is a property
         if isinstance(step, Loop | Yield) and step.generator is None:
             made = next((each for each in reversed(found) if isinstance(each, Made) and each.makes(step.values)), None)
             if made is not None:
@@ -337,8 +345,8 @@ def _grouped(trace: Steps) -> Steps:
 
 
 def leads(steps: Steps) -> bool:
-    """Return whether a block may do something that the rule wants to see."""
-    return any(True for _ in atoms_in(steps))
+    """Return whether a block may do, or cause, something that the rule wants to see."""
+    return any(isinstance(step, Atom | Handed) or any(map(leads, step.parts)) for step in steps)
 
 
 def atoms_in(steps: Steps) -> Iterator[Atom]:
@@ -359,6 +367,15 @@ def functions_in(steps: Steps) -> Iterator[Definition]:
             yield from (way.definition for way in step.ways)
         for part in step.parts:
             yield from functions_in(part)
+
+
+def handed_in(steps: Steps) -> Iterator[Definition]:
+    """Yield the functions that a block hands to code that is not in view."""
+    for step in steps:
+        if isinstance(step, Handed):
+            yield step.definition
+        for part in step.parts:
+            yield from handed_in(part)
 
 
 def called_name(node: Node, callee: Values) -> str:

@@ -4,12 +4,13 @@ Before a function that no given code calls, and during a call of something else,
 that triggers may have happened then.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from d9d_check.shape import (
     Attempt,
     Choice,
+    Handed,
     Invocation,
     Jump,
     Loop,
@@ -22,6 +23,7 @@ from d9d_check.shape import (
     Yield,
     atoms_in,
     functions_in,
+    handed_in,
 )
 from d9d_check.values import Definition
 from d9d_codegen.coverage.order import Disorder, ModuleOrder, Order, Path, Site, Value, chosen, loosened, merged
@@ -51,8 +53,15 @@ def disorders(order: Order, sites: Sites) -> dict[Site, Disorder]:
         for root, _, sure in starts:
             if not sure & own:  # events of another loop, by attributes of the same names
                 continue
-            elsewhere = own & set[str]().union(*(events for other, events, _ in starts if other is not root))
-            judge = _Judge(module, unplaced, elsewhere)
+            handed = sites.closures.intersection(handed_in(root.steps))
+            later: dict[Definition, frozenset[str]] = {}
+            elsewhere = set[str]()
+            for other, events, _ in starts:
+                if other.definition in handed:
+                    later[other.definition] = later.get(other.definition, frozenset()) | (own & events)
+                elif other is not root:
+                    elsewhere |= own & events
+            judge = _Judge(module, unplaced, frozenset(elsewhere), later)
             _Flow(judge, judge.start()).run(root.steps)
             for disorder in judge.found:
                 found.setdefault(disorder.site, disorder)
@@ -102,20 +111,28 @@ class _Judge:
         order: The lifecycle.
         unplaced: Events that may be triggered anywhere: no place in the given source says when.
         elsewhere: Events that other given code triggers.
+        later: The same for functions that are made, and handed on, while this code runs.
 
     Attributes:
         found: The disorders so far.
         num_passes: How many passes of loops, and calls of functions, are being followed that are not the first ones.
     """
 
-    def __init__(self, order: ModuleOrder, unplaced: frozenset[str], elsewhere: frozenset[str]) -> None:
+    def __init__(
+        self,
+        order: ModuleOrder,
+        unplaced: frozenset[str],
+        elsewhere: frozenset[str],
+        later: Mapping[Definition, frozenset[str]],
+    ) -> None:
         self.found: list[Disorder] = []
         self.num_passes = 0
         self._order = order
         self._unplaced = unplaced
         self._elsewhere = elsewhere | unplaced
+        self._later = later
         self._seen: set[Definition] = set()
-        self._results: dict[tuple[int, Path, bool], Result] = {}
+        self._results: dict[tuple[int, Path, bool, frozenset[str]], Result] = {}
 
     def start(self) -> Value:
         """Return the paths at the beginning of a function that no given code calls."""
@@ -131,6 +148,10 @@ class _Judge:
             {path._replace(state=self._order.after_any(path.state, self._elsewhere)): site}
             for path, site in value.items()
         )
+
+    def hand_on(self, definition: Definition) -> None:
+        """Note that a function may be called from here on."""
+        self._elsewhere |= self._later.get(definition, frozenset())
 
     def trigger(self, value: Value, sites: Iterable[Site]) -> Value:
         """Return the paths after a trigger of one of some events; one that cannot come is a disorder."""
@@ -165,7 +186,7 @@ class _Judge:
         return merged(each.exits for each in results), [one for each in results for one in each.found]
 
     def _result(self, made: Made, path: Path, last: Site | None) -> Result:
-        key = (id(made), path, self.num_passes > 0)
+        key = (id(made), path, self.num_passes > 0, self._elsewhere)
         if key not in self._results:
             outer, self.found = self.found, []
             flow = _Flow(self, {path: last})
@@ -225,6 +246,9 @@ class _Flow:
                 self._interleave(generator, self._at_yield)
             case Yield():
                 self.value = self._at_yield(self.value)
+            case Handed(definition=definition):
+                self._judge.hand_on(definition)
+                self.value = self._judge.opaque(self.value)
             case Opaque() | Made():
                 self.value = self._judge.opaque(self.value)
 

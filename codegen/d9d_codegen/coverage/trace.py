@@ -71,6 +71,7 @@ class Sites:
         unplaced: Events that are triggered at any time: by emitters that are handed on.
         roots: All code that was run from outside.
         crashes: What could not be followed because of a fault of the engine: where, and why.
+        closures: The functions within functions, which nothing can call before they are made.
         escaped: The functions that are handed to code that is not given.
         inherited: The classes that have others below them.
     """
@@ -81,6 +82,7 @@ class Sites:
     unplaced: set[str] = field(default_factory=set)
     roots: list[Root] = field(default_factory=list)
     crashes: dict[tuple[Path, Span], str] = field(default_factory=dict)
+    closures: set[Definition] = field(default_factory=set)
     escaped: set[Definition] = field(default_factory=set)
     inherited: set[ClassDefinition] = field(default_factory=set)
 
@@ -110,6 +112,7 @@ def trace(modules: Sequence[Module], order: Order) -> Sites:
     moments = {path: moment_of({"id": str(event.id)}, {}) for path, event in order.events.items()}
     program = run_program(followed, Catalogues(moments, {}, {}, (), ""), tracer, extent=extent)
     sites = tracer.finish(program.crashes)
+    sites.closures.update(program.facts.closures)
     for value in program.facts.escaped:
         function = value.function if isinstance(value, Method) else value
         if isinstance(function, Function):
