@@ -256,7 +256,7 @@ class Divergence(Watcher):
         if not is_first and not any(isinstance(value, Differs) for value in values):
             self._agreed.add((owner.definition, name))
 
-    def wrote_elsewhere(self, name: str) -> None:
+    def wrote_elsewhere(self, name: str, values: Values) -> None:  # noqa: ARG002 -- the signature of Watcher
         """See that an attribute of something unknown is assigned."""
         self._assigned.add((None, name))
 

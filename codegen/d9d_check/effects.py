@@ -165,7 +165,7 @@ class Effects(Watcher):
         if frame.function is not None:
             self._run.add(frame.function.definition)
 
-    def wrote_elsewhere(self, name: str) -> None:
+    def wrote_elsewhere(self, name: str, values: Values) -> None:  # noqa: ARG002 -- the signature of Watcher
         """See that an attribute of something unknown is assigned."""
         self._reset.add((None, name))
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from d9d_check.lower import Node
 from d9d_check.source import MANGLED
 from d9d_check.values import (
     Bus,
@@ -135,7 +136,7 @@ class Entry:
     """One run from outside.
 
     Attributes:
-        kind: "module", "function", "method", "register", "construct" or "handler".
+        kind: "module", "function", "closure", "method", "register", "construct" or "handler".
         name: The function.
         owner: The class whose object stands for all.
         events: The events that a handler is subscribed to.
@@ -171,7 +172,7 @@ class Frame:
         returns: What it may return.
         yields: What it may yield.
         calls: Where the calls around it are, the outermost first.
-        parts: The expressions of the call that is evaluated, for rules that compare them.
+        is_part: Whether it is a comprehension of the call.
     """
 
     scope: Scope
@@ -188,7 +189,7 @@ class Frame:
     stack: tuple[Definition, ...] = ()
     in_class: ClassDefinition | None = None
     trace: list[Any] = dataclasses.field(default_factory=list)
-    pending: list[Any] = dataclasses.field(default_factory=list)
+    is_part: bool = False
 
     def site(self, position: Sequence[int]) -> Site:
         """Return a place in the file of this call."""
@@ -251,7 +252,7 @@ class Watcher:
     def demanded(self, owner: Instance, name: str, frame: Frame, site: Site) -> None:
         """See that an attribute is asserted not to be `None`."""
 
-    def wrote_elsewhere(self, name: str) -> None:
+    def wrote_elsewhere(self, name: str, values: Values) -> None:
         """See that an attribute of something unknown is assigned."""
 
     def tested(self, test: Values, frame: Frame, site: Site) -> None:
@@ -286,6 +287,31 @@ class Watcher:
 
     def finished(self, frame: Frame) -> None:
         """See that a call has ended."""
+
+    def written(self, node: Node, callee: Values, call: Call) -> Values | None:
+        """See a call as it is written, before it is followed; return its values if it is not to be followed."""
+
+    def jumped(self, kind: str, frame: Frame) -> None:
+        """See a `return`, `raise`, `break` or `continue`."""
+
+    def yielded(self, values: Values, frame: Frame) -> None:
+        """See that a generator yields."""
+
+    def awaited(self, frame: Frame) -> None:
+        """See that what has just been called is awaited."""
+
+    def passed(self, frame: Frame) -> None:
+        """See the end of one pass of a loop."""
+
+    # A trace is what the parts of a call have done, in order. These say what several parts have done together.
+
+    def joined(self, guard: Guard, sides: list[list[Any]]) -> list[Any]:  # noqa: ARG002 -- for those that override it
+        """Return what the sides of a condition have done; one that is missing does nothing."""
+        return [each for side in sides for each in side]
+
+    def attempted(self, tried: list[list[Any]], handlers: list[list[Any]], final: list[Any]) -> list[Any]:
+        """Return what a `try` statement has done: its body and its `else`, what catches exceptions, and the end."""
+        return [each for part in (*tried, *handlers, final) for each in part]
 
 
 class Watchers(Watcher):
@@ -342,10 +368,10 @@ class Watchers(Watcher):
         for each in self._watchers:
             each.demanded(owner, name, frame, site)
 
-    def wrote_elsewhere(self, name: str) -> None:
+    def wrote_elsewhere(self, name: str, values: Values) -> None:
         """Show all of them that an attribute of something unknown is assigned."""
         for each in self._watchers:
-            each.wrote_elsewhere(name)
+            each.wrote_elsewhere(name, values)
 
     def tested(self, test: Values, frame: Frame, site: Site) -> None:
         """Show all of them a condition."""
@@ -425,6 +451,7 @@ class Facts:
         lost_tags: The functions that have lost their tags to a decorator.
         nested: Tagged functions within functions, with the runs that define them.
         marked: The names of the functions that a mark of d9d describes.
+        closures: All functions within functions.
     """
 
     registrations: list[Registration] = dataclasses.field(default_factory=list)
@@ -451,6 +478,7 @@ class Facts:
     given_attributes: set[Definition] = dataclasses.field(default_factory=set)
     nested: list[tuple[Function, Entry]] = dataclasses.field(default_factory=list)
     marked: set[str] = dataclasses.field(default_factory=set)
+    closures: dict[Definition, Function] = dataclasses.field(default_factory=dict)
 
     def num_calls(self) -> int:
         """Return how many calls of a bus have been seen."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from d9d_check.catalogues import Catalogues
+from d9d_check.extent import Extent
 from d9d_check.facts import Assigned, Call, Entry, Facts, Frame, Guard, Watcher
 from d9d_check.framework import TASKS, canonical, members_of
 from d9d_check.lower import Node
@@ -54,11 +55,6 @@ from d9d_check.values import (
     Varies,
 )
 
-_MAX_DEPTH: Final = 10
-_MAX_STEPS: Final = 2_000
-"""Statements in one run from outside. What a longer run would still find counts as unknown."""
-_MAX_STEPS_OF_ONE: Final = 500
-"""The same for a function of a module: what it calls is run from outside, too."""
 _SHORT: Final = 2
 """Functions with so few statements, such as those that return an attribute, are always followed."""
 _HARMLESS_BASES: Final = frozenset(
@@ -88,10 +84,14 @@ class Interpreter(Memory):
         modules: Its files.
         catalogues: The declared events.
         watcher: What rules want to see.
+        extent: How much of the program is followed.
     """
 
-    def __init__(self, modules: Sequence[Module], catalogues: Catalogues, watcher: Watcher) -> None:
+    def __init__(
+        self, modules: Sequence[Module], catalogues: Catalogues, watcher: Watcher, extent: Extent | None = None
+    ) -> None:
         super().__init__()
+        self.extent = extent or Extent()
         self.catalogues = catalogues
         self.watcher = watcher
         self.facts = Facts()
@@ -123,7 +123,8 @@ class Interpreter(Memory):
             "import": self._import,
             "from": self._import_from,
             "global": self._global,
-            "break": lambda _, __: BREAKS,
+            "break": lambda _, frame: self._jump(BREAKS, BREAKS, frame),
+            "continue": lambda _, frame: self._jump("continue", BREAKS, frame),
         }
         self._expressions: dict[str, Callable[[Node, Frame], Values]] = {
             "name": self._name,
@@ -144,11 +145,11 @@ class Interpreter(Memory):
             "item": self._item,
             "star": lambda node, frame: self.evaluate(node[1], frame),
             "walrus": self._walrus,
-            "await": lambda node, frame: self.evaluate(node[1], frame),
+            "await": self._await,
             "yield": self._yield,
         }
 
-        self.relevance = Relevance(self._modules, watcher.names)
+        self.relevance = Relevance(self._modules, watcher.names, self.extent)
         self._reassigned = _assigned_later(self._modules.values())
         watcher.elements = self.elements
         self._num_decorating = 0
@@ -200,7 +201,7 @@ class Interpreter(Memory):
         named: Mapping[str, Values] | None = None,
     ) -> Values:
         """Run a function from outside: what it is not given is what its annotations say."""
-        self._steps = _MAX_STEPS - _MAX_STEPS_OF_ONE if entry.kind == "function" else 0
+        self._steps = self.extent.max_steps - self.extent.max_steps_of_function if entry.kind == "function" else 0
         scope = Scope({}, None, _module_of(function))
         frame = Frame(scope, entry)
         result = self.call(function, arguments or [], dict(named or {}), frame, Site(scope.module, 1, 0, 1, 0))
@@ -215,7 +216,7 @@ class Interpreter(Memory):
         """Run statements; return how they end."""
         for statement in block:
             self._steps += 1
-            if self._steps > _MAX_STEPS:
+            if self._steps > self.extent.max_steps:
                 self.facts.unfinished.add(frame.entry)
                 return RETURNS
             outcome = self._statements[statement[0]](statement, frame)
@@ -323,7 +324,7 @@ class Interpreter(Memory):
             names = self.run_module(owner.key).names
             names[name] = names.get(name, NOTHING) | values
         elif not isinstance(owner, Constant | Function):
-            self.watcher.wrote_elsewhere(name)
+            self.watcher.wrote_elsewhere(name, values)
             self.escape_all(values, frame)
 
     def _augment(self, node: Node, frame: Frame) -> str:
@@ -366,12 +367,16 @@ class Interpreter(Memory):
         values = _or_unknown(self.evaluate(node[1], frame)) if node[1] is not None else NONE
         inner = frame.guards[frame.num_guards_around :]
         frame.returns |= _chosen(values, next((each.differs for each in inner if each.differs is not None), None))
-        return RETURNS
+        return self._jump(RETURNS, RETURNS, frame)
 
     def _raise(self, node: Node, frame: Frame) -> str:
         if node[1] is not None:
             self.evaluate(node[1], frame)
-        return RAISES
+        return self._jump(RAISES, RAISES, frame)
+
+    def _jump(self, kind: str, outcome: str, frame: Frame) -> str:
+        self.watcher.jumped(kind, frame)
+        return outcome
 
     def _assert(self, node: Node, frame: Frame) -> str:
         test = self.evaluate(node[1], frame)
@@ -524,8 +529,7 @@ class Interpreter(Memory):
             traces.append(frame.trace)
             results.append(dict(scope.names))
         frame.trace, frame.guards = outer_trace, outer_guards
-        for trace in traces:
-            frame.trace += trace
+        frame.trace += self.watcher.joined(guard, traces)
         live = [names for names, outcome in zip(results, outcomes, strict=True) if not outcome]
         scope.names.clear()
         scope.names.update(_joined([_chosen_names(names, before, guard.differs) for names in live or results]))
@@ -567,6 +571,7 @@ class Interpreter(Memory):
         for item in items:
             self.assign(target, item, frame)
             body()
+            self.watcher.passed(frame)
             frame.guards = [*guards, *(each for each in frame.guards[len(guards) :] if not each.ends_with_loop)]
         frame.num_doubts -= 1
         self.watcher.repeated(source, self.elements(source), frame, frame.trace)
@@ -637,27 +642,35 @@ class Interpreter(Memory):
 
     def _try(self, node: Node, frame: Frame) -> str:
         _, body, handlers, orelse, final = node
-        before = dict(frame.scope.names)
-        trace, frame.trace = frame.trace, []
+        before, trace = dict(frame.scope.names), frame.trace
+        parts: list[list[Any]] = []
+
+        def run(block: list[Node]) -> str:
+            frame.trace = []
+            outcome = self.execute(block, frame)
+            parts.append(frame.trace)
+            return outcome
+
         frame.num_doubts += 1 if handlers else 0
-        outcome = self.execute(body, frame) or self.execute(orelse, frame)
+        outcome = run(body)
+        outcome = outcome or run(orelse)
         frame.num_doubts -= 1 if handlers else 0
+        num_tried = len(parts)
         ends = [dict(frame.scope.names)] if not outcome else []
         outcomes = [outcome]
-        done, frame.trace = frame.trace, [*trace, *frame.trace]
         for kind, name, block in handlers:
             frame.scope.names.clear()
             frame.scope.names.update(_joined([before, *ends]))
             kinds = self.evaluate(kind, frame) if kind is not None else NOTHING
             if name:
                 frame.scope.names[name] = UNKNOWN
-            missed = list(done)
+            missed = [each for part in parts[:num_tried] for each in part]
             why = self.watcher.caught(kinds | self.elements(kinds), frame, missed)
             guard = Guard(UNKNOWN | (why or NOTHING), frame.site([1, 0, 1, 0]))
-            guards, trace, frame.trace = frame.guards, frame.trace, []
+            guards = frame.guards
             frame.guards = [*guards, guard]
-            outcomes.append(self.execute(block, frame))
-            handled, frame.trace = frame.trace, [*trace, *frame.trace]
+            outcomes.append(run(block))
+            handled = parts[-1]
             frame.guards = guards
             if why:
                 self.watcher.branched(guard, frame, (missed, handled), (outcome, outcomes[-1]))
@@ -666,7 +679,9 @@ class Interpreter(Memory):
         if ends:
             frame.scope.names.clear()
             frame.scope.names.update(_joined(ends))
-        return self.execute(final, frame) or (FALLS if ends else outcomes[0])
+        last = run(final)
+        frame.trace = [*trace, *self.watcher.attempted(parts[:num_tried], parts[num_tried:-1], parts[-1])]
+        return last or (FALLS if ends else outcomes[0])
 
     def _match(self, node: Node, frame: Frame) -> str:
         subject = self.evaluate(node[1], frame)
@@ -706,6 +721,7 @@ class Interpreter(Memory):
         else:
             tagged = [value for value in values if isinstance(value, Function) and value.tags]
             self.facts.nested += [(value, frame.entry) for value in tagged]
+            self.facts.closures[definition] = function
         frame.scope.names[name] = values
         return FALLS
 
@@ -807,11 +823,11 @@ class Interpreter(Memory):
             scope.names.update({each: values for each, values in found.items() if not each.startswith("_")})
 
     def _is_own(self, name: str) -> bool:
-        return name in self._modules and not (name == "d9d" or name.startswith("d9d."))
+        return name in self._modules and not self.extent.is_outside(name)
 
     def imported(self, name: str) -> Values:
         """Return the module of a name."""
-        is_own = (self._is_own(name) or name in self._packages) and not name.startswith("d9d")
+        is_own = (name in self._modules or name in self._packages) and not self.extent.is_outside(name)
         return frozenset({ModuleValue(name) if is_own else External(name)})
 
     def _member(self, module: str, name: str) -> Values:
@@ -1001,7 +1017,9 @@ class Interpreter(Memory):
 
     def _lambda(self, node: Node, frame: Frame) -> Values:
         definition = self._definition(frame.scope.module, node[1])
-        return frozenset({Function(definition, _closure(frame.scope, in_class=frame.in_class))})
+        function = Function(definition, _closure(frame.scope, in_class=frame.in_class))
+        self.facts.closures[definition] = function
+        return frozenset({function})
 
     def _choice(self, node: Node, frame: Frame) -> Values:
         _, test, body, orelse = node
@@ -1042,7 +1060,7 @@ class Interpreter(Memory):
         frame.trace, frame.guards = [], [*guards, guard]
         run()
         done = frame.trace
-        frame.trace, frame.guards = [*trace, *done], guards
+        frame.trace, frame.guards = [*trace, *self.watcher.joined(guard, [done, []])], guards
         self.watcher.branched(guard, frame, (done, []), (FALLS, FALLS))
 
     def _not(self, node: Node, frame: Frame) -> Values:
@@ -1093,7 +1111,7 @@ class Interpreter(Memory):
         scope = Scope({}, _closure(frame.scope, in_class=None), frame.scope.module)
         inner = Frame(
             scope, frame.entry, frame.function, frame.receiver, frame.depth, frame.guards, calls=frame.calls,
-            stack=frame.stack,
+            stack=frame.stack, is_part=True,
         )  # fmt: skip
         found: list[Values] = []
         differing: set[Value] = set()  # the number of items differs then
@@ -1159,9 +1177,16 @@ class Interpreter(Memory):
         return values
 
     def _yield(self, node: Node, frame: Frame) -> Values:
+        values = NONE if node[1] is None else _or_unknown(self.evaluate(node[1], frame))
         if node[1] is not None:
-            frame.yields |= _or_unknown(self.evaluate(node[1], frame))
+            frame.yields |= values
+        self.watcher.yielded(values, frame)
         return UNKNOWN
+
+    def _await(self, node: Node, frame: Frame) -> Values:
+        values = self.evaluate(node[1], frame)
+        self.watcher.awaited(frame)
+        return values
 
     # Calls
 
@@ -1190,7 +1215,9 @@ class Interpreter(Memory):
             self.escape_all(self.evaluate_again(callee_node[1], frame), frame)
         if len(arguments) > 1 and arguments[1] == NONE and argument_nodes[-1][0] == "call":
             self._tagging.check_result(callee, self.evaluate_again(argument_nodes[-1][1], frame), frame.site(position))
-        result = self.call_all(callee, arguments, named, frame, frame.site(position))
+        call = Call(arguments, named, frame, frame.site(position))
+        seen = self.watcher.written(node, callee, call)
+        result = self.call_all(callee, arguments, named, frame, call.site) if seen is None else seen
         self._last[id(node)] = result
         return result
 
@@ -1272,13 +1299,15 @@ class Interpreter(Memory):
         if marks:
             place = site if frame.depth else definition.site
             self.watcher.marked(marks, definition.name, Call(arguments, named, frame, place))
-        is_short = definition.name == "__init__" or len(definition.facts["body"]) <= _SHORT
-        is_followed = (
-            is_short or self._num_decorating or self.relevance.has(definition) or self._matters(_all(arguments, named))
+        is_short = definition.name == "__init__" or (
+            len(definition.facts["body"]) <= _SHORT and not self.extent.follows_calls_only
         )
+        is_begun = not frame.depth and (frame.entry.kind == "closure" or self.relevance.leads(definition))
+        is_followed = is_short or is_begun or self._num_decorating or self.relevance.has(definition)
+        is_followed = is_followed or self._matters(_all(arguments, named))
         if not is_followed:
             return self.annotated_result(function, UNKNOWN)
-        if frame.depth >= _MAX_DEPTH or frame.stack.count(definition) > 1:
+        if frame.depth >= self.extent.max_depth or frame.stack.count(definition) > 1:
             self.escape_all(frozenset().union(*arguments, *named.values()), frame)
             return UNKNOWN
         scope = Scope({}, function.scope, definition.module)
@@ -1361,7 +1390,18 @@ class Interpreter(Memory):
 
     def annotated(self, annotation: Node | None, scope: Scope) -> Values:
         """Return what an annotation describes."""
-        return self._outside.annotated(annotation, scope)
+        values = self._outside.annotated(annotation, scope)
+        if not self.extent.runs_unseen:
+            return values
+        return frozenset(each for value in values for each in self._kinds(value))
+
+    def _kinds(self, value: Value) -> Iterable[Value]:
+        """Return the objects that one of a class may be: those of the classes below it, if there are any."""
+        if not isinstance(value, Instance) or value.site is not None:
+            return (value,)
+        below = [each for each in self.facts.classes if value.definition in each.ancestry[1:]]
+        leaves = [each for each in below if not any(each in other.ancestry[1:] for other in below)]
+        return [Instance(each) for each in leaves] or (value,)
 
     # What leaves the program
 
@@ -1398,7 +1438,7 @@ class Interpreter(Memory):
     def _call_back(self, value: Method | Function, frame: Frame) -> None:
         """Run a function that code out of view may call."""
         function = value.function if isinstance(value, Method) else value
-        if function.definition not in frame.stack and frame.depth < _MAX_DEPTH:
+        if function.definition not in frame.stack and frame.depth < self.extent.max_depth:
             self.call(value, [], {}, frame, function.definition.site)
 
 

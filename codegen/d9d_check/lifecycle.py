@@ -101,7 +101,7 @@ class Lifecycle(Watcher):
         if frame.function is not None:
             self._writing.setdefault(key, set()).add(frame.function.definition)
 
-    def wrote_elsewhere(self, name: str) -> None:
+    def wrote_elsewhere(self, name: str, values: Values) -> None:  # noqa: ARG002 -- the signature of Watcher
         """Keep the name: the object may be one of ours."""
         self._elsewhere.add(name)
 

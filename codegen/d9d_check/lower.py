@@ -40,6 +40,7 @@ class _Lowering:
         self._class_name = ""
         self._yields = False
         self._mentioned: set[str] = set()
+        self._called: set[str] = set()
         self._read: set[str] = set()
         self._bound: set[str] = set()
         self._assigned: set[str] = set()
@@ -127,7 +128,7 @@ class _Lowering:
             ast.Global: lambda node: ["global", node.names],
             ast.Nonlocal: lambda node: ["global", node.names],
             ast.Break: lambda _: ["break"],
-            ast.Continue: lambda _: ["break"],
+            ast.Continue: lambda _: ["continue"],
         }
 
     def module(self, tree: ast.Module) -> dict[str, Any]:
@@ -192,6 +193,7 @@ class _Lowering:
     def _call(self, node: ast.Call) -> Node:
         named = [[keyword.arg or "", self.expression(keyword.value)] for keyword in node.keywords]
         callee = self.expression(node.func)
+        self._called.add(_last_name(node.func))
         self._configures |= any(_last_name(each) in CONFIGURATORS for each in (node.func, *node.args))
         return ["call", callee, [self.expression(argument) for argument in node.args], named, position_of(node)]
 
@@ -240,14 +242,17 @@ class _Lowering:
 
     def _lambda(self, node: ast.Lambda) -> Node:
         outer, self._mentioned = self._mentioned, set()
+        outer_called, self._called = self._called, set()
         number = self._function(node, "<lambda>", [], [["return", self.expression(node.body)]])
         self._mentioned |= outer
+        self._called |= outer_called
         return ["lambda", number]
 
     def _define(self, node: _FunctionNode) -> Node:
         outer, yields = self._prefix, self._yields
         self._prefix, self._yields = f"{outer}{node.name}.", False
         around, self._mentioned = self._mentioned, set()
+        called_around, self._called = self._called, set()
         assigned_around, self._assigned = self._assigned, set()
         bound_around, self._bound = self._bound, set()
         read_around, self._read = self._read, set()
@@ -259,6 +264,7 @@ class _Lowering:
         self._functions[number] |= {"generator": is_generator, "unread": sorted(self._bound - self._read)}
         self._bound, self._read = bound_around, self._read | read_around
         self._mentioned |= around
+        self._called |= called_around
         self._assigned |= assigned_around
         return ["define", number]
 
@@ -278,6 +284,7 @@ class _Lowering:
                 "body": body,
                 "returns": None if isinstance(node, ast.Lambda) else self._annotation(node.returns),
                 "mentions": sorted(self._mentioned),
+                "calls": sorted(self._called),
                 "assigns": sorted(self._assigned),
                 "async": isinstance(node, ast.AsyncFunctionDef),
                 "generator": False,

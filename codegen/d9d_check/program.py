@@ -7,6 +7,7 @@ from typing import Final
 
 from d9d_check.catalogues import Catalogues
 from d9d_check.effects import is_metric
+from d9d_check.extent import Extent
 from d9d_check.facts import Entry, Facts, Watcher
 from d9d_check.framework import is_task, loop_of, members_of
 from d9d_check.interpret import Interpreter
@@ -48,7 +49,12 @@ class Program:
 
 
 def run_program(
-    modules: Sequence[Module], catalogues: Catalogues, watcher: Watcher, *, configures: bool = False
+    modules: Sequence[Module],
+    catalogues: Catalogues,
+    watcher: Watcher,
+    *,
+    configures: bool = False,
+    extent: Extent | None = None,
 ) -> Program:
     """Run a program, or a part that shares no module with the rest, from everywhere.
 
@@ -57,8 +63,9 @@ def run_program(
         catalogues: The declared events.
         watcher: What rules want to see.
         configures: Whether the program is known to configure a loop.
+        extent: How much of the program is followed.
     """
-    runner = _Runner(Interpreter(modules, catalogues, watcher), catalogues)
+    runner = _Runner(Interpreter(modules, catalogues, watcher, extent), catalogues)
     runner.interpreter.facts.configures = configures
     runner.run()
     return Program(runner.interpreter.facts, catalogues, runner.crashes)
@@ -88,6 +95,11 @@ class _Runner:
         self._run_classes()  # those that functions define
         facts.classes[:] = self._classes.values()
         self._run_subscribed()
+        if self.interpreter.extent.runs_unseen:
+            for function in [*facts.closures.values()]:
+                if function.definition not in facts.called:
+                    run = functools.partial(self.interpreter.run, function, Entry("closure", function.definition.name))
+                    self._guarded(function.definition.site, run)
 
     def _run_classes(self) -> None:
         """Run the classes that have been defined since the last time; a function defines its classes once."""

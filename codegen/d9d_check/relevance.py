@@ -1,17 +1,11 @@
 """Which functions are worth following: those that lead to a bus, or to something that rules watch."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
+from d9d_check.extent import Extent
 from d9d_check.source import Module, absolute
 from d9d_check.values import Definition
-
-_OF_THE_BUS: Final = frozenset(
-    {
-        *("subscribe", "subscribe_annotated", "register_events", "event_bus", "EventBus", "Event"),
-        *("trigger", "bounded", "emitter", "TrainingConfigurator", "InferenceConfigurator", "Trainer", "Inference"),
-    }
-)
 
 
 class Relevance:
@@ -20,15 +14,18 @@ class Relevance:
     Args:
         modules: The modules of the program, by key.
         watched: What a function mentions that rules want to see.
+        extent: How much of the program is followed.
     """
 
-    def __init__(self, modules: Mapping[str, Module], watched: Iterable[str]) -> None:
+    def __init__(self, modules: Mapping[str, Module], watched: Iterable[str], extent: Extent) -> None:
         self._modules = modules
-        self._watched = {*_OF_THE_BUS, *watched}
+        self._alone = extent.leading_alone
+        self._ways = "calls" if extent.follows_calls_only else "mentions"
+        self._watched = {*extent.leading, *watched}
         imported = {key: set(self._imported_names(key)) for key in self._modules}
-        self._with_bus = _reached(imported, {"d9d"})
-        self._knowing = _reached(imported, {"d9d", "torch"})
-        self._leading: set[str] = set(_OF_THE_BUS)
+        self._with_bus = _reached(imported, extent.packages) if extent.packages else set(modules)
+        self._knowing = _reached(imported, {*extent.packages, "torch"}) if extent.packages else set(modules)
+        self._leading: set[str] = set(extent.leading)
         self._names: set[str] = set()
         self.add(())
 
@@ -46,7 +43,7 @@ class Relevance:
             found = {
                 _called_as(function)
                 for function in functions
-                if not relevant.isdisjoint(function["mentions"]) and _called_as(function) not in relevant
+                if not relevant.isdisjoint(function[self._ways]) and _called_as(function) not in relevant
             }
             if not found:
                 return relevant
@@ -54,11 +51,13 @@ class Relevance:
 
     def leads(self, definition: Definition) -> bool:
         """Return whether a function leads to a bus."""
-        return definition.module in self._with_bus and not self._leading.isdisjoint(definition.facts["mentions"])
+        facts = definition.facts
+        is_leading = not self._leading.isdisjoint(facts[self._ways]) or not self._alone.isdisjoint(facts["mentions"])
+        return definition.module in self._with_bus and is_leading
 
     def has(self, definition: Definition) -> bool:
         """Return whether a function leads to something that rules watch."""
-        return definition.module in self._knowing and not self._names.isdisjoint(definition.facts["mentions"])
+        return definition.module in self._knowing and not self._names.isdisjoint(definition.facts[self._ways])
 
     def _imported_names(self, key: str) -> Iterator[str]:
         module = self._modules[key]
@@ -68,7 +67,7 @@ class Relevance:
             yield from (f"{full}.{each}" for each in names)
 
 
-def _reached(imported: Mapping[str, set[str]], packages: set[str]) -> set[str]:
+def _reached(imported: Mapping[str, set[str]], packages: Collection[str]) -> set[str]:
     """Return the modules that import one of some packages, or a module of the program that does."""
     known = {
         key

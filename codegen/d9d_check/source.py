@@ -24,8 +24,8 @@ _MAX_CHARACTERS: Final = 4_000_000
 """What a larger file holds is data, and would take minutes."""
 _OF_FUNCTIONS: Final = frozenset(
     {
-        *("name", "key", "path", "parameters", "decorators", "body", "returns", "mentions", "assigns", "async"),
-        *("generator", "unread", "position"),
+        *("name", "key", "path", "parameters", "decorators", "body", "returns", "mentions", "calls", "assigns"),
+        *("async", "generator", "unread", "position"),
     }
 )
 _PYTHON_MAGICS: Final = frozenset({"time", "timeit", "capture", "prun", "debug", "memit", "mprun", "lprun"})

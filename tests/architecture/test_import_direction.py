@@ -134,8 +134,10 @@ def test_imports_make_no_circle(modules: dict[str, set[str]]) -> None:
 
 
 def test_the_compiler_needs_two_packages() -> None:
-    """Those of its extra."""
-    assert third_party(set().union(*CODEGEN.values())) == {"d9d_codegen", "jinja2", "yaml"}
+    """Those of its extra. Source is followed by the checker, which needs none."""
+    assert third_party(set().union(*CODEGEN.values())) == {"d9d_codegen", "d9d_check", "jinja2", "yaml"}
+    followed = {module for module, names in CODEGEN.items() if any(is_within(name, "d9d_check") for name in names)}
+    assert all(is_within(module, "d9d_codegen.coverage") for module in followed)
 
 
 def test_the_checker_needs_the_standard_library_alone() -> None:

@@ -384,6 +384,58 @@ def test_what_other_code_may_have_triggered_is_not_missed(small: Workspace) -> N
     assert any(diagnostic.startswith("out-of-order: EVENT_SALE_CLOSED") for diagnostic in diagnostics)
 
 
+HELPER = """\
+    if day.is_open:
+        bus.trigger(event, step)
+"""
+
+
+def test_a_helper_that_triggers_under_a_condition_may_do_so_for_the_second_side_of_a_pair(small: Workspace) -> None:
+    """The condition that held for the first side may hold for the second one."""
+    steps = "".join(f"    tell(bus, day, EVENT_SALE_CUSTOMER_{side}, step)\n" for side in ("PRE", "POST"))
+    head = f"{IMPORTS}\n\ndef tell(bus, day, event, step):\n{HELPER}"
+    body, closed = f"    {OPENED}\n{steps}", f"    {CLOSED}\n"
+    assert said(small, body, closed, head=head) == (0, [])
+
+    one, two = "EVENT_SALE_CUSTOMER_PRE", "EVENT_SALE_CUSTOMER_POST"
+    status, _ = said(small, body.replace(one, "SWAP").replace(two, one).replace("SWAP", two), closed, head=head)
+    assert status == 1
+
+
+def test_an_event_from_a_container_is_known(small: Workspace) -> None:
+    """Each item of a sequence is followed."""
+    body = f"""    {OPENED}
+    for step in steps:
+        for event in (EVENT_SALE_CUSTOMER_PRE, EVENT_SALE_CUSTOMER_POST):
+            bus.trigger(event, step)
+    {CLOSED}
+"""
+    _, diagnostics = said(small, body)
+    assert not any(diagnostic.startswith("never-triggered") for diagnostic in diagnostics)
+
+
+LATER = """\
+    bus.trigger(EVENT_SALE_OPENED, day)
+    while steps:
+        serve(step)
+        BEFORE
+
+        def leave():
+            AFTER
+
+        serve(leave)
+    bus.trigger(EVENT_SALE_CLOSED, day)
+"""
+
+
+def test_a_function_within_a_function_is_not_called_before_it_is_made(small: Workspace) -> None:
+    """What gets it may call it at any time from then on."""
+    assert said(small, LATER.replace("BEFORE", PRE).replace("AFTER", POST)) == (0, [])
+
+    status, diagnostics = said(small, LATER.replace("BEFORE", POST).replace("AFTER", PRE))
+    assert (status, diagnostics) == (1, [UNOPENED])
+
+
 OBJECTS = """class Base:
     opened: object
 

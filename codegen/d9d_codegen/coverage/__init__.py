@@ -6,16 +6,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from d9d_codegen.catalogue import Catalogue
-from d9d_codegen.coverage.flow import Reader, Sites
+from d9d_codegen.coverage.flow import disorders
 from d9d_codegen.coverage.order import Order, Site
-from d9d_codegen.coverage.source import python_files
+from d9d_codegen.coverage.source import read_source
+from d9d_codegen.coverage.trace import Sites, trace
 from d9d_codegen.diagnostic import FORMATS, Diagnostic
 from d9d_codegen.lint import lint_all
 
 
 def _findings(catalogue: Catalogue, order: Order, sites: Sites) -> list[Diagnostic]:
     """Return every diagnostic: first those of the catalogue's events, in its order, then those of places in source."""
-    in_source = [*_disorders(sites), *_unpaired(order, sites), *_repeated(sites), *_never_called(sites)]
+    in_source = [
+        *_disorders(order, sites),
+        *_unpaired(order, sites),
+        *_repeated(sites),
+        *_never_called(sites),
+        *_crashes(sites),
+    ]
     in_source.sort(key=lambda diagnostic: (diagnostic.path, diagnostic.span or (), diagnostic.rule))
     return [*_untriggered(catalogue, order, sites), *in_source]
 
@@ -37,8 +44,8 @@ def _untriggered(catalogue: Catalogue, order: Order, sites: Sites) -> Iterator[D
         )
 
 
-def _disorders(sites: Sites) -> Iterator[Diagnostic]:
-    for site, (rule, _, before, message, remedy) in sites.disorders.items():
+def _disorders(order: Order, sites: Sites) -> Iterator[Diagnostic]:
+    for site, (rule, _, before, message, remedy) in disorders(order, sites).items():
         detail = f"{before}: {before.name}, in {before.function}" if before else ""
         yield _diagnostic(rule, site, message, remedy, detail)
 
@@ -57,7 +64,7 @@ def _unpaired(order: Order, sites: Sites) -> Iterator[Diagnostic]:
 
 def _repeated(sites: Sites) -> Iterator[Diagnostic]:
     places: dict[str, list[Site]] = {}
-    for site in sites.triggers:
+    for site in sorted(sites.triggers, key=lambda site: (site.source.path, site.span)):
         if site not in places.setdefault(site.event, []):
             places[site.event].append(site)
     for first, *others in places.values():
@@ -76,10 +83,15 @@ def _never_called(sites: Sites) -> Iterator[Diagnostic]:
             yield _diagnostic("never-called", site, message, remedy, severity="warning")
 
 
+def _crashes(sites: Sites) -> Iterator[Diagnostic]:
+    for (path, span), reason in sites.crashes.items():
+        yield Diagnostic(path, "not-followed", f"this could not be followed: {reason}", "please report it", span)
+
+
 def _diagnostic(
     rule: str, site: Site, message: str, remedy: str, detail: str = "", *, severity: str = "error"
 ) -> Diagnostic:
-    source = site.file.source
+    source = site.source
     return Diagnostic(source.path, rule, message, remedy, site.span, source.line(site.span.line), detail, severity)
 
 
@@ -97,14 +109,14 @@ def coverage(paths: Sequence[Path], catalogues: Sequence[Path], form: str) -> tu
     Raises:
         DiagnosticError: A catalogue is not valid, or some source cannot be read.
     """
-    files = python_files(paths)
+    modules = read_source(paths)
     diagnostics: list[Diagnostic] = []
     summaries = ""
     for declared in lint_all(catalogues):
-        order, sites = Order(declared), Sites()
+        order = Order(declared)
         with _deep_recursion():
-            Reader(files, order, sites).read()
-        diagnostics += _findings(declared, order, sites)
+            sites = trace(modules, order)
+            diagnostics += _findings(declared, order, sites)
         summaries += _summary(order, sites)
     status = int(any(diagnostic.severity == "error" for diagnostic in diagnostics))
     diagnostics = [*dict.fromkeys(diagnostics)]  # several catalogues may report the same place

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from d9d_codegen.catalogue import Catalogue, EventSpec, Module
-from d9d_codegen.coverage.source import PythonFile
-from d9d_codegen.diagnostic import Span
+from d9d_codegen.diagnostic import Source, Span
 from d9d_codegen.lifecycle import Lifecycle, State, other_sides
 
 
@@ -16,13 +15,13 @@ class Site:
 
     Attributes:
         event: The full path of the event's constant.
-        file: The file.
+        source: The text of the file.
         span: The position of the event's name.
         function: The function that contains it.
     """
 
     event: str
-    file: PythonFile = field(compare=False)
+    source: Source = field(compare=False, repr=False)
     span: Span
     function: str
 
@@ -33,7 +32,7 @@ class Site:
 
     def __str__(self) -> str:
         """Return the position as editors read it."""
-        return f"{self.file.source.path}:{self.span.line}:{self.span.column}"
+        return f"{self.source.path}:{self.span.line}:{self.span.column}"
 
 
 class Disorder(NamedTuple):
