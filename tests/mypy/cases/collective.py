@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # docs: d9d-collective
 class WrongMeanLoss:
+    total: torch.Tensor
+
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def report(self, ctx: EventRoundContext) -> None:
         loss = ctx.losses.mean()
@@ -37,22 +39,18 @@ class WrongMeanLoss:
             #   others. Call it on every rank, and keep under the condition only what one rank does alone, such as
             #   printing or writing
             dist.all_reduce(loss)
-            # E[d9d-host-sync]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") logs a tensor in every
-            #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
-            #   or keep the tensor on the device with ".detach()"
-            logger.info("sum of the losses: %s", loss)
+            self.total = loss
 
 
 class RightMeanLoss:
+    total: torch.Tensor
+
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def report(self, ctx: EventRoundContext) -> None:
         loss = ctx.losses.mean()
         dist.all_reduce(loss)
         if dist.get_rank() == 0:
-            # E[d9d-host-sync]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") logs a tensor in every
-            #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
-            #   or keep the tensor on the device with ".detach()"
-            logger.info("sum of the losses: %s", loss)
+            self.total = loss
 
 
 # docs: end
@@ -161,7 +159,7 @@ def wrong_function(ctx: EventRoundContext) -> None:
         dist.barrier()
 
 
-class Right:
+class ReachedByAll:
     def __init__(self, rank: int, group: ProcessGroup, lora_rank: int, saver: Saver) -> None:
         self._rank = rank
         self._group = group
@@ -170,16 +168,16 @@ class Right:
         self._lora_rank = rank
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
-    def right_on_both_sides(self, ctx: EventRoundContext) -> None:
+    def reached_on_both_sides(self, ctx: EventRoundContext) -> None:
         objects: list[Any] = [None]
         if self._rank == 0:
             objects = [ctx.index]
-            # E[d9d-host-sync]: Handler "right_on_both_sides" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+            # E[d9d-host-sync]: Handler "reached_on_both_sides" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
             #   "broadcast_object_list" in every step, so each step waits for the device: do it only every N steps, as
             #   under "if ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.broadcast_object_list(objects)
         else:
-            # E[d9d-host-sync]: Handler "right_on_both_sides" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+            # E[d9d-host-sync]: Handler "reached_on_both_sides" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
             #   "broadcast_object_list" in every step, so each step waits for the device: do it only every N steps, as
             #   under "if ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.broadcast_object_list(objects)
@@ -190,23 +188,23 @@ class Right:
             dist.barrier()
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
-    def right_with_an_early_return(self, ctx: EventRoundContext) -> None:
+    def reached_with_an_early_return(self, ctx: EventRoundContext) -> None:
         if self._rank != 0:
-            # E[d9d-host-sync]: Handler "right_with_an_early_return" of EVENT_TRIAL_ROUND_POST ("trial.round.post")
+            # E[d9d-host-sync]: Handler "reached_with_an_early_return" of EVENT_TRIAL_ROUND_POST ("trial.round.post")
             #   calls "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
             #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.barrier()
             return
         logger.info("saving")
-        # E[d9d-host-sync]: Handler "right_with_an_early_return" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+        # E[d9d-host-sync]: Handler "reached_with_an_early_return" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
         #   "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
         #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
         dist.barrier()
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
-    def right_through_functions(self, ctx: EventRoundContext) -> None:
+    def reached_through_functions(self, ctx: EventRoundContext) -> None:
         if self._rank == 0:
-            # E[d9d-host-sync]: Handler "right_through_functions" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+            # E[d9d-host-sync]: Handler "reached_through_functions" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
             #   "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
             #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.barrier()
@@ -226,13 +224,13 @@ class Right:
         self._wait_quietly()
 
     def _wait_quietly(self) -> None:
-        # E[d9d-host-sync]: Handler "right_through_functions" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+        # E[d9d-host-sync]: Handler "reached_through_functions" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
         #   "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
         #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
         wait()
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
-    def right_in_a_group(self, ctx: EventRoundContext) -> None:
+    def reached_in_a_group(self, ctx: EventRoundContext) -> None:
         if dist.get_rank() < 4:
             dist.all_reduce(ctx.losses, group=self._group)
         if dist.get_rank(self._group) == 0:
@@ -241,31 +239,31 @@ class Right:
             dist.barrier()
         if self._rank == 0:
             self._group = dist.new_group([0], use_local_synchronization=True)
-            # E[d9d-host-sync]: Handler "right_in_a_group" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "save"
+            # E[d9d-host-sync]: Handler "reached_in_a_group" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "save"
             #   of torch.distributed.checkpoint in every step, so each step waits for the device: do it only every N
             #   steps, as under "if ctx.stepper.is_due(N):"
             dcp.save({}, no_dist=True)
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
-    def right_from_one_to_another(self, ctx: EventRoundContext) -> None:
+    def reached_from_one_to_another(self, ctx: EventRoundContext) -> None:
         if dist.get_rank() == 0:
             dist.send(ctx.losses, 1)
         elif dist.get_rank() == 1:
             dist.recv(ctx.losses, 0)
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
-    def right_for_all_ranks(self, ctx: EventRoundContext) -> None:
+    def reached_for_all_ranks(self, ctx: EventRoundContext) -> None:
         for rank in range(dist.get_world_size()):
             if rank == 0:
                 dist.barrier()
             if rank == dist.get_rank():
                 logger.info("my turn")
-            # E[d9d-host-sync]: Handler "right_for_all_ranks" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+            # E[d9d-host-sync]: Handler "reached_for_all_ranks" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
             #   "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
             #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.barrier()
         if dist.get_world_size() > 1 and dist.is_initialized():
-            # E[d9d-host-sync]: Handler "right_for_all_ranks" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+            # E[d9d-host-sync]: Handler "reached_for_all_ranks" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
             #   "barrier" in every step, so each step waits for the device: do it only every N steps, as under "if
             #   ctx.stepper.is_due(N):", or leave it out: collectives on tensors need no waiting of the host
             dist.barrier()
@@ -283,16 +281,16 @@ class Right:
         dist.barrier()
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
-    def right_later(self, ctx: EventRoundContext) -> None:
+    def reached_later(self, ctx: EventRoundContext) -> None:
         if dist.get_rank() == 0:
             self._saver.later(lambda: dist.barrier())
 
-    def right_since_nothing_subscribes_it(self) -> None:
+    def reached_since_nothing_subscribes_it(self) -> None:
         if dist.get_rank() == 0:
             dist.barrier()
 
 
 @subscribe(EVENT_TRIAL_READY)
-def right_under_one_of_two_conditions(ctx: EventTrialReadyContext) -> None:
+def reached_under_one_of_two_conditions(ctx: EventTrialReadyContext) -> None:
     if dist.get_rank() == 0 or ctx.title == "on all":
         dist.barrier()

@@ -269,7 +269,7 @@ class WrongRegistered:
         print(self._loss)
 
 
-class RightWhoeverComesFirst:
+class WrongWhoeverComesFirst:
     """Each of the two subscribes the other, which has its type from a method further down."""
 
     def __init__(self, bus: EventBus) -> None:
@@ -413,10 +413,6 @@ class RightOnTheDevice:
     @subscribe(EVENT_TRIAL_ROUND_POST)
     def right(self, ctx: EventRoundContext, *, verbose: bool = False) -> None:
         self._total = self._total + ctx.losses.detach().mean()
-        # E[d9d-host-sync]: Handler "right" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls ".to(...)" to move a
-        #   tensor to the host in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
-        self._total.to("cpu")
         print("round", ctx.index, ctx.losses.shape, ctx.losses.numel())
         print(f"round {ctx.index}, {len(ctx.losses.shape)}")
         self._numbers["later"] = lambda: ctx.losses.item()
@@ -456,12 +452,12 @@ class RightOnTheDevice:
     _module = nn.Module()
 
     @subscribe(EVENT_TRIAL_ROUND_POST)
-    def right_for_want_of_annotations(self, ctx: Any) -> None:
-        # E[d9d-host-sync]: Handler "right_for_want_of_annotations" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
+    def wrong_without_annotations(self, ctx: Any) -> None:
+        # E[d9d-host-sync]: Handler "wrong_without_annotations" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls
         #   ".item()" on a tensor in every step, so each step waits for the device: do it only every N steps, as under
         #   "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
-        # E[d9d-host-sync]: Handler "right_for_want_of_annotations" of EVENT_TRIAL_ROUND_POST ("trial.round.post")
-        #   prints a tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+        # E[d9d-host-sync]: Handler "wrong_without_annotations" of EVENT_TRIAL_ROUND_POST ("trial.round.post") prints a
+        #   tensor in every step, so each step waits for the device: do it only every N steps, as under "if
         #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         print(ctx.losses, ctx.losses.item())
 
@@ -474,7 +470,7 @@ def right_for_an_event_without_a_catalogue(ctx: SavedElsewhereContext) -> None:
     print(torch.zeros(1, device="cuda"))
 
 
-def right_loop(bus: EventBus, handler: Callable[[EventStepContext], None]) -> None:
+def wrong_loop(bus: EventBus, handler: Callable[[EventStepContext], None]) -> None:
     def each(ctx: EventStepContext) -> None:
         # E[d9d-host-sync]: Handler "each" of EVENT_TRAIN_STEP_PRE ("train.step.pre") prints a tensor in every step, so
         #   each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or keep the

@@ -142,7 +142,7 @@ class WrongWithABase(KeepsItsTotal, Annotated):
         show(self.total, self.result)
 
 
-class RightWithABase(BeginsWithZero, KeepsItsTitle, Annotated):
+class WrongWithAnotherBase(BeginsWithZero, KeepsItsTitle, Annotated):
     @subscribe(EVENT_TRIAL_READY)
     def right(self, ctx: EventTrialReadyContext) -> None:
         # E[d9d-order]: Handler "right" of EVENT_TRIAL_READY ("trial.ready") reads "self.result", which is assigned only

@@ -56,8 +56,8 @@ def register(bus: EventBus, task: RightByParameter) -> None:
     subscribe_annotated(bus, task)
 
 
-class RightThroughHelper(TrainTask):
-    # E[d9d-unregistered]: "RightThroughHelper" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
+class WrongThroughHelper(TrainTask):
+    # E[d9d-unregistered]: "WrongThroughHelper" never registers its handler "on_step" of EVENT_TRAIN_STEP_POST
     #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
@@ -68,7 +68,7 @@ def register_all(bus: EventBus, targets: Iterable[TrainTask]) -> None: ...
 
 class RightCombined(TrainTask):
     def __init__(self) -> None:
-        self._inner = RightThroughHelper()
+        self._inner = WrongThroughHelper()
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         register_all(ctx.event_bus, [self._inner])

@@ -44,7 +44,7 @@ class WrongTargets:
         subscribe_annotated(bus, type(self))
 
 
-class RightTargets:
+class MostlyRightTargets:
     def attach(self, bus: EventBus, other: object, log: Log | None) -> None:
         subscribe_annotated(bus, self)
         # E[d9d-target]: subscribe_annotated is called with the module registered, which defines no handler itself, so

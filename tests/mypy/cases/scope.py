@@ -209,7 +209,7 @@ class RightOverride(InferenceLog, RegisteringTask):
     def log_forward(self, ctx: EventStepContext) -> None: ...
 
 
-class RightWithOtherEvents(RegisteringTask):
+class OtherEvents(RegisteringTask):
     # E[d9d-untriggered]: Nothing triggers EVENT_OWN ("user.own"), so its handlers are never called: trigger it where it
     #   happens, with bus.trigger or an emitter
     @subscribe(EVENT_OWN)
@@ -234,13 +234,11 @@ class RightWithABusOfItsOwn(TrainTask):
 
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         bus = ctx.event_bus
-        bus.subscribe(EVENT_TRAIN_STEP_POST, self.evaluate)
+        bus.subscribe(EVENT_TRAIN_STEP_POST, show)
         bus = EventBus()
         bus.subscribe(EVENT_INFERENCE_STEP_POST, self.on_evaluated)
         self._evaluation_bus.subscribe(EVENT_INFERENCE_READY, show)
         for event in (EVENT_TRAIN_STEP_PRE, EVENT_TRAIN_STEP_POST):
-            # E[d9d-twice]: Handler "evaluate" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one
-            #   bus, which is refused: remove this call or the one in line 237
             ctx.event_bus.subscribe(event, self.evaluate)
 
     def evaluate(self, ctx: EventStepContext) -> None: ...
