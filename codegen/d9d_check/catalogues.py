@@ -214,14 +214,14 @@ def _why_stale(
             name = min(differing)
             lacking = path if name in own else "the index"
             return (
-                f"{folder / FILE_NAME} and {path.name} are not of one age: {lacking} does not have "
-                f"{name.rpartition('.')[2]}. Mend it: {remedy}"
+                f"{folder / FILE_NAME} and {path.name} do not match: {lacking} does not have "
+                f"{name.rpartition('.')[2]}. To update it, {remedy}"
             )
     if catalogue is not None:
         constants = {name.rpartition(".")[2] for name in (*known, *aliases)}
         missing = set(_DECLARED.findall(_text(catalogue))) - constants
         if missing:
-            return f"{folder / FILE_NAME} is older than {catalogue}: it does not have {min(missing)}. Mend it: {remedy}"
+            return f"{folder / FILE_NAME} is older than {catalogue}: it lacks {min(missing)}. To update it, {remedy}"
     return None
 
 
@@ -269,7 +269,7 @@ def _read(path: Path, package: str, problems: list[str]) -> Mapping[str, Any]:
         problems.append(f"{package} has no {FILE_NAME} in {path.parent}: {remedy}")
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"cannot read {path}: {error}. Mend it: {remedy}")
+        problems.append(f"cannot read {path}: {error}. To write it again, {remedy}")
         return {}
     if not isinstance(content, dict) or not isinstance(content.get("events"), dict):
         problems.append(f"{path} is not an index of events: {remedy}")

@@ -12,7 +12,7 @@ from d9d_check.catalogues import Catalogues, read_catalogues, read_settings
 from d9d_check.codes import UNCHECKED
 from d9d_check.parts import parts_of
 from d9d_check.report import Diagnostic, locate, whole_file
-from d9d_check.source import Module, is_test_module, outline_of, python_files, read_modules, summarise
+from d9d_check.source import Module, is_test_module, outline_of, python_files, read_modules, summarise, uses_d9d
 from d9d_check.store import FOLDER, Store, digest_of_checker
 
 _NOT_IN_TESTS: Final = frozenset(
@@ -96,6 +96,8 @@ def _find(modules: Sequence[Module], catalogues: Catalogues, store: Store) -> li
     configures = any(outline["configures"] for outline in outlines.values())
     found: list[list[Any]] = []
     for part in parts_of([module for module in modules if module.key in outlines], outlines):
+        if not any(uses_d9d(outlines[module.key]) for module in part):
+            continue  # nothing in it can subscribe or trigger anything
         digest = _digest(part, catalogues, configures=configures)
         kept = store.findings(digest)
         if kept is None:

@@ -24,7 +24,7 @@ CODES: Final = {
     "d9d-order": "An attribute that is read before a later event's handler assigns it",
     "d9d-held": "Something of one step that a handler keeps in all later ones",
     "d9d-restore": "A change for the time between two events that nothing takes back",
-    "d9d-index": "A catalogue, or settings, that cannot be read or are not of one age with what they describe",
+    "d9d-index": "A catalogue, an index or settings that cannot be read or do not match",
     "d9d-syntax": "A file that cannot be read or parsed",
     UNCHECKED: "Something that could not be verified (a note)",
 }

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -235,6 +235,11 @@ def outline_of(summary: dict[str, Any]) -> dict[str, Any]:
     """Return what other modules need to know of a module: what it imports, and whether it configures a loop."""
     is_empty = all(node[0] == "expression" and node[1][0] == "constant" for node in summary["body"])
     return {"imports": summary["imports"], "configures": summary["configures"], "is_empty": is_empty}
+
+
+def uses_d9d(outline: Mapping[str, Any]) -> bool:
+    """Return whether a module imports d9d or anything in it."""
+    return any(not level and name.partition(".")[0] == "d9d" for level, name, _ in outline["imports"])
 
 
 def absolute(module: Module, level: int, name: str) -> str:
