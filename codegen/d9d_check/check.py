@@ -1,10 +1,12 @@
 """Checks a program: reads its files, runs it, applies the rules, and says where each finding is."""
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import importlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,17 +72,30 @@ def check_program(
         ignored_by: The comments that count: `# d9d: ignore` and `# type: ignore`.
         catalogues: The declared events; they are read if not given.
     """
-    files = list(python_files(paths))
-    modules = read_modules(files, [] if sources is paths else list(python_files(sources)))
-    catalogues = catalogues or read_catalogues(project)
-    store = Store(cache)
-    found = _find(modules, catalogues, store)
-    store.close()
+    with _garbage_kept():
+        files = list(python_files(paths))
+        modules = read_modules(files, [] if sources is paths else list(python_files(sources)))
+        catalogues = catalogues or read_catalogues(project)
+        store = Store(cache)
+        found = _find(modules, catalogues, store)
+        store.close()
     return Result(
         _diagnostics(found, modules, catalogues, project, ignored_by),
         len(files),
         {module.path: module.digest for module in modules},
     )
+
+
+@contextlib.contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Collect no garbage: there is little of it, and looking for it takes a fifth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _find(modules: Sequence[Module], catalogues: Catalogues, store: Store) -> list[list[Any]]:

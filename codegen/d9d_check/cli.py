@@ -1,7 +1,6 @@
 """The command `d9d check`."""
 
 import argparse
-import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,11 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = sorted(disabled - CODES.keys())
     if unknown:
         parser.error(f"there is no code {unknown[0]}; the codes are {', '.join(CODES)}")
-    gc.disable()  # collecting garbage would take a fifth of the time, and there is little of it
-    try:
-        result = check(options.paths, use_cache=not options.no_cache)
-    finally:
-        gc.enable()
+    result = check(options.paths, use_cache=not options.no_cache)
     shown = [
         each
         for each in result.diagnostics
