@@ -29,6 +29,8 @@ _CONSTANT: Final = re.compile(r"^(EVENT_\w+|Event\w+Context)\b[ \t]*[:=]|^class 
 """What a generated module defines at the beginning of a line."""
 _DECLARED: Final = re.compile(r"^[ \t]+[\"']?(EVENT_\w+|Event\w+Context)[\"']?[ \t]*:", re.MULTILINE)
 """What a catalogue declares: a key of its own line, in any of its modules."""
+_KEYS: Final = ("catalogues", "docs", "templates", "sources")
+"""What `[tool.d9d]` may say, here or to the compiler of catalogues."""
 _MAX_TYPE: Final = 500
 """Characters of a type in an index; a longer one is none that a compiler wrote."""
 
@@ -382,7 +384,11 @@ def read_settings(project: Path | None) -> Settings:
         settings = settings.get(key, {}) if isinstance(settings, dict) else None
     if not isinstance(settings, dict):
         return Settings(problems=(f"tool.d9d in {path} is not a table: write [tool.d9d]",))
-    problems: list[str] = []
+    problems = [
+        f"[tool.d9d] of {path} has a key {key!r}, which turns nothing on: the keys are {', '.join(_KEYS)}"
+        for key in settings
+        if key not in _KEYS
+    ]
     catalogues, sources = (_paths(project, settings, key, problems) for key in ("catalogues", "sources"))
     there = [source for source in sources if os.path.exists(source)]  # noqa: PTH110 -- a name of any length
     missing = [source for source in sources if source not in there]

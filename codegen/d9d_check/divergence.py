@@ -151,6 +151,7 @@ _QUIET: Final = frozenset(
     }
 )
 """Methods of unknown objects that call no collectives of the program."""
+_MAIN_ONLY: Final = '"main_process_only"'
 
 
 @immutable
@@ -468,7 +469,7 @@ class Divergence(Watcher):
                 each for each in frame.trace if isinstance(each, Collective)
             )
         if frame.entry.is_on_main_only and frame.depth == 1:
-            self._reach_differently(frame.trace, Differs('"main_process_only"'))
+            self._reach_differently(frame.trace, Differs(_MAIN_ONLY))
 
     # The rule
 
@@ -526,6 +527,8 @@ class Divergence(Watcher):
 
 def _reason(differs: Differs, texts: Mapping[str, str]) -> str:
     """Return why ranks differ: the condition as it stands in the source if it is short, and what it depends on."""
+    if differs.why == _MAIN_ONLY:
+        return "only the main process calls this handler (main_process_only=True)"
     text = _source_of(differs.condition, texts)
     if not text:
         return f"{differs.why} differs between ranks"

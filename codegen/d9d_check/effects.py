@@ -91,6 +91,11 @@ _ON_HOST: Final = frozenset(
 )
 """Functions of `torch.distributed` for which the host waits: for other ranks, or for pickled objects."""
 _CHECKPOINTS: Final = frozenset({"save", "async_save", "load"})
+_TEST: Final = "tests whether a tensor is true"
+_TESTED: Final = (
+    'do it only every N steps, as under "if ctx.stepper.is_due(N):", or leave the choice to the device, as with '
+    "torch.where"
+)
 _READ: Final = (
     'do it only every N steps, as under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"'
 )
@@ -381,7 +386,7 @@ class Effects(Watcher):
 
     def tested(self, test: Values, frame: Frame, site: Site) -> None:
         """See that the truth of a tensor is tested."""
-        self._see(test, "tests whether a tensor is true", frame, site)
+        self._see(test, _TEST, frame, site)
 
     def shown(self, values: Values, frame: Frame, site: Site) -> None:
         """See that a tensor is put into a text."""
@@ -414,7 +419,8 @@ class Effects(Watcher):
             subject = f'Handler "{entry.name}" of {events}' if entry.events else f'"{entry.name}"'
             facts.report(
                 "d9d-host-sync",
-                f"{subject} {wait.what} in every step, so each step waits for the device: {wait.remedy}",
+                f"{subject} {wait.what} in every step, so each step waits for the device: "
+                f"{_TESTED if wait.what == _TEST else wait.remedy}",
                 wait.site,
             )
 

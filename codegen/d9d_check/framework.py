@@ -355,7 +355,7 @@ class Framework:
             )
         elif isinstance(target, ClassValue):
             name = target.definition.name
-            found = f"the class {name}, which is refused: pass an object, {name}(...) or self"
+            found = f"the class {name}, which is refused: pass an object, such as {name}(...)"
         elif isinstance(target, Partial) and isinstance(target.callee, ClassValue | Function):
             found = "a function that makes an object, and not the object, so nothing is subscribed: call it"
         elif isinstance(target, ModuleValue):

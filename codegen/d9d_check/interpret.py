@@ -204,7 +204,11 @@ class Interpreter(Memory):
         self._steps = self.extent.max_steps - self.extent.max_steps_of_function if entry.kind == "function" else 0
         scope = Scope({}, None, _module_of(function))
         frame = Frame(scope, entry)
-        result = self.call(function, arguments or [], dict(named or {}), frame, Site(scope.module, 1, 0, 1, 0))
+        try:
+            result = self.call(function, arguments or [], dict(named or {}), frame, Site(scope.module, 1, 0, 1, 0))
+        except Exception:
+            self.facts.unfinished.add(entry)  # what it would have registered is not known
+            raise
         if entry.kind in {"function", "method"}:
             for value in result:
                 self.escape(value, frame)  # the caller may do anything with it

@@ -244,9 +244,17 @@ def _report(read: _Read, writers: set[Entry], facts: Facts, when: str, *, is_dem
     names = sorted(f'"{each.name}" of {" and ".join(sorted(map(str, each.events)))}' for each in writers)
     is_own = read.owner.definition is entry.owner
     attribute = f'"self.{read.name}"' if is_own else f'"{read.name}" of "{read.owner.definition.name}"'
+    if is_demand:
+        facts.report(
+            "d9d-order",
+            f"{subject} needs {attribute}, which is None until then and {when}, by handler {' and '.join(names)}: test "
+            "for None first, or assign it in the handler of an earlier event",
+            read.site,
+        )
+        return
     facts.report(
         "d9d-order",
-        f"{subject} {'needs' if is_demand else 'reads'} {attribute}, which {when}, "
+        f"{subject} reads {attribute}, which {when}, "
         f'by handler {" and ".join(names)}: assign it in "__init__" too, or in the handler of an earlier '
         "event",
         read.site,

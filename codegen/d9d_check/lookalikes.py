@@ -62,9 +62,10 @@ class _Lookalikes:
 
     def _check_method(self, definition: ClassDefinition, name: str, function: Function, *, is_tagged: bool) -> None:
         taken = _taken(function)
-        is_handler = taken in self._events and (
-            _HOOK.fullmatch(name) is not None or (_TASK.fullmatch(name) is not None and _acts(function))
-        )
+        # A program that configures a loop is all in view, so nothing else calls a method of a listener either.
+        is_of_listener = is_tagged and self._facts.configures
+        is_named = _HOOK.fullmatch(name) is not None or (_TASK.fullmatch(name) is not None and _acts(function))
+        is_handler = taken in self._events and (is_of_listener or is_named)
         is_registration = taken in _REGISTRATION and name != "register_events" and not is_tagged
         if not (is_handler or is_registration) or not self._is_dead(definition, name, function):
             return

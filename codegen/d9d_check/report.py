@@ -10,6 +10,7 @@ from typing import Any, Final
 from d9d_check.codes import CODES, UNCHECKED
 from d9d_check.source import Module
 
+_LINE: Final = re.compile(r"\bline (\d+)(?! of )\b")
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _IGNORED: Final = re.compile(r"#\s*(type|d9d):\s*ignore(?:\[([^\]]*)\])?")
 
@@ -61,7 +62,9 @@ def locate(
     if _is_ignored(text, code, ignored_by):
         return None
     last = lines[end_line - 1] if end_line <= len(lines) else ""
-    cell, before = next(((number, first - 1) for number, first in reversed(module.cells) if first <= line), (0, 0))
+    cell, before = _cell_of(module, line)
+    if module.cells:  # where a message names another line, it means one of the text of all cells
+        message = _LINE.sub(lambda match: _in_cell(module, int(match[1])), message)
     return Diagnostic(
         str(module.path),
         cell,
@@ -72,6 +75,16 @@ def locate(
         code,
         message,
     )
+
+
+def _cell_of(module: Module, line: int) -> tuple[int, int]:
+    """Return the cell of a line of a notebook, and how many lines are before the cell; zeros for other files."""
+    return next(((number, first - 1) for number, first in reversed(module.cells) if first <= line), (0, 0))
+
+
+def _in_cell(module: Module, line: int) -> str:
+    cell, before = _cell_of(module, line)
+    return f"line {line - before} of cell {cell}"
 
 
 def whole_file(path: str, code: str, message: str) -> Diagnostic:
@@ -114,7 +127,12 @@ def _command(each: Diagnostic) -> str:
         properties |= {"line": each.line, "col": each.column, "endLine": each.end_line, "endColumn": each.end_column}
     given = ",".join(f"{key}={_escaped(str(value), ':,')}" for key, value in properties.items())
     kind = "notice" if each.severity == "note" else "error"
-    return f"::{kind} {given}::{_escaped(each.message)}"
+    return f"::{kind} {given}::{_escaped(_place_in_notebook(each) + each.message)}"
+
+
+def _place_in_notebook(each: Diagnostic) -> str:
+    """Return where something is in a notebook, for readers that know lines of files only."""
+    return f"cell {each.cell}, line {each.line}: " if each.cell else ""
 
 
 def _escaped(text: str, more: str = "") -> str:
@@ -136,7 +154,7 @@ def as_sarif(diagnostics: Sequence[Diagnostic]) -> str:
 
 def _result(each: Diagnostic) -> dict[str, Any]:
     place: dict[str, Any] = {"artifactLocation": {"uri": Path(each.path).as_posix()}}
-    if each.line:
+    if each.line and not each.cell:
         place["region"] = {
             "startLine": each.line,
             "startColumn": each.column,
@@ -146,7 +164,7 @@ def _result(each: Diagnostic) -> dict[str, Any]:
     return {
         "ruleId": each.code,
         "level": each.severity,
-        "message": {"text": each.message},
+        "message": {"text": _place_in_notebook(each) + each.message},
         "locations": [{"physicalLocation": place}],
     }
 

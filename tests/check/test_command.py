@@ -13,7 +13,9 @@ import yaml
 from d9d.__main__ import main
 from d9d_check.check import check
 from d9d_check.cli import main as check_main
+from d9d_check.framework import Framework
 from d9d_check.interpret import Interpreter
+from d9d_check.report import as_github, as_sarif
 from d9d_check.store import FOLDER
 
 WRONG = """
@@ -31,6 +33,16 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST
 
 @subscribe(EVENT_TRAIN_STEP_POST)
 def on_step(ctx): ...
+"""
+
+TWICE = """
+from d9d.loop.control import RegisterTaskEventsContext
+class Double(TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext):
+        subscribe_annotated(ctx.event_bus, self)
+        subscribe_annotated(ctx.event_bus, self)
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx): ...
 """
 
 
@@ -205,6 +217,54 @@ def test_a_fault_of_the_checker_is_a_note(wrong: Path, monkeypatch: pytest.Monke
 
     assert [each.code for each in found] == ["d9d-unchecked", "d9d-unregistered"]
     assert "ZeroDivisionError: by zero. Please report it" in found[0].message
+
+
+def test_a_message_about_a_notebook_names_cells(tmp_path: Path) -> None:
+    """Also in formats that know lines of files only."""
+    path = tmp_path / "book.ipynb"
+    sources = ["from d9d import Event, EventBus, subscribe_annotated", WRONG, "bus = EventBus()\nbus", TWICE]
+    cells = [{"cell_type": "code", "source": source} for source in sources]
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+
+    found = check([path], use_cache=False).diagnostics
+
+    twice = next(each for each in found if each.code == "d9d-twice")
+    assert (twice.cell, twice.line) == (4, 6)
+    assert "the one in line 5 of cell 4" in twice.message
+    assert f"::cell 4, line 6: {twice.message[:20]}" in as_github([twice])
+    (result,) = json.loads(as_sarif([twice]))["runs"][0]["results"]
+    assert result["message"]["text"].startswith("cell 4, line 6: ")
+    assert "region" not in result["locations"][0]["physicalLocation"]
+
+
+def test_a_misspelt_setting_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would turn something off without a word."""
+    (tmp_path / "pyproject.toml").write_text('[tool.d9d]\nsource = ["src"]\n')
+    (tmp_path / "right.py").write_text("")
+
+    assert run(tmp_path) == 1
+
+    assert "has a key 'source', which turns nothing on: the keys are catalogues" in capsys.readouterr().out
+
+
+def test_what_a_crashed_run_would_have_registered_is_not_missed(
+    tmp_path: Path, wrong: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of the checker is no fault of the program."""
+    wrong.write_text(
+        WRONG.replace(
+            "    @subscribe",
+            "    def register_events(self, ctx): subscribe_annotated(ctx.event_bus, self)\n\n    @subscribe",
+        ).replace("import subscribe", "import subscribe, subscribe_annotated")
+    )
+    assert check([wrong], use_cache=False).diagnostics == []
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(Framework, "_subscribe_annotated", crash)
+
+    assert {each.code for each in check([wrong], use_cache=False).diagnostics} == {"d9d-unchecked"}
 
 
 def test_what_is_kept_is_kept_by_content(tmp_path: Path, wrong: Path) -> None:

@@ -75,6 +75,17 @@ class Task(Registering):
         subscribe_annotated(ctx.event_bus, LOG)
 TrainingConfigurator(task=Task(), subscribers=[LOG, LOG])
 """,
+    "what a constructor is given": """
+class Saver:
+    def __init__(self, is_first: bool) -> None:
+        self.is_first = is_first
+    @subscribe(EVENT_TRAIN_FINISHED)
+    def on_end(self, ctx: EventTrainFinishedContext) -> None:
+        if self.is_first:
+            dist.barrier()
+def configure() -> None:
+    TrainingConfigurator(subscribers=[Saver(dist.get_rank() == 0)])
+""",
     "depth": """
 class Task(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)

@@ -90,8 +90,9 @@ class WrongFilter(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST, main_process_only=True)
     def on_step(self, ctx: EventStepContext) -> None:
         # E[d9d-collective]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "barrier" on some
-        #   ranks only, because "main_process_only" differs between ranks: these ranks wait forever for the others. Call
-        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
+        #   ranks only, because only the main process calls this handler (main_process_only=True): these ranks wait
+        #   forever for the others. Call it on every rank, and keep under the condition only what one rank does alone,
+        #   such as printing or writing
         dist.barrier()
 
 

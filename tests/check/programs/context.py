@@ -53,20 +53,20 @@ class Judge(TrainTask):
 
 
 def wrong_own(bus: EventBus, best: BestContext) -> None:
-    # E[d9d-context]: EVENT_OTHER ("user.other") is triggered with "BestContext", but carries "OtherContext": pass
-    #   an object of type "OtherContext"
+    # E[d9d-context]: EVENT_OTHER ("user.other") is triggered with "BestContext", but carries "OtherContext": pass an
+    #   object of type "OtherContext"
     bus.trigger(EVENT_OTHER, best)
 
 
 def wrong_of_loop(bus: EventBus) -> None:
-    # E[d9d-context]: EVENT_TRAIN_EVALUATION_FINISHED ("train.evaluation.finished") is triggered with "BestContext",
-    #   but carries "EventEvaluationFinishedContext": pass an object of type "EventEvaluationFinishedContext"
+    # E[d9d-context]: EVENT_TRAIN_EVALUATION_FINISHED ("train.evaluation.finished") is triggered with "BestContext", but
+    #   carries "EventEvaluationFinishedContext": pass an object of type "EventEvaluationFinishedContext"
     bus.trigger(EVENT_TRAIN_EVALUATION_FINISHED, BestContext(1.0))
 
 
 def wrong_emitter(bus: EventBus, ctx: EventStepContext) -> None:
-    # E[d9d-context]: EVENT_BEST ("user.best") is triggered with "EventStepContext", but carries "BestContext": pass
-    #   an object of type "BestContext"
+    # E[d9d-context]: EVENT_BEST ("user.best") is triggered with "EventStepContext", but carries "BestContext": pass an
+    #   object of type "BestContext"
     bus.emitter(EVENT_BEST).call(ctx)
 
 

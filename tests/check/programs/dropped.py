@@ -83,8 +83,8 @@ class RightDecorators(Registering):
 
 
 class WrongRedefined(Registering):
-    # E[d9d-dropped]: "one" is defined again in line 92, so this handler of EVENT_TRAIN_READY ("train.ready") is
-    #   never called: give one of the two another name
+    # E[d9d-dropped]: "one" is defined again in line 92, so this handler of EVENT_TRAIN_READY ("train.ready") is never
+    #   called: give one of the two another name
     @subscribe(EVENT_TRAIN_READY)
     def one(self, ctx: EventTrainReadyContext) -> None: ...
 
@@ -95,22 +95,22 @@ class WrongRedefined(Registering):
 class WrongOverride(RightDecorators):
     @torch.no_grad()
     # E[d9d-dropped]: "one" overrides "RightDecorators.one", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     def one(self, ctx: EventStepContext) -> None: ...
 
 
 class WrongAttribute(RightDecorators):
     def __init__(self) -> None:
-        # E[d9d-dropped]: This hides "one", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), but the bus
-        #   keeps calling the method of the class: call what you assign from that method, or give it another name
+        # E[d9d-dropped]: This hides "one", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), but the bus keeps
+        #   calling the method of the class: call what you assign from that method, or give it another name
         self.one = lambda ctx: print(ctx)
 
 
 class WrongNone(RightDecorators):
     # E[d9d-dropped]: "one" overrides "RightDecorators.one", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     one = None
 
 
@@ -121,20 +121,20 @@ class RightOverride(RightDecorators):
 
 
 class WrongContexts(Registering):
-    # E[d9d-handler]: Handler "one" of EVENT_TRAIN_STEP_POST ("train.step.post") takes "EventTrainReadyContext", but
-    #   the event carries "EventStepContext": annotate "ctx" with "EventStepContext"
+    # E[d9d-handler]: Handler "one" of EVENT_TRAIN_STEP_POST ("train.step.post") takes "EventTrainReadyContext", but the
+    #   event carries "EventStepContext": annotate "ctx" with "EventStepContext"
     @subscribe(EVENT_TRAIN_STEP_POST)
     @copying
     def one(self, ctx: EventTrainReadyContext) -> None: ...
 
-    # E[d9d-handler]: Handler "two" of EVENT_TRAIN_READY ("train.ready") takes "EventStepContext", but the event
-    #   carries "EventTrainReadyContext": annotate "ctx" with "EventTrainReadyContext"
+    # E[d9d-handler]: Handler "two" of EVENT_TRAIN_READY ("train.ready") takes "EventStepContext", but the event carries
+    #   "EventTrainReadyContext": annotate "ctx" with "EventTrainReadyContext"
     @subscribe(EVENT_TRAIN_READY)
     def two(self, ctx: "EventStepContext") -> None: ...
 
 
-# E[d9d-handler]: Handler "wrong_function" of EVENT_TRAIN_STEP_POST ("train.step.post") takes
-#   "EventTrainReadyContext", but the event carries "EventStepContext": annotate "moment" with "EventStepContext"
+# E[d9d-handler]: Handler "wrong_function" of EVENT_TRAIN_STEP_POST ("train.step.post") takes "EventTrainReadyContext",
+#   but the event carries "EventStepContext": annotate "moment" with "EventStepContext"
 @subscribe(EVENT_TRAIN_STEP_POST)
 def wrong_function(moment: EventTrainReadyContext) -> None: ...
 
@@ -152,8 +152,8 @@ class Plain:
     def one(self, ctx: EventStepContext) -> None: ...
 
 
-# E[d9d-dropped]: "WrongOrderOfBases" has "one" from its base "Plain", which comes before "RightDecorators" and
-#   hides "RightDecorators.one", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), so it is never called: name
+# E[d9d-dropped]: "WrongOrderOfBases" has "one" from its base "Plain", which comes before "RightDecorators" and hides
+#   "RightDecorators.one", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), so it is never called: name
 #   "RightDecorators" first, or give one of the two another name
 class WrongOrderOfBases(Plain, RightDecorators): ...
 
@@ -169,8 +169,8 @@ class RightOverrideOfBoth(Plain, RightDecorators):
 class WrongAnnotated(RightDecorators):
     name: str = "annotated"
     # E[d9d-dropped]: "two" overrides "RightDecorators.two", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"),
-    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too,
-    #   or give it another name
+    #   without @subscribe, so it is never called: decorate the override with @subscribe(EVENT_TRAIN_STEP_POST) too, or
+    #   give it another name
     two: Any = None
 
 
@@ -202,20 +202,20 @@ class RightCopied(Registering):
 
 
 class WrongUnrun(Registering):
-    # E[d9d-handler]: Handler "one" of EVENT_TRAIN_STEP_POST ("train.step.post") makes a coroutine when it is
-    #   called, and nothing runs that: make it a plain function
+    # E[d9d-handler]: Handler "one" of EVENT_TRAIN_STEP_POST ("train.step.post") makes a coroutine when it is called,
+    #   and nothing runs that: make it a plain function
     @subscribe(EVENT_TRAIN_STEP_POST)
     async def one(self, ctx: EventStepContext) -> None: ...
 
-    # E[d9d-handler]: Handler "two" of EVENT_TRAIN_STEP_POST ("train.step.post") makes a generator when it is
-    #   called, and nothing runs that: make it a plain function
+    # E[d9d-handler]: Handler "two" of EVENT_TRAIN_STEP_POST ("train.step.post") makes a generator when it is called,
+    #   and nothing runs that: make it a plain function
     @subscribe(EVENT_TRAIN_STEP_POST)
     def two(self, ctx: EventStepContext) -> Iterator[None]:
         yield
 
     @contextmanager
-    # E[d9d-handler]: Handler "three" of EVENT_TRAIN_STEP_POST ("train.step.post") makes a context manager when it
-    #   is called, and nothing runs that: make it a plain function
+    # E[d9d-handler]: Handler "three" of EVENT_TRAIN_STEP_POST ("train.step.post") makes a context manager when it is
+    #   called, and nothing runs that: make it a plain function
     @subscribe(EVENT_TRAIN_STEP_POST)
     def three(self, ctx: EventStepContext) -> Iterator[None]:
         yield

@@ -38,9 +38,9 @@ class WrongList(Registering):
 
     @subscribe(EVENT_TRAIN_LOSS_READY)
     def on_loss(self, ctx: EventLossReadyContext) -> None:
-        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds a tensor to
-        #   "wrong_losses" in every step, and nothing empties it, so memory of the device fills up: add a number
-        #   with .item() every N steps, use a deque with maxlen, or clear it
+        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds a tensor to "wrong_losses"
+        #   in every step, and nothing empties it, so memory of the device fills up: add a number with .item() every N
+        #   steps, use a deque with maxlen, or clear it
         self.wrong_losses.append(ctx.loss)
         if ctx.stepper.is_due(100):
             print(torch.stack(self.wrong_losses).mean().item(), len(self.wrong_losses))
@@ -49,9 +49,9 @@ class WrongList(Registering):
 class WrongGlobal(Registering):
     @subscribe(EVENT_TRAIN_GRADIENTS_READY)
     def on_gradients(self, ctx: EventGradientsReadyContext) -> None:
-        # E[d9d-held]: Handler "on_gradients" of EVENT_TRAIN_GRADIENTS_READY ("train.gradients.ready") adds a tensor
-        #   to "NORMS" in every step, and nothing empties it, so memory of the device fills up: add a number with
-        #   .item() every N steps, use a deque with maxlen, or clear it
+        # E[d9d-held]: Handler "on_gradients" of EVENT_TRAIN_GRADIENTS_READY ("train.gradients.ready") adds a tensor to
+        #   "NORMS" in every step, and nothing empties it, so memory of the device fills up: add a number with .item()
+        #   every N steps, use a deque with maxlen, or clear it
         NORMS.append(ctx.norm)
 
 
@@ -64,9 +64,9 @@ class WrongRowsThroughHelper(Registering):
         self._keep(ctx.stepper.current_step, ctx.outputs)
 
     def _keep(self, step: int, outputs: Any) -> None:
-        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds the "outputs" of each
-        #   rank to "wrong_rows" in every step, and nothing empties it, so memory of the device fills up: add a
-        #   number with .item() every N steps, use a deque with maxlen, or clear it
+        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds the "outputs" of each rank
+        #   to "wrong_rows" in every step, and nothing empties it, so memory of the device fills up: add a number with
+        #   .item() every N steps, use a deque with maxlen, or clear it
         self.wrong_rows.append((step, outputs))
 
 
@@ -76,9 +76,9 @@ class WrongByStep(Registering):
 
     @subscribe(EVENT_TRAIN_GRADIENTS_READY)
     def on_gradients(self, ctx: EventGradientsReadyContext) -> None:
-        # E[d9d-held]: Handler "on_gradients" of EVENT_TRAIN_GRADIENTS_READY ("train.gradients.ready") adds a tensor
-        #   to "wrong_by_step" in every step, and nothing empties it, so memory of the device fills up: add a number
-        #   with .item() every N steps, use a deque with maxlen, or clear it
+        # E[d9d-held]: Handler "on_gradients" of EVENT_TRAIN_GRADIENTS_READY ("train.gradients.ready") adds a tensor to
+        #   "wrong_by_step" in every step, and nothing empties it, so memory of the device fills up: add a number with
+        #   .item() every N steps, use a deque with maxlen, or clear it
         self.wrong_by_step[ctx.stepper.current_step] = ctx.norm
 
 
@@ -88,19 +88,19 @@ class WrongContexts(Registering):
 
     @subscribe(EVENT_TRAIN_LOSS_READY)
     def on_loss(self, ctx: EventLossReadyContext) -> None:
-        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds the
-        #   "EventLossReadyContext" to "wrong_contexts" in every step, and nothing empties it, so memory of the
-        #   device fills up: add a number with .item() every N steps, use a deque with maxlen, or clear it
+        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds the "EventLossReadyContext"
+        #   to "wrong_contexts" in every step, and nothing empties it, so memory of the device fills up: add a number
+        #   with .item() every N steps, use a deque with maxlen, or clear it
         self.wrong_contexts.append(ctx)
 
 
 class WrongContextOfOtherEvent(Registering):
     @subscribe(EVENT_TRAIN_GRADIENTS_READY)
     def on_gradients(self, ctx: EventGradientsReadyContext) -> None:
-        # E[d9d-held]: Handler "on_gradients" of EVENT_TRAIN_GRADIENTS_READY ("train.gradients.ready") keeps the
-        #   whole "EventGradientsReadyContext" for handler "before" of EVENT_TRAIN_OPTIMIZER_STEP_PRE
-        #   ("train.optimizer_step.pre"), and with it everything that it holds on the device: keep only the fields
-        #   that are read later, such as norm
+        # E[d9d-held]: Handler "on_gradients" of EVENT_TRAIN_GRADIENTS_READY ("train.gradients.ready") keeps the whole
+        #   "EventGradientsReadyContext" for handler "before" of EVENT_TRAIN_OPTIMIZER_STEP_PRE
+        #   ("train.optimizer_step.pre"), and with it everything that it holds on the device: keep only the fields that
+        #   are read later, such as norm
         self.gradients = ctx
 
     @subscribe(EVENT_TRAIN_OPTIMIZER_STEP_PRE)
@@ -112,9 +112,9 @@ class WrongHooks(Registering):
     @subscribe(EVENT_TRAIN_STEP_PRE)
     def before(self, ctx: EventStepContext) -> None:
         for module in self.modules:
-            # E[d9d-held]: Handler "before" of EVENT_TRAIN_STEP_PRE ("train.step.pre") calls "register_forward_hook"
-            #   in every step, and nothing removes the hooks, so there is one more with each step: register it once,
-            #   or call remove() on what it returns
+            # E[d9d-held]: Handler "before" of EVENT_TRAIN_STEP_PRE ("train.step.pre") calls "register_forward_hook" in
+            #   every step, and nothing removes the hooks, so there is one more with each step: register it once, or
+            #   call remove() on what it returns
             module.register_forward_hook(print)
 
 
@@ -196,9 +196,9 @@ class WrongReturnedLoss(Registering):
 
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
         loss = self.criterion(ctx.outputs, ctx.batch)
-        # E[d9d-held]: "compute_loss" adds the loss to "wrong_returned" in every step, with the graph that has
-        #   computed it, and nothing empties it, so memory of the device fills up: add loss.detach() and clear the
-        #   list, or use a deque with maxlen
+        # E[d9d-held]: "compute_loss" adds the loss to "wrong_returned" in every step, with the graph that has computed
+        #   it, and nothing empties it, so memory of the device fills up: add loss.detach() and clear the list, or use a
+        #   deque with maxlen
         self.wrong_returned.append(loss)
         return ComputeLossResult(loss=loss.mean(), loss_weight=len(ctx.batch))
 
@@ -223,9 +223,9 @@ class WrongPrivate(Registering):
 
     @subscribe(EVENT_TRAIN_LOSS_READY)
     def on_loss(self, ctx: EventLossReadyContext) -> None:
-        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds a tensor to "__wrong"
-        #   in every step, and nothing empties it, so memory of the device fills up: add a number with .item() every
-        #   N steps, use a deque with maxlen, or clear it
+        # E[d9d-held]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") adds a tensor to "__wrong" in
+        #   every step, and nothing empties it, so memory of the device fills up: add a number with .item() every N
+        #   steps, use a deque with maxlen, or clear it
         self.__wrong.append(ctx.loss)
 
 

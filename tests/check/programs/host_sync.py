@@ -33,17 +33,17 @@ class Registering(TrainTask):
 class WrongReads(Registering):
     @subscribe(EVENT_TRAIN_LOSS_READY)
     def on_loss(self, ctx: EventTrainLossReadyContext) -> None:
-        # E[d9d-host-sync]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") calls "float()" on a
-        #   tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+        # E[d9d-host-sync]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") calls "float()" on a tensor
+        #   in every step, so each step waits for the device: do it only every N steps, as under "if
         #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         self.latest = float(ctx.loss)
 
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
         for name, parameter in self.model.named_parameters():
-            # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") formats a tensor in
-            #   every step, so each step waits for the device: do it only every N steps, as under "if
-            #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+            # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") formats a tensor in every
+            #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
+            #   or keep the tensor on the device with ".detach()"
             self.line = f"{name}: {parameter.norm()}"
 
 
@@ -72,8 +72,8 @@ class WrongLoss(Registering):
     def compute_loss(self, ctx: ComputeLossContext) -> Any:
         loss = torch.nn.functional.mse_loss(self.mean, self.mean)
         # E[d9d-host-sync]: "compute_loss" tests whether a tensor is true in every step, so each step waits for the
-        #   device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or keep the tensor on the device
-        #   with ".detach()"
+        #   device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or leave the choice to the device,
+        #   as with torch.where
         if torch.isnan(loss):
             raise ValueError("the loss is not a number")
         return loss
@@ -81,8 +81,8 @@ class WrongLoss(Registering):
 
 def wrong_by_hand(bus: EventBus, scale: torch.Tensor) -> None:
     def on_step(ctx: EventStepContext) -> None:
-        # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls ".cpu()" on a
-        #   tensor in every step, so each step waits for the device: do it only every N steps, as under "if
+        # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls ".cpu()" on a tensor in
+        #   every step, so each step waits for the device: do it only every N steps, as under "if
         #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         print(scale.cpu().tolist())
 
@@ -95,16 +95,16 @@ class WrongTexts(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None:
         # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") formats a tensor in every
-        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
-        #   or keep the tensor on the device with ".detach()"
+        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or
+        #   keep the tensor on the device with ".detach()"
         self.line = "mean %.3f" % self.mean
         # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") prints a tensor in every
-        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
-        #   or keep the tensor on the device with ".detach()"
+        #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or
+        #   keep the tensor on the device with ".detach()"
         print("losses", self.losses)
         # E[d9d-host-sync]: Handler "on_step" of EVENT_TRAIN_STEP_POST ("train.step.post") calls "min()" on tensors,
-        #   which compares them in every step, so each step waits for the device: do it only every N steps, as under
-        #   "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        #   which compares them in every step, so each step waits for the device: do it only every N steps, as under "if
+        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         self.best = min(self.losses)
 
 
@@ -178,7 +178,7 @@ class WrongKeys(Registering):
     @subscribe(EVENT_TRAIN_LOSS_READY)
     def on_loss(self, ctx: EventTrainLossReadyContext) -> None:
         for name in self.means:
-            # E[d9d-host-sync]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") logs a tensor in
-            #   every step, so each step waits for the device: do it only every N steps, as under "if
-            #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+            # E[d9d-host-sync]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") logs a tensor in every
+            #   step, so each step waits for the device: do it only every N steps, as under "if ctx.stepper.is_due(N):",
+            #   or keep the tensor on the device with ".detach()"
             logger.info("%s %s", name, self.means[name])

@@ -73,8 +73,8 @@ class WrongBatch(TrainTask):
         #   every N steps, as under "if ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
         self.text = f"{mask.sum()} tokens"
         # E[d9d-host-sync]: "compute_loss" tests whether a tensor is true in every step, so each step waits for the
-        #   device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or keep the tensor on the device
-        #   with ".detach()"
+        #   device: do it only every N steps, as under "if ctx.stepper.is_due(N):", or leave the choice to the device,
+        #   as with torch.where
         if not mask.any():
             return ComputeLossResult(loss=ctx.outputs.sum() * 0, loss_weight=0.0)
         return ComputeLossResult(loss=loss, loss_weight=1.0)

@@ -38,15 +38,15 @@ class WrongInEveryStep(Registering):
         self._attach()
 
     def _attach(self) -> None:
-        # E[d9d-late]: "after" runs in every step and subscribes a handler each time, so the handler is called once
-        #   more with every step: subscribe it once, in register_events
+        # E[d9d-late]: "after" runs in every step and subscribes a handler each time, so the handler is called once more
+        #   with every step: subscribe it once, in register_events
         self._bus.subscribe(EVENT_TRAIN_FINISHED, self.note)
 
 
 class WrongInLoss(Registering):
     def compute_loss(self, ctx: ComputeLossContext) -> object:
-        # E[d9d-late]: "compute_loss" runs in every step and subscribes a handler each time, so the handler is
-        #   called once more with every step: subscribe it once, in register_events
+        # E[d9d-late]: "compute_loss" runs in every step and subscribes a handler each time, so the handler is called
+        #   once more with every step: subscribe it once, in register_events
         self._bus.subscribe(EVENT_TRAIN_STEP_POST, self.note)
         return ctx.outputs
 
@@ -54,16 +54,16 @@ class WrongInLoss(Registering):
 class WrongMomentIsOver(Registering):
     @subscribe(EVENT_TRAIN_READY)
     def begin(self, ctx: EventTrainReadyContext) -> None:
-        # E[d9d-late]: EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages") is over when handler
-        #   "begin" of EVENT_TRAIN_READY ("train.ready") runs this, so the handler is never called: subscribe it in
+        # E[d9d-late]: EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages") is over when handler "begin"
+        #   of EVENT_TRAIN_READY ("train.ready") runs this, so the handler is never called: subscribe it in
         #   register_events
         self._bus.subscribe(EVENT_TRAIN_MODEL_STAGES_READY, self.note)
 
 
 def wrong_after_configure(configurator: TrainingConfigurator) -> None:
     trainer = TrainingConfigurator(config=None, task=None).configure()
-    # E[d9d-late]: EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") is over when configure() runs this, so
-    #   the handler is never called: subscribe it in register_events
+    # E[d9d-late]: EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") is over when configure() runs this, so the
+    #   handler is never called: subscribe it in register_events
     trainer.event_bus.subscribe(EVENT_TRAIN_CONFIG_STARTED, print)
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, print)
 
@@ -90,8 +90,8 @@ def right_own_bus(ctx: EventConfigurationStartedContext) -> None:
 
 class WrongBlock(Registering):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
-        # E[d9d-late]: This subscription ends with the "with" block, before the loop triggers an event, so the
-        #   handler is never called: remove the "with"
+        # E[d9d-late]: This subscription ends with the "with" block, before the loop triggers an event, so the handler
+        #   is never called: remove the "with"
         with ctx.event_bus.subscribe(EVENT_TRAIN_READY, print):
             super().register_events(ctx)
 

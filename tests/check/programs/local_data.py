@@ -102,7 +102,7 @@ class WrongBatches(Registering):
             dist.all_reduce(document.scores)
         # E[d9d-host-sync]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") tests whether a tensor is
         #   true in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        #   ctx.stepper.is_due(N):", or leave the choice to the device, as with torch.where
         if not ctx.batch["mask"].any():
             return
         # E[d9d-collective]: Handler "on_loss" of EVENT_TRAIN_LOSS_READY ("train.loss.ready") calls "all_reduce" on some

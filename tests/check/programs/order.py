@@ -48,8 +48,8 @@ class WrongThroughHelper(Registering):
         print(self._entries())
 
     def _entries(self) -> int:
-        # E[d9d-order]: Handler "on_model" of EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages")
-        #   reads "self.optimizer", which is assigned only later in the run, by handler "on_optimizer" of
+        # E[d9d-order]: Handler "on_model" of EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages") reads
+        #   "self.optimizer", which is assigned only later in the run, by handler "on_optimizer" of
         #   EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer"): assign it in "__init__" too, or in the
         #   handler of an earlier event
         return len(self.optimizer.state_dict())
@@ -93,8 +93,8 @@ class WrongNone(Registering):
     @subscribe(EVENT_TRAIN_CONFIG_STARTED)
     def at_first(self, ctx: EventConfigurationStartedContext) -> None:
         # E[d9d-order]: Handler "at_first" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") needs
-        #   "self.model", which is assigned only later in the run, by handler "on_model" of
-        #   EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages"): assign it in "__init__" too, or in
+        #   "self.model", which is None until then and is assigned only later in the run, by handler "on_model" of
+        #   EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages"): test for None first, or assign it in
         #   the handler of an earlier event
         assert self.model is not None
         self.model.train()

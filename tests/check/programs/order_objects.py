@@ -49,8 +49,8 @@ class Shared:
         self.modules = modules
 
     def count(self) -> int:
-        # E[d9d-order]: Handler "at_first" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") reads
-        #   "modules" of "Shared", which is assigned only later in the run, by handler "on_model" of
+        # E[d9d-order]: Handler "at_first" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") reads "modules"
+        #   of "Shared", which is assigned only later in the run, by handler "on_model" of
         #   EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages"): assign it in "__init__" too, or in the
         #   handler of an earlier event
         return len(self.modules)
@@ -80,10 +80,10 @@ class WrongRecord(Registering):
 
     @subscribe(EVENT_TRAIN_MODEL_STAGES_READY)
     def on_model(self, ctx: EventModelStagesReadyContext) -> None:
-        # E[d9d-order]: Handler "on_model" of EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages")
-        #   needs "optimizer" of "Record", which is assigned only later in the run, by handler "on_optimizer" of
-        #   EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer"): assign it in "__init__" too, or in the
-        #   handler of an earlier event
+        # E[d9d-order]: Handler "on_model" of EVENT_TRAIN_MODEL_STAGES_READY ("train.configuration.model_stages") needs
+        #   "optimizer" of "Record", which is None until then and is assigned only later in the run, by handler
+        #   "on_optimizer" of EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer"): test for None first, or
+        #   assign it in the handler of an earlier event
         self.record.optimizer.zero_grad()
 
     @subscribe(EVENT_TRAIN_OPTIMIZER_READY)
@@ -125,20 +125,20 @@ class WrongNone(Registering):
     @subscribe(EVENT_TRAIN_CONFIG_STARTED)
     def at_first(self, ctx: EventConfigurationStartedContext) -> None:
         # E[d9d-order]: Handler "at_first" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") needs
-        #   "self.names", which is assigned only later in the run, by handler "on_optimizer" of
-        #   EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer"): assign it in "__init__" too, or in the
+        #   "self.names", which is None until then and is assigned only later in the run, by handler "on_optimizer" of
+        #   EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer"): test for None first, or assign it in the
         #   handler of an earlier event
         for name in self.names:
             print(name)
         # E[d9d-order]: Handler "at_first" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") needs
-        #   "self.model", which is assigned only later in the run, by handler "on_optimizer" of
-        #   EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer"): assign it in "__init__" too, or in the
+        #   "self.model", which is None until then and is assigned only later in the run, by handler "on_optimizer" of
+        #   EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer"): test for None first, or assign it in the
         #   handler of an earlier event
         if not self.model:
             raise RuntimeError("no model")
         # E[d9d-order]: Handler "at_first" of EVENT_TRAIN_CONFIG_STARTED ("train.configuration.start") needs
-        #   "self.optimizer", which is assigned only later in the run, by handler "on_optimizer" of
-        #   EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer"): assign it in "__init__" too, or in the
+        #   "self.optimizer", which is None until then and is assigned only later in the run, by handler "on_optimizer"
+        #   of EVENT_TRAIN_OPTIMIZER_READY ("train.configuration.optimizer"): test for None first, or assign it in the
         #   handler of an earlier event
         assert self.optimizer
 
@@ -151,21 +151,20 @@ class WrongNone(Registering):
 
 class WrongMethods(Registering):
     def build_forward_inputs(self, ctx: BuildForwardInputsContext) -> Any:
-        # E[d9d-order]: "build_forward_inputs" reads "self.scale", which is assigned only later in the run, by
-        #   handler "after" of EVENT_TRAIN_STEP_POST ("train.step.post"): assign it in "__init__" too, or in the handler
-        #   of an earlier event
+        # E[d9d-order]: "build_forward_inputs" reads "self.scale", which is assigned only later in the run, by handler
+        #   "after" of EVENT_TRAIN_STEP_POST ("train.step.post"): assign it in "__init__" too, or in the handler of an
+        #   earlier event
         return {"scale": self.scale}
 
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
-        # E[d9d-order]: "compute_loss" reads "self.weight", which is assigned only later in the run, by handler
-        #   "after" of EVENT_TRAIN_STEP_POST ("train.step.post"): assign it in "__init__" too, or in the handler of an
-        #   earlier event
+        # E[d9d-order]: "compute_loss" reads "self.weight", which is assigned only later in the run, by handler "after"
+        #   of EVENT_TRAIN_STEP_POST ("train.step.post"): assign it in "__init__" too, or in the handler of an earlier
+        #   event
         return ComputeLossResult(loss=ctx.outputs * self.weight, loss_weight=1.0)
 
     def state_dict(self) -> dict[str, Any]:
-        # E[d9d-order]: "state_dict" reads "self.total", which is assigned only later in the run, by handler "end"
-        #   of EVENT_TRAIN_FINISHED ("train.finished"): assign it in "__init__" too, or in the handler of an earlier
-        #   event
+        # E[d9d-order]: "state_dict" reads "self.total", which is assigned only later in the run, by handler "end" of
+        #   EVENT_TRAIN_FINISHED ("train.finished"): assign it in "__init__" too, or in the handler of an earlier event
         return {"n": self.total}
 
     @subscribe(EVENT_TRAIN_STEP_POST)
@@ -183,9 +182,9 @@ class WrongOutputs(InferenceTask):
         subscribe_annotated(ctx.event_bus, self)
 
     def process_outputs(self, ctx: ProcessOutputsContext) -> None:
-        # E[d9d-order]: "process_outputs" reads "self.file", which is assigned only later in the run, by handler
-        #   "end" of EVENT_INFERENCE_FINISHED ("inference.finished"): assign it in "__init__" too, or in the handler of
-        #   an earlier event
+        # E[d9d-order]: "process_outputs" reads "self.file", which is assigned only later in the run, by handler "end"
+        #   of EVENT_INFERENCE_FINISHED ("inference.finished"): assign it in "__init__" too, or in the handler of an
+        #   earlier event
         self.file.write(str(ctx.samples))
 
     @subscribe(EVENT_INFERENCE_FINISHED)

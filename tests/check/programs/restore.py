@@ -39,9 +39,9 @@ class WrongPair(Registering):
 
     @subscribe(EVENT_TRAIN_EVALUATION_STARTED)
     def begin(self, ctx: EventEvaluationStartedContext) -> None:
-        # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") calls
-        #   "swap_in", and nothing calls "swap_out", so the training goes on with what it has changed: change it
-        #   back in a handler of EVENT_TRAIN_EVALUATION_FINISHED
+        # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") calls "swap_in",
+        #   and nothing calls "swap_out", so the training goes on with what it has changed: change it back in a handler
+        #   of EVENT_TRAIN_EVALUATION_FINISHED
         self.average.swap_in()
 
 
@@ -56,9 +56,9 @@ class WrongMoment(Registering):
 
     @subscribe(EVENT_TRAIN_CHECKPOINT_STARTED)
     def begin(self, ctx: EventCheckpointContext) -> None:
-        # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_CHECKPOINT_STARTED ("train.checkpoint.start") calls
-        #   "apply", and only "end" calls "restore", when the run has ended, so the training goes on with what it
-        #   has changed: change it back in a handler of EVENT_TRAIN_CHECKPOINT_SAVED
+        # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_CHECKPOINT_STARTED ("train.checkpoint.start") calls "apply",
+        #   and only "end" calls "restore", when the run has ended, so the training goes on with what it has changed:
+        #   change it back in a handler of EVENT_TRAIN_CHECKPOINT_SAVED
         self.average.apply()
 
     @subscribe(EVENT_TRAIN_FINISHED)
@@ -71,9 +71,9 @@ class WrongToggle(Registering):
 
     @subscribe(EVENT_TRAIN_SLEEP_PRE)
     def begin(self, ctx: EventSleepContext) -> None:
-        # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_SLEEP_PRE ("train.sleep.pre") calls "_swap_weights" once,
-        #   and nothing calls it again, so the training goes on with what it has changed: change it back in a
-        #   handler of EVENT_TRAIN_SLEEP_POST
+        # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_SLEEP_PRE ("train.sleep.pre") calls "_swap_weights" once, and
+        #   nothing calls it again, so the training goes on with what it has changed: change it back in a handler of
+        #   EVENT_TRAIN_SLEEP_POST
         self._swap_weights()
 
 
@@ -97,8 +97,8 @@ class WrongGradients(Registering):
     @subscribe(EVENT_TRAIN_EVALUATION_STARTED)
     def begin(self, ctx: EventEvaluationStartedContext) -> None:
         # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") switches
-        #   gradients off with "set_grad_enabled(False)", so the training goes on with what it has changed: change
-        #   it back in a handler of EVENT_TRAIN_EVALUATION_FINISHED
+        #   gradients off with "set_grad_enabled(False)", so the training goes on with what it has changed: change it
+        #   back in a handler of EVENT_TRAIN_EVALUATION_FINISHED
         torch.set_grad_enabled(False)
 
 
@@ -107,9 +107,9 @@ class WrongOwnMethods(TrainTask):
         ctx.event_bus.subscribe(EVENT_TRAIN_EVALUATION_STARTED, self.begin)
 
     def begin(self, ctx: EventEvaluationStartedContext) -> None:
-        # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") calls
-        #   "_enter", and nothing calls "_exit", so the training goes on with what it has changed: change it back in
-        #   a handler of EVENT_TRAIN_EVALUATION_FINISHED
+        # E[d9d-restore]: Handler "begin" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") calls "_enter",
+        #   and nothing calls "_exit", so the training goes on with what it has changed: change it back in a handler of
+        #   EVENT_TRAIN_EVALUATION_FINISHED
         self._enter()
 
     def _enter(self) -> None: ...

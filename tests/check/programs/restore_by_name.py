@@ -31,9 +31,9 @@ class WrongCopies(Registering):
             average.copy_(average.lerp(parameter, 0.01))
 
     @subscribe(EVENT_TRAIN_EVALUATION_STARTED)
-    # E[d9d-restore]: Handler "swap_in" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") puts other
-    #   weights into the model, and no handler puts its own back, so the training goes on with what it has changed:
-    #   change it back in a handler of EVENT_TRAIN_EVALUATION_FINISHED
+    # E[d9d-restore]: Handler "swap_in" of EVENT_TRAIN_EVALUATION_STARTED ("train.evaluation.start") puts other weights
+    #   into the model, and no handler puts its own back, so the training goes on with what it has changed: change it
+    #   back in a handler of EVENT_TRAIN_EVALUATION_FINISHED
     def swap_in(self, ctx: EventEvaluationStartedContext) -> None:
         for name, parameter in self.model.named_parameters():
             parameter.data.copy_(self.averages[name])

@@ -15,9 +15,8 @@ class WrongAlias(TrainTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         subscribe_annotated(ctx.event_bus, self)
 
-    # E[d9d-scope]: Handler "after" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the
-    #   training loop runs "WrongAlias", and only the inference loop triggers this event. Did you mean
-    #   EVENT_TRAIN_STEP_POST?
+    # E[d9d-scope]: Handler "after" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the training
+    #   loop runs "WrongAlias", and only the inference loop triggers this event. Did you mean EVENT_TRAIN_STEP_POST?
     @subscribe(STEP_OF_INFERENCE)
     def after(self, ctx: EventStepContext) -> None: ...
 
@@ -44,9 +43,9 @@ class OptimizerWatch:
     def __init__(self, bus: EventBus) -> None:
         subscribe_annotated(bus, self)
 
-    # E[d9d-scope]: Handler "after" of EVENT_TRAIN_OPTIMIZER_STEP_POST ("train.optimizer_step.post") is never
-    #   called: the inference loop runs "OptimizerWatch", and only the training loop triggers this event. Handle it in
-    #   a subclass of TrainTask
+    # E[d9d-scope]: Handler "after" of EVENT_TRAIN_OPTIMIZER_STEP_POST ("train.optimizer_step.post") is never called:
+    #   the inference loop runs "OptimizerWatch", and only the training loop triggers this event. Handle it in a
+    #   subclass of TrainTask
     @subscribe(EVENT_TRAIN_OPTIMIZER_STEP_POST)
     def after(self, ctx: EventStepContext) -> None: ...
 

@@ -76,15 +76,15 @@ class Task(TrainTask):
 
 
 def wrong_class() -> None:
-    # E[d9d-target]: subscribers= has the class Meter, which is refused: pass an object, Meter(...) or self
+    # E[d9d-target]: subscribers= has the class Meter, which is refused: pass an object, such as Meter(...)
     TrainingConfigurator(
         config=CONFIG, task=Task(), model_provider=torch.nn.Identity, dataset_provider=SAMPLES, subscribers=[Meter]
     )
 
 
 def wrong_list_in_list() -> None:
-    # E[d9d-target]: subscribers= has a list, which has no handlers, so nothing is subscribed: pass each object in
-    #   it by itself, in a for loop or with a star
+    # E[d9d-target]: subscribers= has a list, which has no handlers, so nothing is subscribed: pass each object in it by
+    #   itself, in a for loop or with a star
     TrainingConfigurator(
         config=CONFIG,
         task=Task(),
@@ -95,8 +95,8 @@ def wrong_list_in_list() -> None:
 
 
 def wrong_appended_list() -> None:
-    # E[d9d-target]: subscribers= has a list, which has no handlers, so nothing is subscribed: pass each object in
-    #   it by itself, in a for loop or with a star
+    # E[d9d-target]: subscribers= has a list, which has no handlers, so nothing is subscribed: pass each object in it by
+    #   itself, in a for loop or with a star
     TrainingConfigurator(
         config=CONFIG,
         task=Task(),

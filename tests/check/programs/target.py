@@ -20,15 +20,15 @@ class Plain:
 
 def wrong_tuple(bus: EventBus) -> None:
     meters = (Meter(), Meter())
-    # E[d9d-target]: subscribe_annotated is called with a tuple, which has no handlers, so nothing is subscribed:
-    #   pass each object in it by itself, in a for loop or with a star
+    # E[d9d-target]: subscribe_annotated is called with a tuple, which has no handlers, so nothing is subscribed: pass
+    #   each object in it by itself, in a for loop or with a star
     subscribe_annotated(bus, meters)
 
 
 def wrong_class(bus: EventBus) -> None:
     for kind in (Meter,):
-        # E[d9d-target]: subscribe_annotated is called with the class Meter, which is refused: pass an object,
-        #   Meter(...) or self
+        # E[d9d-target]: subscribe_annotated is called with the class Meter, which is refused: pass an object, such as
+        #   Meter(...)
         subscribe_annotated(bus, kind)
 
 
@@ -41,14 +41,14 @@ class WrongTask(TrainTask):
         # E[d9d-target]: subscribe_annotated is called with a dict, which has no handlers, so nothing is subscribed:
         #   pass each object in it by itself, in a for loop or with a star
         subscribe_annotated(ctx.event_bus, self.by_name)
-        # E[d9d-target]: subscribe_annotated is called with an object of "Plain", which has no method with
-        #   @subscribe, so nothing is subscribed: decorate its handlers, or subscribe them with bus.subscribe
+        # E[d9d-target]: subscribe_annotated is called with an object of "Plain", which has no method with @subscribe,
+        #   so nothing is subscribed: decorate its handlers, or subscribe them with bus.subscribe
         subscribe_annotated(ctx.event_bus, self.plain)
 
 
 def wrong_method(bus: EventBus, meter: Meter) -> None:
-    # E[d9d-target]: subscribe_annotated is called with the method "stop", so nothing is subscribed: pass its
-    #   object, or use bus.subscribe
+    # E[d9d-target]: subscribe_annotated is called with the method "stop", so nothing is subscribed: pass its object, or
+    #   use bus.subscribe
     subscribe_annotated(bus, meter.stop)
 
 
@@ -64,8 +64,8 @@ def right(bus: EventBus, target: object, module: types.ModuleType, meter: Meter 
 
 class WrongType(TrainTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
-        # E[d9d-target]: subscribe_annotated is called with the class WrongType, which is refused: pass an object,
-        #   WrongType(...) or self
+        # E[d9d-target]: subscribe_annotated is called with the class WrongType, which is refused: pass an object, such
+        #   as WrongType(...)
         subscribe_annotated(ctx.event_bus, type(self))
 
     @subscribe(EVENT_TRAIN_STEP_POST)

@@ -37,8 +37,8 @@ class RightOuter(TrainTask):
 
 
 class WrongCreatedHere:
-    # E[d9d-unregistered]: Nothing registers the handler "stop" of EVENT_TRAIN_STEP_POST ("train.step.post"), so it
-    #   is never called: pass an object of "WrongCreatedHere" to the configurator with subscribers=[...], or call
+    # E[d9d-unregistered]: Nothing registers the handler "stop" of EVENT_TRAIN_STEP_POST ("train.step.post"), so it is
+    #   never called: pass an object of "WrongCreatedHere" to the configurator with subscribers=[...], or call
     #   subscribe_annotated(ctx.event_bus, ...) with it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def stop(self, ctx: EventStepContext) -> None: ...
@@ -58,8 +58,8 @@ class WrongCallable:
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         subscribe_annotated(ctx.event_bus, self)
 
-    # E[d9d-unregistered]: Nothing registers the handler "stop" of EVENT_TRAIN_STEP_POST ("train.step.post"), so it
-    #   is never called: pass an object of "WrongCallable" to the configurator with subscribers=[...], or call
+    # E[d9d-unregistered]: Nothing registers the handler "stop" of EVENT_TRAIN_STEP_POST ("train.step.post"), so it is
+    #   never called: pass an object of "WrongCallable" to the configurator with subscribers=[...], or call
     #   subscribe_annotated(ctx.event_bus, ...) with it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def stop(self, ctx: EventStepContext) -> None: ...

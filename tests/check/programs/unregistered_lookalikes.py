@@ -29,16 +29,15 @@ class WrongNotDecorated(Registering):
     @subscribe(EVENT_TRAIN_READY)
     def on_ready(self, ctx: EventTrainReadyContext) -> None: ...
 
-    # E[d9d-unregistered]: "on_train_step_post" of "WrongNotDecorated" takes "EventStepContext" as a handler does,
-    #   but nothing decorates, subscribes or calls it, so it never runs: decorate it with
-    #   @subscribe(EVENT_TRAIN_STEP_POST)
+    # E[d9d-unregistered]: "on_train_step_post" of "WrongNotDecorated" takes "EventStepContext" as a handler does, but
+    #   nothing decorates, subscribes or calls it, so it never runs: decorate it with @subscribe(EVENT_TRAIN_STEP_POST)
     def on_train_step_post(self, ctx: EventStepContext) -> None:
         print(ctx.stepper.current_step)
 
 
 class WrongAlone(Registering):
-    # E[d9d-unregistered]: "on_optimizer_ready" of "WrongAlone" takes "EventOptimizerReadyContext" as a handler
-    #   does, but nothing decorates, subscribes or calls it, so it never runs: decorate it with
+    # E[d9d-unregistered]: "on_optimizer_ready" of "WrongAlone" takes "EventOptimizerReadyContext" as a handler does,
+    #   but nothing decorates, subscribes or calls it, so it never runs: decorate it with
     #   @subscribe(EVENT_TRAIN_OPTIMIZER_READY)
     def on_optimizer_ready(self, ctx: EventOptimizerReadyContext) -> None:
         self.optimizer = ctx.optimizer
@@ -55,8 +54,8 @@ class WrongSubscriber:
 
 
 class WrongName(TrainTask):
-    # E[d9d-unregistered]: Nothing calls "registerEvents" of "WrongName", which takes "RegisterTaskEventsContext":
-    #   the loop calls "register_events". Give it that name, or call it from there
+    # E[d9d-unregistered]: Nothing calls "registerEvents" of "WrongName", which takes "RegisterTaskEventsContext": the
+    #   loop calls "register_events". Give it that name, or call it from there
     def registerEvents(self, ctx: RegisterTaskEventsContext) -> None:  # noqa: N802
         ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, print)
 
@@ -72,15 +71,15 @@ class WrongNested(TrainTask):
 
 
 class WrongCoroutine(TrainTask):
-    # E[d9d-uncalled]: "register_events" of "WrongCoroutine" makes a coroutine, which the loop does not run, so
-    #   nothing in it is called: remove async
+    # E[d9d-uncalled]: "register_events" of "WrongCoroutine" makes a coroutine, which the loop does not run, so nothing
+    #   in it is called: remove async
     async def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, print)
 
 
 class WrongGenerator(TrainTask):
-    # E[d9d-uncalled]: "register_events" of "WrongGenerator" makes a generator, which the loop does not run, so
-    #   nothing in it is called: remove yield
+    # E[d9d-uncalled]: "register_events" of "WrongGenerator" makes a generator, which the loop does not run, so nothing
+    #   in it is called: remove yield
     def register_events(self, ctx: RegisterTaskEventsContext) -> Iterator[None]:
         subscribe_annotated(ctx.event_bus, self)
         yield
@@ -93,8 +92,8 @@ class WrongHelpers(TrainTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         # E[d9d-uncalled]: This iterator is never consumed, so nothing in it is called: write a for loop
         self._attach(ctx.event_bus)
-        # E[d9d-uncalled]: This coroutine is never awaited, so nothing in it is called: await it, or make the
-        #   function one without async
+        # E[d9d-uncalled]: This coroutine is never awaited, so nothing in it is called: await it, or make the function
+        #   one without async
         self._attach_later(ctx.event_bus)
         # E[d9d-uncalled]: This iterator is never consumed, so nothing in it is called: write a for loop
         map(functools.partial(subscribe_annotated, ctx.event_bus), [RightSubscriber()])
@@ -127,9 +126,8 @@ class WrongReplaced(Registering):
     def note(self, ctx: EventStepContext) -> None: ...
 
 
-# E[d9d-dropped]: This replaces "note", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), by a function
-#   without its tag, so it is never called: decorate the function with @subscribe, or use functools.wraps in what makes
-#   it
+# E[d9d-dropped]: This replaces "note", a handler of EVENT_TRAIN_STEP_POST ("train.step.post"), by a function without
+#   its tag, so it is never called: decorate the function with @subscribe, or use functools.wraps in what makes it
 WrongReplaced.note = bare(WrongReplaced.note)
 
 
@@ -143,8 +141,8 @@ def wrong_after_the_run() -> None:
     ).configure()
     trainer.event_bus.subscribe(EVENT_TRAIN_FINISHED, right_end)
     trainer.train()
-    # E[d9d-late]: EVENT_TRAIN_FINISHED ("train.finished") is over when the run in line 145 has ended, so the
-    #   handler is never called: subscribe it before the run
+    # E[d9d-late]: EVENT_TRAIN_FINISHED ("train.finished") is over when the run in line 143 has ended, so the handler is
+    #   never called: subscribe it before the run
     trainer.event_bus.subscribe(EVENT_TRAIN_FINISHED, print)
 
 
@@ -232,3 +230,17 @@ class RightFluent(TrainTask):
 
     @subscribe(EVENT_TRAIN_STEP_POST)
     def note(self, ctx: EventStepContext) -> None: ...
+
+
+class WrongWithoutDecorator:
+    """A listener of a program that configures a loop: nothing else calls its methods."""
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+
+    # E[d9d-unregistered]: "summarise" of "WrongWithoutDecorator" takes "EventStepContext" as a handler does, but
+    #   nothing decorates, subscribes or calls it, so it never runs: decorate it with @subscribe(EVENT_...)
+    def summarise(self, ctx: EventStepContext) -> None: ...
+
+
+TrainingConfigurator(config=None, subscribers=[WrongWithoutDecorator()])

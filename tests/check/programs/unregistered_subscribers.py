@@ -8,24 +8,23 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EVENT_TRAIN_ST
 
 
 class WrongKeptInAttribute:
-    # E[d9d-unregistered]: Nothing registers the handler "start" of EVENT_TRAIN_STEP_PRE ("train.step.pre"), so it
-    #   is never called: pass an object of "WrongKeptInAttribute" to the configurator with subscribers=[...], or
-    #   call subscribe_annotated(ctx.event_bus, ...) with it
+    # E[d9d-unregistered]: Nothing registers the handler "start" of EVENT_TRAIN_STEP_PRE ("train.step.pre"), so it is
+    #   never called: pass an object of "WrongKeptInAttribute" to the configurator with subscribers=[...], or call
+    #   subscribe_annotated(ctx.event_bus, ...) with it
     @subscribe(EVENT_TRAIN_STEP_PRE)
     def start(self, ctx: EventStepContext) -> None: ...
 
 
 class WrongNeverCreated:
-    # E[d9d-unregistered]: Nothing registers the handler "stop" of EVENT_TRAIN_STEP_POST ("train.step.post"), so it
-    #   is never called: pass an object of "WrongNeverCreated" to the configurator with subscribers=[...], or call
+    # E[d9d-unregistered]: Nothing registers the handler "stop" of EVENT_TRAIN_STEP_POST ("train.step.post"), so it is
+    #   never called: pass an object of "WrongNeverCreated" to the configurator with subscribers=[...], or call
     #   subscribe_annotated(ctx.event_bus, ...) with it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def stop(self, ctx: EventStepContext) -> None: ...
 
 
 # E[d9d-unregistered]: Nothing registers the function "wrong_function", a handler of EVENT_TRAIN_STEP_POST
-#   ("train.step.post"), so it is never called: call subscribe_annotated(ctx.event_bus, ...) with it in
-#   register_events
+#   ("train.step.post"), so it is never called: call subscribe_annotated(ctx.event_bus, ...) with it in register_events
 @subscribe(EVENT_TRAIN_STEP_POST)
 def wrong_function(ctx: EventStepContext) -> None: ...
 
@@ -58,8 +57,8 @@ def right_function(ctx: EventStepContext) -> None: ...
 
 
 class WrongByKey:
-    # E[d9d-unregistered]: Nothing registers the handler "stop" of EVENT_TRAIN_STEP_POST ("train.step.post"), so it
-    #   is never called: pass an object of "WrongByKey" to the configurator with subscribers=[...], or call
+    # E[d9d-unregistered]: Nothing registers the handler "stop" of EVENT_TRAIN_STEP_POST ("train.step.post"), so it is
+    #   never called: pass an object of "WrongByKey" to the configurator with subscribers=[...], or call
     #   subscribe_annotated(ctx.event_bus, ...) with it
     @subscribe(EVENT_TRAIN_STEP_POST)
     def stop(self, ctx: EventStepContext) -> None: ...

@@ -41,8 +41,8 @@ class Parent(TrainTask):
     def greet(self, ctx: EventTrainReadyContext) -> None: ...
 
 
-# E[d9d-unregistered]: "WrongWithoutSuper" never registers its handler "greet" of EVENT_TRAIN_READY ("train.ready"),
-#   so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+# E[d9d-unregistered]: "WrongWithoutSuper" never registers its handler "greet" of EVENT_TRAIN_READY ("train.ready"), so
+#   nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongWithoutSuper(Parent):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         ctx.event_bus.subscribe(EVENT_TRAIN_STEP_POST, self.measure)
@@ -72,9 +72,9 @@ class WrongOnOwnBus(TrainTask):
         bus = EventBus()
         subscribe_annotated(bus, self)
 
-    # E[d9d-unregistered]: "WrongOnOwnBus" registers its handler "count" of EVENT_TRAIN_STEP_POST
-    #   ("train.step.post") only on a bus of its own, and nothing triggers events on that bus: call
-    #   subscribe_annotated(ctx.event_bus, self) in register_events
+    # E[d9d-unregistered]: "WrongOnOwnBus" registers its handler "count" of EVENT_TRAIN_STEP_POST ("train.step.post")
+    #   only on a bus of its own, and nothing triggers events on that bus: call subscribe_annotated(ctx.event_bus, self)
+    #   in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     def count(self, ctx: EventStepContext) -> None: ...
 
@@ -129,8 +129,8 @@ def every_other(handler: Callable[[EventStepContext], None]) -> Callable[[EventS
     return call
 
 
-# E[d9d-unregistered]: "WrongSuper" never registers its handler "greet" of EVENT_TRAIN_READY ("train.ready"), so
-#   nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
+# E[d9d-unregistered]: "WrongSuper" never registers its handler "greet" of EVENT_TRAIN_READY ("train.ready"), so nothing
+#   calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
 class WrongSuper(Parent):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         super(Parent, self).register_events(ctx)

@@ -22,15 +22,15 @@ class Registering(TrainTask):
 
 
 class WrongTagged(Registering):
-    # E[d9d-untriggered]: Nothing triggers EVENT_FORGOTTEN ("user.forgotten"), so its handlers are never called:
-    #   trigger it where it happens, with bus.trigger or an emitter
+    # E[d9d-untriggered]: Nothing triggers EVENT_FORGOTTEN ("user.forgotten"), so its handlers are never called: trigger
+    #   it where it happens, with bus.trigger or an emitter
     @subscribe(EVENT_FORGOTTEN)
     def on_forgotten(self, ctx: EventStepContext) -> None: ...
 
 
 def wrong_by_hand(bus: EventBus) -> None:
-    # E[d9d-untriggered]: Nothing triggers EVENT_BY_HAND ("user.by_hand"), so its handlers are never called: trigger
-    #   it where it happens, with bus.trigger or an emitter
+    # E[d9d-untriggered]: Nothing triggers EVENT_BY_HAND ("user.by_hand"), so its handlers are never called: trigger it
+    #   where it happens, with bus.trigger or an emitter
     bus.subscribe(EVENT_BY_HAND, print)
 
 
@@ -41,8 +41,8 @@ class Names:
 class WrongOfClass(Registering):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         super().register_events(ctx)
-        # E[d9d-untriggered]: Nothing triggers LOCAL ("user.local"), so its handlers are never called: trigger it
-        #   where it happens, with bus.trigger or an emitter
+        # E[d9d-untriggered]: Nothing triggers LOCAL ("user.local"), so its handlers are never called: trigger it where
+        #   it happens, with bus.trigger or an emitter
         ctx.event_bus.subscribe(Names.LOCAL, self.on_local)
 
     def on_local(self, ctx: EventStepContext) -> None: ...
@@ -61,16 +61,16 @@ class WrongRound(Registering):
 
 class WrongContext(Registering):
     def announce(self) -> None:
-        # E[d9d-context]: EVENT_ROUND ("user.round") is triggered with "int", but carries "EventStepContext": pass
-        #   an object of type "EventStepContext"
+        # E[d9d-context]: EVENT_ROUND ("user.round") is triggered with "int", but carries "EventStepContext": pass an
+        #   object of type "EventStepContext"
         threading.Thread(target=self._bus.trigger, args=(EVENT_ROUND, 3)).start()
 
 
 class WrongBlock(Registering):
     @subscribe(EVENT_PRE)
     def on_begin(self, ctx: EventStepContext) -> None:
-        # E[d9d-recursion]: Handler "on_begin" of EVENT_PRE ("user.block.pre") triggers this event again, without
-        #   end: trigger another event, or call what it should do
+        # E[d9d-recursion]: Handler "on_begin" of EVENT_PRE ("user.block.pre") triggers this event again, without end:
+        #   trigger another event, or call what it should do
         with self._bus.bounded(EVENT_PRE, EVENT_POST, ctx):
             print("inside")
 
@@ -82,17 +82,17 @@ class WrongEmitter(Registering):
 
     @subscribe(EVENT_ROUND)
     def on_round_too(self, ctx: EventStepContext) -> None:
-        # E[d9d-recursion]: Handler "on_round_too" of EVENT_ROUND ("user.round") triggers this event again, without
-        #   end: trigger another event, or call what it should do
+        # E[d9d-recursion]: Handler "on_round_too" of EVENT_ROUND ("user.round") triggers this event again, without end:
+        #   trigger another event, or call what it should do
         self._round.call(ctx)
 
     def announce(self) -> None:
-        # E[d9d-context]: EVENT_ROUND ("user.round") is triggered with "str", but carries "EventStepContext": pass
-        #   an object of type "EventStepContext"
+        # E[d9d-context]: EVENT_ROUND ("user.round") is triggered with "str", but carries "EventStepContext": pass an
+        #   object of type "EventStepContext"
         self._round.call("begin")
         later = functools.partial(self._bus.trigger, EVENT_ROUND)
-        # E[d9d-context]: EVENT_ROUND ("user.round") is triggered with "float", but carries "EventStepContext": pass
-        #   an object of type "EventStepContext"
+        # E[d9d-context]: EVENT_ROUND ("user.round") is triggered with "float", but carries "EventStepContext": pass an
+        #   object of type "EventStepContext"
         later(0.5)
 
 

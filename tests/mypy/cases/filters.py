@@ -121,8 +121,9 @@ class WrongCollective:
     @subscribe(EVENT_TRIAL_ROUND_POST, main_process_only=True)
     def report(self, ctx: EventRoundContext) -> None:
         # E[d9d-collective]: Handler "report" of EVENT_TRIAL_ROUND_POST ("trial.round.post") calls "all_reduce" on some
-        #   ranks only, because "main_process_only" differs between ranks: these ranks wait forever for the others. Call
-        #   it on every rank, and keep under the condition only what one rank does alone, such as printing or writing
+        #   ranks only, because only the main process calls this handler (main_process_only=True): these ranks wait
+        #   forever for the others. Call it on every rank, and keep under the condition only what one rank does alone,
+        #   such as printing or writing
         dist.all_reduce(ctx.losses)
 
 

@@ -106,35 +106,35 @@ class WrongCalls:
         loss = ctx.losses.mean()
         # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
         #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        #   ctx.stepper.is_due(N):", or leave the choice to the device, as with torch.where
         if loss > 3:
             logger.warning("a large loss: %f", loss.item())
         # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
         #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        #   ctx.stepper.is_due(N):", or leave the choice to the device, as with torch.where
         assert loss.isfinite().all(), f"{loss.item()}"
         # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
         #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        #   ctx.stepper.is_due(N):", or leave the choice to the device, as with torch.where
         if distributed.get_rank() == 0 and not loss.isfinite():
             raise RuntimeError(f"the loss is {loss.item()}")
         # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
         #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        #   ctx.stepper.is_due(N):", or leave the choice to the device, as with torch.where
         worse = 1 if loss > 3 else 0
         # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
         #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        #   ctx.stepper.is_due(N):", or leave the choice to the device, as with torch.where
         bad = [each for each in (loss, loss) if each > 3]
         # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
         #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        #   ctx.stepper.is_due(N):", or leave the choice to the device, as with torch.where
         if distributed.get_rank() or loss > 4:
             worse += len(bad)
         between = 0 < loss < 1
         # E[d9d-host-sync]: Handler "wrong_truth" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor
         #   is true in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        #   ctx.stepper.is_due(N):", or leave the choice to the device, as with torch.where
         while loss > 1:
             loss = loss * 0.5
 
@@ -426,7 +426,7 @@ class RightOnTheDevice:
         anything: Any = ctx.losses
         # E[d9d-host-sync]: Handler "right" of EVENT_TRIAL_ROUND_POST ("trial.round.post") tests whether a tensor is
         #   true in every step, so each step waits for the device: do it only every N steps, as under "if
-        #   ctx.stepper.is_due(N):", or keep the tensor on the device with ".detach()"
+        #   ctx.stepper.is_due(N):", or leave the choice to the device, as with torch.where
         if anything > 3:
             print(anything.item())
 

@@ -18,8 +18,8 @@ def wrong(bus: EventBus) -> None:
     # E[d9d-target]: subscribe_annotated is called with a list, which has no handlers, so nothing is subscribed: pass
     #   each object in it by itself, in a for loop or with a star
     subscribe_annotated(bus, Parts().parts)
-    # E[d9d-target]: subscribe_annotated is called with the class Log, which is refused: pass an object, Log(...) or
-    #   self
+    # E[d9d-target]: subscribe_annotated is called with the class Log, which is refused: pass an object, such as
+    #   Log(...)
     subscribe_annotated(bus, Log)
 
 
@@ -40,7 +40,7 @@ class WrongTargets:
         #   pass each object in it by itself, in a for loop or with a star
         subscribe_annotated(bus, (Log(), self))
         # E[d9d-target]: subscribe_annotated is called with the class WrongTargets, which is refused: pass an object,
-        #   WrongTargets(...) or self
+        #   such as WrongTargets(...)
         subscribe_annotated(bus, type(self))
 
 
