@@ -170,3 +170,12 @@ def test_an_entry_point_cannot_name_a_path(check_files: Checker) -> None:
     )
 
     assert codes(found) == ["d9d-index"]
+
+
+def test_contexts_that_types_hide_are_found_by_their_names() -> None:
+    """The cases of the mypy plugin have no report there."""
+    cases = Path(__file__).parents[1] / "mypy" / "cases"
+
+    found = check([cases / "hidden_types.py"], use_cache=False).diagnostics
+
+    assert [each.code for each in found] == ["d9d-handler", "d9d-context"]
