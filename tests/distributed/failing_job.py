@@ -178,9 +178,12 @@ class Listener:
             inference.EVENT_INFERENCE_FORWARD_PRE if self._plan.infers else train.EVENT_TRAIN_FORWARD_BACKWARD_PRE,
             self._act,
         )
-        bus.subscribe(train.EVENT_TRAIN_FAILED, self._close)  # d9d: ignore[d9d-scope]  # it closes training alone
+        if self._plan.infers:
+            bus.subscribe(inference.EVENT_INFERENCE_FAILED, self._close)
+        else:
+            bus.subscribe(train.EVENT_TRAIN_FAILED, self._close)
 
-    def _close(self, ctx: train.EventTrainFailedContext) -> None:
+    def _close(self, ctx: train.EventTrainFailedContext | inference.EventInferenceFailedContext) -> None:
         self.record("failed", ctx.last_event, repr(ctx.error))
         if self._plan.closes and self._plan.rank == RANK:
             globals()[self._plan.closes]()
