@@ -429,7 +429,7 @@ LATER = """\
 
 
 def test_a_function_within_a_function_is_not_called_before_it_is_made(small: Workspace) -> None:
-    """What gets it may call it at any time from then on."""
+    """The function that receives it may call it at any later time."""
     assert said(small, LATER.replace("BEFORE", PRE).replace("AFTER", POST)) == (0, [])
 
     status, diagnostics = said(small, LATER.replace("BEFORE", POST).replace("AFTER", PRE))
