@@ -42,10 +42,6 @@ class ProgramFindings:
         """Return what is found in a file, by line."""
         return self._found.get(absolute(path), ()) if self._found else ()
 
-    def knows(self, path: str) -> bool:
-        """Return whether a file belongs to the program."""
-        return absolute(path) in self._digests
-
     def refresh(self, path: str, forget_indexes: Callable[[], None]) -> set[str]:
         """In the daemon, read the program again if a file or a catalogue is no longer what was read.
 
