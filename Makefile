@@ -50,7 +50,8 @@ typecheck: setup ## mypy, strict, with the project's own plugin
 	$(MYPY)
 
 test: check lint typecheck ## everything that CI runs
-	$(BIN)/pytest --numprocesses $(TEST_WORKERS) -m "not slow"
+	@# This profile of hypothesis draws the same examples in each run; test-all draws new ones.
+	$(BIN)/pytest --numprocesses $(TEST_WORKERS) -m "not slow" --hypothesis-profile ci
 	$(BIN)/python benchmarks/quick.py
 
 test-all: check lint typecheck ## make test, and the exhaustive variants

@@ -102,6 +102,7 @@ def test_lines_that_fit_stay_as_they_were_typed(text: str) -> None:
 # A bullet that was typed looks like the one that a cell has for an item of a list; see the test of its own.
 PLAIN = DOCS.filter(lambda text: not any(markup in text for markup in ("`", "](", "\\", "•")))
 MARKER = re.compile(r"^ *(?:[-*+]|\d{1,9}[.)]) +(?=\S)", re.MULTILINE)
+BARE_MARKER = re.compile(r" *(?:[-*_ ]*|\+|\d{1,9}[.)]) *")  # begins no item; in a cell, the next line follows it
 
 
 def spoken(text: str) -> list[str]:
@@ -112,10 +113,19 @@ def spoken(text: str) -> list[str]:
 @given(PLAIN)
 def test_markdown_shows_the_words_of_the_text(text: str) -> None:
     """Without the escapes of Markdown and HTML, a doc without markup is what was typed, but for line breaks."""
-    assume(not any(set(line.replace(" ", "")) <= set("-*_") for line in text.split("\n")))
+    assume(not any(map(BARE_MARKER.fullmatch, text.expandtabs(4).split("\n"))))
     for shown in (prose(text), cell(text).replace("<br>", "\n").replace("&nbsp;", " ").replace("• ", "- ")):
         plain = re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", shown)
         assert spoken(html.unescape(plain)) == spoken(text)
+
+
+@pytest.mark.parametrize("marker", ["-", "-\t", "*", "+", "1.", "1)"])
+def test_a_marker_without_an_item_is_text(marker: str) -> None:
+    """It begins no list, neither on a page nor in a cell, and the line below it follows."""
+    escaped = re.sub(r"([-*+.)])", r"\\\1", marker.strip())
+
+    assert prose(f"{marker}\nword") == f"{escaped}\nword"
+    assert cell(f"{marker}\nword") == f"{marker.strip()} word"
 
 
 @pytest.mark.parametrize("text", ['•    "', "• one", "one • two", "- one\n- • two"])
