@@ -2,9 +2,9 @@
 
 import dataclasses
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, UserDict, defaultdict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 import torch
@@ -71,6 +71,104 @@ def test_anything_but_tensors_is_unchanged() -> None:
     for value in ("text", 3, None, Sample, {1, 2}, b"raw"):
         assert moved_to(META, value) is value
     assert moved_to(META, Sample(on_cpu(), ["a"])).names == ["a"]
+
+
+class Encoding(UserDict[str, torch.Tensor]):
+    """As a `BatchEncoding` of transformers: a mapping with attributes of its own, which moves itself."""
+
+    def __init__(self, data: dict[str, torch.Tensor], encodings: list[str]) -> None:
+        super().__init__(data)
+        self.encodings = encodings
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        try:
+            return self.data[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "Encoding":
+        self.data = {key: value.to(device, non_blocking=non_blocking) for key, value in self.data.items()}
+        return self
+
+
+class Graph:
+    """An object that moves itself, and whose method knows one argument."""
+
+    def __init__(self) -> None:
+        self.nodes = on_cpu()
+        self.counts = on_cpu()
+
+    def to(self, device: torch.device) -> "Graph":
+        self.nodes = self.nodes.to(device)
+        return self
+
+
+@pytest.mark.parametrize("kind", ["whole batch", "part of a batch"])
+def test_objects_with_a_method_to_move_themselves_and_arrive_as_they_are(kind: str) -> None:
+    """Such as a `BatchEncoding`, whose attributes stay, or a `PackedSequence`, whose lengths stay on the host."""
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])
+
+    def moved(each: Any) -> Any:
+        return moved_to(META, each) if kind == "whole batch" else moved_to(META, {"inputs": [each]})["inputs"][0]
+
+    encoding = moved(Encoding({"ids": on_cpu()}, ["first"]))
+    assert isinstance(encoding, Encoding)
+    assert (encoding.ids.device, encoding.encodings) == (META, ["first"])
+    graph = moved(Graph())
+    assert (graph.nodes.device, graph.counts.device) == (META, torch.device("cpu"))
+    found = moved(packed)
+    assert isinstance(found, torch.nn.utils.rnn.PackedSequence)
+    assert (found.data.device, found.batch_sizes.device) == (META, torch.device("cpu"))
+
+
+def test_an_object_whose_method_to_returns_nothing_is_refused() -> None:
+    """It would arrive as None."""
+
+    class Forgetful:
+        def to(self, device: torch.device) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Forgetful\.to, .* returned None: let it return the moved object"):
+        moved_to(META, Forgetful())
+
+
+class Strict(dict[str, torch.Tensor]):
+    """A mapping with a constructor and an attribute of its own."""
+
+    def __init__(self, name: str, tensor: torch.Tensor) -> None:
+        super().__init__(tensor=tensor)
+        self.name = name
+
+
+@dataclasses.dataclass
+class Output(OrderedDict[str, torch.Tensor]):
+    """As a `ModelOutput` of transformers: a dataclass that is a mapping too."""
+
+    logits: torch.Tensor
+
+    def __post_init__(self) -> None:
+        super().update(logits=self.logits)
+
+    def update(self, *args: object, **kwargs: object) -> NoReturn:
+        raise NotImplementedError
+
+
+def test_mappings_keep_their_type() -> None:
+    """And their order, their attributes, and the default of a `defaultdict`; the one that was given is unchanged."""
+    ordered: OrderedDict[str, torch.Tensor] = OrderedDict(b=on_cpu(), a=on_cpu())
+    counted: defaultdict[str, Any] = defaultdict(int, tensor=on_cpu())
+    strict = Strict("name", on_cpu())
+
+    moved = moved_to(META, {"ordered": ordered, "counted": counted, "strict": strict, "output": Output(on_cpu())})
+
+    assert isinstance(moved["ordered"], OrderedDict)
+    assert [*moved["ordered"]] == ["b", "a"]
+    assert moved["counted"]["missing"] == 0
+    assert isinstance(moved["strict"], Strict)
+    assert moved["strict"].name == "name"
+    assert isinstance(moved["output"], Output)
+    arrived = [moved["ordered"]["a"], moved["counted"]["tensor"], moved["strict"]["tensor"], moved["output"].logits]
+    assert {tensor.device for tensor in (*arrived, moved["output"]["logits"])} == {META}
+    assert {ordered["a"].device, counted["tensor"].device, strict["tensor"].device} == {torch.device("cpu")}
 
 
 def test_tensors_on_the_device_are_not_copied() -> None:
@@ -154,6 +252,15 @@ def test_a_batch_that_pins_itself_does_so(pinned: list[torch.Tensor]) -> None:
     assert pinned == []
 
 
+def test_a_mapping_that_is_pinned_keeps_its_type(pinned: list[torch.Tensor]) -> None:
+    """It has no method for it, so its tensors are pinned, wherever it is in the batch."""
+    (found,) = pin_memory(PinnableBatch([Encoding({"ids": on_cpu()}, ["first"])]))  # type: ignore[no-untyped-call] # torch's own
+
+    assert isinstance(found, Encoding)
+    assert found.encodings == ["first"]
+    assert found.ids is pinned[0]
+
+
 def test_without_an_accelerator_batches_are_not_wrapped() -> None:
     """The function of the user is used as it is."""
     data = InitializeDatasetResult(dataset=ToyDataset(), collate=len)
@@ -181,6 +288,21 @@ def test_only_dense_tensors_are_copied_on_the_stream_of_the_copies(monkeypatch: 
     assert moved["here"] is here
     assert moved["sparse"].device == META
     assert recorded.calls == ["stream0.enter", "stream0.exit", "computing.wait_stream(stream0)"]
+
+
+def test_objects_that_move_themselves_are_copied_on_the_stream_of_the_computation() -> None:
+    """Torch cannot record a stream for what is not seen. The host does not wait for the copy."""
+    calls: list[str] = []
+
+    class Listening:
+        def to(self, device: torch.device, *, non_blocking: bool = False) -> "Listening":
+            calls.append(f"to({device}, non_blocking={non_blocking}) after {recorded.calls[-1]}")
+            return self
+
+    with recorded_streams(data_module) as recorded:
+        next(DeviceTransfer(META).move([{"own": Listening()}]))
+
+    assert calls == ["to(meta, non_blocking=True) after computing.wait_stream(stream0)"]
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")

@@ -1,8 +1,11 @@
 """Reading samples: data loaders, worker processes, and the transfer to the device."""
 
+import copy
 import dataclasses
 import functools
+import inspect
 import itertools
+from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
@@ -120,10 +123,12 @@ class PinnableBatch:
     batch: Any
 
     def pin_memory(self) -> Any:
-        """Return the batch, with all tensors in pinned memory that can be; one with a method of that name does it."""
-        if hasattr(self.batch, "pin_memory") and not isinstance(self.batch, torch.Tensor):
-            return self.batch.pin_memory()
-        return map_tensors(self.batch, lambda tensor: tensor.pin_memory() if _can_be_pinned(tensor) else tensor)
+        """Return the batch, with all tensors in pinned memory that can be; objects with this method pin themselves."""
+        return map_tensors(self.batch, _pinned, method="pin_memory")
+
+
+def _pinned(each: Any) -> Any:
+    return each if isinstance(each, torch.Tensor) and not _can_be_pinned(each) else each.pin_memory()
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
@@ -272,38 +277,58 @@ def _require_finished(stepper: Stepper) -> Iterator[Any]:
     yield from ()
 
 
-def map_tensors(tree: Any, function: Callable[[torch.Tensor], Any]) -> Any:
+def map_tensors(tree: Any, function: Callable[[Any], Any], *, method: str | None = None) -> Any:
     """Apply a function to each tensor of a structure.
 
     Args:
         tree: Tensors in mappings, lists, tuples and dataclasses, at any depth. Anything else is passed through.
         function: Returns the replacement of a tensor.
+        method: Also apply the function to objects of other classes that have a method of this name.
 
     Returns:
-        A structure of the same types, except that every mapping is a `dict`.
+        A structure of the same types. Only a mapping that cannot be copied by its class becomes a `dict`.
     """
     # `torch.utils._pytree` takes unregistered dataclasses and mappings other than `dict` for leaves, and is five times
     # slower on a batch of three tensors.
-    match tree:
-        case torch.Tensor():
-            return function(tree)
-        case tuple() if hasattr(tree, "_fields"):
-            return type(tree)(*(map_tensors(value, function) for value in tree))
-        case list() | tuple():
-            # Tensors directly, which saves a call for each.
-            return type(tree)(
-                [function(each) if isinstance(each, torch.Tensor) else map_tensors(each, function) for each in tree]
-            )
-        case Mapping():
-            return {
-                key: function(each) if isinstance(each, torch.Tensor) else map_tensors(each, function)
-                for key, each in tree.items()
-            }
-        case _ if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-            fields = [field.name for field in dataclasses.fields(tree) if field.init]
-            return dataclasses.replace(tree, **{name: map_tensors(getattr(tree, name), function) for name in fields})
-        case _:
-            return tree
+    kind = type(tree)
+    if isinstance(tree, torch.Tensor):
+        return function(tree)
+    if kind is tuple or kind is list:
+        # Tensors directly, which saves a call for each.
+        return kind(
+            [
+                function(each) if isinstance(each, torch.Tensor) else map_tensors(each, function, method=method)
+                for each in tree
+            ]
+        )
+    if kind is dict:
+        return {
+            key: function(each) if isinstance(each, torch.Tensor) else map_tensors(each, function, method=method)
+            for key, each in tree.items()
+        }
+    if method is not None and callable(getattr(kind, method, None)) and not isinstance(tree, type):
+        return function(tree)
+    return _map_parts(tree, functools.partial(map_tensors, function=function, method=method))
+
+
+def _map_parts(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply a function to each part of an object, and return one of the same class."""
+    kind = type(tree)
+    if dataclasses.is_dataclass(kind):
+        fields = [field.name for field in dataclasses.fields(tree) if field.init]
+        return dataclasses.replace(tree, **{name: function(getattr(tree, name)) for name in fields})
+    if isinstance(tree, tuple) and hasattr(kind, "_fields"):
+        return kind(*map(function, tree))
+    if isinstance(tree, (list, tuple)):
+        return kind(map(function, tree))
+    if isinstance(tree, Mapping):
+        mapped = {key: function(value) for key, value in tree.items()}
+        if not isinstance(tree, (dict, UserDict)):
+            return mapped
+        copied = copy.copy(tree)
+        copied.update(mapped)
+        return copied
+    return tree
 
 
 def list_tensors(tree: Any) -> list[torch.Tensor]:
@@ -316,7 +341,12 @@ def list_tensors(tree: Any) -> list[torch.Tensor]:
         The tensors, in the order of the structure.
     """
     found: list[torch.Tensor] = []
-    map_tensors(tree, found.append)
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(tree, note)
     return found
 
 
@@ -326,7 +356,8 @@ class DeviceTransfer:
     So the device holds one of them at a time. On an accelerator the copies run on their own stream: the host, which
     runs ahead of the device, queues the copy of a micro-batch while earlier ones are computed, and never waits. Only
     the stream of the computation waits for the copy. Sparse and nested tensors are copied on the stream of the
-    computation, and tensors that are on the device are left alone.
+    computation, and tensors that are on the device are left alone. Objects with a method `to`, such as a
+    `BatchEncoding`, a `PackedSequence` or a graph, move themselves, on the stream of the computation too.
 
     Args:
         device: Where the micro-batches go.
@@ -347,32 +378,50 @@ class DeviceTransfer:
         """
         # A generator would keep the last micro-batch on the host.
         if self._stream is None:
-            return map(functools.partial(map_tensors, function=self._moved), micro_batches)
+            return map(functools.partial(map_tensors, function=self._moved, method="to"), micro_batches)
         return map(functools.partial(self._move_on, self._stream), micro_batches)
 
-    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if tensor.device == self._device else tensor.to(self._device, non_blocking=True)
+    def _moved(self, each: Any) -> Any:
+        if isinstance(each, torch.Tensor):
+            return each if each.device == self._device else each.to(self._device, non_blocking=True)
+        moved = each.to(self._device, non_blocking=True) if _is_asynchronous(type(each).to) else each.to(self._device)
+        if moved is None:
+            raise TypeError(
+                f"{type(each).__qualname__}.to, which moves a part of a micro-batch to {self._device}, returned None: "
+                "let it return the moved object, as torch.Tensor.to does"
+            )
+        return moved
 
     def _move_on(self, stream: torch.Stream, micro_batch: Any) -> Any:
         copied: list[torch.Tensor] = []
         is_complete = True
 
-        def copy(tensor: torch.Tensor) -> torch.Tensor:
+        def begin(each: Any) -> Any:
             nonlocal is_complete
-            if tensor.device == self._device:
-                return tensor
-            if not _is_dense(tensor):  # torch cannot record a stream for it
+            if not isinstance(each, torch.Tensor) or not _is_dense(each):  # torch cannot record a stream for it
                 is_complete = False
-                return tensor
-            copied.append(tensor.to(self._device, non_blocking=True))
+                return each
+            if each.device == self._device:
+                return each
+            copied.append(each.to(self._device, non_blocking=True))
             return copied[-1]
 
         with stream:
-            moved = map_tensors(micro_batch, copy)
+            moved = map_tensors(micro_batch, begin, method="to")
         computing = torch.accelerator.current_stream(self._device)
         computing.wait_stream(stream)
         for tensor in copied:
             # The memory belongs to the stream of the copies. Without this it could be reused as soon as the host drops
             # the tensor, before the computation that reads it has run.
             tensor.record_stream(computing)
-        return moved if is_complete else map_tensors(moved, self._moved)
+        return moved if is_complete else map_tensors(moved, self._moved, method="to")
+
+
+@functools.cache
+def _is_asynchronous(to: Callable[..., Any]) -> bool:
+    """Return whether the method `to` of a class can copy without making the host wait."""
+    try:
+        parameters = inspect.signature(to).parameters.values()
+    except ValueError:  # it is written in C
+        return False
+    return any(each.name == "non_blocking" or each.kind is each.VAR_KEYWORD for each in parameters)
