@@ -291,8 +291,6 @@ def map_tensors(tree: Any, function: Callable[[Any], Any], *, method: str | None
     # `torch.utils._pytree` takes unregistered dataclasses and mappings other than `dict` for leaves, and is five times
     # slower on a batch of three tensors.
     kind = type(tree)
-    if isinstance(tree, torch.Tensor):
-        return function(tree)
     if kind is tuple or kind is list:
         # Tensors directly, which saves a call for each.
         return kind(
@@ -306,7 +304,7 @@ def map_tensors(tree: Any, function: Callable[[Any], Any], *, method: str | None
             key: function(each) if isinstance(each, torch.Tensor) else map_tensors(each, function, method=method)
             for key, each in tree.items()
         }
-    if method is not None and callable(getattr(kind, method, None)) and not isinstance(tree, type):
+    if isinstance(tree, torch.Tensor) or (method is not None and callable(getattr(kind, method, None))):
         return function(tree)
     return _map_parts(tree, functools.partial(map_tensors, function=function, method=method))
 
