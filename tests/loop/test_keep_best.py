@@ -13,12 +13,13 @@ import torch
 from pydantic import ValidationError
 
 from d9d.__main__ import main
+from d9d.core.metric import Metric, WeightedMeanMetric
 from d9d.loop.component.checkpoint.files import CheckpointError
 from d9d.loop.component.checkpoint.storage import Checkpoint
 from d9d.loop.component.evaluation import Evaluation
 from d9d.loop.component.shutdown import StopRequest
 from d9d.loop.config import CheckpointingConfig, ConfigurationError, KeepBest, ResumeConfig
-from d9d.loop.control import ComputeLossContext, ComputeLossResult
+from d9d.loop.control import ComputeLossContext, ComputeLossResult, CreateMetricsContext
 from d9d.loop.event.catalogue import train
 from d9d.loop.run import Trainer
 
@@ -181,6 +182,35 @@ def test_a_metric_that_is_not_reported_is_an_error_at_the_first_evaluation(tmp_p
         "one of 'validation/loss'"
     )
     assert steps_saved(tmp_path) == []
+
+
+class SometimesTask(ToyTask):
+    """Counts for its metric in the evaluations after some steps only."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def create_metrics(self, ctx: CreateMetricsContext) -> dict[str, Metric]:
+        self._mean = WeightedMeanMetric(ctx.dist_context.device)
+        return {"accuracy": self._mean}
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        if ctx.evaluation is not None and ctx.stepper.current_step in self._steps:
+            self._mean.update(torch.tensor(1.0))
+        return super().compute_loss(ctx)
+
+
+def test_a_resumed_run_accepts_an_evaluation_without_the_metric_as_the_first_run_did(tmp_path: Path) -> None:
+    """A mean over nothing has no value; checkpoints show that the metric is reported."""
+    best = KeepBest(metric="validation/accuracy")
+    trainer = configured(tmp_path, [0.0] * 5, best, task=SometimesTask([1, 5]))
+    for ctx in trainer.steps():
+        if ctx.stepper.current_step == 2:
+            break
+    configured(tmp_path, [0.0] * 5, best, task=SometimesTask([1, 5])).train()
+
+    assert steps_saved(tmp_path) == [1, 5]
 
 
 def test_an_evaluation_that_does_not_exist_is_an_error_at_configuration(tmp_path: Path) -> None:

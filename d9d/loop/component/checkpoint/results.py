@@ -94,6 +94,7 @@ class EvaluationResults:
     def resume(self, best: Scores) -> None:
         """Continue with the best results that `find_best` has found."""
         self._best = best
+        self._has_seen_metric = bool(best)
 
 
 def _rank(keep_best: KeepBest, scores: Scores) -> Scores:
