@@ -1,5 +1,6 @@
 """How runs end: the outcome, the reason, and the last two events."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from d9d.loop.control import (
 )
 from d9d.loop.event import Event, EventBus
 from d9d.loop.event.catalogue import inference, train
+from d9d.loop.run import Trainer
 
 from .toy_job import (
     StoppedError,
@@ -308,6 +310,32 @@ def test_leaving_the_steps_early_stops_the_run(tmp_path: Path) -> None:
     assert (ending.num_finished, ending.failures) == (0, [])
     assert steps_saved(tmp_path) == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "drive",
+    [
+        pytest.param(lambda trainer: list(itertools.islice(trainer.steps(), 3)), id="counted"),
+        pytest.param(lambda trainer: next(ctx for ctx in trainer.steps() if ctx.stepper.is_finished), id="left"),
+    ],
+)
+def test_leaving_the_steps_after_the_last_one_is_not_early(drive: Callable[[Trainer], object]) -> None:
+    """All steps are done, so the run is finished, whoever counts them."""
+    ending = Ending("train")
+    drive(configure_training(training_config(total_steps=3), task=ToyTask(ending.listen)))
+
+    assert ending.ends == [("finished", "all steps are done")]
+    assert (ending.num_finished, ending.failures) == (1, [])
+
+
+def test_a_run_that_a_handler_stopped_is_finished_wherever_its_steps_are_left(tmp_path: Path) -> None:
+    """The caller may leave when the run is over, without asking for one more step."""
+    ending = Ending("train", lambda ctx: ctx.control.stop("good enough"))
+    config = training_config(CheckpointingConfig(folder=tmp_path), total_steps=5)
+    list(itertools.islice(configure_training(config, task=ToyTask(ending.listen)).steps(), 2))
+
+    assert ending.ends == [("finished", "good enough")]
+    assert ending.num_finished == 1
 
 
 def test_an_error_of_the_caller_between_two_steps_stops_the_run(tmp_path: Path) -> None:

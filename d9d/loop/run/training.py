@@ -266,7 +266,7 @@ class Trainer(Run):
 
         The code in the loop runs between two steps, where `save` acts at once. On several ranks, all of them run the
         same number of steps. Leaving the loop early ends the run: `train.closed` has the outcome `stopped`, and
-        nothing is saved.
+        nothing is saved. A run that is left after its last step is finished.
 
         Yields:
             The context of the steps, when everything that was due after a step is done.
@@ -301,7 +301,8 @@ class Trainer(Run):
                     yield from self._run_steps()
                 except GeneratorExit:
                     self._announce_saved(self._loop.checkpointer.wait())
-                    raise
+                    if not self._is_complete:
+                        raise
             self._loop.moments.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext)
 
     @collective
