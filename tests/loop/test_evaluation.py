@@ -39,6 +39,7 @@ from d9d.loop.control import (
 )
 from d9d.loop.event import EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue import train
+from d9d.loop.run import TrainingConfigurator
 
 from .toy_job import (
     NUM_FEATURES,
@@ -284,6 +285,70 @@ def test_reports_of_the_training_are_as_without_evaluations() -> None:
     assert [each["samples"] for each in without] == [12, 12, 8]
     for own, other in zip(with_them, without, strict=True):
         assert own == pytest.approx(other, rel=1e-12)
+
+
+class DelegatingTask(ToyTask):
+    """Computes the loss of another task, which counts it."""
+
+    def __init__(self, other: ToyTask) -> None:
+        super().__init__()
+        self._other = other
+
+    def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
+        return self._other.compute_loss(ctx)
+
+
+def test_a_task_of_an_evaluation_may_delegate_to_the_training_task() -> None:
+    """What that counts for it is in no report of the training."""
+    task = Weighted()
+    trainer = configure_training(
+        training_config(reporting=ReportingConfig(progress_bar=False, period_steps=3, json_lines=None)),
+        task=task,
+        evaluations={"a": at(period_steps=1, task=DelegatingTask(task))},
+    )
+    _, reports = listen(trainer.event_bus)
+    trainer.train()
+
+    assert [report.metrics["samples"] for report in reports if "samples" in report.metrics] == [12]
+
+
+class PassCounter:
+    """A subscriber that counts the forward passes of the model."""
+
+    def create_metrics(self, ctx: CreateMetricsContext) -> dict[str, Metric]:
+        self._passes = SumMetric(ctx.dist_context.device)
+        return {"passes/model": self._passes}
+
+    @subscribe(train.EVENT_TRAIN_MODEL_STAGES_READY)
+    def count(self, ctx: train.EventModelStagesReadyContext) -> None:
+        ctx.modules[0].register_forward_hook(lambda *_: self._passes.update(torch.tensor(1.0)))
+
+
+def counting(evaluations: Mapping[str, Evaluation]) -> TrainingConfigurator:
+    """Return a training of three steps, each of two forward passes, which a subscriber counts."""
+    return TrainingConfigurator(
+        config=training_config(reporting=ReportingConfig(progress_bar=False, period_steps=3, json_lines=None)),
+        task=ToyTask(),
+        model_provider=ToyModelProvider(),
+        dataset_provider=ToyDataset(),
+        evaluations=evaluations,
+        subscribers=[PassCounter()],
+    )
+
+
+def test_what_a_subscriber_counts_in_an_evaluation_is_in_no_report() -> None:
+    """Its hooks in the model run there too, whatever the task."""
+    trainer = counting({"a": at(period_steps=1, task=ToyInferenceTask())}).configure()
+    _, reports = listen(trainer.event_bus)
+    trainer.train()
+
+    assert [report.metrics["passes/model"] for report in reports] == [6]
+
+
+def test_an_evaluation_cannot_have_the_name_of_a_metric_of_a_subscriber() -> None:
+    """Its results would be taken for those of the metric."""
+    with pytest.raises(ConfigurationError, match=r"named 'passes', and .* or a subscriber has a metric named 'passes/"):
+        counting({"passes": SEVEN}).configure()
 
 
 class NormalizedModelProvider(ModelProvider):
@@ -749,7 +814,7 @@ class Stream(IterableDataset[Any]):
     [
         ({"a/b": SEVEN}, ConfigurationError, "an evaluation named 'a/b', and its results .* has no slash"),
         ({"loss": SEVEN}, ConfigurationError, "an evaluation named 'loss'.*none of gradient_norm, "),
-        ({"samples": SEVEN}, ConfigurationError, "named 'samples', and the training task has a metric named 'samples'"),
+        ({"samples": SEVEN}, ConfigurationError, "named 'samples', and .* has a metric named 'samples'"),
         ({"a": ToyDataset()}, TypeError, r"evaluations\['a'\] is a ToyDataset: pass Evaluation\(dataset_provider="),
         ({"a": at(dataset_provider=ToyDataset(0))}, ConfigurationError, r"from evaluations\['a'\], .* is empty"),
         ({"a": at(dataset_provider=Stream())}, ConfigurationError, r"from evaluations\['a'\], .* is iterable"),

@@ -1,6 +1,5 @@
 """Evaluations: the model on other data, between two steps of its training, which continues as if there were none."""
 
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -129,8 +128,9 @@ class Evaluator:
     """Runs the evaluations of a training run, and knows when each is due.
 
     An evaluation changes nothing that training depends on: the mode of each module, whether gradients are recorded, the
-    random number generators, the position in the training data, and what the metrics of the training task have counted
-    are afterwards as they were before, also if it fails. It runs each model with the micro-batch size of training.
+    random number generators, the position in the training data, and what the metrics of the training task and of
+    subscribers have counted are afterwards as they were before, also if it fails. It runs each model with the
+    micro-batch size of training.
 
     Args:
         evaluations: The evaluations by name.
@@ -164,7 +164,6 @@ class Evaluator:
     ) -> None:
         self._config = config
         self._reporter = reporter
-        self._training_task = task
         self._stepper = stepper
         self._epochs = epochs
         self._random_state = random_state
@@ -176,7 +175,7 @@ class Evaluator:
         # Otherwise what user code draws here would change the initial weights.
         with random_state.preserved():
             for name, evaluation in evaluations.items():
-                _require_own_name(name, reporter.task_metrics)
+                _require_own_name(name, reporter.metric_names)
                 if evaluation.period_epochs is not None and epochs is None:
                     raise ConfigurationError(
                         f"evaluations[{name!r}] has period_epochs={evaluation.period_epochs}, and the training data "
@@ -256,9 +255,8 @@ class Evaluator:
         place = 0
         if self._dist_context.world_size > 1:
             place = self._dist_context.mesh_for("loss").get_local_rank("loss")
-        with self._random_state.preserved(), evaluation_mode(modules), contextlib.ExitStack() as exits:
-            if prepared.task is self._training_task:
-                exits.enter_context(self._reporter.metrics_set_aside())
+        # Whatever the task: it may delegate to the training task, and hooks of the model count too.
+        with self._random_state.preserved(), evaluation_mode(modules), self._reporter.metrics_set_aside():
             # The same numbers in each evaluation: what it draws makes no difference between two of them.
             self._random_state.seed(derive_seed(self._config.seed, "evaluation", name, place))
             with torch.no_grad():
@@ -314,13 +312,13 @@ class Evaluator:
         prepared.loss.update(result.loss, result.loss_weight)
 
 
-def _require_own_name(name: str, metrics: Mapping[str, Metric]) -> None:
+def _require_own_name(name: str, metrics: Collection[str]) -> None:
     """Refuse an evaluation whose results could be taken for a metric of the training."""
     clash = next((metric for metric in metrics if metric.split("/")[0] == name), None)
     if clash is not None:
         raise ConfigurationError(
-            f"evaluations has an evaluation named {name!r}, and the training task has a metric named {clash!r}: rename "
-            "one of them, since the results of an evaluation are reported as <name>/<number>"
+            f"evaluations has an evaluation named {name!r}, and the training task or a subscriber has a metric named "
+            f"{clash!r}: rename one of them, since the results of an evaluation are reported as <name>/<number>"
         )
 
 

@@ -6,7 +6,7 @@ import datetime as dt
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self, get_args
 
@@ -106,6 +106,11 @@ class Reporter:
             f"the numbers of step {report.step} of {self._stepper.total_steps}, which no report had shown yet: "
             f"{format_numbers(report.metrics)}"
         )
+
+    @property
+    def metric_names(self) -> Collection[str]:
+        """The names of all metrics that are reported."""
+        return self._exchange.names
 
     @property
     def is_due(self) -> bool:
@@ -296,6 +301,11 @@ class MetricExchange:
         self._by_kind = {kind: chosen for kind, chosen in by_kind.items() if chosen}
         self._sizes = {name: len(metric.share()) for name, metric in metrics.items()}
         self._set_aside: list[torch.Tensor] | None = None
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the metrics."""
+        return self._sizes.keys()
 
     @property
     def num_elements(self) -> int:
