@@ -1,5 +1,5 @@
 # Generated from catalogue.yaml by `d9d-catalogue generate`; edit the catalogue, not this file.
-# Digests: catalogue ebbe86fe0e74bb32, body 6073c8db27788d9b
+# Digests: catalogue 26e10622b79a5c48, body e580f8a5512e1e02
 """Contexts shared by the training and the inference loop."""
 
 import dataclasses
@@ -98,7 +98,9 @@ class EventReportReadyContext:
     Attributes:
         stepper: The index of the current step and the total number of steps.
         control: Asks the loop to stop, save or evaluate.
-        report: The step that it describes, the time, and the numbers by name. The same on every process.
+        report: The step that it describes, the time, and the numbers by name. They are the same on every process, but
+            for the time and the speeds, `steps_per_second` and `samples_per_second`, which each process measures
+            itself.
     """
 
     stepper: Stepper
