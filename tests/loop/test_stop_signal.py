@@ -1,7 +1,9 @@
 """A single process that gets a stop signal, or that fails, with and without `launch`."""
 
+import contextlib
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -258,6 +260,23 @@ def test_ctrl_c_again_stops_at_once(caplog: pytest.LogCaptureFixture, tmp_path: 
     assert steps_saved(tmp_path) == []
     assert trace[-2:] == ["train.failed", "train.closed"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_signals_are_received_in_a_process_with_thousands_of_open_files(caplog: pytest.LogCaptureFixture) -> None:
+    """Each rank of a large job has a connection to each other one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as exits:
+        exits.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+        for _ in range(1100):
+            exits.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        with SignalListener(has_peers=False):
+            os.kill(os.getpid(), signal.SIGINT)
+            deadline = time.monotonic() + 10
+            while not caplog.messages and time.monotonic() < deadline:  # a thread says it
+                time.sleep(0.01)
+
+    assert "Ctrl-C: the run stops after the next step" in caplog.text
 
 
 def test_ctrl_c_a_third_time_ends_a_process_that_does_not_get_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:

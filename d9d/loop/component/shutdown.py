@@ -4,7 +4,6 @@ import collections
 import datetime as dt
 import logging
 import os
-import select
 import signal
 import socket
 import threading
@@ -170,8 +169,12 @@ class SignalListener:
         """Receive signals in a thread, while the main one may be busy."""
         store: FailureStore | None = None
         while True:
-            is_readable = select.select([receiver], [], [], _POLL_SECONDS if self._first_received_at else None)[0]
-            numbers = receiver.recv(64) if is_readable else b""
+            # Not `select.select`, which knows only the first 1024 files of a process: a large job has more connections.
+            receiver.settimeout(_POLL_SECONDS if self._first_received_at else None)
+            try:
+                numbers = receiver.recv(64)
+            except TimeoutError:
+                numbers = b""
             for number in set(numbers) & set(STOP_SIGNALS):
                 self._receive(number)
             if self._has_peers and self._first_received_at:
