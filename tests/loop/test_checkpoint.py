@@ -97,6 +97,7 @@ def test_the_metadata_of_the_state_is_plain_json(every_step: CheckpointingConfig
         "model",
         "optimizer",
         "lr_scheduler",
+        "requires_grad",
         "task",
         "model_provider",
         "random",

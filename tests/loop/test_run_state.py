@@ -1,5 +1,6 @@
 """A run never continues silently with other state than its user expects."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,10 @@ def trainable(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
     return torch.optim.AdamW([each for each in ctx.parameters() if each.requires_grad], lr=0.1)
 
 
+def everything(ctx: InitializeOptimizerContext) -> OptimizerProtocol:
+    return torch.optim.AdamW(ctx.parameters(), lr=0.1)
+
+
 def test_a_layer_that_was_unfrozen_is_trained_in_a_run_that_resumes(tmp_path: Path) -> None:
     """With its moments and its own learning rate: the run ends like an undisturbed one."""
 
@@ -294,6 +299,70 @@ def test_a_layer_that_was_unfrozen_is_trained_in_a_run_that_resumes(tmp_path: Pa
 
     assert [group["lr"] for group in resumed.optimizer.param_groups] == [0.1, 0.5]
     assert same_tensors(weights_of(resumed.modules[0]), weights_of(undisturbed.modules[0]))
+
+
+@pytest.mark.parametrize("is_trained", [True, False], ids=["unfrozen", "frozen"])
+def test_what_a_handler_froze_or_unfroze_once_stays_so_in_a_run_that_resumes(is_trained: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- a case
+    """The optimizer has the layer from the start; it was frozen again, or trained again, without a word."""
+
+    def configure(checkpointing: CheckpointingConfig | None) -> Trainer:
+        def switch(ctx: EventStepContext) -> None:
+            if ctx.stepper.current_step == 2:
+                first = next(iter(trainer.modules[0].children()))
+                first.requires_grad_(is_trained)
+
+        provider = Frozen() if is_trained else None
+        trainer = configure_training(
+            training_config(checkpointing, total_steps=7), model_provider=provider, optimizer_provider=everything
+        )
+        trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, switch)
+        return trainer
+
+    undisturbed = configure(None)
+    undisturbed.train()
+    folder = CheckpointingConfig(folder=tmp_path, period_steps=1)
+    for num_steps in (4, 5):  # the second resumed run has it from the first
+        for ctx in configure(folder).steps():
+            if ctx.stepper.current_step == num_steps:
+                break
+    resumed = configure(folder)
+    resumed.train()
+
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(undisturbed.modules[0]))
+
+
+def test_a_layer_that_the_provider_unfreezes_later_is_trained(tmp_path: Path) -> None:
+    """Only what a handler changed is repeated; the provider's own choice may change between two runs."""
+    folder = CheckpointingConfig(folder=tmp_path, period_steps=1)
+    config = training_config(folder, total_steps=2)
+    configure_training(config, model_provider=Frozen(), optimizer_provider=everything).train()
+
+    class Unfrozen(ModelProvider):
+        def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+            return InitializeModelStageResult(model=nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)))
+
+    config = training_config(folder, total_steps=3)
+    later = configure_training(config, model_provider=Unfrozen(), optimizer_provider=everything)
+    later.train()
+
+    assert all(parameter.requires_grad for parameter in later.modules[0].parameters())
+
+
+def test_a_checkpoint_of_an_earlier_version_says_nothing_of_what_handlers_froze(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is resumed as before, without a warning."""
+    folder = CheckpointingConfig(folder=tmp_path, period_steps=1)
+    configure_training(training_config(folder, total_steps=2)).train()
+    state = tmp_path / "step-2" / "state.json"
+    saved = json.loads(state.read_text(encoding="utf-8"))
+    saved["dict"] = [[name, value] for name, value in saved["dict"] if name != "requires_grad"]
+    # Of files their length is checked.
+    state.write_text(json.dumps(saved).ljust(state.stat().st_size), encoding="utf-8")
+
+    configure_training(training_config(folder, total_steps=3)).train()
+
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_two_trainers_of_one_process_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def test_an_object_is_saved_once(every_step: CheckpointingConfig) -> None:
         "model",
         "optimizer",
         "lr_scheduler",
+        "requires_grad",
         "task",
         "model_provider",
         "dataset_provider",

@@ -54,7 +54,11 @@ def base(tmp_path: Path) -> Path:
 
 def configure(base: Path, folder: Path) -> Trainer:
     checkpointing = CheckpointingConfig(folder=folder, period_steps=1, trainable_only=True)
-    return configure_training(training_config(checkpointing, source_checkpoint=base), model_provider=FrozenProvider())
+    return configure_training(
+        training_config(checkpointing, source_checkpoint=base),
+        model_provider=FrozenProvider(),
+        optimizer_provider=lambda ctx: torch.optim.AdamW(ctx.parameters(), lr=0.1),
+    )
 
 
 def stop_in_last_step(ctx: EventStepContext) -> None:
@@ -77,6 +81,37 @@ def test_a_run_resumes_with_frozen_weights_from_its_source(base: Path, tmp_path:
     assert same_tensors(weights, weights_of(uninterrupted.modules[0]))
     assert torch.equal(weights["0.weight"], load_file(base / "model.safetensors")["0.weight"])
     assert Checkpoint(tmp_path / "b" / "step-3").read("model")["model"].keys() == {"2.weight", "2.bias"}
+
+
+@pytest.mark.parametrize(("layer", "is_trained"), [(0, True), (2, False)], ids=["unfrozen", "frozen"])
+def test_a_layer_that_was_trained_for_some_steps_is_in_the_checkpoints(
+    layer: int,
+    is_trained: bool,  # noqa: FBT001 -- a case
+    base: Path,
+    tmp_path: Path,
+) -> None:
+    """Else a run that resumes would take the layer from the source, as if it had never been trained."""
+
+    def configure_switching(folder: Path) -> Trainer:
+        def switch(ctx: EventStepContext) -> None:
+            if ctx.stepper.current_step == 1:
+                trainer.modules[0].get_submodule(str(layer)).requires_grad_(is_trained)
+                trainer.modules[0].get_submodule("0").weight.requires_grad_()  # something is always trained
+
+        trainer = configure(base, folder)
+        trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, switch)
+        return trainer
+
+    uninterrupted = configure_switching(tmp_path / "a")
+    uninterrupted.train()
+    stopped = configure_switching(tmp_path / "b")
+    stopped.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, stop_in_last_step)
+    with pytest.raises(StoppedError):
+        stopped.train()
+    resumed = configure_switching(tmp_path / "b")
+    resumed.train()
+
+    assert same_tensors(weights_of(resumed.modules[0]), weights_of(uninterrupted.modules[0]))
 
 
 def test_a_run_does_not_resume_over_other_frozen_weights(base: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from d9d.loop.component.ranks import ALONE, Ranks
 logger = logging.getLogger(__name__)
 
 _REPLICATED_KEY = "all"
+_TRAINED = "requires_grad"
 
 
 class Distribution(enum.Enum):
@@ -64,6 +65,28 @@ class Part:
     is_optional: bool = False
 
 
+class TrainedParameters:
+    """Which parameters handlers have frozen and unfrozen since the run began.
+
+    Providers freeze weights again in each run. What a handler did after some step, it does not do again in a run that
+    resumes later.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: ModelState) -> None:
+        self.model = model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether each of these parameters is trained now."""
+        return self.model.changes_of_trained()
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Freeze and unfreeze them again."""
+        self.model.repeat_changes_of_trained(state_dict)
+
+
 class JobState:
     """The parts of a job that are saved in its checkpoints.
 
@@ -78,6 +101,12 @@ class JobState:
         self._parts = dict(parts)
         self._ranks = ranks
         self.mapping = mapping
+
+    def begin(self) -> None:
+        """Remember what the program of the run has made, before anything is loaded or trained."""
+        trained = self._parts.get(_TRAINED)
+        if trained is not None and isinstance(trained.stateful, TrainedParameters):
+            trained.stateful.model.begin()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of this rank; state that is per rank lies under the number of the rank.
@@ -149,6 +178,8 @@ class JobState:
             Exception: On all ranks, if `load_state_dict` of any part fails on any of them.
         """
         chosen = {name: part for name, part in self._parts.items() if parts is None or name in parts}
+        if parts is None:
+            self._repeat_changes_of_trained(saved)  # first, because it decides which weights the other parts have
         changed = self._changed_model(saved, chosen)
         if parts is None:
             for name in saved.names() - self._parts.keys():
@@ -187,6 +218,26 @@ class JobState:
                 "changed: it is not one of torch's. Set resume.parts='weights' to start with the weights alone"
             )
         return changed
+
+    def _repeat_changes_of_trained(self, saved: SavedState) -> None:
+        """Freeze and unfreeze what handlers had frozen and unfrozen by the step of the checkpoint."""
+        trained = self._parts[_TRAINED].stateful if _TRAINED in self._parts else None
+        changes: dict[str, bool] = join_state(saved.metadata_at(_TRAINED), {}) if saved.has(_TRAINED) else {}
+        if not isinstance(trained, TrainedParameters) or not changes:
+            return
+        trained.load_state_dict(changes)
+        own = [*trained.model.parameter_names().values()]
+        known = {name for names in self._ranks.gather(own) for name in names}
+        for verb, is_trained in (("unfroze", True), ("froze", False)):
+            names = [name for name, value in changes.items() if value is is_trained and name in known]
+            if names and self._ranks.is_main:
+                logger.info("a handler %s these parameters before, and so they are again: %s", verb, ", ".join(names))
+        if unknown := [name for name in changes if name not in known]:
+            self._warn(
+                "a handler froze or unfroze parameters that this model does not have: %s. If they have other names "
+                "now, freeze or unfreeze them in the model provider",
+                ", ".join(unknown),
+            )
 
     def _replay_schedule(self) -> None:
         scheduler: Any = self._parts["lr_scheduler"].stateful
@@ -229,7 +280,8 @@ class JobState:
     def _find(self, name: str, part: Part, saved: SavedState) -> tuple[str, ...] | None:
         """Return the keys of the state of a part on this rank; `None` if it starts fresh."""
         if part.is_optional and not saved.has(name):
-            self._warn("%s has no state for %r: starting it fresh", saved.path, name)
+            if name != _TRAINED:  # earlier versions did not save it
+                self._warn("%s has no state for %r: starting it fresh", saved.path, name)
             return None
         if part.distribution is Distribution.SHARDED:
             return (name,)
@@ -318,6 +370,8 @@ def training_state(
         "model": Part(model),
         "optimizer": optimizer_part,
         "lr_scheduler": Part(lr_scheduler),
+        # Last of these, because the optimizer unfreezes what it gets back.
+        _TRAINED: Part(TrainedParameters(model), is_optional=True),
         "task": Part(task, Distribution.REPLICATED_OR_PER_RANK),
         **_optional_parts(stateful or {}),
         "random": Part(random, Distribution.PER_RANK),

@@ -134,6 +134,7 @@ class Checkpointer:
         config = self._config
         if config is None:
             return None
+        self._state.begin()
         self._ranks.run_on_rank_zero(self._lock.acquire)
         try:
             # A shared file system may show an older state of the folder to other ranks.

@@ -94,6 +94,29 @@ class ModelState(ShardedState):
         self._modules = [module.module if isinstance(module, DistributedDataParallel) else module for module in modules]
         self._tied = tied or {}
         self._trainable_only = trainable_only
+        self._trained_at_start: dict[str, bool] = {}
+
+    def begin(self) -> None:
+        """Remember which parameters are trained as the run begins, which its program makes so again when it resumes."""
+        self._trained_at_start = self._trained()
+
+    def changes_of_trained(self) -> dict[str, bool]:
+        """Return the parameters that were frozen or unfrozen since the run began, and whether each is trained now."""
+        start = self._trained_at_start
+        return {
+            name: is_trained
+            for name, is_trained in self._trained().items()
+            if start.get(name, is_trained) != is_trained
+        }
+
+    def repeat_changes_of_trained(self, changes: Mapping[str, bool]) -> None:
+        """Freeze and unfreeze parameters as in the run that resumes.
+
+        Args:
+            changes: What `changes_of_trained` returned there, also of stages that this rank does not hold.
+        """
+        for parameter, name in self.parameter_names().items():
+            parameter.requires_grad_(changes.get(name, parameter.requires_grad))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all stages by name; the tensors are the model's own, not copies.
@@ -104,7 +127,7 @@ class ModelState(ShardedState):
         return {
             name: value.detach() if isinstance(value, torch.Tensor) else value
             for name, value in self._own().items()
-            if not (self._trainable_only and isinstance(value, nn.Parameter) and not value.requires_grad)
+            if not (self._trainable_only and isinstance(value, nn.Parameter) and self._is_frozen(name, value))
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
@@ -172,6 +195,13 @@ class ModelState(ShardedState):
     def buffer_names(self) -> set[str]:
         """Return the names of all state that is not a parameter."""
         return {name for name, value in self._named_values() if not isinstance(value, nn.Parameter)}
+
+    def _trained(self) -> dict[str, bool]:
+        return {name: parameter.requires_grad for parameter, name in self.parameter_names().items()}
+
+    def _is_frozen(self, name: str, parameter: nn.Parameter) -> bool:
+        """Return whether a parameter has the value that it started with; one that a handler has frozen was trained."""
+        return not parameter.requires_grad and not self._trained_at_start.get(name, False)
 
     def _own(self) -> dict[str, Any]:
         """Return the values by the names under which they are saved."""
