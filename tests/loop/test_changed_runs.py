@@ -292,6 +292,34 @@ def test_a_branch_that_is_run_again_continues_from_its_own_checkpoints(tmp_path:
     assert steps == [5]
 
 
+@pytest.mark.parametrize("is_own", [True, False], ids=["own-folder", "other-folder"])
+def test_a_branch_continues_when_the_checkpoint_that_it_started_from_is_gone(is_own: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- a case
+    """Its own run removes old checkpoints, or that of the other folder does; the same command must still resume."""
+    main = tmp_path / "main"
+    trained_for(main, 3)
+    folder = main if is_own else tmp_path / "branch"
+    branch = ResumeConfig(checkpoint=main / "step-2")
+    keeping_one = CheckpointingConfig(folder=folder, period_steps=1, num_to_keep=1)
+    configure_training(training_config(keeping_one, total_steps=5, resume=branch)).train()
+    shutil.rmtree(main / "step-2", ignore_errors=True)
+
+    configure_training(training_config(keeping_one, total_steps=6, resume=branch)).train()
+
+    assert steps_saved(folder) == [6]
+
+
+def test_a_folder_that_did_not_branch_off_the_wanted_checkpoint_is_refused(tmp_path: Path) -> None:
+    """The run would continue another branch, though the settings name this checkpoint."""
+    trained_for(tmp_path / "main", 3)
+    trained_for(tmp_path / "branch", 4, resume=ResumeConfig(checkpoint=tmp_path / "main" / "step-1"))
+
+    with pytest.raises(
+        CheckpointError,
+        match=r"branch/step-4 is of a run that did not branch off .*step-2'.* another checkpointing\.folder",
+    ):
+        trained_for(tmp_path / "branch", 5, resume=ResumeConfig(checkpoint=tmp_path / "main" / "step-2"))
+
+
 def test_an_older_checkpoint_of_the_own_folder_is_resumed_without_removing_newer_ones(tmp_path: Path) -> None:
     """They are kept under another name, and a second run continues the new branch."""
     trained_for(tmp_path, 4)

@@ -234,8 +234,8 @@ def find_origin(folder: Path, resume: ResumeConfig) -> Origin | None:
         The checkpoint; `None` if the run starts fresh.
 
     Raises:
-        CheckpointError: If there is none and there must be one, if there are checkpoints and there must be none, or if
-            a checkpoint cannot be loaded.
+        CheckpointError: If there is none and there must be one, if there are checkpoints and there must be none, if
+            those in the folder did not branch off the wanted one, or if a checkpoint cannot be loaded.
     """
     if resume.mode == "never":
         existing = Checkpoint.list_in(folder)
@@ -246,7 +246,7 @@ def find_origin(folder: Path, resume: ResumeConfig) -> Origin | None:
             )
         return None
     own = find_complete(folder)
-    if resume.checkpoint is not None:
+    if resume.checkpoint is not None and not (own and _has_outlived(own, resume.checkpoint)):
         wanted = _find_wanted(resume.checkpoint)
         if resume.parts != "everything" and _is_in(wanted, folder):
             raise CheckpointError(
@@ -255,6 +255,11 @@ def find_origin(folder: Path, resume: ResumeConfig) -> Origin | None:
             )
         if own is None or (_is_in(wanted, folder) and not _continues(own, wanted)):
             return Origin(wanted, is_branch=True)
+        if not _continues(own, wanted) and resume.checkpoint.resolve() not in _places_of_branches(own):
+            raise CheckpointError(
+                f"{own.path} is of a run that did not branch off resume.checkpoint={str(resume.checkpoint)!r}: choose "
+                "another checkpointing.folder for the new branch, or leave resume.checkpoint out to continue this run"
+            )
     if own is None and resume.mode == "must":
         raise CheckpointError(
             f"resume.mode='must' needs a checkpoint to resume from, and {folder} has none: name one in "
@@ -282,7 +287,7 @@ def describe_origin(origin: Checkpoint, changes: Changes, *, is_branch: bool) ->
         *lineage,
         {
             "id": manifest["id"],
-            "path": str(origin.path),
+            "path": str(origin.path.resolve()),
             "step": origin.num_steps,
             "is_branch": is_branch,
             "changes": {change.name: [change.there, change.here] for change in changes.settings},
@@ -328,6 +333,17 @@ def _continues(checkpoint: Checkpoint, origin: Checkpoint) -> bool:
     manifest, wanted = checkpoint.manifest(), origin.manifest()["id"]
     branches = (entry["id"] for entry in manifest.get("lineage", ()) if entry.get("is_branch"))
     return wanted in (manifest["id"], *branches)
+
+
+def _has_outlived(checkpoint: Checkpoint, origin: Path) -> bool:
+    """Return whether a checkpoint is of a run that branched off another one, which has been removed since."""
+    return not origin.exists() and origin.resolve() in _places_of_branches(checkpoint)
+
+
+def _places_of_branches(checkpoint: Checkpoint) -> set[Path]:
+    """Return the checkpoints that the run of a checkpoint branched off, and their folders."""
+    branches = (entry["path"] for entry in checkpoint.manifest().get("lineage", ()) if entry.get("is_branch"))
+    return {place for path in map(Path, branches) for place in (path, path.parent)}
 
 
 def _unused(path: Path) -> Path:
