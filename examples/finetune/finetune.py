@@ -12,7 +12,7 @@ hf download meta-llama/Llama-3.2-1B --local-dir runs/llama
 python examples/finetune/finetune.py --base runs/llama --lora
 
 The result is a folder that `AutoModelForCausalLM.from_pretrained` loads, or with --lora one for
-`PeftModel.from_pretrained`.
+`PeftModel.from_pretrained`. An export replaces nothing: before you train on with more --total-steps, move the result.
 """
 
 import argparse
@@ -135,8 +135,6 @@ def main() -> None:
     )
     trainer.train()
     result = arguments.run_folder / ("adapter" if lora else "tuned")
-    if result.exists():
-        raise SystemExit(f"{result} exists: an export replaces nothing")
     if lora is None:
         trainer.export(result, config=AutoConfig.from_pretrained(base))
     else:

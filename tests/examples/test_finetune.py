@@ -121,9 +121,15 @@ def test_any_layout_trains_the_same_model(is_lora: bool, base: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_script_ends_with_a_model_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the command line, without a network."""
-    monkeypatch.setattr("sys.argv", ["finetune.py", "--run-folder", str(tmp_path), "--total-steps", "2"])
-    finetune.main()
+@pytest.mark.parametrize("options", [[], ["--lora"]], ids=["full", "lora"])
+def test_the_script_ends_with_a_model_of_transformers(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the command line, without a network; the same command, run again, has nothing to do."""
+    monkeypatch.setattr("sys.argv", ["finetune.py", "--run-folder", str(tmp_path), "--total-steps", "2", *options])
+    for _ in range(2):
+        finetune.main()
 
-    assert logits(AutoModelForCausalLM.from_pretrained(tmp_path / "tuned")).shape == (1, 64, finetune.NUM_BYTES)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / ("base" if options else "tuned"))
+    model = PeftModel.from_pretrained(loaded, tmp_path / "adapter") if options else loaded
+    assert logits(model).shape == (1, 64, finetune.NUM_BYTES)

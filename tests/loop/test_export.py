@@ -238,6 +238,20 @@ def test_a_script_that_is_run_again_exports_the_same_weights_again(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json", "exported"]
 
 
+def test_a_configuration_in_another_order_is_the_same(every_step: CheckpointingConfig, tmp_path: Path) -> None:
+    """In each process, peft writes the names of adapted layers, which it keeps as a set, in another order."""
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"target_modules": ["q_proj", "v_proj"], "r": 8}))
+    trained(every_step).export(tmp_path / "exported", config=config)
+    config.write_text(json.dumps({"target_modules": ["v_proj", "q_proj"], "r": 8}))
+
+    trained(every_step).export(tmp_path / "exported", config=config)
+
+    config.write_text(json.dumps({"target_modules": ["v_proj", "k_proj"], "r": 8}))
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json differs"):
+        trained(every_step).export(tmp_path / "exported", config=config)
+
+
 def change_weight(folder: Path) -> None:
     content = bytearray((folder / FILE).read_bytes())
     content[-1] ^= 1
@@ -246,6 +260,10 @@ def change_weight(folder: Path) -> None:
 
 def change_configuration(folder: Path) -> None:
     (folder / "config.json").write_text('{"layers": 2}')
+
+
+def truncate_configuration(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
 
 
 def add_shard(folder: Path) -> None:
@@ -257,6 +275,7 @@ def add_shard(folder: Path) -> None:
     [
         (change_weight, "model.safetensors"),
         (change_configuration, "config.json"),
+        (truncate_configuration, "config.json"),
         (add_shard, "model-00001-of-00002.safetensors"),
     ],
 )

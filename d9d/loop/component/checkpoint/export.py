@@ -213,7 +213,23 @@ def _require_same(staging: Path, folder: Path, name: str) -> None:
 
 def _is_same(path: Path, staging: Path, folder: Path) -> bool:
     other = folder / path.relative_to(staging)
-    return other.is_file() and filecmp.cmp(path, other, shallow=False)
+    if not other.is_file() or filecmp.cmp(path, other, shallow=False):
+        return other.is_file()
+    try:
+        return path.name.endswith("config.json") and _read_unordered(path) == _read_unordered(other)
+    except ValueError:
+        return False
+
+
+def _read_unordered(path: Path) -> Any:
+    """Read a configuration. peft keeps some lists as sets, and writes them in another order in each process."""
+
+    def sort(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: sort(each) for key, each in value.items()}
+        return sorted(map(sort, value), key=repr) if isinstance(value, list) else value
+
+    return sort(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _assign_files(
