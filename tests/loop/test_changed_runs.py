@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import ExponentialLR
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
 
 from d9d.core.protocol import LRSchedulerProtocol
 from d9d.loop.component import LRSchedule, OptimizerBuilder
@@ -25,6 +25,7 @@ from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_DATA_LOADER_READY,
     EVENT_TRAIN_OPTIMIZER_STEP_PRE,
     EVENT_TRAIN_STEP_POST,
+    EVENT_TRAIN_STEP_PRE,
     EventStepContext,
 )
 from d9d.loop.run import Trainer
@@ -153,6 +154,51 @@ def test_new_options_of_the_optimizer_are_adopted_and_its_moments_kept(
         "adopted optimizer/param_groups/0/weight_decay=0.5, which was 0.01 in the checkpoint",
         "adopted the learning rates of this run, advanced by 3 steps",
     }
+
+
+def test_an_option_that_a_handler_has_changed_survives_another_learning_rate(tmp_path: Path) -> None:
+    """Only what the settings change is taken from them."""
+
+    def configure(lr: float, total_steps: int) -> Trainer:
+        def change(ctx: EventStepContext) -> None:
+            if ctx.stepper.current_step == 1:
+                trainer.optimizer.param_groups[0]["weight_decay"] = 0.75
+
+        trainer = configure_training(
+            training_config(saving_to(tmp_path), total_steps=total_steps),
+            optimizer_provider=OptimizerBuilder(torch.optim.AdamW, lr=lr, weight_decay=0.5),
+        )
+        trainer.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, change)
+        trainer.train()
+        return trainer
+
+    configure(0.5, 3)
+    group = configure(0.25, 4).optimizer.param_groups[0]
+
+    assert (group["lr"], group["weight_decay"]) == (0.25, 0.75)
+
+
+def decay_by_function(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
+    assert isinstance(ctx.optimizer, torch.optim.Optimizer)
+    return LambdaLR(ctx.optimizer, lambda step: 1 - step / ctx.total_steps)
+
+
+def test_functions_of_the_total_steps_follow_the_new_ones_at_once(tmp_path: Path) -> None:
+    """The first step of the resumed run had the learning rate at the end of the old schedule."""
+    rates: list[float] = []
+    for total_steps in (4, 8):
+        trainer = configure_training(
+            training_config(saving_to(tmp_path), total_steps=total_steps),
+            optimizer_provider=OptimizerBuilder(torch.optim.SGD, lr=1.0),
+            lr_scheduler_provider=decay_by_function,
+        )
+        optimizer = trainer.optimizer
+        trainer.event_bus.subscribe(
+            EVENT_TRAIN_OPTIMIZER_STEP_PRE, lambda ctx, of=optimizer: rates.append(of.param_groups[0]["lr"])
+        )
+        trainer.train()
+
+    assert rates == [1.0, 0.75, 0.5, 0.25, 0.5, 0.375, 0.25, 0.125]
 
 
 def test_what_changed_is_in_the_lineage_of_later_checkpoints(tmp_path: Path) -> None:

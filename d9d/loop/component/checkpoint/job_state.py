@@ -187,7 +187,7 @@ class JobState:
         is_rescheduled = changes.replays_schedule or (parts is not None and "lr_scheduler" not in parts)
         optimizer = chosen["optimizer"].stateful if "optimizer" in chosen else None
         if isinstance(optimizer, OptimizerState):
-            optimizer.keep_options(None if is_rescheduled else changes.optimizer_options)
+            optimizer.keep_options(changes.optimizer_options if parts is None else None)
             optimizer.is_new_run = parts is not None
         if is_rescheduled:
             chosen.pop("lr_scheduler", None)

@@ -1,6 +1,7 @@
 """When the state of a job is saved, and which checkpoint it resumes from."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -492,6 +493,7 @@ class Checkpointer:
         changes = require_resumable(
             compare(here, there), checkpoint.path, self._resume.allow, here.get("loop", "train")
         )
+        changes = dataclasses.replace(changes, has_functions=any("/lr_lambdas/" in name for name in here))
         if not isinstance(self._order, SequentialSteps):  # otherwise the number of steps follows from the samples left
             self._require_steps(checkpoint)
         return origin, changes

@@ -12,6 +12,8 @@ from d9d.loop.component.checkpoint.storage import Checkpoint, find_complete
 from d9d.loop.config import ResumeConfig
 
 _NUM_SHOWN = 10
+_SCHEDULED = frozenset({"lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas", "base_momentum", "max_momentum"})
+"""The options of parameter groups that schedulers of torch set."""
 
 
 class SettingClass(enum.Enum):
@@ -91,24 +93,29 @@ class Changes:
 
     Attributes:
         settings: The settings.
+        has_functions: Whether the learning rate schedule has functions of the user, as `LambdaLR` has. Checkpoints do
+            not record them, and they may depend on the total steps.
     """
 
     settings: tuple[Change, ...] = ()
+    has_functions: bool = False
 
     @property
     def replays_schedule(self) -> bool:
         """Whether the learning rates follow another schedule, or start from other values."""
         rates = ("lr_scheduler", "optimizer/param_groups/*/lr", "optimizer/param_groups/*/initial_lr")
         return any(
-            change.name.startswith("lr_scheduler") or any(fnmatch.fnmatchcase(change.name, rate) for rate in rates)
+            change.name.startswith("lr_scheduler")
+            or any(fnmatch.fnmatchcase(change.name, rate) for rate in rates)
+            or (self.has_functions and change.name == "total_steps")
             for change in self.settings
         )
 
     @property
     def optimizer_options(self) -> frozenset[str]:
-        """The options of the optimizer that differ in any of its parameter groups."""
+        """The options of the optimizer that differ in any of its parameter groups, or that a new schedule sets."""
         groups = [change.name for change in self.settings if change.name.startswith("optimizer/param_groups/")]
-        return frozenset(name.split("/")[3] for name in groups)
+        return frozenset(name.split("/")[3] for name in groups) | (_SCHEDULED if self.replays_schedule else frozenset())
 
 
 NO_CHANGES = Changes()
