@@ -254,6 +254,7 @@ def configure(
         "total_steps": NUM_STEPS,
         "global_batch_size": 32,
         "micro_batch_size": 2,
+        "reporting": QUIET,
     }
     return TrainingConfigurator(
         config=TrainingConfig(
@@ -261,7 +262,6 @@ def configure(
             device="cpu",
             mesh=DeviceMeshParameters() if num_ranks == 1 else layout.mesh[num_ranks],
             pipeline=PipelineConfig.model_validate({"schedule": layout.schedule, **pipeline}),
-            reporting=QUIET,
         ),
         task=task,
         model_provider=provider(layout),
