@@ -16,7 +16,8 @@ class ConfigurationError(ValueError):
 class Settings(BaseModel):
     """A group of settings. It is immutable, and refuses unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # Settings are in checkpoints and trackers as JSON, which has no infinity.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

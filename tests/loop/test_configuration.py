@@ -4,6 +4,7 @@ import ast
 import inspect
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ REFUSED = [
     pytest.param({"micro_batch_size": 0}, "micro_batch_size\n  Input should be greater than 0", id="no-micro-batch"),
     pytest.param({"seed": -1}, "seed\n  Input should be greater than or equal to 0", id="negative-seed"),
     pytest.param({"precision": "fp8"}, "precision\n  Input should be 'fp32' or 'bf16-autocast'", id="precision"),
+    pytest.param(
+        {"timeouts": {"step_seconds": math.inf}}, "step_seconds\n  Input should be a finite number", id="infinite"
+    ),
     pytest.param(
         {"microbatch_size": 2},
         "Config has no field 'microbatch_size'; did you mean 'micro_batch_size'?",
