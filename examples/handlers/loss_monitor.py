@@ -47,7 +47,8 @@ class LossMonitor:
         if not ctx.stepper.is_due(self._period_steps) or self._largest is None:
             return
         total, weight = torch.stack(self._weighted).sum(), torch.stack(self._weights).sum()
-        mean, largest = torch.stack([total / weight, self._largest]).tolist()  # here the host waits for the device
+        mean = total / torch.where(weight == 0, 1.0, weight)
+        mean, largest = torch.stack([mean, self._largest]).tolist()  # here the host waits for the device
         step = ctx.stepper.current_step + 1
         self._log(f"step {step}: mean loss {mean:.4f}, largest {largest:.4f}, {len(self._weights)} micro-batches")
         self._weighted, self._weights, self._largest = [], [], None

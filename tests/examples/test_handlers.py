@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from early_stopping import EarlyStopping
 from layout_job import ADAMW, LAYOUTS, ClassifyTask, Provider, configure, provide_dataset, record_losses
 from loss_monitor import LossMonitor
@@ -24,13 +25,16 @@ from d9d.loop.event.catalogue.common import EventReportReadyContext
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CLOSED,
     EVENT_TRAIN_EVALUATION_FINISHED,
+    EVENT_TRAIN_LOSS_READY,
     EVENT_TRAIN_REPORT_READY,
+    EVENT_TRAIN_STEP_POST,
     EVENT_TRAIN_STEP_PRE,
     EventEvaluationFinishedContext,
     EventStepContext,
     EventTrainClosedContext,
 )
 from d9d.loop.run import Trainer, TrainingConfigurator
+from d9d.testing import make_context
 
 TOTAL_STEPS = 20
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -186,6 +190,18 @@ def test_the_monitor_logs_the_losses_of_its_process() -> None:
     assert [line.partition(":")[0] for line in lines] == ["step 2", "step 4", "step 5"]
     assert [line.rpartition(", ")[2] for line in lines] == ["32 micro-batches", "32 micro-batches", "16 micro-batches"]
     assert f"mean loss {losses[-1]:.4f}" in lines[-1]
+
+
+def test_the_monitor_continues_where_nothing_has_any_weight() -> None:
+    """A process may have no token to count in some steps; a mean over none is NaN."""
+    lines: list[str] = []
+    monitor, stepper = LossMonitor(period_steps=1, log=lines.append), Stepper(9)
+    monitor.collect(make_context(EVENT_TRAIN_LOSS_READY, loss=torch.tensor(float("nan")), loss_weight=0.0))
+    ctx = make_context(EVENT_TRAIN_STEP_POST, stepper=stepper)
+    monitor.report(ctx)
+
+    assert lines == ["step 1: mean loss 0.0000, largest 0.0000, 1 micro-batches"]
+    assert ctx.control.stop_reason is None
 
 
 def test_in_a_pipeline_the_last_stage_has_the_monitor() -> None:
