@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from documents import ROOT, CodeBlock, code_blocks, guide_pages
 from torch import nn
@@ -131,6 +132,27 @@ def test_each_complete_block_runs(
     else:
         monkeypatch.syspath_prepend(folder)  # for the modules that it imports
         runpy.run_path(str(folder / file_of(block)), run_name="__main__")
+
+
+def test_the_training_on_the_page_about_evaluations_ends_with_the_same_weights_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, as the page says; its model has dropout."""
+    (block,) = [block for block in blocks_of("python") if file_of(block) == "evaluation_evaluation.py"]
+    lines = block.code.splitlines()
+    without = [line for line in lines if "evaluat" not in line]
+    assert len(lines) - len(without) == 2  # the argument, and the call after the training
+    monkeypatch.chdir(tmp_path)
+
+    def weights_after(script: Sequence[str]) -> list[torch.Tensor]:
+        path = tmp_path / "script.py"
+        path.write_text("\n".join(script), encoding="utf-8")
+        torch.manual_seed(0)
+        (model,) = runpy.run_path(str(path))["trainer"].modules
+        return [*model.state_dict().values()]
+
+    for own, other in zip(weights_after(lines), weights_after(without), strict=True):
+        assert torch.equal(own, other)
 
 
 def test_the_script_for_all_gpus_runs_under_torchrun(folder: Path, tmp_path: Path) -> None:
