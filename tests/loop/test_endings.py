@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from d9d.loop.component.shutdown import StopRequest
-from d9d.loop.config import CheckpointingConfig
+from d9d.loop.config import CheckpointingConfig, ReportingConfig
 from d9d.loop.control import (
     ComputeLossContext,
     ComputeLossResult,
@@ -376,3 +376,18 @@ def test_leaving_the_steps_announces_a_save_that_was_under_way(tmp_path: Path) -
             break
 
     assert trace == ["saved 2", "closed"]
+
+
+def test_leaving_the_steps_reports_the_last_of_them() -> None:
+    """Its numbers were on their way; a tracker gets them before the last event."""
+    reporting = ReportingConfig(progress_bar=False, period_steps=1, json_lines=None)
+    trainer = configure_training(training_config(total_steps=5, reporting=reporting))
+    trace: list[str] = []
+    trainer.event_bus.subscribe(train.EVENT_TRAIN_REPORT_READY, lambda ctx: trace.append(f"report {ctx.report.step}"))
+    trainer.event_bus.subscribe(train.EVENT_TRAIN_CLOSED, lambda ctx: trace.append("closed"))
+
+    for ctx in trainer.steps():
+        if ctx.stepper.current_step == 2:
+            break
+
+    assert trace == ["report 1", "report 2", "closed"]

@@ -442,8 +442,7 @@ class Run:
         for service in loop.housekeeping:
             service.step_done()
         if is_over:
-            self._announce_saved(checkpointer.wait())
-            self._report(reporter.take_last(is_heard=self._hears_reports))
+            self._announce_rest()
         if agreed.signal and (self._pending_evaluations or not self._is_complete):
             raise self._stop_request(agreed.signal)
 
@@ -535,6 +534,11 @@ class Run:
         if checkpoint is not None:
             self._trigger_checkpoint(self._loop.moments.checkpoint_started, checkpoint)
             self._announce_saved(checkpointer.save())
+
+    def _announce_rest(self) -> None:
+        """Wait for the last save and the last report, and trigger their events, when no step follows."""
+        self._announce_saved(self._loop.checkpointer.wait())
+        self._report(self._loop.reporter.take_last(is_heard=self._hears_reports))
 
     def _announce_saved(self, checkpoint: Checkpoint | None) -> None:
         """Trigger the event that a checkpoint is on disk, if one is."""

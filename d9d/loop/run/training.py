@@ -300,7 +300,7 @@ class Trainer(Run):
                 try:
                     yield from self._run_steps()
                 except GeneratorExit:
-                    self._announce_saved(self._loop.checkpointer.wait())
+                    self._announce_rest()
                     if not self._is_complete:
                         raise
             self._loop.moments.trigger(EVENT_TRAIN_FINISHED, EventTrainFinishedContext)
