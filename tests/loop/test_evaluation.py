@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from declared import declared_ids, record, violation
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import IterableDataset
 
@@ -39,7 +40,7 @@ from d9d.loop.control import (
 )
 from d9d.loop.event import EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue import train
-from d9d.loop.run import TrainingConfigurator
+from d9d.loop.run import Trainer, TrainingConfigurator
 
 from .toy_job import (
     NUM_FEATURES,
@@ -554,6 +555,41 @@ class Tracker:
         assert self.reports is not None
         self.closed = self.reports
         self.reports = None
+
+
+class MetaModelProvider(ModelProvider):
+    """A layer on the meta device: what is loaded from a checkpoint is not initialised."""
+
+    def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+        with torch.device("meta"):
+            return InitializeModelStageResult(model=nn.Linear(NUM_FEATURES, 1))
+
+
+def test_before_a_run_that_resumes_trainer_evaluate_and_export_have_the_weights_of_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    """Those of `source_checkpoint` are not read any more; the training continues as it would without them."""
+    config = training_config(CheckpointingConfig(folder=tmp_path / "checkpoints", period_steps=1), total_steps=4)
+
+    def configured() -> Trainer:
+        return configure_training(config, model_provider=MetaModelProvider(), evaluations={"own": SEVEN})
+
+    undisturbed = configure_training(
+        config.model_copy(update={"checkpointing": None}), model_provider=MetaModelProvider()
+    )
+    undisturbed.train()
+    first = configured()
+    for ctx in first.steps():
+        if ctx.stepper.current_step == 2:
+            results, weights = first.evaluate(), weights_of(first.modules[0])
+            break
+    exporting, evaluating = configured(), configured()
+    exporting.export(tmp_path / "exported")
+
+    assert same_tensors(load_file(tmp_path / "exported" / "model.safetensors"), weights)
+    assert evaluating.evaluate() == results
+    evaluating.train()
+    assert same_tensors(weights_of(evaluating.modules[0]), weights_of(undisturbed.modules[0]))
 
 
 def test_trainer_evaluate_calls_no_tracker_that_is_not_open() -> None:

@@ -10,8 +10,10 @@ from torch import nn
 from d9d import (
     CheckpointError,
     CheckpointingConfig,
+    Evaluation,
     InitializeModelStageContext,
     InitializeModelStageResult,
+    KeepBest,
     ModelProvider,
     Trainer,
 )
@@ -22,6 +24,7 @@ from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContex
 
 from .toy_job import (
     StoppedError,
+    ToyDataset,
     ToyModelProvider,
     configure_inference,
     configure_training,
@@ -112,6 +115,26 @@ def test_a_layer_that_was_trained_for_some_steps_is_in_the_checkpoints(
     resumed.train()
 
     assert same_tensors(weights_of(resumed.modules[0]), weights_of(uninterrupted.modules[0]))
+
+
+def test_the_best_checkpoint_is_completed_with_frozen_weights_of_the_source(base: Path, tmp_path: Path) -> None:
+    """In a process that has not trained."""
+
+    def configured() -> Trainer:
+        checkpointing = CheckpointingConfig(
+            folder=tmp_path / "best", trainable_only=True, keep_best=KeepBest(metric="validation/loss")
+        )
+        return configure_training(
+            training_config(checkpointing, source_checkpoint=base),
+            model_provider=FrozenProvider(),
+            evaluations={"validation": Evaluation(dataset_provider=ToyDataset(2))},
+        )
+
+    trained, fresh = configured(), configured()
+    trained.train()
+    fresh.load_best()
+
+    assert same_tensors(weights_of(fresh.modules[0]), weights_of(trained.modules[0]))
 
 
 def test_a_run_does_not_resume_over_other_frozen_weights(base: Path, tmp_path: Path) -> None:

@@ -120,9 +120,17 @@ class Loop:
             CheckpointError: On all ranks, if the run cannot resume from its checkpoints, or the weights cannot be
                 loaded.
         """
+        self.load_source()
+        return self.checkpointer.resume()
+
+    def load_source(self) -> None:
+        """Load the weights to start from, if any.
+
+        Raises:
+            CheckpointError: On all ranks, if they cannot be loaded.
+        """
         if self.source is not None:
             self.source.load(self.modules, self.ranks)
-        return self.checkpointer.resume()
 
     def __enter__(self) -> Self:
         """Start reading data, then start the services."""

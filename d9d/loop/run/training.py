@@ -310,10 +310,10 @@ class Trainer(Run):
     def evaluate(self, *names: str) -> dict[str, dict[str, float]]:
         """Run evaluations now, before or after the training or between two of its `steps`; all ranks call this.
 
-        The weights are those that the model has now. Before `train`, no checkpoint of this run is loaded: they are
-        those of `source_checkpoint`, or else those that the model provider made. Between two steps, each evaluation
-        triggers its events and a report. Before and after the training no handler is called: trackers are not open. The
-        results are not recorded in checkpoints. A handler of the loop calls `control.evaluate` instead.
+        The weights are those that the model has now; before `train`, those that it begins with: of the checkpoint that
+        it resumes from, of `source_checkpoint`, or those that the model provider made. Between two steps, each
+        evaluation triggers its events and a report. Before and after the training no handler is called: trackers are
+        not open. The results are not recorded in checkpoints. A handler of the loop calls `control.evaluate` instead.
 
         Args:
             *names: Which evaluations; all of them by default.
@@ -324,7 +324,7 @@ class Trainer(Run):
         Raises:
             RuntimeError: Within a step of the loop.
             ValueError: If there is no evaluation of that name.
-            CheckpointError: On all ranks, if the weights of `source_checkpoint` cannot be loaded.
+            CheckpointError: On all ranks, if the weights to begin with cannot be loaded.
         """
         if self._is_in_loop:
             raise RuntimeError(
@@ -340,9 +340,7 @@ class Trainer(Run):
                 f"there is no evaluation named {unknown!r}: this run has {', '.join(map(repr, evaluator.names))}"
             )
         self._require_awake("trainer.evaluate()", ("parameters", "buffers"))
-        if not self._has_weights and self._loop.source is not None:
-            self._loop.source.load(self.modules, self._loop.ranks)
-        self._has_weights = True
+        self._load_weights()
         return {name: self._evaluate(name, evaluator) for name in evaluator.names if name in names or not names}
 
     @collective
@@ -369,6 +367,8 @@ class Trainer(Run):
         self._require_awake("trainer.load_best()", ("parameters", "buffers"))
         checkpointer = self._loop.checkpointer
         self._announce_saved(checkpointer.wait())
+        if not self._has_weights:
+            self._loop.load_source()  # the checkpoint may lack weights that are frozen
         best = checkpointer.load_best()
         self._has_weights, self._loaded_best = True, (self.stepper.current_step, best.num_steps)
         return best.path
@@ -380,7 +380,8 @@ class Trainer(Run):
     ) -> None:
         """Write the current weights as safetensors files, as `from_pretrained` loads them; all ranks call this.
 
-        A `weight_mapping` gives them the names and shapes that they have in files. A tied weight is written once.
+        Before `train`, they are those that it begins with, as for `evaluate`. A `weight_mapping` gives them the names
+        and shapes that they have in files. A tied weight is written once.
 
         Args:
             folder: Where to write: a folder of this machine, the same on all ranks, that does not exist yet or is
@@ -394,6 +395,7 @@ class Trainer(Run):
             CheckpointError: On all ranks, if the weights cannot be written, or the folder holds anything else.
         """
         self._require_awake("trainer.export()", ("parameters", "buffers"))
+        self._load_weights()
         self._exporter.export(folder, config=config, trainable_only=trainable_only, name=name)
 
     @waits_for_device
@@ -456,6 +458,13 @@ class Trainer(Run):
 
     def _require_awake(self, what: str, needed: Collection[SleepTag] = SLEEP_TAGS) -> None:
         self._sleeper.require_awake(what, needed)
+
+    def _load_weights(self) -> None:
+        """Load the weights that the training begins with, if it has not begun and they are not loaded yet."""
+        if not self._has_weights:
+            self._loop.load_source()
+            self._loop.checkpointer.load_weights()
+            self._has_weights = True
 
     def _save(self) -> None:
         self._require_awake("trainer.save()", ("parameters", "optimizer", "buffers"))

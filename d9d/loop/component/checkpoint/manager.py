@@ -138,9 +138,7 @@ class Checkpointer:
         self._state.begin()
         self._ranks.run_on_rank_zero(self._lock.acquire)
         try:
-            # A shared file system may show an older state of the folder to other ranks.
-            find = functools.partial(self._find_origin, config, self._state.aliases())
-            found = self._ranks.run_on_rank_zero(find)
+            found = self._find_origin_together(config)
             if found is None:
                 return None
             origin, changes = found
@@ -152,6 +150,20 @@ class Checkpointer:
             self._lock.release()
             raise
         return origin.checkpoint
+
+    def load_weights(self) -> None:
+        """Load the weights of the checkpoint that the run would start from, if there is one, and nothing else.
+
+        Raises:
+            CheckpointError: On all ranks, if the run cannot resume from it.
+        """
+        found = None if self._config is None else self._find_origin_together(self._config)
+        if found is not None:
+            self._state.load(found[0].checkpoint.open(self._ranks), parts=["model"])
+
+    def _find_origin_together(self, config: CheckpointingConfig) -> tuple[Origin, Changes] | None:
+        # A shared file system may show an older state of the folder to other ranks.
+        return self._ranks.run_on_rank_zero(functools.partial(self._find_origin, config, self._state.aliases()))
 
     def _load(self, config: CheckpointingConfig, origin: Origin, changes: Changes) -> None:
         """Continue the run of a checkpoint."""
