@@ -1,5 +1,6 @@
 """A run resumes into a model that has changed, with a mapping from the weights of its checkpoints."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,40 @@ def test_a_changed_model_on_the_meta_device_is_initialised_where_needed(tmp_path
 
     assert torch.equal(weights["scale.weight"], torch.ones(1))
     assert weights["inner.body.left.weight"].any()
+
+
+class Classes(nn.Module):
+    """A body and a head, on the meta device."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.body, self.head = nn.Linear(NUM_FEATURES, 4), nn.Linear(4, num_classes)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- the name of the task
+        outputs: torch.Tensor = self.head(self.body(input)).mean(-1, keepdim=True)
+        return outputs
+
+
+def test_a_head_of_another_shape_is_initialised_and_the_rest_resumed(tmp_path: Path) -> None:
+    """Also on the meta device, where it would be zero."""
+    mapping = WeightMapping(missing=["head.*"], unexpected=["head.*"])
+    weights = []
+    for num_classes, total_steps in ((7, 3), (3, 3)):
+        trainer = TrainingConfigurator(
+            config=training_config(CheckpointingConfig(folder=tmp_path, period_steps=1), total_steps=total_steps),
+            task=ToyTask(),
+            model_provider=functools.partial(Classes, num_classes),
+            dataset_provider=ToyDataset(),
+            optimizer_provider=OptimizerBuilder(torch.optim.AdamW, lr=0.1),
+            resume_mapping=mapping,
+        ).configure()
+        trainer.train()
+        weights.append(weights_of(trainer.modules[0]))
+
+    assert torch.equal(weights[1]["body.weight"], weights[0]["body.weight"])
+    assert weights[1]["head.weight"].shape == (3, 4)
+    assert weights[1]["head.weight"].all()
 
 
 class Tied(Old):

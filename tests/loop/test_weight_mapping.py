@@ -224,6 +224,32 @@ def test_named_weights_may_be_missing_or_unexpected(tmp_path: Path, caplog: pyte
     assert "that were ignored: lm_head.weight" in caplog.text
 
 
+def test_a_head_for_other_classes_replaces_one_of_the_same_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where its name is in `missing` and in `unexpected`; its own export is loaded again."""
+    mapping = WeightMapping(missing=["head.*"], unexpected=["head.*"])
+    source = {"body": numbers(2), "head.weight": numbers(7, 2)}
+    caplog.set_level("INFO")
+    loaded = load(tmp_path, source, {"body": numbers(2), "head.weight": numbers(3, 2)}, mapping)
+
+    assert same_tensors(loaded, {"body": source["body"], "head.weight": torch.zeros(3, 2)})
+    assert "weights that keep their initial values: head.weight" in caplog.text
+    assert "that were ignored: head.weight" in caplog.text
+
+    tuned = {"body": numbers(2), "head.weight": numbers(3, 2)}
+    assert same_tensors(load(tmp_path, tuned, tuned, mapping), tuned)
+
+
+@pytest.mark.parametrize("mapping", [WeightMapping(missing=["head"]), WeightMapping(unexpected=["head"])])
+def test_a_weight_of_another_shape_is_refused_unless_it_is_named_on_both_sides(
+    mapping: WeightMapping, tmp_path: Path
+) -> None:
+    """The error says how to replace it."""
+    with pytest.raises(CheckpointError, match=r"shape: 'head' is .*\n.*both for a weight that replaces one of another"):
+        load(tmp_path, {"head": numbers(7)}, {"head": numbers(3)}, mapping)
+
+
 class Tied(nn.Module):
     """Uses one matrix as embedding and as output."""
 

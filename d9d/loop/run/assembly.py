@@ -20,7 +20,8 @@ from d9d.loop.component.checkpoint.manager import Checkpointer
 from d9d.loop.component.checkpoint.results import EvaluationResults
 from d9d.loop.component.checkpoint.resume import find_origin
 from d9d.loop.component.checkpoint.sharded_state import ModelState, describe_model
-from d9d.loop.component.checkpoint.source import SourceWeights, find_source
+from d9d.loop.component.checkpoint.source import SourceWeights, find_source, tensors_in
+from d9d.loop.component.checkpoint.state_dict import TensorInfo
 from d9d.loop.component.checkpoint.storage import Checkpoint, describe_job, prepare_folder
 from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.console import Console
@@ -394,14 +395,21 @@ class Assembly:
         is_on_meta = any(self.ranks.gather(any(tensor.is_meta for tensor in tensors)))
         if own is not None and self.name == "train" and is_on_meta:
 
-            def find() -> tuple[set[str], set[str]]:
+            def find() -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
                 origin = find_origin(own.folder, self.config.resume)
-                saved = {} if origin is None else origin.checkpoint.open().weights()
-                return {*saved}, resume_mapping.names_in_model({name: info for name, (_, info) in saved.items()})
+                weights = {} if origin is None else origin.checkpoint.open().weights()
+                infos = {name: info for name, (_, info) in weights.items()}
+                return infos, resume_mapping.weights_in_model(infos)
 
             saved, mapped = self.ranks.run_on_rank_zero(find)
-            has_changed = any(self.ranks.gather(not ModelState(modules, tied).weights().keys() <= saved))
-            names |= mapped if has_changed else saved
+            state = ModelState(modules, tied)
+            has_changed = any(self.ranks.gather(not state.weights().keys() <= saved.keys()))
+            here = tensors_in(state.weights())
+            names |= {
+                name
+                for name, info in (mapped if has_changed else saved).items()
+                if not resume_mapping.is_replaced(name, here.get(name, info), info)
+            }
         aliases = {**ModelState(modules, tied).aliases(), **tied}
         return names | {alias for alias, name in aliases.items() if name in names}
 

@@ -234,7 +234,7 @@ class SourceWeights:
             CheckpointError: On all ranks, if the weights do not fit the model, with each that is missing or unexpected.
         """
         state = ModelState(modules, self.tied)
-        of_ranks = ranks.gather((_tensors_in(state.weights()), {**state.aliases(), **self.tied}))
+        of_ranks = ranks.gather((tensors_in(state.weights()), {**state.aliases(), **self.tied}))
         model = {name: info for tensors, _ in of_ranks for name, info in tensors.items()}
         aliases = {alias: name for _, names in of_ranks for alias, name in names.items()}
         return ranks.run_on_rank_zero(
@@ -328,7 +328,8 @@ def _refuse_other_formats(path: Path, setting: str) -> None:
         )
 
 
-def _tensors_in(values: Mapping[str, Any]) -> dict[str, TensorInfo]:
+def tensors_in(values: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    """Return the dtypes and shapes of the tensors among named values."""
     return {
         name: TensorInfo(value.dtype, tuple(value.shape))
         for name, value in values.items()

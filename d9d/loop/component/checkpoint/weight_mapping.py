@@ -19,7 +19,8 @@ _NUM_WITH_NEAREST = 50
 _REMEDY = (
     "Build the model that the weights belong to, set source_checkpoint to other weights, or pass a weight_mapping: "
     "WeightMapping(rules=[WeightRule(name in the files, name in the model)]) for other names and shapes, "
-    "missing=[...] for weights that keep their initial values, unexpected=[...] for weights to ignore"
+    "missing=[...] for weights that keep their initial values, unexpected=[...] for weights to ignore, "
+    "and both for a weight that replaces one of another shape, such as a new head"
 )
 
 
@@ -240,7 +241,8 @@ class WeightMapping:
     Attributes:
         rules: Rules for names and shapes.
         missing: Patterns, as in rules, of weights of the model that the files may lack: they keep their initial values.
-        unexpected: Patterns of weights in the files that the model may lack: they are ignored.
+        unexpected: Patterns of weights in the files that the model may lack: they are ignored. A weight with another
+            shape in the files, such as a head for other classes, is both missing and unexpected.
         tied: Weights of the model that start as copies of others if the files lack them: `{name: other name}`.
         export_dtype: The dtype of floating-point weights in exports; by default that of the model.
     """
@@ -291,6 +293,9 @@ class WeightMapping:
         recipes |= {name: found for name, found in through_alias.items() if name not in recipes}
         copied = {name: other for name, other in self.tied.items() if name in model.keys() - recipes.keys()}
         recipes |= {name: recipes[other] for name, other in copied.items() if other in recipes}
+        for name in [name for name, (_, recipe) in recipes.items() if self.is_replaced(name, model[name], recipe.info)]:
+            unexpected[name] = recipes.pop(name)[1].info
+            duplicates.pop(name, None)
         missing = [name for name in model if name not in recipes]
         refused = {name: model[name] for name in missing if not _fits(name, self.missing)}
         surplus = {name: info for name, info in unexpected.items() if not _fits(name, self.unexpected)}
@@ -307,15 +312,24 @@ class WeightMapping:
             )
         return LoadPlan(recipes, duplicates, tuple(missing), tuple(unexpected), tuple(cast))
 
-    def names_in_model(self, source: Mapping[str, TensorInfo]) -> set[str]:
-        """Return the names in a model of the weights that files have.
+    def is_replaced(self, name: str, own: TensorInfo, found: TensorInfo) -> bool:
+        """Return whether a weight of the model takes the place of one of another shape, and is not loaded.
+
+        Args:
+            name: Its name in the model.
+            own: The weight of the model.
+            found: The one in the files.
+        """
+        return own.shape != found.shape and _fits(name, self.missing) and _fits(name, self.unexpected)
+
+    def weights_in_model(self, source: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+        """Return the weights that files have, as they are in a model.
 
         Args:
             source: The weights in the files.
         """
-        made, _ = _apply(self.rules, source, to_model=True)
-        copied = {name for name, other in self.tied.items() if other in made}
-        return made.keys() | copied
+        made = {name: recipe.info for name, recipe in _apply(self.rules, source, to_model=True)[0].items()}
+        return made | {name: made[other] for name, other in self.tied.items() if other in made}
 
     def plan_export(self, model: Mapping[str, TensorInfo]) -> dict[str, Recipe]:
         """Decide what is exported.
