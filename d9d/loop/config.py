@@ -134,6 +134,16 @@ class ResumeConfig(Settings):
     not read. In inference, `num_samples` adds the new samples at the end, and another batch size needs no permission.
     `stopped` continues a run that a handler has stopped. By default none."""
 
+    @model_validator(mode="after")
+    def _uses_checkpoint(self) -> Self:
+        if self.checkpoint is not None and self.mode == "never":
+            raise ValueError(
+                f"mode='never' starts fresh, and checkpoint={str(self.checkpoint)!r} does not: leave one out"
+            )
+        if self.checkpoint is None and self.parts != "everything":
+            raise ValueError(f"parts={self.parts!r} says what is taken from checkpoint, which is None: set it too")
+        return self
+
 
 class DataLoadingConfig(Settings):
     """How samples are read from the dataset."""
@@ -321,6 +331,16 @@ class LoopConfig(Settings):
     """Which steps `torch.profiler` records. `None`, the default, records nothing."""
 
     @model_validator(mode="after")
+    def _resumes_where_it_saves(self) -> Self:
+        asked = "mode" if self.resume.checkpoint is None else "checkpoint"
+        if self.checkpointing is None and (self.resume.mode == "must" or self.resume.checkpoint is not None):
+            raise ValueError(
+                f"resume.{asked} is set, and checkpointing is None, so the run could not resume: set "
+                "checkpointing=CheckpointingConfig(folder=...), or to start from weights alone, source_checkpoint"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         num_parts = self.mesh.data_parallel_size
         divisor = num_parts * (self.micro_batch_size or 1)
@@ -402,4 +422,9 @@ class InferenceConfig(LoopConfig):
                     f"checkpointing.{name} is set, and inference reads its data once and evaluates nothing: leave it "
                     "out"
                 )
+        if self.resume.parts != "everything":
+            raise ValueError(
+                f"resume.parts={self.resume.parts!r} starts a new run, and inference takes its weights from "
+                "source_checkpoint: leave it out"
+            )
         return self

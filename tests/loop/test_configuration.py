@@ -15,10 +15,12 @@ from torch.utils.data import Dataset
 from d9d import load_config
 from d9d.core.settings import Settings
 from d9d.loop.config import (
+    CheckpointingConfig,
     ConfigurationError,
     DeviceMeshParameters,
     InferenceConfig,
     ReportingConfig,
+    ResumeConfig,
     TrainingConfig,
 )
 from d9d.loop.event import subscribe
@@ -91,6 +93,41 @@ class EndlessDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"checkpoint": "runs/a/step-1", "mode": "never"}, "mode='never' starts fresh, and checkpoint='"),
+        ({"parts": "weights"}, "parts='weights' says what is taken from checkpoint, which is None: set it too"),
+    ],
+)
+def test_a_resume_that_contradicts_itself_is_refused(settings: dict[str, Any], message: str) -> None:
+    """One of the two would be ignored."""
+    with pytest.raises(ValueError, match="validation error") as caught:
+        ResumeConfig(**settings)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("resume", "field"),
+    [(ResumeConfig(mode="must"), "mode"), (ResumeConfig(checkpoint=Path("runs/a/step-1")), "checkpoint")],
+)
+@pytest.mark.parametrize("make", [training_config, inference_config])
+def test_a_run_without_checkpointing_does_not_start_fresh_where_it_must_resume(
+    make: Any, resume: ResumeConfig, field: str
+) -> None:
+    """It would, without a word."""
+    with pytest.raises(ValueError, match=f"resume.{field} is set, and checkpointing is None, so the run could not"):
+        make(resume=resume)
+
+
+def test_inference_takes_no_weights_from_a_checkpoint_of_inference(tmp_path: Path) -> None:
+    """It has none: the run would use other weights."""
+    resume = ResumeConfig(checkpoint=tmp_path / "step-1", parts="weights")
+
+    with pytest.raises(ValueError, match=r"resume.parts='weights' starts a new run, and inference takes its weights"):
+        inference_config(CheckpointingConfig(folder=tmp_path), resume=resume)
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED)
