@@ -157,7 +157,10 @@ def test_new_options_of_the_optimizer_are_adopted_and_its_moments_kept(
 
 
 def test_an_option_that_a_handler_has_changed_survives_another_learning_rate(tmp_path: Path) -> None:
-    """Only what the settings change is taken from them."""
+    """Only what the settings change is taken from them.
+
+    People's runs took their weight decay from the settings: NVIDIA/Megatron-LM#7468, NVIDIA-NeMo/Automodel#3883.
+    """
 
     def configure(lr: float, total_steps: int) -> Trainer:
         def change(ctx: EventStepContext) -> None:
@@ -184,7 +187,10 @@ def decay_by_function(ctx: InitializeLRSchedulerContext) -> LRSchedulerProtocol:
 
 
 def test_functions_of_the_total_steps_follow_the_new_ones_at_once(tmp_path: Path) -> None:
-    """The first step of the resumed run had the learning rate at the end of the old schedule."""
+    """The first step of the resumed run had the learning rate at the end of the old schedule.
+
+    Others follow the old total to the end: deepinsight/insightface#2143.
+    """
     rates: list[float] = []
     for total_steps in (4, 8):
         trainer = configure_training(
@@ -340,7 +346,10 @@ def test_a_branch_that_is_run_again_continues_from_its_own_checkpoints(tmp_path:
 
 @pytest.mark.parametrize("is_own", [True, False], ids=["own-folder", "other-folder"])
 def test_a_branch_continues_when_the_checkpoint_that_it_started_from_is_gone(is_own: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- a case
-    """Its own run removes old checkpoints, or that of the other folder does; the same command must still resume."""
+    """Its own run removes old checkpoints, or that of the other folder does; the same command must still resume.
+
+    People who name a checkpoint are preempted too, as in allenai/open-instruct#254.
+    """
     main = tmp_path / "main"
     trained_for(main, 3)
     folder = main if is_own else tmp_path / "branch"

@@ -41,6 +41,7 @@ from d9d.loop.run import Trainer
 from .toy_job import (
     NUM_FEATURES,
     Sample,
+    ToyDataset,
     ToyModelProvider,
     ToyTask,
     configure_training,
@@ -179,6 +180,38 @@ def test_the_optimizer_keeps_its_precision(tmp_path: Path) -> None:
     resumed = require_exact_resume(configure, tmp_path, 4)
     assert isinstance(resumed.optimizer, PreciseSGD)
     assert {state["precise"].dtype for state in resumed.optimizer.state.values()} == {torch.float32}
+
+
+class CountsInGroups(torch.optim.Optimizer):
+    """Keeps what it has learned in its parameter groups: a count, an estimate, and whether it averages."""
+
+    def __init__(self, parameters: Iterator[nn.Parameter]) -> None:
+        super().__init__(parameters, {"k": 0, "d": torch.tensor(0.001), "train_mode": False, "seen": [0.0]})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        del closure
+        for group in self.param_groups:
+            group.update(k=group["k"] + 1, d=group["d"] * 1.5, train_mode=True, seen=[*group["seen"][-2:], 0.5])
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad, alpha=float(group["d"]) * group["k"] * sum(group["seen"]))
+
+
+def test_what_an_optimizer_keeps_in_its_groups_is_resumed(tmp_path: Path) -> None:
+    """People could not resume optimizers without a schedule, which keep counts and estimates in parameter groups.
+
+    facebookresearch/schedule_free#32, LoganBooker/prodigy-plus-schedule-free#11.
+    """
+
+    def configure(checkpointing: CheckpointingConfig | None) -> Trainer:
+        return configure_training(
+            training_config(checkpointing, total_steps=6),
+            optimizer_provider=lambda ctx: CountsInGroups(iter(ctx.parameters())),
+        )
+
+    resumed = require_exact_resume(configure, tmp_path, 3)
+
+    assert resumed.optimizer.param_groups[0]["k"] == 6
 
 
 def test_a_layer_that_is_frozen_for_some_steps_keeps_its_moments(tmp_path: Path) -> None:
@@ -330,6 +363,34 @@ class Patience:
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         self.count = state_dict["count"]
+
+
+class Reading(Dataset[Sample]):
+    """Notes which samples are read."""
+
+    def __init__(self) -> None:
+        self.samples = ToyDataset(400)
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        self.read.append(index)
+        return self.samples[index]
+
+
+def test_a_resumed_run_reads_no_sample_to_skip_it(tmp_path: Path) -> None:
+    """People's resumed runs read and threw away all samples before, which took hours.
+
+    huggingface/transformers#11284 and #8876, lhotse-speech/lhotse#1080, openvdb/fvdb-reality-capture#159.
+    """
+    folder = CheckpointingConfig(folder=tmp_path, period_steps=40)
+    configure_training(training_config(folder, total_steps=40), dataset=Reading()).train()
+    dataset = Reading()
+    configure_training(training_config(folder, total_steps=42), dataset=dataset).train()
+
+    assert len(dataset.read) == 8
 
 
 def test_the_patience_of_early_stopping_does_not_begin_again(tmp_path: Path) -> None:

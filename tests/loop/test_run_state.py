@@ -303,7 +303,10 @@ def test_a_layer_that_was_unfrozen_is_trained_in_a_run_that_resumes(tmp_path: Pa
 
 @pytest.mark.parametrize("is_trained", [True, False], ids=["unfrozen", "frozen"])
 def test_what_a_handler_froze_or_unfroze_once_stays_so_in_a_run_that_resumes(is_trained: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- a case
-    """The optimizer has the layer from the start; it was frozen again, or trained again, without a word."""
+    """The optimizer has the layer from the start; it was frozen again, or trained again, without a word.
+
+    As in Lightning-AI/pytorch-lightning#21901.
+    """
 
     def configure(checkpointing: CheckpointingConfig | None) -> Trainer:
         def switch(ctx: EventStepContext) -> None:

@@ -227,7 +227,10 @@ def test_named_weights_may_be_missing_or_unexpected(tmp_path: Path, caplog: pyte
 def test_a_head_for_other_classes_replaces_one_of_the_same_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where its name is in `missing` and in `unexpected`; its own export is loaded again."""
+    """Where its name is in `missing` and in `unexpected`; its own export is loaded again.
+
+    Asked for in huggingface/transformers#11545, #14218 and #15876.
+    """
     mapping = WeightMapping(missing=["head.*"], unexpected=["head.*"])
     source = {"body": numbers(2), "head.weight": numbers(7, 2)}
     caplog.set_level("INFO")
