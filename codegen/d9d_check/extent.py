@@ -5,7 +5,7 @@ from typing import Final
 
 OF_THE_BUS: Final = frozenset(
     {
-        *("subscribe", "subscribe_annotated", "register_events", "event_bus", "EventBus", "Event"),
+        *("subscribe", "unsubscribe", "subscribe_annotated", "register_events", "event_bus", "EventBus", "Event"),
         *("trigger", "bounded", "emitter", "TrainingConfigurator", "InferenceConfigurator", "Trainer", "Inference"),
     }
 )

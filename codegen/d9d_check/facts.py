@@ -452,6 +452,7 @@ class Facts:
         nested: Tagged functions within functions, with the runs that define them.
         marked: The names of the functions that a mark of d9d describes.
         closures: All functions within functions.
+        ending: Runs that end a subscription, or leave that to a block.
     """
 
     registrations: list[Registration] = dataclasses.field(default_factory=list)
@@ -479,6 +480,7 @@ class Facts:
     nested: list[tuple[Function, Entry]] = dataclasses.field(default_factory=list)
     marked: set[str] = dataclasses.field(default_factory=set)
     closures: dict[Definition, Function] = dataclasses.field(default_factory=dict)
+    ending: set[Entry] = dataclasses.field(default_factory=set)
 
     def num_calls(self) -> int:
         """Return how many calls of a bus have been seen."""

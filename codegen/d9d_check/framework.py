@@ -11,6 +11,7 @@ from d9d_check.pairs import check_sides
 from d9d_check.values import (
     NONE,
     NOTHING,
+    SUBSCRIPTION,
     UNKNOWN,
     Bounded,
     Bus,
@@ -186,7 +187,7 @@ class Framework:
             return NONE
         if name == "subscribe":
             self._subscribe(bus, call)
-            return frozenset({Typed("d9d.loop.event.Subscription")})
+            return frozenset({SUBSCRIPTION})
         if name in {"trigger", "emitter", "bounded"}:
             given = [
                 *call.arguments[:2],

@@ -25,6 +25,7 @@ from d9d_check.values import (
     COMPARED,
     NONE,
     NOTHING,
+    SUBSCRIPTION,
     UNKNOWN,
     Attribute,
     Bus,
@@ -613,8 +614,10 @@ class Interpreter(Memory):
         frame.num_doubts += suppresses
         outcome = self.execute(node[2], frame)
         frame.num_doubts -= suppresses
-        if len(self.facts.triggers) == num_triggers:
-            self._tagging.check_ended(managers, frame, frame.site(_position(node[1][0][0]) or [1, 0, 1, 0]))
+        if SUBSCRIPTION in managers:
+            self.facts.ending.add(frame.entry)
+            if len(self.facts.triggers) == num_triggers:
+                self._tagging.check_ended(frame, frame.site(_position(node[1][0][0]) or [1, 0, 1, 0]))
         self.watcher.enclosed(frozenset(managers), frame.trace)
         done, frame.trace = frame.trace, [*trace, *frame.trace]
         if suppresses:
@@ -1183,7 +1186,8 @@ class Interpreter(Memory):
     def _yield(self, node: Node, frame: Frame) -> Values:
         values = NONE if node[1] is None else _or_unknown(self.evaluate(node[1], frame))
         if node[1] is not None:
-            frame.yields |= values
+            is_delegated = node[1][0] == "star"  # `yield from`
+            frame.yields |= frozenset().union(*self.iterated(values)) if is_delegated else values
         self.watcher.yielded(values, frame)
         return UNKNOWN
 

@@ -559,7 +559,8 @@ class _Liveness:
             is_repeated |= entry.name in _IN_EVERY_STEP and entry.owner is not None and is_task(entry.owner)
             targets = [self._moments.get(event.name) for event in each.events]
             later = [moment for moment in targets if moment is not None]
-            if is_repeated and not each.guards and not each.bus.is_own:  # a bus of its own may be another each time
+            # A bus of its own may be another each time.
+            if is_repeated and not (each.guards or each.bus.is_own or self._is_ended(entry)):
                 self._facts.report(
                     "d9d-late",
                     f'"{entry.name}" runs in every step and subscribes a handler each time, so the handler is called '
@@ -571,6 +572,11 @@ class _Liveness:
                     self._report_passed(each, f'handler "{entry.name}" of {quoted(entry.events)}')
             elif each.bus.is_configured and later and all(moment.phase == "configuration" for moment in later):
                 self._report_passed(each, "configure()")
+
+    def _is_ended(self, entry: Entry) -> bool:
+        """Return whether a run, or another one of the same object, ends subscriptions."""
+        ending = self._facts.ending
+        return entry in ending or (entry.owner is not None and any(each.owner is entry.owner for each in ending))
 
     def _report_passed(self, registration: Registration, moment: str) -> None:
         self._facts.report(

@@ -238,7 +238,8 @@ class _Lowering:
 
     def _yield(self, node: ast.Yield | ast.YieldFrom) -> Node:
         self._yields = True
-        return ["yield", None if node.value is None else self.expression(node.value)]
+        value = None if node.value is None else self.expression(node.value)
+        return ["yield", ["star", value] if isinstance(node, ast.YieldFrom) else value]
 
     def _lambda(self, node: ast.Lambda) -> Node:
         outer, self._mentioned = self._mentioned, set()

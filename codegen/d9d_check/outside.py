@@ -14,6 +14,7 @@ from d9d_check.machine import Machine
 from d9d_check.values import (
     NONE,
     NOTHING,
+    SUBSCRIPTION,
     UNKNOWN,
     Attribute,
     Bounded,
@@ -428,6 +429,8 @@ class Outside:
 
     def _call_method(self, callee: Attribute, call: Call) -> Values:
         owner, name = callee.owner, callee.name
+        if name == "unsubscribe":
+            self._facts.ending.add(call.frame.entry)
         if isinstance(owner, Bus | Emitter):
             return self._framework.bus_method(owner, name, call)
         seen = self._run.watcher.method_call(owner, name, call)
@@ -485,6 +488,8 @@ class Outside:
                 '"enter_context"',
                 call.site,
             )
+        if SUBSCRIPTION in call.get(0, "cm"):
+            self._facts.ending.add(call.frame.entry)
         return call.get(0, "cm") if name == "enter_context" else UNKNOWN
 
 

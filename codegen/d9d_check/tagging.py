@@ -78,10 +78,10 @@ class Tagging:
         self._facts.report("d9d-uncalled", f"{what}, so nothing in it is called: {remedy}", site)
         return True
 
-    def check_ended(self, managers: set[Value], frame: Frame, site: Site) -> None:
+    def check_ended(self, frame: Frame, site: Site) -> None:
         """Report a subscription that a block ends before the loop triggers anything."""
         is_generator = frame.function is not None and frame.function.definition.facts["generator"]
-        if frame.entry.kind == "register" and Typed("d9d.loop.event.Subscription") in managers and not is_generator:
+        if frame.entry.kind == "register" and not is_generator:
             self._facts.report(
                 "d9d-late",
                 'This subscription ends with the "with" block, before the loop triggers an event, so the handler is '

@@ -191,6 +191,10 @@ class Local(Value):
         return Differs(self.why, is_steady=False, source=self.part())
 
 
+SUBSCRIPTION: Final = Typed("d9d.loop.event.Subscription")
+"""What `bus.subscribe(...)` returns."""
+
+
 @immutable
 class Steady(Value):
     """A value that is the same in every step and on all ranks, such as the number of processes."""

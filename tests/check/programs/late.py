@@ -1,6 +1,8 @@
 """Subscriptions that come after the moment, or once more in every step."""
 
-from d9d import TrainingConfigurator
+import contextlib
+
+from d9d import Subscription, TrainingConfigurator
 from d9d.loop.control import ComputeLossContext, RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.common import (
@@ -10,10 +12,14 @@ from d9d.loop.event.catalogue.common import (
 )
 from d9d.loop.event.catalogue.train import (
     EVENT_TRAIN_CONFIG_STARTED,
+    EVENT_TRAIN_EPOCH_STARTED,
     EVENT_TRAIN_FINISHED,
+    EVENT_TRAIN_LOSS_READY,
     EVENT_TRAIN_MODEL_STAGES_READY,
     EVENT_TRAIN_READY,
     EVENT_TRAIN_STEP_POST,
+    EVENT_TRAIN_STEP_PRE,
+    EventEpochContext,
     EventTrainReadyContext,
 )
 
@@ -101,3 +107,36 @@ class RightBlock(Registering):
         super().register_events(ctx)
         with ctx.event_bus.subscribe(EVENT_OWN, print):
             ctx.event_bus.trigger(EVENT_OWN, OwnContext())
+
+
+class RightEnded(Registering):
+    subscription: Subscription | None = None
+
+    @subscribe(EVENT_TRAIN_EPOCH_STARTED)
+    def begin(self, ctx: EventEpochContext) -> None:
+        self.end()
+        self.subscription = self._bus.subscribe(EVENT_TRAIN_STEP_POST, self.note)
+
+    def end(self) -> None:
+        if self.subscription is not None:
+            self.subscription.unsubscribe()
+
+
+class RightForOneStep(Registering):
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+
+    @subscribe(EVENT_TRAIN_STEP_PRE)
+    def before(self, ctx: EventStepContext) -> None:
+        self._stack.enter_context(self._bus.subscribe(EVENT_TRAIN_LOSS_READY, self.note))
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None:
+        self._stack.close()
+
+
+class RightForOneBlock(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None:
+        with self._bus.subscribe(EVENT_OWN, self.note):
+            self._bus.trigger(EVENT_OWN, OwnContext())

@@ -1,7 +1,7 @@
 """Tasks and providers whose handlers the loop's call of `register_events` does not reach."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from d9d.loop.control import (
     InitializeModelStageContext,
@@ -172,3 +172,15 @@ class WrongPrivate(TrainTask):
     #   ("train.step.post"), so nothing calls it: call subscribe_annotated(ctx.event_bus, self) in register_events
     @subscribe(EVENT_TRAIN_STEP_POST)
     def __count(self, ctx: EventStepContext) -> None: ...
+
+
+class RightYieldsOn(TrainTask):
+    def parts(self) -> Iterator[object]:
+        yield from [self]
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        for part in self.parts():
+            subscribe_annotated(ctx.event_bus, part)
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
