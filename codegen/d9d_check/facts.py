@@ -453,6 +453,8 @@ class Facts:
         marked: The names of the functions that a mark of d9d describes.
         closures: All functions within functions.
         ending: Runs that end a subscription, or leave that to a block.
+        tasks: What configurators are given as their task, by run.
+        given: The classes of the objects that configurators are given.
     """
 
     registrations: list[Registration] = dataclasses.field(default_factory=list)
@@ -481,6 +483,8 @@ class Facts:
     marked: set[str] = dataclasses.field(default_factory=set)
     closures: dict[Definition, Function] = dataclasses.field(default_factory=dict)
     ending: set[Entry] = dataclasses.field(default_factory=set)
+    tasks: list[tuple[Entry, Values]] = dataclasses.field(default_factory=list)
+    given: set[ClassDefinition] = dataclasses.field(default_factory=set)
 
     def num_calls(self) -> int:
         """Return how many calls of a bus have been seen."""

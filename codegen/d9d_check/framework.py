@@ -9,6 +9,7 @@ from d9d_check.facts import Call, Entry, Frame, Registration, Trigger
 from d9d_check.machine import Machine
 from d9d_check.pairs import check_sides
 from d9d_check.values import (
+    DEFINED_BY_D9D,
     NONE,
     NOTHING,
     SUBSCRIPTION,
@@ -119,12 +120,14 @@ class Framework:
         """Do what the configuration of a loop does to what it is given."""
         bus = Bus(loop)
         self._facts.configures = True
+        self._facts.tasks.append((call.frame.entry, call.named.get("task", NOTHING)))
         for name, values in [*(("", each) for each in call.arguments), *call.named.items()]:
             is_subscribers = name == "subscribers"
             if is_subscribers:
                 self._check_subscribers(values, call)
             for value in self._run.elements(values) if is_subscribers else values:
                 if isinstance(value, Instance):
+                    self._facts.given.add(value.definition)
                     self.registered_by_loop(value, bus, call.frame, call.site, is_subscriber=is_subscribers)
                 elif is_subscribers and isinstance(value, Function):
                     self._register_tags(bus, value, frozenset({value}), call.frame, call.site)
@@ -414,8 +417,11 @@ def loop_of(definition: ClassDefinition) -> str:
 def members_of(definition: ClassDefinition) -> dict[str, Values]:
     """Return the members of a class, its bases included, in the order of their definition."""
     members: dict[str, Values] = {}
-    for each in reversed(definition.ancestry):
-        members |= each.members
+    for each in reversed(definition.order):
+        if isinstance(each, str):
+            members = {name: values for name, values in members.items() if name not in DEFINED_BY_D9D[each]}
+        else:
+            members |= each.members
     return members
 
 

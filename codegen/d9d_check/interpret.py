@@ -23,6 +23,7 @@ from d9d_check.source import Module, absolute, parents_of
 from d9d_check.tagging import Tagging
 from d9d_check.values import (
     COMPARED,
+    DEFINED_BY_D9D,
     NONE,
     NOTHING,
     SUBSCRIPTION,
@@ -75,6 +76,10 @@ _INDIFFERENT: Final = (
 )
 """Values that no bus can receive."""
 
+_LINES: Final[Mapping[str, list[ClassDefinition | str]]] = {
+    "TrainTask": ["TrainTask", "BaseTask"],
+    "InferenceTask": ["InferenceTask", "BaseTask"],
+}
 FALLS, BREAKS, RAISES, RETURNS = "", "break", "raise", "return"
 
 
@@ -764,7 +769,8 @@ class Interpreter(Memory):
             found = self.evaluate(given, frame)
             names = {value.name.rpartition(".")[2] for value in found if isinstance(value, External)}
             definition.is_opaque |= keyword == "metaclass" and not (names and names <= _HARMLESS_METACLASSES)
-        definition.ancestry = _ancestry(definition)
+        definition.order = _order(definition)
+        definition.ancestry = [each for each in definition.order if isinstance(each, ClassDefinition)]
         definition.outside = frozenset(
             base for each in definition.ancestry for base in each.bases if isinstance(base, str)
         )
@@ -1475,17 +1481,18 @@ def _joined(results: Iterable[dict[str, Values]]) -> dict[str, Values]:
     return joined
 
 
-def _ancestry(definition: ClassDefinition) -> list[ClassDefinition]:
-    """Return a class and its bases in the order in which Python looks members up."""
-    lines = [list(base.ancestry) for base in definition.bases if isinstance(base, ClassDefinition)]
-    lines.append([base for base in definition.bases if isinstance(base, ClassDefinition)])
-    line = [definition]
+def _order(definition: ClassDefinition) -> list[ClassDefinition | str]:
+    """Return a class and its bases in the order in which Python looks members up, as far as they are known."""
+    bases = [base for base in definition.bases if isinstance(base, ClassDefinition) or base in DEFINED_BY_D9D]
+    lines = [list(base.order) if isinstance(base, ClassDefinition) else _LINES.get(base, [base]) for base in bases]
+    lines.append(bases)
+    line: list[ClassDefinition | str] = [definition]
     while lines := [each for each in lines if each]:
         heads = [each[0] for each in lines]
         # Where no head is free, the bases contradict each other, and Python refuses the class.
         head = next((head for head in heads if not any(head in each[1:] for each in lines)), heads[0])
         line.append(head)
-        lines = [[each for each in rest if each is not head] for rest in lines]
+        lines = [[each for each in rest if each != head] for rest in lines]
     return line
 
 

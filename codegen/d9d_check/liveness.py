@@ -1,6 +1,6 @@
 """Every tag reaches a bus whose loop triggers its event."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from d9d_check.facts import Entry, Facts, Registration, Trigger
@@ -19,6 +19,7 @@ from d9d_check.values import (
     Partial,
     Site,
     Tag,
+    Values,
 )
 
 _LOOPS: Final = {"train": "training", "inference": "inference"}
@@ -55,6 +56,10 @@ def _is_test(entry: Entry) -> bool:
     return entry.name.startswith("test")
 
 
+def _are_created_in_view(values: Values) -> bool:
+    return bool(values) and all(isinstance(value, Instance) and value.site is not None for value in values)
+
+
 def quoted(events: Iterable[EventValue]) -> str:
     """Return how messages name events."""
     return " and ".join(sorted({str(event) for event in events})) or "an event"
@@ -74,6 +79,11 @@ class _Liveness:
             if definition is not None:
                 self._of_function.setdefault(definition, []).append(each)
         self._registered = set(self._of_function)
+        self._knows_tasks = (
+            bool(self._facts.tasks)
+            and not self._facts.unfinished
+            and all(self._is_called(entry) or _are_created_in_view(task) for entry, task in self._facts.tasks)
+        )
         self._hidden: set[Definition] = set()
         self._dead = {
             definition
@@ -117,6 +127,7 @@ class _Liveness:
 
     def _check_task(self, definition: ClassDefinition) -> None:
         missing = self._missing(definition) if definition not in self._facts.attempted else {}
+        self._check_run(definition, missing)
         if not missing or self._is_left_to_subclasses(definition, missing):
             return
         known = {
@@ -138,6 +149,57 @@ class _Liveness:
             }
             self._report_unregistered(definition, function, tags, tags[0].site if own else definition.site)
 
+    def _check_run(self, definition: ClassDefinition, missing: Collection[Definition]) -> None:
+        """Report the handlers of a task that the program creates, and neither runs nor registers itself."""
+        if (
+            not self._is_never_run(definition)
+            or not self._made({definition})
+            or self._is_followed_no_further(definition)
+        ):
+            return
+        for values in members_of(definition).values():
+            for function in values:
+                if not isinstance(function, Function) or not function.tags or function.definition in missing:
+                    continue
+                found = self._of_function.get(function.definition, ())
+                is_optional = all(tag.is_optional for tag in function.tags)
+                if is_optional or not all(
+                    self._is_by_loop_alone(each) for each in found if self._is_for(each, definition)
+                ):
+                    continue
+                events = quoted(event for tag in function.tags for event in tag.events)
+                self._facts.report(
+                    "d9d-unregistered",
+                    f'No loop runs the "{definition.name}" that the program creates, and nothing calls its '
+                    f'"register_events", so its handler "{function.definition.name}" of {events} is never called: call '
+                    "that where the task that holds it registers its own handlers, or give it to a configurator",
+                    function.tags[0].site if function.owner is definition else definition.site,
+                )
+
+    def _is_never_run(self, definition: ClassDefinition | None) -> bool:
+        """Return whether all tasks are known that the program runs, and a task is none of them."""
+        is_run = definition is None or definition in self._facts.given or not is_task(definition)
+        return self._knows_tasks and not is_run
+
+    def _is_by_loop_alone(self, registration: Registration) -> bool:
+        """Return whether only a loop that ran an object would make a registration, and none does."""
+        return registration.entry.kind in {"register", "construct"} and self._is_never_run(registration.entry.owner)
+
+    def _is_followed_no_further(self, definition: ClassDefinition) -> bool:
+        """Return whether code that is not in view may have an object of a class."""
+        return definition.is_opaque or any(
+            isinstance(each, Instance) and definition in each.definition.ancestry for each in self._facts.escaped
+        )
+
+    def _made(self, kinds: Collection[ClassDefinition]) -> list[Entry]:
+        """Return the runs that create objects of some classes, those of tests and of tasks that never run left out."""
+        return [
+            entry
+            for kind in kinds
+            for site, entry in self._facts.constructed.get(kind, ())
+            if not (_is_test(entry) or is_test_module(site.module) or self._is_never_run(entry.owner))
+        ]
+
     def _report_unregistered(
         self, definition: ClassDefinition, function: Definition, tags: tuple[Tag, ...], site: Site
     ) -> None:
@@ -146,6 +208,13 @@ class _Liveness:
             return
         subject = f'"{definition.name}" never registers its handler "{function.name}" of {events}, so nothing calls it'
         remedy = "call subscribe_annotated(ctx.event_bus, self) in register_events"
+        hidden = [each for each in definition.ancestry if "register_events" in each.members]
+        if hidden and definition.find("register_events") is None:
+            subject = (
+                f'"{definition.name}" has "register_events" from its base of d9d, which does nothing and comes before '
+                f'"{hidden[0].name}", so nothing registers its handler "{function.name}" of {events}'
+            )
+            remedy = f'name "{hidden[0].name}" first in its bases'
         if function in self._dead:
             subject = (
                 f'"{definition.name}" registers its handler "{function.name}" of {events} only on a bus of its own, '
@@ -267,6 +336,9 @@ class _Liveness:
             return True
         counted = self._of_function.get(function, [])
         certain = [each for each in counted if not self._is_by_unknown_caller(each)]
+        made = self._made(kinds)
+        if made:
+            certain = [each for each in certain if not self._is_by_loop_alone(each)]
         if certain or function in self._facts.called or any(each is function for _, each in self._facts.mentioned):
             return False
         if counted and not self._facts.configures:
@@ -275,12 +347,6 @@ class _Liveness:
             return False
         if any(self._is_open(entry) for entry in self._entries_with_unknown_targets()):
             return False
-        made = [
-            entry
-            for kind in kinds
-            for site, entry in self._facts.constructed.get(kind, ())
-            if not _is_test(entry) and not is_test_module(site.module)
-        ]
         return bool(self._facts.configures or made) and function not in self._annotated_somewhere(kinds)
 
     def _annotated_somewhere(self, kinds: set[ClassDefinition]) -> set[Definition]:
@@ -307,9 +373,7 @@ class _Liveness:
         """
         if entry.owner is not None and entry.owner in self._facts.constructed and self._facts.configures:
             return entry.kind == "register" and entry.name == "configured"
-        if entry.kind == "function":
-            return not any(each.path == entry.name for each in self._facts.called)
-        return True
+        return not (entry.kind == "function" and self._is_called(entry))
 
     def _check_functions(self) -> None:
         """Check tagged functions of modules, in a program that configures a loop."""
@@ -456,10 +520,13 @@ class _Liveness:
 
         What it does when something else calls it is then not what counts.
         """
-        entry = registration.entry
-        if not self._is_by_unknown_caller(registration):
-            return False
-        members = members_of(entry.owner) if entry.owner is not None else {}
+        return self._is_by_unknown_caller(registration) and self._is_called(registration.entry)
+
+    def _is_called(self, entry: Entry) -> bool:
+        """Return whether the program itself calls what was run from outside."""
+        if entry.kind == "function":
+            return any(each.path == entry.name for each in self._facts.called)
+        members = members_of(entry.owner) if entry.owner is not None and entry.kind == "method" else {}
         functions = [each for each in members.get(entry.name, ()) if isinstance(each, Function)]
         return any(each.definition in self._facts.called for each in functions)
 

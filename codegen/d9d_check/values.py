@@ -379,6 +379,23 @@ class Function(Value):
         return found
 
 
+_OF_TASKS: Final = frozenset(
+    {"register_events", "create_metrics", "build_forward_inputs", "state_dict", "load_state_dict"}
+)
+DEFINED_BY_D9D: Final = {
+    "TrainTask": frozenset({"compute_loss"}),
+    "InferenceTask": frozenset({"process_outputs"}),
+    "BaseTask": _OF_TASKS,
+    "ModelProvider": frozenset(
+        {
+            *("initialize_model_stage", "parallelize_model_stage", "initialize_module"),
+            *("register_events", "state_dict", "load_state_dict"),
+        }
+    ),
+}
+"""What classes of d9d define, which hides what classes after them define."""
+
+
 @dataclasses.dataclass(eq=False, repr=False)
 class ClassDefinition:
     """A class of the program.
@@ -394,6 +411,7 @@ class ClassDefinition:
         scope: The scope of its body.
         ancestry: The class and its bases in the order in which members are looked up.
         outside: The names of all its bases that are not in the program.
+        order: The same as `ancestry`, with the names of tasks and providers of d9d between them.
     """
 
     module: str
@@ -406,6 +424,7 @@ class ClassDefinition:
     scope: Scope | None = None
     ancestry: list["ClassDefinition"] = dataclasses.field(default_factory=list)
     outside: frozenset[str] = frozenset()
+    order: list["ClassDefinition | str"] = dataclasses.field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -424,10 +443,16 @@ class ClassDefinition:
             name: The name of the member.
             beyond: The class after which to look, for `super()`.
         """
-        line = self.ancestry
+        line = self.order
         if beyond is not None and beyond in line:
             line = line[line.index(beyond) + 1 :]
-        return next(((each, each.members[name]) for each in line if name in each.members), None)
+        for each in line:
+            if isinstance(each, str):
+                if name in DEFINED_BY_D9D[each]:
+                    return None
+            elif name in each.members:
+                return each, each.members[name]
+        return None
 
 
 @immutable

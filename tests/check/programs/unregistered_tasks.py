@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 from d9d.loop.control import (
+    BaseTask,
     InitializeModelStageContext,
     InitializeModelStageResult,
     ModelProvider,
@@ -182,5 +183,57 @@ class RightYieldsOn(TrainTask):
         for part in self.parts():
             subscribe_annotated(ctx.event_bus, part)
 
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class RegistersItself:
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+
+
+class WrongMixinAfterTask(TrainTask, RegistersItself):
+    # E[d9d-unregistered]: "WrongMixinAfterTask" has "register_events" from its base of d9d, which does nothing and
+    #   comes before "RegistersItself", so nothing registers its handler "count" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"): name "RegistersItself" first in its bases
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class Plain(TrainTask): ...
+
+
+class WrongMixinAfterBaseClass(Plain, RegistersItself):
+    # E[d9d-unregistered]: "WrongMixinAfterBaseClass" has "register_events" from its base of d9d, which does nothing and
+    #   comes before "RegistersItself", so nothing registers its handler "count" of EVENT_TRAIN_STEP_POST
+    #   ("train.step.post"): name "RegistersItself" first in its bases
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class Counts(RegistersItself):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+# E[d9d-unregistered]: "WrongMixinAfterProvider" has "register_events" from its base of d9d, which does nothing and
+#   comes before "RegistersItself", so nothing registers its handler "count" of EVENT_TRAIN_STEP_POST
+#   ("train.step.post"): name "RegistersItself" first in its bases
+class WrongMixinAfterProvider(ModelProvider, Counts):
+    def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+        raise NotImplementedError
+
+
+class RightMixinFirst(RegistersItself, TrainTask):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def count(self, ctx: EventStepContext) -> None: ...
+
+
+class RegistersTask(BaseTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+
+
+class RightMixinOfTasks(TrainTask, RegistersTask):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def count(self, ctx: EventStepContext) -> None: ...
