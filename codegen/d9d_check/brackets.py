@@ -145,7 +145,15 @@ class _Brackets:
         return [f"{prefix}{closer}" for prefix in prefixes] if closer else []
 
     def _defines(self, name: str) -> list[ClassDefinition]:
-        return [each for each in self._facts.classes if name in each.members]
+        """Return the classes that define a method; a handler of that name is called by a loop alone."""
+        return [
+            each
+            for each in self._facts.classes
+            if name in each.members
+            and not any(
+                isinstance(value, Function) and value.definition in self._handlers for value in each.members[name]
+            )
+        ]
 
     def _is_its_own_opposite(self, name: str) -> bool:
         """Return whether classes of the program define a method, and no other one that takes back what it does."""
@@ -159,7 +167,8 @@ class _Brackets:
         if not (has_pair or (not owners and name in _OF_OTHERS)):
             return
         callers = [caller for closer in closers for caller in self._mentioning(closer)]
-        own = [function for function in callers if function is None or function["name"] not in {*closers, name}]
+        handlers = [each.facts for each in self._handlers]
+        own = [each for each in callers if each is None or each in handlers or each["name"] not in {*closers, name}]
         late = [self._late_handler(function) for function in own]
         if not own:
             self._report(definition, events, f'calls "{name}", and nothing calls "{closers[0]}"', site)

@@ -1,7 +1,7 @@
 """What handlers of every step keep for ever: lists of tensors that only grow, contexts, hooks."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from d9d_check.catalogues import Catalogues
@@ -301,24 +301,32 @@ def _only_grows(name: str, modules: Sequence[Module]) -> bool:
             return False
         for function in (module.summary or {}).get("functions", ()):
             is_first = function["name"] in {"__init__", "__post_init__", "setup", "register_events"}
-            if not _is_harmless(function["body"], name, is_first=is_first):
+            contexts = {
+                parameter
+                for parameter, _, annotation, _ in function["parameters"]
+                if last_name(annotation).endswith("Context")
+            }
+            if not _is_harmless(function["body"], name, is_first=is_first, contexts=contexts):
                 return False
     return True
 
 
-def _is_harmless(node: Any, name: str, *, is_first: bool) -> bool:
+def _is_harmless(node: Any, name: str, *, is_first: bool, contexts: Collection[str] = ()) -> bool:
     """Return whether a part of a program only reads a container, or adds to it.
 
     Args:
         node: The part.
         name: The attribute or name that holds the container.
         is_first: Whether the container may be created here.
+        contexts: The names of contexts, whose fields are other objects.
     """
     if not isinstance(node, list) or not node:
         return True
     kind = kind_of(node)
     if not kind:
-        return all(_is_harmless(each, name, is_first=is_first) for each in node)
+        return all(_is_harmless(each, name, is_first=is_first, contexts=contexts) for each in node)
+    if kind == "attribute" and node[1][0] == "name" and node[1][1] in contexts:
+        return True
     if last_name(node) == name or (kind == "constant" and node[1] == name):
         return False
     if kind == "delete" and any(last_name(part) == name for part in parts_of(node[1])):
@@ -327,7 +335,7 @@ def _is_harmless(node: Any, name: str, *, is_first: bool) -> bool:
         rest = _of_assignment(node, name, is_first=is_first)
     else:
         rest = _OTHERS[kind](node, name) if kind in _OTHERS else node[1:]
-    return all(_is_harmless(each, name, is_first=is_first) for each in rest)
+    return all(_is_harmless(each, name, is_first=is_first, contexts=contexts) for each in rest)
 
 
 def _of_assignment(node: Node, name: str, *, is_first: bool) -> list[Any]:
