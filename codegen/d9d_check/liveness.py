@@ -337,8 +337,12 @@ class _Liveness:
         counted = self._of_function.get(function, [])
         certain = [each for each in counted if not self._is_by_unknown_caller(each)]
         made = self._made(kinds)
-        if made:
-            certain = [each for each in certain if not self._is_by_loop_alone(each)]
+        if made and self._facts.configures:
+            certain = [
+                each
+                for each in certain
+                if not (self._is_by_loop_alone(each) or (self._is_made_in_view(each) and not each.bus.is_own))
+            ]
         if certain or function in self._facts.called or any(each is function for _, each in self._facts.mentioned):
             return False
         if counted and not self._facts.configures:
