@@ -52,6 +52,12 @@ def _receiver(registration: Registration) -> ClassDefinition | None:
     )
 
 
+def _is_given_to_loop(registration: Registration) -> bool:
+    """Return whether a configurator registers an object that it is given, which decides by itself what it registers."""
+    bus = registration.bus
+    return bool(bus.loop) and not bus.is_configured and registration.entry.kind != "register"
+
+
 def _is_test(entry: Entry) -> bool:
     return entry.name.startswith("test")
 
@@ -511,8 +517,16 @@ class _Liveness:
                 self._report_scope(_definition(each), event, each.bus.loop, each.entry.owner, each.site)
         for (site, event), found in by_tag.items():
             loop = self._loop_of(event)
-            if loop and all(self._are_of_other({loop}, each.bus) for each in found):
-                self._check_tag(site, event, [each for each in found if (_definition(each), event) not in elsewhere])
+            other = [each for each in found if self._are_of_other({loop}, each.bus)]
+            others = {_receiver(each) for each in found if each not in other}
+            # Of a class whose objects both loops get, one object may be for one loop only.
+            wrong = [
+                each for each in other if _receiver(each) not in others and (_definition(each), event) not in elsewhere
+            ]
+            given = [each for each in other if each not in wrong and _is_given_to_loop(each)]
+            self._check_tag(site, event, wrong)
+            for each in given:
+                self._report_scope(_definition(each), event, each.bus.loop, _receiver(each), each.site)
 
     def _is_made_in_view(self, registration: Registration) -> bool:
         """Return whether a constructor registers an object that the program creates, with a bus that is known there."""
@@ -553,25 +567,8 @@ class _Liveness:
             owner = handler.owner if isinstance(handler, Function) else None
             where = site
             if receiver is not None and owner is not None and owner is not receiver and not is_task(owner):
-                if self._serves_both(receiver, owner):
-                    continue
                 where = receiver.site if is_task(receiver) else site
             self._report_scope(function, event, each.bus.loop, receiver, where)
-
-    def _serves_both(self, receiver: ClassDefinition, owner: ClassDefinition) -> bool:
-        mixins = [each for each in receiver.ancestry[1:] if owner in each.ancestry and not is_task(each)]
-        for mixin in mixins:
-            events = {
-                event
-                for values in members_of(mixin).values()
-                for value in values
-                if isinstance(value, Function)
-                for tag in value.tags
-                for event in tag.events
-            }
-            if len({self._loop_of(event) for event in events} - {""}) > 1:
-                return True
-        return False
 
     def _report_scope(
         self, function: Definition | None, event: EventValue, runner: str, owner: ClassDefinition | None, site: Site

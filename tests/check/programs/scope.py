@@ -1,7 +1,7 @@
 """Handlers of the events of the other loop."""
 
 import d9d.loop.event.catalogue.inference as inference
-from d9d.loop.control import BaseTask, InferenceTask, RegisterTaskEventsContext, TrainTask
+from d9d.loop.control import BaseTask, InferenceTask, ProcessOutputsContext, RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.common import EventStepContext
 from d9d.loop.event.catalogue.inference import EVENT_INFERENCE_STEP_POST, EVENT_INFERENCE_STEP_PRE
@@ -68,7 +68,7 @@ class Learner(TrainTask):
         self.watch = RightOptimizerWatch(ctx.event_bus)
 
 
-class RightForBoth:
+class Both:
     @subscribe(EVENT_TRAIN_STEP_POST)
     def after_training(self, ctx: EventStepContext) -> None: ...
 
@@ -76,9 +76,42 @@ class RightForBoth:
     def after_inference(self, ctx: EventStepContext) -> None: ...
 
 
-class RightMixed(RightForBoth, TrainTask):
+# E[d9d-scope]: Handler "after_inference" of EVENT_INFERENCE_STEP_POST ("inference.step.post") is never called: the
+#   training loop runs "WrongMixed", and only the inference loop triggers this event. Did you mean
+#   EVENT_TRAIN_STEP_POST?
+class WrongMixed(Both, TrainTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         subscribe_annotated(ctx.event_bus, self)
+
+
+class BothOptional:
+    @subscribe(EVENT_TRAIN_STEP_POST, optional=True)
+    def after_training(self, ctx: EventStepContext) -> None: ...
+
+    @subscribe(EVENT_INFERENCE_STEP_POST, optional=True)
+    def after_inference(self, ctx: EventStepContext) -> None: ...
+
+
+class RightMixed(BothOptional, TrainTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+
+
+class Timed:
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None: ...
+
+
+class RightTimed(Timed, TrainTask): ...
+
+
+# E[d9d-scope]: Handler "after" of EVENT_TRAIN_STEP_POST ("train.step.post") is never called: the inference loop runs
+#   "WrongTimed", and only the training loop triggers this event. Did you mean EVENT_INFERENCE_STEP_POST?
+class WrongTimed(Timed, InferenceTask):
+    def process_outputs(self, ctx: ProcessOutputsContext) -> None: ...
 
 
 class RightAny(BaseTask):

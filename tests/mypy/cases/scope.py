@@ -262,10 +262,10 @@ class BothLoops(BaseTask):
     def register_events(self, ctx: RegisterTaskEventsContext) -> None:
         subscribe_annotated(ctx.event_bus, self)
 
-    @subscribe(EVENT_TRAIN_STEP_POST)
+    @subscribe(EVENT_TRAIN_STEP_POST, optional=True)
     def on_train_step(self, ctx: EventStepContext) -> None: ...
 
-    @subscribe(EVENT_INFERENCE_STEP_POST)
+    @subscribe(EVENT_INFERENCE_STEP_POST, optional=True)
     def on_inference_step(self, ctx: EventStepContext) -> None: ...
 
 

@@ -19,15 +19,21 @@ class TrainLog:
     def log_train_step(self, ctx: EventStepContext) -> None: ...
 
 
-class Log(InferenceLog, TrainLog):
+class Log:
     """Listens to both loops, and is mixed into tasks of both."""
+
+    @subscribe(EVENT_INFERENCE_STEP_POST, optional=True)
+    def log_inference_step(self, ctx: EventStepContext) -> None: ...
+
+    @subscribe(EVENT_TRAIN_STEP_POST, optional=True)
+    def log_train_step(self, ctx: EventStepContext) -> None: ...
 
 
 class StepLog:
     """Does the same in both loops."""
 
-    @subscribe(EVENT_TRAIN_STEP_POST)
-    @subscribe(EVENT_INFERENCE_STEP_POST)
+    @subscribe(EVENT_TRAIN_STEP_POST, optional=True)
+    @subscribe(EVENT_INFERENCE_STEP_POST, optional=True)
     def log_step(self, ctx: EventStepContext) -> None: ...
 
 
