@@ -4,6 +4,7 @@ Also what a run looks like while it happens: the calls, the conditions, and what
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -93,6 +94,25 @@ class Registration:
     is_periodic: bool = False
     counts_steps: bool = False
     is_on_main_only: bool = False
+
+
+@immutable
+class Claim:
+    """An object whose handlers a configurator subscribes.
+
+    Attributes:
+        entry: What was run from outside.
+        number: The number of the configurator among all.
+        configurator: Where it is called.
+        target: The object.
+        site: What subscribes it: the same call for one of its `subscribers`, or a call of `subscribe_annotated`.
+    """
+
+    entry: "Entry"
+    number: int
+    configurator: Site
+    target: Instance
+    site: Site
 
 
 @immutable
@@ -455,6 +475,8 @@ class Facts:
         ending: Runs that end a subscription, or leave that to a block.
         tasks: What configurators are given as their task, by run.
         given: The classes of the objects that configurators are given.
+        claims: Whose handlers each configurator subscribes.
+        num_made: How often each run creates an object at a place; more than once where that is not known.
     """
 
     registrations: list[Registration] = dataclasses.field(default_factory=list)
@@ -485,6 +507,8 @@ class Facts:
     ending: set[Entry] = dataclasses.field(default_factory=set)
     tasks: list[tuple[Entry, Values]] = dataclasses.field(default_factory=list)
     given: set[ClassDefinition] = dataclasses.field(default_factory=set)
+    claims: list[Claim] = dataclasses.field(default_factory=list)
+    num_made: Counter[tuple[Instance, Entry]] = dataclasses.field(default_factory=Counter)
 
     def num_calls(self) -> int:
         """Return how many calls of a bus have been seen."""

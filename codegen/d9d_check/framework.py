@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from d9d_check.facts import Call, Entry, Frame, Registration, Trigger
+from d9d_check.facts import Call, Claim, Entry, Frame, Registration, Trigger
 from d9d_check.machine import Machine
 from d9d_check.pairs import check_sides
 from d9d_check.values import (
@@ -119,6 +119,7 @@ class Framework:
     def _configure(self, loop: str, call: Call) -> Values:
         """Do what the configuration of a loop does to what it is given."""
         bus = Bus(loop)
+        num_before = len(self._facts.registrations)
         self._facts.configures = True
         self._facts.tasks.append((call.frame.entry, call.named.get("task", NOTHING)))
         for name, values in [*(("", each) for each in call.arguments), *call.named.items()]:
@@ -133,22 +134,41 @@ class Framework:
                     self._register_tags(bus, value, frozenset({value}), call.frame, call.site)
             if is_subscribers and not self._is_exact(values):
                 self._facts.open_registrations.append((call.frame.entry, call.site))
+        self._claim(self._facts.registrations[num_before:], call)
         return frozenset({Typed("d9d.TrainingConfigurator" if loop == "train" else "d9d.InferenceConfigurator")})
 
+    def _claim(self, registrations: Sequence[Registration], call: Call) -> None:
+        """Keep which objects a configurator certainly subscribes: those that it is given, and those of the task."""
+        given = [item for value in call.named.get("subscribers", NOTHING) for item in self._items_of_subscribers(value)]
+        items = [only for item in given if len(item) == 1 for only in item if isinstance(only, Instance)]
+        owners = [*items, *(call.named.get("task", NOTHING) if len(call.named.get("task", NOTHING)) == 1 else ())]
+        # One with `register_events` is subscribed by what that does.
+        found: list[tuple[Instance, Site]] = [
+            (each, call.site)
+            for each in items
+            if each.definition.find("register_events") is None or owners.count(each) > 1
+        ]
+        targets: dict[Site, set[Value]] = {}
+        for each in registrations:
+            is_certain = each.tag is not None and len(each.guards) == len(call.frame.guards)
+            if is_certain and each.target is not None and each.site != call.site:
+                targets.setdefault(each.site, set()).add(each.target)
+        for site, values in targets.items():
+            # The object that stands for all others is there because anybody may call a constructor.
+            created = [value for value in values if isinstance(value, Instance) and value.site is not None]
+            found += [(value, site) for value in created if len(created) == 1]
+        self._facts.claims += [
+            Claim(call.frame.entry, len(self._facts.tasks), call.site, target, site)
+            for target, site in found
+            if target.site is not None
+        ]
+
     def _check_subscribers(self, values: Values, call: Call) -> None:
-        """Report items of `subscribers=` that are no objects with handlers, and the task among them."""
+        """Report items of `subscribers=` that are no objects with handlers."""
         items = [item for value in values for item in self._items_of_subscribers(value)]
         for item in items:
             if not any(isinstance(value, Instance) for value in item):  # what loops do with these, they do themselves
                 self._check_targets(item, call, "subscribers= has")
-            for value in item & call.named.get("task", NOTHING):
-                if len(item) == 1 and isinstance(value, Instance) and is_task(value.definition):
-                    self._facts.report(
-                        "d9d-twice",
-                        f'The object of "{value.definition.name}" is the task and one of the subscribers, so it '
-                        "registers its handlers twice, which is refused: remove it from subscribers=",
-                        call.site,
-                    )
 
     def _items_of_subscribers(self, value: Value) -> list[Values]:
         if isinstance(value, Container) and value.kind == "dict":

@@ -1286,6 +1286,7 @@ class Interpreter(Memory):
     ) -> Values:
         self.facts.constructed.setdefault(definition, set()).add((site, frame.entry))
         instance = Instance(definition, allocation(site, frame))
+        self.facts.num_made[instance, frame.entry] += 2 if frame.num_doubts else 1
         found = definition.find("__init__")
         if found is not None:
             self.call_all(self._bound(found[1], instance, frame, site), arguments, named, frame, site)

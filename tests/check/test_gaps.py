@@ -68,12 +68,11 @@ class Task(TrainTask):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
 """,
-    "one object in two places": """
-LOG = Log()
-class Task(Registering):
-    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
-        subscribe_annotated(ctx.event_bus, LOG)
-TrainingConfigurator(task=Task(), subscribers=[LOG, LOG])
+    "two objects from one place": """
+def make() -> Log:
+    return Log()
+log, other = make(), make()
+TrainingConfigurator(task=None, subscribers=[log, log, other])
 """,
     "what a constructor is given": """
 class Saver:

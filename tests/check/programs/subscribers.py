@@ -133,8 +133,8 @@ def wrong_object() -> None:
 
 def wrong_task() -> None:
     task = Task()
-    # E[d9d-twice]: The object of "Task" is the task and one of the subscribers, so it registers its handlers twice,
-    #   which is refused: remove it from subscribers=
+    # E[d9d-twice]: The handlers of one object of "Task" are subscribed here, and in line 72 as well, which is refused:
+    #   remove one of the two
     TrainingConfigurator(
         config=CONFIG, task=task, model_provider=torch.nn.Identity, dataset_provider=SAMPLES, subscribers=[task]
     )
