@@ -80,6 +80,7 @@ class Registration:
         is_periodic: Whether the handler is called in some steps only.
         counts_steps: Whether that is because it is called in every N-th step.
         is_on_main_only: Whether the handler is called on the main process only.
+        is_once: Whether it is unsubscribed when it has been called.
     """
 
     bus: Bus
@@ -94,6 +95,7 @@ class Registration:
     is_periodic: bool = False
     counts_steps: bool = False
     is_on_main_only: bool = False
+    is_once: bool = False
 
 
 @immutable
@@ -164,6 +166,7 @@ class Entry:
         counts_steps: Whether it is called in every N-th step.
         is_in_every_step: Whether the handler is called in every step.
         is_on_main_only: Whether the handler is called on the main process only.
+        is_once: Whether the handler is unsubscribed when it has been called.
     """
 
     kind: str
@@ -174,6 +177,7 @@ class Entry:
     counts_steps: bool = False
     is_in_every_step: bool = False
     is_on_main_only: bool = False
+    is_once: bool = False
 
 
 @dataclasses.dataclass(eq=False, repr=False)

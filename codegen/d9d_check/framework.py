@@ -92,6 +92,7 @@ class Framework:
             is_periodic=_is_periodic(call),
             counts_steps=_counts_steps(call),
             is_on_main_only=_is_true(call, "main_process_only"),
+            is_once=_is_true(call, "once"),
         )
         return frozenset({Tagger(tag)})
 
@@ -307,6 +308,7 @@ class Framework:
                     is_periodic=_is_periodic(call),
                     counts_steps=_counts_steps(call),
                     is_on_main_only=_is_true(call, "main_process_only"),
+                    is_once=_is_true(call, "once"),
                 )
             )
             if isinstance(handler, Unknown) and isinstance(handler.owner, Instance):

@@ -26,6 +26,7 @@ from d9d_check.values import (
     DEFINED_BY_D9D,
     NONE,
     NOTHING,
+    STEPS,
     SUBSCRIPTION,
     UNKNOWN,
     Attribute,
@@ -245,6 +246,7 @@ class Interpreter(Memory):
             del self.facts.triggers[triggers:]
         if expression[0] == "call":
             check_unused(self.facts, values, frame.site(expression[-1]))
+            self._tagging.check_steps(values, frame.site(expression[-1]))
         if expression[0] in {"name", "attribute"}:
             self._tagging.check_uncalled(values, frame.site(node[2]))
         return FALLS
@@ -566,7 +568,10 @@ class Interpreter(Memory):
         guards = frame.guards
         if source[0] == "choice":  # what is iterated over may be empty in most steps
             frame.guards = [*guards, Guard(UNKNOWN, frame.site(position))]
-        self._loop(target, values, frame, lambda: self.execute(body, frame))
+        registrations, outcomes = len(self.facts.registrations), list[str]()
+        self._loop(target, values, frame, lambda: outcomes.append(self.execute(body, frame)))
+        if STEPS in values and not any(outcomes):
+            self._tagging.check_each_step(self.facts.registrations[registrations:], len(guards))
         if source[0] == "choice":
             frame.guards = guards
         return self.execute(orelse, frame)

@@ -623,12 +623,12 @@ class _Liveness:
             entry = each.entry
             now = [self._moments.get(event.name) for event in entry.events]
             known = [moment for moment in now if moment is not None]
-            is_repeated = bool(known) and all(moment.repeats for moment in known)
+            is_repeated = bool(known) and all(moment.repeats for moment in known) and not entry.is_once
             is_repeated |= entry.name in _IN_EVERY_STEP and entry.owner is not None and is_task(entry.owner)
             targets = [self._moments.get(event.name) for event in each.events]
             later = [moment for moment in targets if moment is not None]
             # A bus of its own may be another each time.
-            if is_repeated and not (each.guards or each.bus.is_own or self._is_ended(entry)):
+            if is_repeated and not (each.guards or each.bus.is_own or each.is_once or self._is_ended(entry)):
                 self._facts.report(
                     "d9d-late",
                     f'"{entry.name}" runs in every step and subscribes a handler each time, so the handler is called '

@@ -4,7 +4,19 @@ from collections.abc import Sequence
 from typing import Final
 
 from d9d_check.facts import Frame
-from d9d_check.values import NOTHING, UNKNOWN, Container, Local, Site, Tensor, Unknown, Value, Values
+from d9d_check.values import (
+    NOTHING,
+    STEP_CONTEXT,
+    STEPS,
+    UNKNOWN,
+    Container,
+    Local,
+    Site,
+    Tensor,
+    Unknown,
+    Value,
+    Values,
+)
 
 _MAX_ITEMS: Final = 40
 
@@ -80,6 +92,8 @@ class Memory:
                 found.update(*self._items.get(value, []), self._rest.get(value, NOTHING))
             elif isinstance(value, Local):
                 found.add(value.part())
+            elif value == STEPS:
+                found.add(STEP_CONTEXT)
             elif isinstance(value, Tensor) or (isinstance(value, Unknown) and value.owner is not None):
                 found.add(value)
         return frozenset(found)

@@ -14,6 +14,7 @@ from d9d_check.machine import Machine
 from d9d_check.values import (
     NONE,
     NOTHING,
+    STEPS,
     SUBSCRIPTION,
     UNKNOWN,
     Attribute,
@@ -453,6 +454,8 @@ class Outside:
         if owner.name.startswith("d9d."):
             if name == "configure" and canonical(owner.name) in _CONFIGURED:
                 return frozenset({Typed(_CONFIGURED[canonical(owner.name)])})
+            if name == "steps" and canonical(owner.name) == "Trainer":
+                return frozenset({STEPS})
             if name == "register_events":
                 self._run.escape_all(call.everything(), call.frame)
             if name == "state_dict" and canonical(owner.name) == "OptimizerProtocol":

@@ -177,6 +177,7 @@ class _Runner:
             counts_steps=any(tag.counts_steps for tag in function.tags),
             is_in_every_step=self._is_in_every_step(often) and not function.is_opaque,
             is_on_main_only=bool(function.tags) and all(tag.is_on_main_only for tag in function.tags),
+            is_once=bool(function.tags) and all(tag.is_once for tag in function.tags),
         )
         self.interpreter.run(handler, entry, [self._context_of(events)])
 
@@ -208,6 +209,7 @@ class _Runner:
                 counts_steps=each.counts_steps,
                 is_in_every_step=self._is_in_every_step(each.events) and not (each.is_periodic or function.is_opaque),
                 is_on_main_only=each.is_on_main_only,
+                is_once=each.is_once,
             )
             run = functools.partial(self.interpreter.run, handler, entry, [self._context_of(each.events)])
             self._guarded(function.definition.site, run)

@@ -1,13 +1,15 @@
 """Rules about one handler: what decorators, overrides and attributes do to its tag, and the context that it takes."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Final
 
-from d9d_check.facts import Frame
+from d9d_check.facts import Frame, Registration
 from d9d_check.framework import canonical
 from d9d_check.lower import Node
 from d9d_check.machine import Machine
 from d9d_check.values import (
+    STEPS,
     Attribute,
     Bus,
     Container,
@@ -26,6 +28,13 @@ from d9d_check.values import (
     Values,
 )
 
+_RUNNING: Final = {
+    "TrainingConfigurator": frozenset({"configure"}),
+    "InferenceConfigurator": frozenset({"configure"}),
+    "Trainer": frozenset({"train", "steps", "evaluate", "export", "load_best", "save", "sleep", "wake"}),
+    "Inference": frozenset({"infer", "save"}),
+}
+"""Methods of a loop that are useless if they are only named."""
 _BUS_METHODS: Final = frozenset({"subscribe", "trigger", "bounded", "emitter"})
 _LAZY: Final = frozenset({External("builtins.map"), External("builtins.filter")})
 """Functions that call nothing until somebody takes what they return."""
@@ -53,9 +62,40 @@ class Tagging:
                 name = "emitter.call"
             elif isinstance(value, External) and canonical(value.name) == "subscribe_annotated":
                 name = "subscribe_annotated"
+            elif (
+                isinstance(value, Attribute) and isinstance(value.owner, Typed) and value.owner.name.startswith("d9d.")
+            ):
+                name = value.name if value.name in _RUNNING.get(canonical(value.owner.name), ()) else ""
             if name:
                 self._facts.report(
                     "d9d-uncalled", f'"{name}" is named here, but not called: nothing happens. Call it', site
+                )
+
+    def check_steps(self, values: Values, site: Site) -> None:
+        """Report a statement that makes the generator of a training, and does not run it."""
+        if STEPS in values:
+            self._facts.report(
+                "d9d-uncalled",
+                '"steps" makes a generator, and no step runs until something iterates over it: write "for ctx in '
+                'trainer.steps():", or call "train"',
+                site,
+            )
+
+    def check_each_step(self, registrations: Iterable[Registration], num_guards: int) -> None:
+        """Report what a loop over the steps of a training subscribes in each of them.
+
+        Args:
+            registrations: What the loop subscribes.
+            num_guards: The conditions around the loop.
+        """
+        for each in registrations:
+            is_always = len(each.guards) == num_guards and each.entry not in self._facts.ending
+            if is_always and each.bus.loop == "train" and not each.is_once:
+                self._facts.report(
+                    "d9d-late",
+                    "This loop subscribes a handler in each step, so the handler is called once more with every step: "
+                    "subscribe it once, before the loop",
+                    each.site,
                 )
 
     def check_consumed(self, expression: Node, values: Values, callee: Values, site: Site) -> bool:

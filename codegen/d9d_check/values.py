@@ -193,6 +193,10 @@ class Local(Value):
 
 SUBSCRIPTION: Final = Typed("d9d.loop.event.Subscription")
 """What `bus.subscribe(...)` returns."""
+STEPS: Final = Typed("d9d.Trainer.steps")
+"""What `trainer.steps()` returns."""
+STEP_CONTEXT: Final = Typed("d9d.loop.event.catalogue.common.EventStepContext")
+"""What that yields."""
 
 
 @immutable
@@ -288,6 +292,7 @@ class Tag:
         is_periodic: Whether the handler is called in some steps only.
         counts_steps: Whether that is because it is called in every N-th step.
         is_on_main_only: Whether the handler is called on the main process only.
+        is_once: Whether it is unsubscribed when it has been called.
     """
 
     events: frozenset[EventValue]
@@ -296,6 +301,7 @@ class Tag:
     is_periodic: bool = False
     counts_steps: bool = False
     is_on_main_only: bool = False
+    is_once: bool = False
 
 
 @immutable

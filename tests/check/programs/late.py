@@ -2,7 +2,7 @@
 
 import contextlib
 
-from d9d import Subscription, TrainingConfigurator
+from d9d import Subscription, Trainer, TrainingConfigurator
 from d9d.loop.control import ComputeLossContext, RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.common import (
@@ -140,3 +140,65 @@ class RightForOneBlock(Registering):
     def after(self, ctx: EventStepContext) -> None:
         with self._bus.subscribe(EVENT_OWN, self.note):
             self._bus.trigger(EVENT_OWN, OwnContext())
+
+
+class RightSubscribedForOneCall(Registering):
+    @subscribe(EVENT_TRAIN_STEP_PRE)
+    def before(self, ctx: EventStepContext) -> None:
+        self._bus.subscribe(EVENT_TRAIN_LOSS_READY, self.note, once=True)
+
+
+class RightInFirstStep(Registering):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        super().register_events(ctx)
+        ctx.event_bus.subscribe(EVENT_TRAIN_STEP_PRE, self.begin, once=True)
+
+    def begin(self, ctx: EventStepContext) -> None:
+        self._bus.subscribe(EVENT_TRAIN_FINISHED, self.note)
+
+    @subscribe(EVENT_TRAIN_STEP_POST, once=True)
+    def after(self, ctx: EventStepContext) -> None:
+        self._bus.subscribe(EVENT_TRAIN_LOSS_READY, self.note)
+
+
+class WrongInFirstStep(Registering):
+    @subscribe(EVENT_TRAIN_STEP_PRE, once=True)
+    def begin(self, ctx: EventStepContext) -> None:
+        # E[d9d-late]: EVENT_TRAIN_READY ("train.ready") is over when handler "begin" of EVENT_TRAIN_STEP_PRE
+        #   ("train.step.pre") runs this, so the handler is never called: subscribe it in register_events
+        self._bus.subscribe(EVENT_TRAIN_READY, self.note)
+
+
+def wrong_in_loop(trainer: Trainer) -> None:
+    for ctx in trainer.steps():
+        # E[d9d-late]: This loop subscribes a handler in each step, so the handler is called once more with every step:
+        #   subscribe it once, before the loop
+        trainer.event_bus.subscribe(EVENT_TRAIN_LOSS_READY, print)
+        print(ctx.stepper.current_step)
+
+
+def wrong_through_helper(trainer: Trainer) -> None:
+    for _ in trainer.steps():
+        attach(trainer.event_bus)
+
+
+def attach(bus: EventBus) -> None:
+    # E[d9d-late]: This loop subscribes a handler in each step, so the handler is called once more with every step:
+    #   subscribe it once, before the loop
+    bus.subscribe(EVENT_TRAIN_STEP_POST, print)
+
+
+def right_in_loop(trainer: Trainer) -> None:
+    for ctx in trainer.steps():
+        if ctx.stepper.current_step == 5:
+            trainer.event_bus.subscribe(EVENT_TRAIN_FINISHED, print)
+        trainer.event_bus.subscribe(EVENT_TRAIN_LOSS_READY, print, once=True)
+    for _ in trainer.steps():
+        trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, print)
+        break
+
+
+def right_for_each_step(trainer: Trainer) -> None:
+    for _ in trainer.steps():
+        with trainer.event_bus.subscribe(EVENT_TRAIN_EPOCH_STARTED, print):
+            trainer.evaluate()

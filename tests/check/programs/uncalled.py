@@ -1,5 +1,6 @@
 """Functions of the bus that are named, and not called."""
 
+from d9d import Trainer, TrainingConfigurator
 from d9d.loop.control import RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import Event, EventBus, subscribe_annotated
 from d9d.loop.event.catalogue.common import EventStepContext
@@ -35,3 +36,21 @@ class RightTask(TrainTask):
         print(register)
 
     def on_step(self, ctx: EventStepContext) -> None: ...
+
+
+def wrong_runs(configurator: TrainingConfigurator, trainer: Trainer) -> None:
+    # E[d9d-uncalled]: "configure" is named here, but not called: nothing happens. Call it
+    configurator.configure
+    # E[d9d-uncalled]: "train" is named here, but not called: nothing happens. Call it
+    trainer.train
+    # E[d9d-uncalled]: "steps" makes a generator, and no step runs until something iterates over it: write "for ctx in
+    #   trainer.steps():", or call "train"
+    trainer.steps()
+
+
+def right_runs(trainer: Trainer) -> None:
+    trainer.stepper
+    steps = trainer.steps()
+    next(steps)
+    for ctx in steps:
+        print(ctx.stepper.current_step)
