@@ -6,6 +6,8 @@ from typing import Final, TypeAlias
 from d9d_check.catalogues import Moment
 from d9d_check.facts import Call, Entry, Facts, Frame, Watcher
 from d9d_check.framework import TASKS, canonical, is_task
+from d9d_check.lower import Node
+from d9d_check.syntax import last_name
 from d9d_check.values import (
     NONE,
     ClassDefinition,
@@ -189,12 +191,22 @@ def _is_given(definition: ClassDefinition, name: str, *, is_demand: bool) -> boo
     member = definition.find(name)
     for each in definition.ancestry if is_dataclass else ():
         for field, _, value in each.fields:
-            if field == name:
+            if field == name and _is_left_out(value):
+                member = None  # the decorator removes it from the class
+            elif field == name:
                 # What is not given to the constructor is the default, and `None` is what a demand is about.
                 return not (is_demand and value == ["constant", None, True])
     exists = member is not None and not (is_demand and member[1] == NONE)
     dynamic = ("__getattr__", "__getattribute__", "__slots__", "__new__", "__setattr__")
     return exists or any(definition.find(each) is not None for each in dynamic)
+
+
+def _is_left_out(value: Node | None) -> bool:
+    """Return whether a field of a dataclass is no argument of its constructor, and has no default."""
+    if value is None or value[0] != "call" or last_name(value[1]) != "field":
+        return False
+    given = dict(value[3])
+    return given.get("init", ())[:2] == ["constant", False] and given.keys().isdisjoint({"default", "default_factory"})
 
 
 def _is_early(entry: Entry, writers: Iterable[Entry], moments: Mapping[str, Moment]) -> bool:

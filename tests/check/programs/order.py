@@ -197,3 +197,38 @@ class RightForAnEvaluation(Registering):
     @subscribe(EVENT_TRAIN_FAILED)
     def failed(self, ctx: EventTrainFailedContext) -> None:
         print(self.modules)
+
+
+@dataclasses.dataclass
+class WrongFieldLeftOut(Registering):
+    seconds: float = dataclasses.field(init=False)
+    steps: int = dataclasses.field(init=False, default=0)
+    names: list[str] = dataclasses.field(init=False, default_factory=list)
+
+    @subscribe(EVENT_TRAIN_STEP_PRE)
+    def before(self, ctx: EventStepContext) -> None:
+        print(self.steps, self.names)
+        # E[d9d-order]: Handler "before" of EVENT_TRAIN_STEP_PRE ("train.step.pre") reads "self.seconds", which is
+        #   assigned only later in the run, by handler "after" of EVENT_TRAIN_STEP_POST ("train.step.post"): assign it
+        #   in "__init__" too, or in the handler of an earlier event
+        print(self.seconds)
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None:
+        self.seconds, self.steps, self.names = 1.0, 1, ["a"]
+
+
+@dataclasses.dataclass
+class RightFieldOfPostInit(Registering):
+    seconds: float = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seconds = 0.0
+
+    @subscribe(EVENT_TRAIN_STEP_PRE)
+    def before(self, ctx: EventStepContext) -> None:
+        print(self.seconds)
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def after(self, ctx: EventStepContext) -> None:
+        self.seconds = 1.0
