@@ -479,6 +479,7 @@ class Facts:
         ending: Runs that end a subscription, or leave that to a block.
         tasks: What configurators are given as their task, by run.
         given: The classes of the objects that configurators are given.
+        evaluated: The classes of the tasks of evaluations, which listen to the training whose evaluations they are.
         claims: Whose handlers each configurator subscribes.
         num_made: How often each run creates an object at a place; more than once where that is not known.
     """
@@ -511,6 +512,7 @@ class Facts:
     ending: set[Entry] = dataclasses.field(default_factory=set)
     tasks: list[tuple[Entry, Values]] = dataclasses.field(default_factory=list)
     given: set[ClassDefinition] = dataclasses.field(default_factory=set)
+    evaluated: set[ClassDefinition] = dataclasses.field(default_factory=set)
     claims: list[Claim] = dataclasses.field(default_factory=list)
     num_made: Counter[tuple[Instance, Entry]] = dataclasses.field(default_factory=Counter)
 

@@ -63,6 +63,7 @@ class Framework:
             "subscribe": self._tagger,
             "subscribe_annotated": self._annotated,
             "Event": self.event,
+            "Evaluation": self._evaluation,
             "collective": functools.partial(self._marked, "collective"),
             "waits_for_device": functools.partial(self._marked, "waits_for_device"),
             "EventBus": lambda call: frozenset({Bus(site=call.site, is_own=True)}),
@@ -137,6 +138,15 @@ class Framework:
                 self._facts.open_registrations.append((call.frame.entry, call.site))
         self._claim(self._facts.registrations[num_before:], call)
         return frozenset({Typed("d9d.TrainingConfigurator" if loop == "train" else "d9d.InferenceConfigurator")})
+
+    def _evaluation(self, call: Call) -> Values:
+        """Do what a training does to the task of one of its evaluations."""
+        for value in call.named.get("task", NOTHING):
+            if isinstance(value, Instance):
+                self._facts.given.add(value.definition)
+                self._facts.evaluated.add(value.definition)
+                self.registered_by_loop(value, Bus("train"), call.frame, call.site)
+        return frozenset({Typed("d9d.Evaluation")})
 
     def _claim(self, registrations: Sequence[Registration], call: Call) -> None:
         """Keep which objects a configurator certainly subscribes: those that it is given, and those of the task."""

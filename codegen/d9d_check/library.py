@@ -46,9 +46,11 @@ class Library:
     def __init__(self, interpreter: Machine) -> None:
         self._run = interpreter
         self._functions: dict[str, Callable[[Call], Values | None]] = {
+            "builtins.dict": self._dict,
             "builtins.enumerate": self._enumerate,
             "builtins.zip": self._zip,
             "builtins.map": self._map,
+            **{f"builtins.{name}": self._one_of for name in ("next", "max", "min")},
             "builtins.filter": lambda call: self._copied("iter", call, call.arguments[1:]),
             "builtins.getattr": self._getattr,
             "builtins.setattr": self._setattr,
@@ -103,14 +105,30 @@ class Library:
         if name in {"values", "copy", "__iter__", *_SET_METHODS}:
             kind = {"copy": owner.kind, "values": "iterator", "__iter__": "iterator"}.get(name, "set")
             items = elements | self._run.elements(call.everything())
-            return self._container(kind, call, [], items)
+            return self._container(kind, _of_owner(call, owner), [], items)
         if name == "items":
-            return self._container("iterator", call, [], self._container("tuple", call, [UNKNOWN, elements], number=1))
+            made = _of_owner(call, owner)
+            return self._container("iterator", made, [], self._container("tuple", made, [UNKNOWN, elements], number=1))
         if name in {"get", "pop", "popleft"}:
             keys = [value.value for value in call.get(0, "key") if isinstance(value, Constant)]
             known = self._run.kept(owner, keys[0]) if keys and isinstance(keys[0], str) else NOTHING
             return (known or elements) | call.get(1, "default") or UNKNOWN
         return UNKNOWN
+
+    def _dict(self, call: Call) -> Values:
+        """Return a mapping with the items of another, or of pairs."""
+        found: set[Value] = set().union(*call.named.values())
+        named = dict(call.named)
+        for value in frozenset().union(*call.arguments):
+            items = self._run.elements(frozenset({value}))
+            is_of_pairs = isinstance(value, Container) and value.kind != "dict"
+            found |= (self._run.elements(items) if is_of_pairs else items) or UNKNOWN
+            named |= self._run.all_kept(value)
+        made = self._container("dict", call, [], frozenset(found))
+        for container in made:
+            for name, values in named.items():
+                self._run.keep(container, name, values)
+        return made | _differing(call.everything())
 
     def _enumerate(self, call: Call) -> Values:
         items = self._run.iterated(call.get(0, "iterable"))
@@ -131,6 +149,11 @@ class Library:
             for item in self._run.iterated(call.get(1, "iterable"))
         ]
         return self._container("iterator", call, [], frozenset().union(*found))
+
+    def _one_of(self, call: Call) -> Values | None:
+        """Return one of several objects of the program; nothing if there is none among them."""
+        items = self._run.elements(call.get(0, "iterable"))
+        return items if any(isinstance(each, Instance) for each in items) else None
 
     def _getattr(self, call: Call) -> Values:
         given = call.get(1, "name")
@@ -206,6 +229,14 @@ class Library:
         given = self._run.iterated(call.named["args"]) if "args" in call.named else []
         self._run.call_all(call.get(1, "target"), given, {}, call.frame, call.site)
         return frozenset({Typed("threading.Thread")})
+
+
+def _of_owner(call: Call, owner: Container) -> Call:
+    """Return a call of a method of a container at a place of its own: one call may be that of several containers."""
+    if owner.site is None:
+        return call
+    module = f"{call.site.module} of {owner.site.module.partition(' of ')[0]}:{owner.site.line}:{owner.site.column}"
+    return dataclasses.replace(call, site=Site(module, *call.site[1:]))
 
 
 def _differing(values: Values) -> Values:

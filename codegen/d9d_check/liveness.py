@@ -87,7 +87,8 @@ class _Liveness:
         self._registered = set(self._of_function)
         self._knows_tasks = (
             bool(self._facts.tasks)
-            and not self._facts.unfinished
+            and not any(self._is_open(entry) for entry in self._entries_with_unknown_targets())
+            and not any(each.find("__getattribute__") for each in self._facts.given)
             and all(self._is_called(entry) or _are_created_in_view(task) for entry, task in self._facts.tasks)
         )
         self._hidden: set[Definition] = set()
@@ -382,7 +383,7 @@ class _Liveness:
         A function or class that the program itself calls or creates has been run with what it is really given.
         """
         if entry.owner is not None and entry.owner in self._facts.constructed and self._facts.configures:
-            return entry.kind == "register" and entry.name == "configured"
+            return False
         return not (entry.kind == "function" and self._is_called(entry))
 
     def _check_functions(self) -> None:
@@ -512,7 +513,8 @@ class _Liveness:
                 if each.tag is None and each.bus.loop in {"", self._loop_of(event)}:
                     elsewhere.add((_definition(each), event))
             loops = {self._loop_of(event) for event in each.events}
-            if each.tag is None and each.bus.loop and not each.guards and loops and self._are_of_other(loops, each.bus):
+            is_wrong = self._are_of_other(loops, each.bus) and each.entry.owner not in self._facts.evaluated
+            if each.tag is None and each.bus.loop and not each.guards and loops and is_wrong:
                 event = min(each.events, key=str)
                 self._report_scope(_definition(each), event, each.bus.loop, each.entry.owner, each.site)
         for (site, event), found in by_tag.items():

@@ -60,6 +60,12 @@ class Machine(Protocol):
     def iterated(self, source: Values) -> list[Values]:
         """Return the items of an iterable one by one, or all of them as one where they are not known."""
 
+    def keep(self, owner: Value, name: str, values: Values) -> None:
+        """Add what is assigned to an attribute or a key."""
+
+    def all_kept(self, owner: Value) -> dict[str, Values]:
+        """Return everything that has been assigned to attributes or keys."""
+
     def kept(self, owner: Value, name: str) -> Values:
         """Return what has been assigned to an attribute or a key."""
 

@@ -1,10 +1,10 @@
 """A program that creates tasks, and gives some of them to no loop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import third_party
 
-from d9d import TrainingConfigurator
+from d9d import Evaluation, TrainingConfigurator
 from d9d.loop.control import InferenceTask, ProcessOutputsContext, RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import subscribe, subscribe_annotated
 from d9d.loop.event.catalogue.common import EventStepContext
@@ -81,6 +81,47 @@ class RightMeasured(Registering):
     def on_step(self, ctx: EventStepContext) -> None: ...
 
 
+class RightInDict(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+
+
+class RightPaired(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+
+
+class RightChosen(Registering):
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+
+
+class Several(TrainTask):
+    def __init__(self, tasks: Mapping[str, TrainTask], pairs: Sequence[TrainTask]) -> None:
+        self.tasks = dict(tasks)
+        self.pairs = dict(zip("ab", pairs, strict=False), last=RightPaired())
+        self.first = next(iter([RightChosen()]))
+
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        for task in self.tasks.values():
+            task.register_events(ctx)
+        for name, task in self.pairs.items():
+            print(name)
+            task.register_events(ctx)
+        self.first.register_events(ctx)
+
+
+class RightEvaluation(InferenceTask):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        subscribe_annotated(ctx.event_bus, self)
+        ctx.event_bus.subscribe(EVENT_TRAIN_READY, print)
+
+    def process_outputs(self, ctx: ProcessOutputsContext) -> None: ...
+
+    @subscribe(EVENT_TRAIN_STEP_POST)
+    def on_step(self, ctx: EventStepContext) -> None: ...
+
+
 class RightGivenAway(Registering):
     @subscribe(EVENT_TRAIN_STEP_POST)
     def on_step(self, ctx: EventStepContext) -> None: ...
@@ -113,5 +154,8 @@ def make() -> TrainTask:
 def main() -> None:
     third_party.keep(RightGivenAway())
     outer = Outer(WrongInner(), RightInner(), [First(), WrongSecond()])
+    several = Several({"a": RightInDict()}, [RightPaired()])
+    evaluation = Evaluation(dataset_provider=[], task=RightEvaluation())
+    TrainingConfigurator(config=None, task=several, evaluations={"validation": evaluation}).configure().train()
     for task in (outer, WithoutSuper()):
         TrainingConfigurator(config=None, task=task, subscribers=[RightSubscriber()]).configure().train()
