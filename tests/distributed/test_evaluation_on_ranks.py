@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -274,7 +273,7 @@ def ask(ctx: EventStepContext) -> None:
 def send_signal(ctx: EventStepContext) -> None:
     """Ask for an evaluation, and send a stop signal to this process."""
     ctx.control.evaluate("two")
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("name", ["fsdp", pytest.param("1f1b", marks=LONG)])

@@ -1,7 +1,6 @@
 """How runs end: the outcome, the reason, and the last two events."""
 
 import itertools
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -147,7 +146,7 @@ def test_the_last_event_before_a_failure_is_named_even_if_nobody_heard_it(loop: 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_signal_stops_a_run(loop: str, tmp_path: Path) -> None:
     """That is no failure, and no success."""
-    ending = Ending(loop, lambda ctx: os.kill(os.getpid(), signal.SIGTERM))
+    ending = Ending(loop, lambda ctx: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(StopRequest):
         ending.run(CheckpointingConfig(folder=tmp_path))
 
@@ -190,7 +189,7 @@ def test_a_stop_counts_more_than_a_signal(tmp_path: Path) -> None:
     """The run has succeeded, so it must not be queued again."""
 
     def act(ctx: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         ctx.control.stop("good enough")
 
     ending = Ending("train", act)
@@ -265,7 +264,7 @@ def test_a_handler_that_fails_at_the_end_of_a_stopped_run_does_not_change_its_st
     """The job is still to be queued again."""
 
     def listen(bus: EventBus) -> None:
-        bus.subscribe(train.EVENT_TRAIN_STEP_POST, lambda ctx: os.kill(os.getpid(), signal.SIGTERM))
+        bus.subscribe(train.EVENT_TRAIN_STEP_POST, lambda ctx: signal.raise_signal(signal.SIGTERM))
         bus.subscribe(train.EVENT_TRAIN_CLOSED, fail)
 
     with pytest.raises(StopRequest) as raised:

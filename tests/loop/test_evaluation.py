@@ -5,7 +5,6 @@ import dataclasses
 import datetime as dt
 import gc
 import json
-import os
 import pickle
 import random
 import signal
@@ -666,7 +665,7 @@ def signalling_in(step: int) -> ToyTask:
 
     def act(control: LoopControl) -> None:
         control.evaluate("b")
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     return ToyTask(asking_in(step, act))
 
@@ -728,7 +727,7 @@ def test_an_evaluation_that_is_no_longer_there_is_not_run_later(
         configure_training(config, task=signalling_in(0), evaluations={"a": at(), "b": at()}).train()
 
     with caplog.at_level("WARNING"):
-        again = configure_training(config, task=ToyTask(asking_in(4, lambda _: os.kill(os.getpid(), signal.SIGTERM))))
+        again = configure_training(config, task=ToyTask(asking_in(4, lambda _: signal.raise_signal(signal.SIGTERM))))
         again.train()
 
     assert "the evaluations that were left to do when the run stopped are no longer there: 'b'" in caplog.messages

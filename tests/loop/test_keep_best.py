@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,7 +157,7 @@ def test_the_result_of_a_postponed_evaluation_is_judged_too(tmp_path: Path) -> N
         def register_events(self, ctx: Any) -> None:
             def send(ctx: train.EventStepContext) -> None:
                 if ctx.stepper.current_step == 0:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    signal.raise_signal(signal.SIGTERM)
 
             ctx.event_bus.subscribe(train.EVENT_TRAIN_STEP_PRE, send)
 

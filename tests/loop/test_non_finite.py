@@ -1,7 +1,6 @@
 """Non-finite gradients are allowed, skipped, or stop the run, as `non_finite_gradients` says."""
 
 import itertools
-import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -188,7 +187,7 @@ def save_in_handler(trainer: Trainer) -> None:
 def send_signal(trainer: Trainer) -> None:
     def send(ctx: EventStepContext) -> None:
         if ctx.stepper.current_step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     trainer.event_bus.subscribe(EVENT_TRAIN_STEP_POST, send)
 

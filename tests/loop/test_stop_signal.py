@@ -51,7 +51,7 @@ def in_step(step: int, act: Callable[[], object], trace: list[str] | None = None
 
 def send(number: int) -> Callable[[], object]:
     """Return a function that sends a signal to this process."""
-    return lambda: os.kill(os.getpid(), number)
+    return lambda: signal.raise_signal(number)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_signal_stops_inference_and_no_output_is_lost(tmp_path: Path) -> None:
 
     def react(ctx: inference.EventStepContext) -> None:
         if ctx.stepper.current_step == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     def listen(bus: EventBus) -> None:
         bus.subscribe(inference.EVENT_INFERENCE_STEP_PRE, react)
@@ -271,7 +271,7 @@ def test_signals_are_received_in_a_process_with_thousands_of_open_files(caplog: 
         for _ in range(1100):
             exits.callback(os.close, os.open(os.devnull, os.O_RDONLY))
         with SignalListener(has_peers=False):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             deadline = time.monotonic() + 10
             while not caplog.messages and time.monotonic() < deadline:  # a thread says it
                 time.sleep(0.01)
