@@ -139,7 +139,7 @@ def main() -> None:
         trainer.export(result, config=AutoConfig.from_pretrained(base))
     else:
         trainer.export(result, config=lora, trainable_only=True, name="adapter_model")
-    logging.getLogger(__name__).info("wrote %s", result)
+    logging.getLogger(__name__).info("the result is in %s", result)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from d9d import (
     KeepBest,
     ModelProvider,
     Trainer,
+    TrainingConfig,
 )
 from d9d.loop.component.checkpoint.export import WeightExporter
 from d9d.loop.component.checkpoint.storage import Checkpoint
@@ -145,6 +146,35 @@ def test_a_run_does_not_resume_over_other_frozen_weights(base: Path, tmp_path: P
 
     with pytest.raises(CheckpointError, match=r"source_checkpoint is 'other \(.*\)' here and 'base \(.*\)' in the che"):
         configure(tmp_path / "other", tmp_path / "checkpoints").train()
+
+
+@pytest.mark.parametrize(("value", "is_same"), [(0.5, True), (0.25, False)], ids=["same", "other"])
+def test_frozen_weights_of_the_provider_must_be_the_same(value: float, is_same: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- a case
+    """Without a source, a provider that loads another base would make a model that nobody has trained."""
+
+    class Provider(FrozenProvider):
+        def __init__(self, value: float) -> None:
+            self._value = value
+
+        def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
+            frozen = nn.Linear(3, 4).requires_grad_(requires_grad=False)
+            nn.init.constant_(frozen.weight, self._value)
+            nn.init.constant_(frozen.bias, 0.0)
+            return InitializeModelStageResult(model=nn.Sequential(frozen, nn.Linear(4, 1)))
+
+    def train(value: float, total_steps: int) -> None:
+        checkpointing = CheckpointingConfig(folder=tmp_path, period_steps=1, trainable_only=True)
+        config: TrainingConfig = training_config(checkpointing, total_steps=total_steps)
+        configure_training(config, model_provider=Provider(value)).train()
+
+    train(0.5, 2)
+    if is_same:
+        train(value, 3)
+        return
+    with pytest.raises(
+        CheckpointError, match=r"another job:\n  model_provider/frozen_weights is '\w+' here and '\w+' in"
+    ):
+        train(value, 3)
 
 
 def test_an_export_of_trained_weights_loads_over_its_base(base: Path, tmp_path: Path) -> None:

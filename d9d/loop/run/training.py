@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import IterableDataset
 
 from d9d.core.dist_context import is_launched_as_main
@@ -17,6 +18,8 @@ from d9d.core.report import Report
 from d9d.core.stepper import Stepper
 from d9d.loop.component.checkpoint.export import ExportedFiles, WeightExporter
 from d9d.loop.component.checkpoint.job_state import JobState, training_state
+from d9d.loop.component.checkpoint.resume import FROZEN_WEIGHTS
+from d9d.loop.component.checkpoint.sharded_state import digest_of_frozen
 from d9d.loop.component.checkpoint.source import SourceWeights
 from d9d.loop.component.checkpoint.weight_mapping import WeightMapping
 from d9d.loop.component.data import TrainingData, build_data_loader, count_samples, load_iterable_data
@@ -842,7 +845,8 @@ class TrainingConfigurator:
             settings={
                 "optimizer_class": _name_of(optimizer),
                 "lr_scheduler_class": _name_of(lr_scheduler),
-                **self._settings(data, state, source if run.saves_trainable_only else None),
+                **self._settings(data, state),
+                **(frozen_weights_of(modules, source, run.ranks) if run.saves_trainable_only else {}),
             },
             require_savable=gradients.require_finite,
             epochs=data.epochs,
@@ -883,8 +887,8 @@ class TrainingConfigurator:
         loader = build_data_loader(provided, sampler, config, run.dist_context.device)
         return TrainingData(loader, {"num_samples": num_samples}, epochs)
 
-    def _settings(self, data: TrainingData, state: JobState, frozen: SourceWeights | None) -> dict[str, Any]:
-        """Return what this job must share with a checkpoint to resume from it; `frozen` are weights that it lacks."""
+    def _settings(self, data: TrainingData, state: JobState) -> dict[str, Any]:
+        """Return what this job must share with a checkpoint to resume from it."""
         config = self._config
         described = {} if config.checkpointing is None else state.describe("model", "optimizer", "lr_scheduler")
         return {
@@ -893,9 +897,21 @@ class TrainingConfigurator:
             "max_gradient_norm": config.max_gradient_norm,
             "gradient_dtype": config.gradient_dtype,
             **data.settings,
-            **({} if frozen is None else {"source_checkpoint": frozen.identity}),
             **described,
         }
+
+
+def frozen_weights_of(modules: Sequence[nn.Module], source: SourceWeights | None, ranks: Ranks) -> dict[str, str]:
+    """Return the setting that says which weights a checkpoint without frozen weights belongs to; all ranks call this.
+
+    Args:
+        modules: The stages of the model on this rank.
+        source: Where the frozen weights are loaded from; `None` if the model provider made them.
+        ranks: The ranks of the job.
+    """
+    if source is not None:
+        return {"source_checkpoint": source.identity}
+    return {FROZEN_WEIGHTS: digest_of_frozen(modules, ranks)}
 
 
 def _name_of(part: object) -> str:

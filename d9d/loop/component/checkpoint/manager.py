@@ -23,6 +23,7 @@ from d9d.loop.component.checkpoint.files import CheckpointError, FolderLock, rem
 from d9d.loop.component.checkpoint.job_state import JobState
 from d9d.loop.component.checkpoint.results import EvaluationResults, Scores
 from d9d.loop.component.checkpoint.resume import (
+    FROZEN_WEIGHTS,
     NO_CHANGES,
     Changes,
     Origin,
@@ -512,7 +513,7 @@ class Checkpointer:
 
     def _is_mapped(self, name: str) -> bool:
         """Return whether a setting describes weights, for which a mapping says what may differ."""
-        is_of_weights = name.startswith("model/") or name.endswith("/num_parameters")
+        is_of_weights = name.startswith("model/") or name.endswith("/num_parameters") or name == FROZEN_WEIGHTS
         return self._state.mapping is not None and is_of_weights
 
     def _require_steps(self, checkpoint: Checkpoint) -> None:

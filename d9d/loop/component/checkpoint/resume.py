@@ -16,6 +16,10 @@ _SCHEDULED = frozenset({"lr", "initial_lr", "max_lr", "min_lr", "momentum", "bet
 """The options of parameter groups that schedulers of torch set."""
 
 
+FROZEN_WEIGHTS = "model_provider/frozen_weights"
+"""The setting with the frozen weights that checkpoints leave out, if `source_checkpoint` does not name them."""
+
+
 class SettingClass(enum.Enum):
     """What a run does with a setting that differs from the checkpoint that it resumes from."""
 
@@ -128,12 +132,12 @@ def compare(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Change]:
     Args:
         here: The settings of the run, by name.
         there: The settings of the checkpoint. One of an older version may lack the classes of the optimizer and the
-            scheduler, which are not compared then.
+            scheduler, and the frozen weights, which are not compared then.
 
     Returns:
         The settings that differ.
     """
-    unknown = {name for name in ("optimizer_class", "lr_scheduler_class") if name not in there}
+    unknown = {name for name in ("optimizer_class", "lr_scheduler_class", FROZEN_WEIGHTS) if name not in there}
     changes = [
         Change(name, here.get(name), there.get(name))
         for name in dict.fromkeys([*here, *there])

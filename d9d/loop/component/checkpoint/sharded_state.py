@@ -3,6 +3,7 @@
 import abc
 import copy
 import functools
+import hashlib
 import itertools
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -228,6 +229,8 @@ class ModelState(ShardedState):
                 yield unwrapped_name(name), value
 
 
+_NUM_CHECKSUMS = 2**64  # the sums of shards overflow as that of the whole does
+
 # What torch puts into a group about the parameters of this rank; on another mesh they are others.
 _LOCAL_SETTINGS = ("params", "param_names")
 
@@ -449,6 +452,37 @@ def describe_model(
     state = ranks.run_on_all_ranks(lambda: {"model": model.state_dict()})
     _, metadata = split_across_ranks(state, ranks, {f"model/{name}" for name in model.buffer_names()})
     return describe_metadata(metadata)
+
+
+def digest_of_frozen(modules: Sequence[nn.Module], ranks: Ranks = ALONE) -> str:
+    """Return a name for the values of the parameters that do not require a gradient, which no other values have.
+
+    Args:
+        modules: The stages of the model on this rank.
+        ranks: The ranks of the job, all of which call this and get the same; it is the same for any mesh.
+    """
+    own = ModelState(modules).weights()
+    frozen = {name: value for name, value in own.items() if isinstance(value, nn.Parameter) and not value.requires_grad}
+    parts = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in frozen.items()}
+    sums = _checksums({name: part.detach() for name, part in parts.items() if _is_first_copy(frozen[name])})
+    totals: dict[str, int] = {}
+    for name, is_shard, checksum in itertools.chain.from_iterable(
+        ranks.gather([(name, isinstance(frozen[name], DTensor), checksum) for name, checksum in sums.items()])
+    ):
+        if is_shard:
+            totals[name] = (totals.get(name, 0) + checksum) % _NUM_CHECKSUMS
+        else:
+            totals.setdefault(name, checksum % _NUM_CHECKSUMS)
+    return hashlib.sha256(repr(sorted(totals.items())).encode()).hexdigest()[:16]
+
+
+def _is_first_copy(parameter: nn.Parameter) -> bool:
+    """Return whether no other rank counts the same part of a parameter."""
+    if not isinstance(parameter, DTensor):
+        return True
+    coordinate = parameter.device_mesh.get_coordinate() or ()
+    pairs = zip(coordinate, parameter.placements, strict=False)
+    return all(place == 0 for place, placement in pairs if placement.is_replicate())
 
 
 def split_across_ranks(

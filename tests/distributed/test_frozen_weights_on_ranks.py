@@ -1,4 +1,4 @@
-"""What a handler unfroze stays so in a run that resumes on several ranks."""
+"""Weights that are frozen, and unfrozen by a handler, in a run that resumes on several ranks."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import torch
 from ranks import run_on_ranks
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from d9d import (
     BuildForwardInputsContext,
@@ -37,11 +38,13 @@ FROZEN = "2"
 class Layers(nn.Module):
     """Some of the layers, each with the name that it has in the whole model."""
 
-    def __init__(self, position: StagePosition) -> None:
+    def __init__(self, position: StagePosition, frozen_value: float) -> None:
         super().__init__()
         self.layers = nn.ModuleDict({str(index): nn.Linear(3, 3) for index in position.layers(NUM_LAYERS)})
         if FROZEN in self.layers:
-            self.layers[FROZEN].requires_grad_(requires_grad=False)
+            frozen = self.layers[FROZEN].requires_grad_(requires_grad=False)
+            for parameter in frozen.parameters():
+                nn.init.constant_(parameter, frozen_value)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         for layer in self.layers.values():
@@ -50,11 +53,15 @@ class Layers(nn.Module):
 
 
 class Provider(ModelProvider):
+    def __init__(self, frozen_value: float) -> None:
+        self._frozen_value = frozen_value
+
     def initialize_model_stage(self, ctx: InitializeModelStageContext) -> InitializeModelStageResult:
-        return InitializeModelStageResult(model=Layers(ctx.stage))
+        return InitializeModelStageResult(model=Layers(ctx.stage, self._frozen_value))
 
     def parallelize_model_stage(self, ctx: ParallelizeModelStageContext) -> None:
-        shard_data_parallel(ctx.model, ctx.dist_context, blocks=nn.Linear)
+        if ctx.dist_context.world_size > 1:
+            shard_data_parallel(ctx.model, ctx.dist_context, blocks=nn.Linear)
 
 
 class Task(TrainTask):
@@ -65,19 +72,29 @@ class Task(TrainTask):
         return ComputeLossResult(loss=nn.functional.mse_loss(ctx.outputs, ctx.batch))
 
 
-def configure(folder: Path | None, mesh: DeviceMeshParameters) -> Trainer:
+def configure(
+    folder: Path | None,
+    mesh: DeviceMeshParameters,
+    *,
+    total_steps: int = 6,
+    frozen_value: float = 0.5,
+    trainable_only: bool = False,
+) -> Trainer:
+    checkpointing = None
+    if folder is not None:
+        checkpointing = CheckpointingConfig(folder=folder, period_steps=1, trainable_only=trainable_only)
     trainer = TrainingConfigurator(
         config=TrainingConfig(
-            total_steps=6,
+            total_steps=total_steps,
             global_batch_size=8,
             micro_batch_size=2,
             device="cpu",
             mesh=mesh,
-            checkpointing=None if folder is None else CheckpointingConfig(folder=folder, period_steps=1),
+            checkpointing=checkpointing,
             reporting=ReportingConfig(progress_bar=False, json_lines=None),
         ),
         task=Task(),
-        model_provider=Provider(),
+        model_provider=Provider(frozen_value),
         dataset_provider=list(torch.randn(64, 3, generator=torch.Generator().manual_seed(0))),
         optimizer_provider=lambda ctx: torch.optim.AdamW(ctx.parameters(), lr=0.1),
     ).configure()
@@ -120,3 +137,26 @@ def test_a_layer_of_any_rank_is_trained_after_a_resume(mesh: DeviceMeshParameter
     for expected, found in run_on_ranks(2, undisturbed_and_resumed, tmp_path, mesh):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def train_adapter(folder: Path, mesh: DeviceMeshParameters, total_steps: int, frozen_value: float = 0.5) -> None:
+    """Train with checkpoints that leave out the frozen layer, before a handler unfreezes it."""
+    configure(folder, mesh, total_steps=total_steps, frozen_value=frozen_value, trainable_only=True).train()
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        DeviceMeshParameters(data_parallel_shard=2),
+        DeviceMeshParameters(data_parallel_replicate=2),
+        DeviceMeshParameters(pipeline_parallel=2),
+    ],
+    ids=["fsdp", "replicated", "pipeline"],
+)
+def test_frozen_weights_are_recognised_on_another_mesh(mesh: DeviceMeshParameters, tmp_path: Path) -> None:
+    """The same ones are accepted, and others refused."""
+    run_on_ranks(2, train_adapter, tmp_path, mesh, 1)
+    run_on_ranks(1, train_adapter, tmp_path, DeviceMeshParameters(), 2)
+
+    with pytest.raises(ProcessRaisedException, match=r"model_provider/frozen_weights is '\w+' here and '\w+' in the"):
+        run_on_ranks(2, train_adapter, tmp_path, mesh, 2, 0.25)
