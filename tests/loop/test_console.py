@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 from d9d.core.dist_context import DistributedContext
 from d9d.loop.component.console import format_numbers
 from d9d.loop.config import CheckpointingConfig, ReportingConfig
 from d9d.loop.control import ComputeLossContext, ComputeLossResult
-from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_PRE, EventStepContext
+from d9d.loop.event.catalogue.train import EVENT_TRAIN_STEP_POST, EVENT_TRAIN_STEP_PRE, EventStepContext
 from d9d.loop.run import Inference, Trainer
 
 from .toy_job import (
@@ -170,6 +171,27 @@ def test_no_line_tears_the_bar_of_a_terminal(command: list[str], num_columns: in
     assert "steps/s" not in texts[-2]  # the bar has the rate already
 
 
+def test_the_bar_counts_a_step_when_its_handlers_have_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also if one fails: the bar that stays and the last line have the same number."""
+    counted = []
+
+    def compare(ctx: EventStepContext) -> None:
+        (bar,) = tqdm._instances  # type: ignore[attr-defined] # the bars that are drawn
+        counted.append((bar.n, ctx.stepper.current_step))
+        if ctx.stepper.current_step == 2:
+            raise StoppedError("no more")
+
+    reporting = ReportingConfig(progress_bar=True, period_steps=1, json_lines=None)
+    with pytest.raises(StoppedError):
+        train(
+            training_config(total_steps=4, reporting=reporting),
+            ToyTask(lambda bus: bus.subscribe(EVENT_TRAIN_STEP_POST, compare)),
+        )
+
+    assert counted == [(0, 0), (1, 1), (2, 2)]
+    assert "| 2/4 [" in capsys.readouterr().err.split("\r")[-1]
+
+
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "d9d.loop.component.console"]
 
@@ -272,10 +294,10 @@ def test_numbers_that_are_not_finite_are_a_warning_once(caplog: pytest.LogCaptur
 
     assert warnings == [
         "train: step 2 of 5: loss nan, gradient_norm nan",
-        "train: step 2 of 5: 1 steps skipped so far, because their gradients were not finite",
-        "train: step 3 of 5: 2 steps skipped so far, because their gradients were not finite",
+        "train: step 2 of 5: 1 step skipped so far, for gradients that were not finite",
+        "train: step 3 of 5: 2 steps skipped so far, for gradients that were not finite",
         "train: step 5 of 5: loss nan, gradient_norm nan",
-        "train: step 5 of 5: 3 steps skipped so far, because their gradients were not finite",
+        "train: step 5 of 5: 3 steps skipped so far, for gradients that were not finite",
     ]
 
 

@@ -225,7 +225,20 @@ def test_a_script_that_stops_on_a_signal_has_its_own_exit_status() -> None:
 
     assert process.returncode == 75
     assert "Traceback" not in errors
-    assert "stopped after 2 of 3 steps on SIGTERM, with exit status 75: run the same command again to resume" in errors
+    assert (
+        "stopped after 2 of 3 steps on SIGTERM, with exit status 75: nothing was saved, since the run has no " in errors
+    )
+
+
+def test_a_run_that_was_saved_says_that_it_can_resume(
+    every_step: CheckpointingConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the same command."""
+    config = training_config(every_step, total_steps=5)
+    with pytest.raises(StopRequest):
+        configure_training(config, task=ToyTask(in_step(1, send(signal.SIGTERM)))).train()
+
+    assert "on SIGTERM, with exit status 75: run the same command again to resume" in caplog.text
 
 
 def test_the_same_signal_again_ends_the_process_at_once() -> None:

@@ -69,7 +69,7 @@ class Console(Sink):
         bus.subscribe(events.checkpoint_loaded, self.loaded)
         bus.subscribe(events.ready, self.open)
         if self._draws_bar or (self._draws_bar is None and (_IS_NOTEBOOK or _is_terminal(sys.stderr))):
-            bus.subscribe(events.step_post, self.step_done)
+            bus.subscribe(events.step_pre, self.count_steps)
         bus.subscribe(events.report_ready, self.write)
         bus.subscribe(events.checkpoint_saved, self.saved)
         bus.subscribe(events.failed, self.failed)
@@ -154,14 +154,15 @@ class Console(Sink):
             return f"trainable weights from {self._loaded}, other {given}"
         return f"weights from {self._loaded}"
 
-    def step_done(self, _: object) -> None:
-        """Show that a step is complete."""
-        if self._bar is not None:
+    def count_steps(self, _: object) -> None:
+        """Show how many steps are complete: as many as the stepper counts, so none whose handlers are still running."""
+        if self._bar is not None and self.guard.stepper is not None:
             with self.guard:
-                self._bar.update()
+                self._bar.update(self.guard.stepper.current_step - self._bar.n)
 
     def write(self, ctx: EventReportReadyContext) -> None:
         """Show the numbers of a report."""
+        self.count_steps(ctx)
         with self.guard:
             self._write(ctx.report, ctx.stepper.total_steps)
 
@@ -183,13 +184,13 @@ class Console(Sink):
         self._was_finite = not not_finite
         num_skipped = numbers.get("skipped_steps", 0.0)
         if num_skipped > self._num_skipped:
-            logger.warning(
-                "%s: %d steps skipped so far, because their gradients were not finite", where, int(num_skipped)
-            )
+            steps = "1 step" if num_skipped == 1 else f"{int(num_skipped)} steps"
+            logger.warning("%s: %s skipped so far, for gradients that were not finite", where, steps)
         self._num_skipped = num_skipped
 
     def saved(self, ctx: EventCheckpointContext) -> None:
         """Say that a checkpoint is on disk."""
+        self.count_steps(ctx)
         with self.guard:
             logger.info("%s: step %d of %d: saved %s", self._loop, ctx.step, ctx.stepper.total_steps, ctx.path)
 
@@ -201,6 +202,7 @@ class Console(Sink):
 
     def close(self, ctx: Any) -> None:
         """Leave the bar as it stands, and say how the run has ended."""
+        self.count_steps(ctx)
         with self.guard:
             self._close(ctx.outcome, self._failure or ctx.reason)
 

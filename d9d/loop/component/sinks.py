@@ -57,8 +57,8 @@ class SinkEvents(Protocol):
         """Right before the first step."""
 
     @property
-    def step_post(self) -> Event[EventStepContext]:
-        """At the end of a step."""
+    def step_pre(self) -> Event[EventStepContext]:
+        """At the start of a step."""
 
     @property
     def report_ready(self) -> Event[EventReportReadyContext]:

@@ -64,7 +64,7 @@ class InferenceMoments(Moments):
     model_stages_ready = EVENT_INFERENCE_MODEL_STAGES_READY
     ready = EVENT_INFERENCE_READY
     finished = EVENT_INFERENCE_FINISHED
-    step_post = EVENT_INFERENCE_STEP_POST
+    step_pre = EVENT_INFERENCE_STEP_PRE
     report_ready = EVENT_INFERENCE_REPORT_READY
     checkpoint_loaded = EVENT_INFERENCE_CHECKPOINT_LOADED
     checkpoint_started = EVENT_INFERENCE_CHECKPOINT_STARTED

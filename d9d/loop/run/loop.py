@@ -178,7 +178,7 @@ class Moments(abc.ABC):
     model_stages_ready: Event[EventModelStagesReadyContext]
     ready: Event[Any]
     finished: Event[Any]
-    step_post: Event[EventStepContext]
+    step_pre: Event[EventStepContext]
     report_ready: Event[EventReportReadyContext]
     checkpoint_loaded: Event[EventCheckpointContext]
     checkpoint_started: Event[EventCheckpointContext]
@@ -501,8 +501,11 @@ class Run:
         stop = StopRequest(number)
         if self._loop.ranks.is_main:
             logger.warning(
-                "stopped after %d of %d steps on %s, with exit status %d: run the same command again to resume",
+                "stopped after %d of %d steps on %s, with exit status %d: %s",
                 *(self.stepper.current_step, self.stepper.total_steps, stop.signal_name, STOPPED),
+                "run the same command again to resume"
+                if self._loop.checkpointer.is_configured
+                else "nothing was saved, since the run has no checkpointing",
             )
         return stop
 

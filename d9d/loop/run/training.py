@@ -118,7 +118,7 @@ class TrainMoments(Moments):
     model_stages_ready = EVENT_TRAIN_MODEL_STAGES_READY
     ready = EVENT_TRAIN_READY
     finished = EVENT_TRAIN_FINISHED
-    step_post = EVENT_TRAIN_STEP_POST
+    step_pre = EVENT_TRAIN_STEP_PRE
     report_ready = EVENT_TRAIN_REPORT_READY
     checkpoint_loaded = EVENT_TRAIN_CHECKPOINT_LOADED
     checkpoint_started = EVENT_TRAIN_CHECKPOINT_STARTED

@@ -116,6 +116,11 @@ class Checkpointer:
         return self._running is not None and not self._running.done()
 
     @property
+    def is_configured(self) -> bool:
+        """Whether the run has checkpoints at all."""
+        return self._config is not None
+
+    @property
     def next_checkpoint(self) -> Checkpoint | None:
         """The checkpoint that `save` would write now; `None` if there is nothing to do."""
         if self._config is None or self._num_steps_saved == self._stepper.current_step:
