@@ -308,6 +308,17 @@ def test_objects_that_move_themselves_are_copied_on_the_stream_of_the_computatio
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 
 
+def pinned_and_warm(transfer: DeviceTransfer, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Pin tensors, and move one of them.
+
+    To allocate memory, on the host or on the device, may make the host wait for all that the device does.
+    """
+    found = [tensor.pin_memory() for tensor in tensors]
+    list(transfer.move(found[:1]))
+    torch.cuda.synchronize()
+    return found
+
+
 def keep_busy() -> None:
     """Keep the current stream busy for some tenths of a second."""
     torch.cuda._sleep(500_000_000)  # type: ignore[no-untyped-call]  # torch's own
@@ -319,11 +330,12 @@ def test_copies_overlap_with_computations() -> None:
     """They finish while the stream of the computations is busy, and the host does not wait."""
     device = torch.device("cuda", torch.cuda.current_device())
     busy = torch.Event(device)
+    transfer = DeviceTransfer(device)
+    (tensor,) = pinned_and_warm(transfer, [torch.arange(1000)])
     keep_busy()
     busy.record()
 
-    transfer = DeviceTransfer(device)
-    (batch,) = transfer.move([{"tensor": torch.arange(1000).pin_memory()}])
+    (batch,) = transfer.move([{"tensor": tensor}])
     assert transfer._stream is not None
     transfer._stream.synchronize()
     assert not busy.query()
@@ -339,10 +351,11 @@ def test_computations_wait_for_the_copies_that_they_use() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     transfer = DeviceTransfer(device)
     assert transfer._stream is not None
+    tensors = pinned_and_warm(transfer, [torch.full((1000,), number) for number in range(3)])
     with transfer._stream:
         keep_busy()
 
-    moved = transfer.move([{"tensor": torch.full((1000,), number).pin_memory()} for number in range(3)])
+    moved = transfer.move([{"tensor": tensor} for tensor in tensors])
 
     assert [int(batch["tensor"].sum()) for batch in moved] == [0, 1000, 2000]
 
@@ -354,9 +367,10 @@ def test_memory_is_not_reused_before_the_computations_have_read_it() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     transfer = DeviceTransfer(device)
     sums = []
+    tensors = pinned_and_warm(transfer, [torch.full((100_000,), number) for number in range(8)])
     keep_busy()
-    for number in range(8):
-        for batch in transfer.move([torch.full((100_000,), number).pin_memory()]):
+    for tensor in tensors:
+        for batch in transfer.move([tensor]):
             sums.append(batch.sum())  # noqa: PERF401 -- each before the next is sent
 
     assert [int(found) for found in sums] == [number * 100_000 for number in range(8)]

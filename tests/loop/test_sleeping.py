@@ -342,19 +342,20 @@ def test_a_step_of_a_run_that_never_sleeps_does_nothing_for_it() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_the_memory_of_a_gpu_is_freed_and_filled_again() -> None:
-    """While all of the state sleeps, the device holds little else."""
+    """That of all of the state; libraries may keep memory of their own, tens of megabytes on some devices."""
     trainer = configure_training(
         training_config(device="cuda"), model_provider=ToyModelProvider(num_hidden=2**20), optimizer_provider=SGD
     )
     for _ in trainer.steps():
         weights = {name: weight.cpu() for name, weight in weights_of(trainer.modules[0]).items()}
+        num_bytes = 2 * sum(weight.nbytes for weight in weights.values())  # the momentum is as large
         awake = torch.cuda.memory_allocated()
 
         trainer.sleep()
         asleep = torch.cuda.memory_allocated()
         trainer.wake()
 
-        assert asleep < awake / 4
+        assert awake - asleep > 0.95 * num_bytes
         assert torch.cuda.memory_allocated() == pytest.approx(awake, rel=0.05)
         returned = weights_of(trainer.modules[0])
         assert all(weight.is_cuda for weight in returned.values())
