@@ -150,7 +150,8 @@ def _checked_device(name: str, num_processes: int) -> torch.device:
     try:
         device = torch.empty(0, device=name).device
     except Exception as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
+        # torch appends advice for its developers, of hundreds of words.
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise RuntimeError(f"{refused} ({reason}): use {usable}") from error
     if device.type != str(torch.accelerator.current_accelerator()):
         return device

@@ -110,6 +110,11 @@ class DeviceMeshParameters(Settings):
     def _derive_shards(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if values == _AUTO:
             values = {"data_parallel_shard": _AUTO}
+        if isinstance(values, str | int):
+            raise ValueError(  # noqa: TRY004 -- what pydantic takes
+                f"{values!r} is no mesh: use 'auto' for all processes that were started, or the sizes of its "
+                "dimensions by name"
+            )
         if not isinstance(values, dict) or values.get("data_parallel_shard") != _AUTO:
             return handler(values)
         others = handler({**values, "data_parallel_shard": 1, "expert_parallel": 1})

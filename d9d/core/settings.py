@@ -40,7 +40,7 @@ def require_local(path: object) -> object:
         path: A path, or anything else, which is returned.
 
     Returns:
-        The same.
+        The same; a path in the home directory, `~/runs`, with the name of that directory.
 
     Raises:
         ValueError: If it is an address such as `s3://bucket/run`. `pathlib` makes `s3:/bucket/run` of it.
@@ -50,8 +50,10 @@ def require_local(path: object) -> object:
             f"{str(path)!r} is the address of a remote store, and d9d reads and writes paths of this machine: mount "
             "the store, or copy the files"
         )
+    if isinstance(path, str | Path) and str(path).startswith("~/"):
+        return Path(path).expanduser()  # a shell does so only for words of a command
     return path
 
 
 LocalPath = Annotated[Path, BeforeValidator(require_local)]
-"""A file or a folder of this machine."""
+"""A file or a folder of this machine; `~/` is the home directory."""

@@ -205,7 +205,7 @@ WRONG_OPTIONS = [
     ([*REQUIRED, "--seed", "-1"], "\n  --seed: Input should be greater than or equal to 0; found '-1'"),
     (
         [*REQUIRED, "--mesh", "all"],
-        "\n  --mesh: Input should be a valid dictionary or instance of DeviceMeshParameters; found 'all'",
+        "\n  --mesh: 'all' is no mesh: use 'auto' for all processes that were started, or the sizes",
     ),
     (["--total-steps", "3"], "\n  global_batch_size: is required: set it in a file, or with --global-batch-size"),
 ]

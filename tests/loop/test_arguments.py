@@ -1,6 +1,7 @@
 """Arguments of another kind than a configurator takes are refused before anything is built, with what to pass."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import DataLoader
 
+from d9d.core.device import choose_device
 from d9d.loop.config import (
     CheckpointingConfig,
     InferenceConfig,
@@ -22,7 +24,13 @@ from d9d.loop.config import (
     ReportingConfig,
     TrainingConfig,
 )
-from d9d.loop.control import ComputeLossContext, TrainTask
+from d9d.loop.control import (
+    BuildForwardInputsResult,
+    ComputeLossContext,
+    ComputeLossResult,
+    InitializeDatasetResult,
+    TrainTask,
+)
 from d9d.loop.run import InferenceConfigurator, TrainingConfigurator
 
 from .toy_job import (
@@ -65,6 +73,7 @@ class Function:
     ("argument", "value", "message"),
     [
         ("config", {"total_steps": 3}, "config is a dict: pass a TrainingConfig(...)"),
+        ("config", None, "config is None: pass a TrainingConfig(...)"),
         ("config", inference_config(), "config is an InferenceConfig: pass a TrainingConfig(...)"),
         ("config", TrainingConfig, "config is the class TrainingConfig: pass an instance of it, TrainingConfig(...)"),
         ("task", ToyTask, "task is the class ToyTask: pass an instance of it, ToyTask(...)"),
@@ -73,6 +82,7 @@ class Function:
             ToyInferenceTask(),
             "task is a ToyInferenceTask: pass an object of a class that derives from TrainTask",
         ),
+        ("task", nn.MSELoss(), "task is a MSELoss: pass an object of a class that derives from TrainTask"),
         ("task", without_argument, "task is a function: pass an object of a class that derives from TrainTask"),
         ("dataset_provider", DataLoader(ToyDataset()), "dataset_provider is a DataLoader: pass its dataset, since "),
         ("dataset_provider", nn.Linear(1, 1), "dataset_provider is a Linear, which is a model: pass it as "),
@@ -83,6 +93,11 @@ class Function:
         ),
         ("optimizer_provider", SGD, "optimizer_provider is a ready SGD, and the loop builds the optimizer when "),
         ("optimizer_provider", torch.optim.SGD, "optimizer_provider is the class SGD: pass OptimizerBuilder(SGD, lr="),
+        (
+            "optimizer_provider",
+            functools.partial(torch.optim.SGD, lr=0.1),
+            "optimizer_provider is a partial of the class SGD: pass OptimizerBuilder(SGD, lr=",
+        ),
         ("optimizer_provider", Function, "optimizer_provider is the class Function: pass an instance of it"),
         ("optimizer_provider", "adamw", "optimizer_provider is a str: pass a function that takes an Initialize"),
         ("optimizer_provider", without_argument, "optimizer_provider is without_argument, whose signature is () ->"),
@@ -96,8 +111,19 @@ class Function:
             torch.optim.lr_scheduler.StepLR,
             "lr_scheduler_provider is the class StepLR: pass a function, such as `lambda ctx: StepLR(ctx.torch_optimi",
         ),
+        (
+            "lr_scheduler_provider",
+            functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1),
+            "lr_scheduler_provider is a partial of the class StepLR: pass a function, such as `lambda ctx: StepLR(ctx.",
+        ),
         ("lr_scheduler_provider", 0.1, "lr_scheduler_provider is a float: pass a function that takes an Initialize"),
         ("evaluations", [ToyDataset()], "evaluations is a list: pass a mapping from names to objects, evaluations={'"),
+        (
+            "stateful",
+            {"counts": {}},
+            "stateful['counts'] is a dict, which has no state to save: pass an object with state_dict and load_state_",
+        ),
+        ("stateful", {"task": ToyTask}, "stateful['task'] is the class ToyTask, which has no state to save: pass an "),
         ("stateful", [ToyTask()], "stateful is a list: pass a mapping from names to objects, stateful={'name': ...}"),
     ],
 )
@@ -116,6 +142,7 @@ def test_training_names_the_argument_and_what_to_pass(argument: str, value: Any,
         ("task", ToyTask(), "task is a ToyTask: pass an object of a class that derives from InferenceTask"),
         ("dataset_provider", DataLoader(ToyDataset()), "dataset_provider is a DataLoader: pass its dataset"),
         ("stateful", [], "stateful is a list: pass a mapping from names to objects"),
+        ("stateful", {"counts": {}}, "stateful['counts'] is a dict, which has no state to save"),
     ],
 )
 def test_inference_names_the_argument_and_what_to_pass(argument: str, value: Any, message: str) -> None:
@@ -124,6 +151,41 @@ def test_inference_names_the_argument_and_what_to_pass(argument: str, value: Any
         InferenceConfigurator(**{**INFERENCE, argument: value})
 
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("optimizer_provider", "optimizer_provider returned None: return an optimizer, such as one of torch.optim"),
+        ("lr_scheduler_provider", "lr_scheduler_provider returned None: return a scheduler, such as one of torch.op"),
+    ],
+)
+def test_a_provider_without_a_result_is_refused_before_the_first_step(argument: str, message: str) -> None:
+    """As one that forgets to return it."""
+    with pytest.raises(TypeError) as caught:
+        TrainingConfigurator(**{**TRAINING, argument: lambda ctx: None}).configure()
+
+    assert str(caught.value).startswith(message)
+
+
+def test_a_data_loader_is_no_dataset_of_a_result() -> None:
+    """As it is none itself."""
+    with pytest.raises(TypeError, match="dataset of InitializeDatasetResult is a DataLoader: pass its dataset, since "):
+        InitializeDatasetResult(dataset=DataLoader(ToyDataset()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["inputs", "shared_inputs"])
+def test_inputs_have_names(name: str) -> None:
+    """They are the keyword arguments of the model."""
+    given: dict[str, Any] = {"inputs": {}, name: torch.ones(1)}
+    with pytest.raises(TypeError, match=f"^{name} of BuildForwardInputsResult is a Tensor: pass a mapping from the na"):
+        BuildForwardInputsResult(**given)
+
+
+def test_a_loss_weight_is_one_number() -> None:
+    """The error has the shape of what was given."""
+    with pytest.raises(ValueError, match=r"loss_weight of ComputeLossResult has the shape \[2\]: pass one number"):
+        ComputeLossResult(loss=torch.ones(()), loss_weight=torch.ones(2))
 
 
 @dataclasses.dataclass
@@ -193,7 +255,7 @@ def test_a_model_that_computes_its_loss_needs_no_task_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("wrap", "message"),
     [
-        (lambda loss: None, "returned a NoneType: return a ComputeLossResult(...)"),
+        (lambda loss: None, "returned None: return a ComputeLossResult(...)"),
         (lambda loss: loss, "returned a Tensor: return a ComputeLossResult(...)"),
         (
             lambda loss: ModelOutput(None, loss),
@@ -210,6 +272,14 @@ def test_a_loss_that_is_no_tensor_is_refused_by_name(wrap: Callable[[torch.Tenso
         configure_training(training_config(), task=Returning(wrap)).train()
 
     assert str(caught.value).startswith(f"Returning.compute_loss {message}")
+
+
+@pytest.mark.parametrize("wrap", [torch.Tensor.detach, lambda loss: torch.tensor(loss.item())])
+def test_a_loss_without_gradients_is_refused_by_name(wrap: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """The error names the method."""
+    task = Returning(lambda loss: ComputeLossResult(loss=wrap(loss)))
+    with pytest.raises(ValueError, match=r"^Returning\.compute_loss returned a loss without gradients, so nothing "):
+        configure_training(training_config(), task=task).train()
 
 
 @pytest.mark.parametrize(
@@ -233,6 +303,19 @@ def test_a_remote_address_is_no_folder(make: Callable[[Any], object], url: Any) 
 def test_a_colon_alone_makes_no_address(path: str) -> None:
     """Paths may contain one."""
     assert CheckpointingConfig.model_validate({"folder": path}).folder == Path(path)
+
+
+def test_a_path_may_start_at_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pathlib` would make a local folder named `~`."""
+    monkeypatch.setenv("HOME", "/home/someone")
+
+    assert CheckpointingConfig.model_validate({"folder": "~/runs"}).folder == Path("/home/someone/runs")
+
+
+def test_a_word_that_is_no_mesh_is_refused_with_the_one_that_is() -> None:
+    """It may be misspelt."""
+    with pytest.raises(ValidationError, match="'atuo' is no mesh: use 'auto' for all processes that were started, or "):
+        training_config(mesh="atuo")
 
 
 def test_the_command_of_catalogues_names_the_extra_that_it_needs(tmp_path: Path) -> None:
@@ -261,3 +344,21 @@ def test_an_unknown_device_is_one_line() -> None:
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("device='gpu' cannot be used on this machine: torch knows no device of this ")
     assert "Use 'cpu'" in str(caught.value)
+
+
+def test_the_reason_of_torch_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of its message is for those who develop torch."""
+
+    def refuse(*sizes: int, **options: Any) -> torch.Tensor:
+        raise NotImplementedError(
+            "Could not run 'aten::empty' with the 'MPS' backend. This could be because " + "a" * 2000
+        )
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(RuntimeError) as caught:
+        choose_device("mps")
+
+    assert str(caught.value).startswith(
+        "device='mps' cannot be used on this machine (Could not run 'aten::empty' with "
+    )
+    assert len(str(caught.value)) < 200

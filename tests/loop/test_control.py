@@ -206,7 +206,7 @@ def test_any_other_batch_needs_an_override() -> None:
     [
         (torch.ones(2, 3), r"a Tensor of shape \[2, 3\], "),
         ({"loss": torch.ones(())}, "a dict, "),
-        (None, "a NoneType, "),
+        (None, "None, "),
         (1.0, "a float, "),
     ],
     ids=["matrix", "dict", "none", "number"],

@@ -867,7 +867,7 @@ def test_evaluations_that_cannot_run_are_refused(evaluations: Any, error: type[E
 
 def test_what_is_no_data_and_no_task_is_refused() -> None:
     """With the words of the configurators."""
-    with pytest.raises(TypeError, match=r"dataset_provider is a int: pass a torch.utils.data.Dataset"):
+    with pytest.raises(TypeError, match=r"dataset_provider is an int: pass a torch.utils.data.Dataset"):
         Evaluation(dataset_provider=5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="task is a int: pass a TrainTask or an InferenceTask"):
         Evaluation(dataset_provider=ToyDataset(), task=5)  # type: ignore[arg-type]

@@ -241,7 +241,9 @@ def test_without_torchdata_the_error_names_the_extra(monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "d9d.loop.component.iterable_data", raising=False)
     monkeypatch.setitem(sys.modules, "torchdata", None)
     monkeypatch.setitem(sys.modules, "torchdata.stateful_dataloader", None)
-    with pytest.raises(ConfigurationError, match=r"Row, is iterable, .*run `pip install torchdata`, or define"):
+    with pytest.raises(
+        ConfigurationError, match=r"Row, is iterable, .*run `pip install 'd9d-hooks\[torchdata\]'`, or define"
+    ):
         configured(Row())
 
 

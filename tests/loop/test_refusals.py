@@ -52,7 +52,7 @@ class OddLossTask(ToyTask):
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
-        (None, r"OddLossTask.compute_loss returned a NoneType: return a ComputeLossResult\(...\)"),
+        (None, r"OddLossTask.compute_loss returned None: return a ComputeLossResult\(...\)"),
         (torch.tensor(1.0), r"OddLossTask.compute_loss returned a Tensor: return a ComputeLossResult\(...\)"),
     ],
 )
@@ -74,7 +74,7 @@ def test_a_loss_that_is_no_scalar_is_refused_with_its_shape() -> None:
 def test_a_dataset_provider_that_returns_a_bare_dataset_is_named() -> None:
     """The dataset goes into an `InitializeDatasetResult`."""
     provider: Any = lambda ctx: ToyDataset()  # noqa: E731 -- a provider may be a lambda
-    with pytest.raises(TypeError, match=r"<lambda> returned a ToyDataset: return a InitializeDatasetResult\(...\)"):
+    with pytest.raises(TypeError, match=r"<lambda> returned a ToyDataset: return an InitializeDatasetResult\(...\)"):
         TrainingConfigurator(
             config=training_config(),
             task=ToyTask(),

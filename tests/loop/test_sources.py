@@ -77,7 +77,7 @@ def test_a_function_with_one_argument_gets_the_context() -> None:
     ("source", "message"),
     [
         ("gpt2", "model_provider is a str: pass a torch.nn.Module, a function that returns one, or a ModelProvider"),
-        (None, "model_provider is a NoneType: pass a torch.nn.Module"),
+        (None, "model_provider is None: pass a torch.nn.Module"),
         (ToyModelProvider, "model_provider is the class ToyModelProvider: pass an instance of it"),
         (nn.Linear, "model_provider is Linear, which requires the arguments (in_features"),
         (build_net_of, "model_provider is build_net_of, which requires the arguments (size: int, *, bias: bool)"),
@@ -163,7 +163,7 @@ def test_a_dataset_is_used_as_it_is(source: Any) -> None:
         (DataLoader(ToyDataset()), "dataset_provider is a DataLoader: pass its dataset"),
         ("train.jsonl", "dataset_provider is a str: pass a torch.utils.data.Dataset, a list of samples, or a function"),
         ({"train": ToyDataset()}, "dataset_provider is a dict: pass a torch.utils.data.Dataset"),
-        (None, "dataset_provider is a NoneType: pass a torch.utils.data.Dataset"),
+        (None, "dataset_provider is None: pass a torch.utils.data.Dataset"),
     ],
     ids=["class", "loader", "text", "dict", "none"],
 )

@@ -244,8 +244,8 @@ def load_iterable_data(
         from d9d.loop.component.iterable_data import IterableDataLoader  # noqa: PLC0415 -- the extra is optional
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"{_describe(data)} is iterable, which requires torchdata ({error}): run `pip install torchdata`, "
-            "or define __len__ and __getitem__ on the dataset"
+            f"{_describe(data)} is iterable, which needs torchdata ({error}): run "
+            "`pip install 'd9d-hooks[torchdata]'`, or define __len__ and __getitem__ on the dataset"
         ) from error
     data = dataclasses.replace(data, collate=choose_collate(data, dist_context.device))
     loader = IterableDataLoader(data, config, dist_context, _loader_generator(config))

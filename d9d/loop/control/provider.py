@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
@@ -42,6 +43,28 @@ def expect_result(result: object, kind: type[TResult], source: Callable[..., Any
     raise wrong_result(result, kind, source)
 
 
+def expect_methods(result: TResult, names: Sequence[str], argument: str, *, remedy: str) -> TResult:
+    """Check that what a provider returned has the methods that the loop calls.
+
+    Args:
+        result: What was returned.
+        names: The names of the methods.
+        argument: The argument of the configurator that the provider was.
+        remedy: What to return.
+
+    Returns:
+        The result.
+
+    Raises:
+        TypeError: If one is missing.
+    """
+    missing = [name for name in names if not hasattr(result, name)]
+    if missing:
+        without = "" if result is None else f", which has no {' and no '.join(missing)}"
+        raise TypeError(f"{argument} returned {describe_kind(result)}{without}: {remedy}")
+    return result
+
+
 def wrong_result(result: object, kind: type, source: Callable[..., Any]) -> TypeError:
     """Return the error for user code that returned something of another type than it must.
 
@@ -53,7 +76,29 @@ def wrong_result(result: object, kind: type, source: Callable[..., Any]) -> Type
     Returns:
         The error, for the caller to raise.
     """
-    return TypeError(f"{_name_of(source)} returned a {type(result).__qualname__}: return a {kind.__qualname__}(...)")
+    name = kind.__qualname__
+    return TypeError(f"{_name_of(source)} returned {describe_kind(result)}: return {_article(name)} {name}(...)")
+
+
+def describe_kind(value: object) -> str:
+    """Return what something is, for an error about it.
+
+    Args:
+        value: What was given.
+
+    Returns:
+        `None`, the name of a class, or the class of an object, with an article.
+    """
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__qualname__}"
+    name = type(value).__qualname__
+    return f"{_article(name)} {name}"
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "AEIOUaeiou" else "a"
 
 
 def _name_of(source: Callable[..., Any]) -> str:
@@ -232,7 +277,7 @@ def as_model_provider(source: ModelSource) -> ModelProvider:
         return _PlainModelProvider(lambda _: source, f"a ready {type(source).__qualname__}", is_ready=True)
     if not callable(source):
         raise TypeError(
-            f"model_provider is a {type(source).__qualname__}: pass a torch.nn.Module, a function that returns one, or "
+            f"model_provider is {describe_kind(source)}: pass a torch.nn.Module, a function that returns one, or "
             "a ModelProvider"
         )
     name = _name_of(source)
@@ -278,7 +323,7 @@ def require_optimizer_provider(source: object) -> None:
         source: The argument `optimizer_provider` of a configurator.
 
     Raises:
-        TypeError: If it is an optimizer, a class, or not callable with one argument.
+        TypeError: If it is an optimizer, a class or a partial of one, or not callable with one argument.
     """
     name = type(source).__qualname__
     if isinstance(source, torch.optim.Optimizer):
@@ -287,11 +332,9 @@ def require_optimizer_provider(source: object) -> None:
             f"pass OptimizerBuilder(torch.optim.{name}, lr=...), or a function that takes an "
             "InitializeOptimizerContext and returns the optimizer"
         )
-    if isinstance(source, type) and issubclass(source, torch.optim.Optimizer):
-        raise TypeError(
-            f"optimizer_provider is the class {source.__qualname__}: pass OptimizerBuilder({source.__qualname__}, "
-            "lr=...)"
-        )
+    found, made = _class_of(source)
+    if made is not None and issubclass(made, torch.optim.Optimizer):
+        raise TypeError(f"optimizer_provider is {found}: pass OptimizerBuilder({made.__qualname__}, lr=...)")
     if isinstance(source, type) and hasattr(source, "zero_grad"):
         return  # an optimizer that builds itself from the context
     _require_provider("optimizer_provider", source, "an InitializeOptimizerContext")
@@ -304,7 +347,7 @@ def require_lr_scheduler_provider(source: object) -> None:
         source: The argument `lr_scheduler_provider` of a configurator.
 
     Raises:
-        TypeError: If it is a scheduler, a class, or not callable with one argument.
+        TypeError: If it is a scheduler, a class or a partial of one, or not callable with one argument.
     """
     if isinstance(source, torch.optim.lr_scheduler.LRScheduler):
         raise TypeError(
@@ -312,12 +355,22 @@ def require_lr_scheduler_provider(source: object) -> None:
             "LRSchedule such as LRSchedule.cosine(...), or a function that takes an InitializeLRSchedulerContext and "
             "returns a scheduler for ctx.torch_optimizer"
         )
-    if isinstance(source, type) and issubclass(source, torch.optim.lr_scheduler.LRScheduler):
+    found, made = _class_of(source)
+    if made is not None and issubclass(made, torch.optim.lr_scheduler.LRScheduler):
         raise TypeError(
-            f"lr_scheduler_provider is the class {source.__qualname__}: pass a function, such as "
-            f"`lambda ctx: {source.__qualname__}(ctx.torch_optimizer, ...)`"
+            f"lr_scheduler_provider is {found}: pass a function, such as "
+            f"`lambda ctx: {made.__qualname__}(ctx.torch_optimizer, ...)`"
         )
     _require_provider("lr_scheduler_provider", source, "an InitializeLRSchedulerContext")
+
+
+def _class_of(source: object) -> tuple[str, type | None]:
+    """Return the class that a class or a `functools.partial` makes objects of, and how to say so."""
+    is_partial = isinstance(source, functools.partial)
+    made: object = source.func if isinstance(source, functools.partial) else source
+    if not isinstance(made, type):
+        return "", None
+    return f"{'a partial of ' if is_partial else ''}the class {made.__qualname__}", made
 
 
 def _require_provider(name: str, source: object, argument: str) -> None:
@@ -326,7 +379,7 @@ def _require_provider(name: str, source: object, argument: str) -> None:
             f"{name} is the class {source.__qualname__}: pass an instance of it, {source.__qualname__}(...)"
         )
     if isinstance(source, nn.Module) or not callable(source):
-        raise TypeError(f"{name} is a {type(source).__qualname__}: pass a function that takes {argument}")
+        raise TypeError(f"{name} is {describe_kind(source)}: pass a function that takes {argument}")
     require_one_argument(name, source, argument)
 
 
@@ -345,10 +398,7 @@ def require_instance(name: str, value: object, kind: type, *, remedy: str) -> No
     if isinstance(value, type) and issubclass(value, kind):
         raise TypeError(f"{name} is the class {value.__qualname__}: pass an instance of it, {value.__qualname__}(...)")
     if not isinstance(value, kind):
-        name_of_kind = type(value).__qualname__
-        article = "an" if name_of_kind[0] in "AEIOU" else "a"
-        found = f"the class {value.__qualname__}" if isinstance(value, type) else f"{article} {name_of_kind}"
-        raise TypeError(f"{name} is {found}: {remedy}")
+        raise TypeError(f"{name} is {describe_kind(value)}: {remedy}")
 
 
 def _accepts(signature: inspect.Signature, *arguments: object) -> bool:
@@ -398,7 +448,7 @@ class _PlainModelProvider(ModelProvider):
         model = self._build(ctx)
         if not isinstance(model, nn.Module):
             raise TypeError(
-                f"model_provider is {self._description}, which returned a {type(model).__qualname__}: return a "
+                f"model_provider is {self._description}, which returned {describe_kind(model)}: return a "
                 "torch.nn.Module"
             )
         return InitializeModelStageResult(model=model)
@@ -432,10 +482,17 @@ class InitializeDatasetResult:
     Attributes:
         dataset: A dataset with `__getitem__` and `__len__`; for training it may also be an `IterableDataset`.
         collate: Merges a list of samples into a batch; by default torch's `default_collate`.
+
+    Raises:
+        TypeError: If the dataset is a `DataLoader`.
     """
 
     dataset: Dataset[Any]
     collate: Callable[[list[Any]], Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what looks like a dataset."""
+        _refuse_data_loader("dataset of InitializeDatasetResult", self.dataset)
 
 
 class DatasetProvider(Protocol):
@@ -443,6 +500,15 @@ class DatasetProvider(Protocol):
 
     def __call__(self, ctx: InitializeDatasetContext, /) -> InitializeDatasetResult:
         """Build the dataset."""
+
+
+def _refuse_data_loader(argument: str, source: object) -> None:
+    if isinstance(source, DataLoader):
+        raise TypeError(
+            f"{argument} is a DataLoader: pass its dataset, since the loop reads the samples of each step itself. Its "
+            "batch_size is global_batch_size of the configuration, its num_workers is data_loading.num_workers, and "
+            "its collate_fn is collate of InitializeDatasetResult"
+        )
 
 
 DatasetSource: TypeAlias = DatasetProvider | Dataset[Any] | Sequence[Any]
@@ -465,15 +531,10 @@ def as_dataset_provider(source: DatasetSource) -> DatasetProvider:
     if isinstance(source, type):
         name = source.__qualname__
         raise TypeError(f"dataset_provider is the class {name}: pass an instance of it, {name}(...)")
-    if isinstance(source, DataLoader):
-        raise TypeError(
-            "dataset_provider is a DataLoader: pass its dataset, since the loop reads the samples of each step itself. "
-            "Its batch_size is global_batch_size of the configuration, its num_workers is data_loading.num_workers, "
-            "and its collate_fn is collate of InitializeDatasetResult"
-        )
+    _refuse_data_loader("dataset_provider", source)
     if isinstance(source, nn.Module):
         raise TypeError(
-            f"dataset_provider is a {type(source).__qualname__}, which is a model: pass it as model_provider, and a "
+            f"dataset_provider is {describe_kind(source)}, which is a model: pass it as model_provider, and a "
             "dataset here"
         )
     if callable(source) and not isinstance(source, Dataset):
@@ -482,7 +543,7 @@ def as_dataset_provider(source: DatasetSource) -> DatasetProvider:
     is_indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     if not isinstance(source, Dataset) and (not is_indexed or isinstance(source, str | bytes | Mapping)):
         raise TypeError(
-            f"dataset_provider is a {type(source).__qualname__}: pass a torch.utils.data.Dataset, a list of samples, "
+            f"dataset_provider is {describe_kind(source)}: pass a torch.utils.data.Dataset, a list of samples, "
             "or a function that takes an InitializeDatasetContext and returns InitializeDatasetResult(dataset=...)"
         )
     result = InitializeDatasetResult(dataset=cast("Dataset[Any]", source))

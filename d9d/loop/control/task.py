@@ -12,7 +12,7 @@ from d9d.core.loop_control import LoopControl
 from d9d.core.metric import Metric
 from d9d.core.settings import ConfigurationError
 from d9d.core.stepper import Stepper
-from d9d.loop.control.provider import wrong_result
+from d9d.loop.control.provider import describe_kind, wrong_result
 from d9d.loop.event import EventBus
 
 
@@ -63,10 +63,22 @@ class BuildForwardInputsResult:
         inputs: Keyword arguments of the model's `forward`; in a pipeline, of the first stage only.
         shared_inputs: Further keyword arguments of the model's `forward`; in a pipeline, of every stage. Masks and
             positions belong here.
+
+    Raises:
+        TypeError: If one of them is no mapping.
     """
 
     inputs: Mapping[str, Any]
     shared_inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that the inputs have names."""
+        for name, inputs in (("inputs", self.inputs), ("shared_inputs", self.shared_inputs)):
+            if not isinstance(inputs, Mapping):
+                raise TypeError(
+                    f"{name} of BuildForwardInputsResult is {describe_kind(inputs)}: pass a mapping from the names of "
+                    f"the arguments of the model's forward, {name}={{'name': ...}}"
+                )
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
@@ -103,6 +115,7 @@ class ComputeLossResult:
 
     Raises:
         TypeError: If both or neither of `loss` and `loss_sum` are given, or `loss_sum` without `loss_weight`.
+        ValueError: If `loss_weight` is a tensor of several numbers.
     """
 
     loss: torch.Tensor = dataclasses.field(default=cast("torch.Tensor", None))
@@ -115,6 +128,10 @@ class ComputeLossResult:
         if (loss is None) == (self.loss_sum is None):
             given = "neither" if loss is None else "both"
             raise TypeError(f"ComputeLossResult needs either loss or loss_sum, and {given} was given")
+        if isinstance(weight, torch.Tensor) and weight.numel() != 1:
+            raise ValueError(
+                f"loss_weight of ComputeLossResult has the shape {list(weight.shape)}: pass one number, such as its sum"
+            )
         if self.loss_sum is None:
             object.__setattr__(self, "loss_weight", 1.0 if weight is None else weight)
             return
@@ -150,7 +167,7 @@ def as_loss_result(result: object, source: Callable[..., Any]) -> ComputeLossRes
     loss: object = result.loss
     if isinstance(loss, torch.Tensor):
         return result if isinstance(result, ComputeLossResult) else ComputeLossResult(loss=loss)
-    returned = f"{source.__qualname__} returned a {type(result).__qualname__} whose loss is"
+    returned = f"{source.__qualname__} returned {describe_kind(result)} whose loss is"
     if loss is None:
         raise TypeError(
             f"{returned} None: return a scalar tensor. A model of transformers computes its loss only if "
@@ -161,7 +178,7 @@ def as_loss_result(result: object, source: Callable[..., Any]) -> ComputeLossRes
             f"{returned} {loss}, a number of Python without gradients: return the tensor itself, without .item() or "
             "float()"
         )
-    raise TypeError(f"{returned} a {type(loss).__qualname__}: return a scalar tensor")
+    raise TypeError(f"{returned} {describe_kind(loss)}: return a scalar tensor")
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True, slots=True)
@@ -271,7 +288,7 @@ class TrainTask(BaseTask):
         if not isinstance(outputs, torch.Tensor) or outputs.ndim:
             shape = f" of shape {list(outputs.shape)}" if isinstance(outputs, torch.Tensor) else ""
             raise TypeError(
-                f"the model returns a {type(outputs).__qualname__}{shape}, and only a scalar tensor can be the loss: "
+                f"the model returns {describe_kind(outputs)}{shape}, and only a scalar tensor can be the loss: "
                 f"override {type(self).__qualname__}.compute_loss"
             )
         return ComputeLossResult(loss=outputs)

@@ -15,7 +15,7 @@ from d9d.core.loop_control import LoopControl
 from d9d.core.protocol import Stateful
 from d9d.core.seed import derive_seed
 from d9d.core.stepper import Stepper
-from d9d.loop.component.checkpoint.job_state import JobState, find_stateful_objects
+from d9d.loop.component.checkpoint.job_state import JobState, find_stateful_objects, has_state
 from d9d.loop.component.checkpoint.manager import Checkpointer
 from d9d.loop.component.checkpoint.results import EvaluationResults
 from d9d.loop.component.checkpoint.resume import find_origin
@@ -57,7 +57,7 @@ from d9d.loop.control import (
     RegisterModelEventsContext,
     RegisterTaskEventsContext,
 )
-from d9d.loop.control.provider import as_dataset_provider, expect_result, require_instance
+from d9d.loop.control.provider import as_dataset_provider, describe_kind, expect_result, require_instance
 from d9d.loop.run.loop import GarbageCollector, Loop, Moments, Service
 from d9d.loop.run.subscribers import (
     Registrations,
@@ -81,7 +81,7 @@ def require_task(task: object, kind: type[BaseTask]) -> None:
         ConfigurationError: If it is a torch module.
         TypeError: If it is anything else.
     """
-    if isinstance(task, nn.Module):
+    if isinstance(task, kind) and isinstance(task, nn.Module):
         raise ConfigurationError(
             f"the task, a {type(task).__qualname__}, is a torch module as well. Its weights would be neither moved "
             "nor trained: put them into the model, or keep the module in an attribute of the task"
@@ -102,6 +102,24 @@ def require_names(argument: str, objects: object) -> None:
     if objects is not None:
         remedy = f"pass a mapping from names to objects, {argument}={{'name': ...}}"
         require_instance(argument, objects, Mapping, remedy=remedy)
+
+
+def require_stateful(objects: object) -> None:
+    """Refuse objects without names or without state.
+
+    Args:
+        objects: The argument `stateful` of a configurator.
+
+    Raises:
+        TypeError: If it is neither `None` nor a mapping of objects with state.
+    """
+    require_names("stateful", objects)
+    for name, candidate in objects.items() if isinstance(objects, Mapping) else ():
+        if not has_state(candidate):
+            raise TypeError(
+                f"stateful[{name!r}] is {describe_kind(candidate)}, which has no state to save: pass an object with "
+                "state_dict and load_state_dict"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ from d9d.loop.event.catalogue.inference import (
     EventModelStagesReadyContext,
     EventStepContext,
 )
-from d9d.loop.run.assembly import Assembly, require_names, require_task
+from d9d.loop.run.assembly import Assembly, require_stateful, require_task
 from d9d.loop.run.loop import Loop, Moments, Outcome, Run
 from d9d.loop.run.subscribers import SubscriberSource
 
@@ -215,7 +215,7 @@ class InferenceConfigurator:
     ) -> None:
         require_instance("config", config, InferenceConfig, remedy="pass an InferenceConfig(...)")
         require_task(task, InferenceTask)
-        require_names("stateful", stateful)
+        require_stateful(stateful)
         self._config = config
         self._task = task
         self._model_provider = as_model_provider(model_provider)

@@ -46,6 +46,7 @@ from d9d.loop.control.provider import (
     ModelSource,
     as_dataset_provider,
     as_model_provider,
+    expect_methods,
     require_instance,
     require_lr_scheduler_provider,
     require_optimizer_provider,
@@ -101,7 +102,7 @@ from d9d.loop.event.catalogue.train import (
     EventTrainReadyContext,
 )
 from d9d.loop.event.handler import describe_handler, place_of
-from d9d.loop.run.assembly import Assembly, require_names, require_task
+from d9d.loop.run.assembly import Assembly, require_names, require_stateful, require_task
 from d9d.loop.run.loop import Loop, Moments, Outcome, P, Run, TContext
 from d9d.loop.run.subscribers import SubscriberSource
 
@@ -656,6 +657,12 @@ class Trainer(Run):
         if result.loss_sum is None:
             ignore_without_weight(outputs, result.loss_weight)
         weighted = self._gradients.scale_loss(result)
+        if not weighted.requires_grad:
+            method = self.task.compute_loss.__qualname__
+            raise ValueError(
+                f"{method} returned a loss without gradients, so nothing could be trained: compute it from "
+                "ctx.outputs, without detach() and torch.no_grad()"
+            )
         loop.moments.last = EVENT_TRAIN_LOSS_READY
         if self._loss_ready.handlers:
             self._loss_ready.call(
@@ -721,7 +728,7 @@ class TrainingConfigurator:
         require_optimizer_provider(optimizer_provider)
         require_lr_scheduler_provider(lr_scheduler_provider)
         require_names("evaluations", evaluations)
-        require_names("stateful", stateful)
+        require_stateful(stateful)
         self._config = config
         self._task = task
         self._model_provider = as_model_provider(model_provider)
@@ -800,10 +807,22 @@ class TrainingConfigurator:
         stages, tied = run.build_stages(self._model_provider, source, self._resume_mapping)
         modules = [stage.module for stage in stages]
         moments.trigger(EVENT_TRAIN_MODEL_STAGES_READY, EventModelStagesReadyContext, modules=modules)
-        optimizer = self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, modules=modules))
+        optimizer = expect_methods(
+            self._optimizer_provider(InitializeOptimizerContext(dist_context=dist_context, modules=modules)),
+            ("step", "zero_grad"),
+            "optimizer_provider",
+            remedy="return an optimizer, such as one of torch.optim",
+        )
         moments.trigger(EVENT_TRAIN_OPTIMIZER_READY, EventOptimizerReadyContext, optimizer=optimizer)
-        lr_scheduler = self._lr_scheduler_provider(
-            InitializeLRSchedulerContext(dist_context=dist_context, optimizer=optimizer, total_steps=config.total_steps)
+        lr_scheduler = expect_methods(
+            self._lr_scheduler_provider(
+                InitializeLRSchedulerContext(
+                    dist_context=dist_context, optimizer=optimizer, total_steps=config.total_steps
+                )
+            ),
+            ("step",),
+            "lr_scheduler_provider",
+            remedy="return a scheduler, such as one of torch.optim.lr_scheduler",
         )
         moments.trigger(EVENT_TRAIN_LR_SCHEDULER_READY, EventLRSchedulerReadyContext, lr_scheduler=lr_scheduler)
         run.seed_per_rank()
