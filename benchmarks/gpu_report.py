@@ -99,6 +99,9 @@ def parts_for(device: torch.device, folder: Path) -> list[Part]:
         parts.append(Part("`compute-sanitizer`", [*sanitizer, *runs, "--kinds", "plain"], 120, deterministic))
     benchmark = [python, "-W", "ignore", str(PROJECT / "benchmarks/gpu.py"), "--output", str(folder / "gpu.json")]
     parts.append(Part("benchmark", [*benchmark, *(["--small"] if is_cpu else [])], 300))
+    if is_cpu:
+        # At the small scale threads only wait for each other; where others use the cores too, for minutes.
+        parts = [part._replace(environment={"OMP_NUM_THREADS": "1", **part.environment}) for part in parts]
     return parts
 
 

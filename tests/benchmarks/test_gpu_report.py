@@ -78,6 +78,12 @@ def test_a_trial_run_has_the_parts_of_a_real_one(report: Any, tmp_path: Path, mo
     assert on_gpus == [*on_cpu[:-1], "example `bytes_lm` on 2 devices", "`compute-sanitizer`", on_cpu[-1]]
 
 
+def test_the_parts_of_a_trial_run_use_one_thread_each(report: Any, tmp_path: Path) -> None:
+    """Several would wait for each other, for minutes where others use the cores too."""
+    assert {part.environment.get("OMP_NUM_THREADS") for part in report.parts_for(CPU, tmp_path)} == {"1"}
+    assert all("OMP_NUM_THREADS" not in part.environment for part in report.parts_for(torch.device("cuda"), tmp_path))
+
+
 def test_a_folder_of_something_else_is_not_emptied(report: Any, tmp_path: Path) -> None:
     """Only that of an earlier report is."""
     precious = tmp_path / "precious"
