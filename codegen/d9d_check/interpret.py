@@ -74,6 +74,8 @@ _INDIFFERENT: Final = (
 )
 """Values that no bus can receive."""
 
+_SHOWING: Final = ("__format__", "__str__", "__repr__")
+"""The special methods that turn an object into text, in the order in which Python looks for them."""
 FALLS, BREAKS, RAISES, RETURNS = "", "break", "raise", "return"
 
 
@@ -601,6 +603,7 @@ class Interpreter(Memory):
 
     def _with(self, node: Node, frame: Frame) -> str:
         trace, frame.trace = frame.trace, []
+        guards = frame.guards
         managers: set[Value] = set()
         num_triggers = len(self.facts.triggers)
         for expression, target in node[1]:
@@ -613,6 +616,7 @@ class Interpreter(Memory):
         frame.num_doubts += suppresses
         outcome = self.execute(node[2], frame)
         frame.num_doubts -= suppresses
+        self._leave(frozenset(managers), frame, guards, frame.site(_position(node[1][0][0]) or [1, 0, 1, 0]))
         if len(self.facts.triggers) == num_triggers:
             self._tagging.check_ended(managers, frame, frame.site(_position(node[1][0][0]) or [1, 0, 1, 0]))
         self.watcher.enclosed(frozenset(managers), frame.trace)
@@ -620,6 +624,12 @@ class Interpreter(Memory):
         if suppresses:
             self._suppressed(node[1], frame, done, outcome)
         return outcome
+
+    def _leave(self, managers: Values, frame: Frame, guards: list[Guard], site: Site) -> None:
+        """Call what ends a block, however it has been left."""
+        frame.guards, inside = guards, frame.guards
+        self.call_special(managers, ["__exit__", "__aexit__"], [UNKNOWN] * 3, frame, site)
+        frame.guards = inside
 
     def _suppressed(self, items: list[Node], frame: Frame, done: list[Any], outcome: str) -> None:
         """Compare what a block has done with its end by an exception that `contextlib.suppress` catches."""
@@ -1088,6 +1098,9 @@ class Interpreter(Memory):
                 frozenset({Typed("builtins.bool")})
             )
         if all(operator in {"In", "NotIn"} for operator in node[1]):
+            self.call_special(
+                parts[-1], ["__contains__"], [parts[0]], frame, frame.site(_position(node) or [1, 0, 1, 0])
+            )
             return self._combined([frozenset(each for each in part if not _is_data(each)) for part in parts])
         return frozenset(map(_compared, self._combined(parts)))
 
@@ -1107,7 +1120,9 @@ class Interpreter(Memory):
     def _formatted(self, node: Node, frame: Frame) -> Values:
         for part in node[1]:
             values = self.evaluate(part, frame)
-            self.watcher.shown(values, frame, frame.site(_position(part) or node[2]))
+            site = frame.site(_position(part) or node[2])
+            self.call_special(values, _SHOWING, [], frame, site)
+            self.watcher.shown(values, frame, site)
         return frozenset({Typed("builtins.str")})
 
     def _comprehension(self, node: Node, frame: Frame) -> Values:
@@ -1162,6 +1177,10 @@ class Interpreter(Memory):
                 found.add(owner)  # a generic class with its arguments
             elif isinstance(owner, Container):
                 found |= self._item_of(owner, index)
+            elif isinstance(owner, Instance):
+                found |= self.call_special(
+                    frozenset({owner}), ["__getitem__"], [index], frame, frame.site(position)
+                ) or self._outside.elements_of(owner)
             else:
                 found |= self._outside.elements_of(owner)
         return frozenset(found) | {value for value in index if isinstance(value, Differs)} or UNKNOWN
@@ -1291,6 +1310,18 @@ class Interpreter(Memory):
             if definition.is_opaque:
                 self.escape_all(frozenset().union(*arguments, *named.values()), frame)
         return frozenset({instance})
+
+    def call_special(
+        self, values: Values, names: Sequence[str], arguments: list[Values], frame: Frame, site: Site
+    ) -> Values:
+        """Call the first of some special methods that the class of each object has, as Python does by itself."""
+        result: set[Value] = set()
+        for owner in values:
+            members = [owner.definition.find(name) for name in names] if isinstance(owner, Instance) else []
+            found = next((each for each in members if each is not None), None)
+            if found is not None:
+                result |= self.call_all(self._bound(found[1], owner, frame, site), arguments, {}, frame, site)
+        return frozenset(result)
 
     def call_function(
         self, function: Function, arguments: list[Values], named: Mapping[str, Values], frame: Frame, site: Site

@@ -82,6 +82,17 @@ _SEQUENCE_TYPES: Final = frozenset(
     }
 )
 _MAPPING_TYPES: Final = frozenset({"dict", "Mapping", "Dict", "MutableMapping", "defaultdict", "OrderedDict"})
+_SPECIAL: Final = {
+    "builtins.print": ("__str__", "__repr__"),
+    "builtins.str": ("__str__", "__repr__"),
+    "builtins.repr": ("__repr__",),
+    "builtins.format": ("__format__", "__str__", "__repr__"),
+    "builtins.float": ("__float__",),
+    "builtins.int": ("__int__",),
+    "builtins.bool": ("__bool__", "__len__"),
+    "builtins.len": ("__len__",),
+}
+"""The special methods of its arguments of which a function of Python calls the first."""
 ONE_RANK: Final = "one_rank"
 """The mark of functions that a decorator from outside the program calls on one rank only."""
 _FOR_ONE_RANK: Final = frozenset(
@@ -378,6 +389,8 @@ class Outside:
 
     def _call_external(self, callee: External, call: Call) -> Values:
         name = callee.name
+        for values in call.arguments if name in _SPECIAL else ():
+            self._run.call_special(values, _SPECIAL[name], [], call.frame, call.site)
         own = self._framework.call(canonical(name), call) if name.startswith("d9d.") else None
         known = own if own is not None else self._library.call(name, call)
         seen = known if known is not None else self._run.watcher.external_call(name, call)
