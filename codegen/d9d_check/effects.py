@@ -68,8 +68,8 @@ _OUTPUTS_READY: Final = "inference.outputs.ready"
 _STEPPER: Final = "d9d.core.stepper.Stepper"
 _OF_STEPPER: Final[dict[str, Values]] = {
     "current_step": frozenset({Varies()}),
-    "is_last": frozenset({Varies()}),
-    "is_finished": frozenset({Varies()}),
+    "is_last": frozenset({Varies(is_rare=True)}),
+    "is_finished": frozenset({Varies(is_rare=True)}),
     "total_steps": frozenset({Steady()}),
 }
 _RETURNED: Final[dict[str, Values]] = {
@@ -251,7 +251,7 @@ class Effects(Watcher):
             return (
                 frozenset({Steady()})
                 if call.get(0, "period_steps") == frozenset({Constant(1)})
-                else frozenset({Varies()})
+                else frozenset({Varies(is_rare=True)})
             )
         if is_module(owner) and name in {"item", "tolist"}:  # a parameter or a buffer of it
             self._wait(f'calls ".{name}()" on a tensor', call.frame, call.site)
@@ -334,9 +334,9 @@ class Effects(Watcher):
         has_tensor = any(isinstance(value, Tensor) and not value.is_on_host for value in given)
         is_data = not has_tensor and any(map(_is_data_on_device, given))
         computed = given if name == "len" else given | self._items(given)
-        kept = frozenset(value for value in computed if isinstance(value, Differs | Varies)) | frozenset(
-            value.on_host() for value in computed if isinstance(value, Local)
-        )
+        kept: Values = frozenset(value for value in computed if isinstance(value, Differs))
+        kept |= {Varies() for value in computed if isinstance(value, Varies)}
+        kept |= {value.on_host() for value in computed if isinstance(value, Local)}
         if name == "print":
             self._shown(call, "prints a tensor")
         elif name in _CONVERSIONS | {"range"} and (

@@ -412,15 +412,12 @@ class Interpreter(Memory):
         if body and body[-1][0] == "raise" and len(body) == 1:
             for part in _needed(test, holds=False):
                 self._demand(part, NONE, frame)
-        first, second = (
-            self._lasting(test, frame, holds=holds) if _needed(test, holds=holds) else None for holds in (True, False)
-        )
         return self._branches(
             guard,
             frame,
             lambda: self.execute(body, frame),
             lambda: self.execute(orelse, frame),
-            lasting=(first, second),
+            lasting=(self._lasting(test, frame, holds=True), self._lasting(test, frame, holds=False)),
         )
 
     def _lasting(self, test: Node, frame: Frame, *, holds: bool) -> Assigned | None:
@@ -440,7 +437,10 @@ class Interpreter(Memory):
             owners = self.evaluate_again(needed[0][1], frame)
             if owners and all(isinstance(owner, Instance) for owner in owners):
                 return frozenset((owner.definition, needed[0][2]) for owner in owners if isinstance(owner, Instance))
-        return frozenset() if self.is_steady(test, self.evaluate_again(test, frame), frame) else None
+        values = self.evaluate_again(test, frame)
+        if not holds and values == frozenset({Varies(is_rare=True)}):
+            return frozenset()  # it does not hold in almost every step
+        return frozenset() if self.is_steady(test, values, frame) else None
 
     def _is_object(self, node: Node, frame: Frame) -> bool:
         """Return whether an attribute is `None` or an object that is always true, such as a writer."""
@@ -1044,7 +1044,8 @@ class Interpreter(Memory):
             found.update(self.evaluate(side, frame))
             return FALLS
 
-        self._branches(guard, frame, lambda: choose(body), lambda: choose(orelse))
+        lasting = self._lasting(test, frame, holds=True), self._lasting(test, frame, holds=False)
+        self._branches(guard, frame, lambda: choose(body), lambda: choose(orelse), lasting=lasting)
         return frozenset(found) | {value for value in guard.test if isinstance(value, Differs)}
 
     def _bool(self, node: Node, frame: Frame, *, is_tested: bool = False) -> Values:
@@ -1063,7 +1064,9 @@ class Interpreter(Memory):
             guard = self._guard(parts[number], frame, frame.site(_position(parts[number]) or [1, 0, 1, 0]))
             self._last[id(parts[number])] = guard.test
             found.update(guard.test)
-            self._only_under(guard, frame, lambda: run(number + 1))
+            last = self._lasting(parts[number], frame, holds=node[0] == "and")
+            here = guard if last is None else dataclasses.replace(guard, lasts_with=last)
+            self._only_under(here, frame, lambda: run(number + 1))
 
         run(0)
         return frozenset(found)
@@ -1094,9 +1097,8 @@ class Interpreter(Memory):
             parts.append(self.evaluate(part, frame))
             self._last[id(part)] = parts[-1]
         if all(operator in {"Is", "IsNot"} for operator in node[1]):
-            return frozenset({value for part in parts for value in part if isinstance(value, Differs | Varies)}) or (
-                frozenset({Typed("builtins.bool")})
-            )
+            found = frozenset(_changed(each) for part in parts for each in part if isinstance(each, Differs | Varies))
+            return found or frozenset({Typed("builtins.bool")})
         if all(operator in {"In", "NotIn"} for operator in node[1]):
             self.call_special(
                 parts[-1], ["__contains__"], [parts[0]], frame, frame.site(_position(node) or [1, 0, 1, 0])
@@ -1109,7 +1111,7 @@ class Interpreter(Memory):
         found: set[Value] = set()
         is_known = True
         for part in parts:
-            found |= {value for value in part if isinstance(value, Differs | Varies) or _is_tensor(value)}
+            found |= {_changed(value) for value in part if isinstance(value, Differs | Varies) or _is_tensor(value)}
             found |= {value.part() for value in part if isinstance(value, Local)}
             found |= {value for value in part if value == _PATH or getattr(value, "kind", "") == "set"}
             is_known &= bool(part) and all(isinstance(value, Constant | Steady | Differs) for value in part)
@@ -1564,6 +1566,11 @@ def _compared(value: Value) -> Value:
     if isinstance(value, Tensor):
         return Tensor(value.is_on_host, is_mask=True)
     return value.part(COMPARED) if isinstance(value, Local) else value
+
+
+def _changed(value: Value) -> Value:
+    """Return what is computed from a value: of what is rarely true, it may be the opposite."""
+    return Varies() if isinstance(value, Varies) else value
 
 
 def _differs(value: Value) -> bool:

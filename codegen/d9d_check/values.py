@@ -198,7 +198,13 @@ class Steady(Value):
 
 @immutable
 class Varies(Value):
-    """A value that is not the same in every step, such as that of `is_due`."""
+    """A value that is not the same in every step.
+
+    Attributes:
+        is_rare: Whether it is true in few steps only, such as that of `is_due`.
+    """
+
+    is_rare: bool = False
 
 
 @immutable
