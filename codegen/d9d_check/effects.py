@@ -48,9 +48,14 @@ _FACTORIES: Final = frozenset(
         *("linspace", "logspace", "rand", "randn", "randint", "randperm", "get_rng_state"),
     }
 )
+_SIZED: Final = frozenset({"zeros", "ones", "empty", "full", "eye", "arange", "randint", "rand", "randn", "randperm"})
+"""Functions that make a tensor of a size that is given in numbers."""
 _CONVERSIONS: Final = frozenset({"float", "int", "bool", "str", "repr", "format"})
 _LOG_METHODS: Final = frozenset({"info", "warning", "error", "critical", "exception", "log"})
 _LOGGERS: Final = frozenset({"logging.Logger", "logging.LoggerAdapter", "d9d.core.dist_context.RankLogger"})
+_LOGGING: Final = frozenset({"logging", "loguru.logger", "absl.logging"})
+_PRINTERS: Final = frozenset({"pprint.pprint", "pprint.pp", "pprint.pformat", "rich.print", "tqdm.tqdm.write"})
+_TABLES: Final = frozenset({"csv.writer", "csv.DictWriter"})
 _TRACKERS: Final = frozenset({"wandb", "mlflow", "swanlab", "trackio", "comet_ml", "neptune", "aim"})
 """Packages whose functions that begin with `log` turn tensors into numbers."""
 _PROGRESS_METHODS: Final = frozenset({"set_postfix", "set_description", "set_postfix_str", "set_description_str"})
@@ -189,6 +194,7 @@ class Effects(Watcher):
 
     def item(self, owner: Values, index: Values, frame: Frame, site: Site) -> Values | None:
         """See a mask; return items of tensors and of shapes."""
+        index |= self._items(frozenset(value for value in index if getattr(value, "kind", "") == "tuple"))
         tensors = [value for value in owner if isinstance(value, Tensor)]
         if tensors:
             is_masked = any(isinstance(value, Tensor) and value.is_mask for value in index)
@@ -199,9 +205,8 @@ class Effects(Watcher):
         is_data = any(isinstance(value, Local) and not value.is_on_host for value in owner)
         if is_data and any(isinstance(value, Tensor | Local) and value.is_mask for value in index):
             self._wait(_MASKED, frame, site, is_of_array=True)
-        is_device = any(isinstance(value, Tensor) and not value.is_on_host for value in index)
-        if is_device and any(isinstance(value, Container) and value.kind in {"list", "tuple"} for value in owner):
-            self._wait("uses a tensor as an index", frame, site)
+        if any(isinstance(value, Container) and value.kind in {"list", "tuple"} for value in owner):
+            self._see(index, "uses a tensor as an index", frame, site)
         return frozenset({Steady()}) if owner and all(isinstance(value, Steady) for value in owner) else None
 
     # Calls
@@ -257,6 +262,8 @@ class Effects(Watcher):
             self._wait(f'calls ".{name}()" on a tensor', call.frame, call.site)
         if name == "synchronize" and owner.name.startswith("torch."):
             self._wait('calls ".synchronize()"', call.frame, call.site)
+        if owner.name in _TABLES and name in {"writerow", "writerows"}:
+            self._shown(call, f'passes a tensor to ".{name}()"')
         if owner.name in _LOGGERS and name in _LOG_METHODS:
             self._shown(call, "logs a tensor")
         if owner.name.partition(".")[0] in _TRACKERS and name.startswith("log"):
@@ -276,8 +283,10 @@ class Effects(Watcher):
         self.marked(marks_of(name), last, call)
         if module == "builtins":
             return self._builtin(last, call)
-        if module == "logging" and last in _LOG_METHODS:
+        if module in _LOGGING and last in _LOG_METHODS:
             self._shown(call, "logs a tensor")
+        if name in _PRINTERS:
+            self._shown(call, "prints a tensor")
         if name in _RETURNED or name == "torch.device":
             return _RETURNED.get(name, call.get(0, "type"))
         if module in {"numpy", "math"} or (module in _TRACKERS and last.startswith("log")):
@@ -310,13 +319,14 @@ class Effects(Watcher):
             self._wait(f'calls "{name}"', call.frame, call.site)
             return NONE
         if name == f"torch.{last}" and last in _FACTORIES:
+            self._made(name, last, call)
             return frozenset({Tensor(is_on_host="device" not in call.named)})
         given = self._everything_in(call.everything())
         tensors = [value for value in given if isinstance(value, Tensor)]
         local = [value.part() for value in given if isinstance(value, Local)]
         is_search = last in _SEARCHES or (name == "torch.where" and len(call.arguments) == 1)
         if not tensors:
-            if is_search and any(not each.is_on_host for each in local):
+            if is_search and (any(not each.is_on_host for each in local) or _is_parameter(given)):
                 self._wait(f'calls "{name}" on a tensor', call.frame, call.site)
             is_on_host = all(each.is_on_host for each in local)
             return frozenset({Tensor(is_on_host), *local}) if local else None
@@ -328,6 +338,13 @@ class Effects(Watcher):
         if last in {"equal", "allclose", "save"}:
             return frozenset(each.on_host() for each in local) or UNKNOWN
         return frozenset({Tensor(is_on_host), *local})
+
+    def _made(self, name: str, last: str, call: Call) -> None:
+        """See that a new tensor has its size or its values from tensors."""
+        given = call.everything()
+        if last in _SIZED or last == "tensor":  # of which a tensor by itself is copied on its device
+            sizes = self._items(given) | (given if last != "tensor" else NOTHING)
+            self._see(sizes, f'passes a tensor as a number to "{name}"', call.frame, call.site)
 
     def _builtin(self, name: str, call: Call) -> Values | None:
         given = call.everything()
@@ -391,6 +408,10 @@ class Effects(Watcher):
     def shown(self, values: Values, frame: Frame, site: Site) -> None:
         """See that a tensor is put into a text."""
         self._see(values, "formats a tensor", frame, site)
+
+    def counted(self, values: Values, how: str, frame: Frame, site: Site) -> None:
+        """See that a tensor is used as a number."""
+        self._see(values, how, frame, site)
 
     # The rule
 

@@ -261,6 +261,9 @@ class Watcher:
     def shown(self, values: Values, frame: Frame, site: Site) -> None:
         """See that values are turned into text."""
 
+    def counted(self, values: Values, how: str, frame: Frame, site: Site) -> None:
+        """See that Python needs values as numbers, and how it uses them."""
+
     def item(self, owner: Values, index: Values, frame: Frame, site: Site) -> Values | None:
         """See that something from outside the program is indexed; return the item if it is known."""
 
@@ -382,6 +385,11 @@ class Watchers(Watcher):
         """Show all of them what is put into a text."""
         for each in self._watchers:
             each.shown(values, frame, site)
+
+    def counted(self, values: Values, how: str, frame: Frame, site: Site) -> None:
+        """Show all of them what is used as a number."""
+        for each in self._watchers:
+            each.counted(values, how, frame, site)
 
     def branched(self, guard: Guard, frame: Frame, sides: tuple[list[Any], list[Any]], ended: tuple[str, str]) -> None:
         """Show all of them both sides of a condition."""

@@ -145,6 +145,7 @@ class Interpreter(Memory):
             "formatted": self._formatted,
             "comprehension": self._comprehension,
             "item": self._item,
+            "slice": self._slice,
             "star": lambda node, frame: self.evaluate(node[1], frame),
             "walrus": self._walrus,
             "await": self._await,
@@ -346,6 +347,8 @@ class Interpreter(Memory):
             combined = self._combined([old, values])
             changing: Values = NOTHING if any(map(_is_tensor, combined)) else frozenset({Varies()})
             self.assign(target, containers or combined | changing, frame)
+        else:
+            self.evaluate(target, frame)  # the item is read, too
         return FALLS
 
     def _annotate(self, node: Node, frame: Frame) -> str:
@@ -364,9 +367,10 @@ class Interpreter(Memory):
             for container in containers:
                 if elements:
                     self.add_to(container, elements)
-        elif not values or values == UNKNOWN:
-            values = declared
-        self.assign(target, values, frame, value)
+        for owner in self.evaluate_again(target[1], frame) if target[0] == "attribute" else ():
+            if isinstance(owner, Instance):
+                owner.definition.declared.setdefault(target[2], declared)
+        self.assign(target, _as_declared(values, declared), frame, value)
         return FALLS
 
     def _return(self, node: Node, frame: Frame) -> str:
@@ -953,6 +957,11 @@ class Interpreter(Memory):
         if found is not None:
             values |= self._bound(found[1], owner, frame, site)
         declared = self._declared_attribute(owner.definition, name) if not values or found is not None else NOTHING
+        if not declared and all(value == Constant(None) or _is_data(value) for value in values):
+            # What an annotation in a method says of what is not assigned so far.
+            annotated = frozenset().union(*(each.declared.get(name, NOTHING) for each in owner.definition.ancestry))
+            declared = frozenset(value for value in annotated if isinstance(value, Typed | Instance))
+            values = _as_declared(values, annotated)
         if declared or values:  # an attribute that the class declares may be given another value
             return values | declared if values else self._outside.unassigned(owner.definition, name, declared)
         if name == "__dict__":
@@ -1100,9 +1109,9 @@ class Interpreter(Memory):
             found = frozenset(_changed(each) for part in parts for each in part if isinstance(each, Differs | Varies))
             return found or frozenset({Typed("builtins.bool")})
         if all(operator in {"In", "NotIn"} for operator in node[1]):
-            self.call_special(
-                parts[-1], ["__contains__"], [parts[0]], frame, frame.site(_position(node) or [1, 0, 1, 0])
-            )
+            site = frame.site(_position(node) or [1, 0, 1, 0])
+            self.call_special(parts[-1], ["__contains__"], [parts[0]], frame, site)
+            self.watcher.counted(frozenset(filter(_is_tensor, parts[-1])), "searches a tensor", frame, site)
             return self._combined([frozenset(each for each in part if not _is_data(each)) for part in parts])
         return frozenset(map(_compared, self._combined(parts)))
 
@@ -1186,6 +1195,12 @@ class Interpreter(Memory):
             else:
                 found |= self._outside.elements_of(owner)
         return frozenset(found) | {value for value in index if isinstance(value, Differs)} or UNKNOWN
+
+    def _slice(self, node: Node, frame: Frame) -> Values:
+        bounds = [self.evaluate(part, frame) for part in node[1]]
+        for values in bounds:
+            self.watcher.counted(values, "uses a tensor as the bound of a slice", frame, frame.site(node[2]))
+        return frozenset(value for value in self._combined(bounds) if not _is_tensor(value)) or UNKNOWN
 
     def _item_of(self, container: Container, index: Values) -> Values:
         constant = next((value.value for value in index if isinstance(value, Constant)), None)
@@ -1413,8 +1428,8 @@ class Interpreter(Memory):
                     names[name] = self._declared(function, name, annotation) | values
             else:
                 names[name] = self._declared(function, name, annotation)
-            if annotation is not None and names[name] == UNKNOWN:
-                names[name] = self._declared(function, name, annotation)
+            if annotation is not None and (names[name] == UNKNOWN or any(map(_differs, names[name]))):
+                names[name] = _as_declared(names[name], self._declared(function, name, annotation))
 
     def _declared(self, function: Function, name: str, annotation: Node | None) -> Values:
         values = self.annotated(annotation, function.scope) if annotation is not None else UNKNOWN
@@ -1559,6 +1574,16 @@ def _or_unknown(values: Values) -> Values:
 
 def _is_tensor(value: Value) -> bool:
     return isinstance(value, Tensor)
+
+
+def _as_declared(values: Values, declared: Values) -> Values:
+    """Return what an annotation says of what is not known; data of a rank is a tensor if it says so."""
+    if not values or values == UNKNOWN:
+        return declared
+    data = [value for value in values if isinstance(value, Local)]
+    if data and any(map(_is_tensor, declared)) and not any(map(_is_tensor, values)):
+        return values | {Tensor(all(each.is_on_host for each in data))}
+    return values
 
 
 def _compared(value: Value) -> Value:

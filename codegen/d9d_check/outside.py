@@ -483,7 +483,7 @@ class Outside:
         if name == "state_dict":
             return self._run.new_container("dict", call.site, call.frame, [], tensor)
         if name not in _TENSORS_OF_MODULES:
-            return UNKNOWN
+            return tensor if name in {"get_parameter", "get_buffer"} else UNKNOWN
         if name.startswith("named"):
             texts: Values = frozenset({Typed("builtins.str")})
             tensor = self._run.new_container("tuple", Site(*call.site[:4], -1), call.frame, [texts, tensor], NOTHING)

@@ -392,6 +392,7 @@ class ClassDefinition:
         members: What its body defines.
         decorators: The names of its decorators from outside the program.
         fields: What its body annotates: name, annotation and value.
+        declared: What its methods annotate: the attributes of its objects, and what their annotations describe.
         is_opaque: Whether something that is not in view may change it.
         scope: The scope of its body.
         ancestry: The class and its bases in the order in which members are looked up.
@@ -404,6 +405,7 @@ class ClassDefinition:
     members: dict[str, Values] = dataclasses.field(default_factory=dict)
     decorators: list[str] = dataclasses.field(default_factory=list)
     fields: list[tuple[str, Node | None, Node | None]] = dataclasses.field(default_factory=list)
+    declared: dict[str, Values] = dataclasses.field(default_factory=dict)
     is_opaque: bool = False
     scope: Scope | None = None
     ancestry: list["ClassDefinition"] = dataclasses.field(default_factory=list)
