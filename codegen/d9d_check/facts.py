@@ -415,6 +415,12 @@ class Watchers(Watcher):
         """Show all of them exceptions that are caught."""
         return _first([each.caught(kinds, frame, done) for each in self._watchers])
 
+    def attempted(self, tried: list[list[Any]], handlers: list[list[Any]], final: list[Any]) -> list[Any]:
+        """Show all of them a `try` statement."""
+        for each in self._watchers:
+            each.attempted(tried, handlers, final)
+        return super().attempted(tried, handlers, final)
+
     def finished(self, frame: Frame) -> None:
         """Show all of them that a call has ended."""
         for each in self._watchers:

@@ -631,9 +631,10 @@ class Interpreter(Memory):
 
     def _leave(self, managers: Values, frame: Frame, guards: list[Guard], site: Site) -> None:
         """Call what ends a block, however it has been left."""
-        frame.guards, inside = guards, frame.guards
+        inside, done = frame.guards, frame.trace
+        frame.guards, frame.trace = guards, []
         self.call_special(managers, ["__exit__", "__aexit__"], [UNKNOWN] * 3, frame, site)
-        frame.guards = inside
+        frame.guards, frame.trace = inside, self.watcher.attempted([done], [], frame.trace) if frame.trace else done
 
     def _suppressed(self, items: list[Node], frame: Frame, done: list[Any], outcome: str) -> None:
         """Compare what a block has done with its end by an exception that `contextlib.suppress` catches."""
