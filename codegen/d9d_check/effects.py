@@ -364,7 +364,7 @@ class Effects(Watcher):
             self._wait(f'calls "{name}()" on tensors, which compares them', call.frame, call.site)
         elif name in {"any", "all"} and self._has_device_tensors(call):
             self._wait(f'calls "{name}()" on tensors, which tests whether they are true', call.frame, call.site)
-        elif name in {"abs", "sum", "round", "pow"} and has_tensor:
+        elif name in {"abs", "sum", "round", "pow"} and (has_tensor or self._has_device_tensors(call)):
             return frozenset({Tensor(), *(value.part() for value in computed if isinstance(value, Local))})
         if name in {"isinstance", "hasattr", "callable", "issubclass"}:
             return frozenset({Steady()})

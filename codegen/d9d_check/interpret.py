@@ -53,6 +53,7 @@ from d9d_check.values import (
     Value,
     Values,
     Varies,
+    is_module,
 )
 
 _SHORT: Final = 2
@@ -348,7 +349,10 @@ class Interpreter(Memory):
             changing: Values = NOTHING if any(map(_is_tensor, combined)) else frozenset({Varies()})
             self.assign(target, containers or combined | changing, frame)
         else:
-            self.evaluate(target, frame)  # the item is read, too
+            combined = self._combined([self.evaluate(target, frame), values])
+            for owner in self.evaluate_again(target[1], frame):
+                if isinstance(owner, Container):
+                    self.add_key(owner, self.evaluate_again(target[2], frame) or UNKNOWN, combined)
         return FALLS
 
     def _annotate(self, node: Node, frame: Frame) -> str:
@@ -1294,7 +1298,8 @@ class Interpreter(Memory):
         if isinstance(callee, ClassValue):
             return self._construct(callee.definition, arguments, named, frame, site)
         if isinstance(callee, Instance):
-            called = callee.definition.find("__call__")
+            is_network = any(is_module(Typed(each)) for each in callee.definition.outside)
+            called = callee.definition.find("__call__") or (callee.definition.find("forward") if is_network else None)
             if called is not None:
                 return self.call_all(self._bound(called[1], callee, frame, site), arguments, named, frame, site)
         if isinstance(callee, Partial):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from d9d_check.facts import Frame
-from d9d_check.values import NOTHING, UNKNOWN, Container, Local, Site, Tensor, Unknown, Value, Values
+from d9d_check.values import NOTHING, UNKNOWN, Constant, Container, Local, Site, Tensor, Unknown, Value, Values
 
 _MAX_ITEMS: Final = 40
 
@@ -63,6 +63,10 @@ class Memory:
         keys = self._keys.get(container, [UNKNOWN])
         self.add_to(container, values)
         self.set_keys(container, keys if key in keys else [*keys, key])
+        texts = [each.value for each in key if isinstance(each, Constant) and isinstance(each.value, str)]
+        if len(texts) == len(key):
+            for text in texts:
+                self.keep(container, text, values)
 
     def set_keys(self, container: Container, keys: list[Values]) -> None:
         """Set the keys of a mapping; those of one that gets further items are not known."""
