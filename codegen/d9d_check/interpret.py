@@ -323,6 +323,8 @@ class Interpreter(Memory):
             self.watcher.write(owner, name, values, frame, site)
             self._tagging.check_hidden(owner, name, values, site)
             self.keep(owner, name, values)
+            if owner.site is not None:
+                self.keep(ClassValue(owner.definition), name, frozenset(each for each in values if _is_choice(each)))
         elif isinstance(owner, ClassValue):
             members = owner.definition.members
             if not frame.guards:
@@ -956,8 +958,10 @@ class Interpreter(Memory):
     def _instance_attribute(self, owner: Instance, name: str, frame: Frame, site: Site) -> Values:
         self.watcher.read(owner, name, frame, site)
         values = self.kept(owner, name)
-        if owner.site is not None:
-            values |= self.kept(Instance(owner.definition), name)
+        # The object that stands for all differs between ranks as one of them does.
+        values |= self.kept(
+            Instance(owner.definition) if owner.site is not None else ClassValue(owner.definition), name
+        )
         found = owner.definition.find(name)
         if found is not None:
             values |= self._bound(found[1], owner, frame, site)
@@ -1606,6 +1610,10 @@ def _changed(value: Value) -> Value:
 
 def _differs(value: Value) -> bool:
     return isinstance(value, Differs | Local)
+
+
+def _is_choice(value: Value) -> bool:
+    return isinstance(value, Differs) and value.source is None
 
 
 def _is_data(value: Value) -> bool:
