@@ -1,6 +1,7 @@
 """Which conditions differ between ranks, and whether all ranks reach the same collectives."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -403,7 +404,10 @@ class Divergence(Watcher):
         )
         if number == len(first) == len(second):
             return
-        alone, facing = (first[number], other) if number < len(first) else (second[number], one)
+        # Of two that differ, one that the other side calls later is not the one that is missing there.
+        is_later = number < len(first) and first[number].name in {each.name for each in second[number:]}
+        is_second = number == len(first) or (is_later and second[number].name not in {each.name for each in first})
+        alone, facing = (second[number], one) if is_second else (first[number], other)
         if not any(isinstance(each, _MayBeAny) for each in facing):
             self._unmatched.setdefault(id(frame), []).append((guard, why, alone))
 
@@ -439,6 +443,13 @@ class Divergence(Watcher):
         del done[: number + 1]
         done[:] = [each for each in done if not isinstance(each, _MayBeAny)]
         return frozenset({Differs(f"whether {' or '.join(alone)} is raised", is_steady=False)})
+
+    def attempted(self, tried: list[list[object]], handlers: list[list[object]], final: list[object]) -> list[object]:
+        """Return what a `try` statement has done; who leaves it early does what ends it, too."""
+        for each in itertools.chain(*tried, *handlers):
+            if isinstance(each, _LeftEarly):
+                each.done.extend(final)
+        return super().attempted(tried, handlers, final)
 
     def _reach_differently(self, done: list[object], why: Differs | None) -> None:
         for each in done if why is not None else ():

@@ -48,9 +48,14 @@ _FACTORIES: Final = frozenset(
         *("linspace", "logspace", "rand", "randn", "randint", "randperm", "get_rng_state"),
     }
 )
+_SIZED: Final = frozenset({"zeros", "ones", "empty", "full", "eye", "arange", "randint", "rand", "randn", "randperm"})
+"""Functions that make a tensor of a size that is given in numbers."""
 _CONVERSIONS: Final = frozenset({"float", "int", "bool", "str", "repr", "format"})
 _LOG_METHODS: Final = frozenset({"info", "warning", "error", "critical", "exception", "log"})
 _LOGGERS: Final = frozenset({"logging.Logger", "logging.LoggerAdapter", "d9d.core.dist_context.RankLogger"})
+_LOGGING: Final = frozenset({"logging", "loguru.logger", "absl.logging"})
+_PRINTERS: Final = frozenset({"pprint.pprint", "pprint.pp", "pprint.pformat", "rich.print", "tqdm.tqdm.write"})
+_TABLES: Final = frozenset({"csv.writer", "csv.DictWriter"})
 _TRACKERS: Final = frozenset({"wandb", "mlflow", "swanlab", "trackio", "comet_ml", "neptune", "aim"})
 """Packages whose functions that begin with `log` turn tensors into numbers."""
 _PROGRESS_METHODS: Final = frozenset({"set_postfix", "set_description", "set_postfix_str", "set_description_str"})
@@ -68,8 +73,8 @@ _OUTPUTS_READY: Final = "inference.outputs.ready"
 _STEPPER: Final = "d9d.core.stepper.Stepper"
 _OF_STEPPER: Final[dict[str, Values]] = {
     "current_step": frozenset({Varies()}),
-    "is_last": frozenset({Varies()}),
-    "is_finished": frozenset({Varies()}),
+    "is_last": frozenset({Varies(is_rare=True)}),
+    "is_finished": frozenset({Varies(is_rare=True)}),
     "total_steps": frozenset({Steady()}),
 }
 _RETURNED: Final[dict[str, Values]] = {
@@ -189,6 +194,7 @@ class Effects(Watcher):
 
     def item(self, owner: Values, index: Values, frame: Frame, site: Site) -> Values | None:
         """See a mask; return items of tensors and of shapes."""
+        index |= self._items(frozenset(value for value in index if getattr(value, "kind", "") == "tuple"))
         tensors = [value for value in owner if isinstance(value, Tensor)]
         if tensors:
             is_masked = any(isinstance(value, Tensor) and value.is_mask for value in index)
@@ -199,9 +205,8 @@ class Effects(Watcher):
         is_data = any(isinstance(value, Local) and not value.is_on_host for value in owner)
         if is_data and any(isinstance(value, Tensor | Local) and value.is_mask for value in index):
             self._wait(_MASKED, frame, site, is_of_array=True)
-        is_device = any(isinstance(value, Tensor) and not value.is_on_host for value in index)
-        if is_device and any(isinstance(value, Container) and value.kind in {"list", "tuple"} for value in owner):
-            self._wait("uses a tensor as an index", frame, site)
+        if any(isinstance(value, Container) and value.kind in {"list", "tuple"} for value in owner):
+            self._see(index, "uses a tensor as an index", frame, site)
         return frozenset({Steady()}) if owner and all(isinstance(value, Steady) for value in owner) else None
 
     # Calls
@@ -251,12 +256,14 @@ class Effects(Watcher):
             return (
                 frozenset({Steady()})
                 if call.get(0, "period_steps") == frozenset({Constant(1)})
-                else frozenset({Varies()})
+                else frozenset({Varies(is_rare=True)})
             )
         if is_module(owner) and name in {"item", "tolist"}:  # a parameter or a buffer of it
             self._wait(f'calls ".{name}()" on a tensor', call.frame, call.site)
         if name == "synchronize" and owner.name.startswith("torch."):
             self._wait('calls ".synchronize()"', call.frame, call.site)
+        if owner.name in _TABLES and name in {"writerow", "writerows"}:
+            self._shown(call, f'passes a tensor to ".{name}()"')
         if owner.name in _LOGGERS and name in _LOG_METHODS:
             self._shown(call, "logs a tensor")
         if owner.name.partition(".")[0] in _TRACKERS and name.startswith("log"):
@@ -276,8 +283,10 @@ class Effects(Watcher):
         self.marked(marks_of(name), last, call)
         if module == "builtins":
             return self._builtin(last, call)
-        if module == "logging" and last in _LOG_METHODS:
+        if module in _LOGGING and last in _LOG_METHODS:
             self._shown(call, "logs a tensor")
+        if name in _PRINTERS:
+            self._shown(call, "prints a tensor")
         if name in _RETURNED or name == "torch.device":
             return _RETURNED.get(name, call.get(0, "type"))
         if module in {"numpy", "math"} or (module in _TRACKERS and last.startswith("log")):
@@ -310,13 +319,14 @@ class Effects(Watcher):
             self._wait(f'calls "{name}"', call.frame, call.site)
             return NONE
         if name == f"torch.{last}" and last in _FACTORIES:
+            self._made(name, last, call)
             return frozenset({Tensor(is_on_host="device" not in call.named)})
         given = self._everything_in(call.everything())
         tensors = [value for value in given if isinstance(value, Tensor)]
         local = [value.part() for value in given if isinstance(value, Local)]
         is_search = last in _SEARCHES or (name == "torch.where" and len(call.arguments) == 1)
         if not tensors:
-            if is_search and any(not each.is_on_host for each in local):
+            if is_search and (any(not each.is_on_host for each in local) or _is_parameter(given)):
                 self._wait(f'calls "{name}" on a tensor', call.frame, call.site)
             is_on_host = all(each.is_on_host for each in local)
             return frozenset({Tensor(is_on_host), *local}) if local else None
@@ -329,14 +339,21 @@ class Effects(Watcher):
             return frozenset(each.on_host() for each in local) or UNKNOWN
         return frozenset({Tensor(is_on_host), *local})
 
+    def _made(self, name: str, last: str, call: Call) -> None:
+        """See that a new tensor has its size or its values from tensors."""
+        given = call.everything()
+        if last in _SIZED or last == "tensor":  # of which a tensor by itself is copied on its device
+            sizes = self._items(given) | (given if last != "tensor" else NOTHING)
+            self._see(sizes, f'passes a tensor as a number to "{name}"', call.frame, call.site)
+
     def _builtin(self, name: str, call: Call) -> Values | None:
         given = call.everything()
         has_tensor = any(isinstance(value, Tensor) and not value.is_on_host for value in given)
         is_data = not has_tensor and any(map(_is_data_on_device, given))
         computed = given if name == "len" else given | self._items(given)
-        kept = frozenset(value for value in computed if isinstance(value, Differs | Varies)) | frozenset(
-            value.on_host() for value in computed if isinstance(value, Local)
-        )
+        kept: Values = frozenset(value for value in computed if isinstance(value, Differs))
+        kept |= {Varies() for value in computed if isinstance(value, Varies)}
+        kept |= {value.on_host() for value in computed if isinstance(value, Local)}
         if name == "print":
             self._shown(call, "prints a tensor")
         elif name in _CONVERSIONS | {"range"} and (
@@ -347,7 +364,7 @@ class Effects(Watcher):
             self._wait(f'calls "{name}()" on tensors, which compares them', call.frame, call.site)
         elif name in {"any", "all"} and self._has_device_tensors(call):
             self._wait(f'calls "{name}()" on tensors, which tests whether they are true', call.frame, call.site)
-        elif name in {"abs", "sum", "round", "pow"} and has_tensor:
+        elif name in {"abs", "sum", "round", "pow"} and (has_tensor or self._has_device_tensors(call)):
             return frozenset({Tensor(), *(value.part() for value in computed if isinstance(value, Local))})
         if name in {"isinstance", "hasattr", "callable", "issubclass"}:
             return frozenset({Steady()})
@@ -391,6 +408,10 @@ class Effects(Watcher):
     def shown(self, values: Values, frame: Frame, site: Site) -> None:
         """See that a tensor is put into a text."""
         self._see(values, "formats a tensor", frame, site)
+
+    def counted(self, values: Values, how: str, frame: Frame, site: Site) -> None:
+        """See that a tensor is used as a number."""
+        self._see(values, how, frame, site)
 
     # The rule
 

@@ -285,6 +285,9 @@ class Watcher:
     def shown(self, values: Values, frame: Frame, site: Site) -> None:
         """See that values are turned into text."""
 
+    def counted(self, values: Values, how: str, frame: Frame, site: Site) -> None:
+        """See that Python needs values as numbers, and how it uses them."""
+
     def item(self, owner: Values, index: Values, frame: Frame, site: Site) -> Values | None:
         """See that something from outside the program is indexed; return the item if it is known."""
 
@@ -407,6 +410,11 @@ class Watchers(Watcher):
         for each in self._watchers:
             each.shown(values, frame, site)
 
+    def counted(self, values: Values, how: str, frame: Frame, site: Site) -> None:
+        """Show all of them what is used as a number."""
+        for each in self._watchers:
+            each.counted(values, how, frame, site)
+
     def branched(self, guard: Guard, frame: Frame, sides: tuple[list[Any], list[Any]], ended: tuple[str, str]) -> None:
         """Show all of them both sides of a condition."""
         for each in self._watchers:
@@ -430,6 +438,12 @@ class Watchers(Watcher):
     def caught(self, kinds: Values, frame: Frame, done: list[Any]) -> Values | None:
         """Show all of them exceptions that are caught."""
         return _first([each.caught(kinds, frame, done) for each in self._watchers])
+
+    def attempted(self, tried: list[list[Any]], handlers: list[list[Any]], final: list[Any]) -> list[Any]:
+        """Show all of them a `try` statement."""
+        for each in self._watchers:
+            each.attempted(tried, handlers, final)
+        return super().attempted(tried, handlers, final)
 
     def finished(self, frame: Frame) -> None:
         """Show all of them that a call has ended."""

@@ -345,7 +345,7 @@ def _of_assignment(node: Node, name: str, *, is_first: bool) -> list[Any]:
         return []
     left: list[Any] = []
     for target in targets:
-        is_key = target[0] == "item" and last_name(target[1]) == name and target[2][0] != "operation"
+        is_key = target[0] == "item" and last_name(target[1]) == name and target[2][0] not in {"operation", "slice"}
         if is_key:  # a slice, or a number that is computed, may overwrite what is there
             left.append(target[2])
         elif not (is_first and last_name(target) == name):

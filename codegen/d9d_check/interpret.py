@@ -56,6 +56,7 @@ from d9d_check.values import (
     Value,
     Values,
     Varies,
+    is_module,
 )
 
 _SHORT: Final = 2
@@ -81,6 +82,8 @@ _LINES: Final[Mapping[str, list[ClassDefinition | str]]] = {
     "TrainTask": ["TrainTask", "BaseTask"],
     "InferenceTask": ["InferenceTask", "BaseTask"],
 }
+_SHOWING: Final = ("__format__", "__str__", "__repr__")
+"""The special methods that turn an object into text, in the order in which Python looks for them."""
 FALLS, BREAKS, RAISES, RETURNS = "", "break", "raise", "return"
 
 
@@ -150,6 +153,7 @@ class Interpreter(Memory):
             "formatted": self._formatted,
             "comprehension": self._comprehension,
             "item": self._item,
+            "slice": self._slice,
             "star": lambda node, frame: self.evaluate(node[1], frame),
             "walrus": self._walrus,
             "await": self._await,
@@ -327,6 +331,8 @@ class Interpreter(Memory):
             self.watcher.write(owner, name, values, frame, site)
             self._tagging.check_hidden(owner, name, values, site)
             self.keep(owner, name, values)
+            if owner.site is not None:
+                self.keep(ClassValue(owner.definition), name, frozenset(each for each in values if _is_choice(each)))
         elif isinstance(owner, ClassValue):
             members = owner.definition.members
             if not frame.guards:
@@ -352,6 +358,11 @@ class Interpreter(Memory):
             combined = self._combined([old, values])
             changing: Values = NOTHING if any(map(_is_tensor, combined)) else frozenset({Varies()})
             self.assign(target, containers or combined | changing, frame)
+        else:
+            combined = self._combined([self.evaluate(target, frame), values])
+            for owner in self.evaluate_again(target[1], frame):
+                if isinstance(owner, Container):
+                    self.add_key(owner, self.evaluate_again(target[2], frame) or UNKNOWN, combined)
         return FALLS
 
     def _annotate(self, node: Node, frame: Frame) -> str:
@@ -370,9 +381,10 @@ class Interpreter(Memory):
             for container in containers:
                 if elements:
                     self.add_to(container, elements)
-        elif not values or values == UNKNOWN:
-            values = declared
-        self.assign(target, values, frame, value)
+        for owner in self.evaluate_again(target[1], frame) if target[0] == "attribute" else ():
+            if isinstance(owner, Instance):
+                owner.definition.declared.setdefault(target[2], declared)
+        self.assign(target, _as_declared(values, declared), frame, value)
         return FALLS
 
     def _return(self, node: Node, frame: Frame) -> str:
@@ -418,15 +430,12 @@ class Interpreter(Memory):
         if body and body[-1][0] == "raise" and len(body) == 1:
             for part in _needed(test, holds=False):
                 self._demand(part, NONE, frame)
-        first, second = (
-            self._lasting(test, frame, holds=holds) if _needed(test, holds=holds) else None for holds in (True, False)
-        )
         return self._branches(
             guard,
             frame,
             lambda: self.execute(body, frame),
             lambda: self.execute(orelse, frame),
-            lasting=(first, second),
+            lasting=(self._lasting(test, frame, holds=True), self._lasting(test, frame, holds=False)),
         )
 
     def _lasting(self, test: Node, frame: Frame, *, holds: bool) -> Assigned | None:
@@ -446,7 +455,10 @@ class Interpreter(Memory):
             owners = self.evaluate_again(needed[0][1], frame)
             if owners and all(isinstance(owner, Instance) for owner in owners):
                 return frozenset((owner.definition, needed[0][2]) for owner in owners if isinstance(owner, Instance))
-        return frozenset() if self.is_steady(test, self.evaluate_again(test, frame), frame) else None
+        values = self.evaluate_again(test, frame)
+        if not holds and values == frozenset({Varies(is_rare=True)}):
+            return frozenset()  # it does not hold in almost every step
+        return frozenset() if self.is_steady(test, values, frame) else None
 
     def _is_object(self, node: Node, frame: Frame) -> bool:
         """Return whether an attribute is `None` or an object that is always true, such as a writer."""
@@ -612,6 +624,7 @@ class Interpreter(Memory):
 
     def _with(self, node: Node, frame: Frame) -> str:
         trace, frame.trace = frame.trace, []
+        guards = frame.guards
         managers: set[Value] = set()
         num_triggers = len(self.facts.triggers)
         for expression, target in node[1]:
@@ -624,15 +637,24 @@ class Interpreter(Memory):
         frame.num_doubts += suppresses
         outcome = self.execute(node[2], frame)
         frame.num_doubts -= suppresses
+        site = frame.site(_position(node[1][0][0]) or [1, 0, 1, 0])
+        self._leave(frozenset(managers), frame, guards, site)
         if SUBSCRIPTION in managers:
             self.facts.ending.add(frame.entry)
             if len(self.facts.triggers) == num_triggers:
-                self._tagging.check_ended(frame, frame.site(_position(node[1][0][0]) or [1, 0, 1, 0]))
+                self._tagging.check_ended(frame, site)
         self.watcher.enclosed(frozenset(managers), frame.trace)
         done, frame.trace = frame.trace, [*trace, *frame.trace]
         if suppresses:
             self._suppressed(node[1], frame, done, outcome)
         return outcome
+
+    def _leave(self, managers: Values, frame: Frame, guards: list[Guard], site: Site) -> None:
+        """Call what ends a block, however it has been left."""
+        inside, done = frame.guards, frame.trace
+        frame.guards, frame.trace = guards, []
+        self.call_special(managers, ["__exit__", "__aexit__"], [UNKNOWN] * 3, frame, site)
+        frame.guards, frame.trace = inside, self.watcher.attempted([done], [], frame.trace) if frame.trace else done
 
     def _suppressed(self, items: list[Node], frame: Frame, done: list[Any], outcome: str) -> None:
         """Compare what a block has done with its end by an exception that `contextlib.suppress` catches."""
@@ -951,12 +973,19 @@ class Interpreter(Memory):
     def _instance_attribute(self, owner: Instance, name: str, frame: Frame, site: Site) -> Values:
         self.watcher.read(owner, name, frame, site)
         values = self.kept(owner, name)
-        if owner.site is not None:
-            values |= self.kept(Instance(owner.definition), name)
+        # The object that stands for all differs between ranks as one of them does.
+        values |= self.kept(
+            Instance(owner.definition) if owner.site is not None else ClassValue(owner.definition), name
+        )
         found = owner.definition.find(name)
         if found is not None:
             values |= self._bound(found[1], owner, frame, site)
         declared = self._declared_attribute(owner.definition, name) if not values or found is not None else NOTHING
+        if not declared and all(value == Constant(None) or _is_data(value) for value in values):
+            # What an annotation in a method says of what is not assigned so far.
+            annotated = frozenset().union(*(each.declared.get(name, NOTHING) for each in owner.definition.ancestry))
+            declared = frozenset(value for value in annotated if isinstance(value, Typed | Instance))
+            values = _as_declared(values, annotated)
         if declared or values:  # an attribute that the class declares may be given another value
             return values | declared if values else self._outside.unassigned(owner.definition, name, declared)
         if name == "__dict__":
@@ -1048,7 +1077,8 @@ class Interpreter(Memory):
             found.update(self.evaluate(side, frame))
             return FALLS
 
-        self._branches(guard, frame, lambda: choose(body), lambda: choose(orelse))
+        lasting = self._lasting(test, frame, holds=True), self._lasting(test, frame, holds=False)
+        self._branches(guard, frame, lambda: choose(body), lambda: choose(orelse), lasting=lasting)
         return frozenset(found) | {value for value in guard.test if isinstance(value, Differs)}
 
     def _bool(self, node: Node, frame: Frame, *, is_tested: bool = False) -> Values:
@@ -1067,7 +1097,9 @@ class Interpreter(Memory):
             guard = self._guard(parts[number], frame, frame.site(_position(parts[number]) or [1, 0, 1, 0]))
             self._last[id(parts[number])] = guard.test
             found.update(guard.test)
-            self._only_under(guard, frame, lambda: run(number + 1))
+            last = self._lasting(parts[number], frame, holds=node[0] == "and")
+            here = guard if last is None else dataclasses.replace(guard, lasts_with=last)
+            self._only_under(here, frame, lambda: run(number + 1))
 
         run(0)
         return frozenset(found)
@@ -1098,10 +1130,12 @@ class Interpreter(Memory):
             parts.append(self.evaluate(part, frame))
             self._last[id(part)] = parts[-1]
         if all(operator in {"Is", "IsNot"} for operator in node[1]):
-            return frozenset({value for part in parts for value in part if isinstance(value, Differs | Varies)}) or (
-                frozenset({Typed("builtins.bool")})
-            )
+            found = frozenset(_changed(each) for part in parts for each in part if isinstance(each, Differs | Varies))
+            return found or frozenset({Typed("builtins.bool")})
         if all(operator in {"In", "NotIn"} for operator in node[1]):
+            site = frame.site(_position(node) or [1, 0, 1, 0])
+            self.call_special(parts[-1], ["__contains__"], [parts[0]], frame, site)
+            self.watcher.counted(frozenset(filter(_is_tensor, parts[-1])), "searches a tensor", frame, site)
             return self._combined([frozenset(each for each in part if not _is_data(each)) for part in parts])
         return frozenset(map(_compared, self._combined(parts)))
 
@@ -1110,7 +1144,7 @@ class Interpreter(Memory):
         found: set[Value] = set()
         is_known = True
         for part in parts:
-            found |= {value for value in part if isinstance(value, Differs | Varies) or _is_tensor(value)}
+            found |= {_changed(value) for value in part if isinstance(value, Differs | Varies) or _is_tensor(value)}
             found |= {value.part() for value in part if isinstance(value, Local)}
             found |= {value for value in part if value == _PATH or getattr(value, "kind", "") == "set"}
             is_known &= bool(part) and all(isinstance(value, Constant | Steady | Differs) for value in part)
@@ -1121,7 +1155,9 @@ class Interpreter(Memory):
     def _formatted(self, node: Node, frame: Frame) -> Values:
         for part in node[1]:
             values = self.evaluate(part, frame)
-            self.watcher.shown(values, frame, frame.site(_position(part) or node[2]))
+            site = frame.site(_position(part) or node[2])
+            self.call_special(values, _SHOWING, [], frame, site)
+            self.watcher.shown(values, frame, site)
         return frozenset({Typed("builtins.str")})
 
     def _comprehension(self, node: Node, frame: Frame) -> Values:
@@ -1176,9 +1212,19 @@ class Interpreter(Memory):
                 found.add(owner)  # a generic class with its arguments
             elif isinstance(owner, Container):
                 found |= self._item_of(owner, index)
+            elif isinstance(owner, Instance):
+                found |= self.call_special(
+                    frozenset({owner}), ["__getitem__"], [index], frame, frame.site(position)
+                ) or self._outside.elements_of(owner)
             else:
                 found |= self._outside.elements_of(owner)
         return frozenset(found) | {value for value in index if isinstance(value, Differs)} or UNKNOWN
+
+    def _slice(self, node: Node, frame: Frame) -> Values:
+        bounds = [self.evaluate(part, frame) for part in node[1]]
+        for values in bounds:
+            self.watcher.counted(values, "uses a tensor as the bound of a slice", frame, frame.site(node[2]))
+        return frozenset(value for value in self._combined(bounds) if not _is_tensor(value)) or UNKNOWN
 
     def _item_of(self, container: Container, index: Values) -> Values:
         constant = next((value.value for value in index if isinstance(value, Constant)), None)
@@ -1272,7 +1318,8 @@ class Interpreter(Memory):
         if isinstance(callee, ClassValue):
             return self._construct(callee.definition, arguments, named, frame, site)
         if isinstance(callee, Instance):
-            called = callee.definition.find("__call__")
+            is_network = any(is_module(Typed(each)) for each in callee.definition.outside)
+            called = callee.definition.find("__call__") or (callee.definition.find("forward") if is_network else None)
             if called is not None:
                 return self.call_all(self._bound(called[1], callee, frame, site), arguments, named, frame, site)
         if isinstance(callee, Partial):
@@ -1307,6 +1354,18 @@ class Interpreter(Memory):
             if definition.is_opaque:
                 self.escape_all(frozenset().union(*arguments, *named.values()), frame)
         return frozenset({instance})
+
+    def call_special(
+        self, values: Values, names: Sequence[str], arguments: list[Values], frame: Frame, site: Site
+    ) -> Values:
+        """Call the first of some special methods that the class of each object has, as Python does by itself."""
+        result: set[Value] = set()
+        for owner in values:
+            members = [owner.definition.find(name) for name in names] if isinstance(owner, Instance) else []
+            found = next((each for each in members if each is not None), None)
+            if found is not None:
+                result |= self.call_all(self._bound(found[1], owner, frame, site), arguments, {}, frame, site)
+        return frozenset(result)
 
     def call_function(
         self, function: Function, arguments: list[Values], named: Mapping[str, Values], frame: Frame, site: Site
@@ -1396,8 +1455,8 @@ class Interpreter(Memory):
                     names[name] = self._declared(function, name, annotation) | values
             else:
                 names[name] = self._declared(function, name, annotation)
-            if annotation is not None and names[name] == UNKNOWN:
-                names[name] = self._declared(function, name, annotation)
+            if annotation is not None and (names[name] == UNKNOWN or any(map(_differs, names[name]))):
+                names[name] = _as_declared(names[name], self._declared(function, name, annotation))
 
     def _declared(self, function: Function, name: str, annotation: Node | None) -> Values:
         values = self.annotated(annotation, function.scope) if annotation is not None else UNKNOWN
@@ -1545,6 +1604,16 @@ def _is_tensor(value: Value) -> bool:
     return isinstance(value, Tensor)
 
 
+def _as_declared(values: Values, declared: Values) -> Values:
+    """Return what an annotation says of what is not known; data of a rank is a tensor if it says so."""
+    if not values or values == UNKNOWN:
+        return declared
+    data = [value for value in values if isinstance(value, Local)]
+    if data and any(map(_is_tensor, declared)) and not any(map(_is_tensor, values)):
+        return values | {Tensor(all(each.is_on_host for each in data))}
+    return values
+
+
 def _compared(value: Value) -> Value:
     """Return what a comparison makes of a value."""
     if isinstance(value, Tensor):
@@ -1552,8 +1621,17 @@ def _compared(value: Value) -> Value:
     return value.part(COMPARED) if isinstance(value, Local) else value
 
 
+def _changed(value: Value) -> Value:
+    """Return what is computed from a value: of what is rarely true, it may be the opposite."""
+    return Varies() if isinstance(value, Varies) else value
+
+
 def _differs(value: Value) -> bool:
     return isinstance(value, Differs | Local)
+
+
+def _is_choice(value: Value) -> bool:
+    return isinstance(value, Differs) and value.source is None
 
 
 def _is_data(value: Value) -> bool:

@@ -32,6 +32,7 @@ _COPIES: Final = frozenset(
     f"builtins.{name}" for name in ("list", "tuple", "set", "frozenset", "sorted", "reversed", "iter")
 ) | {"collections.deque", "itertools.chain", "copy.copy"}
 
+_KEYED: Final = frozenset({"builtins.sorted", "builtins.min", "builtins.max"})
 _DICT: Final = frozenset({Constant("__dict__")})
 _SET_METHODS: Final = frozenset({"union", "difference", "intersection", "symmetric_difference"})
 
@@ -51,7 +52,8 @@ class Library:
             "builtins.zip": self._zip,
             "builtins.map": self._map,
             **{f"builtins.{name}": self._one_of for name in ("next", "max", "min")},
-            "builtins.filter": lambda call: self._copied("iter", call, call.arguments[1:]),
+            "builtins.filter": self._filter,
+            "functools.reduce": self._reduce,
             "builtins.getattr": self._getattr,
             "builtins.setattr": self._setattr,
             "dataclasses.field": self._field,
@@ -67,6 +69,8 @@ class Library:
 
     def call(self, name: str, call: Call) -> Values | None:
         """Call a function of the standard library; nothing is returned for what is not known."""
+        if name in _KEYED:
+            self._call_key(call, call.arguments)
         if name in _COPIES:
             return self._copied(name.rpartition(".")[2], call, call.arguments)
         known = self._functions.get(name)
@@ -102,6 +106,8 @@ class Library:
         if name in {"extend", "update"} and call.arguments:
             self._run.add_to(owner, self._run.elements(call.arguments[0]) | frozenset().union(*call.named.values()))
             return NONE
+        if name == "sort":
+            self._call_key(call, [frozenset({owner})])
         if name in {"values", "copy", "__iter__", *_SET_METHODS}:
             kind = {"copy": owner.kind, "values": "iterator", "__iter__": "iterator"}.get(name, "set")
             items = elements | self._run.elements(call.everything())
@@ -154,6 +160,22 @@ class Library:
         """Return one of several objects of the program; nothing if there is none among them."""
         items = self._run.elements(call.get(0, "iterable"))
         return items if any(isinstance(each, Instance) for each in items) else None
+
+    def _filter(self, call: Call) -> Values:
+        self._map(call)
+        return self._copied("iter", call, call.arguments[1:])
+
+    def _reduce(self, call: Call) -> Values:
+        reduced = call.get(2, "initial")
+        for item in self._run.iterated(call.get(1, "iterable")):
+            reduced |= self._run.call_all(call.get(0, "function"), [reduced or item, item], {}, call.frame, call.site)
+        return reduced or UNKNOWN
+
+    def _call_key(self, call: Call, compared: list[Values]) -> None:
+        """Call the function that says by what items are compared."""
+        key = call.named.get("key", NONE)
+        for item in self._run.iterated(compared[0]) if len(compared) == 1 else compared:
+            self._run.call_all(key - NONE, [item], {}, call.frame, call.site)
 
     def _getattr(self, call: Call) -> Values:
         given = call.get(1, "name")

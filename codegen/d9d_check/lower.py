@@ -75,6 +75,7 @@ class _Lowering:
                 self.expression(node.slice),
                 position_of(node),
             ],
+            ast.Slice: self._slice,
             ast.Starred: lambda node: ["star", self.expression(node.value)],
             ast.NamedExpr: lambda node: ["walrus", self._mangled(node.target.id), self.expression(node.value)],
             ast.Await: lambda node: ["await", self.expression(node.value)],
@@ -240,6 +241,10 @@ class _Lowering:
         self._yields = True
         value = None if node.value is None else self.expression(node.value)
         return ["yield", ["star", value] if isinstance(node, ast.YieldFrom) else value]
+
+    def _slice(self, node: ast.Slice) -> Node:
+        bounds = [self.expression(each) for each in (node.lower, node.upper, node.step) if each is not None]
+        return ["slice", bounds, position_of(node)]
 
     def _lambda(self, node: ast.Lambda) -> Node:
         outer, self._mentioned = self._mentioned, set()

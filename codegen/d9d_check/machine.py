@@ -45,6 +45,11 @@ class Machine(Protocol):
     ) -> Values:
         """Call each of the values that a callee may stand for."""
 
+    def call_special(
+        self, values: Values, names: Sequence[str], arguments: list[Values], frame: Frame, site: Site
+    ) -> Values:
+        """Call the first of some special methods that the class of each object has, as Python does by itself."""
+
     def new_container(self, kind: str, site: Site, frame: Frame, items: Sequence[Values], rest: Values) -> Values:
         """Return a new container."""
 

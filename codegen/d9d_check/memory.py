@@ -9,6 +9,7 @@ from d9d_check.values import (
     STEP_CONTEXT,
     STEPS,
     UNKNOWN,
+    Constant,
     Container,
     Local,
     Site,
@@ -75,6 +76,10 @@ class Memory:
         keys = self._keys.get(container, [UNKNOWN])
         self.add_to(container, values)
         self.set_keys(container, keys if key in keys else [*keys, key])
+        texts = [each.value for each in key if isinstance(each, Constant) and isinstance(each.value, str)]
+        if len(texts) == len(key):
+            for text in texts:
+                self.keep(container, text, values)
 
     def set_keys(self, container: Container, keys: list[Values]) -> None:
         """Set the keys of a mapping; those of one that gets further items are not known."""

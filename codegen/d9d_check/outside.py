@@ -84,6 +84,17 @@ _SEQUENCE_TYPES: Final = frozenset(
     }
 )
 _MAPPING_TYPES: Final = frozenset({"dict", "Mapping", "Dict", "MutableMapping", "defaultdict", "OrderedDict"})
+_SPECIAL: Final = {
+    "builtins.print": ("__str__", "__repr__"),
+    "builtins.str": ("__str__", "__repr__"),
+    "builtins.repr": ("__repr__",),
+    "builtins.format": ("__format__", "__str__", "__repr__"),
+    "builtins.float": ("__float__",),
+    "builtins.int": ("__int__",),
+    "builtins.bool": ("__bool__", "__len__"),
+    "builtins.len": ("__len__",),
+}
+"""The special methods of its arguments of which a function of Python calls the first."""
 ONE_RANK: Final = "one_rank"
 """The mark of functions that a decorator from outside the program calls on one rank only."""
 _FOR_ONE_RANK: Final = frozenset(
@@ -380,6 +391,8 @@ class Outside:
 
     def _call_external(self, callee: External, call: Call) -> Values:
         name = callee.name
+        for values in call.arguments if name in _SPECIAL else ():
+            self._run.call_special(values, _SPECIAL[name], [], call.frame, call.site)
         own = self._framework.call(canonical(name), call) if name.startswith("d9d.") else None
         known = own if own is not None else self._library.call(name, call)
         seen = known if known is not None else self._run.watcher.external_call(name, call)
@@ -476,7 +489,7 @@ class Outside:
         if name == "state_dict":
             return self._run.new_container("dict", call.site, call.frame, [], tensor)
         if name not in _TENSORS_OF_MODULES:
-            return UNKNOWN
+            return tensor if name in {"get_parameter", "get_buffer"} else UNKNOWN
         if name.startswith("named"):
             texts: Values = frozenset({Typed("builtins.str")})
             tensor = self._run.new_container("tuple", Site(*call.site[:4], -1), call.frame, [texts, tensor], NOTHING)

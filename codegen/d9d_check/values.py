@@ -206,7 +206,13 @@ class Steady(Value):
 
 @immutable
 class Varies(Value):
-    """A value that is not the same in every step, such as that of `is_due`."""
+    """A value that is not the same in every step.
+
+    Attributes:
+        is_rare: Whether it is true in few steps only, such as that of `is_due`.
+    """
+
+    is_rare: bool = False
 
 
 @immutable
@@ -413,6 +419,7 @@ class ClassDefinition:
         members: What its body defines.
         decorators: The names of its decorators from outside the program.
         fields: What its body annotates: name, annotation and value.
+        declared: What its methods annotate: the attributes of its objects, and what their annotations describe.
         is_opaque: Whether something that is not in view may change it.
         scope: The scope of its body.
         ancestry: The class and its bases in the order in which members are looked up.
@@ -426,6 +433,7 @@ class ClassDefinition:
     members: dict[str, Values] = dataclasses.field(default_factory=dict)
     decorators: list[str] = dataclasses.field(default_factory=list)
     fields: list[tuple[str, Node | None, Node | None]] = dataclasses.field(default_factory=list)
+    declared: dict[str, Values] = dataclasses.field(default_factory=dict)
     is_opaque: bool = False
     scope: Scope | None = None
     ancestry: list["ClassDefinition"] = dataclasses.field(default_factory=list)

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import third_party
 
-from d9d import TrainingConfigurator
+from d9d import Trainer, TrainingConfigurator
 from d9d.loop.control import RegisterTaskEventsContext, TrainTask
 from d9d.loop.event import Event, EventBus, subscribe, subscribe_annotated
 from d9d.loop.event.catalogue import train
@@ -144,11 +144,10 @@ class Task(TrainTask):
     def compute_loss(self, ctx: ComputeLossContext) -> ComputeLossResult:
         return ComputeLossResult(loss=ctx.outputs.mean(), loss_weight=float(ctx.batch["mask"].sum()))
 """,
-    "bounds of slices": """
-class Task(Registering):
-    @subscribe(EVENT_TRAIN_STEP_POST)
-    def on_step(self, ctx: EventStepContext) -> None:
-        self.first = self.loss[: self.loss.long()]
+    "between steps": """
+def run(trainer: Trainer, rewards: torch.Tensor) -> None:
+    for ctx in trainer.steps():
+        print(ctx.stepper.current_step, rewards.mean().item())
 """,
     "overlapped communication": """
 class Task(Registering):
@@ -200,6 +199,19 @@ class Task(Registering):
             dist.broadcast(getattr(self, name), src=0)
         operation = dist.reduce if dist.get_rank() == 0 else dist.all_reduce
         operation(self.loss)
+""",
+    "what is there": """
+class Task(Registering):
+    def __init__(self) -> None:
+        self.rows: list[str] = []
+    @subscribe(EVENT_TRAIN_FINISHED)
+    def on_end(self, ctx: EventTrainFinishedContext) -> None:
+        first = None
+        if dist.get_rank() == 0:
+            first = self.loss.clone()
+            self.rows.append("first")
+        if first is not None or self.rows:
+            dist.all_reduce(self.loss)
 """,
     "signals": """
 import signal
