@@ -15,8 +15,8 @@ def check_claims(facts: Facts) -> None:
         elsewhere = [site for site in sites if site != configurator]
         if len(elsewhere) < len(sites) - 1:
             _report(facts, target, configurator, configurator)
-        elif len(sites) > 1:
-            _report(facts, target, configurator if configurator in sites else elsewhere[1], elsewhere[0])
+        elif len(sites) > 1 and configurator in sites:  # what one run subscribes twice is reported there
+            _report(facts, target, configurator, elsewhere[0])
     for each in facts.registrations:
         if not (each.bus.is_configured and each.tag is not None) or each.guards or each.target in many:
             continue

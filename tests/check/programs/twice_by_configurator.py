@@ -96,3 +96,15 @@ def right_in_helper() -> None:
     meter = Meter()
     run(meter)
     run(meter)
+
+
+class WrongOwn(Own):
+    def register_events(self, ctx: RegisterTaskEventsContext) -> None:
+        super().register_events(ctx)
+        # E[d9d-twice]: Handler "count" of EVENT_TRAIN_STEP_POST ("train.step.post") is subscribed twice on one bus,
+        #   which is refused: remove this call or the one in line 34
+        subscribe_annotated(ctx.event_bus, self)
+
+
+def once_reported() -> None:
+    TrainingConfigurator(config=None, task=None, subscribers=[WrongOwn()])
