@@ -612,11 +612,10 @@ class _Liveness:
             first = seen.setdefault(key, each)
             if first is not each and first.site != each.site and function is not None:
                 later, other = (each, first) if each.depth <= first.depth else (first, each)
-                where = "" if other.site.module == later.site.module else f" of {other.site.module}"
                 self._facts.report(
                     "d9d-twice",
                     f'Handler "{function.name}" of {event} is subscribed twice on one bus, which is refused: '
-                    f"remove this call or the one in line {other.site.line}{where}",
+                    f"remove this call or the one in line {other.site.line}{_of_module(other.site, later.site)}",
                     later.site,
                 )
 
@@ -677,7 +676,26 @@ class _Liveness:
                     "bus.trigger or an emitter",
                     where,
                 )
+        self._check_buses(triggered)
         self._check_ids()
+
+    def _check_buses(self, triggered: Iterable[EventValue]) -> None:
+        """Report an event that is triggered on buses that the program creates, and heard on those of loops."""
+        for event in triggered:
+            triggers = [each for each in self._facts.triggers if event in each.events]
+            heard = [each for each in self._facts.registrations if event in each.events]
+            is_apart = all(each.bus is not None and each.bus.is_own and each.bus not in self._open for each in triggers)
+            if event.site is None or not heard or not is_apart or not all(each.bus.loop for each in heard):
+                continue
+            site = min(each.site if each.tag is None else each.tag.site for each in heard)
+            other = min(each.site for each in triggers)
+            self._facts.report(
+                "d9d-untriggered",
+                f"Nothing triggers {event} on the bus of the loop, where its handlers are: line "
+                f"{other.line}{_of_module(other, site)} triggers it on a bus that the program creates. Trigger it on "
+                "ctx.event_bus, or subscribe the handlers there",
+                site,
+            )
 
     def _check_ids(self) -> None:
         seen: dict[tuple[Entry, Bus | None, str], EventValue] = {}
@@ -723,6 +741,11 @@ def _place_of(name: str, definition: ClassDefinition) -> Site:
             if target[:2] == ["name", name]:
                 return Site(definition.module, *target[2])
     return definition.site
+
+
+def _of_module(other: Site, site: Site) -> str:
+    """Return what says in which module a line is, in a message about another line."""
+    return "" if other.module == site.module else f" of {other.module}"
 
 
 def _contains(outer: Site, inner: Site) -> bool:
