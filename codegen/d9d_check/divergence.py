@@ -206,7 +206,6 @@ class Divergence(Watcher):
 
     def __init__(self) -> None:
         super().__init__()
-        self._unmatched: dict[int, list[tuple[Guard, Differs, Collective]]] = {}
         self._done: dict[Definition, list[Collective]] = {}  # what a function does that is run from outside
         self._found: dict[Site, tuple[Collective, Differs]] = {}
         self._reduced: set[tuple[ClassDefinition | Entry, Local]] = set()  # data of a rank that a collective reduces
@@ -409,7 +408,7 @@ class Divergence(Watcher):
         is_second = number == len(first) or (is_later and second[number].name not in {each.name for each in first})
         alone, facing = (second[number], one) if is_second else (first[number], other)
         if not any(isinstance(each, _MayBeAny) for each in facing):
-            self._unmatched.setdefault(id(frame), []).append((guard, why, alone))
+            frame.unmatched.append((guard, why, alone))
 
     def repeated(self, source: Values, items: Values, frame: Frame, done: list[object]) -> None:
         """See collectives in a loop that ranks run differently."""
@@ -467,7 +466,7 @@ class Divergence(Watcher):
             if isinstance(each, _LeftEarly):
                 self._compare(each.done, frame.trace[number + 1 :], each.guard, each.why, frame)
         frame.trace[:] = [each for each in frame.trace if not isinstance(each, _LeftEarly)]
-        unmatched = self._unmatched.pop(id(frame), [])
+        unmatched: list[tuple[Guard, Differs, Collective]] = frame.unmatched
         for _, why, collective in unmatched:
             # Two conditions of one function may be each other's opposite: each rank then calls it once.
             num_guards = len({other.site for other, _, each in unmatched if each.name == collective.name})

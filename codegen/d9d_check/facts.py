@@ -197,6 +197,8 @@ class Frame:
         yields: What it may yield.
         calls: Where the calls around it are, the outermost first.
         is_part: Whether it is a comprehension of the call.
+        trace: What the watcher has seen, in order.
+        unmatched: What the watcher has still to compare when the call ends.
     """
 
     scope: Scope
@@ -213,6 +215,7 @@ class Frame:
     stack: tuple[Definition, ...] = ()
     in_class: ClassDefinition | None = None
     trace: list[Any] = dataclasses.field(default_factory=list)
+    unmatched: list[Any] = dataclasses.field(default_factory=list)
     is_part: bool = False
 
     def site(self, position: Sequence[int]) -> Site:

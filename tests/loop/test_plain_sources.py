@@ -80,7 +80,7 @@ def test_training_and_inference_take_a_ready_model() -> None:
 
 def test_what_is_no_model_is_refused_at_once() -> None:
     """The message says what to pass."""
-    with pytest.raises(TypeError, match=r"model_provider is a int: pass a torch\.nn\.Module, a function"):
+    with pytest.raises(TypeError, match=r"model_provider is an int: pass a torch\.nn\.Module, a function"):
         TrainingConfigurator(
             config=CONFIG,
             task=Regression(),
