@@ -36,6 +36,7 @@ from d9d_check.values import (
     Unknown,
     Value,
     Values,
+    in_order,
 )
 
 TASKS: Final = {"TrainTask": "train", "InferenceTask": "inference", "BaseTask": "", "ModelProvider": ""}
@@ -99,7 +100,7 @@ class Framework:
 
     def _marked(self, mark: str, call: Call) -> Values:
         found: set[Value] = set()
-        for value in call.get(0, "function"):
+        for value in in_order(call.get(0, "function")):
             if isinstance(value, Function):
                 self._facts.marked.add(value.definition.name)
                 found.add(dataclasses.replace(value, marks=value.marks | {mark}))
@@ -128,7 +129,7 @@ class Framework:
             is_subscribers = name == "subscribers"
             if is_subscribers:
                 self._check_subscribers(values, call)
-            for value in self._run.elements(values) if is_subscribers else values:
+            for value in in_order(self._run.elements(values) if is_subscribers else values):
                 if isinstance(value, Instance):
                     self._facts.given.add(value.definition)
                     self.registered_by_loop(value, bus, call.frame, call.site, is_subscriber=is_subscribers)
@@ -141,7 +142,7 @@ class Framework:
 
     def _evaluation(self, call: Call) -> Values:
         """Do what a training does to the task of one of its evaluations."""
-        for value in call.named.get("task", NOTHING):
+        for value in in_order(call.named.get("task", NOTHING)):
             if isinstance(value, Instance):
                 self._facts.given.add(value.definition)
                 self._facts.evaluated.add(value.definition)
@@ -150,7 +151,8 @@ class Framework:
 
     def _claim(self, registrations: Sequence[Registration], call: Call) -> None:
         """Keep which objects a configurator certainly subscribes: those that it is given, and those of the task."""
-        given = [item for value in call.named.get("subscribers", NOTHING) for item in self._items_of_subscribers(value)]
+        containers = in_order(call.named.get("subscribers", NOTHING))
+        given = [item for value in containers for item in self._items_of_subscribers(value)]
         items = [only for item in given if len(item) == 1 for only in item if isinstance(only, Instance)]
         owners = [*items, *(call.named.get("task", NOTHING) if len(call.named.get("task", NOTHING)) == 1 else ())]
         # One with `register_events` is subscribed by what that does.
@@ -303,7 +305,7 @@ class Framework:
         self._use(known, call.site)
         if len(known) < len(events):
             known = frozenset()
-        for handler in handlers:
+        for handler in in_order(handlers):
             self._facts.registrations.append(
                 Registration(
                     bus,
@@ -328,7 +330,7 @@ class Framework:
     def _subscribe_annotated(self, buses: Values, targets: Values, frame: Frame, site: Site) -> None:
         known = [bus for bus in buses if isinstance(bus, Bus)] or [Bus()]
         for bus in known:
-            for target in targets:
+            for target in in_order(targets):
                 self._subscribe_target(bus, target, frame, site)
         self._check_targets(targets, Call([], {}, frame, site), "subscribe_annotated is called with")
 
@@ -350,7 +352,7 @@ class Framework:
                 self._run.escape(target.owner, frame)  # it may be any of its attributes
 
     def _register_tags(self, bus: Bus, target: Value, member: Values, frame: Frame, site: Site) -> None:
-        for value in member:
+        for value in in_order(member):
             if not isinstance(value, Function):
                 continue
             for tag in value.tags:

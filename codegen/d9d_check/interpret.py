@@ -56,6 +56,7 @@ from d9d_check.values import (
     Value,
     Values,
     Varies,
+    in_order,
     is_module,
 )
 
@@ -221,8 +222,7 @@ class Interpreter(Memory):
             self.facts.unfinished.add(entry)  # what it would have registered is not known
             raise
         if entry.kind in {"function", "method"}:
-            for value in result:
-                self.escape(value, frame)  # the caller may do anything with it
+            self.escape_all(result, frame)  # the caller may do anything with it
         return result
 
     # Statements
@@ -932,7 +932,7 @@ class Interpreter(Memory):
         self._demand(owner_node, owners, frame)
         site = frame.site(position)
         found: set[Value] = set()
-        for owner in owners:
+        for owner in in_order(owners):
             found |= self.get_attribute(owner, name, frame, site)
         values = frozenset(found)
         self._outside.see_event(values, site)
@@ -1011,7 +1011,7 @@ class Interpreter(Memory):
 
     def _bound(self, values: Values, receiver: Value, frame: Frame, site: Site) -> Values:
         found: set[Value] = set()
-        for value in values:
+        for value in in_order(values):
             if not isinstance(value, Function) or value.kind == "static":
                 found.add(value)
             elif value.kind == "property":
@@ -1205,11 +1205,14 @@ class Interpreter(Memory):
         if seen is not None:
             return seen
         found: set[Value] = set()
-        for owner in owners:
+        for owner in in_order(owners):
             if isinstance(owner, External) and canonical(owner.name) == "Event" and index:
                 found.add(EventType(next(iter(index))))
             elif isinstance(owner, External | ClassValue | EventType):
                 found.add(owner)  # a generic class with its arguments
+            elif isinstance(owner, Container) and index_node[0] == "slice":
+                part = self.elements(frozenset({owner}))
+                found |= self.new_container(owner.kind, frame.site(position), frame, [], part)
             elif isinstance(owner, Container):
                 found |= self._item_of(owner, index)
             elif isinstance(owner, Instance):
@@ -1298,7 +1301,7 @@ class Interpreter(Memory):
     ) -> Values:
         """Call each of the values that a callee may stand for."""
         found: set[Value] = set()
-        for callee in callees:
+        for callee in in_order(callees):
             found |= self.call(callee, arguments, named, frame, site)
         if not callees:
             self.escape_all(frozenset().union(*arguments, *named.values()), frame)
@@ -1360,7 +1363,7 @@ class Interpreter(Memory):
     ) -> Values:
         """Call the first of some special methods that the class of each object has, as Python does by itself."""
         result: set[Value] = set()
-        for owner in values:
+        for owner in in_order(values):
             members = [owner.definition.find(name) for name in names] if isinstance(owner, Instance) else []
             found = next((each for each in members if each is not None), None)
             if found is not None:
@@ -1486,7 +1489,7 @@ class Interpreter(Memory):
 
     def escape_all(self, values: Iterable[Value], frame: Frame) -> None:
         """Record that values leave the program."""
-        for value in values:
+        for value in in_order(frozenset(values)):
             self.escape(value, frame)
 
     def escape(self, value: Value, frame: Frame) -> None:

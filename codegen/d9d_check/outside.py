@@ -47,6 +47,7 @@ from d9d_check.values import (
     Value,
     Values,
     Varies,
+    in_order,
     is_module,
 )
 
@@ -380,7 +381,7 @@ class Outside:
     def _tagged(self, tag: Tag, call: Call) -> Values:
         tag = dataclasses.replace(tag, site=call.site)
         found: set[Value] = set()
-        for value in call.get(0, "handler"):
+        for value in in_order(call.get(0, "handler")):
             if isinstance(value, Function):
                 self._facts.tagged.add(value.definition)
                 tags = (tag, *(each for each in value.tags if each.site != tag.site))

@@ -13,6 +13,7 @@ from d9d_check.framework import is_task, loop_of, members_of
 from d9d_check.interpret import Interpreter
 from d9d_check.source import Module
 from d9d_check.values import (
+    NOTHING,
     UNKNOWN,
     Bus,
     ClassDefinition,
@@ -27,6 +28,7 @@ from d9d_check.values import (
     Site,
     Typed,
     Values,
+    in_order,
 )
 
 _RARE: Final = frozenset({"train.epoch.start", "train.epoch.finished"})
@@ -139,7 +141,7 @@ class _Runner:
             self._run_member(instance, "register_events", Entry("register", "register_events", definition), context)
 
     def _run_member(self, instance: Instance, name: str, entry: Entry, *arguments: Values) -> None:
-        for value in members_of(instance.definition).get(name, ()):
+        for value in in_order(members_of(instance.definition).get(name, NOTHING)):
             if isinstance(value, Function) and self._is_run(value, instance.definition):
                 self.interpreter.run(self._bound(instance, value), entry, list(arguments))
 
@@ -151,7 +153,7 @@ class _Runner:
         instance = Instance(definition)
         done = {"__init__", "__post_init__", *(["register_events"] if is_task(definition) else [])}
         for name, values in members_of(definition).items():
-            for value in values:
+            for value in in_order(values):
                 if name in done or not isinstance(value, Function) or not self._is_run(value, definition):
                     continue
                 bound = self._bound(instance, value)

@@ -4,6 +4,8 @@ The interpreter gives each expression a set of these values. An empty set means 
 """
 
 import dataclasses
+import itertools
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, dataclass_transform
 
 from d9d_check.lower import Node
@@ -327,6 +329,7 @@ class Scope:
         module: The key of the module.
         stars: The modules from which all names are imported.
         shared: The names that a `global` or `nonlocal` statement takes from around it.
+        number: How many scopes were made before it.
     """
 
     names: dict[str, Values]
@@ -334,6 +337,7 @@ class Scope:
     module: str
     stars: list[str] = dataclasses.field(default_factory=list)
     shared: set[str] = dataclasses.field(default_factory=set)
+    number: int = dataclasses.field(default_factory=itertools.count().__next__)
 
 
 @individual
@@ -554,3 +558,27 @@ class Bounded(Value):
 
     events: frozenset[EventValue]
     site: Site
+
+
+def in_order(values: Values) -> Iterable[Value]:
+    """Return values in an order that is the same in each run.
+
+    A set has another order in each run of Python. What calls leave behind, later calls find, so the order of calls must
+    not depend on that.
+    """
+    return values if len(values) < 2 else sorted(values, key=_identity)  # noqa: PLR2004 -- one value has no order
+
+
+def _identity(part: object) -> str:
+    """Return a text that tells a value from others, and is the same in each run."""
+    if isinstance(part, Definition | Scope):
+        return f"{part.module}:{part.number:012}"
+    if isinstance(part, ClassDefinition):
+        return str(part.site)
+    if isinstance(part, frozenset):
+        return f"{{{', '.join(sorted(map(_identity, part)))}}}"
+    if isinstance(part, tuple):
+        return f"({', '.join(map(_identity, part))})"
+    if dataclasses.is_dataclass(part):
+        return f"{type(part).__name__}({', '.join(map(_identity, vars(part).values()))})"
+    return repr(part)
