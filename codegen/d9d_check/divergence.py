@@ -33,6 +33,7 @@ from d9d_check.values import (
     Value,
     Values,
     immutable,
+    in_order,
     individual,
 )
 
@@ -239,14 +240,14 @@ class Divergence(Watcher):
         differing = frozenset(value for value in owner if isinstance(value, Differs))
         if differing and not any(isinstance(value, Container) for value in owner):
             return differing
-        shapes = [value.owner for value in owner if isinstance(value, Attribute) and value.name == "shape"]
+        shapes = [value.owner for value in in_order(owner) if isinstance(value, Attribute) and value.name == "shape"]
         of_local = next((value for value in shapes if isinstance(value, Local)), None)
         if of_local is not None:
             return frozenset({of_local.on_host() if Constant(0) in index else Steady()})
         local = frozenset(found for value in owner if (found := _local_in(value)) is not None)
         if any(isinstance(value, Local) for value in index):
             self._mappings.update((frame.entry, each.why) for each in local)
-        step = next((value.value for value in index if isinstance(value, Constant)), site)
+        step = next((value.value for value in in_order(index) if isinstance(value, Constant)), site)
         return frozenset(each.part(step) for each in local) or None
 
     def write(self, owner: Instance, name: str, values: Values, frame: Frame, site: Site) -> None:  # noqa: ARG002 -- the signature of Watcher
@@ -417,7 +418,7 @@ class Divergence(Watcher):
                 self._compare(each.done, done[number + 1 :], each.guard, each.why, frame)
         done[:] = [each for each in done if not (isinstance(each, _LeftEarly) and each.ends_with_loop)]
         why = Guard(source, Site("", 1, 0, 1, 0)).differs
-        whole = next((value for value in source if isinstance(value, Local)), None)
+        whole = next((value for value in in_order(source) if isinstance(value, Local)), None)
         if why is None and whole is not None and whole in source and not _is_tensor_in(source):
             why = dataclasses.replace(whole.on_host(), is_iterated=True)
         is_set = bool(source) and all(isinstance(value, Container) and value.kind == "set" for value in source)
@@ -427,7 +428,7 @@ class Divergence(Watcher):
 
     def enclosed(self, managers: Values, done: list[object]) -> None:
         """See collectives in a block that ranks run at different times."""
-        self._reach_differently(done, next((value for value in managers if isinstance(value, Differs)), None))
+        self._reach_differently(done, next((value for value in in_order(managers) if isinstance(value, Differs)), None))
 
     def caught(self, kinds: Values, frame: Frame, done: list[object]) -> Values | None:  # noqa: ARG002 -- the signature of Watcher
         """Return whether an exception is raised, if one rank may meet it alone."""

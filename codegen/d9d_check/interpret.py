@@ -1055,7 +1055,7 @@ class Interpreter(Memory):
             named = self.evaluate(key, frame)
             known.append(named)
             self.add_to(container, found)
-            text = next((each.value for each in named if isinstance(each, Constant)), None)
+            text = next((each.value for each in in_order(named) if isinstance(each, Constant)), None)
             if isinstance(text, str):
                 self.keep(container, text, found)
         if None not in keys:
@@ -1207,7 +1207,7 @@ class Interpreter(Memory):
         found: set[Value] = set()
         for owner in in_order(owners):
             if isinstance(owner, External) and canonical(owner.name) == "Event" and index:
-                found.add(EventType(next(iter(index))))
+                found.add(EventType(next(iter(in_order(index)))))
             elif isinstance(owner, External | ClassValue | EventType):
                 found.add(owner)  # a generic class with its arguments
             elif isinstance(owner, Container) and index_node[0] == "slice":
@@ -1230,7 +1230,7 @@ class Interpreter(Memory):
         return frozenset(value for value in self._combined(bounds) if not _is_tensor(value)) or UNKNOWN
 
     def _item_of(self, container: Container, index: Values) -> Values:
-        constant = next((value.value for value in index if isinstance(value, Constant)), None)
+        constant = next((value.value for value in in_order(index) if isinstance(value, Constant)), None)
         if isinstance(constant, str) and (known := self.kept(container, constant)):
             return known
         items = self.items_of(container) or []
@@ -1655,7 +1655,7 @@ def _chosen_names(names: dict[str, Values], before: dict[str, Values], why: Diff
 
 
 def _first(values: Values) -> Value | None:
-    return next(iter(values), None)
+    return next(iter(in_order(values)), None)
 
 
 def _module_of(value: Value) -> str:

@@ -20,6 +20,7 @@ from d9d_check.values import (
     Site,
     Tag,
     Values,
+    in_order,
 )
 
 _LOOPS: Final = {"train": "training", "inference": "inference"}
@@ -44,7 +45,7 @@ def _definition(registration: Registration) -> Definition | None:
 def _receiver(registration: Registration) -> ClassDefinition | None:
     handler = registration.handler
     if isinstance(handler, Partial) and isinstance(handler.callee, Function) and handler.arguments:
-        return next((value.definition for value in handler.arguments[0] if isinstance(value, Instance)), None)
+        return next((value.definition for value in in_order(handler.arguments[0]) if isinstance(value, Instance)), None)
     while isinstance(handler, Partial):
         handler = handler.callee
     return (
