@@ -1,7 +1,6 @@
 """A single process that gets a stop signal, or that fails, with and without `launch`."""
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import resource
@@ -69,13 +68,9 @@ def test_a_signal_stops_training_one_step_later_with_a_checkpoint(
     number: int,
     asynchronous: bool,  # noqa: FBT001 -- a parameter of pytest
     tmp_path: Path,
-    request: pytest.FixtureRequest,
 ) -> None:
     """All events of the step are triggered, but not the one of success; the exit status invites a retry."""
     trace: list[str] = []
-    if signal.getsignal(number) is signal.SIG_IGN:  # as SIGHUP is if `nohup` runs the tests
-        request.addfinalizer(functools.partial(signal.signal, number, signal.SIG_IGN))
-        signal.signal(number, signal.SIG_DFL)
     before = signal.getsignal(number)
     config = training_config(CheckpointingConfig(folder=tmp_path, asynchronous=asynchronous), total_steps=9)
     trainer = configure_training(config, task=ToyTask(in_step(4, send(number), trace)))
