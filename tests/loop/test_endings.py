@@ -319,7 +319,7 @@ def test_leaving_the_steps_early_stops_the_run(tmp_path: Path) -> None:
     ],
 )
 def test_leaving_the_steps_after_the_last_one_is_not_early(drive: Callable[[Trainer], object]) -> None:
-    """All steps are done, so the run is finished, whoever counts them."""
+    """The run is finished, because all steps are done; it makes no difference that the caller counted them."""
     ending = Ending("train")
     drive(configure_training(training_config(total_steps=3), task=ToyTask(ending.listen)))
 
