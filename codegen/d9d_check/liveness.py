@@ -34,7 +34,8 @@ def check_liveness(program: Program) -> None:
     _Liveness(program).check()
 
 
-def _definition(registration: Registration) -> Definition | None:
+def definition_of(registration: Registration) -> Definition | None:
+    """Return the function that is subscribed, if it is in the program."""
     handler = registration.handler
     while isinstance(handler, Partial):
         handler = handler.callee
@@ -82,7 +83,7 @@ class _Liveness:
         self._counted = [each for each in self._facts.registrations if self._counts(each)]
         self._of_function: dict[Definition, list[Registration]] = {}
         for each in self._counted:
-            definition = _definition(each)
+            definition = definition_of(each)
             if definition is not None:
                 self._of_function.setdefault(definition, []).append(each)
         self._registered = set(self._of_function)
@@ -96,7 +97,7 @@ class _Liveness:
         self._dead = {
             definition
             for each in self._facts.registrations
-            if self._is_dead(each.bus, each.entry) and (definition := _definition(each)) is not None
+            if self._is_dead(each.bus, each.entry) and (definition := definition_of(each)) is not None
         } - self._registered
 
     def check(self) -> None:
@@ -112,7 +113,6 @@ class _Liveness:
         self._check_nested()
         self._check_register_events()
         self._check_scope()
-        self._check_twice()
         self._check_late()
         self._check_events()
         self._check_recursion()
@@ -365,7 +365,7 @@ class _Liveness:
         return {
             function
             for each in self._counted
-            if _receiver(each) in kinds and (function := _definition(each)) is not None and not self._facts.configures
+            if _receiver(each) in kinds and (function := definition_of(each)) is not None and not self._facts.configures
         }
 
     @staticmethod
@@ -512,24 +512,26 @@ class _Liveness:
                 ):
                     by_tag.setdefault((each.tag.site, event), []).append(each)
                 if each.tag is None and each.bus.loop in {"", self._loop_of(event)}:
-                    elsewhere.add((_definition(each), event))
+                    elsewhere.add((definition_of(each), event))
             loops = {self._loop_of(event) for event in each.events}
             is_wrong = self._are_of_other(loops, each.bus) and each.entry.owner not in self._facts.evaluated
             if each.tag is None and each.bus.loop and not each.guards and loops and is_wrong:
                 event = min(each.events, key=str)
-                self._report_scope(_definition(each), event, each.bus.loop, each.entry.owner, each.site)
+                self._report_scope(definition_of(each), event, each.bus.loop, each.entry.owner, each.site)
         for (site, event), found in by_tag.items():
             loop = self._loop_of(event)
             other = [each for each in found if self._are_of_other({loop}, each.bus)]
             others = {_receiver(each) for each in found if each not in other}
             # Of a class whose objects both loops get, one object may be for one loop only.
             wrong = [
-                each for each in other if _receiver(each) not in others and (_definition(each), event) not in elsewhere
+                each
+                for each in other
+                if _receiver(each) not in others and (definition_of(each), event) not in elsewhere
             ]
             given = [each for each in other if each not in wrong and _is_given_to_loop(each)]
             self._check_tag(site, event, wrong)
             for each in given:
-                self._report_scope(_definition(each), event, each.bus.loop, _receiver(each), each.site)
+                self._report_scope(definition_of(each), event, each.bus.loop, _receiver(each), each.site)
 
     def _is_made_in_view(self, registration: Registration) -> bool:
         """Return whether a constructor registers an object that the program creates, with a bus that is known there."""
@@ -563,7 +565,7 @@ class _Liveness:
     def _check_tag(self, site: Site, event: EventValue, found: list[Registration]) -> None:
         receivers = {_receiver(each) for each in found}
         for each in found:
-            receiver, function = _receiver(each), _definition(each)
+            receiver, function = _receiver(each), definition_of(each)
             if receiver is not None and any(is_task(base) and base in receivers for base in receiver.ancestry[1:]):
                 continue  # once is enough, where it begins
             handler = each.handler.function if isinstance(each.handler, Method) else each.handler
@@ -594,31 +596,6 @@ class _Liveness:
         )
 
     # Subscriptions that fail or come too late
-
-    def _check_twice(self) -> None:
-        seen: dict[tuple[Entry, Bus, object, EventValue], Registration] = {}
-        for each in self._facts.registrations:
-            handler = each.handler
-            is_one = isinstance(handler, Function) or (
-                isinstance(handler, Method) and isinstance(handler.receiver, Instance) and handler.receiver.site is None
-            )
-            # A bus takes a handler as often as it is subscribed by hand; the loop refuses that when it is configured.
-            is_refused = each.tag is not None or each.entry.kind == "register"
-            if not is_one or each.guards or len(each.events) != 1 or not is_refused:
-                continue
-            (event,) = each.events
-            function = _definition(each)
-            receiver = handler.receiver if isinstance(handler, Method) else None
-            key = (each.entry, each.bus, (function, receiver), event)
-            first = seen.setdefault(key, each)
-            if first is not each and first.site != each.site and function is not None:
-                later, other = (each, first) if each.depth <= first.depth else (first, each)
-                self._facts.report(
-                    "d9d-twice",
-                    f'Handler "{function.name}" of {event} is subscribed twice on one bus, which is refused: '
-                    f"remove this call or the one in line {other.site.line}{_of_module(other.site, later.site)}",
-                    later.site,
-                )
 
     def _check_late(self) -> None:
         for each in self._facts.registrations:
@@ -692,8 +669,8 @@ class _Liveness:
             other = min(each.site for each in triggers)
             self._facts.report(
                 "d9d-untriggered",
-                f"Nothing triggers {event} on the bus of the loop, where its handlers are: line "
-                f"{other.line}{_of_module(other, site)} triggers it on a bus that the program creates. Trigger it on "
+                f"Nothing triggers {event} on the bus of the loop, where its handlers are: "
+                f"{other.seen_from(site)} triggers it on a bus that the program creates. Trigger it on "
                 "ctx.event_bus, or subscribe the handlers there",
                 site,
             )
@@ -717,7 +694,7 @@ class _Liveness:
     def _check_recursion(self) -> None:
         buses: dict[tuple[Definition, EventValue], set[Bus]] = {}
         for each in self._counted:
-            function = _definition(each)
+            function = definition_of(each)
             if function is not None:
                 for event in each.events:
                     buses.setdefault((function, event), set()).add(each.bus)
@@ -742,11 +719,6 @@ def _place_of(name: str, definition: ClassDefinition) -> Site:
             if target[:2] == ["name", name]:
                 return Site(definition.module, *target[2])
     return definition.site
-
-
-def _of_module(other: Site, site: Site) -> str:
-    """Return what says in which module a line is, in a message about another line."""
-    return "" if other.module == site.module else f" of {other.module}"
 
 
 def _contains(outer: Site, inner: Site) -> bool:

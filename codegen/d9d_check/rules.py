@@ -7,7 +7,6 @@ from typing import Final
 
 from d9d_check.brackets import check_brackets
 from d9d_check.catalogues import Catalogues
-from d9d_check.claims import check_claims
 from d9d_check.codes import UNCHECKED
 from d9d_check.divergence import Divergence
 from d9d_check.effects import Effects
@@ -18,6 +17,7 @@ from d9d_check.liveness import check_liveness
 from d9d_check.lookalikes import check_lookalikes
 from d9d_check.program import Program, run_program
 from d9d_check.source import Module
+from d9d_check.twice import check_twice
 from d9d_check.values import Site
 
 _DEPTH: Final = 8_000
@@ -44,7 +44,7 @@ def find_in(modules: Sequence[Module], catalogues: Catalogues, *, configures: bo
         sys.setrecursionlimit(limit)
     rules: list[Callable[[], None]] = [
         functools.partial(check_liveness, program),
-        functools.partial(check_claims, program.facts),
+        functools.partial(check_twice, program.facts),
         functools.partial(check_lookalikes, program.facts, catalogues, modules),
         functools.partial(effects.report, program.facts, modules),
         functools.partial(divergence.report, program.facts, modules),

@@ -20,6 +20,10 @@ class Site(NamedTuple):
     end_line: int
     end_column: int
 
+    def seen_from(self, other: "Site") -> str:
+        """Return how a message about another place names the line of this one."""
+        return f"line {self.line}" if self.module == other.module else f"line {self.line} of {self.module}"
+
 
 _T = TypeVar("_T")
 
